@@ -1,0 +1,317 @@
+"""From a study to its cells, trials and exclusions.
+
+``axes`` is one block or a list of blocks (their union; a cell named twice counts once). A block is the product of its
+axes, each one value or a list. Axes that move together stand under ``zip`` as lists of one length::
+
+    axes:
+      - {model_scale: [a, b], pretraining_source: [random, natural], task: ham10000, data_fraction: [0.05, 1.0]}
+      - {model_scale: a, pretraining_source: random, zip: {task: [lgg, chest], data_fraction: [{patients: 3}, 0.2]}}
+
+Each entry of ``exclude`` maps axes to a value or list of values, plus a ``reason``; a cell that matches all is left out.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from search_spaces.amounts import Amount, Seed, expand_seeds
+from search_spaces.exceptions import UserError, unknown
+from search_spaces.models import describe
+from search_spaces.names import AXES, Role
+from search_spaces.protocol import Protocol
+from search_spaces.study import ByScaleSource, Override, Source, Study, TransformSource, TrialSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One point of the grid. Axis values are the study's names."""
+
+    model_scale: str
+    pretraining_source: str
+    data_fraction: Amount
+    task: str
+
+    @property
+    def label(self) -> str:
+        """Short text: ``resnet20 · natural · 0.05 · ham10000``."""
+        return " · ".join(self.coordinates.values())
+
+    @property
+    def coordinates(self) -> dict[str, str]:
+        """Axis -> its value as text, in the order of AXES."""
+        return {
+            "model_scale": self.model_scale,
+            "pretraining_source": self.pretraining_source,
+            "data_fraction": self.data_fraction.label,
+            "task": self.task,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A cell with a seed: the unit that is scheduled, resumed and recorded.
+
+    Attributes:
+        role: Target (asked for by the axes) or upstream (needed by a source only).
+        upstream: The trial whose weights this one starts from.
+    """
+
+    cell: Cell
+    seed: Seed
+    role: Role = Role.TARGET
+    upstream: Trial | None = None
+
+    @property
+    def label(self) -> str:
+        """Short text: the cell's label and the seed."""
+        return f"{self.cell.label} · seed {self.seed.label}"
+
+    @property
+    def stage(self) -> int:
+        """Number of trials that must be done before this one, one after the other."""
+        return 0 if self.upstream is None else self.upstream.stage + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exclusion:
+    """A cell of the axes that is not run, and why."""
+
+    cell: Cell
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expansion:
+    """Everything a study asks for.
+
+    Attributes:
+        cells: Target cells, in the order of the axes.
+        trials: Target trials (cells x seeds), then upstream trials that are no targets themselves.
+        exclusions: Cells left out.
+    """
+
+    cells: tuple[Cell, ...]
+    trials: tuple[Trial, ...]
+    exclusions: tuple[Exclusion, ...] = field(default=())
+
+    @property
+    def targets(self) -> tuple[Trial, ...]:
+        """The trials that the axes ask for."""
+        return tuple(t for t in self.trials if t.role is Role.TARGET)
+
+
+def expand(study: Study) -> Expansion:
+    """Cells, trials and exclusions of a study.
+
+    Raises:
+        UserError: An axis is unknown or missing, a value is not known, a zip has lists of different lengths, an
+            exclusion or override matches nothing that could exist, or no cell is left.
+    """
+    cells = list(
+        dict.fromkeys(itertools.chain.from_iterable(_block(study, b, n) for n, b in enumerate(_blocks(study))))
+    )
+    rules = _exclusion_rules(study, cells)
+    for override in study.overrides:
+        _matcher(override.when, cells, "overrides.when")
+    kept: list[Cell] = []
+    exclusions: list[Exclusion] = []
+    for cell in cells:
+        reason = _missing_weights(study, cell.pretraining_source, cell.model_scale)
+        reason = reason or next((why for rule, why in rules if _matches(rule, cell)), None)
+        if reason is None:
+            kept.append(cell)
+        else:
+            exclusions.append(Exclusion(cell=cell, reason=reason))
+    _refuse_useless_sources(study, kept, exclusions)
+    if not kept:
+        raise UserError(
+            f"study {study.name!r}: no cell is left after {len(exclusions)} exclusions; see exclude and sources"
+        )
+    return Expansion(cells=tuple(kept), trials=_trials(study, kept), exclusions=tuple(exclusions))
+
+
+def protocol_of(study: Study, cell: Cell) -> Protocol:
+    """The protocol of a cell: the study's, changed by every override that matches, in order.
+
+    Raises:
+        UserError: An override sets an impossible value.
+    """
+    changes: dict[str, Any] = {}
+    for override in study.overrides:
+        if _matches(_normal(override), cell):
+            changes |= override.set
+    if not changes:
+        return study.protocol
+    return Protocol.parse(study.protocol.model_dump(exclude_unset=True) | changes, f"overrides for {cell.label}")
+
+
+def _normal(override: Override) -> dict[str, frozenset[str]]:
+    return {axis: frozenset(_label(axis, v) for v in _listed(values)) for axis, values in override.when.items()}
+
+
+def _blocks(study: Study) -> list[dict[str, Any]]:
+    return study.axes if isinstance(study.axes, list) else [study.axes]
+
+
+def _block(study: Study, block: Mapping[str, Any], number: int) -> Iterable[Cell]:
+    where = f"axes[{number}]" if isinstance(study.axes, list) else "axes"
+    zipped = block.get("zip", {})
+    if not isinstance(zipped, dict):
+        raise UserError(f"{where}.zip maps axes to lists of one length, got {zipped!r}")
+    for axis in [*block, *zipped]:
+        if axis not in (*AXES, "zip"):
+            raise UserError(unknown("axis", str(axis), (*AXES, "zip"), where))
+    if missing := [a for a in AXES if a not in block and a not in zipped]:
+        raise UserError(f"{where}: no values for {', '.join(missing)}; every block names {', '.join(AXES)}")
+    if twice := [a for a in zipped if a in block]:
+        raise UserError(f"{where}: {', '.join(twice)} stands both in the product and under zip")
+    columns = {axis: [_value(study, axis, v, where) for v in _listed(values)] for axis, values in zipped.items()}
+    if len({len(values) for values in columns.values()}) > 1:
+        lengths = {axis: len(values) for axis, values in columns.items()}
+        raise UserError(f"{where}.zip needs lists of one length, got {lengths}")
+    together = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)] or [{}]
+    free = {a: [_value(study, a, v, where) for v in _listed(block[a])] for a in AXES if a in block}
+    for row in together:
+        for combination in itertools.product(*free.values()):
+            yield Cell(**row, **dict(zip(free, combination, strict=True)))
+
+
+def _listed(values: Any) -> list[Any]:
+    listed = list(values) if isinstance(values, list | tuple) else [values]
+    if not listed:
+        raise UserError("an axis needs at least one value, got an empty list")
+    return listed
+
+
+def _value(study: Study, axis: str, raw: Any, where: str) -> Any:
+    if axis == "data_fraction":
+        return _amount(raw, f"{where}.data_fraction")
+    name = str(raw)
+    if axis == "task" and name not in study.tasks:
+        raise UserError(unknown("task", name, study.tasks, f"{where}.task"))
+    if axis == "pretraining_source" and name not in (known := {*study.sources, "random"}):
+        raise UserError(unknown("source", name, known, f"{where}.pretraining_source"))
+    return name
+
+
+def _amount(raw: Any, where: str) -> Amount:
+    try:
+        return Amount.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{where} is not valid:\n{describe(error)}") from None
+
+
+def _label(axis: str, raw: Any) -> str:
+    return _amount(raw, axis).label if axis == "data_fraction" else str(raw)
+
+
+def _matcher(rule: Mapping[str, Any], cells: list[Cell], where: str) -> dict[str, frozenset[str]]:
+    """Axis -> allowed labels, checked against the values that the axes have."""
+    matcher = {}
+    for axis, values in rule.items():
+        if axis not in AXES:
+            raise UserError(unknown("axis", axis, AXES, where))
+        known = {cell.coordinates[axis] for cell in cells}
+        labels = frozenset(_label(axis, v) for v in _listed(values))
+        for label in labels - known:
+            raise UserError(unknown(axis, label, known, where))
+        matcher[axis] = labels
+    return matcher
+
+
+def _matches(matcher: Mapping[str, frozenset[str]], cell: Cell) -> bool:
+    coordinates = cell.coordinates
+    return all(coordinates[axis] in labels for axis, labels in matcher.items())
+
+
+def _exclusion_rules(study: Study, cells: list[Cell]) -> list[tuple[dict[str, frozenset[str]], str]]:
+    rules = []
+    for number, entry in enumerate(study.exclude):
+        where = f"exclude[{number}]"
+        rule = {axis: v for axis, v in entry.items() if axis != "reason"}
+        if not rule:
+            raise UserError(f"{where} names no axis; it would exclude everything")
+        rules.append((_matcher(rule, cells, where), str(entry.get("reason", "excluded by the study"))))
+    return rules
+
+
+def _missing_weights(study: Study, source_name: str, scale: str) -> str | None:
+    """Why a source has no weights for a scale, following transforms and upstream trials; None if it has."""
+    source: Source = study.source(source_name)
+    if isinstance(source, ByScaleSource) and scale not in source.by_scale:
+        return f"source {source_name!r} has no weights for scale {scale!r} (sources.{source_name}.by_scale)"
+    if isinstance(source, TransformSource):
+        return _missing_weights(study, source.of, scale)
+    if isinstance(source, TrialSource):
+        upstream = source.trial
+        if upstream.pretraining_source == source_name:
+            raise UserError(f"sources.{source_name}: its upstream trial starts from {source_name!r} itself")
+        return _missing_weights(study, upstream.pretraining_source, _same(upstream.model_scale, scale))
+    return None
+
+
+def _same(value: str, scale: str) -> str:
+    return scale if value == "same" else value
+
+
+def _refuse_useless_sources(study: Study, kept: list[Cell], exclusions: list[Exclusion]) -> None:
+    """A source that no scale can use, or weights for a scale that the study lacks, are mistakes, not exclusions."""
+    used = {cell.pretraining_source for cell in kept}
+    for exclusion in exclusions:
+        name = exclusion.cell.pretraining_source
+        if name not in used and _missing_weights(study, name, exclusion.cell.model_scale):
+            raise UserError(f"{exclusion.reason}, nor for any other scale of the study")
+    scales = {c.model_scale for c in kept} | {e.cell.model_scale for e in exclusions} | set(study.scales)
+    scales |= {s.trial.model_scale for s in study.sources.values() if isinstance(s, TrialSource)}
+    for name, source in study.sources.items():
+        if isinstance(source, ByScaleSource):
+            for scale in source.by_scale:
+                if scale not in scales:
+                    raise UserError(unknown("scale", scale, scales - {"same"}, f"sources.{name}.by_scale"))
+
+
+def _trials(study: Study, cells: list[Cell]) -> tuple[Trial, ...]:
+    seeds = expand_seeds(study.seeds)
+    targets = {(c, s) for c in cells for s in seeds}
+    trials: dict[tuple[Cell, Seed], Trial] = {}
+
+    def build(cell: Cell, seed: Seed, trail: tuple[Cell, ...] = ()) -> Trial:
+        if (cell, seed) in trials:
+            return trials[cell, seed]
+        if cell in trail:
+            raise UserError(f"sources form a circle of trials: {' <- '.join(c.label for c in (*trail, cell))}")
+        needed = upstream_of(study, cell, seed)
+        role = Role.TARGET if (cell, seed) in targets else Role.UPSTREAM
+        upstream = build(*needed, (*trail, cell)) if needed else None
+        trial = Trial(cell=cell, seed=seed, role=role, upstream=upstream)
+        trials[cell, seed] = trial
+        return trial
+
+    for cell in cells:
+        for seed in seeds:
+            build(cell, seed)
+    ordered = sorted(trials.values(), key=lambda t: t.role is Role.UPSTREAM)
+    return tuple(ordered)
+
+
+def upstream_of(study: Study, cell: Cell, seed: Seed) -> tuple[Cell, Seed] | None:
+    """Cell and seed of the trial that a trial starts from; None if its source needs none."""
+    source = study.source(cell.pretraining_source)
+    while isinstance(source, TransformSource):
+        source = study.source(source.of)
+    if not isinstance(source, TrialSource):
+        return None
+    spec = source.trial
+    scale = _same(spec.model_scale, cell.model_scale)
+    upstream = Cell(
+        model_scale=scale,
+        pretraining_source=spec.pretraining_source,
+        data_fraction=spec.data_fraction,
+        task=spec.task,
+    )
+    return upstream, seed if spec.seed == "same" else spec.seed

@@ -1,0 +1,125 @@
+"""Names that more than one layer uses: axes, states, tags, columns. The only place where they are spelled."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+SCHEMA_VERSION = 1
+SCIENCE_VERSION = 1
+"""Part of every ``trial_id``. Raise it by hand in the commit that changes what a trial computes."""
+
+AXES = ("model_scale", "pretraining_source", "data_fraction", "task")
+
+
+class Kind(StrEnum):
+    """What one label of a task is."""
+
+    BINARY = "binary"
+    MULTICLASS = "multiclass"
+    MULTILABEL = "multilabel"
+    ORDINAL = "ordinal"
+    SEGMENTATION = "segmentation"
+
+
+class Split(StrEnum):
+    """The part of a manifest that an image belongs to."""
+
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
+    EXTERNAL = "external"
+    UNUSED = "unused"
+
+
+class State(StrEnum):
+    """Where a trial stands in the record."""
+
+    COMPLETE = "complete"
+    FAILED = "failed"
+    RUNNING = "running"
+    MISSING = "missing"
+    SUPERSEDED = "superseded"
+
+
+class FailureClass(StrEnum):
+    """Why a trial failed; decides what happens next (docs/failures.md)."""
+
+    USER = "user"
+    DATA = "data"
+    DIVERGENCE = "divergence"
+    MEMORY = "memory"
+    NODE = "node"
+    TRACKING = "tracking"
+
+
+class Role(StrEnum):
+    """What an MLflow run of a study is for."""
+
+    STUDY = "study"
+    TARGET = "target"
+    UPSTREAM = "upstream"
+
+
+class Tag:
+    """MLflow tag names of a run."""
+
+    SCHEMA = "sc.schema"
+    STUDY = "sc.study"
+    TRIAL_ID = "sc.trial_id"
+    CELL_ID = "sc.cell_id"
+    ATTEMPT_ID = "sc.attempt_id"
+    ROLE = "sc.role"
+    STATE = "sc.state"
+    FAILURE_CLASS = "sc.failure_class"
+    FAILURE_MESSAGE = "sc.failure_message"
+    SUBSET_HASH = "sc.subset_hash"
+    SEED = "seed"
+    PARENT = "mlflow.parentRunId"
+    RUN_NAME = "mlflow.runName"
+    NOTE = "mlflow.note.content"
+
+    @staticmethod
+    def axis(axis: str) -> str:
+        """The tag (and param) name of one axis."""
+        return f"axis.{axis}"
+
+
+class Artifact:
+    """File names inside a trial's folder and its MLflow artifacts."""
+
+    TRIAL = "trial.json"
+    RECEIPT = "receipt.json"
+    HISTORY = "history.parquet"
+    WEIGHTS = "weights.safetensors"
+    PREDICTIONS = "predictions"
+    """Folder; one ``<evaluation set>.parquet`` each."""
+
+
+class Column:
+    """Column names of manifests and predictions (see docs/formats.md)."""
+
+    IMAGE_ID = "image_id"
+    PATH = "path"
+    FRAME = "frame"
+    WIDTH = "width"
+    HEIGHT = "height"
+    PATIENT_ID = "patient_id"
+    STUDY_ID = "study_id"
+    SITE = "site"
+    SPLIT = "split"
+    MASK = "mask"
+    SEX = "sex"
+    AGE_YEARS = "age_years"
+    AGE_BAND = "age_band"
+    Y = "y"
+    LABEL_PREFIX = "y_"
+    RAW_PREFIX = "raw_"
+    LOGIT_PREFIX = "z_"
+    GROUP_PREFIX = "g_"
+
+
+UNCERTAIN = -1
+"""Label value of an uncertain finding (CheXpert's convention)."""
+
+MISSING_CLASS = -1
+"""Value of the multiclass column ``y`` (int16) where the class is not known."""

@@ -1,0 +1,226 @@
+"""From trials of a study and the cards to trial ids and resolved trials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from search_spaces.amounts import Seed
+from search_spaces.exceptions import UserError, unknown
+from search_spaces.expand import Cell, Trial, protocol_of
+from search_spaces.identity import Cards, cell_key, digest, trial_id
+from search_spaces.names import Kind
+from search_spaces.protocol import Protocol
+from search_spaces.study import (
+    ByScaleSource,
+    CheckpointSource,
+    Normalisation,
+    RandomSource,
+    Study,
+    TimmSource,
+    TransformSource,
+    TrialSource,
+)
+from search_spaces.trial import (
+    MeanVarSource,
+    ResolvedScale,
+    ResolvedSource,
+    ResolvedTask,
+    ResolvedTrial,
+    ResolvedWeights,
+    UpstreamSource,
+    Workspace,
+)
+
+_PRIMARY_BY_KIND = {
+    Kind.BINARY: {"auc", "accuracy", "balanced_accuracy", "nll"},
+    Kind.MULTICLASS: {"auc_macro", "accuracy", "balanced_accuracy", "nll"},
+    Kind.MULTILABEL: {"auc_macro", "nll"},
+    Kind.ORDINAL: {"auc_macro", "accuracy", "balanced_accuracy", "nll", "kappa"},
+}
+
+
+class Resolver:
+    """Resolves the trials of one study. Pure: facts come from the cards.
+
+    Args:
+        study: The study.
+        cards: Facts about its scales, checkpoint files and manifests.
+    """
+
+    def __init__(self, study: Study, cards: Cards) -> None:
+        self._study = study
+        self._cards = cards
+        self._scales: dict[str, ResolvedScale] = {}
+        self._tasks: dict[str, ResolvedTask] = {}
+        self._sources: dict[tuple[str, str, str | None], ResolvedSource] = {}
+        self._protocols: dict[Cell, Protocol] = {}
+        self._keys: dict[tuple[Cell, str | None], str] = {}
+        self._ids: dict[tuple[Cell, Seed], str] = {}
+
+    def trial_id(self, trial: Trial) -> str:
+        """The trial's id (16 hexadecimal digits)."""
+        known = self._ids.get((trial.cell, trial.seed))
+        if known is None:
+            known = trial_id(self._cell_key(trial), trial.seed)
+            self._ids[trial.cell, trial.seed] = known
+        return known
+
+    def cell_id(self, trial: Trial) -> str:
+        """Id of the trial's cell: equal for all seeds, upstream seeds of a ``same`` source included."""
+        return digest("cell:" + "|".join(trial.cell.coordinates.values()) + self._cell_key(trial, of_cell=True))
+
+    def resolved(self, trial: Trial, attempt_id: str, workspace: Workspace) -> ResolvedTrial:
+        """Everything a rank needs to train ``trial``."""
+        cell = trial.cell
+        return ResolvedTrial(
+            trial_id=self.trial_id(trial),
+            cell_id=self.cell_id(trial),
+            attempt_id=attempt_id,
+            study=self._study.name,
+            role=trial.role,
+            axes=cell.coordinates,
+            seed=trial.seed,
+            scale=self.scale(cell.model_scale),
+            source=self._source_of(trial),
+            task=self.task(cell.task),
+            amount=cell.data_fraction,
+            protocol=self.protocol(cell),
+            workspace=workspace,
+        )
+
+    def protocol(self, cell: Cell) -> Protocol:
+        """The cell's protocol, overrides applied."""
+        if cell not in self._protocols:
+            self._protocols[cell] = protocol_of(self._study, cell) if self._study.overrides else self._study.protocol
+        return self._protocols[cell]
+
+    def scale(self, name: str) -> ResolvedScale:
+        """The scale with its input size and factory hash.
+
+        Raises:
+            UserError: The model states no native size and the study none.
+        """
+        if name not in self._scales:
+            spec, card = self._study.scale(name), self._cards.scales[name]
+            size = spec.input_size or card.input_size
+            if size is None:
+                raise UserError(
+                    f"scale {name!r}: {spec.factory} states no native input size; give scales.{name}.input_size"
+                )
+            self._scales[name] = ResolvedScale(
+                name=name,
+                factory=str(spec.factory),
+                arguments=spec.arguments,
+                input_size=size,
+                ladder=spec.ladder,
+                factory_sha256=card.factory_sha256,
+            )
+        return self._scales[name]
+
+    def task(self, name: str) -> ResolvedTask:
+        """The task with its manifest's hash, kind and labels.
+
+        Raises:
+            UserError: A label the manifest lacks, a primary metric that does not fit the kind, or segmentation.
+        """
+        if name not in self._tasks:
+            spec = self._study.tasks[name]
+            card = self._cards.tasks[spec.manifest]
+            for label in spec.labels or ():
+                if label not in card.labels:
+                    raise UserError(unknown("label", label, card.labels, f"tasks.{name}.labels"))
+            kind = Kind(card.kind)
+            if kind is Kind.SEGMENTATION:
+                raise UserError(
+                    f"tasks.{name}: manifest {spec.manifest!r} holds masks; segmentation cannot be trained yet"
+                )
+            if spec.primary not in _PRIMARY_BY_KIND[kind]:
+                raise UserError(
+                    unknown(f"primary metric of a {kind} task", spec.primary, _PRIMARY_BY_KIND[kind], f"tasks.{name}")
+                )
+            self._tasks[name] = ResolvedTask(
+                name=name,
+                manifest=spec.manifest,
+                manifest_hash=card.manifest_hash,
+                kind=card.kind,
+                labels=spec.labels or card.labels,
+                where=spec.where,
+                held_out=tuple(s.where for s in spec.evaluate.values() if s.held_out),
+                label_policy=spec.label_policy,
+                primary=spec.primary,
+                evaluate=spec.evaluate,
+                groups=self._study.statistics.groups,
+            )
+        return self._tasks[name]
+
+    def _cell_key(self, trial: Trial, of_cell: bool = False) -> str:
+        upstream = None
+        if trial.upstream is not None:
+            upstream = self.cell_id(trial.upstream) if of_cell else self.trial_id(trial.upstream)
+        index = (trial.cell, upstream)
+        if index not in self._keys:
+            cell = trial.cell
+            self._keys[index] = cell_key(
+                self.scale(cell.model_scale),
+                self._source(cell.pretraining_source, cell.model_scale, upstream),
+                self.task(cell.task),
+                cell.data_fraction,
+                self.protocol(cell),
+            )
+        return self._keys[index]
+
+    def _source_of(self, trial: Trial) -> ResolvedSource:
+        upstream = self.trial_id(trial.upstream) if trial.upstream else None
+        return self._source(trial.cell.pretraining_source, trial.cell.model_scale, upstream)
+
+    def _source(self, name: str, scale: str, upstream: str | None) -> ResolvedSource:
+        index = (name, scale, upstream)
+        if index not in self._sources:
+            weights, content, normalise = self._weights(name, scale, upstream)
+            self._sources[index] = ResolvedSource(name=name, weights=weights, content=content, normalise=normalise)
+        return self._sources[index]
+
+    def _weights(self, name: str, scale: str, upstream: str | None) -> tuple[Any, str | None, Normalisation]:
+        source = self._study.source(name)
+        if isinstance(source, ByScaleSource):
+            source = source.by_scale[scale]
+        if isinstance(source, RandomSource):
+            return source, None, source.normalise
+        if isinstance(source, CheckpointSource):
+            return source, self._cards.files[source.file], source.normalise
+        if isinstance(source, TimmSource):
+            return self._timm(source, scale)
+        if isinstance(source, TransformSource):
+            weights, content, normalise = self._weights(source.of, scale, upstream)
+            of: ResolvedWeights = weights
+            return MeanVarSource(transform=source.transform, norm=source.norm, of=of), content, normalise
+        return UpstreamSource(upstream_trial_id=str(upstream)), upstream, self._upstream_normalisation(source, scale)
+
+    def _timm(self, source: TimmSource, scale: str) -> tuple[TimmSource, str, Normalisation]:
+        card = self._cards.scales[scale]
+        if card.revision is None or source.timm not in card.revision:
+            known = sorted(card.revision or ())
+            raise UserError(
+                f"scale {scale!r} has no pretrained weights {source.timm!r} in timm; known: {known or 'none'}"
+            )
+        normalise = source.normalise
+        if normalise is None:
+            mean, std = (card.normalise or {})[source.timm]
+            normalise = Normalisation.model_validate({"mean": mean, "std": std})
+        return source, card.revision[source.timm], normalise
+
+    def _upstream_normalisation(self, source: TrialSource, scale: str) -> Normalisation:
+        if source.normalise is not None:
+            return source.normalise
+        scale = scale if source.trial.model_scale == "same" else source.trial.model_scale
+        return self._weights(source.trial.pretraining_source, scale, None)[2]
+
+
+def resolve_ids(study: Study, trials: Iterable[Trial], cards: Cards) -> dict[str, Trial]:
+    """Trial id -> trial, in the order given; trials that are one science under two names appear once."""
+    resolver = Resolver(study, cards)
+    ids: dict[str, Trial] = {}
+    for trial in trials:
+        ids.setdefault(resolver.trial_id(trial), trial)
+    return ids

@@ -1,0 +1,135 @@
+"""What a trial leaves behind: ``trial.json``, and the reports it makes on the way."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field
+
+from search_spaces.models import StrictModel
+from search_spaces.names import FailureClass, State
+from search_spaces.trial import ResolvedTrial
+
+
+class Order(StrEnum):
+    """The answer to a report."""
+
+    GO = "go"
+    SAVE = "save"
+    STOP = "stop"
+
+
+class Failure(StrictModel):
+    """Why an attempt failed.
+
+    Attributes:
+        failure_class: Decides what happens next.
+        message: For the terminal; may name files.
+        public_message: For MLflow; holds no path and no patient.
+        step: Optimiser step at which it happened, if training had begun.
+        detail: Tail of the traceback, for ``why``; stays out of MLflow.
+    """
+
+    failure_class: FailureClass
+    message: str
+    public_message: str
+    step: int | None = None
+    detail: str = ""
+
+
+class SubsetFacts(StrictModel):
+    """The training subset of a trial.
+
+    Attributes:
+        subset_hash: First 16 hexadecimal digits of the sha256 of the sorted image ids.
+        order_hash: The same of the patient order that all subsets of this task and subset seed are prefixes of; the
+            pairing key across fractions.
+        images: Number of images.
+        patients: Number of patients.
+        forced_patients: Patients beyond the prefix, taken in because a class would be missing.
+        positives: Label -> number of positive images (multiclass: images of the class).
+        pool_images: Images of the whole training set.
+        pool_patients: Patients of the whole training set.
+        val_images: Labelled images used for selection; they are labels too.
+        val_patients: Their patients.
+        patients_known: Whether the manifest knows patients; if not, every image counts as one.
+    """
+
+    subset_hash: str
+    order_hash: str
+    images: int
+    patients: int
+    forced_patients: int
+    positives: dict[str, int]
+    pool_images: int
+    pool_patients: int
+    val_images: int
+    val_patients: int
+    patients_known: bool
+
+
+class Timing(StrictModel):
+    """Seconds of an attempt, all ranks alike (wall clock of rank 0)."""
+
+    total_s: float
+    setup_s: float
+    train_s: float
+    evaluate_s: float
+    samples_per_s: float
+    """Training images per second of train_s."""
+
+
+class Environment(StrictModel):
+    """Where an attempt ran. Recorded, never part of the identity."""
+
+    host: str
+    device: str
+    ranks: int
+    versions: dict[str, str]
+    """Package -> version: python, torch, timm, torchvision, numpy, scalecurves."""
+    commit: str | None = None
+    """Commit of the working tree that holds the code, if it is one; with ``+`` if it has changes."""
+
+
+class TrialResult(StrictModel):
+    """``trial.json``: one attempt at a trial.
+
+    Attributes:
+        trial: What was asked.
+        state: complete or failed.
+        failure: Why it failed; None if it did not.
+        subset: Facts of the training subset; None if the attempt failed before it was drawn.
+        parameters: Number of trainable numbers of the model, head included.
+        backbone_parameters: The same without the head.
+        steps: Optimiser steps of the whole trial.
+        best_step: Step whose weights were evaluated.
+        best_value: Validation value of the primary metric at that step.
+        still_rising: Whether validation was still improving when training stopped (the best of the last third of the
+            evaluations is better than the best of those before, by more than delta 0.002); None with fewer than 3.
+        loss: Mean training loss of the last evaluation interval.
+        timing: Seconds.
+        environment: Where it ran.
+        started_at: Unix seconds.
+        finished_at: Unix seconds.
+        resumed_from: Step of the checkpoint this attempt continued from, 0 if from the start.
+    """
+
+    trial: ResolvedTrial
+    state: State
+    failure: Failure | None = None
+    subset: SubsetFacts | None = None
+    parameters: int | None = None
+    backbone_parameters: int | None = None
+    steps: int | None = None
+    best_step: int | None = None
+    best_value: float | None = None
+    still_rising: bool | None = None
+    loss: float | None = None
+    timing: Timing | None = None
+    environment: Environment | None = None
+    started_at: float
+    finished_at: float
+    resumed_from: int = 0
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Further derived facts; nothing reads them but people."""

@@ -1,0 +1,387 @@
+"""What a user writes: one study file (docs/formats.md has a full example). Nothing here touches files or images."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from search_spaces.amounts import Amount, Seed, expand_seeds
+from search_spaces.exceptions import unknown
+from search_spaces.models import StrictModel
+from search_spaces.names import AXES, SCHEMA_VERSION
+from search_spaces.protocol import Protocol
+
+Where = dict[str, Any]
+"""Column name -> value or list of values. Equality only; nothing is evaluated."""
+
+NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10_channel": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+"""Named input scalings: mean and standard deviation of RGB in [0, 1].
+
+``cifar10`` is what the CIFAR-10 ResNets of akamaster/pytorch_resnet_cifar10 were trained with (ImageNet's values);
+``cifar10_channel`` are CIFAR-10's own channel statistics; ``half`` maps to [-1, 1] (BiT); ``unit`` keeps [0, 1] (SimCLR).
+"""
+
+
+class Normalisation(StrictModel):
+    """Input scaling: (x - mean) / std per channel of RGB in [0, 1]. Written as a name or as ``{mean, std}``."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, raw: Any) -> Any:
+        if isinstance(raw, str):
+            if raw not in NORMALISATIONS:
+                raise ValueError(unknown("normalisation", raw, NORMALISATIONS))
+            mean, std = NORMALISATIONS[raw]
+            return {"mean": mean, "std": std}
+        return raw
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, std: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(std) <= 0:
+            raise ValueError(f"std must be positive, got {list(std)}")
+        return std
+
+
+class ScaleSpec(StrictModel):
+    """One rung of the model_scale axis.
+
+    Attributes:
+        factory: timm name (also ``timm:NAME``), ``torchvision:NAME``, or ``pkg.mod:function`` called with
+            ``num_classes`` and ``arguments``. The key of the scale itself if not given.
+        arguments: Further keyword arguments of the factory.
+        input_size: Side in pixels of the square input; the model's native size if not given.
+        ladder: Scales of one ladder may be joined by a line; a scale without one stands alone.
+    """
+
+    factory: str | None = None
+    arguments: dict[str, Any] = {}
+    input_size: int | None = Field(default=None, ge=8)
+    ladder: str | None = None
+
+
+class RandomSource(StrictModel):
+    """No pretraining: the factory's own initialisation, drawn from the trial's init seed."""
+
+    init: Literal["random"] = "random"
+    normalise: Normalisation = Normalisation.model_validate("imagenet")
+
+
+class CheckpointSource(StrictModel):
+    """Weights in a file. Every backbone tensor must be found in it by name and shape, or the trial is refused.
+
+    Attributes:
+        file: Path of a ``.pth``/``.pt``/``.th``/``.tar``/``.bin`` (read weights-only), ``.safetensors`` or ``.npz`` file.
+        state_key: Where the state dict lies inside the file, such as ``state_dict`` or ``model.trunk``; found by itself
+            if it is the only nested one.
+        strip_prefix: Removed from the start of each key; one text or several, each at most once, in this order.
+        drop: Prefixes (after stripping) of tensors to leave out: the old head, projection heads, queues.
+        normalise: Input scaling that these weights expect.
+        contents: Names of the data sets that the weights have seen, for contamination flags.
+    """
+
+    file: str
+    state_key: str | None = None
+    strip_prefix: str | tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    normalise: Normalisation = Normalisation.model_validate("imagenet")
+    contents: tuple[str, ...] = ()
+
+
+class TimmSource(StrictModel):
+    """timm's own pretrained weights of the scale's model, online or from the local cache.
+
+    Attributes:
+        timm: Pretrained tag such as ``a1_in1k``, or ``default``.
+        normalise: Input scaling; that of the weights' ``pretrained_cfg`` if not given.
+        contents: Data sets that the weights have seen.
+    """
+
+    timm: str
+    normalise: Normalisation | None = None
+    contents: tuple[str, ...] = ()
+
+
+class ByScaleSource(StrictModel):
+    """Weights per scale. A scale of the study that is missing here is an exclusion with a reason."""
+
+    by_scale: dict[str, CheckpointSource | TimmSource] = Field(min_length=1)
+
+    @field_validator("by_scale", mode="before")
+    @classmethod
+    def _by_key(cls, raw: Any) -> Any:
+        return {k: _weights(v) for k, v in raw.items()} if isinstance(raw, dict) else raw
+
+
+class TransformSource(StrictModel):
+    """Weights derived from another source.
+
+    Attributes:
+        transform: ``mean_var``: every conv and linear tensor drawn i.i.d. from a normal with the mean and standard
+            deviation of the source's tensor (Transfusion, Raghu et al. 2019), by the trial's init seed.
+        of: Name of the source.
+        norm: What happens to normalisation layers: ``reset`` (weight 1, bias 0, mean 0, variance 1), ``resample``
+            (affine drawn like the rest, statistics reset) or ``keep``.
+    """
+
+    transform: Literal["mean_var"]
+    of: str
+    norm: Literal["reset", "resample", "keep"] = "reset"
+
+
+class UpstreamSpec(StrictModel):
+    """The trial whose final backbone another trial starts from."""
+
+    task: str
+    data_fraction: Amount = Amount(kind="fraction", value=1.0)
+    pretraining_source: str = "random"
+    model_scale: str = "same"
+    seed: Literal["same"] | Seed = "same"
+
+
+class TrialSource(StrictModel):
+    """The result of another trial, which the engine runs first."""
+
+    trial: UpstreamSpec
+    normalise: Normalisation | None = None
+    """Input scaling; that of the upstream trial's own source if not given."""
+
+
+Source = RandomSource | CheckpointSource | TimmSource | ByScaleSource | TransformSource | TrialSource
+_SOURCE_KEYS: dict[str, type[StrictModel]] = {
+    "init": RandomSource,
+    "file": CheckpointSource,
+    "timm": TimmSource,
+    "by_scale": ByScaleSource,
+    "transform": TransformSource,
+    "trial": TrialSource,
+}
+
+
+def _source(raw: Any) -> Any:
+    """Validate by the key that names the form, so that an error speaks of that form alone."""
+    if not isinstance(raw, dict):
+        return raw
+    forms = [key for key in _SOURCE_KEYS if key in raw]
+    if len(forms) != 1:
+        raise ValueError(f"a source has exactly one of the keys {', '.join(_SOURCE_KEYS)}; got {sorted(raw) or 'none'}")
+    return _SOURCE_KEYS[forms[0]].model_validate(raw)
+
+
+def _weights(raw: Any) -> Any:
+    if isinstance(raw, dict):
+        if "file" not in raw and "timm" not in raw:
+            raise ValueError(f"weights of a scale need the key file (or timm); got {sorted(raw) or 'none'}")
+        return (CheckpointSource if "file" in raw else TimmSource).model_validate(raw)
+    return raw
+
+
+class EvaluationSetSpec(StrictModel):
+    """Images that a trained trial is scored on.
+
+    Attributes:
+        manifest: Manifest of another (or the same) data set; then all its splits are used unless ``split`` says less.
+            The task's own manifest if not given.
+        where: Keeps only rows with these values.
+        held_out: The rows (and every image of their patients) are taken out of training, validation and test, and all
+            of them form this set.
+        label_map: This task's label -> the other manifest's label; labels not named are masked. Equal names if not given.
+        split: Splits to use; ``test`` if neither ``manifest`` nor ``held_out`` is given, else all.
+    """
+
+    manifest: str | None = None
+    where: Where = {}
+    held_out: bool = False
+    label_map: dict[str, str] | None = None
+    split: tuple[str, ...] | None = None
+
+
+class TaskSpec(StrictModel):
+    """A manifest with what to learn from it.
+
+    Attributes:
+        manifest: Name of an imported manifest (``python -m orchestrator.tasks list``).
+        primary: Metric that selects on validation and leads the report.
+        labels: The labels (classes) to learn, in this order; all of the manifest if not given.
+        where: Keeps only rows with these values, in every split.
+        label_policy: What an uncertain label is in training: masked (``ignore``), 1 or 0. Evaluation always masks.
+        evaluate: Evaluation sets by name; ``test`` is always among them.
+    """
+
+    manifest: str
+    primary: Literal["auc", "auc_macro", "accuracy", "balanced_accuracy", "nll", "kappa"]
+    labels: tuple[str, ...] | None = None
+    where: Where = {}
+    label_policy: Literal["ignore", "ones", "zeros"] = "ignore"
+    evaluate: dict[str, EvaluationSetSpec] = {}
+
+    @field_validator("evaluate")
+    @classmethod
+    def _test_and_names(cls, sets: dict[str, EvaluationSetSpec]) -> dict[str, EvaluationSetSpec]:
+        for name in sets:
+            if not re.fullmatch(r"[A-Za-z0-9_]+", name) or name in ("train", "val", "time", "sys"):
+                raise ValueError(
+                    f"evaluation set name {name!r}: letters, digits and _ only; train, val, time, sys are taken"
+                )
+        return {"test": EvaluationSetSpec(), **sets}
+
+
+class StatisticsSpec(StrictModel):
+    """How results are compared.
+
+    Attributes:
+        baseline: Source that every other is compared with.
+        primary_fractions: Amounts at which the study's primary family of contrasts is tested; the smallest and the
+            largest of each task if not given.
+        delta: Differences below this are of no practical meaning (unit of the primary metric).
+        family: Holm's correction runs over the whole study.
+        groups: Manifest columns for subgroup results (``sex``, ``age_band``, ``site`` or a group column).
+        alpha: Two-sided error level.
+    """
+
+    baseline: str = "random"
+    primary_fractions: tuple[Amount, ...] | None = None
+    delta: float = Field(default=0.01, ge=0)
+    family: Literal["study"] = "study"
+    groups: tuple[str, ...] = ()
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+
+
+class GangSpec(StrictModel):
+    """Shape of the group of ranks that trains one trial.
+
+    Attributes:
+        ranks: Processes that share a trial. One rank trains inside a reused Tune worker; more form a warm gang.
+        cpus_per_rank: CPUs (and torch threads) of a rank.
+        gpus_per_rank: GPUs of a rank; fractions only with one rank. If not given: 1 where the cluster has GPUs, else 0.
+    """
+
+    ranks: int = Field(default=1, ge=1)
+    cpus_per_rank: int = Field(default=1, ge=1)
+    gpus_per_rank: float | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> GangSpec:
+        gpus = self.gpus_per_rank
+        if self.ranks > 1 and gpus is not None and gpus != int(gpus):
+            raise ValueError(f"gangs of two and more ranks need whole GPUs (two ranks may share none), got {gpus}")
+        return self
+
+
+class ExecutionSpec(StrictModel):
+    """Where and how trials run. Never part of a trial's identity.
+
+    Attributes:
+        gang: Ranks per trial.
+        keep_weights: Which weights stay in the storage: of the best validation, of the last step, or none (upstream
+            trials always keep theirs).
+        checkpoint_every_s: Least seconds between two checkpoints of a running trial, written at evaluations.
+        max_concurrent: Most trials at a time; None is as many as fit the cluster.
+    """
+
+    gang: GangSpec = GangSpec()
+    keep_weights: Literal["best", "final", "none"] = "best"
+    checkpoint_every_s: float = Field(default=30.0, ge=0)
+    max_concurrent: int | None = Field(default=None, ge=1)
+
+
+class Override(StrictModel):
+    """Changes the protocol of the cells that match.
+
+    Attributes:
+        when: Axis -> value or list of values; all must match.
+        set: Protocol fields (nested ones as mappings, replaced whole).
+    """
+
+    when: dict[str, Any]
+    set: dict[str, Any]
+
+
+class Study(StrictModel):
+    """A whole study. See the attributes' classes; ``axes`` and ``exclude`` are explained in search_spaces.expand."""
+
+    schema_: Literal[1] = Field(default=SCHEMA_VERSION, alias="schema")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    axes: dict[str, Any] | list[dict[str, Any]]
+    seeds: Any = 5
+    exclude: list[dict[str, Any]] = []
+    overrides: list[Override] = []
+    scales: dict[str, ScaleSpec] = {}
+    sources: dict[str, Source] = {}
+    tasks: dict[str, TaskSpec]
+    protocol: Protocol = Protocol()
+    statistics: StatisticsSpec = StatisticsSpec()
+    execution: ExecutionSpec = ExecutionSpec()
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _sources_by_form(cls, raw: Any) -> Any:
+        return {k: _source(v) for k, v in raw.items()} if isinstance(raw, dict) else raw
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_are_known(cls, raw: Any) -> Any:
+        expand_seeds(raw)
+        return raw
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> Study:
+        known = {*self.sources, "random"}
+        for name, source in self.sources.items():
+            self._check_source(name, source, known)
+        for override in self.overrides:
+            for axis in override.when:
+                if axis not in AXES:
+                    raise ValueError(unknown("axis", axis, AXES, "overrides.when"))
+            for field in override.set:
+                if field not in Protocol.model_fields:
+                    raise ValueError(unknown("protocol field", field, Protocol.model_fields, "overrides.set"))
+        if self.statistics.baseline not in known:
+            raise ValueError(unknown("source", self.statistics.baseline, known, "statistics.baseline"))
+        return self
+
+    def _check_source(self, name: str, source: Source, known: set[str]) -> None:
+        if isinstance(source, TransformSource):
+            seen = [name]
+            step: Source | None = source
+            while isinstance(step, TransformSource):
+                if step.of not in known:
+                    raise ValueError(unknown("source", step.of, known, f"sources.{seen[-1]}.of"))
+                if step.of in seen:
+                    raise ValueError(f"sources.{name}: transforms form a circle: {' -> '.join([*seen, step.of])}")
+                seen.append(step.of)
+                step = self.sources.get(step.of)
+            if step is None or isinstance(step, RandomSource):
+                raise ValueError(
+                    f"sources.{name}: {source.transform} of random weights is random; give a trained source"
+                )
+        if isinstance(source, TrialSource):
+            if source.trial.task not in self.tasks:
+                raise ValueError(unknown("task", source.trial.task, self.tasks, f"sources.{name}.trial.task"))
+            upstream = source.trial.pretraining_source
+            if upstream not in known:
+                raise ValueError(unknown("source", upstream, known, f"sources.{name}.trial.pretraining_source"))
+
+    def source(self, name: str) -> Source:
+        """The source of that name; ``random`` needs no entry.
+
+        Raises:
+            KeyError: No such source.
+        """
+        return RandomSource() if name == "random" and name not in self.sources else self.sources[name]
+
+    def scale(self, name: str) -> ScaleSpec:
+        """The scale of that name, with its factory filled in; a name without an entry is its own factory."""
+        scale = self.scales.get(name, ScaleSpec())
+        return scale if scale.factory else scale.model_copy(update={"factory": name})

@@ -1,0 +1,145 @@
+"""A trial, resolved: everything a rank needs to train it, as plain data that travels to any process.
+
+``ResolvedTrial`` is built by ``search_spaces.resolve`` from the study and the cards, crosses process borders as
+``model_dump(mode="json")``, and is the only thing a rank is told.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from search_spaces.amounts import Amount, Seed
+from search_spaces.models import StrictModel
+from search_spaces.names import Role
+from search_spaces.protocol import Protocol
+from search_spaces.study import CheckpointSource, EvaluationSetSpec, Normalisation, RandomSource, TimmSource, Where
+
+
+class ResolvedScale(StrictModel):
+    """A model to build.
+
+    Attributes:
+        name: The study's name of the scale.
+        factory: See ScaleSpec.
+        arguments: Further keyword arguments of the factory.
+        input_size: Side in pixels.
+        ladder: Ladder of the scale, if any.
+        factory_sha256: Hash of the file of a user's factory; None for timm and torchvision.
+    """
+
+    name: str
+    factory: str
+    arguments: dict[str, Any] = {}
+    input_size: int
+    ladder: str | None = None
+    factory_sha256: str | None = None
+
+
+class UpstreamSource(StrictModel):
+    """Weights of another trial, found in the storage by its id."""
+
+    upstream_trial_id: str
+
+
+class MeanVarSource(StrictModel):
+    """Weights drawn from the per-tensor mean and standard deviation of another source."""
+
+    transform: Literal["mean_var"]
+    norm: Literal["reset", "resample", "keep"]
+    of: CheckpointSource | TimmSource | UpstreamSource
+
+
+ResolvedWeights = RandomSource | CheckpointSource | TimmSource | UpstreamSource | MeanVarSource
+
+
+class ResolvedSource(StrictModel):
+    """Initial weights.
+
+    Attributes:
+        name: The study's name of the source.
+        weights: Where they come from.
+        content: sha256 of the file, ``name@revision``, or the upstream trial's id; None for random weights.
+        normalise: Input scaling that travels with the weights.
+    """
+
+    name: str
+    weights: ResolvedWeights
+    content: str | None = None
+    normalise: Normalisation
+
+
+class ResolvedTask(StrictModel):
+    """What to learn and what to score.
+
+    Attributes:
+        name: The study's name of the task.
+        manifest: Name of the manifest.
+        manifest_hash: Content hash of the manifest, image bytes included.
+        kind: binary, multiclass, multilabel or ordinal.
+        labels: Labels (classes) to learn, in the order of the model's outputs.
+        where: Rows kept.
+        held_out: ``where`` of every held-out evaluation set; their patients are never trained on.
+        label_policy: What an uncertain label is in training.
+        primary: Metric that selects on validation.
+        evaluate: Evaluation sets; not part of the identity.
+        groups: Manifest columns that predictions carry for subgroup results; not part of the identity.
+    """
+
+    name: str
+    manifest: str
+    manifest_hash: str
+    kind: str
+    labels: tuple[str, ...]
+    where: Where = {}
+    held_out: tuple[Where, ...] = ()
+    label_policy: Literal["ignore", "ones", "zeros"] = "ignore"
+    primary: str
+    evaluate: dict[str, EvaluationSetSpec] = {}
+    groups: tuple[str, ...] = ()
+
+
+class Workspace(StrictModel):
+    """Where a rank finds manifests and leaves results. Never part of the identity.
+
+    Attributes:
+        home: Folder of imported tasks and image stores (``SCALECURVES_HOME``).
+        storage: URI (any pyarrow file system) or path of the record's files.
+        import_paths: Folders put on ``sys.path`` so that a user's factory imports.
+        keep_weights: best, final or none.
+        checkpoint_every_s: Least seconds between two checkpoints.
+    """
+
+    home: str
+    storage: str
+    import_paths: tuple[str, ...] = ()
+    keep_weights: Literal["best", "final", "none"] = "best"
+    checkpoint_every_s: float = 30.0
+
+
+class ResolvedTrial(StrictModel):
+    """One trial, ready to train.
+
+    Attributes:
+        trial_id: 16 hexadecimal digits (search_spaces.identity).
+        cell_id: The same without the seed.
+        attempt_id: One try at this trial; new for each start.
+        study: Name of the study.
+        role: target or upstream.
+        axes: Axis -> value as text, for tags.
+    """
+
+    trial_id: str = Field(pattern=r"^[0-9a-f]{16}$")
+    cell_id: str
+    attempt_id: str
+    study: str
+    role: Role
+    axes: dict[str, str]
+    seed: Seed
+    scale: ResolvedScale
+    source: ResolvedSource
+    task: ResolvedTask
+    amount: Amount
+    protocol: Protocol
+    workspace: Workspace
