@@ -7,7 +7,8 @@ axes, each one value or a list. Axes that move together stand under ``zip`` as l
       - {model_scale: [a, b], pretraining_source: [random, natural], task: ham10000, data_fraction: [0.05, 1.0]}
       - {model_scale: a, pretraining_source: random, zip: {task: [lgg, chest], data_fraction: [{patients: 3}, 0.2]}}
 
-Each entry of ``exclude`` maps axes to a value or list of values, plus a ``reason``; a cell that matches all is left out.
+Each entry of ``exclude`` maps axes to a value or list of values, plus a ``reason``; a cell that matches all is left
+out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from search_spaces.exceptions import UserError, unknown
 from search_spaces.models import describe
 from search_spaces.names import AXES, Role
 from search_spaces.protocol import Protocol
-from search_spaces.study import ByScaleSource, Override, Source, Study, TransformSource, TrialSource
+from search_spaces.study import ByScaleSource, Source, Study, TransformSource, TrialSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,15 +144,16 @@ def protocol_of(study: Study, cell: Cell) -> Protocol:
     """
     changes: dict[str, Any] = {}
     for override in study.overrides:
-        if _matches(_normal(override), cell):
+        if matches(override.when, cell):
             changes |= override.set
     if not changes:
         return study.protocol
     return Protocol.parse(study.protocol.model_dump(exclude_unset=True) | changes, f"overrides for {cell.label}")
 
 
-def _normal(override: Override) -> dict[str, frozenset[str]]:
-    return {axis: frozenset(_label(axis, v) for v in _listed(values)) for axis, values in override.when.items()}
+def matches(when: Mapping[str, Any], cell: Cell) -> bool:
+    """Whether a cell has one of the values that ``when`` lists for every axis it names."""
+    return all(cell.coordinates[axis] in _labels(axis, values) for axis, values in when.items())
 
 
 def _blocks(study: Study) -> list[dict[str, Any]]:
@@ -206,8 +208,10 @@ def _amount(raw: Any, where: str) -> Amount:
         raise UserError(f"{where} is not valid:\n{describe(error)}") from None
 
 
-def _label(axis: str, raw: Any) -> str:
-    return _amount(raw, axis).label if axis == "data_fraction" else str(raw)
+def _labels(axis: str, values: Any) -> frozenset[str]:
+    if axis != "data_fraction":
+        return frozenset(str(v) for v in _listed(values))
+    return frozenset(_amount(v, axis).label for v in _listed(values))
 
 
 def _matcher(rule: Mapping[str, Any], cells: list[Cell], where: str) -> dict[str, frozenset[str]]:
@@ -217,7 +221,7 @@ def _matcher(rule: Mapping[str, Any], cells: list[Cell], where: str) -> dict[str
         if axis not in AXES:
             raise UserError(unknown("axis", axis, AXES, where))
         known = {cell.coordinates[axis] for cell in cells}
-        labels = frozenset(_label(axis, v) for v in _listed(values))
+        labels = _labels(axis, values)
         for label in labels - known:
             raise UserError(unknown(axis, label, known, where))
         matcher[axis] = labels

@@ -1,7 +1,7 @@
 """Trial identity: what must be equal for two trials to be the same, hashed.
 
-The identity is an allow-list of inputs (docs/formats.md). Names, paths, evaluation sets, metrics, statistics, execution,
-device, ranks and library versions are not in it; derived values (steps, parameter counts) follow from it.
+The identity is an allow-list of inputs (docs/formats.md). Names, paths, evaluation sets, metrics, statistics,
+execution, device, ranks and library versions are not in it; derived values (steps, parameter counts) follow from it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 
 from search_spaces.amounts import Amount, Seed
 from search_spaces.names import SCHEMA_VERSION, SCIENCE_VERSION
-from search_spaces.protocol import Protocol
 from search_spaces.study import CheckpointSource, RandomSource, TimmSource
 from search_spaces.trial import MeanVarSource, ResolvedScale, ResolvedSource, ResolvedTask, ResolvedWeights
 
@@ -94,20 +93,20 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def cell_key(
-    scale: ResolvedScale, source: ResolvedSource, task: ResolvedTask, amount: Amount, protocol: Protocol
-) -> str:
-    """Canonical JSON of everything that defines a cell's science."""
-    return canonical(
-        {
-            "schema": SCHEMA_VERSION,
-            "science": SCIENCE_VERSION,
-            "scale": scale_identity(scale),
-            "source": source_identity(source),
-            "task": task_identity(task),
-            "subset": subset_identity(amount),
-            "protocol": protocol.model_dump(mode="json"),
-        }
+def cell_key(*, scale: str, source: str, task: str, subset: str, protocol: str) -> str:
+    """Canonical JSON of everything that defines a cell's science.
+
+    Args:
+        scale: ``canonical(scale_identity(...))``, and so on for the others; a study has few different ones and many
+            cells, so each part is made canonical once.
+        source: Likewise.
+        task: Likewise.
+        subset: Likewise.
+        protocol: ``canonical(protocol.model_dump(mode="json"))``.
+    """
+    return (
+        f'{{"protocol":{protocol},"scale":{scale},"schema":{SCHEMA_VERSION},"science":{SCIENCE_VERSION},'
+        f'"source":{source},"subset":{subset},"task":{task}}}'
     )
 
 

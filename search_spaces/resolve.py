@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from search_spaces.amounts import Seed
 from search_spaces.exceptions import UserError, unknown
-from search_spaces.expand import Cell, Trial, protocol_of
-from search_spaces.identity import Cards, cell_key, digest, trial_id
+from search_spaces.expand import Cell, Trial, matches, protocol_of
+from search_spaces.identity import (
+    Cards,
+    canonical,
+    cell_key,
+    digest,
+    scale_identity,
+    source_identity,
+    subset_identity,
+    task_identity,
+    trial_id,
+)
 from search_spaces.names import Kind
 from search_spaces.protocol import Protocol
 from search_spaces.study import (
@@ -54,8 +64,9 @@ class Resolver:
         self._scales: dict[str, ResolvedScale] = {}
         self._tasks: dict[str, ResolvedTask] = {}
         self._sources: dict[tuple[str, str, str | None], ResolvedSource] = {}
-        self._protocols: dict[Cell, Protocol] = {}
+        self._protocols: dict[tuple[bool, ...], Protocol] = {}
         self._keys: dict[tuple[Cell, str | None], str] = {}
+        self._texts: dict[tuple[Any, ...], str] = {}
         self._ids: dict[tuple[Cell, Seed], str] = {}
 
     def trial_id(self, trial: Trial) -> str:
@@ -91,9 +102,10 @@ class Resolver:
 
     def protocol(self, cell: Cell) -> Protocol:
         """The cell's protocol, overrides applied."""
-        if cell not in self._protocols:
-            self._protocols[cell] = protocol_of(self._study, cell) if self._study.overrides else self._study.protocol
-        return self._protocols[cell]
+        key = self._protocol_key(cell)
+        if key not in self._protocols:
+            self._protocols[key] = protocol_of(self._study, cell)
+        return self._protocols[key]
 
     def scale(self, name: str) -> ResolvedScale:
         """The scale with its input size and factory hash.
@@ -161,14 +173,24 @@ class Resolver:
         index = (trial.cell, upstream)
         if index not in self._keys:
             cell = trial.cell
+            source = (cell.pretraining_source, cell.model_scale, upstream)
             self._keys[index] = cell_key(
-                self.scale(cell.model_scale),
-                self._source(cell.pretraining_source, cell.model_scale, upstream),
-                self.task(cell.task),
-                cell.data_fraction,
-                self.protocol(cell),
+                scale=self._text(("scale", cell.model_scale), lambda: scale_identity(self.scale(cell.model_scale))),
+                source=self._text(("source", source), lambda: source_identity(self._source(*source))),
+                task=self._text(("task", cell.task), lambda: task_identity(self.task(cell.task))),
+                subset=canonical(subset_identity(cell.data_fraction)),
+                protocol=self._text(("protocol", *self._protocol_key(cell)), lambda: self.protocol(cell).model_dump()),
             )
         return self._keys[index]
+
+    def _text(self, key: tuple[Any, ...], identity: Callable[[], dict[str, Any]]) -> str:
+        if key not in self._texts:
+            self._texts[key] = canonical(identity())
+        return self._texts[key]
+
+    def _protocol_key(self, cell: Cell) -> tuple[bool, ...]:
+        """Which overrides match; cells that agree in this share one protocol."""
+        return tuple(matches(o.when, cell) for o in self._study.overrides)
 
     def _source_of(self, trial: Trial) -> ResolvedSource:
         upstream = self.trial_id(trial.upstream) if trial.upstream else None

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from search_spaces.amounts import Amount, Seed, expand_seeds
 from search_spaces.exceptions import unknown
 from search_spaces.models import StrictModel
-from search_spaces.names import AXES, SCHEMA_VERSION
+from search_spaces.names import AXES
 from search_spaces.protocol import Protocol
 
 Where = dict[str, Any]
@@ -26,7 +26,8 @@ NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 """Named input scalings: mean and standard deviation of RGB in [0, 1].
 
 ``cifar10`` is what the CIFAR-10 ResNets of akamaster/pytorch_resnet_cifar10 were trained with (ImageNet's values);
-``cifar10_channel`` are CIFAR-10's own channel statistics; ``half`` maps to [-1, 1] (BiT); ``unit`` keeps [0, 1] (SimCLR).
+``cifar10_channel`` are CIFAR-10's own channel statistics; ``half`` maps to [-1, 1] (BiT); ``unit`` keeps [0, 1]
+(SimCLR).
 """
 
 
@@ -82,7 +83,8 @@ class CheckpointSource(StrictModel):
     """Weights in a file. Every backbone tensor must be found in it by name and shape, or the trial is refused.
 
     Attributes:
-        file: Path of a ``.pth``/``.pt``/``.th``/``.tar``/``.bin`` (read weights-only), ``.safetensors`` or ``.npz`` file.
+        file: Path of a ``.safetensors``, ``.npz`` or torch file (``.pth``, ``.pt``, ``.th``, ``.tar``, ``.bin``; read
+            weights-only).
         state_key: Where the state dict lies inside the file, such as ``state_dict`` or ``model.trunk``; found by itself
             if it is the only nested one.
         strip_prefix: Removed from the start of each key; one text or several, each at most once, in this order.
@@ -196,7 +198,8 @@ class EvaluationSetSpec(StrictModel):
         where: Keeps only rows with these values.
         held_out: The rows (and every image of their patients) are taken out of training, validation and test, and all
             of them form this set.
-        label_map: This task's label -> the other manifest's label; labels not named are masked. Equal names if not given.
+        label_map: This task's label -> the other manifest's label; labels not named are masked. Equal names if not
+            given.
         split: Splits to use; ``test`` if neither ``manifest`` nor ``held_out`` is given, else all.
     """
 
@@ -311,7 +314,7 @@ class Override(StrictModel):
 class Study(StrictModel):
     """A whole study. See the attributes' classes; ``axes`` and ``exclude`` are explained in search_spaces.expand."""
 
-    schema_: Literal[1] = Field(default=SCHEMA_VERSION, alias="schema")
+    schema_: Literal[1] = Field(default=1, alias="schema")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
     axes: dict[str, Any] | list[dict[str, Any]]
     seeds: Any = 5

@@ -1,0 +1,1 @@
+"""Preset studies: one YAML file each."""
