@@ -244,18 +244,19 @@ def _exclusion_rules(study: Study, cells: list[Cell]) -> list[tuple[dict[str, fr
     return rules
 
 
-def _missing_weights(study: Study, source_name: str, scale: str) -> str | None:
+def _missing_weights(study: Study, source_name: str, scale: str, trail: tuple[str, ...] = ()) -> str | None:
     """Why a source has no weights for a scale, following transforms and upstream trials; None if it has."""
+    if source_name in trail:
+        raise UserError(f"sources form a circle: {' <- '.join((*trail, source_name))}")
+    trail = (*trail, source_name)
     source: Source = study.source(source_name)
     if isinstance(source, ByScaleSource) and scale not in source.by_scale:
         return f"source {source_name!r} has no weights for scale {scale!r} (sources.{source_name}.by_scale)"
     if isinstance(source, TransformSource):
-        return _missing_weights(study, source.of, scale)
+        return _missing_weights(study, source.of, scale, trail)
     if isinstance(source, TrialSource):
         upstream = source.trial
-        if upstream.pretraining_source == source_name:
-            raise UserError(f"sources.{source_name}: its upstream trial starts from {source_name!r} itself")
-        return _missing_weights(study, upstream.pretraining_source, _same(upstream.model_scale, scale))
+        return _missing_weights(study, upstream.pretraining_source, _same(upstream.model_scale, scale), trail)
     return None
 
 

@@ -12,13 +12,13 @@ from search_spaces.exceptions import UserError, unknown
 class StrictModel(BaseModel):
     """A frozen pydantic model that refuses unknown keys and names the nearest known one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_keys(cls, value: Any) -> Any:
         if isinstance(value, dict):
-            known = {field.alias or name for name, field in cls.model_fields.items()} | set(cls.model_fields)
+            known = {field.alias or name for name, field in cls.model_fields.items()}
             for key in value:
                 if key not in known:
                     raise ValueError(unknown("key", str(key), known))

@@ -227,7 +227,7 @@ class TaskSpec(StrictModel):
     labels: tuple[str, ...] | None = None
     where: Where = {}
     label_policy: Literal["ignore", "ones", "zeros"] = "ignore"
-    evaluate: dict[str, EvaluationSetSpec] = {}
+    evaluate: dict[str, EvaluationSetSpec] = Field(default={}, validate_default=True)
 
     @field_validator("evaluate")
     @classmethod

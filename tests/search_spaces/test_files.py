@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from search_spaces.exceptions import UserError
+from search_spaces.expand import expand
+from search_spaces.files import load_study, presets, study_name
+from search_spaces.study import ByScaleSource
+from tests.search_spaces.examples import TEXT
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+def test_relative_checkpoints_lie_beside_the_study_file(file):
+    source = load_study(str(file)).study.source("natural")
+    assert isinstance(source, ByScaleSource)
+    assert source.by_scale["resnet20"].file == str(file.parent / "cifar.th")
+
+
+def test_environment_variables_are_expanded_but_not_kept(file, monkeypatch, tmp_path):
+    file.write_text(TEXT.replace("cifar.th", '"${MY_WEIGHTS}/cifar.th"'))
+    with pytest.raises(UserError, match="MY_WEIGHTS is not set"):
+        load_study(str(file))
+    monkeypatch.setenv("MY_WEIGHTS", str(tmp_path / "w"))
+    loaded = load_study(str(file))
+    assert loaded.study.source("natural").by_scale["resnet20"].file == str(tmp_path / "w" / "cifar.th")
+    assert "${MY_WEIGHTS}" in loaded.text
+
+
+def test_set_changes_axes_seeds_and_protocol(file):
+    changes = [
+        "task=ham10000",
+        "data_fraction=0.2,{patients: 9}",
+        "seeds=2",
+        "protocol.budget.steps=7",
+        "protocol.lr=1e-2",
+    ]
+    study = load_study(str(file), [*changes, "statistics={}"]).study.model_copy(update={"exclude": []})
+    assert len(expand(study).targets) == 2 * 4 * 2 * 2
+    assert (study.protocol.budget.steps, study.protocol.lr) == (7, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [("task", "--set takes"), ("tusk=a", "Did you mean 'task'"), ("task=a", "unknown task 'a'"), ("seeds=[", "YAML")],
+)
+def test_set_refuses_what_it_cannot_mean(file, change, expected):
+    with pytest.raises(UserError, match=expected.replace("(", r"\(")):
+        expand(load_study(str(file), [change]).study)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("name: a\nname: b\n", "given twice"), ("[1]", "must be a mapping"), ("a: [", "not valid YAML")],
+)
+def test_broken_files_are_refused(file, text, expected):
+    file.write_text(text)
+    with pytest.raises(UserError, match=expected):
+        load_study(str(file))
+
+
+def test_unknown_studies_are_refused():
+    with pytest.raises(UserError, match="Did you mean 'demo'"):
+        load_study("demoo")
+    with pytest.raises(UserError, match="does not exist"):
+        load_study("nowhere.yaml")
+    with pytest.raises(UserError, match="no_such_module"):
+        load_study("no_such_module:study")
+
+
+def test_a_function_makes_the_same_study(file, tmp_path, monkeypatch):
+    (tmp_path / "my_study.py").write_text(f"import yaml\ndef study():\n    return yaml.safe_load({TEXT!r})\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert load_study("my_study:study").study == load_study(str(file)).study
+
+
+def test_presets_are_valid_and_named_like_their_file():
+    for name, text in presets().items():
+        loaded = load_study(name)
+        assert loaded.study.name == name == yaml.safe_load(text)["name"]
+        assert expand(loaded.study).cells
+
+
+def test_study_name(file):
+    assert study_name(str(file)) == "skin_and_brain"
+    assert study_name("finished_elsewhere") == "finished_elsewhere"
