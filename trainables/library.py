@@ -1,0 +1,236 @@
+"""The imported tasks of one home folder, and the hashes of their images."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from search_spaces.exceptions import DataError, UserError, unknown
+from search_spaces.identity import TaskCard
+from search_spaces.names import Column, Kind
+from trainables.manifest import MANIFEST_FILE, Manifest, write_parquet
+from trainables.pixels import FRAME_SEPARATOR, read_frame, split_npz
+
+IMPORT_HINT = "Import one with: python -m orchestrator.tasks import csv|folder|npz PATH --name NAME"
+_TASKS = "tasks"
+_BYTES_FILE = "bytes.parquet"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_THREADS = min(32, 4 * (os.cpu_count() or 1))
+_KEY = ["file", "frame", "size", "mtime_ns"]
+
+
+class TaskLibrary:
+    """Manifests by name, one folder each under ``<home>/tasks``.
+
+    Args:
+        home: Folder of imported tasks; need not exist yet.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def names(self) -> tuple[str, ...]:
+        """Names of all imported tasks, sorted."""
+        return tuple(sorted(p.parent.name for p in (self.home / _TASKS).glob(f"*/{MANIFEST_FILE}")))
+
+    def folder(self, name: str) -> Path:
+        """Folder of the task of that name, whether it exists or not.
+
+        Raises:
+            UserError: Not a name.
+        """
+        if not _NAME.fullmatch(name):
+            raise UserError(f"task name {name!r}: letters, digits, '_', '-' and '.' only, not starting with a sign")
+        return self.home / _TASKS / name
+
+    def load(self, name: str) -> Manifest:
+        """The manifest of that name, or in that folder.
+
+        Raises:
+            UserError: No such task, or its manifest has another schema version.
+            DataError: The manifest is damaged.
+        """
+        if _NAME.fullmatch(name) and (self.folder(name) / MANIFEST_FILE).is_file():
+            return Manifest.read(self.folder(name))
+        if os.sep in name or (Path(name) / MANIFEST_FILE).is_file():
+            return Manifest.read(Path(name).expanduser())
+        raise UserError(f"{unknown('task', name, self.names(), str(self.home / _TASKS))} {IMPORT_HINT}")
+
+    def save(self, manifest: Manifest, overwrite: bool = False) -> Manifest:
+        """Write a manifest under its name; the same content again is no change.
+
+        A manifest that replaces another keeps its hash key, so that patients in old and new results match.
+
+        Returns:
+            The manifest as saved.
+
+        Raises:
+            UserError: Another manifest of that name exists and ``overwrite`` is not set, or the home is not writable.
+        """
+        folder = self.folder(manifest.name)
+        if (folder / MANIFEST_FILE).is_file():
+            old = _read_or_none(folder) if overwrite else Manifest.read(folder)
+            if not overwrite and old is not None and not _same(old, manifest):
+                raise UserError(f"task {manifest.name!r} exists with other content; --overwrite replaces it")
+            if old is not None:
+                manifest = manifest.with_hash_key(old.hash_key)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be made: {error}; set SCALECURVES_HOME to a writable folder") from error
+        manifest.write(folder)
+        return manifest
+
+    def byte_digests(self, manifest: Manifest) -> pd.DataFrame:
+        """Hash of every image's bytes, computed once and remembered until size or time of the file changes.
+
+        Returns:
+            Columns ``image_id``, ``sha256`` (64 hexadecimal digits; of the file's bytes, or of an npz frame's values
+            with shape and type) and ``size`` (bytes of the file), in the manifest's order.
+
+        Raises:
+            DataError: Images are missing; names the first with its row and counts them.
+        """
+        wanted = _stat_images(manifest)
+        cache = self._cached_digests(manifest.name)
+        known = wanted.merge(cache, on=_KEY, how="left") if cache is not None else wanted.assign(sha256=None)
+        todo = np.flatnonzero(known["sha256"].isna())
+        if len(todo):
+            with ThreadPoolExecutor(_THREADS) as pool:
+                fresh = list(pool.map(lambda row: _sha256(manifest, int(row)), todo))
+            known["sha256"] = (
+                known["sha256"].astype(object).where(known["sha256"].notna(), pd.Series(fresh, index=todo))
+            )
+            self._remember(manifest.name, known)
+        return pd.DataFrame(
+            {
+                "image_id": manifest.table[Column.IMAGE_ID],
+                "sha256": known["sha256"].astype("str"),
+                "size": known["size"],
+            }
+        )
+
+    def content_hash(self, manifest: Manifest) -> str:
+        """32 hexadecimal digits that stand for the table and every image's bytes.
+
+        sha256 over ``table_hash`` and the sorted lines ``image_id sha256``; masks count where they are the label.
+
+        Raises:
+            DataError: Images are missing.
+        """
+        digests = self.byte_digests(manifest)
+        lines = [f"{i} {s}" for i, s in zip(digests[Column.IMAGE_ID], digests["sha256"], strict=True)]
+        if manifest.kind is Kind.SEGMENTATION:
+            lines += _mask_lines(manifest)
+        return hashlib.sha256("\n".join([manifest.table_hash, *sorted(lines)]).encode()).hexdigest()[:32]
+
+    def card(self, name: str) -> TaskCard:
+        """The facts about a task that a trial's identity needs.
+
+        Raises:
+            UserError: No such task.
+            DataError: Images are missing.
+        """
+        manifest = self.load(name)
+        return TaskCard(
+            manifest_hash=self.content_hash(manifest), kind=manifest.kind.value, labels=tuple(manifest.labels)
+        )
+
+    def _cached_digests(self, name: str) -> pd.DataFrame | None:
+        file = self.folder(name) / _BYTES_FILE
+        try:
+            cache: pd.DataFrame = pq.read_table(file).to_pandas()
+            return cache[[*_KEY, "sha256"]].drop_duplicates(_KEY)
+        except (FileNotFoundError, pa.ArrowException, KeyError):
+            return None  # a lost or damaged cache is computed anew
+
+    def _remember(self, name: str, digests: pd.DataFrame) -> None:
+        file = self.folder(name) / _BYTES_FILE
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_parquet(pa.Table.from_pandas(digests[[*_KEY, "sha256"]], preserve_index=False), file)
+
+
+def _read_or_none(folder: Path) -> Manifest | None:
+    """An unreadable manifest must not stand in the way of the import that replaces it."""
+    try:
+        return Manifest.read(folder)
+    except (DataError, UserError):
+        return None
+
+
+def _same(old: Manifest, new: Manifest) -> bool:
+    return old.table_hash == new.table_hash
+
+
+def _stat_images(manifest: Manifest) -> pd.DataFrame:
+    """File, frame (-1 for none), size in bytes and modification time of every image.
+
+    Raises:
+        DataError: Images are missing.
+    """
+    files = [_container(manifest, row) for row in range(len(manifest))]
+    unique = list(dict.fromkeys(files))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        stats = dict(zip(unique, pool.map(_stat, unique), strict=True))
+    missing = [row for row, file in enumerate(files) if stats[file] is None]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(files)} images of task {manifest.name!r} are missing, the first: "
+            f"{files[missing[0]]} (row {missing[0]}); root is {manifest.root}"
+        )
+    found = [stats[file] or (0, 0) for file in files]
+    frames = [-1 if (frame := manifest.frame(row)) is None else frame for row in range(len(manifest))]
+    return pd.DataFrame(
+        {
+            "file": pd.Series([str(f) for f in files], dtype="str"),
+            "frame": np.asarray(frames, dtype=np.int64),
+            "size": np.asarray([size for size, _ in found], dtype=np.int64),
+            "mtime_ns": np.asarray([mtime for _, mtime in found], dtype=np.int64),
+        }
+    )
+
+
+def _container(manifest: Manifest, row: int) -> Path:
+    file = manifest.file(row)
+    return split_npz(file)[0] if manifest.frame(row) is not None and FRAME_SEPARATOR in str(file) else file
+
+
+def _stat(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _sha256(manifest: Manifest, row: int) -> str:
+    frame = manifest.frame(row)
+    if frame is None:
+        return _file_sha256(manifest.file(row), row)
+    values = np.ascontiguousarray(read_frame(manifest.file(row), frame))
+    head = f"{values.shape} {values.dtype.str}".encode()
+    return hashlib.sha256(head + values.tobytes()).hexdigest()
+
+
+def _file_sha256(file: Path, row: int) -> str:
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{file} (row {row}) cannot be read: {error}") from error
+
+
+def _mask_lines(manifest: Manifest) -> list[str]:
+    masks = manifest.table[Column.MASK]
+    rows = np.flatnonzero(masks.notna()).tolist()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        digests = list(pool.map(lambda row: _file_sha256(manifest.root / str(masks.iat[row]), row), rows))
+    return [f"{manifest.table[Column.IMAGE_ID].iat[r]} mask {d}" for r, d in zip(rows, digests, strict=True)]

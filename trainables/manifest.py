@@ -1,0 +1,292 @@
+"""The table of a task: one row per image with its labels, patient, split and groups; one Parquet file.
+
+docs/formats.md lists the columns. Images stay where they are; the manifest knows their folder (``root``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from search_spaces.exceptions import DataError, UserError
+from search_spaces.names import MISSING_CLASS, SCHEMA_VERSION, Column, Kind, Split
+from trainables.pixels import read_mask, read_rgb
+from trainables.rows import UNKNOWN as UNKNOWN
+from trainables.rows import age_band as age_band
+from trainables.rows import group_column as group_column
+from trainables.rows import group_names as group_names
+from trainables.rows import value_text
+from trainables.rows import where_mask as where_mask
+
+MANIFEST_FILE = "manifest.parquet"
+CLASS_KINDS = frozenset({Kind.MULTICLASS, Kind.ORDINAL})
+"""Kinds whose labels are the classes of one column ``y``; the others have a column per label."""
+
+_METADATA_KEY = b"scalecurves"
+_REQUIRED = (Column.IMAGE_ID, Column.PATH, Column.PATIENT_ID, Column.SPLIT)
+_WHERE_BYTES_LIE = frozenset({Column.PATH, Column.FRAME, Column.WIDTH, Column.HEIGHT})
+"""Left out of the hash: where the pixels lie, and what follows from them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Manifest:
+    """A task's table and what it means. Rows are addressed by their position in ``table``, from 0.
+
+    Attributes:
+        name: Name of the task.
+        kind: What one label is.
+        labels: Labels, or classes in the order of column ``y``.
+        table: Columns ``image_id, path, frame?, width?, height?, patient_id, study_id?, site?, split, y_<label> or y,
+            mask?, sex?, age_years?, g_<name>*`` (docs/formats.md); index 0..n-1.
+        root: Folder that ``path`` and ``mask`` are relative to.
+        importer: What made this manifest.
+        patients_known: Whether ``patient_id`` groups images; if not, every image counts as its own patient.
+        grouping: What ``patient_id`` really holds: patient, lesion, smear, ...
+        hash_key: Key of the hashes that stand for ids outside this machine; see ``hashed``.
+        notes: What a reader of results must know.
+    """
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    table: pd.DataFrame
+    root: Path
+    importer: str
+    patients_known: bool
+    grouping: str = "patient"
+    hash_key: bytes = b""
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        problems = _problems(self.kind, self.labels, self.table)
+        if problems:
+            raise DataError(f"manifest {self.name!r} is not valid:\n  " + "\n  ".join(problems))
+        if not self.hash_key:
+            object.__setattr__(self, "hash_key", _digest(self, "key").digest())
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The table's label columns, in the order of ``labels``; ``y`` alone where the labels are classes."""
+        return label_columns(self.kind, self.labels)
+
+    @property
+    def table_hash(self) -> str:
+        """sha256 (64 hexadecimal digits) of kind, labels and table; row order, root and paths do not matter."""
+        return str(_digest(self, "table").hexdigest())
+
+    def where(self, where: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+        """Which rows have the wanted values; see ``where_mask``.
+
+        Raises:
+            UserError: Unknown column or value.
+        """
+        return where_mask(self.table, where, self.labels)
+
+    def file(self, row: int) -> Path:
+        """Path of a row's image file; for an npz frame ``FILE.npz#ARRAY``."""
+        return self.root / str(self.table[Column.PATH].iat[row])
+
+    def frame(self, row: int) -> int | None:
+        """Index of a row's npz frame; None for an image file."""
+        if Column.FRAME not in self.table:
+            return None
+        value: Any = self.table[Column.FRAME].iat[row]
+        return None if pd.isna(value) else int(value)
+
+    def pixels(self, row: int) -> npt.NDArray[np.uint8]:
+        """The row's image, uint8 RGB, shape (H, W, 3); see ``trainables.pixels.read_rgb``.
+
+        Raises:
+            DataError: The image is missing or unreadable; names file and row.
+        """
+        try:
+            return read_rgb(self.file(row), self.frame(row))
+        except DataError as error:
+            raise DataError(f"{error} (manifest {self.name!r}, row {row})") from error
+
+    def mask(self, row: int) -> npt.NDArray[np.int32] | None:
+        """The row's mask as stored, shape (H, W); None if it has none.
+
+        Raises:
+            DataError: The mask is missing or unreadable; names file and row.
+        """
+        path: Any = self.table[Column.MASK].iat[row] if Column.MASK in self.table else None
+        if path is None or pd.isna(path):
+            return None
+        try:
+            return read_mask(self.root / str(path))
+        except DataError as error:
+            raise DataError(f"{error} (manifest {self.name!r}, row {row})") from error
+
+    def hashed(self, identifier: str) -> str:
+        """16 hexadecimal digits that stand for a patient, image or study id wherever results travel.
+
+        The same everywhere for one task (HMAC-SHA256 under ``hash_key``), and not to be undone without the manifest.
+        """
+        return hmac.new(self.hash_key, identifier.encode(), hashlib.sha256).hexdigest()[:16]
+
+    def write(self, folder: Path) -> None:
+        """Write ``manifest.parquet`` into ``folder`` (made if needed), whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {
+            "schema": SCHEMA_VERSION,
+            "name": self.name,
+            "kind": self.kind.value,
+            "labels": list(self.labels),
+            "importer": self.importer,
+            "patients_known": self.patients_known,
+            "grouping": self.grouping,
+            "root": _portable_root(self.root, folder),
+            "hash_key": self.hash_key.hex(),
+            "table_hash": self.table_hash,
+            "notes": list(self.notes),
+        }
+        table = pa.Table.from_pandas(self.table, preserve_index=False)
+        metadata = {**(table.schema.metadata or {}), _METADATA_KEY: json.dumps(facts).encode()}
+        write_parquet(table.replace_schema_metadata(metadata), folder / MANIFEST_FILE)
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read what ``write`` wrote.
+
+        Raises:
+            UserError: There is no manifest, or one of another schema version.
+            DataError: The file is damaged.
+        """
+        file = folder / MANIFEST_FILE
+        if not file.is_file():
+            raise UserError(f"no manifest at {file}; make one with python -m orchestrator.tasks import")
+        try:
+            table = pq.read_table(file)
+            facts = json.loads((table.schema.metadata or {})[_METADATA_KEY])
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            raise DataError(f"manifest {file} cannot be read ({error}); import it again") from error
+        if facts["schema"] != SCHEMA_VERSION:
+            raise UserError(f"manifest {file} has schema {facts['schema']}, this is {SCHEMA_VERSION}; import it again")
+        return cls(
+            name=facts["name"],
+            kind=Kind(facts["kind"]),
+            labels=tuple(facts["labels"]),
+            table=table.to_pandas(),
+            root=folder.absolute() / facts["root"],
+            importer=facts["importer"],
+            patients_known=facts["patients_known"],
+            grouping=facts["grouping"],
+            hash_key=bytes.fromhex(facts["hash_key"]),
+            notes=tuple(facts["notes"]),
+        )
+
+    def with_hash_key(self, hash_key: bytes) -> Manifest:
+        """The same manifest under another key."""
+        return replace(self, hash_key=hash_key)
+
+
+def label_columns(kind: Kind, labels: Sequence[str]) -> tuple[str, ...]:
+    """Label columns of a manifest of this kind; none for segmentation."""
+    if kind is Kind.SEGMENTATION:
+        return ()
+    return (Column.Y,) if kind in CLASS_KINDS else tuple(f"{Column.LABEL_PREFIX}{label}" for label in labels)
+
+
+def write_parquet(table: pa.Table, file: Path) -> None:
+    """Write a Parquet file under a temporary name, then move it.
+
+    Raises:
+        UserError: The folder cannot be written to.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        os.close(handle)
+        try:
+            pq.write_table(table, temporary)
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(file)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error}") from error
+
+
+def _portable_root(root: Path, folder: Path) -> str:
+    """Relative when the images lie under the manifest's own folder, so that both can be moved together."""
+    root, folder = root.absolute(), folder.absolute()
+    return str(root.relative_to(folder)) if root.is_relative_to(folder) else str(root)
+
+
+def _problems(kind: Kind, labels: Sequence[str], table: pd.DataFrame) -> list[str]:
+    if missing := [c for c in (*_REQUIRED, *label_columns(kind, labels)) if c not in table]:
+        return [f"column {column!r} is missing; it has {', '.join(map(str, table.columns))}" for column in missing]
+    problems = []
+    if not labels or len(set(labels)) != len(labels):
+        problems.append(f"labels must be given and differ, got {list(labels)}")
+    for column in _REQUIRED:
+        if blank := int(table[column].isna().sum()):
+            problems.append(f"column {column!r} is blank in {blank} rows")
+    duplicated = table[Column.IMAGE_ID][table[Column.IMAGE_ID].duplicated()].astype(str)
+    if len(duplicated):
+        problems.append(f"image_id is not unique: {len(duplicated)} repeated, such as {duplicated.iloc[0]!r}")
+    if strange := sorted(set(table[Column.SPLIT].dropna()) - set(Split)):
+        problems.append(f"split has {strange}; allowed are {', '.join(Split)}")
+    if not table.index.equals(pd.RangeIndex(len(table))):
+        problems.append("the index must be 0..n-1 (use reset_index(drop=True))")
+    return problems + _label_problems(kind, labels, table)
+
+
+def _label_problems(kind: Kind, labels: Sequence[str], table: pd.DataFrame) -> list[str]:
+    problems: list[str] = []
+    for column in label_columns(kind, labels):
+        values = table[column]
+        if kind in CLASS_KINDS:
+            allowed = values.between(MISSING_CLASS, len(labels) - 1)
+            meaning = f"classes 0 to {len(labels) - 1}, or {MISSING_CLASS} (unknown)"
+        else:
+            allowed = values.isna() | values.isin([0, 1, -1])
+            meaning = "0, 1, blank (not known) or -1 (uncertain)"
+        rows = np.flatnonzero(~allowed.to_numpy(dtype=bool))[:5].tolist()
+        problems += [f"{column} of row {row} is {values.iat[row]}; allowed: {meaning}" for row in rows]
+    return problems
+
+
+def _digest(manifest: Manifest, purpose: str) -> Any:
+    """sha256 over the content in a canonical order.
+
+    ``purpose`` keeps the published hash and the secret key apart: one cannot be computed from the other. A key that
+    follows from the content is the same on every cluster that imports the same data, so patients match.
+    """
+    table = manifest.table
+    order = np.argsort(table[Column.IMAGE_ID].to_numpy(dtype=str), kind="stable")
+    head = {"purpose": purpose, "schema": SCHEMA_VERSION, "kind": manifest.kind, "labels": list(manifest.labels)}
+    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    for column in sorted(str(c) for c in table.columns if c not in _WHERE_BYTES_LIE):
+        values = table[column].notna() if column == Column.MASK else table[column]
+        cells = [None if pd.isna(v) else value_text(v) for v in values.to_numpy(dtype=object)[order]]
+        digest.update(json.dumps([column, cells], ensure_ascii=True).encode())
+    return digest
+
+
+def checked_root(root: Path) -> Path:
+    """``root`` made absolute.
+
+    Raises:
+        UserError: It is no folder.
+    """
+    if not root.is_dir():
+        raise UserError(f"folder of images {root} does not exist")
+    return root.absolute()
