@@ -1,0 +1,245 @@
+"""Training subsets: one patient order per subset seed, and the prefixes of it.
+
+All amounts of one task and subset seed come from the same order of the patients, so that a smaller subset lies inside
+every larger one of its kind. The rule (``search_spaces.identity.SUBSET_RULE``):
+
+1. An *outcome* is what a class can be: each class of a multiclass or ordinal task; positive and negative of each
+   label of a binary or multilabel one. A patient has the outcomes of its images; an unknown label is none.
+2. A patient's stratum is the rarest outcome that it has, counted in patients of the pool.
+3. Within a stratum patients are ordered by a hash of seed and patient id; the i-th of n stands at (i - u) / n with u
+   drawn per stratum: systematic sampling with a random start (Cochran 1977, Sampling Techniques, chapter 8). A prefix
+   of k of N patients holds each stratum's share k n / N to within 1 + (H - 2) n / N patients, where H is the number of
+   strata, and hits it on average over seeds.
+4. An amount counted in images takes the prefix whose number of images is nearest to it, the larger of two equally near
+   ones, never fewer than one patient. ``per_class: k`` takes the first k patients of each outcome instead.
+5. For every outcome that is then missing the first patient who has it is taken in as well. These forced patients are
+   counted. The same patient is forced at every smaller amount, so subsets stay nested.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from search_spaces.amounts import Amount
+from search_spaces.exceptions import UserError
+from search_spaces.identity import SUBSET_RULE, digest
+from search_spaces.names import Column, Kind
+from search_spaces.results import SubsetFacts
+
+Outcome = tuple[str, int]
+"""A label and its value (1 or 0); of a multiclass task the class and 1."""
+
+
+class EmptyCell(UserError):  # noqa: N818 (a finding about a cell that plans turn into an exclusion, not a fault)
+    """The cell cannot be trained; the message is the reason for its exclusion."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subset:
+    """The training images of one amount and subset seed.
+
+    Attributes:
+        rows: Ascending positions in the pool, shape (images,), int64.
+        patients: Number of patients.
+        forced_patients: Patients beyond the amount, taken in because an outcome would be missing.
+        positives: Label -> positive images (multiclass: images of the class).
+        subset_hash: First 16 hexadecimal digits of the sha256 of the sorted image ids.
+        order_hash: The same of the patient order, equal for all amounts of a pool and seed.
+        pool_images: Images of the pool.
+        pool_patients: Patients of the pool.
+    """
+
+    rows: NDArray[np.int64]
+    patients: int
+    forced_patients: int
+    positives: dict[str, int]
+    subset_hash: str
+    order_hash: str
+    pool_images: int
+    pool_patients: int
+
+    def facts(self, *, val_images: int, val_patients: int, patients_known: bool) -> SubsetFacts:
+        """What the record keeps of this subset."""
+        return SubsetFacts(
+            subset_hash=self.subset_hash,
+            order_hash=self.order_hash,
+            images=len(self.rows),
+            patients=self.patients,
+            forced_patients=self.forced_patients,
+            positives=self.positives,
+            pool_images=self.pool_images,
+            pool_patients=self.pool_patients,
+            val_images=val_images,
+            val_patients=val_patients,
+            patients_known=patients_known,
+        )
+
+
+def draw_subset(pool: pd.DataFrame, labels: Sequence[str], kind: str, amount: Amount, subset_seed: int) -> Subset:
+    """The training subset of one cell and seed. See the module for the rule.
+
+    Args:
+        pool: All training rows: ``image_id``, ``patient_id`` and ``y_<label>`` (1, 0; NaN and -1 are unknown) or ``y``
+            (position in ``labels``; -1 is unknown). Row order and index have no influence.
+        labels: Labels (classes) to learn.
+        kind: binary, multilabel, multiclass or ordinal.
+        amount: How much.
+        subset_seed: Draws the patient order.
+
+    Raises:
+        UserError: More is asked than the pool holds.
+        EmptyCell: Less than one patient is asked, or the pool lacks a class altogether.
+    """
+    return PatientOrder(pool, labels, kind, subset_seed).draw(amount)
+
+
+class PatientOrder:
+    """The order of a pool's patients under one subset seed; draws every amount from it.
+
+    Args:
+        pool: See ``draw_subset``.
+        labels: Labels (classes) to learn.
+        kind: binary, multilabel, multiclass or ordinal.
+        subset_seed: Draws the order.
+
+    Raises:
+        EmptyCell: The pool is empty.
+    """
+
+    def __init__(self, pool: pd.DataFrame, labels: Sequence[str], kind: str, subset_seed: int) -> None:
+        if not len(pool):
+            raise EmptyCell("the task has no training images")
+        self._labels = tuple(labels)
+        self._image_ids = pool[Column.IMAGE_ID].astype(str).to_numpy(dtype=object)
+        self._outcomes, image_has = _image_outcomes(pool, self._labels, kind)
+        names, patient_of_row = np.unique(
+            pool[Column.PATIENT_ID].astype(str).to_numpy(dtype=object), return_inverse=True
+        )
+        has = np.zeros((len(names), len(self._outcomes)), dtype=bool)
+        np.logical_or.at(has, patient_of_row, image_has)
+        order = _interleave(names, _strata(has), self._outcomes, subset_seed)
+        rank = np.empty(len(order), dtype=np.int64)
+        rank[order] = np.arange(len(order))
+        self._rank_of_row: NDArray[np.int64] = rank[patient_of_row]
+        """Place of each row's patient in the order, shape (images,)."""
+        self._has: NDArray[np.bool_] = has[order]
+        """Whether the patient at a place has an outcome, shape (patients, outcomes)."""
+        self._image_has = image_has
+        self._images_reached: NDArray[np.int64] = np.cumsum(np.bincount(self._rank_of_row, minlength=len(order)))
+        self.patients: tuple[str, ...] = tuple(names[order])
+        """Patient ids in order."""
+        self.order_hash: str = digest("\n".join(self.patients))
+
+    def draw(self, amount: Amount) -> Subset:
+        """The subset of one amount.
+
+        Raises:
+            UserError: More is asked than the pool holds.
+            EmptyCell: Less than one patient is asked, or the pool lacks a class altogether.
+        """
+        self._refuse_missing_outcomes()
+        chosen = self._per_class(int(amount.value)) if amount.kind == "per_class" else self._prefix(amount)
+        asked = int(chosen.sum())
+        missing = ~self._has[chosen].any(axis=0)
+        chosen[self._has.argmax(axis=0)[missing]] = True
+        rows = np.flatnonzero(chosen[self._rank_of_row])
+        counts = self._image_has[rows].sum(axis=0)
+        return Subset(
+            rows=rows,
+            patients=int(chosen.sum()),
+            forced_patients=int(chosen.sum()) - asked,
+            positives={label: int(n) for (label, value), n in zip(self._outcomes, counts, strict=True) if value == 1},
+            subset_hash=digest("\n".join(sorted(self._image_ids[rows]))),
+            order_hash=self.order_hash,
+            pool_images=len(self._rank_of_row),
+            pool_patients=len(self.patients),
+        )
+
+    def _refuse_missing_outcomes(self) -> None:
+        absent = [_describe(o) for o, n in zip(self._outcomes, self._has.sum(axis=0), strict=True) if not n]
+        if absent:
+            raise EmptyCell(
+                f"no training image is {', '.join(absent)}; leave such labels out with the task's labels, "
+                f"or choose other rows with its where"
+            )
+
+    def _per_class(self, k: int) -> NDArray[np.bool_]:
+        """The first k patients of each outcome, as a mask over places in the order."""
+        for outcome, n in zip(self._outcomes, self._has.sum(axis=0), strict=True):
+            if n < k:
+                raise UserError(
+                    f"per_class: {k} patients asked, but only {n} have an image that is {_describe(outcome)}"
+                )
+        return np.asarray((self._has & (np.cumsum(self._has, axis=0) <= k)).any(axis=1))
+
+    def _prefix(self, amount: Amount) -> NDArray[np.bool_]:
+        """The prefix of the order that an amount asks for, as a mask over places in the order."""
+        length = int(amount.value) if amount.kind == "patients" else self._length_reaching(amount)
+        if length > len(self.patients):
+            raise UserError(f"{length} patients asked, but the training set holds {len(self.patients)}")
+        return np.arange(len(self.patients)) < length
+
+    def _length_reaching(self, amount: Amount) -> int:
+        """Patients in the prefix whose number of images is nearest to the amount."""
+        total = int(self._images_reached[-1])
+        images = amount.value * total if amount.kind == "fraction" else amount.value
+        if images > total:
+            raise UserError(f"{images:g} images asked, but the training set holds {total}")
+        if images / total * len(self.patients) < 0.5:
+            raise EmptyCell(
+                f"{amount.label} of {total} images of {len(self.patients)} patients is fewer than one patient"
+            )
+        after = int(np.searchsorted(self._images_reached, images))
+        before = int(self._images_reached[after - 1]) if after else 0
+        nearer_before = images - before < int(self._images_reached[after]) - images
+        return max(1, after if nearer_before else after + 1)
+
+
+def _image_outcomes(
+    pool: pd.DataFrame, labels: tuple[str, ...], kind: str
+) -> tuple[tuple[Outcome, ...], NDArray[np.bool_]]:
+    """All outcomes, and which of them each image has, shape (images, outcomes)."""
+    if kind in (Kind.MULTICLASS, Kind.ORDINAL):
+        y = pool[Column.Y].to_numpy()
+        return tuple((label, 1) for label in labels), y[:, None] == np.arange(len(labels))
+    outcomes = tuple((label, value) for label in labels for value in (1, 0))
+    columns = [pool[Column.LABEL_PREFIX + label].to_numpy() == value for label, value in outcomes]
+    return outcomes, np.stack(columns, axis=1)
+
+
+def _strata(has: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The rarest outcome of each patient, -1 for patients without any label; shape (patients,)."""
+    rarest_first = np.argsort(has.sum(axis=0), kind="stable")
+    stratum = rarest_first[has[:, rarest_first].argmax(axis=1)]
+    return np.where(has.any(axis=1), stratum, -1)
+
+
+def _interleave(
+    names: NDArray[np.object_], strata: NDArray[np.int64], outcomes: Sequence[Outcome], seed: int
+) -> NDArray[np.int64]:
+    """Indices of the patients in order: each stratum in hash order, spread evenly from a random start."""
+    draws = np.array([_uniform(seed, "patient", name) for name in names])
+    place = np.empty(len(names))
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
+        start = _uniform(seed, "start", "" if stratum < 0 else _describe(outcomes[stratum]))
+        place[members[np.argsort(draws[members], kind="stable")]] = (np.arange(len(members)) + start) / len(members)
+    # Ties between strata are broken by the patients' own draws, so that no label comes first by its name.
+    return np.lexsort((draws, place))
+
+
+def _uniform(seed: int, what: str, name: str) -> float:
+    """A number in [0, 1) that depends on nothing else: no library's random stream, no other patient."""
+    bits = hashlib.sha256(f"{SUBSET_RULE}|{seed}|{what}|{name}".encode()).digest()
+    return (int.from_bytes(bits[:8], "big") >> 11) / 2**53
+
+
+def _describe(outcome: Outcome) -> str:
+    label, value = outcome
+    return label if value == 1 else f"not {label}"
