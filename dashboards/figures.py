@@ -1,0 +1,322 @@
+"""Interactive figures: the descriptions of ``dashboards.plots`` drawn with plotly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from dashboards.plots import AnyPlot, CurvePlot, IntervalPlot, MatrixPlot, Row, Series
+from dashboards.style import FONT_STACK, GRID, INK, MUTED, ZONE, LineStyle
+
+PANELS_PER_ROW = 3
+_PANEL_HEIGHT_PX = 330
+_ROW_HEIGHT_PX = 27
+_CELL_HEIGHT_PX = 34
+_LEGEND_PX = 96
+"""Room above the panels: legend and panel titles."""
+
+_SHARES = [[0.0, "#f6d5c4"], [0.499, "#fbeee6"], [0.5, "#eef4f9"], [0.999, "#d6e6f2"], [1.0, "#c4e3d7"]]
+"""Nothing done to all done, light enough for black text."""
+
+
+def draw(plot: AnyPlot) -> go.Figure:
+    """The plotly figure of a description. Its width follows the page; its height is fixed, in pixels."""
+    if isinstance(plot, CurvePlot):
+        return _curves(plot)
+    if isinstance(plot, IntervalPlot):
+        return _intervals(plot)
+    return _matrix(plot)
+
+
+def _curves(plot: CurvePlot) -> go.Figure:
+    columns = min(len(plot.panels), PANELS_PER_ROW)
+    rows = math.ceil(len(plot.panels) / columns)
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        shared_yaxes=True,
+        subplot_titles=[f"<b>{p.title}</b>" for p in plot.panels],
+        horizontal_spacing=0.035,
+        vertical_spacing=0.3 / rows,
+        x_title=None,
+    )
+    legend_seen: set[str] = set()
+    for i, panel in enumerate(plot.panels):
+        place = {"row": i // columns + 1, "col": i % columns + 1}
+        _reference_lines(figure, plot, place)
+        for series in panel.series:
+            _draw_series(figure, series, plot.styles[series.name], place, legend_seen)
+    _curve_axes(figure, plot, rows, columns)
+    _layout(figure, height=_PANEL_HEIGHT_PX * rows + _LEGEND_PX)
+    return figure
+
+
+def _reference_lines(figure: go.Figure, plot: CurvePlot, place: dict[str, int]) -> None:
+    if plot.diagonal:
+        low, high = plot.x_range
+        line = {"color": MUTED, "width": 1, "dash": "dot"}
+        trace = go.Scatter(x=[low, high], y=[low, high], mode="lines", line=line, showlegend=False, hoverinfo="skip")
+        figure.add_trace(trace, **place)
+    if plot.reference is not None and plot.y_range[0] < plot.reference < plot.y_range[1]:
+        figure.add_hline(y=plot.reference, line={"color": MUTED, "width": 1, "dash": "dot"}, **place)
+
+
+def _draw_series(
+    figure: go.Figure, series: Series, style: LineStyle, place: dict[str, int], legend_seen: set[str]
+) -> None:
+    if len(series.dots_x):
+        dots = go.Scatter(
+            x=list(series.dots_x),
+            y=list(series.dots_y),
+            mode="markers",
+            marker={"color": style.colour, "size": 4, "opacity": 0.45},
+            legendgroup=series.name,
+            showlegend=False,
+            hoverinfo="skip",
+        )
+        figure.add_trace(dots, **place)
+    trace = go.Scatter(
+        x=list(series.x),
+        y=list(series.y),
+        name=series.name,
+        legendgroup=series.name,
+        showlegend=series.name not in legend_seen,
+        mode="lines+markers" if series.joined else "markers",
+        line={"color": style.colour, "width": 2, "dash": style.dash},
+        marker={"color": style.colour, "symbol": style.symbol, "size": 8, "line": {"color": "white", "width": 0.7}},
+        error_y=_bars(series.y, series.low, series.high, style.colour),
+        error_x=_bars(series.x, series.x_low, series.x_high, style.colour) if len(series.x_low) else None,
+        hovertext=list(series.hover),
+        hoverinfo="text",
+    )
+    figure.add_trace(trace, **place)
+    legend_seen.add(series.name)
+
+
+def _bars(y: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str) -> dict[str, Any]:
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [_distance(a, b) for a, b in zip(y, high, strict=True)],
+        "arrayminus": [_distance(b, a) for a, b in zip(y, low, strict=True)],
+        "color": colour,
+        "thickness": 1.3,
+        "width": 3,
+    }
+
+
+def _distance(a: float, b: float) -> float | None:
+    return b - a if math.isfinite(b - a) else None
+
+
+def _curve_axes(figure: go.Figure, plot: CurvePlot, rows: int, columns: int) -> None:
+    x_range = [math.log10(v) for v in plot.x_range] if plot.x_log else list(plot.x_range)
+    figure.update_xaxes(type="log" if plot.x_log else "linear", range=x_range, **_AXIS)
+    figure.update_yaxes(range=list(plot.y_range), **_AXIS)
+    if plot.x_ticks:
+        texts = [text.replace("\n", "<br>") for _, text in plot.x_ticks]
+        figure.update_xaxes(tickmode="array", tickvals=[x for x, _ in plot.x_ticks], ticktext=texts)
+    last_row = [i for i in range(len(plot.panels)) if i + columns >= len(plot.panels)]
+    for i in last_row:
+        title = {"text": plot.x_label, "standoff": 8}
+        figure.update_xaxes(title=title, row=i // columns + 1, col=i % columns + 1)
+    for row in range(rows):
+        figure.update_yaxes(title={"text": plot.y_label, "standoff": 6}, row=row + 1, col=1)
+
+
+def _intervals(plot: IntervalPlot) -> go.Figure:
+    panels = len(plot.panels)
+    columns = min(panels, 2)
+    rows = math.ceil(panels / columns)
+    longest = max((len(entries) for _, entries in plot.panels), default=1)
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        subplot_titles=[f"<b>{title}</b>" for title, _ in plot.panels],
+        horizontal_spacing=0.3 if columns > 1 else 0.0,
+        vertical_spacing=min(0.9 / rows, 80 / (rows * longest * _ROW_HEIGHT_PX + 80 * rows)) if rows > 1 else 0.0,
+    )
+    legend_seen: set[str] = set()
+    for i, (_, entries) in enumerate(plot.panels):
+        place = {"row": i // columns + 1, "col": i % columns + 1}
+        _zone(figure, plot, place)
+        for name, style in plot.styles.items():
+            _draw_rows(figure, entries, name, style, place, legend_seen)
+        _row_axis(figure, entries, place)
+        _notes(figure, entries, place, i)
+    figure.update_xaxes(range=list(plot.x_range), **_AXIS)
+    for i in range(panels):
+        figure.update_xaxes(title={"text": plot.x_label, "standoff": 8}, row=i // columns + 1, col=i % columns + 1)
+    _layout(figure, height=rows * (longest * _ROW_HEIGHT_PX + 70) + _LEGEND_PX)
+    figure.update_layout(margin={"r": 170})
+    return figure
+
+
+def _zone(figure: go.Figure, plot: IntervalPlot, place: dict[str, int]) -> None:
+    if plot.zone is None:
+        return
+    if plot.zone > 0:
+        figure.add_vrect(x0=-plot.zone, x1=plot.zone, fillcolor=ZONE, line_width=0, layer="below", **place)
+    figure.add_vline(x=0, line={"color": MUTED, "width": 1}, **place)
+
+
+def _draw_rows(
+    figure: go.Figure,
+    entries: Sequence[Row],
+    name: str,
+    style: LineStyle,
+    place: dict[str, int],
+    legend_seen: set[str],
+) -> None:
+    mine = [(i, e) for i, e in enumerate(entries) if e.name == name and math.isfinite(e.value)]
+    if not mine:
+        return
+    trace = go.Scatter(
+        x=[e.value for _, e in mine],
+        y=[i for i, _ in mine],
+        name=name,
+        legendgroup=name,
+        showlegend=name not in legend_seen,
+        mode="markers",
+        marker={
+            "color": [style.colour if e.filled else "white" for _, e in mine],
+            "symbol": style.symbol,
+            "size": 9,
+            "line": {"color": style.colour, "width": 1.8},
+        },
+        error_x=_bars([e.value for _, e in mine], [e.low for _, e in mine], [e.high for _, e in mine], style.colour),
+        hovertext=[f"{e.label}<br>{e.note}" for _, e in mine],
+        hoverinfo="text",
+    )
+    figure.add_trace(trace, **place)
+    legend_seen.add(name)
+
+
+def _row_axis(figure: go.Figure, entries: Sequence[Row], place: dict[str, int]) -> None:
+    figure.update_yaxes(
+        tickmode="array",
+        tickvals=list(range(len(entries))),
+        ticktext=[e.label for e in entries],
+        range=[len(entries) - 0.4, -0.6],
+        automargin=True,
+        showgrid=False,
+        zeroline=False,
+        tickfont={"size": 12},
+        **place,
+    )
+
+
+def _notes(figure: go.Figure, entries: Sequence[Row], place: dict[str, int], panel: int) -> None:
+    axis = "" if panel == 0 else str(panel + 1)
+    for i, entry in enumerate(entries):
+        figure.add_annotation(
+            x=1.02,
+            xref=f"x{axis} domain",
+            y=i,
+            yref=f"y{axis}",
+            text=entry.note,
+            showarrow=False,
+            xanchor="left",
+            font={"size": 12, "color": INK if entry.filled and math.isfinite(entry.value) else MUTED},
+        )
+
+
+def _matrix(plot: MatrixPlot) -> go.Figure:
+    rows, columns = len(plot.rows), len(plot.columns)
+    figure = go.Figure(
+        go.Heatmap(
+            z=[[None if math.isnan(v) else v for v in line] for line in plot.share],
+            x=list(range(columns)),
+            y=list(range(rows)),
+            text=[list(line) for line in plot.text],
+            texttemplate="%{text}",
+            textfont={"size": 12, "color": INK},
+            zmin=0,
+            zmax=1,
+            colorscale=_SHARES,
+            showscale=False,
+            xgap=2,
+            ygap=2,
+            hoverongaps=False,
+            hoverinfo="skip",
+        )
+    )
+    figure.update_xaxes(
+        tickmode="array",
+        tickvals=list(range(columns)),
+        ticktext=list(plot.columns),
+        side="top",
+        showgrid=False,
+        zeroline=False,
+        fixedrange=True,
+    )
+    figure.update_yaxes(
+        tickmode="array",
+        tickvals=list(range(rows)),
+        ticktext=list(plot.rows),
+        autorange="reversed",
+        automargin=True,
+        showgrid=False,
+        zeroline=False,
+        fixedrange=True,
+    )
+    _group_titles(figure, plot)
+    _layout(figure, height=rows * _CELL_HEIGHT_PX + 110)
+    figure.update_layout(margin={"t": 78, "b": 12})
+    return figure
+
+
+def _group_titles(figure: go.Figure, plot: MatrixPlot) -> None:
+    start = 0
+    for name, width in plot.groups:
+        figure.add_annotation(
+            x=start + (width - 1) / 2,
+            y=1,
+            yref="paper",
+            yshift=42,
+            text=f"<b>{name}</b>",
+            showarrow=False,
+            font={"size": 13},
+        )
+        start += width
+        if start < len(plot.columns):
+            figure.add_vline(x=start - 0.5, line={"color": MUTED, "width": 1})
+
+
+_AXIS: dict[str, Any] = {
+    "gridcolor": GRID,
+    "linecolor": "#9aa0a6",
+    "showline": True,
+    "zeroline": False,
+    "ticks": "outside",
+    "tickcolor": "#9aa0a6",
+    "tickfont": {"size": 12},
+}
+
+
+def _layout(figure: go.Figure, height: int) -> None:
+    figure.update_layout(
+        height=height,
+        autosize=True,
+        template="none",
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        font={"family": FONT_STACK, "size": 13, "color": INK},
+        margin={"l": 64, "r": 16, "t": _LEGEND_PX - 18, "b": 72},
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "font": {"size": 13},
+            "itemwidth": 44,
+        },
+        hoverlabel={"bgcolor": "white", "bordercolor": MUTED, "font": {"color": INK, "size": 12}, "align": "left"},
+    )
+    figure.update_annotations(font_family=FONT_STACK)

@@ -1,0 +1,322 @@
+"""One HTML file with everything in it: findings, figures, the table behind each, methods and provenance.
+
+The page asks nothing of the network and nothing of the browser's storage, so that it works from a disk, from an e-mail
+and in the sandboxed frame of the MLflow UI. Everything a user named is escaped.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from plotly.offline import get_plotlyjs
+
+from dashboards.figures import draw
+from dashboards.plots import AnyPlot
+from dashboards.style import FONT_STACK, INK, MUTED, count, number
+
+TABLE_ROWS = 300
+"""Rows of a table on the page; the files beside it hold all."""
+
+FINDINGS_SHOWN = 12
+"""Findings of a list that stand open; the rest unfolds."""
+
+_P_COLUMNS = ("p", "p_holm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One sentence of the result.
+
+    Attributes:
+        badge: Its class in one or two words.
+        tone: Colour of the badge: good, bad, even or open.
+        text: The sentence, plain.
+        detail: Caveats or what is missing, plain; may be empty.
+    """
+
+    badge: str
+    tone: str
+    text: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindingList:
+    """Findings under one heading."""
+
+    heading: str
+    intro: str
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A part of the page.
+
+    Attributes:
+        anchor: Fragment id.
+        heading: Its title.
+        intro: One paragraph, plain; may be empty.
+        plots: Figures in order.
+        tables: (title, table) that stand without a figure.
+        empty: What is said if there is neither.
+    """
+
+    anchor: str
+    heading: str
+    intro: str = ""
+    plots: tuple[AnyPlot, ...] = ()
+    tables: tuple[tuple[str, pd.DataFrame], ...] = ()
+    empty: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageContent:
+    """Everything that a page shows, in order."""
+
+    title: str
+    subtitle: str
+    summary: str
+    facts: tuple[tuple[str, str], ...]
+    findings: tuple[FindingList, ...]
+    caveats: tuple[str, ...]
+    sections: tuple[Section, ...]
+    methods: tuple[str, ...]
+    provenance: tuple[tuple[str, str], ...] = field(default=())
+
+
+def render_page(content: PageContent) -> str:
+    """The HTML of a report, complete in one file."""
+    has_plots = any(section.plots for section in content.sections)
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{_text(content.title)}</title>",
+        f"<style>{_CSS}</style></head><body>",
+        '<a class="skip" href="#findings">Skip to the findings</a>',
+        _header(content),
+        "<main>",
+        _findings(content),
+        *(_section(section) for section in content.sections),
+        _methods(content),
+        "</main>",
+        f"<script>{get_plotlyjs()}</script><script>{_SCRIPT}</script>" if has_plots else "",
+        "</body></html>",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _header(content: PageContent) -> str:
+    links = [("findings", "Findings"), *((s.anchor, s.heading) for s in content.sections), ("methods", "Methods")]
+    nav = "".join(f'<li><a href="#{_text(a)}">{_text(h)}</a></li>' for a, h in links)
+    facts = "".join(f"<div><dt>{_text(k)}</dt><dd>{_text(v)}</dd></div>" for k, v in content.facts)
+    return (
+        f'<header><p class="kicker">{_text(content.subtitle)}</p><h1>{_text(content.title)}</h1>'
+        f'<dl class="facts">{facts}</dl><nav aria-label="Sections"><ul>{nav}</ul></nav></header>'
+    )
+
+
+def _findings(content: PageContent) -> str:
+    parts = [f'<section id="findings"><h2>Findings</h2><p class="lead">{_text(content.summary)}</p>']
+    for block in content.findings:
+        parts.append(f"<h3>{_text(block.heading)}</h3>")
+        if block.intro:
+            parts.append(f'<p class="note">{_text(block.intro)}</p>')
+        shown, more = block.findings[:FINDINGS_SHOWN], block.findings[FINDINGS_SHOWN:]
+        parts.append(_finding_list(shown))
+        if more:
+            parts.append(f"<details><summary>{len(more)} more</summary>{_finding_list(more)}</details>")
+    if content.caveats:
+        items = "".join(f"<li>{_text(c)}</li>" for c in content.caveats)
+        parts.append(f'<h3>Read this before quoting</h3><ul class="caveats">{items}</ul>')
+    return "".join([*parts, "</section>"])
+
+
+def _finding_list(findings: Iterable[Finding]) -> str:
+    items = []
+    for finding in findings:
+        detail = f'<span class="detail">{_text(finding.detail)}</span>' if finding.detail else ""
+        badge = f'<span class="badge {_text(finding.tone)}">{_text(finding.badge)}</span>'
+        items.append(f"<li>{badge}<span>{_text(finding.text)}{detail}</span></li>")
+    return f'<ul class="findings">{"".join(items)}</ul>'
+
+
+def _section(section: Section) -> str:
+    parts = [f'<section id="{_text(section.anchor)}"><h2>{_text(section.heading)}</h2>']
+    if section.intro:
+        parts.append(f"<p>{_text(section.intro)}</p>")
+    parts.extend(_figure(plot) for plot in section.plots)
+    parts.extend(f"<h3>{_text(title)}</h3>{_table(table, title)}" for title, table in section.tables)
+    if not section.plots and not section.tables:
+        parts.append(f'<p class="note">{_text(section.empty or "Nothing to show yet.")}</p>')
+    return "".join([*parts, "</section>"])
+
+
+def _figure(plot: AnyPlot) -> str:
+    figure = draw(plot)
+    key = re.sub(r"[^A-Za-z0-9_-]", "-", plot.key)
+    # "<" would let a name in the data close the script element.
+    spec = figure.to_json().replace("<", "\\u003c")
+    height = int(figure.layout.height)
+    return (
+        f'<figure id="fig-{key}"><h3>{_text(plot.title)}</h3>'
+        f'<div class="scroll"><div class="plot" role="img" aria-label="{_text(plot.alt)}" '
+        f'style="min-height:{height}px">'
+        f'<script type="application/json">{spec}</script></div></div>'
+        f"<figcaption>{_text(plot.caption)}</figcaption>"
+        f"<details><summary>{_rows_text(plot.table)} behind this figure</summary>{_table(plot.table, plot.title)}"
+        "</details></figure>"
+    )
+
+
+def _rows_text(table: pd.DataFrame) -> str:
+    return f"Table of {len(table)} row{'s' if len(table) != 1 else ''}"
+
+
+def _table(table: pd.DataFrame, title: str) -> str:
+    shown = table.head(TABLE_ROWS)
+    head = "".join(f'<th scope="col">{_text(_column_title(str(c)))}</th>' for c in shown.columns)
+    columns = [[_cell(value, str(name)) for value in shown[name]] for name in shown.columns]
+    body = "".join(f"<tr>{''.join(row)}</tr>" for row in zip(*columns, strict=True))
+    more = len(table) - len(shown)
+    rest = f'<p class="note">{more} further rows are in the tables beside this page.</p>' if more > 0 else ""
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{_text(title)}"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{rest}"
+    )
+
+
+def _column_title(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _cell(value: object, column: str) -> str:
+    if isinstance(value, bool | np.bool_):
+        return f"<td>{'yes' if value else 'no'}</td>"
+    if isinstance(value, int | float | np.number):
+        return f'<td class="n">{_text(_number(float(value), column))}</td>'
+    if value is None or value is pd.NA or value is pd.NaT:
+        return "<td>–</td>"
+    return f"<td>{_text(str(value))}</td>"
+
+
+def _number(value: float, column: str) -> str:
+    if not math.isfinite(value):
+        return "–"
+    if column in _P_COLUMNS:
+        return "<0.001" if value < 0.001 else number(value, 3)
+    if value == round(value) and abs(value) < 1e15:
+        return count(value) if abs(value) >= 1 else "0"
+    return number(value, 4) if abs(value) < 10 else number(value, 1)
+
+
+def _methods(content: PageContent) -> str:
+    paragraphs = "".join(f"<p>{_text(p)}</p>" for p in content.methods)
+    rows = "".join(f'<tr><th scope="row">{_text(k)}</th><td>{_text(v)}</td></tr>' for k, v in content.provenance)
+    table = f"<h3>Provenance</h3><div class='scroll'><table>{rows}</table></div>" if rows else ""
+    return f'<section id="methods"><h2>Methods</h2>{paragraphs}{table}</section>'
+
+
+def _text(value: str) -> str:
+    return html.escape(value, quote=True)
+
+
+def embed_json(value: Sequence[object] | dict[str, object]) -> str:
+    """JSON that may stand inside a script element."""
+    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+
+
+_CSS = f"""
+:root {{ color-scheme: light; --ink: {INK}; --muted: {MUTED}; --line: #dadce0; --accent: #0b5394; }}
+* {{ box-sizing: border-box; }}
+html {{ scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }}
+body {{ margin: 0; background: #fff; color: var(--ink); font: 16px/1.55 {FONT_STACK}; }}
+header, main {{ max-width: 1180px; margin: 0 auto; padding: 0 24px; }}
+header {{ padding-top: 40px; }}
+.kicker {{ margin: 0; color: var(--muted); font-size: 14px; }}
+h1 {{ margin: 4px 0 20px; font-size: 34px; line-height: 1.2; letter-spacing: -0.01em; overflow-wrap: anywhere; }}
+h2 {{ margin: 56px 0 12px; padding-top: 16px; border-top: 1px solid var(--line); font-size: 24px; line-height: 1.3; }}
+h3 {{ margin: 32px 0 8px; font-size: 17px; line-height: 1.4; }}
+p {{ max-width: 76ch; margin: 8px 0 14px; }}
+a {{ color: var(--accent); }}
+.lead {{ font-size: 19px; line-height: 1.5; }}
+.note, figcaption {{ color: var(--muted); font-size: 14px; line-height: 1.5; max-width: 92ch; }}
+.facts {{ display: flex; flex-wrap: wrap; gap: 12px 36px; margin: 0 0 20px; }}
+.facts dt {{ color: var(--muted); font-size: 13px; }}
+.facts dd {{ margin: 0; font-size: 20px; font-weight: 600; font-variant-numeric: tabular-nums; }}
+nav ul {{ display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 0; padding: 0; list-style: none; font-size: 15px; }}
+.findings {{ margin: 8px 0; padding: 0; list-style: none; }}
+.findings li {{ display: grid; grid-template-columns: 190px 1fr; gap: 4px 16px; align-items: baseline;
+  padding: 8px 0; border-bottom: 1px solid #eef0f2; font-variant-numeric: tabular-nums; }}
+.badge {{ justify-self: start; padding: 1px 10px; border-radius: 4px; font-size: 13.5px; font-weight: 600; }}
+.badge.good {{ background: #d9eee5; color: #00533c; }}
+.badge.bad {{ background: #fbe0d3; color: #7d3400; }}
+.badge.even {{ background: #dfeaf4; color: #003e63; }}
+.badge.open {{ background: #fff; color: #454a4f; box-shadow: inset 0 0 0 1px #80868b; }}
+.detail {{ display: block; color: var(--muted); font-size: 14px; }}
+.caveats li {{ max-width: 88ch; margin: 4px 0; }}
+figure {{ margin: 28px 0 40px; }}
+figure h3 {{ margin-top: 0; }}
+.plot {{ min-width: 660px; }}
+.scroll {{ overflow-x: auto; }}
+details {{ margin: 8px 0; }}
+summary {{ cursor: pointer; color: var(--accent); font-size: 15px; }}
+details .scroll {{ max-height: 480px; overflow: auto; border: 1px solid var(--line); margin-top: 8px; }}
+table {{ border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: 4px 12px; text-align: left; vertical-align: top; border-bottom: 1px solid #eef0f2; }}
+td {{ white-space: nowrap; }}
+thead th {{ position: sticky; top: 0; background: #f6f7f8; font-weight: 600; white-space: nowrap; }}
+.n {{ text-align: right; }}
+#methods td {{ white-space: normal; overflow-wrap: anywhere; }}
+.skip {{ position: absolute; left: -9999px; }}
+.skip:focus {{ left: 16px; top: 8px; background: #fff; padding: 4px 8px; }}
+a:focus-visible, summary:focus-visible, .scroll:focus-visible {{ outline: 3px solid #0b5394; outline-offset: 2px; }}
+main > section:last-child {{ padding-bottom: 64px; }}
+@media (max-width: 640px) {{
+  header, main {{ padding-left: 16px; padding-right: 16px; }}
+  h1 {{ font-size: 27px; }}
+  .findings li {{ grid-template-columns: 1fr; }}
+}}
+@media (prefers-reduced-motion: reduce) {{ html {{ scroll-behavior: auto; }} }}
+@media print {{
+  nav, .skip, summary {{ display: none; }}
+  header, main {{ max-width: none; padding: 0; }}
+  body {{ font-size: 11pt; }}
+  figure, .findings li {{ break-inside: avoid; }}
+  .plot {{ min-width: 0; }}
+  h2, h3 {{ break-after: avoid; }}
+}}
+"""
+
+_SCRIPT = """
+(() => {
+  const config = {responsive: true, displaylogo: false,
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]};
+  const draw = node => {
+    const source = node.querySelector("script");
+    if (!source) return;
+    const spec = JSON.parse(source.textContent);
+    source.remove();
+    Plotly.newPlot(node, spec.data, spec.layout, config);
+  };
+  const plots = [...document.querySelectorAll(".plot")];
+  const watch = new IntersectionObserver(entries => entries.filter(e => e.isIntersecting).forEach(e => {
+    watch.unobserve(e.target);
+    draw(e.target);
+  }), {rootMargin: "1200px 0px"});
+  plots.forEach(node => watch.observe(node));
+  addEventListener("beforeprint", () => {
+    plots.forEach(draw);
+    plots.forEach(node => Plotly.relayout(node, {width: 690}));
+  });
+  addEventListener("afterprint", () => plots.forEach(node => Plotly.relayout(node, {width: null, autosize: true})));
+})();
+"""

@@ -1,0 +1,192 @@
+"""What each figure of a report shows, free of any plotting library.
+
+``dashboards.figures`` (plotly) and ``dashboards.static`` (matplotlib) draw these descriptions, so that the page and the
+printed figures cannot disagree. Every description carries its alternative text, with the numbers, and its table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dashboards.style import LineStyle, number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """Points of one source in one panel; equal lengths throughout, NaN where there is no number.
+
+    Attributes:
+        name: Legend entry.
+        x, y: Positions.
+        low, high: Interval of y.
+        hover: Text per point.
+        joined: Whether a line may join the points.
+        dots_x, dots_y: Single seeds, drawn small.
+        x_low, x_high: Interval of x, if any.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    hover: Sequence[str]
+    joined: bool = True
+    dots_x: Sequence[float] = ()
+    dots_y: Sequence[float] = ()
+    x_low: Sequence[float] = ()
+    x_high: Sequence[float] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """One of the small multiples of a figure."""
+
+    title: str
+    series: tuple[Series, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """What all figures share.
+
+    Attributes:
+        key: File name without ending; unique in a report.
+        title: Heading.
+        caption: What is seen, and what the marks mean.
+        alt: The figure in words and numbers.
+        table: The numbers behind it, tidy.
+    """
+
+    key: str
+    title: str
+    caption: str
+    alt: str
+    table: pd.DataFrame = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePlot(Figure):
+    """Panels of lines with intervals over a common pair of axes.
+
+    Attributes:
+        x_ticks: (position, text with ``\\n`` between rows); empty for automatic ticks.
+        diagonal: Whether x = y is drawn.
+        reference: Height of a dotted line (chance), if inside the range.
+    """
+
+    panels: tuple[Panel, ...]
+    styles: dict[str, LineStyle]
+    x_label: str
+    y_label: str
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    x_log: bool
+    x_ticks: tuple[tuple[float, str], ...] = ()
+    diagonal: bool = False
+    reference: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of an interval plot.
+
+    Attributes:
+        label: Left of the axis; rows of one label share a line.
+        name: Source; decides the style.
+        value, low, high: Point and interval; NaN where not assessable.
+        filled: Hollow if not (undecided, or outside the primary family).
+        note: Right of the axis.
+    """
+
+    label: str
+    name: str
+    value: float
+    low: float
+    high: float
+    filled: bool
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalPlot(Figure):
+    """Rows of points with intervals: forests and dot plots.
+
+    Attributes:
+        panels: (title, rows from top to bottom).
+        zone: Half-width of the zone of no practical meaning around zero, and a line at zero; None for neither.
+    """
+
+    panels: tuple[tuple[str, tuple[Row, ...]], ...]
+    styles: dict[str, LineStyle]
+    x_label: str
+    x_range: tuple[float, float]
+    zone: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatrixPlot(Figure):
+    """A table of shares with a text in each field.
+
+    Attributes:
+        rows, columns: Their names, from the top and from the left.
+        share: (rows, columns) in [0, 1]; NaN where nothing is planned.
+        text: (rows, columns).
+        groups: (name, number of columns) above the columns, from the left.
+    """
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    share: tuple[tuple[float, ...], ...]
+    text: tuple[tuple[str, ...], ...]
+    groups: tuple[tuple[str, int], ...]
+
+
+AnyPlot = CurvePlot | IntervalPlot | MatrixPlot
+
+
+def interval(value: object, low: object, high: object, form: Callable[[float], str] = number) -> str:
+    """``0.812 [0.790, 0.834]``."""
+    numbers = [as_float(v) for v in (value, low, high)]
+    if not all(math.isfinite(v) for v in numbers[1:]):
+        return f"{form(numbers[0])} [no interval]"
+    return f"{form(numbers[0])} [{form(numbers[1])}, {form(numbers[2])}]"
+
+
+def split(frame: pd.DataFrame, *by: str) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """Groups of equal values in the columns ``by``, in order of appearance."""
+    return [(tuple(key), part) for key, part in frame.groupby(list(by), sort=False, observed=True, dropna=False)]
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as dictionaries."""
+    return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+
+
+def ordered(sources: Iterable[str], baseline: str) -> list[str]:
+    """Sources in order of appearance, the baseline last: it is drawn on top."""
+    names = list(dict.fromkeys(sources))
+    return [n for n in names if n != baseline] + [n for n in names if n == baseline]
+
+
+def as_float(value: object) -> float:
+    """A number as float; NaN for everything else."""
+    return float(value) if isinstance(value, int | float | np.number) else math.nan
+
+
+def finite(values: Iterable[float]) -> list[float]:
+    """The finite ones."""
+    return [float(v) for v in values if v is not None and math.isfinite(v)]
+
+
+def padded(values: Sequence[float], pad: float = 0.06) -> tuple[float, float]:
+    """An axis range around values, with ``pad`` of their span on each side."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    space = pad * (high - low) or 0.05
+    return low - space, high + space

@@ -1,0 +1,223 @@
+"""Figures for papers: the descriptions of ``dashboards.plots`` drawn with matplotlib, as SVG and PNG."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from dashboards.plots import AnyPlot, CurvePlot, IntervalPlot, MatrixPlot, Row, Series
+from dashboards.style import GRID, INK, MUTED, ZONE, LineStyle
+
+PNG_DPI = 150
+_RC: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.edgecolor": "#9aa0a6",
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "scalecurves",
+}
+_SHARES = LinearSegmentedColormap.from_list("done", ["#f6d5c4", "#eef4f9", "#c4e3d7"])
+
+
+def render(plot: AnyPlot) -> tuple[bytes, bytes]:
+    """The figure as (SVG, PNG). The same description always gives the same bytes."""
+    with rc_context(cast("Any", _RC)):
+        if isinstance(plot, CurvePlot):
+            figure = _curves(plot)
+        elif isinstance(plot, IntervalPlot):
+            figure = _intervals(plot)
+        else:
+            figure = _matrix(plot)
+        FigureCanvasAgg(figure)
+        return _bytes(figure, plot, "svg"), _bytes(figure, plot, "png")
+
+
+def _bytes(figure: Figure, plot: AnyPlot, form: str) -> bytes:
+    stream = io.BytesIO()
+    about: dict[str, Any] = {"Title": plot.title}
+    about |= {"Date": None, "Description": plot.alt} if form == "svg" else {"Software": None}
+    figure.savefig(stream, format=form, dpi=PNG_DPI, metadata=about, bbox_inches="tight", facecolor="white")
+    return stream.getvalue()
+
+
+def _curves(plot: CurvePlot) -> Figure:
+    columns = min(len(plot.panels), 3)
+    rows = math.ceil(len(plot.panels) / columns)
+    figure = Figure(figsize=(max(3.4 * columns, 4.4), 2.9 * rows + 0.7), layout="constrained")
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+    for axis, panel in zip(axes, plot.panels, strict=False):
+        axis.set_title(panel.title)
+        _curve_axis(axis, plot)
+        for series in panel.series:
+            _draw_series(axis, series, plot.styles[series.name])
+    for axis in list(axes)[len(plot.panels) :]:
+        axis.set_visible(False)
+    for i, axis in enumerate(figure.axes):
+        if i % columns == 0:
+            axis.set_ylabel(plot.y_label)
+        if i + columns >= len(plot.panels):
+            axis.set_xlabel(plot.x_label)
+    _legend(figure, plot.styles, lines=True)
+    return figure
+
+
+def _curve_axis(axis: Axes, plot: CurvePlot) -> None:
+    if plot.x_log:
+        axis.set_xscale("log")
+    axis.set_xlim(*plot.x_range)
+    axis.set_ylim(*plot.y_range)
+    axis.grid(color=GRID, linewidth=0.7)
+    axis.set_axisbelow(True)
+    if plot.x_ticks:
+        axis.xaxis.set_major_locator(FixedLocator([x for x, _ in plot.x_ticks]))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_xticklabels([text for _, text in plot.x_ticks])
+    if plot.diagonal:
+        axis.plot(plot.x_range, plot.x_range, color=MUTED, linewidth=0.8, linestyle=":")
+    if plot.reference is not None and plot.y_range[0] < plot.reference < plot.y_range[1]:
+        axis.axhline(plot.reference, color=MUTED, linewidth=0.8, linestyle=":")
+
+
+def _draw_series(axis: Axes, series: Series, style: LineStyle) -> None:
+    axis.scatter(series.dots_x, series.dots_y, s=6, color=style.colour, alpha=0.4, linewidths=0)
+    axis.errorbar(
+        series.x,
+        series.y,
+        yerr=_bars(series.y, series.low, series.high),
+        xerr=_bars(series.x, series.x_low, series.x_high) if len(series.x_low) else None,
+        color=style.colour,
+        linestyle=style.mpl_dash if series.joined else "none",
+        linewidth=1.5,
+        marker=style.mpl_marker,
+        markersize=5,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        elinewidth=1.0,
+        capsize=2,
+    )
+
+
+def _bars(y: Sequence[float], low: Sequence[float], high: Sequence[float]) -> list[list[float]]:
+    return [
+        [max(a - b, 0.0) if math.isfinite(b) else 0.0 for a, b in zip(y, low, strict=True)],
+        [max(b - a, 0.0) if math.isfinite(b) else 0.0 for a, b in zip(y, high, strict=True)],
+    ]
+
+
+def _intervals(plot: IntervalPlot) -> Figure:
+    columns = min(len(plot.panels), 2)
+    rows = math.ceil(len(plot.panels) / columns)
+    longest = max((len(entries) for _, entries in plot.panels), default=1)
+    figure = Figure(figsize=(5.2 * columns, rows * (0.24 * longest + 0.75) + 0.4), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis, (title, entries) in zip(axes, plot.panels, strict=False):
+        axis.set_title(title)
+        axis.set_xlim(*plot.x_range)
+        axis.set_xlabel(plot.x_label)
+        axis.grid(axis="x", color=GRID, linewidth=0.7)
+        axis.set_axisbelow(True)
+        if plot.zone is not None:
+            axis.axvspan(-plot.zone, plot.zone, color=ZONE, linewidth=0)
+            axis.axvline(0, color=MUTED, linewidth=0.8)
+        _draw_rows(axis, entries, plot.styles)
+    for axis in axes[len(plot.panels) :]:
+        axis.set_visible(False)
+    _legend(figure, plot.styles, lines=False)
+    return figure
+
+
+def _draw_rows(axis: Axes, entries: Sequence[Row], styles: dict[str, LineStyle]) -> None:
+    for i, entry in enumerate(entries):
+        style = styles[entry.name]
+        known = math.isfinite(entry.value)
+        if known:
+            axis.errorbar(
+                [entry.value],
+                [i],
+                xerr=_bars([entry.value], [entry.low], [entry.high]),
+                color=style.colour,
+                marker=style.mpl_marker,
+                markersize=5.5,
+                markerfacecolor=style.colour if entry.filled else "white",
+                markeredgecolor=style.colour,
+                elinewidth=1.1,
+                capsize=2,
+            )
+        axis.annotate(
+            entry.note,
+            (1.02, i),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=8,
+            color=INK if entry.filled and known else MUTED,
+            annotation_clip=False,
+        )
+    axis.set_yticks(range(len(entries)), [e.label for e in entries], fontsize=8)
+    axis.set_ylim(len(entries) - 0.4, -0.6)
+
+
+def _matrix(plot: MatrixPlot) -> Figure:
+    rows, columns = len(plot.rows), len(plot.columns)
+    figure = Figure(figsize=(max(1.8 + 0.75 * columns, 4.0), 0.32 * rows + 0.9), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(plot.share, cmap=_SHARES, vmin=0, vmax=1, aspect="auto")
+    for r, line in enumerate(plot.text):
+        for c, text in enumerate(line):
+            axis.text(c, r, text, ha="center", va="center", fontsize=8)
+    axis.set_xticks(range(columns), plot.columns, fontsize=8)
+    axis.xaxis.tick_top()
+    axis.set_yticks(range(rows), plot.rows, fontsize=8)
+    axis.set_xticks([c - 0.5 for c in range(1, columns)], minor=True)
+    axis.set_yticks([r - 0.5 for r in range(1, rows)], minor=True)
+    axis.grid(which="minor", color="white", linewidth=2)
+    axis.tick_params(which="both", length=0)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    start = 0
+    for name, width in plot.groups:
+        axis.annotate(
+            name,
+            (start + (width - 1) / 2, 1.0),
+            xytext=(0, 20),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="center",
+            fontweight="bold",
+        )
+        start += width
+    return figure
+
+
+def _legend(figure: Figure, styles: dict[str, LineStyle], *, lines: bool) -> None:
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=s.colour,
+            linestyle=cast("Any", s.mpl_dash) if lines else "none",
+            linewidth=1.5,
+            marker=s.mpl_marker,
+            markersize=5,
+            label=name,
+        )
+        for name, s in styles.items()
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, handlelength=3.2)
