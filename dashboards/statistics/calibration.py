@@ -1,0 +1,36 @@
+"""Proper scores per image, from logits in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import expit, logsumexp, softmax
+
+from dashboards.statistics.predictions import FloatArray, Predictions
+
+
+def image_nll(predictions: Predictions) -> FloatArray:
+    """Negative log-likelihood of each image's truth, in nats, without clipping.
+
+    Returns:
+        (N, L) for sigmoid kinds, ``log(1 + exp(-z))`` of a positive and ``log(1 + exp(z))`` of a negative; (N, 1) for
+        softmax kinds, ``logsumexp(z) - z_y``. NaN where the truth is masked.
+    """
+    z = predictions.logits
+    if predictions.labelwise:
+        return np.asarray(np.logaddexp(0.0, np.where(predictions.truth == 1, -z, z)) + 0.0 * predictions.truth)
+    true_logit = np.sum(np.where(predictions.truth == 1, z, 0.0), axis=1, keepdims=True)
+    nll = logsumexp(z, axis=1, keepdims=True) - true_logit
+    return np.where(predictions.labelled[:, :1], nll, np.nan)
+
+
+def image_brier(predictions: Predictions) -> FloatArray:
+    """Squared error of the probabilities of each image (Brier 1950).
+
+    Returns:
+        (N, L) for sigmoid kinds, ``(p - y)^2`` in [0, 1]; (N, 1) for softmax kinds, the sum over classes in [0, 2].
+        NaN where the truth is masked.
+    """
+    if predictions.labelwise:
+        return np.asarray((expit(predictions.logits) - predictions.truth) ** 2)
+    error = softmax(predictions.logits, axis=1) - predictions.truth
+    return np.asarray(np.sum(error**2, axis=1, keepdims=True))

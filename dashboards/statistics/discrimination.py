@@ -1,0 +1,134 @@
+"""How well scores separate labels: AUC, accuracy, balanced accuracy, quadratic kappa.
+
+Undefined is NaN, never 0. Macro averages run over a class set that was frozen before results were seen; classes of it
+that an evaluation set cannot define (no positive or no negative image) are left out and named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dashboards.statistics.predictions import BoolArray, FloatArray, Predictions
+
+
+def auc(y: ArrayLike, scores: ArrayLike) -> float:
+    """Area under the ROC curve, P(s+ > s-) + P(s+ = s-)/2: the Mann-Whitney statistic (Hanley & McNeil 1982).
+
+    Pairs are counted in whole numbers, so equal inputs in any order give equal bits.
+
+    Args:
+        y: (N,) of 0, 1 and NaN (masked).
+        scores: (N,) higher means more positive; logits rather than probabilities, which saturate into ties.
+
+    Returns:
+        A number in [0, 1]; NaN without a positive, without a negative, or if a labelled image has no finite score.
+    """
+    truth, values = np.asarray(y, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    known = ~np.isnan(truth)
+    positive, values = truth[known] == 1, values[known]
+    if positive.all() or not positive.any() or not np.isfinite(values).all():
+        return float("nan")
+    above, below = values[positive], values[~positive]
+    return float(_twice_below(above, below).sum() / (2 * len(above) * len(below)))
+
+
+def auc_components(positive: BoolArray, scores: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Placement values of DeLong et al. 1988: how each image does against all of the other side.
+
+    Args:
+        positive: (N,), at least one True and one False.
+        scores: (N,), finite.
+
+    Returns:
+        (m,): share of negatives below each positive, (n,): share of positives above each negative; ties count half.
+        Both have the AUC as their mean.
+    """
+    above, below = scores[positive], scores[~positive]
+    v10 = _twice_below(above, below) / (2 * len(below))
+    return v10, 1.0 - _twice_below(below, above) / (2 * len(above))
+
+
+def class_auc(predictions: Predictions, label: str) -> float:
+    """AUC of one label; for softmax kinds of the class against the rest, on the log-odds of its probability."""
+    column = predictions.labels.index(label)
+    return auc(predictions.truth[:, column], predictions.scores[:, column])
+
+
+def mean_auc(predictions: Predictions, labels: Sequence[str]) -> float:
+    """Mean AUC of labels that are all defined; NaN if there are none or if logits of one are not finite."""
+    return float(np.mean([class_auc(predictions, label) for label in labels])) if labels else float("nan")
+
+
+def defined_classes(predictions: Predictions, labels: Sequence[str]) -> tuple[str, ...]:
+    """Those of the labels that have at least one positive and one negative image."""
+    positives = np.nansum(predictions.truth, axis=0)
+    negatives = predictions.labelled.sum(axis=0) - positives
+    columns = predictions.columns(labels)
+    return tuple(predictions.labels[k] for k in columns if positives[k] > 0 and negatives[k] > 0)
+
+
+def auc_macro(predictions: Predictions) -> tuple[float, tuple[str, ...]]:
+    """Mean AUC over the class set.
+
+    Returns:
+        The mean over the classes that the labels define (NaN if there are none, or if logits of one are not finite),
+        and the classes of the class set that they leave undefined.
+    """
+    defined = defined_classes(predictions, predictions.class_set)
+    return mean_auc(predictions, defined), tuple(c for c in predictions.class_set if c not in defined)
+
+
+def predicted(predictions: Predictions) -> FloatArray:
+    """(N, L): 1 where a label is predicted, else 0; NaN where logits are not finite.
+
+    Sigmoid kinds: logit above 0 (probability above 1/2). Softmax kinds: the largest logit, the first of equal ones.
+    """
+    z = predictions.logits
+    if predictions.labelwise:
+        return np.where(np.isfinite(z), z > 0, np.nan)
+    chosen = np.argmax(z, axis=1)[:, None] == np.arange(z.shape[1])
+    return np.where(np.isfinite(z).all(axis=1, keepdims=True), chosen, np.nan)
+
+
+def image_correct(predictions: Predictions) -> FloatArray:
+    """1 where the prediction is right, 0 where wrong, NaN where masked: (N, L) for sigmoid kinds, else (N, 1)."""
+    guess, truth = predicted(predictions), predictions.truth
+    if predictions.labelwise:
+        return np.where(np.isnan(guess + truth), np.nan, guess == truth)
+    return np.asarray(np.sum(guess * truth, axis=1, keepdims=True))
+
+
+def confusion(predictions: Predictions) -> FloatArray:
+    """(C, C): number of images of each class (rows) by predicted class (columns). Only for softmax kinds.
+
+    NaN throughout if a labelled image has no finite prediction.
+    """
+    known = predictions.labelled[:, 0]
+    return np.asarray(predictions.truth[known].T @ predicted(predictions)[known])
+
+
+def quadratic_kappa(counts: FloatArray) -> FloatArray:
+    """Quadratically weighted kappa (Cohen 1968) of confusion matrices.
+
+    Args:
+        counts: (..., C, C) of non-negative weights.
+
+    Returns:
+        (...): at most 1; NaN where chance alone leaves no disagreement (one class throughout) or where all is empty.
+    """
+    classes = np.arange(counts.shape[-1])
+    weight = (classes[:, None] - classes) ** 2
+    total = counts.sum(axis=(-2, -1))
+    observed = (weight * counts).sum(axis=(-2, -1))
+    expected = np.einsum("ij,...i,...j->...", weight, counts.sum(axis=-1), counts.sum(axis=-2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(expected > 0, 1.0 - observed * total / expected, np.nan)
+
+
+def _twice_below(values: FloatArray, others: FloatArray) -> NDArray[np.intp]:
+    """For each value, twice the number of others below it plus the number equal to it."""
+    ordered = np.sort(others)
+    return np.searchsorted(ordered, values, side="left") + np.searchsorted(ordered, values, side="right")

@@ -1,0 +1,317 @@
+"""How far a metric would move with other patients: contributions of patients, and variances from them.
+
+Images of one patient are not independent, so patients are the sampling unit throughout. ``patient_influence`` gives,
+for any metric, what each patient adds to the deviation of the metric from its expectation (to first order).
+Contributions of runs add like the runs themselves, so ``patient_variance`` serves every linear combination of runs: a
+difference of sources, a mean over seeds, a difference of differences, a slope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dashboards.statistics import discrimination
+from dashboards.statistics.metrics import Metric, check_metric, decompose
+from dashboards.statistics.predictions import FloatArray, Predictions, check_predictions
+from search_spaces.names import Kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatientIndex:
+    """Which patient each image belongs to. Build it once per evaluation set and pass it to every call.
+
+    Attributes:
+        ids: (P,) sorted patient ids.
+        codes: (N,) position in ``ids`` of each image's patient.
+    """
+
+    ids: NDArray[Any]
+    codes: NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AucSides:
+    """Obuchowski's split of an AUC's contributions: ``psi = positive + negative``.
+
+    Attributes:
+        positive: (P,) sum over a patient's positive images of (V10 - AUC) / m, m positives in all.
+        negative: (P,) sum over its negative images of (V01 - AUC) / n, n negatives in all.
+        n_positive: Patients with a positive image.
+        n_negative: Patients with a negative image.
+    """
+
+    positive: FloatArray
+    negative: FloatArray
+    n_positive: int
+    n_negative: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Influence:
+    """A metric of one run and what each patient contributes to its deviation.
+
+    Attributes:
+        metric: Name of the metric.
+        value: The metric; NaN if undefined.
+        patients: (P,) ids.
+        psi: (P,) contributions, sum 0; 0 for patients without a labelled image, NaN if ``value`` is.
+        n_patients: Patients with a labelled image.
+        min_patients: Patients in the smallest group that the metric needs: of AUC and balanced accuracy the rarest side
+            or class, of the others all.
+        sides: The two sides of a single AUC, whose variance then is Obuchowski's; None for other metrics.
+        classes: Classes that a macro average runs over.
+        undefined: Classes of the class set left out because the labels do not define them.
+    """
+
+    metric: str
+    value: float
+    patients: NDArray[Any]
+    psi: FloatArray
+    n_patients: int
+    min_patients: int
+    sides: AucSides | None = None
+    classes: tuple[str, ...] = ()
+    undefined: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatientVariance:
+    """Variance of a linear combination of runs over patients.
+
+    Attributes:
+        variance: At least 0; NaN if a group has fewer than two patients or a value is undefined.
+        df_terms: (variance, degrees of freedom) of each independent set of patients, for Satterthwaite.
+        n_patients: Patients in all sets together.
+        min_patients: Smallest group of any metric.
+    """
+
+    variance: float
+    df_terms: tuple[tuple[float, int], ...]
+    n_patients: int
+    min_patients: int
+
+
+def index_patients(patient: ArrayLike) -> PatientIndex:
+    """Number the patients of an evaluation set.
+
+    Args:
+        patient: (N,) id of each image's patient, text or whole numbers. Where patients are unknown, pass image ids:
+            every image then counts as a patient.
+
+    Raises:
+        ValueError: An id is missing.
+    """
+    raw = np.asarray(patient)
+    missing = [row for row, value in enumerate(raw.tolist()) if value is None or value != value]
+    if missing:
+        raise ValueError(f"rows {missing[:5]} have no patient id; where patients are unknown, pass the image ids")
+    ids, codes = np.unique(raw.astype(str) if raw.dtype == object else raw, return_inverse=True)
+    return PatientIndex(ids=ids, codes=codes.reshape(-1).astype(np.intp))
+
+
+def patient_influence(
+    metric: str,
+    kind: Kind | str,
+    labels: Sequence[str],
+    y: ArrayLike,
+    logits: ArrayLike,
+    patient: ArrayLike | PatientIndex,
+    class_set: Sequence[str] | None = None,
+) -> Influence:
+    """A metric and each patient's contribution to it.
+
+    Contributions: of AUC the clustered placement values (DeLong et al. 1988; Obuchowski 1997), of a macro AUC their
+    mean over classes, of means over images the patient's sum of deviations, of balanced accuracy the mean of that over
+    classes, of kappa the first-order (delta method) contribution.
+
+    Args:
+        metric: A name of ``metric_names(kind, labels)``.
+        kind: binary, multilabel, multiclass or ordinal.
+        labels: Names of the L labels (classes).
+        y: As in ``compute_metrics``.
+        logits: (N, L) before sigmoid or softmax.
+        patient: (N,) patient ids, or their index.
+        class_set: Labels that macro averages run over; all if not given.
+
+    Raises:
+        ValueError: Arrays that do not fit together, an unknown metric, kind or label, or a missing patient id.
+    """
+    predictions = check_predictions(kind, labels, y, logits, class_set)
+    index = patient if isinstance(patient, PatientIndex) else index_patients(patient)
+    if len(index.codes) != len(predictions.truth):
+        raise ValueError(f"patient has {len(index.codes)} rows, y {len(predictions.truth)}; give one row per image")
+    name, label = check_metric(metric, predictions)
+    if name in (Metric.AUC, Metric.AUC_MACRO):
+        return _auc_influence(metric, predictions, index, predictions.class_set if label is None else (label,))
+    if name is Metric.KAPPA:
+        return _kappa_influence(predictions, index)
+    return _mean_influence(name, predictions, index)
+
+
+def patient_variance(terms: Sequence[tuple[float, Influence]]) -> PatientVariance:
+    """Variance over patients of ``sum(coefficient * run)``.
+
+    Runs on the same patients are combined contribution by contribution. The variance of a single AUC is Obuchowski's
+    ``S10/m + S01/n + 2 S11/(mn)``, DeLong's when each patient has one image; of everything else
+    ``P/(P-1) * sum(psi^2)``. Patients that two evaluation sets share enter with their covariance; disjoint sets add.
+
+    Raises:
+        ValueError: There is no term.
+    """
+    if not terms:
+        raise ValueError("patient_variance needs at least one (coefficient, influence)")
+    groups: list[list[tuple[float, Influence]]] = []
+    for term in terms:
+        home = next((g for g in groups if _same_patients(g[0][1], term[1])), None)
+        groups.append([term]) if home is None else home.append(term)
+    smallest = min(influence.min_patients for _, influence in terms)
+    everyone = _union_size([group[0][1] for group in groups])
+    if smallest < 2:
+        return PatientVariance(variance=float("nan"), df_terms=(), n_patients=everyone, min_patients=smallest)
+    own = [(_group_variance(group), group[0][1].n_patients - 1) for group in groups]
+    shared = _shared_covariance(groups)
+    total = sum(v for v, _ in own) + shared
+    df_terms = tuple(own) if shared == 0.0 else ((total, min(df for _, df in own)),)
+    return PatientVariance(variance=total, df_terms=df_terms, n_patients=everyone, min_patients=smallest)
+
+
+def _auc_influence(metric: str, predictions: Predictions, index: PatientIndex, asked: tuple[str, ...]) -> Influence:
+    defined = discrimination.defined_classes(predictions, asked)
+    columns = predictions.columns(defined)
+    sides = [_auc_sides(predictions, index, k) for k in columns]
+    labelled = np.asarray(predictions.labelled[:, columns].any(axis=1))
+    psi = np.mean([s.positive + s.negative for s in sides], axis=0) if sides else np.full(len(index.ids), np.nan)
+    return Influence(
+        metric=metric,
+        value=float(np.mean([discrimination.class_auc(predictions, label) for label in defined]))
+        if defined
+        else np.nan,
+        patients=index.ids,
+        psi=psi,
+        n_patients=_count(index, labelled),
+        min_patients=min((min(s.n_positive, s.n_negative) for s in sides), default=0),
+        sides=sides[0] if len(sides) == 1 else None,
+        classes=defined,
+        undefined=tuple(label for label in asked if label not in defined),
+    )
+
+
+def _auc_sides(predictions: Predictions, index: PatientIndex, column: int) -> AucSides:
+    rows = np.flatnonzero(predictions.labelled[:, column])
+    positive = predictions.truth[rows, column] == 1
+    scores, codes, n_ids = predictions.scores[rows, column], index.codes[rows], len(index.ids)
+    counts = {"n_positive": _count(index, rows[positive]), "n_negative": _count(index, rows[~positive])}
+    if not np.isfinite(scores).all():
+        nothing = np.full(n_ids, np.nan)
+        return AucSides(positive=nothing, negative=nothing, **counts)
+    v10, v01 = discrimination.auc_components(positive, scores)
+    theta = v10.mean()
+    return AucSides(
+        positive=np.bincount(codes[positive], v10 - theta, n_ids) / len(v10),
+        negative=np.bincount(codes[~positive], v01 - theta, n_ids) / len(v01),
+        **counts,
+    )
+
+
+def _mean_influence(metric: Metric, predictions: Predictions, index: PatientIndex) -> Influence:
+    parts = decompose(metric, predictions)
+    psi = [_mean_psi(part.values, index.codes[part.rows], len(index.ids)) for part in parts.parts]
+    counts = [_count(index, part.rows) for part in parts.parts]
+    rows = np.concatenate([part.rows for part in parts.parts]) if parts.parts else np.array([], dtype=np.intp)
+    return Influence(
+        metric=metric,
+        value=parts.value,
+        patients=index.ids,
+        psi=np.mean(psi, axis=0) if psi else np.full(len(index.ids), np.nan),
+        n_patients=_count(index, rows),
+        min_patients=min(counts, default=0),
+        classes=parts.classes,
+        undefined=parts.undefined,
+    )
+
+
+def _kappa_influence(predictions: Predictions, index: PatientIndex) -> Influence:
+    """Kappa is 1 - q/e, q observed and e expected disagreement; the contribution of one image is its derivative."""
+    counts = discrimination.confusion(predictions)
+    rows = np.flatnonzero(predictions.labelled[:, 0])
+    value = float(discrimination.quadratic_kappa(counts))
+    psi = np.full(len(index.ids), np.nan)
+    if np.isfinite(value):
+        share, classes = counts / counts.sum(), np.arange(len(counts))
+        weight = (classes[:, None] - classes) ** 2
+        true_class, guess = predictions.class_index[rows], np.argmax(predictions.logits[rows], axis=1)
+        by_truth, by_guess = weight @ share.sum(axis=0), weight @ share.sum(axis=1)
+        q, e = float((weight * share).sum()), float(share.sum(axis=1) @ by_truth)
+        moved_q, moved_e = weight[true_class, guess] - q, by_truth[true_class] + by_guess[guess] - 2 * e
+        deviation = q * moved_e / e**2 - moved_q / e
+        psi = np.bincount(index.codes[rows], deviation, len(index.ids)) / len(rows)
+    n_patients = _count(index, rows)
+    return Influence(
+        metric=Metric.KAPPA,
+        value=value,
+        patients=index.ids,
+        psi=psi,
+        n_patients=n_patients,
+        min_patients=n_patients,
+        classes=predictions.labels,
+    )
+
+
+def _mean_psi(values: FloatArray, codes: NDArray[np.intp], n_ids: int) -> FloatArray:
+    return np.asarray(np.bincount(codes, values - values.mean(), n_ids) / len(values))
+
+
+def _count(index: PatientIndex, rows: NDArray[Any]) -> int:
+    return int(np.count_nonzero(np.bincount(index.codes[rows], minlength=1)))
+
+
+def _same_patients(a: Influence, b: Influence) -> bool:
+    """Whether two influences may be combined contribution by contribution, with one small-sample factor."""
+    if (a.metric, a.n_patients, a.classes) != (b.metric, b.n_patients, b.classes):
+        return False
+    if a.sides and b.sides and (a.sides.n_positive, a.sides.n_negative) != (b.sides.n_positive, b.sides.n_negative):
+        return False
+    return a.patients is b.patients or np.array_equal(a.patients, b.patients)
+
+
+def _group_variance(group: Sequence[tuple[float, Influence]]) -> float:
+    psi = _combined(group)
+    first = group[0][1]
+    factor = _small_sample(first.n_patients)
+    if first.sides is None:
+        return float(factor * (psi @ psi))
+    a = np.sum([c * i.sides.positive for c, i in group if i.sides], axis=0)
+    b = np.sum([c * i.sides.negative for c, i in group if i.sides], axis=0)
+    s10, s01 = _small_sample(first.sides.n_positive) * (a @ a), _small_sample(first.sides.n_negative) * (b @ b)
+    # Never negative: s10 and s01 carry factors at least as large (fewer patients), so this is >= factor * |a + b|^2.
+    return float(np.maximum(0.0, s10 + s01 + 2.0 * factor * (a @ b)))
+
+
+def _shared_covariance(groups: Sequence[Sequence[tuple[float, Influence]]]) -> float:
+    """Twice the sum of covariances of groups that share some patients, 0.0 if none do."""
+    total = 0.0
+    scaled = [(g[0][1].patients, np.sqrt(_small_sample(g[0][1].n_patients)) * _combined(g)) for g in groups]
+    for position, (ids_a, psi_a) in enumerate(scaled):
+        for ids_b, psi_b in scaled[position + 1 :]:
+            _, at_a, at_b = np.intersect1d(ids_a, ids_b, assume_unique=True, return_indices=True)
+            total += 2.0 * float(psi_a[at_a] @ psi_b[at_b])
+    return total
+
+
+def _combined(group: Iterable[tuple[float, Influence]]) -> FloatArray:
+    return np.asarray(np.sum([c * i.psi for c, i in group], axis=0))
+
+
+def _union_size(members: Sequence[Influence]) -> int:
+    if len(members) == 1:
+        return members[0].n_patients
+    return len(np.unique(np.concatenate([m.patients for m in members])))
+
+
+def _small_sample(n: int) -> float:
+    return n / (n - 1)
