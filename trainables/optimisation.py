@@ -1,0 +1,263 @@
+"""Optimiser, learning rate, moving average, mixed precision, losses and class imbalance, as the protocol says."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from search_spaces.exceptions import UserError
+from search_spaces.protocol import Budget, Protocol
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(logits, targets) -> mean over the observed labels of the batch; 0 if none is observed."""
+
+
+def total_steps(budget: Budget, images: int, global_batch_size: int) -> int:
+    """Optimiser steps of a budget; at least 1.
+
+    Args:
+        budget: Steps, or passes over the subset.
+        images: Size of the subset.
+        global_batch_size: Images per step.
+    """
+    if budget.steps is not None:
+        return budget.steps
+    assert budget.epochs is not None
+    return max(1, round(budget.epochs * images / global_batch_size))
+
+
+def evaluation_steps(steps: int, evaluations: int) -> list[int]:
+    """Numbers of finished steps after which validation runs: evenly spaced, the last is ``steps``; none repeated."""
+    return sorted({math.ceil(steps * k / evaluations) for k in range(1, evaluations + 1)})
+
+
+def learning_rate(protocol: Protocol, step: int, steps: int) -> float:
+    """Learning rate of optimiser step ``step`` (from 0) of ``steps``.
+
+    With w warm-up steps: lr (step + 1) / (w + 1) before step w, which would be 0 one step before the first and reaches
+    the peak at step w; then constant, or lr (1 + cos(pi (step - w) / (steps - w))) / 2 (Loshchilov and Hutter 2017,
+    eq. 5, one cycle).
+    """
+    warmup = round(protocol.warmup_fraction * steps)
+    if step < warmup:
+        return protocol.lr * (step + 1) / (warmup + 1)
+    if protocol.schedule == "constant":
+        return protocol.lr
+    return protocol.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+def make_optimizer(module: nn.Module, protocol: Protocol) -> torch.optim.Optimizer:
+    """The protocol's optimiser; weight decay acts on tensors of two and more dimensions only."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": protocol.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if protocol.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=protocol.lr, fused=True)
+    return torch.optim.SGD(groups, lr=protocol.lr, momentum=protocol.momentum, fused=True)
+
+
+class MovingAverage:
+    """Exponential moving average of parameters and floating-point buffers.
+
+    The decay of update n (from 0) is min(decay, (1 + n) / (10 + n)), so that short trainings do not average the
+    initial weights (TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``).
+
+    Args:
+        module: The net that is trained.
+        decay: Largest decay.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self._sources = _floating_tensors(module)
+        self._averages = {name: tensor.detach().clone() for name, tensor in self._sources.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after optimiser step ``step`` (from 0)."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self._averages.values()), list(self._sources.values()), 1 - decay)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The module holds the averages inside the block and its own values, untouched, after it."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Name -> average."""
+        return dict(self._averages)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take averages from ``state_dict()``.
+
+        Raises:
+            KeyError: An average is missing.
+        """
+        for name, average in self._averages.items():
+            average.copy_(state[name])
+
+    def _swap(self) -> None:
+        for name, source in self._sources.items():
+            source.data, self._averages[name].data = self._averages[name].data, source.data
+
+
+def _floating_tensors(module: nn.Module) -> dict[str, Tensor]:
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return {name: tensor for name, tensor in named if tensor.is_floating_point()}
+
+
+class Precision:
+    """Arithmetic of forward and backward.
+
+    Args:
+        precision: fp32, bf16 or fp16.
+        device: Where the trial runs.
+
+    Raises:
+        UserError: fp16 without CUDA, or bf16 on a GPU that cannot.
+    """
+
+    def __init__(self, precision: str, device: torch.device) -> None:
+        if precision == "fp16" and device.type != "cuda":
+            raise UserError(f"precision fp16 needs a CUDA device, this is {device}; use bf16 or fp32")
+        if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+            raise UserError(f"this GPU ({torch.cuda.get_device_name(device)}) has no bf16; use fp16 or fp32")
+        self._device_type = device.type
+        self._dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        self.scaler = torch.amp.GradScaler("cuda") if precision == "fp16" else None
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context of one forward pass."""
+        if self._dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self._device_type, dtype=self._dtype)
+
+
+class Update:
+    """One optimiser step: learning rate, unscaling, clipping, step, gradients dropped.
+
+    Args:
+        module: The net.
+        protocol: The recipe.
+        steps: Optimiser steps of the whole trial.
+        scaler: Of fp16.
+    """
+
+    def __init__(
+        self, module: nn.Module, protocol: Protocol, steps: int, scaler: torch.amp.GradScaler | None = None
+    ) -> None:
+        self._protocol, self._steps, self._scaler = protocol, steps, scaler
+        self._parameters = [p for p in module.parameters() if p.requires_grad]
+        self.optimizer = make_optimizer(module, protocol)
+
+    def __call__(self, step: int) -> None:
+        """Apply the gradients of step ``step`` (from 0)."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self._protocol, step, self._steps)
+        if self._protocol.clip_norm is not None:
+            if self._scaler is not None:
+                self._scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self._parameters, self._protocol.clip_norm)
+        if self._scaler is None:
+            self.optimizer.step()
+        else:
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+        self.optimizer.zero_grad()
+
+
+def make_loss(targets: NDArray[Any], protocol: Protocol, outputs: int, device: torch.device) -> Loss:
+    """The loss of a training set.
+
+    Binary and multilabel targets (floating point) use the binary cross-entropy of each observed label; classes
+    (integers; ordinal ones too) the cross-entropy with label smoothing. With ``imbalance: weights`` each term is
+    multiplied by the inverse frequency of its class in the training set, scaled to mean 1.
+
+    Args:
+        targets: Of the training set: (N, L) floats with NaN, or (N,) classes with -1.
+        protocol: Label smoothing and imbalance.
+        outputs: Number of logits.
+        device: Of the logits.
+    """
+    weights = class_weights(targets, outputs) if protocol.imbalance == "weights" else None
+    table = None if weights is None else torch.from_numpy(weights).float().to(device)
+    if np.issubdtype(np.asarray(targets).dtype, np.floating):
+        masked = bool(np.isnan(targets).any())
+        return lambda logits, y: _binary_loss(logits, y, table, masked)
+    masked = bool((np.asarray(targets) < 0).any())
+    return lambda logits, y: _class_loss(logits, y, table, masked, protocol.label_smoothing)
+
+
+def _binary_loss(logits: Tensor, targets: Tensor, table: Tensor | None, masked: bool) -> Tensor:
+    if table is None and not masked:
+        return F.binary_cross_entropy_with_logits(logits, targets)
+    observed = ~targets.isnan()
+    known = targets.nan_to_num(0.0)
+    terms = F.binary_cross_entropy_with_logits(logits, known, reduction="none") * observed
+    if table is not None:
+        terms = terms * torch.where(known > 0.5, table[:, 1], table[:, 0])
+    return terms.sum() / observed.sum().clamp(min=1)
+
+
+def _class_loss(logits: Tensor, targets: Tensor, table: Tensor | None, masked: bool, smoothing: float) -> Tensor:
+    if table is None and not masked:
+        return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+    terms = F.cross_entropy(logits, targets, ignore_index=-1, label_smoothing=smoothing, reduction="none")
+    observed = targets >= 0
+    if table is not None:
+        terms = terms * table[targets.clamp(min=0)]
+    return (terms * observed).sum() / observed.sum().clamp(min=1)
+
+
+def class_weights(targets: NDArray[Any], outputs: int) -> NDArray[np.float64]:
+    """Inverse class frequencies, n / (K n_c), of mean 1 over the training set; 0 for a class that it lacks.
+
+    Args:
+        targets: (N, L) floats with NaN, or (N,) classes with -1.
+        outputs: Number of logits.
+
+    Returns:
+        (L, 2) for negative and positive of each label, or (K,) for classes. Of a label with one class only, that
+        class weighs 1 (K counts the classes that occur).
+    """
+    if np.issubdtype(targets.dtype, np.floating):
+        counts = np.stack([(targets == 0).sum(0), (targets == 1).sum(0)], axis=1)
+    else:
+        counts = np.bincount(targets[targets >= 0], minlength=outputs)[None, :]
+    total, occurring = counts.sum(1, keepdims=True), (counts > 0).sum(1, keepdims=True)
+    weights = np.where(counts > 0, total / np.maximum(occurring * counts, 1), 0.0)
+    return weights if np.issubdtype(targets.dtype, np.floating) else weights[0]
+
+
+def sampling_weights(targets: NDArray[Any]) -> NDArray[np.float64]:
+    """(N,) weights of ``imbalance: sampler``: one over the size of the image's class.
+
+    An image of several labels counts for the rarest of its positive ones; those without any form one more class. An
+    image without any observed label is never drawn.
+
+    Args:
+        targets: (N, L) floats with NaN, or (N,) classes with -1.
+    """
+    if not np.issubdtype(targets.dtype, np.floating):
+        observed = targets >= 0
+        counts = np.bincount(targets[observed])
+        return np.where(observed, 1.0 / np.maximum(counts[np.maximum(targets, 0)], 1), 0.0)
+    positive, observed = targets == 1, ~np.isnan(targets).all(axis=1)
+    rarest = np.where(positive, 1.0 / np.maximum(positive.sum(0), 1), 0.0).max(axis=1)
+    none = observed & ~positive.any(axis=1)
+    return np.where(none, 1.0 / max(int(none.sum()), 1), rarest)

@@ -1,0 +1,336 @@
+"""Where trials leave their files: any pyarrow file system, or a path.
+
+Layout below the root::
+
+    trials/<trial_id>/       trial.json, receipt.json, history.parquet, predictions/*.parquet, weights.safetensors
+    attempts/<attempt_id>/   trial.json of a failed attempt
+    checkpoints/<trial_id>.pt
+    tmp/                     everything that is being written
+
+A folder of ``trials`` counts as published once it holds ``trial.json``. On a local file system the whole folder is
+renamed into place; elsewhere ``trial.json`` is uploaded last and, on replacement and deletion, removed first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from search_spaces.exceptions import UserError
+from search_spaces.names import Artifact, State
+from search_spaces.results import TrialResult
+
+_TRIALS, _ATTEMPTS, _CHECKPOINTS, _TMP = "trials", "attempts", "checkpoints", "tmp"
+_WHOLE_OBJECTS = frozenset({"s3", "gcs", "abfs"})
+"""File systems on which a file is seen whole or not at all, so that it needs no temporary name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undelivered:
+    """A result that waits in the storage.
+
+    Attributes:
+        folder: Below the root, such as ``trials/0123456789abcdef``.
+        key: The trial id of a complete trial, the attempt id of a failed attempt.
+        state: complete or failed.
+    """
+
+    folder: str
+    key: str
+    state: State
+
+
+class Storage:
+    """The folders of the record's files.
+
+    Args:
+        place: A path, ``file://`` or any URI that pyarrow or fsspec knows.
+        filesystem: Use this file system, with ``place`` as a path on it (for tests and unusual stores).
+
+    Raises:
+        UserError: No file system for this URI.
+    """
+
+    def __init__(self, place: str | Path, filesystem: pafs.FileSystem | None = None) -> None:
+        self.place = str(place)
+        self.fs, self._root = (filesystem, self.place) if filesystem is not None else _open(self.place)
+        self._cache: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether files can be renamed and opened in place."""
+        return isinstance(self.fs, pafs.LocalFileSystem)
+
+    def check_writable(self) -> None:
+        """Write and delete one small file.
+
+        Raises:
+            UserError: The storage cannot be written; the message holds the path and the reason.
+        """
+        probe = f"{_TMP}/probe-{uuid.uuid4().hex}"
+        try:
+            self._write(probe, b"")
+            self.fs.delete_file(self._path(probe))
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(
+                f"storage {self.place} cannot be written: {error}. Give a writable path or URI with --storage"
+            ) from error
+
+    @contextlib.contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A fresh local folder to prepare results in, on the storage's disk if that is local; removed at the end."""
+        if self.is_local:
+            folder = Path(self._path(_TMP)) / uuid.uuid4().hex
+            folder.mkdir(parents=True)
+        else:
+            folder = Path(tempfile.mkdtemp(prefix="scalecurves-"))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(self, local_dir: Path, trial_id: str) -> None:
+        """Move (or upload) the files of a complete trial into place, replacing older ones.
+
+        Args:
+            local_dir: Holds at least ``trial.json``. Gone afterwards if it could be moved.
+            trial_id: The trial.
+
+        Raises:
+            FileNotFoundError: No ``trial.json``.
+            OSError: The storage cannot be written; nothing half-written counts as published.
+        """
+        if not (local_dir / Artifact.TRIAL).is_file():
+            raise FileNotFoundError(f"{local_dir} holds no {Artifact.TRIAL}; nothing to publish")
+        if self.is_local:
+            self._publish_by_rename(local_dir, Path(self._path(f"{_TRIALS}/{trial_id}")))
+        else:
+            self._publish_by_upload(local_dir, f"{_TRIALS}/{trial_id}")
+
+    def publish_failure(self, result: TrialResult) -> None:
+        """Write ``trial.json`` of a failed attempt."""
+        folder = f"{_ATTEMPTS}/{result.trial.attempt_id}"
+        self._write(f"{folder}/{Artifact.TRIAL}", result.model_dump_json(indent=2).encode())
+
+    def undelivered(self) -> list[Undelivered]:
+        """Everything published and not yet marked delivered, sorted by folder."""
+        return [
+            Undelivered(folder=f"{parent}/{name}", key=name, state=state)
+            for parent, state in ((_ATTEMPTS, State.FAILED), (_TRIALS, State.COMPLETE))
+            for name in self._names(parent)
+            if self._exists(f"{parent}/{name}/{Artifact.TRIAL}")
+        ]
+
+    def result(self, item: Undelivered) -> TrialResult:
+        """The ``trial.json`` of an undelivered item."""
+        return TrialResult.model_validate_json(self.fetch_from(item.folder, Artifact.TRIAL).read_bytes())
+
+    def files(self, item: Undelivered) -> list[str]:
+        """Names of the files in an item's folder (``predictions/test.parquet`` and so on), sorted."""
+        return sorted(self._files(item.folder))
+
+    def fetch(self, trial_id: str, name: str) -> Path:
+        """A local path of a trial's file; the file itself if the storage is local, else a copy kept until exit.
+
+        Raises:
+            FileNotFoundError: No such file.
+        """
+        return self.fetch_from(f"{_TRIALS}/{trial_id}", name)
+
+    def fetch_from(self, folder: str, name: str) -> Path:
+        """The same as ``fetch`` for any folder below the root.
+
+        Raises:
+            FileNotFoundError: No such file.
+        """
+        where = f"{folder}/{name}"
+        if not self._exists(where):
+            raise FileNotFoundError(f"{where} is not in storage {self.place}")
+        if self.is_local:
+            return Path(self._path(where))
+        if self._cache is None:
+            self._cache = tempfile.TemporaryDirectory(prefix="scalecurves-fetched-")
+        local = Path(self._cache.name) / PurePosixPath(where)
+        local.parent.mkdir(parents=True, exist_ok=True)
+        partial = local.with_name(f"{local.name}.{uuid.uuid4().hex}")
+        pafs.copy_files(self._path(where), str(partial), source_filesystem=self.fs, destination_filesystem=_LOCAL)
+        return partial.replace(local)
+
+    def mark_delivered(self, key: str | Undelivered) -> None:
+        """Delete a complete trial's files except its weights, or the folder of a failed attempt.
+
+        Args:
+            key: A trial id, or an item of ``undelivered()``.
+        """
+        folder = key.folder if isinstance(key, Undelivered) else f"{_TRIALS}/{key}"
+        keep = {Artifact.WEIGHTS} if folder.startswith(f"{_TRIALS}/") else set()
+        names = [name for name in self._files(folder) if name not in keep]
+        # trial.json first: what has lost a file must not look published.
+        for name in sorted(names, key=lambda name: name != Artifact.TRIAL):
+            self._delete(f"{folder}/{name}")
+        self._delete_folder(f"{folder}/{Artifact.PREDICTIONS}")
+        if not self._files(folder):
+            self._delete_folder(folder)
+
+    def is_published(self, trial_id: str) -> bool:
+        """Whether the trial's complete result is here, waiting for delivery."""
+        return self._exists(f"{_TRIALS}/{trial_id}/{Artifact.TRIAL}")
+
+    def has_weights(self, trial_id: str) -> bool:
+        """Whether the trial's weights are here."""
+        return self._exists(f"{_TRIALS}/{trial_id}/{Artifact.WEIGHTS}")
+
+    def put_checkpoint(self, trial_id: str, data: bytes | memoryview) -> None:
+        """Replace the checkpoint of a trial."""
+        self._write(f"{_CHECKPOINTS}/{trial_id}.pt", data)
+
+    def get_checkpoint(self, trial_id: str) -> bytes | None:
+        """The checkpoint of a trial; None if there is none."""
+        where = f"{_CHECKPOINTS}/{trial_id}.pt"
+        if not self._exists(where):
+            return None
+        with self.fs.open_input_stream(self._path(where)) as stream:
+            return bytes(stream.read())
+
+    def delete_checkpoint(self, trial_id: str) -> None:
+        """Delete the checkpoint of a trial, if any."""
+        self._delete(f"{_CHECKPOINTS}/{trial_id}.pt")
+
+    def clean_tmp(self, older_than_s: float = 86400.0) -> int:
+        """Delete what crashed processes left half-written; returns the number of entries deleted."""
+        horizon = time.time() - older_than_s
+        deleted = 0
+        for entry in self.fs.get_file_info(pafs.FileSelector(self._path(_TMP), allow_not_found=True)):
+            if entry.mtime is not None and entry.mtime.timestamp() < horizon:
+                where = f"{_TMP}/{PurePosixPath(entry.path).name}"
+                (self._delete_folder if entry.type == pafs.FileType.Directory else self._delete)(where)
+                deleted += 1
+        return deleted
+
+    def _publish_by_rename(self, source: Path, target: Path) -> None:
+        tmp = Path(self._path(_TMP))
+        tmp.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        ready, old = tmp / uuid.uuid4().hex, tmp / uuid.uuid4().hex
+        try:
+            source.rename(ready)
+        except OSError:  # another file system
+            shutil.copytree(source, ready)
+        for attempt in range(5):
+            with contextlib.suppress(FileNotFoundError):  # nothing to replace, or another process was faster
+                target.rename(old)
+            try:
+                ready.rename(target)
+                break
+            except OSError:  # another process published between the two renames
+                shutil.rmtree(old, ignore_errors=True)
+                if attempt == 4:
+                    raise
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _publish_by_upload(self, source: Path, folder: str) -> None:
+        names = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
+        self._delete(f"{folder}/{Artifact.TRIAL}")
+        for stale in set(self._files(folder)) - set(names):
+            self._delete(f"{folder}/{stale}")
+        for name in sorted(names, key=lambda name: name == Artifact.TRIAL):
+            self._upload(source / name, f"{folder}/{name}")
+
+    def _upload(self, source: Path, where: str) -> None:
+        direct = self.fs.type_name in _WHOLE_OBJECTS
+        first = where if direct else f"{_TMP}/{uuid.uuid4().hex}"
+        self._make_parent(first)
+        pafs.copy_files(str(source), self._path(first), source_filesystem=_LOCAL, destination_filesystem=self.fs)
+        if not direct:
+            self._move(first, where)
+
+    def _write(self, where: str, data: bytes | memoryview) -> None:
+        direct = self.fs.type_name in _WHOLE_OBJECTS
+        first = where if direct else f"{_TMP}/{uuid.uuid4().hex}"
+        self._make_parent(first)
+        with self.fs.open_output_stream(self._path(first)) as stream:
+            stream.write(data)
+        if not direct:
+            self._move(first, where)
+
+    def _move(self, source: str, target: str) -> None:
+        self._make_parent(target)
+        if self.is_local:
+            Path(self._path(source)).replace(self._path(target))
+        else:
+            self._delete(target)  # not every file system replaces
+            self.fs.move(self._path(source), self._path(target))
+
+    def _path(self, where: str) -> str:
+        return f"{self._root.rstrip('/')}/{where}"
+
+    def _make_parent(self, where: str) -> None:
+        self.fs.create_dir(self._path(str(PurePosixPath(where).parent)), recursive=True)
+
+    def _exists(self, where: str) -> bool:
+        return bool(self.fs.get_file_info(self._path(where)).type == pafs.FileType.File)
+
+    def _delete(self, where: str) -> None:
+        if self._exists(where):
+            self.fs.delete_file(self._path(where))
+
+    def _delete_folder(self, where: str) -> None:
+        if self.fs.get_file_info(self._path(where)).type == pafs.FileType.Directory:
+            self.fs.delete_dir(self._path(where))
+
+    def _names(self, where: str) -> list[str]:
+        entries = self.fs.get_file_info(pafs.FileSelector(self._path(where), allow_not_found=True))
+        return sorted(PurePosixPath(entry.path).name for entry in entries if entry.type == pafs.FileType.Directory)
+
+    def _files(self, folder: str) -> list[str]:
+        root = PurePosixPath(self._path(folder))
+        selector = pafs.FileSelector(str(root), recursive=True, allow_not_found=True)
+        depth = len(root.parts)
+        return [
+            PurePosixPath(*PurePosixPath(entry.path).parts[depth - _missing_root(root, entry.path) :]).as_posix()
+            for entry in self.fs.get_file_info(selector)
+            if entry.type == pafs.FileType.File
+        ]
+
+
+_LOCAL = pafs.LocalFileSystem()
+
+
+def _missing_root(root: PurePosixPath, path: str) -> int:
+    """1 if the file system gives paths without the leading slash of ``root`` (fsspec's memory does), else 0."""
+    return int(root.is_absolute() and not path.startswith("/"))
+
+
+def _open(place: str) -> tuple[pafs.FileSystem, str]:
+    if "://" not in place:
+        return _LOCAL, os.path.abspath(Path(place).expanduser())  # noqa: PTH100 - resolve() would follow links
+    if place.startswith("file://"):
+        return _LOCAL, unquote(urlsplit(place.replace("?", "%3F").replace("#", "%23")).path)
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(place)
+        return filesystem, path
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        return _open_fsspec(place, error)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"storage {place} cannot be opened: {error}") from error
+
+
+def _open_fsspec(place: str, reason: Exception) -> tuple[pafs.FileSystem, str]:
+    try:
+        import fsspec  # type: ignore[import-untyped]
+
+        filesystem, path = fsspec.core.url_to_fs(place)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"storage {place}: no file system for this URI ({reason}; {error})") from None
+    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
