@@ -233,12 +233,10 @@ def _portable_root(root: Path, folder: Path) -> str:
 def _problems(kind: Kind, labels: Sequence[str], table: pd.DataFrame) -> list[str]:
     if missing := [c for c in (*_REQUIRED, *label_columns(kind, labels)) if c not in table]:
         return [f"column {column!r} is missing; it has {', '.join(map(str, table.columns))}" for column in missing]
-    problems = []
+    blanks = {column: int(table[column].isna().sum()) for column in _REQUIRED}
+    problems = [f"column {column!r} is blank in {blank} rows" for column, blank in blanks.items() if blank]
     if not labels or len(set(labels)) != len(labels):
         problems.append(f"labels must be given and differ, got {list(labels)}")
-    for column in _REQUIRED:
-        if blank := int(table[column].isna().sum()):
-            problems.append(f"column {column!r} is blank in {blank} rows")
     duplicated = table[Column.IMAGE_ID][table[Column.IMAGE_ID].duplicated()].astype(str)
     if len(duplicated):
         problems.append(f"image_id is not unique: {len(duplicated)} repeated, such as {duplicated.iloc[0]!r}")

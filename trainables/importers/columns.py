@@ -1,0 +1,123 @@
+"""Reading a user's table and finding its columns. Every cell is text; blanks are None."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from search_spaces.exceptions import UserError, unknown
+from trainables.importers.options import NO_COLUMN, Tell
+
+BLANKS = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "<NA>")
+"""Cells that hold nothing."""
+
+USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
+    "image": ("image", "image_path", "img", "path", "filepath", "file_path", "filename", "file_name", "file",
+              "image_index", "image_name", "image_file", "image_id"),
+    "label": ("label", "labels", "class", "diagnosis", "dx", "target", "finding_labels", "findings", "finding"),
+    "patient": ("patient_id", "patient", "patientid", "subject_id", "subject", "participant_id", "case_id"),
+    "study": ("study_id", "study", "exam_id", "study_instance_uid", "accession_number"),
+    "site": ("site", "hospital", "institution", "center", "centre", "site_id"),
+    "split": ("split", "subset", "partition", "fold_name"),
+    "sex": ("sex", "gender", "patient_sex", "patient_gender"),
+    "age": ("age", "age_years", "patient_age", "age_approx", "age_at_diagnosis"),
+    "mask": ("mask", "mask_path", "mask_file", "segmentation"),
+}  # fmt: skip
+"""Usual column names of each role, the most telling first; case, spaces and underscores do not matter."""
+
+_FLOATED_INTEGER = re.compile(r"-?\d+\.0+")
+
+
+def read_table(path: Path, tell: Tell) -> pd.DataFrame:
+    """A CSV or TSV file as text; blanks are None, spaces around cells are removed.
+
+    The separator is the most frequent of comma, semicolon and tab in the first line.
+
+    Raises:
+        UserError: The file is missing, empty, not text, or its rows are of different lengths.
+    """
+    if not path.is_file():
+        raise UserError(f"table {path} does not exist" if not path.exists() else f"table {path} is no file")
+    for encoding in ("utf-8-sig", "cp1252"):
+        try:
+            table = _read(path, encoding)
+        except UnicodeDecodeError:
+            tell(f"{path.name} is not UTF-8; read as Windows-1252")
+            continue
+        except (pd.errors.EmptyDataError, pd.errors.ParserError, csv.Error) as error:
+            raise UserError(f"table {path} cannot be read: {error}") from error
+        if table.empty:
+            raise UserError(f"table {path} has no rows")
+        return table
+    raise UserError(f"table {path} is neither UTF-8 nor Windows-1252 text")
+
+
+def _read(path: Path, encoding: str) -> pd.DataFrame:
+    first = pd.read_csv(path, sep="\0", nrows=1, header=None, dtype=str, encoding=encoding, quoting=csv.QUOTE_NONE)
+    line = str(first.iat[0, 0])
+    separator = max(",;\t", key=line.count)
+    table = pd.read_csv(path, sep=separator, dtype=str, encoding=encoding, keep_default_na=False, skipinitialspace=True)
+    if isinstance(table.index, pd.MultiIndex) or not table.index.equals(pd.RangeIndex(len(table))):
+        raise csv.Error("its rows have more cells than its first line has names")
+    return pd.DataFrame({str(c).strip(): cleaned(table[c]) for c in table.columns})
+
+
+def cleaned(values: pd.Series[str]) -> pd.Series[str]:
+    """Stripped text, blanks None; whole numbers that became floats (``3.0`` in all cells) are whole again."""
+    text = values.astype("str").str.strip()
+    text = text.mask(text.isin(BLANKS))
+    present = text.dropna()
+    if len(present) and present.str.fullmatch(_FLOATED_INTEGER).all():
+        text = text.str.replace(r"\.0+$", "", regex=True)
+    return text.astype(object).where(text.notna(), None)
+
+
+def find_column(table: pd.DataFrame, role: str, given: str | None, tell: Tell) -> str | None:
+    """The column of a role: the one given, else the first of its usual names.
+
+    Args:
+        table: The user's table.
+        role: Key of ``USUAL_NAMES``.
+        given: What the user named; ``none`` for no column.
+        tell: Hears which column was detected.
+
+    Raises:
+        UserError: The column given does not exist.
+    """
+    if given == NO_COLUMN and NO_COLUMN not in table:
+        return None
+    if given is not None:
+        return required_column(table, given, f"--{role}-column")
+    by_plain_name = {_plain(c): c for c in reversed([str(c) for c in table.columns])}
+    found = next((by_plain_name[_plain(n)] for n in USUAL_NAMES[role] if _plain(n) in by_plain_name), None)
+    if found is not None:
+        tell(f"{role}: column {found!r} (detected; --{role}-column NAME or none to change)")
+    return found
+
+
+def required_column(table: pd.DataFrame, name: str, flag: str) -> str:
+    """``name`` if the table has it.
+
+    Raises:
+        UserError: It has not; lists what it has.
+    """
+    if name not in table:
+        raise UserError(unknown("column", name, [str(c) for c in table.columns], flag))
+    return name
+
+
+def lines_of(rows: np.ndarray | list[int], most: int = 3) -> str:
+    """Where rows stand in the user's file: ``line 7``, ``lines 7, 9, 12, ... (40 in all)``."""
+    rows = [int(r) for r in rows]
+    shown = ", ".join(str(r + 2) for r in rows[:most])  # the first line holds the names, counting starts at 1
+    more = f", ... ({len(rows)} in all)" if len(rows) > most else ""
+    return f"line{'s' if len(rows) > 1 else ''} {shown}{more}"
+
+
+def _plain(name: object) -> str:
+    return re.sub(r"[^a-z0-9]", "", str(name).lower())
