@@ -1,0 +1,199 @@
+"""Strict matching of a checkpoint's tensors with a model's backbone, and what to say when they do not match.
+
+A checkpoint that is loaded leniently is the classic way to benchmark a random network. Here every tensor of the
+backbone must be found by name and shape, and every tensor of the checkpoint must have a place or be left out by name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from search_spaces.exceptions import UserError
+
+_COUNTER = "num_batches_tracked"
+"""Batch norm's count of steps. It affects nothing at the fixed momentum that is usual, and old files lack it."""
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """A checkpoint that fits.
+
+    Attributes:
+        tensors: Name in the model -> tensor of the checkpoint; the whole backbone but ``missing``.
+        missing: Batch norm counters that the checkpoint lacks.
+        dropped: Names, prefixes stripped, of the checkpoint's tensors that were left out: by ``drop``, or as the head.
+    """
+
+    tensors: dict[str, Tensor]
+    missing: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+
+def match_backbone(
+    model: Mapping[str, Tensor],
+    head: Iterable[str],
+    checkpoint: Mapping[str, Tensor],
+    what: str,
+    strip_prefix: Sequence[str] = (),
+    drop: Sequence[str] = (),
+) -> Match:
+    """Find every backbone tensor of a model in a checkpoint.
+
+    Args:
+        model: State dict of the model.
+        head: Names of its head's tensors, which are never loaded.
+        checkpoint: The checkpoint's tensors.
+        what: Names the checkpoint and the model; starts the message.
+        strip_prefix: Removed from the start of each name, each at most once, in this order.
+        drop: Prefixes, after stripping, of tensors to leave out.
+
+    Raises:
+        UserError: Something is missing, left over, of another shape, or not finite.
+    """
+    found = _stripped(checkpoint, strip_prefix, what)
+    head = set(head)
+    left_out = {n for n in found if n in head or n.startswith(tuple(drop))}
+    offered = {n: t for n, t in found.items() if n not in left_out}
+    backbone = {n: t for n, t in model.items() if n not in head}
+    missing = [n for n in backbone if n not in offered]
+    counters = tuple(n for n in missing if n.rpartition(".")[2] == _COUNTER)
+    problem = _Problem(
+        backbone=backbone,
+        offered=offered,
+        missing=[n for n in missing if n not in counters],
+        misfits=[n for n, t in backbone.items() if n in offered and _misfit(t, offered[n])],
+        leftover=[n for n in offered if n not in backbone],
+        left_out=left_out,
+        strip_prefix=strip_prefix,
+        keys=list(checkpoint),
+    )
+    if problem.exists:
+        raise UserError(problem.text(what))
+    tensors = {n: offered[n] for n in backbone if n in offered}
+    _refuse_non_finite(tensors, what)
+    return Match(tensors=tensors, missing=counters, dropped=tuple(sorted(left_out)))
+
+
+def _stripped(checkpoint: Mapping[str, Tensor], prefixes: Sequence[str], what: str) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    origin: dict[str, str] = {}
+    for key, tensor in checkpoint.items():
+        name = key
+        for prefix in prefixes:
+            name = name.removeprefix(prefix)
+        if name in found:
+            raise UserError(f"{what}: {origin[name]!r} and {key!r} are both {name!r} once prefixes are stripped")
+        found[name], origin[name] = tensor, key
+    return found
+
+
+def _misfit(expected: Tensor, got: Tensor) -> bool:
+    return expected.shape != got.shape or expected.is_floating_point() != got.is_floating_point()
+
+
+def _refuse_non_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+    bad = [n for n, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t.float()).all())]
+    if bad:
+        raise UserError(f"{what}: {len(bad)} tensors hold numbers that are not finite: {_some(bad)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Problem:
+    """Why a checkpoint does not fit, and what the user might do about it."""
+
+    backbone: Mapping[str, Tensor]
+    offered: Mapping[str, Tensor]
+    missing: Sequence[str]
+    misfits: Sequence[str]
+    leftover: Sequence[str]
+    left_out: set[str]
+    strip_prefix: Sequence[str]
+    keys: Sequence[str]
+
+    @property
+    def exists(self) -> bool:
+        return bool(self.missing or self.misfits or self.leftover)
+
+    def text(self, what: str) -> str:
+        lines = [f"{what}: the checkpoint does not fit the model."]
+        if self.missing:
+            lines.append(
+                f"missing: {len(self.missing)} of {len(self.backbone)} backbone tensors: {_some(self.missing)}"
+            )
+        if self.misfits:
+            shown = [f"{n} is {_form(self.offered[n])}, must be {_form(self.backbone[n])}" for n in self.misfits]
+            lines.append(f"of another shape: {len(self.misfits)}: {_some(shown)}")
+        if self.leftover:
+            lines.append(f"not in the model: {len(self.leftover)} of {len(self.keys)} tensors: {_some(self.leftover)}")
+        lines += [f"hint: {hint}" for hint in self.hints()]
+        return "\n  ".join(lines)
+
+    def hints(self) -> list[str]:
+        hints = [
+            f"strip_prefix {prefix!r} starts no name of the checkpoint (they look like {_some(self.keys, 3)})"
+            for prefix in self.strip_prefix
+            if not any(prefix in key for key in self.keys)
+        ]
+        over_dropped = [n for n in self.missing if n in self.left_out]
+        if over_dropped:
+            hints.append(
+                f"drop leaves out {len(over_dropped)} backbone tensors, such as {over_dropped[0]!r}: narrow it"
+            )
+        if prefixes := self.likely_prefixes():
+            word = "add one of these to strip_prefix" if len(prefixes) > 1 else "add it to strip_prefix"
+            listed = ", ".join(f"{p!r} ({n} tensors)" for p, n in prefixes)
+            return [*hints, f"without a prefix the names would fit: {listed}: {word}"]
+        if any("pos_embed" in n for n in self.misfits):
+            return [*hints, "position embeddings depend on the input size: give the scale that of the checkpoint"]
+        return hints + self.other_network_or_drop(over_dropped)
+
+    def likely_prefixes(self) -> list[tuple[str, int]]:
+        """Prefixes whose removal would supply at least half of what is missing, and of how many tensors."""
+        wanted = set(self.missing)
+        counts: Counter[str] = Counter()
+        for name in self.leftover:
+            starts = [i + 1 for i, letter in enumerate(name) if letter == "."]
+            counts.update(name[:i] for i in starts if name[i:] in wanted)
+        return [(p, n) for p, n in counts.most_common(3) if 2 * n >= len(wanted)]
+
+    def other_network_or_drop(self, over_dropped: Sequence[str]) -> list[str]:
+        fitting = len(self.backbone) - len(self.missing) - len(self.misfits)
+        if self.misfits or (self.missing and not over_dropped):
+            if 2 * fitting < len(self.backbone):
+                return [f"this looks like another network: {fitting} of {len(self.backbone)} backbone tensors fit"]
+            return []
+        prefixes = sorted({self.own_prefix(n) for n in self.leftover})
+        if any("." in p.rstrip(".") for p in prefixes):
+            return [
+                "the checkpoint holds more than this model does in the same places "
+                f"({_some(prefixes)}): it looks like another, larger network"
+            ]
+        if prefixes:
+            return [
+                f"if these belong to an old head or to training only, leave them out: drop: [{', '.join(prefixes)}]"
+            ]
+        return []
+
+    def own_prefix(self, name: str) -> str:
+        """The shortest start of a left-over name that drops no backbone tensor."""
+        parts = name.split(".")
+        for depth in range(1, len(parts)):
+            for prefix in (".".join(parts[:depth]), ".".join(parts[:depth]) + "."):
+                if not any(n.startswith(prefix) for n in self.backbone):
+                    return prefix
+        return name
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _some(names: Sequence[str], shown: int = _SHOWN) -> str:
+    more = f", ... ({len(names) - shown} more)" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

@@ -1,0 +1,109 @@
+"""Imports of modules that belong to the user, from the folder of the study or from wherever Python finds them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from search_spaces.exceptions import UserError
+from trainables.hashing import file_sha256
+
+_imported: dict[str, tuple[str, str]] = {}
+"""Module that was imported from an import path -> (file, its sha256 at that time)."""
+
+
+def import_user_module(name: str, import_paths: Sequence[str], named_in: str) -> ModuleType:
+    """Import a module, from ``import_paths`` before anything else.
+
+    A module that was imported from an import path before, and whose file is another one now or has changed, is
+    imported anew: a process may serve several studies whose modules have the same name.
+
+    Args:
+        name: Dotted name.
+        import_paths: Folders; they stay at the end of ``sys.path``, for what the module imports later.
+        named_in: What named the module; starts the message.
+
+    Raises:
+        UserError: The module is not found, its name is taken, or importing it fails.
+    """
+    own = name.partition(".")[0] == __name__.partition(".")[0]
+    file = None if own else _locate(name, import_paths)
+    if file is not None:
+        _make_way(name, file, named_in)
+    try:
+        with _first_on_path(import_paths):
+            module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if name == missing or name.startswith(f"{missing}."):
+            looked = ", ".join([*import_paths, "the Python path"])
+            raise UserError(f"{named_in}: there is no module {missing!r} (looked in {looked})") from None
+        raise UserError(f"{named_in}: module {name} needs {missing!r}, which is not installed") from error
+    except Exception as error:
+        raise UserError(f"{named_in}: importing {name} failed: {type(error).__name__}: {error}") from error
+    if file is not None:
+        _imported[name] = (file, file_sha256(file))
+    return module
+
+
+def code_sha256(module: ModuleType, function: Any) -> str:
+    """Hash of the code of a user's factory: the module's file, and the file that defines the function if it is another
+    one of the same package.
+
+    Raises:
+        UserError: The module has no file.
+    """
+    if not module.__file__:
+        raise UserError(f"module {module.__name__} has no file whose content could be recorded")
+    files = {Path(module.__file__)}
+    defined_in = str(getattr(function, "__module__", ""))
+    if defined_in.partition(".")[0] == module.__name__.partition(".")[0]:
+        files.add(Path(inspect.getsourcefile(inspect.unwrap(function)) or module.__file__))
+    hashes = sorted(file_sha256(f) for f in files)
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _locate(name: str, import_paths: Sequence[str]) -> str | None:
+    """The file of the module under ``import_paths``, without importing anything."""
+    spec: ModuleSpec | None = None
+    paths = list(import_paths)
+    for depth in range(1, name.count(".") + 2):
+        spec = PathFinder.find_spec(".".join(name.split(".")[:depth]), paths) if paths else None
+        paths = list(spec.submodule_search_locations or ()) if spec else []
+    return str(Path(spec.origin).resolve()) if spec and spec.origin else None
+
+
+def _make_way(name: str, file: str, named_in: str) -> None:
+    """Take an outdated module of the user's out of ``sys.modules``."""
+    present = sys.modules.get(name)
+    if present is None or _imported.get(name) == (file, file_sha256(file)):
+        return
+    present_file = getattr(present, "__file__", None)
+    if name not in _imported:
+        if present_file and str(Path(present_file).resolve()) == file:
+            return
+        raise UserError(
+            f"{named_in}: the module name {name!r} is taken by {present_file or 'Python itself'}; rename it"
+        )
+    importlib.invalidate_caches()
+    package = name.partition(".")[0]
+    for other in [m for m in sys.modules if m == package or m.startswith(f"{package}.")]:
+        del sys.modules[other]
+
+
+@contextmanager
+def _first_on_path(import_paths: Sequence[str]) -> Iterator[None]:
+    before = list(sys.path)
+    sys.path[:0] = list(import_paths)
+    try:
+        yield
+    finally:
+        sys.path[:] = before + [p for p in import_paths if p not in before]
