@@ -1,0 +1,297 @@
+"""Reading the record: results, predictions, failures and the study file of a study, from MLflow. Nothing is written
+there; artifacts of a remote server are kept below ``<home>/cache/record`` and may be deleted at any time.
+
+The results frame has one row per done trial. Its columns:
+
+====================================================  ==================================================================
+trial_id, cell_id, attempt_id, run_id, name           ids; ``name`` is the run's
+role                                                  ``target`` or ``upstream``
+model_scale, pretraining_source, data_fraction, task  axis values as text (``0.05``, ``patients=9``)
+seed, seed_subset, seed_init                          seed's label; the two seeds as integers
+amount_kind, amount_value                             the data fraction as ``fraction|images|patients|per_class`` and number
+kind, primary, ladder, sets                           of the task; of the scale (None if none); names of evaluation sets
+n_images, n_patients                                  labelled training images and patients
+n_forced_patients, pool_images, pool_patients         patients beyond the prefix; the whole training set
+n_val_images, n_val_patients                          labelled images used for selection, and their patients
+patients_known                                        whether the manifest knows patients
+subset_hash, order_hash, manifest_hash                pairing keys
+parameters, backbone_parameters, steps                of the model; optimiser steps
+best_step, best_value, still_rising                   selection on validation; still_rising is None if not known
+seconds, setup_s, train_s, evaluate_s, samples_per_s  wall clock
+started_at, host, device, ranks, commit               Unix seconds; where it ran
+undefined, artifact_uri                               metrics without a value; where the files lie
+``<set>/<metric>[.<label>]``                          metrics (NaN where a trial lacks them), counts included
+====================================================  ==================================================================
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import yaml
+
+from dashboards import tracking
+from dashboards.prediction_sets import PredictionReader, PredictionSet
+from dashboards.tracking import RecordArtifact, RecordMetric, RecordTag
+from search_spaces.exceptions import TrackingError, UserError
+from search_spaces.names import AXES, Artifact, State, Tag
+from search_spaces.study import Study
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+_COMPLETE = f"attributes.status = 'FINISHED' and tags.`{Tag.STATE}` = '{State.COMPLETE}'"
+_FAILED = f"attributes.status = 'FAILED' and tags.`{Tag.STATE}` = '{State.FAILED}'"
+
+_FROM_METRICS = {
+    "n_images": RecordMetric.TRAIN_IMAGES,
+    "n_patients": RecordMetric.TRAIN_PATIENTS,
+    "n_forced_patients": RecordMetric.FORCED_PATIENTS,
+    "pool_images": RecordMetric.POOL_IMAGES,
+    "pool_patients": RecordMetric.POOL_PATIENTS,
+    "n_val_images": RecordMetric.VAL_IMAGES,
+    "n_val_patients": RecordMetric.VAL_PATIENTS,
+    "parameters": RecordMetric.PARAMETERS,
+    "backbone_parameters": RecordMetric.BACKBONE_PARAMETERS,
+    "steps": RecordMetric.STEPS,
+    "best_step": RecordMetric.VAL_BEST_STEP,
+    "best_value": RecordMetric.VAL_BEST,
+    "seconds": RecordMetric.TOTAL_S,
+    "setup_s": RecordMetric.SETUP_S,
+    "train_s": RecordMetric.TRAIN_S,
+    "evaluate_s": RecordMetric.EVALUATE_S,
+    "samples_per_s": RecordMetric.SAMPLES_PER_S,
+}
+_COUNTS = tuple(name for name in _FROM_METRICS if name.startswith(("n_", "pool_"))) + (
+    "parameters",
+    "backbone_parameters",
+    "steps",
+    "best_step",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """An open record of one study."""
+
+    client: MlflowClient
+    experiment_id: str
+    uri: str
+
+
+def load_results(study: str, tracking_uri: str | None = None) -> pd.DataFrame:
+    """One row per done trial of a study; columns as in the module's docstring.
+
+    Args:
+        study: Name of the study.
+        tracking_uri: ``MLFLOW_TRACKING_URI`` if not given, else the SQLite file in the home folder.
+
+    Raises:
+        UserError: No record of that name (the message lists those there are), or a URI that is not supported.
+        TrackingError: MLflow cannot be reached.
+    """
+    source = _open(study, tracking_uri)
+    first: dict[str, Run] = {}
+    for run in _runs(source, _COMPLETE):
+        first.setdefault(run.data.tags[Tag.TRIAL_ID], run)
+    frame = _frame([_row(run) for run in first.values()])
+    frame.attrs |= {"study": study, "tracking_uri": source.uri}
+    return frame
+
+
+def load_failures(study: str, tracking_uri: str | None = None) -> pd.DataFrame:
+    """One row per failed attempt, earliest first.
+
+    Returns:
+        Columns trial_id, cell_id, attempt_id, run_id, name, role, the axes, seed, failure_class, message, step (None if
+        it failed before training), started_at, and ``done``: whether a later attempt made the trial complete.
+
+    Raises:
+        UserError: As ``load_results``.
+        TrackingError: As ``load_results``.
+    """
+    source = _open(study, tracking_uri)
+    done = {run.data.tags[Tag.TRIAL_ID] for run in _runs(source, _COMPLETE)}
+    rows = []
+    for run in _runs(source, _FAILED):
+        tags = run.data.tags
+        step = tags.get(RecordTag.FAILED_STEP)
+        failure = {"failure_class": tags.get(Tag.FAILURE_CLASS), "message": tags.get(Tag.FAILURE_MESSAGE, "")}
+        rows.append(
+            {**_identity(run), **failure, "step": int(step) if step else None, "done": tags[Tag.TRIAL_ID] in done}
+        )
+    columns = [*_IDENTITY, "started_at", "failure_class", "message", "step", "done"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def load_study(study: str, tracking_uri: str | None = None) -> Study:
+    """The study file as last run, from the parent run.
+
+    Raises:
+        UserError: As ``load_results``; or the parent run holds no study file that this version can read.
+        TrackingError: As ``load_results``.
+    """
+    source = _open(study, tracking_uri)
+    with tracking.tracking(source.uri):
+        parents = tracking.find_parents(source.client, source.experiment_id)
+    if not parents:
+        raise UserError(f"the record of study {study!r} at {tracking.hide_password(source.uri)} has no parent run")
+    files = _Files(source.uri)
+    with tempfile.TemporaryDirectory(prefix="scalecurves-study-") as fresh:
+        path = files.path(parents[0].info.run_id, parents[0].info.artifact_uri, RecordArtifact.STUDY, Path(fresh))
+        text = path.read_text("utf-8")
+    return Study.parse(yaml.safe_load(text), f"study file of {study!r} in the record")
+
+
+def load_predictions(
+    study: str | pd.DataFrame,
+    trial_ids: Collection[str] | None = None,
+    sets: Collection[str] | None = None,
+    tracking_uri: str | None = None,
+) -> dict[tuple[str, str], PredictionSet]:
+    """Predictions of done trials, (trial_id, evaluation set) -> PredictionSet.
+
+    Args:
+        study: A study's name, or (rows of) the frame that ``load_results`` gave.
+        trial_ids: Only these trials; all if not given.
+        sets: Only these evaluation sets; all if not given. A trial without one of them is left out.
+        tracking_uri: As ``load_results``; that of the frame if a frame is given.
+
+    Raises:
+        UserError: As ``load_results``; or a frame without the columns trial_id, run_id, artifact_uri and sets.
+        TrackingError: MLflow cannot be reached, or a predictions file is gone.
+        DataError: A file is not a predictions file.
+    """
+    results = study if isinstance(study, pd.DataFrame) else load_results(study, tracking_uri)
+    uri = tracking.resolve_tracking_uri(tracking_uri or results.attrs.get("tracking_uri"))
+    if missing := [c for c in ("trial_id", "run_id", "artifact_uri", "sets") if c not in results.columns]:
+        raise UserError(f"load_predictions needs the frame of load_results; columns {missing} are missing")
+    files = _Files(uri)
+    reader = PredictionReader()
+    found: dict[tuple[str, str], PredictionSet] = {}
+    for row in results.to_dict("records"):
+        if trial_ids is not None and row["trial_id"] not in trial_ids:
+            continue
+        for name in row["sets"]:
+            if sets is None or name in sets:
+                path = files.path(row["run_id"], row["artifact_uri"], f"{Artifact.PREDICTIONS}/{name}.parquet")
+                found[row["trial_id"], name] = reader.read(path)
+    return found
+
+
+class _Files:
+    """Artifacts as local paths: in place where the artifact store is local, else downloaded once."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._client: MlflowClient | None = None
+
+    def path(self, run_id: str, artifact_uri: str, name: str, cache: Path | None = None) -> Path:
+        """The local path of a run's artifact; ``cache`` is where downloads go, the home's cache if not given."""
+        folder = None if self._uri.startswith("http") else tracking.local_folder(artifact_uri)
+        if folder is not None:
+            if not (folder / name).is_file():
+                raise TrackingError(f"{folder / name} is gone although the record at {self._uri} names it")
+            return folder / name
+        cached = (cache or tracking.home() / "cache" / "record") / run_id / name
+        if not cached.is_file():
+            self._download(run_id, name, cached)
+        return cached
+
+    def _download(self, run_id: str, name: str, target: Path) -> None:
+        self._client = self._client or tracking.connect(self._uri)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            with tracking.tracking(self._uri):
+                got = self._client.download_artifacts(run_id, name, folder)
+            os.replace(got, target)
+
+
+def _open(study: str, tracking_uri: str | None) -> _Source:
+    uri = tracking.resolve_tracking_uri(tracking_uri)
+    client = tracking.connect(uri)
+    experiment = tracking.find_experiment(client, study, uri)
+    return _Source(client, experiment.experiment_id, uri)
+
+
+def _runs(source: _Source, filter_string: str) -> list[Run]:
+    with tracking.tracking(source.uri):
+        return tracking.search_all(source.client, source.experiment_id, filter_string)
+
+
+_IDENTITY = ("trial_id", "cell_id", "attempt_id", "run_id", "name", "role", *AXES, "seed", "seed_subset", "seed_init")
+_COLUMNS = (
+    *_IDENTITY,
+    "started_at",
+    *("amount_kind", "amount_value", "kind", "primary", "ladder", "sets"),
+    *_FROM_METRICS,
+    *("patients_known", "subset_hash", "order_hash", "manifest_hash", "still_rising"),
+    *("host", "device", "ranks", "commit", "undefined", "artifact_uri"),
+)
+
+
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Fixed columns first, metrics after them by name; counts are whole numbers with <NA>."""
+    metrics = sorted({key for row in rows for key in row if "/" in key})
+    frame = pd.DataFrame(rows, columns=[*_COLUMNS, *metrics])
+    frame[list(_COUNTS)] = frame[list(_COUNTS)].astype("Int64")
+    for name in (*_FROM_METRICS, *metrics):
+        if name not in _COUNTS:
+            frame[name] = frame[name].astype(float)
+    return frame
+
+
+def _row(run: Run) -> dict[str, Any]:
+    tags, params = run.data.tags, run.data.params
+    sets = tracking.tag_list(tags, RecordTag.SETS)
+    ranks = tags.get(RecordTag.environment("ranks"))
+    return {
+        **_identity(run),
+        "amount_kind": params.get("amount.kind"),
+        "amount_value": float(params.get("amount.value", "nan")),
+        "kind": tags.get(RecordTag.KIND),
+        "primary": tags.get(RecordTag.PRIMARY),
+        "ladder": tags.get(RecordTag.LADDER),
+        "sets": sets,
+        **{column: run.data.metrics.get(key) for column, key in _FROM_METRICS.items()},
+        "patients_known": _flag(tags.get(RecordTag.PATIENTS_KNOWN)),
+        "subset_hash": tags.get(Tag.SUBSET_HASH),
+        "order_hash": tags.get(RecordTag.ORDER_HASH),
+        "manifest_hash": tags.get(RecordTag.MANIFEST_HASH),
+        "still_rising": _flag(tags.get(RecordTag.STILL_RISING)),
+        "host": tags.get(RecordTag.environment("host")),
+        "device": tags.get(RecordTag.environment("device")),
+        "ranks": int(ranks) if ranks else None,
+        "commit": tags.get(RecordTag.environment("commit")),
+        "undefined": tracking.tag_list(tags, RecordTag.UNDEFINED),
+        "artifact_uri": run.info.artifact_uri,
+        **{key: value for key, value in run.data.metrics.items() if key.split("/", 1)[0] in sets},
+    }
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    tags = run.data.tags
+    return {
+        "trial_id": tags[Tag.TRIAL_ID],
+        "cell_id": tags.get(Tag.CELL_ID),
+        "attempt_id": tags.get(Tag.ATTEMPT_ID),
+        "run_id": run.info.run_id,
+        "name": run.info.run_name,
+        "role": tags.get(Tag.ROLE),
+        **{axis: tags.get(Tag.axis(axis)) for axis in AXES},
+        "seed": tags.get(Tag.SEED),
+        "seed_subset": int(tags.get(RecordTag.SEED_SUBSET, -1)),
+        "seed_init": int(tags.get(RecordTag.SEED_INIT, -1)),
+        "started_at": run.info.start_time / 1000,
+    }
+
+
+def _flag(text: str | None) -> bool | None:
+    return None if text is None else text == "true"

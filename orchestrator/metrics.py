@@ -1,0 +1,82 @@
+"""From one predictions file to the metrics that are logged: every number by ``dashboards.statistics``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dashboards.prediction_sets import PredictionSet, read_predictions
+from dashboards.statistics import compute_metrics
+from dashboards.tracking import metric_key
+from search_spaces.exceptions import DataError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetMetrics:
+    """Metrics of one trial on one evaluation set.
+
+    Attributes:
+        name: The evaluation set.
+        values: ``<set>/<metric>[.<label>]`` -> finite value; also ``<set>/n_images``, ``<set>/n_patients`` and
+            ``<set>/n_positive.<label>``.
+        undefined: Metrics that have no value on this set (an AUC without positives); never logged as 0.
+    """
+
+    name: str
+    values: dict[str, float]
+    undefined: tuple[str, ...]
+
+
+def score_file(path: Path) -> SetMetrics:
+    """Metrics of ``predictions/<set>.parquet``.
+
+    Raises:
+        DataError: The file is not a predictions file.
+    """
+    return score(read_predictions(path))
+
+
+def score_folder(folder: Path) -> list[SetMetrics]:
+    """Metrics of every ``*.parquet`` in a folder of predictions, by name; empty if there is no such folder."""
+    return [score_file(path) for path in sorted(folder.glob("*.parquet"))]
+
+
+def score(predictions: PredictionSet) -> SetMetrics:
+    """Metrics of one set of predictions.
+
+    Raises:
+        DataError: Truth or logits are not what the kind asks for.
+    """
+    try:
+        metrics = compute_metrics(predictions.kind, predictions.labels, predictions.y, predictions.logits)
+    except ValueError as error:
+        raise DataError(f"predictions on {predictions.name!r} cannot be scored: {error}") from error
+    computed = _keyed(predictions.name, metrics)
+    finite = {key: value for key, value in computed.items() if math.isfinite(value)}
+    return SetMetrics(
+        name=predictions.name,
+        values=_counts(predictions) | finite,
+        undefined=tuple(key for key in computed if key not in finite),
+    )
+
+
+def _counts(predictions: PredictionSet) -> dict[str, float]:
+    counts = {"n_images": len(predictions.logits), "n_patients": len(np.unique(predictions.patient))}
+    positives = {f"n_positive.{label}": n for label, n in predictions.positives.items()}
+    return _keyed(predictions.name, counts | positives)
+
+
+def _keyed(name: str, values: Mapping[str, float]) -> dict[str, float]:
+    """Values under MLflow's keys; labels that differ only in characters MLflow refuses get a number."""
+    keyed: dict[str, float] = {}
+    for metric, value in values.items():
+        key, number = metric_key(name, metric), 1
+        while key in keyed:
+            number += 1
+            key = f"{metric_key(name, metric)}_{number}"
+        keyed[key] = float(value)
+    return keyed

@@ -1,0 +1,366 @@
+"""The record of one study in MLflow: one parent run, one child run per attempt. The only writer.
+
+A finished attempt is first a folder in the storage (the spool), then a child run. A delivery can be broken off anywhere
+and repeated: the run is found again by its attempt id, every row is a function of the folder, and the run counts only
+once it is FINISHED with ``sc.state=complete``, which is written last.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+
+from dashboards import tracking
+from dashboards.tracking import RecordArtifact, RecordTag
+from orchestrator.delivery import added_tags, batches, first_tags, metric_rows, set_rows, spooled, write_files
+from orchestrator.entries import Entry, read_entry
+from orchestrator.metrics import score_file
+from orchestrator.notes import experiment_note, study_note
+from orchestrator.record_states import Delivery, KnownRun, TrialState, trial_state
+from orchestrator.redact import public_study
+from search_spaces.exceptions import DataError, TrackingError, UserError
+from search_spaces.identity import digest
+from search_spaces.names import SCHEMA_VERSION, Artifact, Role, State, Tag
+from search_spaces.results import TrialResult
+from search_spaces.study import Study
+from trainables.storage import Storage, Undelivered
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+T = TypeVar("T")
+
+RETRY_PAUSES_S = (0.2, 1.0)
+"""Pauses between tries of one call; after the last try the attempt stays in the spool."""
+
+
+class Record:
+    """Writes one study's record. Methods may be called from several threads, after ``open``.
+
+    Args:
+        study: The study; its name is the MLflow experiment's.
+        storage: The spool.
+        tracking_uri: Where MLflow is; ``MLFLOW_TRACKING_URI`` if not given, else a SQLite file in the home folder.
+        retry_pauses_s: Seconds between tries of a call that found MLflow away.
+
+    Attributes:
+        uri: The tracking URI in use, absolute.
+        experiment_id: MLflow's id of the study's experiment; empty before ``open``.
+        parent_id: Run id of the parent run; empty before ``open``.
+
+    Raises:
+        UserError: A tracking URI that MLflow no longer supports.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        storage: Storage,
+        tracking_uri: str | None = None,
+        *,
+        retry_pauses_s: Sequence[float] = RETRY_PAUSES_S,
+    ) -> None:
+        self.study = study
+        self.uri = tracking.resolve_tracking_uri(tracking_uri)
+        self.experiment_id = ""
+        self.parent_id = ""
+        self._storage = storage
+        self._pauses_s = tuple(retry_pauses_s)
+        self._lock = threading.RLock()
+        self._client: Any = None
+        self._by_attempt: dict[str, KnownRun] = {}
+        self._unsure: set[str] = set()
+        """Attempts whose run may exist although it was never answered."""
+
+    def open(self) -> None:
+        """Connect, create experiment and parent run if they are not there, and store the study file.
+
+        Raises:
+            TrackingError: MLflow cannot be reached: what is done is then not known, and nothing should start.
+            UserError: The experiment was deleted in MLflow, or access is refused.
+        """
+        with self._lock:
+            self._retrying(self._open)
+
+    def states(self, trial_ids: Iterable[str] | None = None) -> dict[str, TrialState]:
+        """Where trials stand, by one paged search.
+
+        Args:
+            trial_ids: The trials asked for; those without a run are missing. All that have a run if not given.
+        """
+        with self._lock:
+            runs = self._retrying(self._children)
+        by_trial: dict[str, list[Run]] = defaultdict(list)
+        for run in runs:
+            by_trial[run.data.tags[Tag.TRIAL_ID]].append(run)
+        wanted = by_trial if trial_ids is None else dict.fromkeys(trial_ids)
+        return {trial_id: trial_state(by_trial.get(trial_id, [])) for trial_id in wanted}
+
+    def deliver(self, item: Undelivered) -> str:
+        """Deliver one attempt from the spool as a child run and mark it delivered; a second time changes nothing.
+
+        Returns:
+            The id of its run (of the run that counts, if another driver delivered it meanwhile).
+
+        Raises:
+            TrackingError: MLflow or the storage stayed away; the attempt waits in the spool.
+            DataError: The folder is not one that a trial leaves, or there is none.
+        """
+        try:
+            with self._fetched(item) as folder:
+                entry = read_entry(folder)
+        except (FileNotFoundError, DataError):
+            if self._is_spooled(item):
+                raise
+            return self._delivered_elsewhere(item)
+        run_id = self._deliver(entry)
+        with self._storage_errors():
+            self._storage.mark_delivered(item)
+        return run_id
+
+    def deliver_all(self) -> Delivery:
+        """Deliver what the spool holds of this study; what MLflow does not take now waits for the next time."""
+        with self._storage_errors():
+            items = [i for i in self._storage.undelivered() if self._storage.result(i).trial.study == self.study.name]
+        damaged: list[str] = []
+        for position, item in enumerate(items):
+            try:
+                self.deliver(item)
+            except DataError as error:
+                damaged.append(f"{item.folder}: {error}")
+            except TrackingError as error:
+                return Delivery(
+                    delivered=position - len(damaged),
+                    waiting=len(items) - position,
+                    outage=error,
+                    damaged=tuple(damaged),
+                )
+        return Delivery(delivered=len(items) - len(damaged), damaged=tuple(damaged))
+
+    def failed(self, result: TrialResult) -> str:
+        """Record a failed attempt: durable in the spool first, then as a FAILED run. Returns the run's id.
+
+        Raises:
+            TrackingError: MLflow or the storage stayed away.
+        """
+        self.spool_failure(result)
+        return self.deliver(spooled(result))
+
+    def spool_failure(self, result: TrialResult) -> None:
+        """Make a failed attempt durable, to be delivered later.
+
+        Raises:
+            TrackingError: The storage stayed away.
+        """
+        with self._storage_errors():
+            self._storage.publish_failure(result)
+
+    def add_predictions(self, run_id: str, path: Path) -> None:
+        """Add a further evaluation set to a finished trial's run: its predictions, metrics and name.
+
+        Args:
+            run_id: The run that counts (``states``).
+            path: ``<evaluation set>.parquet``.
+
+        Raises:
+            TrackingError: MLflow stayed away.
+            DataError: The file is not a predictions file.
+        """
+        scores = score_file(path)
+
+        def add() -> None:
+            run = self._client.get_run(run_id)
+            self._put_files(run_id, run.info.artifact_uri, {}, {f"{Artifact.PREDICTIONS}/{path.name}": path})
+            for batch in batches(set_rows(scores, run.info.start_time), {}, added_tags(run.data.tags, scores)):
+                self._client.log_batch(run_id, **batch)
+
+        with self._lock:
+            self._retrying(add)
+
+    def set_plan(self, plan: str) -> None:
+        """Store the plan (JSON text) on the parent run."""
+        self._retrying(lambda: self._client.log_text(self.parent_id, plan, RecordArtifact.PLAN))
+
+    def set_progress(self, counts: Mapping[str, int]) -> None:
+        """Rewrite the parent run's note with the number of target trials per state."""
+        note = study_note(self.study, counts)
+        self._retrying(lambda: self._client.set_tag(self.parent_id, Tag.NOTE, note))
+
+    def attach_report(self, folder: Path, headline: Mapping[str, str] | None = None) -> None:
+        """Log a report's files under ``report/`` of the parent run.
+
+        Args:
+            folder: The report.
+            headline: Findings in a few words each, kept as tags ``report.<name>``.
+        """
+        tags = {RecordTag.HEADLINE_PREFIX + name: text for name, text in (headline or {}).items()}
+
+        def attach() -> None:
+            self._client.log_artifacts(self.parent_id, str(folder), RecordArtifact.REPORT)
+            for batch in batches((), {}, tags):
+                self._client.log_batch(self.parent_id, **batch)
+
+        self._retrying(attach)
+
+    def close(self, *, finished: bool = True) -> None:
+        """Set the parent run's status: FINISHED, or KILLED if the sweep was broken off."""
+        status = "FINISHED" if finished else "KILLED"
+        self._retrying(lambda: self._client.set_terminated(self.parent_id, status))
+
+    def _open(self) -> None:
+        if self._client is None:
+            self._client = tracking.connect(self.uri, create=True)
+        self.experiment_id = self._ensure_experiment()
+        self.parent_id = self._ensure_parent()
+        written = public_study(self.study.model_dump(mode="json", by_alias=True, exclude_unset=True))
+        text = yaml.safe_dump(written, sort_keys=False, allow_unicode=True)
+        self._client.log_text(self.parent_id, text, RecordArtifact.STUDY)
+        self._client.log_text(self.parent_id, text, f"{RecordArtifact.STUDY_VERSIONS}/{digest(text)}.yaml")
+        self._client.update_run(self.parent_id, status="RUNNING")
+        self._children()
+
+    def _ensure_experiment(self) -> str:
+        from mlflow.exceptions import MlflowException
+
+        name = self.study.name
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            tags = {Tag.NOTE: experiment_note(self.study), "mlflow.experimentKind": "custom_model_development"}
+            try:
+                return str(self._client.create_experiment(name, tracking.artifact_root(self.uri, name), tags))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            experiment = self._client.get_experiment_by_name(name)  # another driver was faster
+        if experiment.lifecycle_stage != "active":
+            raise UserError(
+                f"MLflow experiment {name!r} (id {experiment.experiment_id}) at {tracking.hide_password(self.uri)} was "
+                f"deleted; restore it with 'mlflow experiments restore -x {experiment.experiment_id}' or rename the study"
+            )
+        return str(experiment.experiment_id)
+
+    def _ensure_parent(self) -> str:
+        """Run id of the earliest parent; after two drivers made one each, both take the same."""
+        found = tracking.find_parents(self._client, self.experiment_id)
+        if not found:
+            tags = {Tag.SCHEMA: str(SCHEMA_VERSION), Tag.STUDY: self.study.name, Tag.ROLE: str(Role.STUDY)}
+            tags[Tag.NOTE] = study_note(self.study, {})
+            self._client.create_run(self.experiment_id, tags=tags, run_name=f"study {self.study.name}")
+            found = tracking.find_parents(self._client, self.experiment_id)
+        return str(found[0].info.run_id)
+
+    def _children(self) -> list[Run]:
+        """All attempts in MLflow, earliest first; they replace what was remembered (runs may have been deleted)."""
+        runs = tracking.search_all(self._client, self.experiment_id)
+        children = [run for run in runs if run.data.tags.get(Tag.TRIAL_ID)]
+        # Of two runs of one attempt (two drivers at once) the one that ended is taken.
+        known = sorted(map(KnownRun.of, children), key=lambda k: k.terminated)
+        self._by_attempt = {k.attempt_id: k for k in known}
+        return children
+
+    @contextmanager
+    def _fetched(self, item: Undelivered) -> Iterator[Path]:
+        """A local folder with an attempt's files, weights left out."""
+        storage = self._storage
+        with self._storage_errors():
+            names = [name for name in storage.files(item) if name not in (Artifact.TRIAL, Artifact.WEIGHTS)]
+            for name in names:
+                storage.fetch_from(item.folder, name)
+            folder = storage.fetch_from(item.folder, Artifact.TRIAL).parent
+        try:
+            yield folder
+        finally:
+            if not storage.is_local:
+                shutil.rmtree(folder)
+
+    @contextmanager
+    def _storage_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise TrackingError(f"storage {self._storage.place} cannot be reached: {error}") from error
+
+    def _is_spooled(self, item: Undelivered) -> bool:
+        with self._storage_errors():
+            return Artifact.TRIAL in self._storage.files(item)
+
+    def _delivered_elsewhere(self, item: Undelivered) -> str:
+        """The run of an attempt that left the spool between listing and fetching: another driver delivered it."""
+        with self._lock:
+            self._retrying(self._children)
+        for known in sorted(self._by_attempt.values(), key=lambda k: (k.start_ms, k.run_id)):
+            complete = item.state is State.COMPLETE and known.complete and known.trial_id == item.key
+            if complete or (item.state is State.FAILED and known.terminated and known.attempt_id == item.key):
+                return known.run_id
+        raise DataError(
+            f"{item.folder} is neither in storage {self._storage.place} nor in MLflow; the trial must run again"
+        )
+
+    def _deliver(self, entry: Entry) -> str:
+        with self._lock:
+            return self._retrying(lambda: self._write(entry))
+
+    def _write(self, entry: Entry) -> str:
+        run = self._run_of(entry)
+        if not run.terminated:
+            self._put_files(run.run_id, run.artifact_uri, entry.texts, entry.files)
+            for batch in batches(metric_rows(entry), entry.params, entry.tags):
+                self._client.log_batch(run.run_id, **batch)
+            complete = entry.result.state is State.COMPLETE
+            self._client.set_terminated(run.run_id, "FINISHED" if complete else "FAILED", entry.finished_ms)
+            self._by_attempt[run.attempt_id] = dataclasses.replace(run, terminated=True, complete=complete)
+        self._supersede(run.trial_id)
+        return run.run_id
+
+    def _run_of(self, entry: Entry) -> KnownRun:
+        """The run of this attempt: remembered, else found (if an earlier try may have made it), else new."""
+        attempt = entry.result.trial.attempt_id
+        if attempt not in self._by_attempt and attempt in self._unsure:
+            found = tracking.search_all(self._client, self.experiment_id, f"tags.`{Tag.ATTEMPT_ID}` = '{attempt}'")
+            self._by_attempt |= {attempt: KnownRun.of(run) for run in found[:1]}
+        if attempt not in self._by_attempt:
+            self._unsure.add(attempt)
+            tags = {**first_tags(entry), Tag.PARENT: self.parent_id}
+            run = self._client.create_run(self.experiment_id, entry.started_ms, tags, entry.tags[Tag.RUN_NAME])
+            self._by_attempt[attempt] = KnownRun.of(run)
+        self._unsure.discard(attempt)
+        return self._by_attempt[attempt]
+
+    def _put_files(self, run_id: str, uri: str, texts: Mapping[str, str], files: Mapping[str, Path]) -> None:
+        """Write straight into a local artifact folder, which is what MLflow would do more slowly; else upload."""
+        folder = None if self.uri.startswith("http") else tracking.local_folder(uri)
+        if folder is not None:
+            write_files(folder, texts, files)
+            return
+        with tempfile.TemporaryDirectory(prefix="scalecurves-upload-") as staged:
+            write_files(Path(staged), texts, files)
+            self._client.log_artifacts(run_id, staged)
+
+    def _supersede(self, trial_id: str) -> None:
+        """Of several complete runs of one trial the earliest counts; the others are tagged."""
+        complete = [k for k in self._by_attempt.values() if k.trial_id == trial_id and k.complete]
+        for run in sorted(complete, key=lambda k: (k.start_ms, k.run_id))[1:]:
+            self._client.set_tag(run.run_id, Tag.STATE, State.SUPERSEDED)
+            self._by_attempt[run.attempt_id] = dataclasses.replace(run, complete=False)
+
+    def _retrying(self, action: Callable[[], T]) -> T:
+        for pause_s in self._pauses_s:
+            try:
+                with tracking.tracking(self.uri):
+                    return action()
+            except TrackingError:
+                time.sleep(pause_s)
+        with tracking.tracking(self.uri):
+            return action()

@@ -1,0 +1,118 @@
+"""What the record says about trials, read from their MLflow runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dashboards.tracking import RecordMetric
+from search_spaces.exceptions import TrackingError
+from search_spaces.names import FailureClass, State, Tag
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialState:
+    """Where one trial stands in the record.
+
+    Attributes:
+        state: complete, failed or missing (no attempt, or none that was delivered to its end).
+        run_id: The run that counts: the earliest complete one, else the last failed one.
+        name: Name of that run.
+        failure_class: Why the last attempt failed, if the trial failed.
+        message: Its public message.
+        attempts: Number of delivered attempts, superseded ones included.
+        seconds: Wall-clock seconds of the run that counts.
+    """
+
+    state: State
+    run_id: str | None = None
+    name: str = ""
+    failure_class: FailureClass | None = None
+    message: str = ""
+    attempts: int = 0
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What delivering the spool did.
+
+    Attributes:
+        delivered: Attempts that are in MLflow now.
+        waiting: Attempts that stay in the spool because MLflow or the storage was away.
+        outage: The error that stopped it, if any wait.
+        damaged: One message per attempt whose folder cannot be read; they stay in the spool.
+    """
+
+    delivered: int
+    waiting: int = 0
+    outage: TrackingError | None = None
+    damaged: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownRun:
+    """What the writer remembers of a run, so that a delivery needs no search.
+
+    Attributes:
+        terminated: Delivered to its end: nothing is written to it any more.
+        complete: FINISHED with ``sc.state=complete``.
+    """
+
+    run_id: str
+    attempt_id: str
+    trial_id: str
+    start_ms: int
+    terminated: bool
+    complete: bool
+    artifact_uri: str
+
+    @classmethod
+    def of(cls, run: Run) -> KnownRun:
+        """What to remember of an MLflow run."""
+        return cls(
+            run_id=run.info.run_id,
+            attempt_id=run.data.tags.get(Tag.ATTEMPT_ID, ""),
+            trial_id=run.data.tags.get(Tag.TRIAL_ID, ""),
+            start_ms=run.info.start_time,
+            terminated=run.info.status in ("FINISHED", "FAILED"),
+            complete=is_complete(run),
+            artifact_uri=run.info.artifact_uri,
+        )
+
+
+def is_complete(run: Run) -> bool:
+    """Whether a run counts as a done trial: FINISHED with ``sc.state=complete``."""
+    return bool(run.info.status == "FINISHED" and run.data.tags.get(Tag.STATE) == State.COMPLETE)
+
+
+def trial_state(runs: Sequence[Run]) -> TrialState:
+    """Where a trial stands.
+
+    Args:
+        runs: Its runs, earliest first.
+    """
+    ended = [run for run in runs if run.info.status in ("FINISHED", "FAILED")]
+    counts = next((run for run in ended if is_complete(run)), None)
+    if counts is not None:
+        return _of(counts, State.COMPLETE, len(ended))
+    failed = [run for run in ended if run.data.tags.get(Tag.STATE) == State.FAILED]
+    return _of(failed[-1], State.FAILED, len(ended)) if failed else TrialState(state=State.MISSING, attempts=len(ended))
+
+
+def _of(run: Run, state: State, attempts: int) -> TrialState:
+    tags = run.data.tags
+    failed = state is State.FAILED
+    return TrialState(
+        state=state,
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        failure_class=FailureClass(tags[Tag.FAILURE_CLASS]) if failed and Tag.FAILURE_CLASS in tags else None,
+        message=tags.get(Tag.FAILURE_MESSAGE, "") if failed else "",
+        attempts=attempts,
+        seconds=run.data.metrics.get(RecordMetric.TOTAL_S),
+    )
