@@ -166,6 +166,16 @@ class Resolver:
             )
         return self._tasks[name]
 
+    def source(self, name: str, scale: str, upstream: str | None = None) -> ResolvedSource:
+        """The initial weights that a source gives a scale.
+
+        Args:
+            name: The study's name of the source.
+            scale: The study's name of the scale.
+            upstream: Id of the trial that the weights come from, where they come from one.
+        """
+        return self._source(name, scale, upstream)
+
     def _cell_key(self, trial: Trial, of_cell: bool = False) -> str:
         upstream = None
         if trial.upstream is not None:

@@ -9,25 +9,30 @@ from pathlib import Path
 from search_spaces.exceptions import UserError
 
 
-def file_sha256(path: str | Path) -> str:
+def file_sha256(path: str | Path, where: str = "") -> str:
     """The sha256 of a file's bytes, 64 hexadecimal digits.
 
     Kept in memory by path, size and time of the last change, so that thousands of trials read a checkpoint's bytes
     once.
 
+    Args:
+        path: The file.
+        where: What names the file, such as ``"sources.natural"``; starts the message of an error.
+
     Raises:
         UserError: There is no such file, or it cannot be read.
     """
     file = Path(path).expanduser().absolute()
+    start = f"{where}: " if where else ""
     try:
         status = file.stat()
         if not file.is_file():
-            raise UserError(f"{file} is not a file")
+            raise UserError(f"{start}{file} is not a file")
         return _sha256(file, status.st_size, status.st_mtime_ns)
     except FileNotFoundError:
-        raise UserError(f"file {file} does not exist{_similar(file)}") from None
+        raise UserError(f"{start}file {file} does not exist{_similar(file)}") from None
     except OSError as error:
-        raise UserError(f"file {file} cannot be read: {error.strerror or error}") from error
+        raise UserError(f"{start}file {file} cannot be read: {error.strerror or error}") from error
 
 
 @lru_cache(maxsize=4096)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from search_spaces.exceptions import UserError
 from search_spaces.models import StrictModel
 from search_spaces.study import CheckpointSource, Normalisation, RandomSource, TimmSource
-from search_spaces.trial import MeanVarSource, ResolvedSource, UpstreamSource
+from search_spaces.trial import MeanVarSource, ResolvedScale, ResolvedSource, UpstreamSource
 from trainables.checkpoint_files import read_safetensors, read_state_dict
 from trainables.factories import Origin
 from trainables.hashing import file_sha256
 from trainables.matching import Match, match_backbone
 from trainables.mean_var import MeanVarReport, apply_mean_var
-from trainables.models import BuiltModel
+from trainables.models import BuiltModel, build_model
 from trainables.timm_weights import fetch_pretrained
 
 HEAD_KEY = "head"
@@ -137,6 +137,34 @@ def initialise(built: BuiltModel, source: ResolvedSource, fetch_upstream: Callab
     )
 
 
+def check_source(
+    scale: ResolvedScale, source: ResolvedSource, num_outputs: int, import_paths: Sequence[str] = ()
+) -> int:
+    """Try before anything is trained whether a scale can be built and filled from a source.
+
+    Args:
+        scale: What to build.
+        source: Where its weights come from; those of a trial do not exist yet and are not tried.
+        num_outputs: Outputs of the model.
+        import_paths: Folders in which a user's module is looked up first.
+
+    Returns:
+        Trainable numbers of the model.
+
+    Raises:
+        UserError: As for build_model and initialise.
+    """
+    built = build_model(scale, num_outputs, seed=0, import_paths=import_paths)
+    weights = source.weights.of if isinstance(source.weights, MeanVarSource) else source.weights
+    if not isinstance(weights, UpstreamSource):
+        initialise(built, source, _no_upstream, seed=0)
+    return built.parameters
+
+
+def _no_upstream(trial_id: str) -> Path:
+    raise UserError(f"the weights of trial {trial_id} are not at hand")
+
+
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     """Hash of names, shapes and numbers, whatever the order."""
     digest = hashlib.sha256()
@@ -144,7 +172,7 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
         if tensor.numel():
-            digest.update(memoryview(tensor.flatten().view(torch.uint8).numpy()))
+            digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
