@@ -1,0 +1,278 @@
+"""Make a study true: plan, skip what is done, train what is missing, record it, write the report."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from trainables.store import open_store
+from trainables.task_data import working_side
+
+from orchestrator.executor import Executor, TrialOutcome
+from orchestrator.plan import Plan, PlannedTrial, import_paths
+from orchestrator.plan_text import plan_json
+from orchestrator.progress import ProgressView
+from orchestrator.record import Record
+from orchestrator.record_states import TrialState
+from orchestrator.record_writer import RecordWriter
+from search_spaces.exceptions import UserError
+from search_spaces.names import FailureClass, Role, State
+from search_spaces.results import Failure, TrialResult
+from search_spaces.trial import ResolvedTrial, Workspace
+from trainables.library import TaskLibrary
+from trainables.storage import Storage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where a command reads and writes.
+
+    Attributes:
+        home: Imported tasks and image stores.
+        storage: Path or URI of the record's files.
+        tracking_uri: MLflow; ``MLFLOW_TRACKING_URI`` or a SQLite file in the home if None.
+        address: Ray: ``local``, ``auto`` or an address.
+    """
+
+    home: Path
+    storage: str
+    tracking_uri: str | None = None
+    address: str = "local"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedTrial:
+    """A selected trial that is not done.
+
+    Attributes:
+        trial_id: Its id.
+        label: Cell and seed.
+        failure_class: Why.
+        message: What happened, for the terminal.
+    """
+
+    trial_id: str
+    label: str
+    failure_class: FailureClass | None
+    message: str
+
+    @classmethod
+    def of(cls, planned: PlannedTrial, failure: Failure) -> FailedTrial:
+        """What to say of a planned trial that failed."""
+        return cls(
+            trial_id=planned.trial_id,
+            label=planned.trial.label,
+            failure_class=failure.failure_class,
+            message=failure.message,
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class RunSummary:
+    """What a run did.
+
+    Attributes:
+        trained: Trials finished by this run.
+        skipped: Selected trials that were done before.
+        failed: Selected trials that are not done.
+        waiting: Finished trials that MLflow could not take yet; they are in the storage.
+        seconds: Wall clock.
+    """
+
+    trained: int = 0
+    skipped: int = 0
+    failed: list[FailedTrial] = field(default_factory=list)
+    waiting: int = 0
+    seconds: float = 0.0
+
+
+class Engine:
+    """Runs one plan.
+
+    Args:
+        plan: A plan without problems.
+        places: Where to read and write.
+        console: Where to say what happens.
+
+    Raises:
+        UserError: The plan has problems.
+    """
+
+    def __init__(self, plan: Plan, places: Places, console: Console) -> None:
+        if plan.problems or plan.resolver is None:
+            raise UserError("\n".join(plan.problems))
+        self._plan = plan
+        self._resolver = plan.resolver
+        self._places = places
+        self._console = console
+        self._storage = Storage(places.storage)
+        self._workspace = Workspace(
+            home=str(places.home),
+            storage=self._storage.place,
+            import_paths=import_paths(plan.loaded),
+            keep_weights=plan.study.execution.keep_weights,
+            checkpoint_every_s=plan.study.execution.checkpoint_every_s,
+        )
+        self._broken: dict[str, Failure] = {}
+        self.record = Record(plan.study, self._storage, places.tracking_uri)
+
+    def run(self) -> RunSummary:
+        """Train what is missing; returns when nothing more can be done.
+
+        Raises:
+            UserError: The storage cannot be written.
+            TrackingError: MLflow cannot be reached at the start.
+            DataError: Images cannot be read.
+        """
+        started = time.monotonic()
+        self._storage.check_writable()
+        self._console.print("connecting to the record", style="dim")
+        self.record.open()
+        spool = self.record.deliver_all()
+        if spool.delivered:
+            self._console.print(f"delivered {spool.delivered} attempts that were waiting in the storage")
+        for message in spool.damaged:
+            self._console.print(f"cannot be read and stays in the storage: {message}", style="yellow", markup=False)
+        self.record.set_plan(json.dumps(plan_json(self._plan), indent=2))
+        states = self.record.states(t.trial_id for t in self._plan.trials)
+        todo = self._todo(states)
+        done = {i for i, state in states.items() if state.state is State.COMPLETE}
+        summary = RunSummary(skipped=len(done - todo.keys()))
+        if todo:
+            self._build_stores(todo)
+            self._train(todo, summary)
+        self._finish(summary)
+        summary.seconds = time.monotonic() - started
+        return summary
+
+    def _todo(self, states: Mapping[str, TrialState]) -> dict[str, PlannedTrial]:
+        """Trials to train: neither complete nor diverged; upstream ones again if their weights are needed but gone."""
+        todo: dict[str, PlannedTrial] = {}
+        for planned in reversed(self._plan.trials):
+            state = states[planned.trial_id]
+            needed = any(other.upstream_id == planned.trial_id for other in todo.values())
+            if state.failure_class is FailureClass.DIVERGENCE:
+                self._broken[planned.trial_id] = _diverged(state)
+            elif state.state is not State.COMPLETE:
+                if planned.trial.role is Role.TARGET or needed:
+                    todo[planned.trial_id] = planned
+            elif needed and not self._storage.has_weights(planned.trial_id):
+                todo[planned.trial_id] = planned
+        return todo
+
+    def _build_stores(self, todo: Mapping[str, PlannedTrial]) -> None:
+        """Decode images now, so that an unreadable one is found before anything is trained."""
+        library = TaskLibrary(self._places.home)
+        wanted: dict[tuple[str, int, int], None] = {}
+        for cell in dict.fromkeys(t.trial.cell for t in todo.values()):
+            task, protocol = self._resolver.task(cell.task), self._resolver.protocol(cell)
+            side = working_side(self._resolver.scale(cell.model_scale).input_size, protocol.storage_size)
+            manifests = [task.manifest, *(s.manifest for s in task.evaluate.values() if s.manifest)]
+            wanted |= {(name, protocol.storage_size, side): None for name in manifests}
+        for name, storage_size, side in wanted:
+            with self._console.status(f"decoding the images of {name} to {side} px"):
+                open_store(library, library.load(name), storage_size, side)
+
+    def _train(self, todo: Mapping[str, PlannedTrial], summary: RunSummary) -> None:
+        execution = self._plan.study.execution
+        labels = {i: t.trial.label for i, t in todo.items()}
+        writer = RecordWriter(self.record)
+        try:
+            with ProgressView(self._console, labels, {i: t.cost for i, t in todo.items()}) as view:
+                endings = _Endings(writer, view, summary, self._broken)
+                with Executor(
+                    execution.gang,
+                    address=self._places.address,
+                    import_paths=self._workspace.import_paths,
+                    max_concurrent=execution.max_concurrent,
+                    on_report=view.report,
+                    on_done=endings.take,
+                ) as executor:
+                    for stage in self._plan.stages():
+                        self._run_stage([t for t in stage if t.trial_id in todo], executor, endings)
+        finally:
+            summary.waiting = writer.close()
+
+    def _run_stage(self, stage: Sequence[PlannedTrial], executor: Executor, endings: _Endings) -> None:
+        ready = []
+        for planned in stage:
+            trial = self._resolve(planned)
+            endings.expect(planned, trial)
+            cause = self._broken.get(planned.upstream_id or "")
+            if cause is None:
+                ready.append(trial.model_dump(mode="json"))
+            else:
+                endings.fail(trial.trial_id, _inherited(cause, planned))
+        if ready:
+            executor.run(ready)
+
+    def _resolve(self, planned: PlannedTrial) -> ResolvedTrial:
+        attempt = f"{planned.trial_id}-{uuid.uuid4().hex[:8]}"
+        return self._resolver.resolved(planned.trial, attempt, self._workspace)
+
+    def _finish(self, summary: RunSummary) -> None:
+        reported = {f.trial_id for f in summary.failed}
+        for planned in self._plan.trials:
+            failure = self._broken.get(planned.trial_id)
+            if failure is not None and planned.trial_id not in reported:
+                summary.failed.append(FailedTrial.of(planned, failure))
+        done = len(self._plan.trials) - len(summary.failed)
+        self.record.set_progress({"complete": done, "failed": len(summary.failed)})
+
+
+class _Endings:
+    """What happens when a trial has ended: record it, show it, remember why it failed."""
+
+    def __init__(
+        self, writer: RecordWriter, view: ProgressView, summary: RunSummary, broken: dict[str, Failure]
+    ) -> None:
+        self._writer = writer
+        self._view = view
+        self._summary = summary
+        self._broken = broken
+        self._expected: dict[str, tuple[PlannedTrial, ResolvedTrial, float]] = {}
+
+    def expect(self, planned: PlannedTrial, trial: ResolvedTrial) -> None:
+        """This trial is about to be started."""
+        self._expected[trial.trial_id] = (planned, trial, time.time())
+
+    def take(self, outcome: TrialOutcome) -> None:
+        """The executor says that a trial has ended."""
+        if outcome.result is not None:
+            self._summary.trained += 1
+            self._writer.put(outcome.result)
+            self._view.done(outcome.trial_id)
+        elif outcome.failure is not None:
+            self.fail(outcome.trial_id, outcome.failure)
+
+    def fail(self, trial_id: str, failure: Failure) -> None:
+        """Record a failed attempt."""
+        planned, trial, expected_at = self._expected[trial_id]
+        self._broken[trial_id] = failure
+        self._summary.failed.append(FailedTrial.of(planned, failure))
+        self._writer.put(
+            TrialResult(
+                trial=trial, state=State.FAILED, failure=failure, started_at=expected_at, finished_at=time.time()
+            )
+        )
+        self._view.failed(trial_id, failure.message)
+
+
+def _diverged(state: TrialState) -> Failure:
+    message = state.message or "diverged before"
+    return Failure(failure_class=FailureClass.DIVERGENCE, message=message, public_message=message)
+
+
+def _inherited(cause: Failure, planned: PlannedTrial) -> Failure:
+    """The failure of a trial whose upstream trial failed."""
+    start = f"its upstream trial {planned.upstream_id} failed: "
+    return Failure(
+        failure_class=cause.failure_class,
+        message=start + cause.message,
+        public_message=start + cause.public_message,
+    )

@@ -1,0 +1,340 @@
+"""What a run would do: cells, trials, exclusions, stages and every problem, found before anything is trained.
+
+Making a plan reads manifests, hashes images and checkpoints, draws every subset, and loads each checkpoint into its
+network once; it touches no GPU and trains nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from trainables.evaluation_sets import task_rows
+
+from search_spaces.amounts import Amount
+from search_spaces.exceptions import ScalecurvesError, UserError
+from search_spaces.expand import Cell, Exclusion, Expansion, Trial, expand
+from search_spaces.files import LoadedStudy
+from search_spaces.identity import Cards, ScaleCard, TaskCard
+from search_spaces.names import Role
+from search_spaces.resolve import Resolver
+from search_spaces.selection import select
+from search_spaces.study import ByScaleSource, CheckpointSource, Study, TransformSource, TrialSource
+from search_spaces.trial import ResolvedTask, Workspace
+from trainables.library import TaskLibrary
+from trainables.subsets import EmptyCell, PatientOrder
+
+Made = TypeVar("Made")
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedTrial:
+    """A trial with its identity.
+
+    Attributes:
+        trial: The trial.
+        trial_id: 16 hexadecimal digits.
+        upstream_id: Id of the trial whose weights it starts from.
+        cost: Expected work in arbitrary units: images seen x pixels x parameters. Orders trials, estimates nothing.
+    """
+
+    trial: Trial
+    trial_id: str
+    upstream_id: str | None
+    cost: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything a run would do.
+
+    Attributes:
+        loaded: The study and where it came from.
+        expansion: All cells of the study, selected or not.
+        trials: Selected trials; upstream ones come before those that need them. Two names of one science appear once.
+        exclusions: Cells left out by rule, or because their subset cannot be drawn.
+        problems: What the user must change; a run refuses while there is one.
+        notes: What the user should know.
+        resolver: Resolves trials; None while there are problems.
+        images: Task -> (training, validation) images and per evaluation set.
+    """
+
+    loaded: LoadedStudy
+    expansion: Expansion | None
+    trials: tuple[PlannedTrial, ...]
+    exclusions: tuple[Exclusion, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    resolver: Resolver | None
+    images: dict[str, dict[str, int]]
+
+    @property
+    def study(self) -> Study:
+        """The study."""
+        return self.loaded.study
+
+    @property
+    def targets(self) -> tuple[PlannedTrial, ...]:
+        """Trials that the axes ask for."""
+        return tuple(t for t in self.trials if t.trial.role is Role.TARGET)
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Different cells of the targets."""
+        return tuple(dict.fromkeys(t.trial.cell for t in self.targets))
+
+    def stages(self) -> Iterator[list[PlannedTrial]]:
+        """Trials that may run at the same time, stage after stage, most work first."""
+        for stage in sorted({t.trial.stage for t in self.trials}):
+            here = [t for t in self.trials if t.trial.stage == stage]
+            yield sorted(here, key=lambda t: -t.cost)
+
+
+@dataclass(slots=True)
+class _Findings:
+    """Collects problems instead of stopping at the first."""
+
+    problems: list[str]
+    notes: list[str]
+
+    def attempt(self, make: Callable[..., Made], *args: Any) -> Made | None:
+        """What ``make(*args)`` gives, or None with the problem noted."""
+        try:
+            return make(*args)
+        except ScalecurvesError as error:
+            if str(error) not in self.problems:
+                self.problems.append(str(error))
+            return None
+
+
+def make_plan(
+    loaded: LoadedStudy,
+    library: TaskLibrary,
+    only: str | None = None,
+    note: Note = lambda _: None,
+    load_weights: bool = True,
+) -> Plan:
+    """Plan a study.
+
+    Args:
+        loaded: The study.
+        library: Imported tasks.
+        only: See ``search_spaces.selection.select``.
+        note: Told what is being looked at; planning large studies takes a while.
+        load_weights: Build every scale and load every source into it; without, plans are quick and costs unknown.
+
+    Raises:
+        UserError: The study cannot be expanded, or ``only`` selects nothing.
+    """
+    study = loaded.study
+    expansion = expand(study)
+    chosen = select(expansion.trials, only)
+    found = _Findings([], [])
+    cards = _cards(loaded, chosen, library, found, note)
+    resolver = Resolver(study, cards)
+    tasks = {} if found.problems else _tasks(resolver, chosen, found)
+    exclusions = list(expansion.exclusions)
+    images: dict[str, dict[str, int]] = {}
+    if not found.problems:
+        note("drawing subsets")
+        empty = _draw_subsets(study, tasks, chosen, library, found, images)
+        exclusions += _excluded(chosen, empty)
+        chosen = [t for t in chosen if not _cells(t) & empty.keys()]
+    sizes = {} if found.problems or not load_weights else _check_weights(loaded, resolver, chosen, found, note)
+    _note_idle_ranks(study, resolver, chosen, found)
+    trials = () if found.problems else _planned(resolver, chosen, sizes)
+    return Plan(
+        loaded=loaded,
+        expansion=expansion,
+        trials=trials,
+        exclusions=tuple(exclusions),
+        problems=tuple(found.problems),
+        notes=tuple(found.notes),
+        resolver=None if found.problems else resolver,
+        images=images,
+    )
+
+
+def import_paths(loaded: LoadedStudy) -> tuple[str, ...]:
+    """Folders where a study's own factories are looked up: the study file's, then the current one."""
+    return tuple(dict.fromkeys((str(loaded.folder), str(Path.cwd()))))
+
+
+def _cards(loaded: LoadedStudy, trials: Sequence[Trial], library: TaskLibrary, found: _Findings, note: Note) -> Cards:
+    from trainables.phantoms import ensure_phantoms
+
+    from trainables.models import scale_card
+
+    study = loaded.study
+    paths = import_paths(loaded)
+    manifests = sorted({study.tasks[t.cell.task].manifest for t in trials} | _evaluation_manifests(study, trials))
+    found.attempt(ensure_phantoms, library, manifests, note)
+    tasks: dict[str, TaskCard] = {}
+    for name in manifests:
+        note(f"hashing the images of {name}")
+        _keep(tasks, name, found.attempt(library.card, name))
+    scales: dict[str, ScaleCard] = {}
+    for name in dict.fromkeys(t.cell.model_scale for t in trials):
+        _keep(scales, name, found.attempt(scale_card, name, study.scale(name), paths))
+    return Cards(scales=scales, files=_file_hashes(study, trials, found), tasks=tasks)
+
+
+def _keep(mapping: dict[str, Made], key: str, value: Made | None) -> None:
+    if value is not None:
+        mapping[key] = value
+
+
+def _evaluation_manifests(study: Study, trials: Iterable[Trial]) -> set[str]:
+    tasks = {t.cell.task for t in trials}
+    return {s.manifest for task in tasks for s in study.tasks[task].evaluate.values() if s.manifest}
+
+
+def _file_hashes(study: Study, trials: Iterable[Trial], found: _Findings) -> dict[str, str]:
+    from trainables.hashing import file_sha256
+
+    hashes: dict[str, str] = {}
+    for source, scale in dict.fromkeys((t.cell.pretraining_source, t.cell.model_scale) for t in trials):
+        checkpoint = _checkpoint(study, source, scale)
+        if checkpoint is not None and checkpoint.file not in hashes:
+            where = f"sources.{source} for scale {scale}"
+            _keep(hashes, checkpoint.file, found.attempt(file_sha256, Path(checkpoint.file), where))
+    return hashes
+
+
+def _checkpoint(study: Study, source_name: str, scale: str) -> CheckpointSource | None:
+    source: Any = study.source(source_name)
+    if isinstance(source, TransformSource):
+        return _checkpoint(study, source.of, scale)
+    if isinstance(source, ByScaleSource):
+        source = source.by_scale[scale]
+    if isinstance(source, TrialSource):
+        return None
+    return source if isinstance(source, CheckpointSource) else None
+
+
+def _tasks(resolver: Resolver, trials: Iterable[Trial], found: _Findings) -> dict[str, ResolvedTask]:
+    tasks: dict[str, ResolvedTask] = {}
+    for name in dict.fromkeys(t.cell.task for t in trials):
+        _keep(tasks, name, found.attempt(resolver.task, name))
+    for name in dict.fromkeys(t.cell.model_scale for t in trials):
+        found.attempt(resolver.scale, name)
+    for cell in dict.fromkeys(t.cell for t in trials):
+        found.attempt(_check_sizes, resolver, cell)
+    return tasks
+
+
+def _check_sizes(resolver: Resolver, cell: Cell) -> None:
+    from trainables.task_data import working_side
+
+    working_side(resolver.scale(cell.model_scale).input_size, resolver.protocol(cell).storage_size)
+
+
+def _draw_subsets(
+    study: Study,
+    tasks: dict[str, ResolvedTask],
+    trials: Sequence[Trial],
+    library: TaskLibrary,
+    found: _Findings,
+    images: dict[str, dict[str, int]],
+) -> dict[Cell, str]:
+    """Draw every subset once; cells whose subset cannot be drawn, with the reason."""
+    empty: dict[tuple[str, Any], str] = {}
+    for name, task in tasks.items():
+        rows = found.attempt(task_rows, library, task)
+        if rows is None:
+            continue
+        images[name] = {"train": len(rows.train), "val": len(rows.val)}
+        images[name] |= {s: len(r.positions) for s, r in rows.sets.items()}
+        pool = rows.manifest.table.iloc[rows.train]
+        mine = [t for t in trials if t.cell.task == name]
+        for seed in dict.fromkeys(t.seed.subset for t in mine):
+            order = PatientOrder(pool, task.labels, task.kind, seed)
+            for amount in dict.fromkeys(t.cell.data_fraction for t in mine):
+                reason = found.attempt(_why_empty, order, amount, name)
+                if reason:
+                    empty.setdefault((name, amount), f"{reason} (subset seed {seed})")
+    return {t.cell: empty[key] for t in trials if (key := (t.cell.task, t.cell.data_fraction)) in empty}
+
+
+def _cells(trial: Trial) -> set[Cell]:
+    """The trial's cell and those of the trials it starts from."""
+    return {trial.cell} | (_cells(trial.upstream) if trial.upstream else set())
+
+
+def _excluded(trials: Iterable[Trial], empty: dict[Cell, str]) -> list[Exclusion]:
+    reasons: dict[Cell, str] = {}
+    for trial in trials:
+        for cell in _cells(trial) & empty.keys():
+            own = cell == trial.cell
+            reasons.setdefault(trial.cell, empty[cell] if own else f"its source's trial {cell.label}: {empty[cell]}")
+    return [Exclusion(cell=cell, reason=reason) for cell, reason in reasons.items()]
+
+
+def _why_empty(order: PatientOrder, amount: Amount, task: str) -> str:
+    """Why the subset cannot be trained; empty if it can."""
+    try:
+        order.draw(amount)
+    except EmptyCell as error:
+        return str(error)
+    except UserError as error:
+        raise UserError(f"task {task!r}, data_fraction {amount.label}: {error}") from None
+    return ""
+
+
+def _check_weights(
+    loaded: LoadedStudy, resolver: Resolver, trials: Sequence[Trial], found: _Findings, note: Note
+) -> dict[str, int]:
+    """Build each scale and load each source into it once; scale -> number of its parameters."""
+    sizes: dict[str, int] = {}
+    checked: set[tuple[str, str]] = set()
+    for trial in trials:
+        cell = trial.cell
+        key = (cell.model_scale, cell.pretraining_source)
+        if key in checked:
+            continue
+        checked.add(key)
+        note(f"loading {cell.pretraining_source} into {cell.model_scale}")
+
+        _keep(sizes, cell.model_scale, found.attempt(_check_one, loaded, resolver, trial))
+    return sizes
+
+
+def _check_one(loaded: LoadedStudy, resolver: Resolver, trial: Trial) -> int:
+    from trainables.sources import check_source
+
+    resolved = resolver.resolved(trial, "plan", _nowhere(loaded))
+    return check_source(resolved.scale, resolved.source, len(resolved.task.labels), import_paths(loaded))
+
+
+def _nowhere(loaded: LoadedStudy) -> Workspace:
+    return Workspace(home="", storage="", import_paths=import_paths(loaded))
+
+
+def _note_idle_ranks(study: Study, resolver: Resolver, trials: Iterable[Trial], found: _Findings) -> None:
+    ranks = study.execution.gang.ranks
+    fewest = min((resolver.protocol(c).ghost_batches for c in {t.cell for t in trials}), default=ranks)
+    if fewest < ranks:
+        found.notes.append(
+            f"{ranks} ranks share {fewest} ghost batch(es) per step, so {ranks - fewest} idle: lower "
+            "protocol.ghost_batch_size (which makes another trial of it) or execution.gang.ranks"
+        )
+
+
+def _planned(resolver: Resolver, trials: Iterable[Trial], sizes: dict[str, int]) -> tuple[PlannedTrial, ...]:
+    planned: dict[str, PlannedTrial] = {}
+    for trial in trials:
+        identity = resolver.trial_id(trial)
+        upstream = resolver.trial_id(trial.upstream) if trial.upstream else None
+        cost = _cost(resolver, trial.cell, sizes)
+        planned.setdefault(identity, PlannedTrial(trial=trial, trial_id=identity, upstream_id=upstream, cost=cost))
+    return tuple(planned.values())
+
+
+def _cost(resolver: Resolver, cell: Cell, sizes: dict[str, int]) -> float:
+    protocol = resolver.protocol(cell)
+    steps = protocol.budget.steps or 1000 * (protocol.budget.epochs or 1)
+    pixels = resolver.scale(cell.model_scale).input_size ** 2
+    return float(steps * protocol.global_batch_size * pixels) * sizes.get(cell.model_scale, 1)

@@ -1,0 +1,58 @@
+"""A plan in words: for the terminal and as JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.plan import Plan
+from search_spaces.names import AXES, Role
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """The plan as plain data: counts, cells, exclusions with reasons, problems, images per task."""
+    return {
+        "study": plan.study.name,
+        "cells": len(plan.cells),
+        "trials": len(plan.targets),
+        "upstream_trials": len(plan.trials) - len(plan.targets),
+        "stages": len(list(plan.stages())),
+        "ranks_per_trial": plan.study.execution.gang.ranks,
+        "axes": {axis: sorted({c.coordinates[axis] for c in plan.cells}) for axis in AXES},
+        "exclusions": [{"cell": e.cell.label, "reason": e.reason} for e in plan.exclusions],
+        "problems": list(plan.problems),
+        "notes": list(plan.notes),
+        "images": plan.images,
+        "targets": [
+            {"trial_id": t.trial_id, **t.trial.cell.coordinates, "seed": t.trial.seed.label} for t in plan.targets
+        ],
+    }
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """Counts, tasks, stages, exclusions, notes and problems."""
+    upstream = len(plan.trials) - len(plan.targets)
+    extra = f" and {upstream} upstream trials" if upstream else ""
+    console.print(f"[bold]{plan.study.name}[/]: {len(plan.cells)} cells, {len(plan.targets)} trials{extra}")
+    if plan.images:
+        console.print(_task_table(plan))
+    for number, stage in enumerate(plan.stages()):
+        roles = Counter(t.trial.role for t in stage)
+        console.print(f"stage {number}: {roles[Role.TARGET]} targets, {roles[Role.UPSTREAM]} upstream")
+    for reason, count in Counter(e.reason for e in plan.exclusions).items():
+        console.print(f"excluded, {count} cells: {reason}", markup=False, style="yellow")
+    for note in plan.notes:
+        console.print(f"note: {note}", markup=False, style="yellow")
+    for problem in plan.problems:
+        console.print(f"problem: {problem}", markup=False, style="red")
+
+
+def _task_table(plan: Plan) -> Table:
+    table = Table("task", "training images", "validation", "evaluation sets", box=None, pad_edge=False)
+    for task, counts in plan.images.items():
+        sets = ", ".join(f"{name} {n}" for name, n in counts.items() if name not in ("train", "val"))
+        table.add_row(task, str(counts["train"]), str(counts["val"]), sets)
+    return table

@@ -1,0 +1,129 @@
+"""How a run looks while it runs: a live view with rich on a terminal, plain lines otherwise."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+_QUIET_S = 10.0
+
+
+def duration(seconds: float) -> str:
+    """Short text: ``42 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+class Pace:
+    """Time left, from the work done so far.
+
+    Args:
+        costs: Trial id -> expected work in any unit.
+    """
+
+    def __init__(self, costs: dict[str, float]) -> None:
+        self._left = dict(costs)
+        self._total = sum(costs.values())
+        self._started = time.monotonic()
+
+    def finished(self, trial_id: str) -> None:
+        """A trial has ended, one way or the other."""
+        self._left.pop(trial_id, None)
+
+    def eta_s(self) -> float | None:
+        """Seconds left; None before the first trial has ended."""
+        left = sum(self._left.values())
+        done = self._total - left
+        if not self._left:
+            return 0.0
+        return None if done <= 0 else (time.monotonic() - self._started) * left / done
+
+
+class ProgressView:
+    """Live view of a run.
+
+    Args:
+        console: Where to draw.
+        labels: Trial id -> short text.
+        costs: Trial id -> expected work in any unit, for the time left.
+    """
+
+    def __init__(self, console: Console, labels: dict[str, str], costs: dict[str, float]) -> None:
+        self._console = console
+        self._labels = labels
+        self._pace = Pace(costs)
+        self._done = self._failed = 0
+        self._running: dict[str, TaskID] = {}
+        self._last_line = 0.0
+        self._live = console.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.description}", justify="left"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+            disable=not self._live,
+        )
+        self._main = self._bars.add_task("trials", total=len(labels), note="")
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def report(self, report: dict[str, Any]) -> None:
+        """A running trial has reported: keys ``trial_id``, ``step``, ``steps``, ``val``."""
+        if not self._live:
+            return
+        trial_id = str(report["trial_id"])
+        if trial_id not in self._running:
+            label = self._labels.get(trial_id, trial_id)
+            self._running[trial_id] = self._bars.add_task(f"  {label}", total=report.get("steps"), note="")
+        value = report.get("val")
+        note = f"val {value:.3f}" if isinstance(value, float) else ""
+        self._bars.update(self._running[trial_id], completed=report.get("step", 0), note=note)
+
+    def done(self, trial_id: str) -> None:
+        """A trial is complete."""
+        self._done += 1
+        self._ended(trial_id)
+
+    def failed(self, trial_id: str, message: str) -> None:
+        """A trial has failed; its message is shown at once."""
+        self._failed += 1
+        self._console.print(
+            f"FAILED {self._labels.get(trial_id, trial_id)} ({trial_id}): {message}", style="red", markup=False
+        )
+        self._ended(trial_id)
+
+    def _ended(self, trial_id: str) -> None:
+        self._pace.finished(trial_id)
+        if trial_id in self._running:
+            self._bars.remove_task(self._running.pop(trial_id))
+        eta = self._pace.eta_s()
+        note = f"{self._failed} failed" if self._failed else ""
+        note += f"  about {duration(eta)} left" if eta else ""
+        self._bars.update(self._main, advance=1, note=note)
+        self._plain_line(note)
+
+    def _plain_line(self, note: str) -> None:
+        now = time.monotonic()
+        ended = self._done + self._failed
+        if self._live or (now - self._last_line < _QUIET_S and ended < len(self._labels)):
+            return
+        self._last_line = now
+        self._console.print(f"{ended}/{len(self._labels)} trials  {note}".rstrip(), markup=False, highlight=False)

@@ -1,0 +1,173 @@
+"""Where a study stands, and why a trial stands where it does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.drivers import running_now
+from orchestrator.engine import Places
+from orchestrator.plan import Plan, PlannedTrial
+from orchestrator.progress import duration
+from orchestrator.record import Record
+from orchestrator.record_states import TrialState
+from search_spaces.exceptions import UserError
+from search_spaces.identity import canonical
+from search_spaces.names import AXES, State
+from search_spaces.trial import Workspace
+from trainables.storage import Storage
+
+_NOT_COMPARED = ("trial_id", "cell_id", "attempt_id", "role", "workspace", "study", "axes")
+
+
+def study_status(plan: Plan, places: Places) -> dict[str, Any]:
+    """Counts of the study's target trials.
+
+    Returns:
+        study, cells, trials, done, failed, running, missing (targets), eta_s (None if no driver runs), failures (list of
+        trial_id, cell, class, message), waiting (finished attempts that MLflow does not have yet), axes (axis -> value
+        -> [done, failed, trials]).
+    """
+    storage = Storage(places.storage)
+    record = Record(plan.study, storage, places.tracking_uri)
+    states = record.look(t.trial_id for t in plan.trials)
+    spooled = {i.key for i in storage.undelivered() if i.state is State.COMPLETE}
+    running, eta_s = running_now(storage, plan.study.name)
+    stand = {t.trial_id: _stand(t, states[t.trial_id], spooled, running) for t in plan.trials}
+    counts = {state: sum(stand[t.trial_id] is state for t in plan.targets) for state in State}
+    return {
+        "study": plan.study.name,
+        "cells": len(plan.cells),
+        "trials": len(plan.targets),
+        "done": counts[State.COMPLETE],
+        "failed": counts[State.FAILED],
+        "running": counts[State.RUNNING],
+        "missing": counts[State.MISSING],
+        "eta_s": eta_s,
+        "failures": [
+            {
+                "trial_id": t.trial_id,
+                "cell": t.trial.label,
+                "class": str(states[t.trial_id].failure_class or ""),
+                "message": states[t.trial_id].message,
+            }
+            for t in plan.trials
+            if stand[t.trial_id] is State.FAILED
+        ],
+        "waiting": len(spooled & stand.keys()),
+        "axes": _by_axis(plan, stand),
+    }
+
+
+def _stand(planned: PlannedTrial, state: TrialState, spooled: set[str], running: set[str]) -> State:
+    if state.state is State.COMPLETE or planned.trial_id in spooled:
+        return State.COMPLETE
+    return State.RUNNING if planned.trial_id in running else state.state
+
+
+def _by_axis(plan: Plan, stand: dict[str, State]) -> dict[str, dict[str, list[int]]]:
+    axes: dict[str, dict[str, list[int]]] = {axis: {} for axis in AXES}
+    for target in plan.targets:
+        for axis, value in target.trial.cell.coordinates.items():
+            counts = axes[axis].setdefault(value, [0, 0, 0])
+            counts[0] += stand[target.trial_id] is State.COMPLETE
+            counts[1] += stand[target.trial_id] is State.FAILED
+            counts[2] += 1
+    return axes
+
+
+def print_status(status: dict[str, Any], console: Console) -> None:
+    """Counts, one line per axis value, and the failures."""
+    console.print(
+        f"[bold]{status['study']}[/]: {status['done']} of {status['trials']} trials done, {status['running']} running, "
+        f"{status['failed']} failed, {status['missing']} missing"
+        + (f", about {duration(status['eta_s'])} left" if status["eta_s"] else "")
+    )
+    if status["waiting"]:
+        console.print(f"{status['waiting']} of the done are in the storage, not yet in MLflow", style="yellow")
+    table = Table("axis", "value", "done", "failed", "trials", box=None, pad_edge=False)
+    for axis, values in status["axes"].items():
+        for value, (done, failed, trials) in values.items():
+            table.add_row(axis, value, str(done), str(failed or ""), str(trials))
+    console.print(table)
+    for failure in status["failures"]:
+        line = f"failed ({failure['class']}) {failure['cell']} [{failure['trial_id']}]: {failure['message']}"
+        console.print(line, markup=False, style="red")
+
+
+def explain(plan: Plan, start_of_id: str, places: Places, console: Console) -> None:
+    """Say where a trial stands, what its attempts did, and how it differs from the nearest done trial.
+
+    Raises:
+        UserError: No trial, or several, whose id starts like this.
+    """
+    planned = _find(plan, start_of_id)
+    storage = Storage(places.storage)
+    record = Record(plan.study, storage, places.tracking_uri)
+    states = record.look(t.trial_id for t in plan.trials)
+    state = states[planned.trial_id]
+    console.print(f"[bold]{planned.trial_id}[/] {planned.trial.label}")
+    console.print(f"state: {state.state}, {state.attempts} attempts" + (f", run {state.run_id}" if state.run_id else ""))
+    if planned.upstream_id:
+        console.print(f"starts from trial {planned.upstream_id} ({states[planned.upstream_id].state})")
+    if state.message:
+        console.print(f"last error ({state.failure_class}): {state.message}", markup=False, style="red")
+    for line in _local_details(storage, planned.trial_id):
+        console.print(line, markup=False, style="dim")
+    if state.state is not State.COMPLETE:
+        _print_difference(plan, planned, states, console)
+
+
+def _find(plan: Plan, start_of_id: str) -> PlannedTrial:
+    found = [t for t in plan.trials if t.trial_id.startswith(start_of_id)]
+    if len(found) != 1:
+        many = f"{len(found)} trials start with" if found else "no trial of the study has the id"
+        raise UserError(f"{many} {start_of_id!r}; ids are listed by plan --json and in the MLflow tag sc.trial_id")
+    return found[0]
+
+
+def _local_details(storage: Storage, trial_id: str) -> list[str]:
+    """Tails of the tracebacks that stay out of MLflow."""
+    lines: list[str] = []
+    for result in storage.failures(trial_id):
+        if result.failure is not None:
+            lines.append(f"attempt {result.trial.attempt_id}: {result.failure.message}")
+            lines += result.failure.detail.rstrip().splitlines()[-12:]
+    return lines
+
+
+def _print_difference(plan: Plan, planned: PlannedTrial, states: dict[str, TrialState], console: Console) -> None:
+    done = [t for t in plan.trials if states[t.trial_id].state is State.COMPLETE]
+    if not done:
+        console.print("no trial of the study is done yet")
+        return
+    mine = _flat(plan, planned)
+    nearest = min(done, key=lambda t: len(_changes(mine, _flat(plan, t))))
+    console.print(f"differs from the done trial {nearest.trial_id} in:")
+    for key, (here, there) in _changes(mine, _flat(plan, nearest)).items():
+        console.print(f"  {key}: {here} (done: {there})", markup=False)
+
+
+def _flat(plan: Plan, planned: PlannedTrial) -> dict[str, str]:
+    if plan.resolver is None:
+        raise UserError("\n".join(plan.problems))
+    resolved = plan.resolver.resolved(planned.trial, "why", Workspace(home="", storage=""))
+    flat: dict[str, str] = {}
+
+    def visit(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                visit(f"{prefix}.{key}" if prefix else key, inner)
+        else:
+            flat[prefix] = canonical(value)
+
+    visit("", resolved.model_dump(mode="json", exclude=set(_NOT_COMPARED)))
+    return flat
+
+
+def _changes(one: dict[str, str], other: dict[str, str]) -> dict[str, tuple[str, str]]:
+    keys = sorted(one.keys() | other.keys())
+    pairs = {k: (one.get(k, "absent"), other.get(k, "absent")) for k in keys}
+    return {k: pair for k, pair in pairs.items() if pair[0] != pair[1]}

@@ -1,0 +1,292 @@
+"""The command line: ``python -m orchestrator.sweep [run|plan|status|why|evaluate|report] STUDY``."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from search_spaces.exceptions import ScalecurvesError
+from search_spaces.files import LoadedStudy, load_study
+
+app = typer.Typer(
+    add_completion=True,
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    help="Whether pretraining helps, at which scale, with how few labels, and whom it harms.",
+)
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+StudyArgument = Annotated[str, typer.Argument(help="Preset (demo), YAML file, or module:function.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change an axis or a field: task=a,b | seeds=2 | protocol.budget.steps=50. Repeatable."),
+]
+OnlyOption = Annotated[
+    str | None, typer.Option("--only", help="Select target trials: 'task=ham10000,data_fraction<=0.1'.")
+]
+AddressOption = Annotated[str, typer.Option("--address", help="Ray: local, auto (the cluster around) or an address.")]
+TrackingOption = Annotated[
+    str | None, typer.Option("--tracking-uri", help="MLflow; else MLFLOW_TRACKING_URI, else SQLite in the home folder.")
+]
+StorageOption = Annotated[
+    str | None, typer.Option("--storage", help="Path or URI of weights and spool; else <home>/storage.")
+]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Folder of the report; else ./reports/<study>.")]
+
+EXIT_USER, EXIT_FAILED = 1, 3
+
+
+@app.callback(invoke_without_command=True)
+def main(context: typer.Context) -> None:
+    """Without a command: run the demo study."""
+    if context.invoked_subcommand is None:
+        run("demo")
+
+
+@app.command()
+def run(
+    study: StudyArgument = "demo",
+    set_: SetOption = None,
+    only: OnlyOption = None,
+    address: AddressOption = "local",
+    tracking_uri: TrackingOption = None,
+    storage: StorageOption = None,
+    out: OutOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before large runs.")] = False,
+) -> None:
+    """Make every trial of the study true; skip what is done; resume what broke; then write the report.
+
+    Example: python -m orchestrator.sweep run my_study.yaml --only 'seed=0'
+    """
+    with _reported(), _terminated_as_interrupt():
+        from orchestrator.engine import Engine
+
+        plan = _plan(study, set_, only)
+        if plan.problems:
+            _refuse(plan)
+        if len(plan.targets) > 1000 and not yes and sys.stdin.isatty():
+            typer.confirm(f"{len(plan.targets)} trials; go on?", abort=True)
+        engine = Engine(plan, _places(tracking_uri, storage, address), console)
+        summary = engine.run()
+        _print_summary(summary)
+        _write_report(plan, engine, out)
+        if summary.failed:
+            raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def plan(
+    study: StudyArgument = "demo",
+    set_: SetOption = None,
+    only: OnlyOption = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    resolved: Annotated[bool, typer.Option("--resolved", help="Print the study as it was understood.")] = False,
+) -> None:
+    """Cells, trials, exclusions with reasons, images per set, and every problem at once; trains nothing."""
+    with _reported():
+        from orchestrator.plan_text import plan_json, print_plan
+
+        made = _plan(study, set_, only, quiet=json_)
+        if resolved:
+            console.print(made.loaded.text, markup=False)
+        if json_:
+            print(json.dumps(plan_json(made), indent=2))
+        else:
+            print_plan(made, console)
+        if made.problems:
+            raise typer.Exit(EXIT_USER)
+
+
+@app.command()
+def status(
+    study: StudyArgument = "demo",
+    set_: SetOption = None,
+    only: OnlyOption = None,
+    tracking_uri: TrackingOption = None,
+    storage: StorageOption = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Done, failed, running and missing target trials, and what failed."""
+    with _reported():
+        from orchestrator.status import print_status, study_status
+
+        made = _plan(study, set_, only, quiet=True, load_weights=False)
+        if made.problems:
+            _refuse(made)
+        found = study_status(made, _places(tracking_uri, storage))
+        if json_:
+            print(json.dumps(found, indent=2))
+        else:
+            print_status(found, console)
+
+
+@app.command()
+def why(
+    study: StudyArgument,
+    trial: Annotated[str, typer.Argument(help="Trial id or the start of one.")],
+    set_: SetOption = None,
+    tracking_uri: TrackingOption = None,
+    storage: StorageOption = None,
+) -> None:
+    """State and attempts of a trial, its last error, and what makes it differ from a done trial."""
+    with _reported():
+        from orchestrator.status import explain
+
+        made = _plan(study, set_, None, quiet=True, load_weights=False)
+        if made.problems:
+            _refuse(made)
+        explain(made, trial, _places(tracking_uri, storage), console)
+
+
+@app.command()
+def evaluate(
+    study: StudyArgument,
+    on: Annotated[str, typer.Option("--on", help="Evaluation set of the study file; added after training is fine.")],
+    set_: SetOption = None,
+    only: OnlyOption = None,
+    tracking_uri: TrackingOption = None,
+    storage: StorageOption = None,
+    out: OutOption = None,
+) -> None:
+    """Score finished trials on a further evaluation set from their kept weights, without training; then report."""
+    with _reported():
+        from orchestrator.further_sets import evaluate_on
+
+        made = _plan(study, set_, only, load_weights=False)
+        if made.problems:
+            _refuse(made)
+        engine_record, missing = evaluate_on(made, on, _places(tracking_uri, storage), console)
+        _report_of(made, engine_record, out)
+        if missing:
+            raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def report(
+    study: StudyArgument = "demo",
+    set_: SetOption = None,
+    tracking_uri: TrackingOption = None,
+    storage: StorageOption = None,
+    out: OutOption = None,
+) -> None:
+    """Build the report from the record and attach it to the study's parent run."""
+    with _reported():
+        from orchestrator.record import Record
+        from trainables.storage import Storage
+
+        made = _plan(study, set_, None, load_weights=False)
+        if made.problems:
+            _refuse(made)
+        places = _places(tracking_uri, storage)
+        record = Record(made.study, Storage(places.storage), places.tracking_uri)
+        record.open()
+        _report_of(made, record, out)
+
+
+def _plan(text: str, sets: list[str] | None, only: str | None, quiet: bool = False, load_weights: bool = True) -> Any:
+    from orchestrator.plan import make_plan
+    from trainables.home import scalecurves_home
+    from trainables.library import TaskLibrary
+
+    loaded: LoadedStudy = load_study(text, sets or ())
+    library = TaskLibrary(scalecurves_home())
+    if quiet:
+        return make_plan(loaded, library, only, load_weights=load_weights)
+    with console.status("planning") as shown:
+        note: Callable[[str], None] = lambda what: shown.update(f"planning: {what}")  # noqa: E731
+        return make_plan(loaded, library, only, note, load_weights)
+
+
+def _places(tracking_uri: str | None, storage: str | None, address: str = "local") -> Any:
+    from orchestrator.engine import Places
+    from trainables.home import scalecurves_home
+
+    home = scalecurves_home().resolve()
+    place = storage or str(home / "storage")
+    if "://" not in place:
+        place = str(Path(place).expanduser().resolve())
+    return Places(home=home, storage=place, tracking_uri=tracking_uri, address=address)
+
+
+def _refuse(plan: Any) -> None:
+    many = len(plan.problems) > 1
+    errors.print(f"{len(plan.problems)} problems:" if many else "problem:", style="red")
+    for problem in plan.problems:
+        errors.print(f"- {problem}" if many else problem, markup=False, soft_wrap=True)
+    raise typer.Exit(EXIT_USER)
+
+
+def _print_summary(summary: Any) -> None:
+    from orchestrator.progress import duration
+
+    console.print(
+        f"{summary.trained} trials trained, {summary.skipped} were done before, {len(summary.failed)} failed, "
+        f"in {duration(summary.seconds)}"
+    )
+    if summary.waiting:
+        console.print(f"{summary.waiting} results wait in the storage until MLflow answers again", style="yellow")
+    for failure in summary.failed:
+        console.print(f"failed ({failure.failure_class}) {failure.label}: {failure.message}", style="red", markup=False)
+
+
+def _write_report(plan: Any, engine: Any, out: Path | None) -> None:
+    _report_of(plan, engine.record, out)
+    engine.record.close()
+
+
+def _report_of(plan: Any, record: Any, out: Path | None) -> None:
+    from dashboards.report import build_report
+
+    from orchestrator.plan_text import plan_json
+
+    folder = out or Path("reports") / plan.study.name
+    with console.status("writing the report"):
+        files = build_report(plan.study.name, folder, record.uri, planned=plan_json(plan))
+        record.attach_report(folder)
+    console.print()
+    for line in files.headlines:
+        console.print(f"• {line}", markup=False)
+    console.print()
+    console.print(f"report: {files.index_html.resolve()}", soft_wrap=True, markup=False)
+    console.print(f"MLflow: mlflow ui --backend-store-uri '{record.uri}'", soft_wrap=True, markup=False)
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Errors that the user can mend are one message and exit code 1."""
+    try:
+        yield
+    except ScalecurvesError as error:
+        errors.print(f"{error}", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(EXIT_USER) from None
+    except KeyboardInterrupt:
+        errors.print("interrupted; the same command continues where this one stopped", style="yellow")
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _terminated_as_interrupt() -> Iterator[None]:
+    """SIGTERM (a stopped job, a drained node) ends like Ctrl-C: running trials leave checkpoints."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    app()
