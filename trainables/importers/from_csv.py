@@ -12,7 +12,7 @@ import pandas as pd
 
 from search_spaces.exceptions import UserError
 from search_spaces.names import Column, Kind
-from trainables.importers.assemble import Found, assemble, split_of
+from trainables.importers.assemble import Found, assemble, files_under, split_of
 from trainables.importers.columns import find_column, lines_of, read_table, required_column
 from trainables.importers.labels import Labels, labels_from_cells, labels_from_columns, labels_from_joined, mask_labels
 from trainables.importers.options import NO_COLUMN, ImportOptions, Tell, silent
@@ -118,29 +118,37 @@ def _image_paths(cells: pd.Series[str], column: str, root: Path, tell: Tell) -> 
     paths = cells.map(_posix)
     absolute = paths.map(os.path.isabs)
     if absolute.all():
-        root = Path(os.path.commonpath(list(paths.map(os.path.dirname))))
+        if not paths.map(lambda p: Path(p).is_relative_to(root)).all():
+            root = Path(os.path.commonpath(list(paths.map(os.path.dirname))))
         paths = paths.map(lambda p: Path(p).relative_to(root).as_posix())
     elif absolute.any():
         raise UserError(
             f"image column {column!r} mixes absolute and relative paths, see {lines_of([int(absolute.argmax())])}"
         )
-    image_id = paths
-    if suffix := _missing_suffix(paths, root):
-        tell(f"image: paths have no suffix, files have {suffix!r}; it is added")
-        paths = paths + suffix
-    return {Column.IMAGE_ID: image_id, Column.PATH: paths}, root
+    return {Column.IMAGE_ID: paths, Column.PATH: _located(paths, root, tell)}, root
 
 
 def _posix(path: str) -> str:
     return os.path.normpath(path.replace("\\", "/"))
 
 
-def _missing_suffix(paths: pd.Series[str], root: Path) -> str | None:
-    """Suffix of the files where the table names them without."""
-    if paths.map(lambda p: Path(p).suffix.lower() in IMAGE_SUFFIXES).any():
-        return None
-    suffixes = [s for known in sorted(IMAGE_SUFFIXES) for s in (known, known.upper())]
-    return next((s for s in suffixes if (root / f"{paths.iat[0]}{s}").is_file()), None)
+def _located(paths: pd.Series[str], root: Path, tell: Tell) -> pd.Series[str]:
+    """Paths of the files, where the table names them without their suffix or without their subfolder."""
+    if (root / str(paths.iat[0])).is_file():
+        return paths
+    bare = not paths.map(lambda p: Path(p).suffix.lower() in IMAGE_SUFFIXES).any()
+    by_name: dict[str, str] = {}
+    ambiguous: set[str] = set()
+    for image in files_under(root)[0]:
+        relative = image.relative_to(root)
+        name = relative.stem if bare else relative.name
+        ambiguous |= {name} & by_name.keys()
+        by_name[name] = relative.as_posix()
+    found = paths.map(lambda p: None if (name := Path(p).name) in ambiguous else by_name.get(name))
+    if found.isna().any():
+        return paths  # reported as missing, with the path that the table gives
+    tell(f"image: files found by name under {root}, such as {found.iat[0]} for {paths.iat[0]}")
+    return found
 
 
 def _sex(cells: pd.Series[str], column: str, tell: Tell) -> pd.Series[str]:

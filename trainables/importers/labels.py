@@ -45,17 +45,19 @@ def mask_labels(options: ImportOptions, rows: int) -> Labels:
 
 
 def labels_from_columns(table: pd.DataFrame, options: ImportOptions) -> Labels:
-    """Labels from one column of 0/1 per label.
+    """Labels from one column of 0/1 per label; with ``kind`` multiclass or ordinal, exactly one 1 per image.
 
     Raises:
         UserError: A column is missing, a cell is none of 0, 1, blank and -1, or the kind does not fit.
     """
     for column in options.label_columns:
         required_column(table, column, "--label-columns")
-    _only_kind(options, Kind.BINARY if len(options.label_columns) == 1 else Kind.MULTILABEL)
     values = {c: _flags(table[c], c) for c in options.label_columns}
     if options.blank_labels is BlankLabels.NEGATIVE:
         values = {c: v.fillna(0.0) for c, v in values.items()}
+    if options.kind in CLASS_KINDS:
+        return _one_hot_labels(Kind(options.kind), values)
+    _only_kind(options, Kind.BINARY if len(options.label_columns) == 1 else Kind.MULTILABEL)
     for column, flags in values.items():
         _refuse_plus_minus_one(flags, column)
     if len(options.label_columns) == 1:
@@ -102,13 +104,14 @@ def labels_from_cells(cells: pd.Series[str], column: str, options: ImportOptions
     """
     cells, classes = _named_classes(cells, options)
     found = _ordered(set(cells.dropna()))
-    flags = set(found) <= set(_FLAGS) and UNCERTAIN in {_FLAGS[f] for f in found}
     distinct = [f for f in found if f != str(UNCERTAIN)]
+    if set(found) == {"1", str(UNCERTAIN)}:
+        raise UserError(_plus_minus_one(column))
     if len(distinct) < 2 and not options.classes:
         raise UserError(f"label column {column!r} has only the value {', '.join(found) or '(blank)'}; two are needed")
     kind = options.kind or (Kind.BINARY if len(classes or distinct) == 2 else Kind.MULTICLASS)
     if kind is Kind.BINARY:
-        return _binary(cells, column, classes, distinct if flags else found, options, tell)
+        return _binary(cells, column, classes or tuple(distinct), bool(classes), options, tell)
     if kind in CLASS_KINDS:
         return _classes(cells, kind, classes, column, distinct)
     raise UserError(f"--kind {kind} does not fit one label per image; {_LABEL_FORMS}")
@@ -117,24 +120,25 @@ def labels_from_cells(cells: pd.Series[str], column: str, options: ImportOptions
 def _binary(
     cells: pd.Series[str],
     column: str,
-    classes: tuple[str, ...],
-    found: Sequence[str],
+    values: tuple[str, ...],
+    chosen: bool,
     options: ImportOptions,
     tell: Tell,
 ) -> Labels:
-    values = classes or tuple(found)
     if len(values) != 2:
         raise UserError(
             f"a binary label has two values, column {column!r} has {len(values)}: {', '.join(values[:10])}; "
             "use --kind multiclass, or --label-columns with 0/1 columns"
         )
     _refuse_outside(cells, (*values, str(UNCERTAIN)), column)
-    positive = options.positive or _likely_positive(values, chosen=bool(classes))
+    positive = options.positive or _likely_positive(values, chosen)
     if positive not in values:
         raise UserError(unknown("value", positive, values, f"--positive (column {column!r})"))
     negative = next(v for v in values if v != positive)
-    name = options.label_name or (column if {v.lower() for v in values} <= set(_FLAGS) else positive)
-    tell(f"label {name!r}: 1 is {positive!r}, 0 is {negative!r} (--positive to change)")
+    plain = {v.lower() for v in values} <= set(_FLAGS)
+    name = options.label_name or (column if plain else positive)
+    if not plain:
+        tell(f"label {name!r}: 1 is {positive!r}, 0 is {negative!r} (--positive to change)")
     coded = {positive: 1.0, negative: 0.0, str(UNCERTAIN): float(UNCERTAIN)}
     return _flag_labels(Kind.BINARY, {name: cells.map(coded)})
 
@@ -195,7 +199,28 @@ def _flags(cells: pd.Series[str], column: str) -> pd.Series[float]:
 def _refuse_plus_minus_one(flags: pd.Series[float], column: str) -> None:
     """-1 means uncertain: a column of 1 and -1 alone was most likely meant as 1 and 0."""
     if set(flags.dropna()) == {1.0, float(UNCERTAIN)} and flags.notna().all():
-        raise UserError(f"label column {column!r} has only 1 and -1; -1 means uncertain, write negatives as 0")
+        raise UserError(_plus_minus_one(column))
+
+
+def _plus_minus_one(column: str) -> str:
+    return f"label column {column!r} has only 1 and -1; -1 means uncertain, write negatives as 0"
+
+
+def _one_hot_labels(kind: Kind, flags: dict[str, pd.Series[float]]) -> Labels:
+    """Classes from one 0/1 column per class; a row of blanks is not known.
+
+    Raises:
+        UserError: A row with no 1, several, or an uncertain one.
+    """
+    table = pd.DataFrame(flags)
+    known = table.notna().any(axis="columns")
+    wrong = np.flatnonzero(known & ~((table == 1).sum(axis="columns").eq(1) & table.ne(UNCERTAIN).all(axis="columns")))
+    if len(wrong):
+        raise UserError(f"--kind {kind} needs exactly one 1 among {', '.join(flags)}, see {lines_of(wrong)}")
+    codes = (table == 1).to_numpy().argmax(axis=1).astype(np.int16)
+    return Labels(
+        kind=kind, names=tuple(flags), columns=pd.DataFrame({Column.Y: np.where(known, codes, MISSING_CLASS)})
+    )
 
 
 def _flag_labels(kind: Kind, flags: dict[str, pd.Series[float]]) -> Labels:

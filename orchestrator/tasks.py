@@ -1,0 +1,328 @@
+"""Command line for data sets: ``python -m orchestrator.tasks import|list|show|check|cache``."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from search_spaces.exceptions import ScalecurvesError, UserError
+from search_spaces.names import Column, Kind, Split
+from trainables.checks import CheckReport, check_task, label_counts
+from trainables.duplicates import without_duplicates
+from trainables.home import scalecurves_home
+from trainables.importers import BlankLabels, ImportOptions, import_csv, import_folder, import_npz
+from trainables.library import IMPORT_HINT, TaskLibrary
+from trainables.manifest import Manifest, group_column, group_names
+
+app = typer.Typer(
+    name="tasks",
+    help="Import data sets as tasks, look at them, check them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_MOST_GROUP_VALUES = 12
+_MOST_PROBLEMS = 100
+_SECONDS_PER_DAY = 86400.0
+
+
+class Format(StrEnum):
+    """Layouts that can be imported."""
+
+    CSV = "csv"
+    FOLDER = "folder"
+    NPZ = "npz"
+
+
+_IMPORTERS: dict[Format, Callable[[Path, ImportOptions, Callable[[str], None]], Manifest]] = {
+    Format.CSV: import_csv,
+    Format.FOLDER: import_folder,
+    Format.NPZ: import_npz,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Store:
+    """A folder of the image cache."""
+
+    path: Path
+    size_bytes: int
+    last_used_s: float
+
+
+def _console() -> Console:
+    """Wide enough on a pipe that no line is cut: other programs read it."""
+    return Console(soft_wrap=True) if sys.stdout.isatty() else Console(soft_wrap=True, width=200)
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """Errors of ours as one message on stderr and exit code 1."""
+    try:
+        yield
+    except ScalecurvesError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False)
+        raise typer.Exit(1) from None
+
+
+def _names(written: str | None) -> tuple[str, ...]:
+    return tuple(n.strip() for n in (written or "").split(",") if n.strip())
+
+
+def _shares(written: str) -> tuple[float, float, float]:
+    try:
+        train, val, test = (float(part) for part in written.split(","))
+    except ValueError:
+        raise UserError(f"--split {written!r}: three shares expected, such as 0.7,0.1,0.2 (train,val,test)") from None
+    return train, val, test
+
+
+@app.command("import")
+def import_(
+    layout: Annotated[
+        Format,
+        typer.Argument(metavar="FORMAT", help="csv (a table), folder (one subfolder per class) or npz (MedMNIST)."),
+    ],
+    path: Annotated[Path, typer.Argument(help="The table, folder or npz file. Images stay where they are.")],
+    name: Annotated[str, typer.Option(help="Name of the task.")],
+    image_column: Annotated[str | None, typer.Option(help="Paths of the images.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="One label per image, or several joined.")] = None,
+    label_separator: Annotated[str | None, typer.Option(help="Joins several labels in --label-column.")] = None,
+    label_columns: Annotated[str | None, typer.Option(help="a,b,c: a column of 0/1/blank/-1 per label.")] = None,
+    label_name: Annotated[str | None, typer.Option(help="Name of the label of a binary task.")] = None,
+    kind: Annotated[Kind | None, typer.Option(help="What one label is, if not as the labels suggest.")] = None,
+    classes: Annotated[str | None, typer.Option(help="a,b,c: all classes in order, or names for 0,1,2.")] = None,
+    positive: Annotated[str | None, typer.Option(help="The value that is 1 in a binary task.")] = None,
+    blank_labels: Annotated[
+        BlankLabels, typer.Option(help="What an empty cell of --label-columns means.")
+    ] = BlankLabels.UNKNOWN,
+    patient_column: Annotated[
+        str | None, typer.Option(help="What stays on one side of a split; none: no column.")
+    ] = None,
+    patient_pattern: Annotated[
+        str | None, typer.Option(help="Regular expression: (patient) in an image's path.")
+    ] = None,
+    grouping: Annotated[str | None, typer.Option(help="What the patient column really is: lesion, smear, ...")] = None,
+    study_column: Annotated[str | None, typer.Option(help="Examination.")] = None,
+    site_column: Annotated[str | None, typer.Option(help="Hospital or other origin.")] = None,
+    split_column: Annotated[
+        str | None, typer.Option(help="train, val, test, external or unused; none: split here.")
+    ] = None,
+    sex_column: Annotated[str | None, typer.Option(help="F or M.")] = None,
+    age_column: Annotated[str | None, typer.Option(help="Years.")] = None,
+    group_columns: Annotated[str | None, typer.Option(help="a,b: further columns for subgroups and where.")] = None,
+    mask_column: Annotated[str | None, typer.Option(help="Paths of masks.")] = None,
+    image_root: Annotated[Path | None, typer.Option(help="Folder of the images, if not the table's.")] = None,
+    split: Annotated[str, typer.Option(help="Shares of train,val,test if the data set has no split.")] = "0.7,0.1,0.2",
+    split_seed: Annotated[int, typer.Option(help="Draws that split.")] = 0,
+    drop_duplicates: Annotated[
+        bool, typer.Option("--drop-duplicates", help="Mark all but one of identical images as unused (reads all).")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a task of that name.")] = False,
+) -> None:
+    """Make a task of a data set: find its columns, labels, patients and splits, and write its manifest."""
+    console = _console()
+    with _user_errors():
+        options = ImportOptions(
+            name=name,
+            image_column=image_column,
+            label_column=label_column,
+            label_separator=label_separator,
+            label_columns=_names(label_columns),
+            label_name=label_name,
+            kind=kind,
+            classes=_names(classes),
+            positive=positive,
+            blank_labels=blank_labels,
+            patient_column=patient_column,
+            patient_pattern=patient_pattern,
+            grouping=grouping,
+            study_column=study_column,
+            site_column=site_column,
+            split_column=split_column,
+            sex_column=sex_column,
+            age_column=age_column,
+            group_columns=_names(group_columns),
+            mask_column=mask_column,
+            image_root=image_root,
+            split=_shares(split),
+            split_seed=split_seed,
+        )
+        library = TaskLibrary(scalecurves_home())
+        library.folder(name)  # an impossible name is refused before the work
+        manifest = _IMPORTERS[layout](path, options, lambda line: console.print(f"  {escape(line)}", highlight=False))
+        if drop_duplicates:
+            manifest = without_duplicates(manifest, library.byte_digests(manifest))
+        manifest = library.save(manifest, overwrite=overwrite)
+        _print_manifest(manifest, console)
+        console.print(f"Imported as {escape(name)}. Next: python -m orchestrator.tasks check {escape(name)}")
+
+
+@app.command("list")
+def list_() -> None:
+    """All imported tasks."""
+    console = _console()
+    with _user_errors():
+        library = TaskLibrary(scalecurves_home())
+        table = Table("task", "kind", "labels", "images", "patients", "train", "val", "test", "external")
+        for name in library.names():
+            table.add_row(*_summary(library.load(name)))
+        if table.row_count:
+            console.print(table)
+        else:
+            console.print(f"No tasks in {escape(str(library.home))}. {IMPORT_HINT}", highlight=False)
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="Name of a task, or folder of a manifest.")]) -> None:
+    """One task: labels with counts per split, patients, sites, groups."""
+    with _user_errors():
+        _print_manifest(TaskLibrary(scalecurves_home()).load(name), _console())
+
+
+@app.command()
+def check(name: Annotated[str, typer.Argument(help="Name of a task, or folder of a manifest.")]) -> None:
+    """Read every image of a task and list everything that is wrong; exit code 1 if anything must be put right."""
+    console = _console()
+    with _user_errors():
+        report = check_task(TaskLibrary(scalecurves_home()), name)
+    _print_report(name, report, console)
+    if report.errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def cache(
+    prune: Annotated[
+        float | None, typer.Option(metavar="DAYS", min=0, help="Delete stores not used for so many days.")
+    ] = None,
+) -> None:
+    """Image stores with their sizes. They are made again when needed, so deleting them loses nothing but time."""
+    console = _console()
+    with _user_errors():
+        folder = scalecurves_home() / "stores"
+        stores = _stores(folder)
+        now = time.time()
+        table = Table("store", "MiB", "last used, days ago", "")
+        for store in stores:
+            idle_days = (now - store.last_used_s) / _SECONDS_PER_DAY
+            old = prune is not None and idle_days >= prune
+            if old:
+                _remove(store.path)
+            table.add_row(
+                store.path.name, f"{store.size_bytes / 2**20:.1f}", f"{idle_days:.1f}", "deleted" if old else ""
+            )
+        console.print(table if stores else f"No image stores in {escape(str(folder))}.")
+        console.print(f"{sum(s.size_bytes for s in stores) / 2**20:.1f} MiB in {len(stores)} stores", highlight=False)
+
+
+def _stores(folder: Path) -> list[_Store]:
+    if not folder.is_dir():
+        return []
+    return [_store(path) for path in sorted(folder.iterdir()) if not path.name.endswith(".lock")]
+
+
+def _store(path: Path) -> _Store:
+    files = [f for f in path.rglob("*") if f.is_file()] if path.is_dir() else [path]
+    statuses = [f.stat() for f in (*files, path)]
+    return _Store(
+        path=path,
+        size_bytes=sum(f.stat().st_size for f in files),
+        last_used_s=max(max(s.st_mtime, s.st_atime) for s in statuses),
+    )
+
+
+def _remove(path: Path) -> None:
+    try:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except OSError as error:
+        raise UserError(f"store {path} cannot be deleted: {error}") from error
+
+
+def _summary(manifest: Manifest) -> list[str]:
+    counts = manifest.table[Column.SPLIT].value_counts()
+    patients = str(manifest.table[Column.PATIENT_ID].nunique()) if manifest.patients_known else "not known"
+    splits = [str(counts.get(s.value, 0)) for s in (Split.TRAIN, Split.VAL, Split.TEST, Split.EXTERNAL)]
+    return [manifest.name, manifest.kind, str(len(manifest.labels)), str(len(manifest)), patients, *splits]
+
+
+def _print_manifest(manifest: Manifest, console: Console) -> None:
+    table = manifest.table
+    console.print(f"[bold]{escape(manifest.name)}[/bold]  {manifest.kind}, {len(table)} images", highlight=False)
+    console.print(f"  images in {escape(str(manifest.root))} (importer {manifest.importer})", highlight=False)
+    if manifest.patients_known:
+        console.print(f"  {table[Column.PATIENT_ID].nunique()} {escape(manifest.grouping)}s", highlight=False)
+    for note in manifest.notes:
+        console.print(f"  note: {escape(note)}", highlight=False)
+    console.print(_split_table(manifest))
+    if manifest.label_columns:
+        console.print(_label_table(manifest))
+    for name in group_names(table):
+        console.print(f"  {escape(name)}: {escape(_group_text(group_column(table, name)))}", highlight=False)
+
+
+def _split_table(manifest: Manifest) -> Table:
+    shown = Table("split", "images", f"{manifest.grouping}s" if manifest.patients_known else "patients")
+    for split in Split:
+        rows = manifest.table[manifest.table[Column.SPLIT] == split]
+        if len(rows):
+            patients = str(rows[Column.PATIENT_ID].nunique()) if manifest.patients_known else "not known"
+            shown.add_row(split.value, str(len(rows)), patients)
+    return shown
+
+
+def _label_table(manifest: Manifest) -> Table:
+    """Positive images per label and split with prevalence, and images of uncertain or unknown label."""
+    counts = label_counts(manifest)
+    splits = list(dict.fromkeys(c.split for c in counts))
+    shown = Table("label", *splits, "uncertain", "unknown")
+    for label in manifest.labels:
+        own = [c for c in counts if c.label == label]
+        cells = [f"{c.positive_images} ({c.prevalence:.1%})" for c in own]
+        odd = (sum(c.uncertain_images for c in own), sum(c.unknown_images for c in own))
+        shown.add_row(escape(label), *cells, *map(str, odd))
+    return shown
+
+
+def _group_text(values: pd.Series[str]) -> str:
+    counts = values.value_counts()
+    shown = ", ".join(f"{value} {count}" for value, count in counts.head(_MOST_GROUP_VALUES).items())
+    return shown + (f", ... ({len(counts)} values)" if len(counts) > _MOST_GROUP_VALUES else "")
+
+
+def _print_report(name: str, report: CheckReport, console: Console) -> None:
+    facts = Table(title=escape(name), show_header=False)
+    for key, value in report.facts.items():
+        facts.add_row(escape(key), escape(value))
+    console.print(facts)
+    problems = [("[red]error[/red]", e) for e in report.errors] + [
+        ("[yellow]warning[/yellow]", w) for w in report.warnings
+    ]
+    if problems:
+        table = Table("", "problem")
+        for severity, text in problems[:_MOST_PROBLEMS]:
+            table.add_row(severity, escape(text))
+        console.print(table)
+    if len(problems) > _MOST_PROBLEMS:
+        console.print(f"... and {len(problems) - _MOST_PROBLEMS} more problems")
+    console.print(f"{len(report.errors)} errors, {len(report.warnings)} warnings", highlight=False)
+
+
+if __name__ == "__main__":
+    app()

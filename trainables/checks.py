@@ -1,0 +1,274 @@
+"""What is wrong or doubtful about an imported task, all at once, with file and row."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from search_spaces.exceptions import DataError
+from search_spaces.names import MISSING_CLASS, UNCERTAIN, Column, Kind, Split
+from trainables.duplicates import identical_images
+from trainables.library import TaskLibrary
+from trainables.manifest import CLASS_KINDS, Manifest, label_columns
+from trainables.splits import patients_in_two_splits
+
+FEW_PATIENTS = 10
+"""A label with fewer positive or negative patients than this in a split is near-empty."""
+
+_THREADS = min(32, 4 * (os.cpu_count() or 1))
+_LEARNING_SPLITS = (Split.TRAIN, Split.VAL, Split.TEST)
+_MISSING_SHARE_WORTH_A_WARNING = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReport:
+    """What ``check_task`` found.
+
+    Attributes:
+        errors: Must be put right before training.
+        warnings: Limit what results can say.
+        facts: Name -> text, in the order to be read.
+    """
+
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+    facts: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Finding:
+    """Problems of one image."""
+
+    errors: tuple[str, ...] = ()
+    constant: bool = False
+
+
+def check_task(library: TaskLibrary, name: str) -> CheckReport:
+    """Read every image and mask of a task and look for everything that would spoil a study.
+
+    Errors: missing or unreadable images and masks, masks of another size than their image, patients in two splits, a
+    test image that is also in another split, a split without images, a label without positives or negatives in one.
+    Warnings: near-empty labels, constant images, other identical images, images without any label, much missing
+    metadata, patients not known.
+
+    Args:
+        library: Where the task is.
+        name: Name of the task, or folder of a manifest.
+
+    Raises:
+        UserError: No such task.
+        DataError: The manifest is damaged, or a label value lies outside the classes.
+    """
+    manifest = library.load(name)
+    errors, warnings = _image_problems(manifest)
+    for found_errors, found_warnings in (
+        _leaks(manifest),
+        _duplicates(library, manifest, files_are_there=not errors),
+        _label_problems(manifest),
+        _metadata(manifest),
+    ):
+        errors += found_errors
+        warnings += found_warnings
+    return CheckReport(errors=tuple(errors), warnings=tuple(warnings), facts=_facts(manifest))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelCount:
+    """Images and patients of one label in one split.
+
+    A patient with positive and negative images counts as both. For classes, the images of all other classes are the
+    negative ones.
+    """
+
+    label: str
+    split: Split
+    positive_images: int
+    negative_images: int
+    uncertain_images: int
+    unknown_images: int
+    positive_patients: int
+    negative_patients: int
+
+    @property
+    def prevalence(self) -> float:
+        """Positive images among positive and negative ones; NaN if there are none."""
+        known = self.positive_images + self.negative_images
+        return self.positive_images / known if known else float("nan")
+
+
+def label_counts(manifest: Manifest) -> tuple[LabelCount, ...]:
+    """Counts of every label in every split that has images; none for segmentation."""
+    splits = manifest.table[Column.SPLIT]
+    return tuple(
+        _count(label, split, values[splits == split], manifest.table[Column.PATIENT_ID][splits == split])
+        for label, values in _label_values(manifest)
+        for split in Split
+        if (splits == split).any()
+    )
+
+
+def _count(label: str, split: Split, values: pd.Series[float], patients: pd.Series[str]) -> LabelCount:
+    return LabelCount(
+        label=label,
+        split=split,
+        positive_images=int((values == 1).sum()),
+        negative_images=int((values == 0).sum()),
+        uncertain_images=int((values == UNCERTAIN).sum()),
+        unknown_images=int(values.isna().sum()),
+        positive_patients=patients[values == 1].nunique(),
+        negative_patients=patients[values == 0].nunique(),
+    )
+
+
+def _label_values(manifest: Manifest) -> Iterator[tuple[str, pd.Series[float]]]:
+    """Label -> 0, 1, NaN and -1 of every row; a class against all others."""
+    if manifest.kind in CLASS_KINDS:
+        classes = manifest.table[Column.Y]
+        for i, name in enumerate(manifest.labels):
+            yield name, (classes == i).astype(float).mask(classes == MISSING_CLASS)
+    else:
+        for name, column in zip(manifest.labels, label_columns(manifest.kind, manifest.labels), strict=False):
+            yield name, manifest.table[column].astype(float)
+
+
+def _image_problems(manifest: Manifest) -> tuple[list[str], list[str]]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        findings = list(pool.map(lambda row: _check_row(manifest, row), range(len(manifest))))
+    errors = [error for finding in findings for error in finding.errors]
+    constant = [row for row, finding in enumerate(findings) if finding.constant]
+    if not constant:
+        return errors, []
+    first = manifest.table[Column.IMAGE_ID].iat[constant[0]]
+    return errors, [f"{len(constant)} images have one single value in all pixels, such as {first} (row {constant[0]})"]
+
+
+def _check_row(manifest: Manifest, row: int) -> _Finding:
+    errors: list[str] = []
+    shape: tuple[int, ...] | None = None
+    constant = False
+    try:
+        pixels = manifest.pixels(row)
+        shape, constant = pixels.shape[:2], bool((pixels == pixels[:1, :1]).all())
+    except DataError as error:
+        errors.append(str(error))
+    try:
+        mask = manifest.mask(row)
+    except DataError as error:
+        errors.append(str(error))
+        mask = None
+    if mask is not None and shape is not None and mask.shape != shape:
+        errors.append(
+            f"mask {manifest.table[Column.MASK].iat[row]} is {mask.shape[1]} x {mask.shape[0]}, its image "
+            f"{manifest.table[Column.PATH].iat[row]} is {shape[1]} x {shape[0]} (row {row})"
+        )
+    if mask is None and not errors and manifest.kind is Kind.SEGMENTATION:
+        errors.append(f"image {manifest.table[Column.PATH].iat[row]} has no mask (row {row})")
+    return _Finding(errors=tuple(errors), constant=constant)
+
+
+def _leaks(manifest: Manifest) -> tuple[list[str], list[str]]:
+    errors = []
+    overlap = patients_in_two_splits(manifest.table)
+    if overlap:
+        shown = "; ".join(f"{patient} ({', '.join(splits)})" for patient, splits in list(overlap.items())[:10])
+        more = f"; ... ({len(overlap)} in all)" if len(overlap) > 10 else ""
+        errors.append(
+            f"{len(overlap)} {manifest.grouping}s have images in two splits: {shown}{more}. Correct the split column, "
+            "or import with --split-column none for a split by patient"
+        )
+    warnings = [] if manifest.patients_known else [note for note in manifest.notes if note.startswith("patients")]
+    return errors, warnings
+
+
+def _duplicates(library: TaskLibrary, manifest: Manifest, files_are_there: bool) -> tuple[list[str], list[str]]:
+    if not files_are_there:
+        return [], ["identical images were not looked for: first all images must be readable"]
+    found = identical_images(manifest.table, library.byte_digests(manifest))
+    errors = [f"identical images on both sides of an evaluation: {_copies(c)}" for c in found if _spoils_evaluation(c)]
+    across = [c for c in found if c[Column.SPLIT].nunique() > 1 and not _spoils_evaluation(c)]
+    inside = [c for c in found if c[Column.SPLIT].nunique() == 1]
+    remedy = "import with --drop-duplicates marks all but one as unused"
+    warnings = [
+        f"{len(sets)} sets of identical images {where}, such as {_copies(sets[0])}; {remedy}"
+        for sets, where in ((across, "in train and val"), (inside, "inside a split"))
+        if sets
+    ]
+    return [f"{error}; {remedy}" for error in errors], warnings
+
+
+def _spoils_evaluation(copies: pd.DataFrame) -> bool:
+    """Between train and val a copy flatters the selection only; in test or external it flatters the result."""
+    return copies[Column.SPLIT].nunique() > 1 and bool(copies[Column.SPLIT].isin((Split.TEST, Split.EXTERNAL)).any())
+
+
+def _copies(copies: pd.DataFrame) -> str:
+    return ", ".join(f"{i} ({s})" for i, s in zip(copies[Column.IMAGE_ID], copies[Column.SPLIT], strict=True))
+
+
+def _label_problems(manifest: Manifest) -> tuple[list[str], list[str]]:
+    errors: list[str] = []
+    warnings: list[str] = []
+    splits = set(manifest.table[Column.SPLIT])
+    if splits & set(_LEARNING_SPLITS):
+        errors += [f"no images in split {s}" for s in _LEARNING_SPLITS if s not in splits]
+    for count in label_counts(manifest):
+        if count.split is Split.UNUSED:
+            continue
+        for sign, images, patients in (
+            ("positive", count.positive_images, count.positive_patients),
+            ("negative", count.negative_images, count.negative_patients),
+        ):
+            if images == 0 and count.split in _LEARNING_SPLITS:
+                errors.append(f"label {count.label!r} has no {sign} image in {count.split}")
+            elif patients < FEW_PATIENTS:
+                found = f"{patients} {sign} {manifest.grouping}{'' if patients == 1 else 's'}"
+                warnings.append(f"label {count.label!r} has only {found} in {count.split}")
+    return errors, warnings + _unlabelled(manifest)
+
+
+def _unlabelled(manifest: Manifest) -> list[str]:
+    values = [values.isna() for _, values in _label_values(manifest)]
+    count = int(np.logical_and.reduce(values).sum()) if values else 0
+    return [f"{count} of {len(manifest)} images have no label at all; they are not trained on"] if count else []
+
+
+def _metadata(manifest: Manifest) -> tuple[list[str], list[str]]:
+    shares = _missing_shares(manifest.table)
+    return [], [
+        f"{column} is missing for {share:.0%} of the images; subgroup results cover the rest only"
+        for column, share in shares.items()
+        if share > _MISSING_SHARE_WORTH_A_WARNING
+    ]
+
+
+def _missing_shares(table: pd.DataFrame) -> dict[str, float]:
+    columns = [c for c in (Column.SEX, Column.AGE_YEARS, Column.SITE) if c in table]
+    groups = [str(c) for c in table if str(c).startswith(Column.GROUP_PREFIX)]
+    return {c.removeprefix(Column.GROUP_PREFIX): float(table[c].isna().mean()) for c in (*columns, *groups)}
+
+
+def _facts(manifest: Manifest) -> dict[str, str]:
+    table = manifest.table
+    facts = {"kind": manifest.kind.value, "labels": _listed(manifest.labels), "images": str(len(table))}
+    facts[f"{manifest.grouping}s" if manifest.patients_known else "patients"] = (
+        str(table[Column.PATIENT_ID].nunique()) if manifest.patients_known else "not known"
+    )
+    if Column.WIDTH in table and table[Column.WIDTH].notna().any():
+        facts["width"], facts["height"] = (
+            f"{table[c].min()} to {table[c].max()} pixels" for c in (Column.WIDTH, Column.HEIGHT)
+        )
+    if Column.MASK in table:
+        facts["masks"] = str(int(table[Column.MASK].notna().sum()))
+    for column, share in _missing_shares(table).items():
+        facts[f"{column} missing"] = f"{share:.1%}"
+    return facts
+
+
+def _listed(names: Iterable[str], most: int = 12) -> str:
+    names = list(names)
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
