@@ -17,7 +17,8 @@ def image_nll(predictions: Predictions) -> FloatArray:
     """
     z = predictions.logits
     if predictions.labelwise:
-        return np.asarray(np.logaddexp(0.0, np.where(predictions.truth == 1, -z, z)) + 0.0 * predictions.truth)
+        wrong = np.where(predictions.labelled, np.where(predictions.truth == 1, -z, z), np.nan)
+        return np.maximum(wrong, 0.0) + np.log1p(np.exp(-np.abs(wrong)))  # logaddexp(0, .) warns on NaN
     true_logit = np.sum(np.where(predictions.truth == 1, z, 0.0), axis=1, keepdims=True)
     nll = logsumexp(z, axis=1, keepdims=True) - true_logit
     return np.where(predictions.labelled[:, :1], nll, np.nan)

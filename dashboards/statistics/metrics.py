@@ -86,7 +86,7 @@ def metric_names(kind: Kind | str, labels: Sequence[str]) -> tuple[str, ...]:
         ValueError: The kind has no metrics of labels and logits.
     """
     if kind not in _BY_KIND:
-        raise ValueError(unknown("kind", str(kind), _BY_KIND, "metric_names"))
+        raise ValueError(unknown("kind", str(kind), [known.value for known in _BY_KIND]))
     per_label = () if kind == Kind.BINARY else tuple(f"{Metric.AUC}.{label}" for label in labels)
     return (*(metric.value for metric in _BY_KIND[Kind(kind)]), *per_label)
 
@@ -104,7 +104,7 @@ def split_name(metric: str) -> tuple[Metric, str | None]:
     """
     name, _, label = metric.partition(".")
     if name not in set(Metric):
-        raise ValueError(unknown("metric", metric, Metric))
+        raise ValueError(unknown("metric", metric, [known.value for known in Metric]))
     return Metric(name), label or None
 
 

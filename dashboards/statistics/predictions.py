@@ -125,7 +125,7 @@ def ensemble_logits(kind: Kind | str, members: Sequence[ArrayLike]) -> FloatArra
 
 def _check_kind(kind: Kind | str, labels: tuple[str, ...]) -> Kind:
     if kind not in SCORED_KINDS:
-        raise ValueError(unknown("kind", str(kind), SCORED_KINDS, "the statistics of labels and logits"))
+        raise ValueError(unknown("kind", str(kind), [known.value for known in SCORED_KINDS]))
     if len(set(labels)) != len(labels):
         raise ValueError(f"labels must differ, got {labels}")
     least = {Kind.BINARY: 1, Kind.MULTILABEL: 1}.get(Kind(kind), 2)
@@ -142,7 +142,7 @@ def _labelwise_truth(y: ArrayLike, labels: tuple[str, ...]) -> FloatArray:
     if truth.ndim != 2 or truth.shape[1] != len(labels):
         raise ValueError(f"y must have shape (N, {len(labels)}) for labels {labels}, got {truth.shape}")
     truth[truth == UNCERTAIN] = np.nan
-    if bad := set(truth[~np.isnan(truth)]) - {0.0, 1.0}:
+    if bad := set(truth[~np.isnan(truth)].tolist()) - {0.0, 1.0}:
         raise ValueError(f"y may hold 0, 1, and NaN or {UNCERTAIN} (masked), got {sorted(bad)[:5]}")
     return truth
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dashboards.statistics import discrimination
 from dashboards.statistics.metrics import Metric, check_metric, decompose
-from dashboards.statistics.predictions import FloatArray, Predictions, check_predictions
+from dashboards.statistics.predictions import BoolArray, FloatArray, Predictions, check_predictions
 from search_spaces.names import Kind
 
 
@@ -58,9 +58,8 @@ class Influence:
     Attributes:
         metric: Name of the metric.
         value: The metric; NaN if undefined.
-        patients: (P,) ids.
-        psi: (P,) contributions, sum 0; 0 for patients without a labelled image, NaN if ``value`` is.
-        n_patients: Patients with a labelled image.
+        patients: (P,) sorted ids of the patients with a labelled image.
+        psi: (P,) contributions, sum 0; NaN if ``value`` is.
         min_patients: Patients in the smallest group that the metric needs: of AUC and balanced accuracy the rarest side
             or class, of the others all.
         sides: The two sides of a single AUC, whose variance then is Obuchowski's; None for other metrics.
@@ -72,11 +71,15 @@ class Influence:
     value: float
     patients: NDArray[Any]
     psi: FloatArray
-    n_patients: int
     min_patients: int
     sides: AucSides | None = None
     classes: tuple[str, ...] = ()
     undefined: tuple[str, ...] = ()
+
+    @property
+    def n_patients(self) -> int:
+        """Number of patients with a labelled image."""
+        return len(self.patients)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,17 +186,14 @@ def patient_variance(terms: Sequence[tuple[float, Influence]]) -> PatientVarianc
 def _auc_influence(metric: str, predictions: Predictions, index: PatientIndex, asked: tuple[str, ...]) -> Influence:
     defined = discrimination.defined_classes(predictions, asked)
     columns = predictions.columns(defined)
-    sides = [_auc_sides(predictions, index, k) for k in columns]
-    labelled = np.asarray(predictions.labelled[:, columns].any(axis=1))
-    psi = np.mean([s.positive + s.negative for s in sides], axis=0) if sides else np.full(len(index.ids), np.nan)
+    labelled = _labelled_patients(index, np.asarray(predictions.labelled[:, columns].any(axis=1)))
+    sides = [_auc_sides(predictions, labelled, k) for k in columns]
+    psi = [side.positive + side.negative for side in sides]
     return Influence(
         metric=metric,
-        value=float(np.mean([discrimination.class_auc(predictions, label) for label in defined]))
-        if defined
-        else np.nan,
-        patients=index.ids,
-        psi=psi,
-        n_patients=_count(index, labelled),
+        value=discrimination.mean_auc(predictions, defined),
+        patients=labelled.ids,
+        psi=np.mean(psi, axis=0) if psi else np.full(len(labelled.ids), np.nan),
         min_patients=min((min(s.n_positive, s.n_negative) for s in sides), default=0),
         sides=sides[0] if len(sides) == 1 else None,
         classes=defined,
@@ -205,7 +205,7 @@ def _auc_sides(predictions: Predictions, index: PatientIndex, column: int) -> Au
     rows = np.flatnonzero(predictions.labelled[:, column])
     positive = predictions.truth[rows, column] == 1
     scores, codes, n_ids = predictions.scores[rows, column], index.codes[rows], len(index.ids)
-    counts = {"n_positive": _count(index, rows[positive]), "n_negative": _count(index, rows[~positive])}
+    counts = {"n_positive": _count(codes[positive]), "n_negative": _count(codes[~positive])}
     if not np.isfinite(scores).all():
         nothing = np.full(n_ids, np.nan)
         return AucSides(positive=nothing, negative=nothing, **counts)
@@ -219,60 +219,73 @@ def _auc_sides(predictions: Predictions, index: PatientIndex, column: int) -> Au
 
 
 def _mean_influence(metric: Metric, predictions: Predictions, index: PatientIndex) -> Influence:
-    parts = decompose(metric, predictions)
-    psi = [_mean_psi(part.values, index.codes[part.rows], len(index.ids)) for part in parts.parts]
-    counts = [_count(index, part.rows) for part in parts.parts]
-    rows = np.concatenate([part.rows for part in parts.parts]) if parts.parts else np.array([], dtype=np.intp)
+    whole = decompose(metric, predictions)
+    used = np.zeros(len(index.codes), dtype=bool)
+    for part in whole.parts:
+        used[part.rows] = True
+    labelled = _labelled_patients(index, used)
+    psi = [_mean_psi(part.values, labelled.codes[part.rows], len(labelled.ids)) for part in whole.parts]
     return Influence(
-        metric=metric,
-        value=parts.value,
-        patients=index.ids,
-        psi=np.mean(psi, axis=0) if psi else np.full(len(index.ids), np.nan),
-        n_patients=_count(index, rows),
-        min_patients=min(counts, default=0),
-        classes=parts.classes,
-        undefined=parts.undefined,
+        metric=metric.value,
+        value=whole.value,
+        patients=labelled.ids,
+        psi=np.mean(psi, axis=0) if psi else np.full(len(labelled.ids), np.nan),
+        min_patients=min((_count(index.codes[part.rows]) for part in whole.parts), default=0),
+        classes=whole.classes,
+        undefined=whole.undefined,
     )
 
 
 def _kappa_influence(predictions: Predictions, index: PatientIndex) -> Influence:
-    """Kappa is 1 - q/e, q observed and e expected disagreement; the contribution of one image is its derivative."""
     counts = discrimination.confusion(predictions)
-    rows = np.flatnonzero(predictions.labelled[:, 0])
     value = float(discrimination.quadratic_kappa(counts))
-    psi = np.full(len(index.ids), np.nan)
+    labelled = _labelled_patients(index, predictions.labelled[:, 0])
+    rows = np.flatnonzero(predictions.labelled[:, 0])
+    psi = np.full(len(labelled.ids), np.nan)
     if np.isfinite(value):
-        share, classes = counts / counts.sum(), np.arange(len(counts))
-        weight = (classes[:, None] - classes) ** 2
-        true_class, guess = predictions.class_index[rows], np.argmax(predictions.logits[rows], axis=1)
-        by_truth, by_guess = weight @ share.sum(axis=0), weight @ share.sum(axis=1)
-        q, e = float((weight * share).sum()), float(share.sum(axis=1) @ by_truth)
-        moved_q, moved_e = weight[true_class, guess] - q, by_truth[true_class] + by_guess[guess] - 2 * e
-        deviation = q * moved_e / e**2 - moved_q / e
-        psi = np.bincount(index.codes[rows], deviation, len(index.ids)) / len(rows)
-    n_patients = _count(index, rows)
+        deviation = _kappa_derivative(
+            counts / counts.sum(), predictions.class_index[rows], np.argmax(predictions.logits[rows], axis=1)
+        )
+        psi = np.bincount(labelled.codes[rows], deviation, len(labelled.ids)) / len(rows)
     return Influence(
-        metric=Metric.KAPPA,
+        metric=Metric.KAPPA.value,
         value=value,
-        patients=index.ids,
+        patients=labelled.ids,
         psi=psi,
-        n_patients=n_patients,
-        min_patients=n_patients,
+        min_patients=len(labelled.ids),
         classes=predictions.labels,
     )
+
+
+def _kappa_derivative(share: FloatArray, true_class: NDArray[np.intp], guess: NDArray[np.intp]) -> FloatArray:
+    """(n,): derivative of ``kappa = 1 - q/e`` in the weight of each image, q observed and e expected disagreement."""
+    classes = np.arange(len(share))
+    weight = (classes[:, None] - classes) ** 2
+    by_truth, by_guess = weight @ share.sum(axis=0), weight @ share.sum(axis=1)
+    q, e = float((weight * share).sum()), float(share.sum(axis=1) @ by_truth)
+    moved_q, moved_e = weight[true_class, guess] - q, by_truth[true_class] + by_guess[guess] - 2 * e
+    return np.asarray(q * moved_e / e**2 - moved_q / e)
 
 
 def _mean_psi(values: FloatArray, codes: NDArray[np.intp], n_ids: int) -> FloatArray:
     return np.asarray(np.bincount(codes, values - values.mean(), n_ids) / len(values))
 
 
-def _count(index: PatientIndex, rows: NDArray[Any]) -> int:
-    return int(np.count_nonzero(np.bincount(index.codes[rows], minlength=1)))
+def _labelled_patients(index: PatientIndex, rows: BoolArray) -> PatientIndex:
+    """The patients that have one of the rows; codes of other rows mean nothing."""
+    present = np.bincount(index.codes[rows], minlength=len(index.ids)) > 0
+    if present.all():
+        return index  # the same object for all runs of an evaluation set, so that comparing patients is cheap
+    return PatientIndex(ids=index.ids[present], codes=(np.cumsum(present) - 1)[index.codes])
+
+
+def _count(codes: NDArray[np.intp]) -> int:
+    return int(np.count_nonzero(np.bincount(codes, minlength=1)))
 
 
 def _same_patients(a: Influence, b: Influence) -> bool:
     """Whether two influences may be combined contribution by contribution, with one small-sample factor."""
-    if (a.metric, a.n_patients, a.classes) != (b.metric, b.n_patients, b.classes):
+    if (a.metric, a.classes) != (b.metric, b.classes):
         return False
     if a.sides and b.sides and (a.sides.n_positive, a.sides.n_negative) != (b.sides.n_positive, b.sides.n_negative):
         return False
