@@ -35,20 +35,21 @@ def auc(y: ArrayLike, scores: ArrayLike) -> float:
     return float(_twice_below(above, below).sum() / (2 * len(above) * len(below)))
 
 
-def auc_components(positive: BoolArray, scores: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Placement values of DeLong et al. 1988: how each image does against all of the other side.
+def auc_components(positive: BoolArray, scores: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+    """AUC and placement values of DeLong et al. 1988: how each image does against all of the other side.
 
     Args:
         positive: (N,), at least one True and one False.
         scores: (N,), finite.
 
     Returns:
-        (m,): share of negatives below each positive, (n,): share of positives above each negative; ties count half.
-        Both have the AUC as their mean.
+        The AUC, with the bits of ``auc``; (m,) share of negatives below each positive; (n,) share of positives above
+        each negative. Ties count half. Both have the AUC as their mean.
     """
     above, below = scores[positive], scores[~positive]
-    v10 = _twice_below(above, below) / (2 * len(below))
-    return v10, 1.0 - _twice_below(below, above) / (2 * len(above))
+    wins = _twice_below(above, below)
+    v10, v01 = wins / (2 * len(below)), 1.0 - _twice_below(below, above) / (2 * len(above))
+    return float(wins.sum() / (2 * len(above) * len(below))), v10, v01
 
 
 def class_auc(predictions: Predictions, label: str) -> float:

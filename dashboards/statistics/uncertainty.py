@@ -43,12 +43,14 @@ class AucSides:
         negative: (P,) sum over its negative images of (V01 - AUC) / n, n negatives in all.
         n_positive: Patients with a positive image.
         n_negative: Patients with a negative image.
+        auc: The AUC; NaN if logits are not finite.
     """
 
     positive: FloatArray
     negative: FloatArray
     n_positive: int
     n_negative: int
+    auc: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +193,7 @@ def _auc_influence(metric: str, predictions: Predictions, index: PatientIndex, a
     psi = [side.positive + side.negative for side in sides]
     return Influence(
         metric=metric,
-        value=discrimination.mean_auc(predictions, defined),
+        value=float(np.mean([side.auc for side in sides])) if sides else float("nan"),
         patients=labelled.ids,
         psi=np.mean(psi, axis=0) if psi else np.full(len(labelled.ids), np.nan),
         min_patients=min((min(s.n_positive, s.n_negative) for s in sides), default=0),
@@ -208,12 +210,12 @@ def _auc_sides(predictions: Predictions, index: PatientIndex, column: int) -> Au
     counts = {"n_positive": _count(codes[positive]), "n_negative": _count(codes[~positive])}
     if not np.isfinite(scores).all():
         nothing = np.full(n_ids, np.nan)
-        return AucSides(positive=nothing, negative=nothing, **counts)
-    v10, v01 = discrimination.auc_components(positive, scores)
-    theta = v10.mean()
+        return AucSides(positive=nothing, negative=nothing, auc=float("nan"), **counts)
+    value, v10, v01 = discrimination.auc_components(positive, scores)
     return AucSides(
-        positive=np.bincount(codes[positive], v10 - theta, n_ids) / len(v10),
-        negative=np.bincount(codes[~positive], v01 - theta, n_ids) / len(v01),
+        positive=np.bincount(codes[positive], v10 - value, n_ids) / len(v10),
+        negative=np.bincount(codes[~positive], v01 - value, n_ids) / len(v01),
+        auc=value,
         **counts,
     )
 
