@@ -1,0 +1,231 @@
+"""Publishing, delivery and checkpoints on a local path, a URI and a store without rename."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow.fs as pafs
+import pytest
+
+from search_spaces.exceptions import UserError
+from search_spaces.names import Artifact, FailureClass, State
+from search_spaces.results import Failure, TrialResult
+from tests.trainables.toy import TRIAL_ID, toy_trial
+from trainables.storage import Storage
+
+
+def _failed(attempt_id="a1"):
+    failure = Failure(failure_class=FailureClass.DIVERGENCE, message="m", public_message="m", step=3)
+    return TrialResult(
+        trial=toy_trial(attempt_id=attempt_id), state=State.FAILED, failure=failure, started_at=0.0, finished_at=1.0
+    )
+
+
+def _folder(path, text="1", weights=True):
+    (path / "predictions").mkdir(parents=True)
+    (path / "predictions" / "test.parquet").write_text(text)
+    (path / Artifact.TRIAL).write_text(
+        TrialResult(trial=toy_trial(), state=State.COMPLETE, started_at=0.0, finished_at=1.0).model_dump_json()
+    )
+    (path / Artifact.HISTORY).write_text(text)
+    if weights:
+        (path / Artifact.WEIGHTS).write_text(text)
+    return path
+
+
+def _local(tmp_path):
+    return Storage(tmp_path / "odd näme #1 %20?" / "store")
+
+
+def _uri(tmp_path):
+    return Storage((tmp_path / "a b#c").as_uri())
+
+
+def _subtree(tmp_path):
+    (tmp_path / "below").mkdir()
+    return Storage("root", filesystem=pafs.SubTreeFileSystem(str(tmp_path / "below"), pafs.LocalFileSystem()))
+
+
+def _memory(tmp_path):
+    import fsspec
+
+    fsspec.filesystem("memory").store.clear()
+    return Storage("memory://bucket/prefix")
+
+
+@pytest.fixture(params=[_local, _uri, _subtree, _memory], ids=["local", "file-uri", "subtree", "fsspec-memory"])
+def storage(request, tmp_path):
+    return request.param(tmp_path)
+
+
+def test_a_published_trial_is_found_fetched_and_delivered(storage, tmp_path):
+    storage.check_writable()
+    assert storage.undelivered() == []
+    assert not storage.has_weights(TRIAL_ID)
+    storage.publish(_folder(tmp_path / "made"), TRIAL_ID)
+    (item,) = storage.undelivered()
+    assert (item.key, item.state, item.folder) == (TRIAL_ID, State.COMPLETE, f"trials/{TRIAL_ID}")
+    assert storage.result(item).trial.trial_id == TRIAL_ID
+    assert storage.files(item) == sorted(
+        ["predictions/test.parquet", Artifact.HISTORY, Artifact.TRIAL, Artifact.WEIGHTS]
+    )
+    assert storage.fetch(TRIAL_ID, "predictions/test.parquet").read_text() == "1"
+    assert storage.is_published(TRIAL_ID)
+    storage.mark_delivered(TRIAL_ID)
+    assert storage.undelivered() == []
+    assert storage.files(item) == [Artifact.WEIGHTS]
+    assert storage.has_weights(TRIAL_ID)
+    assert storage.fetch(TRIAL_ID, Artifact.WEIGHTS).read_text() == "1"
+
+
+def test_delivery_without_weights_leaves_nothing(storage, tmp_path):
+    storage.publish(_folder(tmp_path / "made", weights=False), TRIAL_ID)
+    (item,) = storage.undelivered()
+    storage.mark_delivered(item)
+    assert storage.files(item) == []
+    with pytest.raises(FileNotFoundError, match="weights"):
+        storage.fetch(TRIAL_ID, Artifact.WEIGHTS)
+
+
+def test_publishing_again_replaces_every_file(storage, tmp_path):
+    storage.publish(_folder(tmp_path / "first", "old"), TRIAL_ID)
+    storage.publish(_folder(tmp_path / "second", "new", weights=False), TRIAL_ID)
+    (item,) = storage.undelivered()
+    assert Artifact.WEIGHTS not in storage.files(item)
+    assert storage.fetch(TRIAL_ID, Artifact.HISTORY).read_text() == "new"
+
+
+def test_failed_attempts_are_kept_one_by_one(storage):
+    storage.publish_failure(_failed("a1"))
+    storage.publish_failure(_failed("a2"))
+    storage.publish_failure(_failed("a2"))
+    items = storage.undelivered()
+    assert [(item.key, item.state) for item in items] == [("a1", State.FAILED), ("a2", State.FAILED)]
+    assert storage.result(items[0]) == _failed("a1")
+    storage.mark_delivered(items[0])
+    assert [item.key for item in storage.undelivered()] == ["a2"]
+
+
+def test_checkpoints_are_replaced_and_deleted(storage):
+    assert storage.get_checkpoint(TRIAL_ID) is None
+    storage.put_checkpoint(TRIAL_ID, b"one")
+    storage.put_checkpoint(TRIAL_ID, b"two")
+    assert storage.get_checkpoint(TRIAL_ID) == b"two"
+    storage.delete_checkpoint(TRIAL_ID)
+    storage.delete_checkpoint(TRIAL_ID)
+    assert storage.get_checkpoint(TRIAL_ID) is None
+
+
+def test_staging_is_gone_afterwards_whatever_happens(storage, tmp_path):
+    made = []
+
+    def fails():
+        with storage.staging() as folder:
+            made.append(folder)
+            (folder / "x").write_text("x")
+            raise RuntimeError("full")
+
+    with pytest.raises(RuntimeError, match="full"):
+        fails()
+    assert not made[0].exists()
+    with storage.staging() as folder:
+        _folder(folder / "inside")
+        storage.publish(folder / "inside", TRIAL_ID)
+    assert storage.is_published(TRIAL_ID)
+
+
+def test_a_folder_without_trial_json_is_neither_published_nor_found(storage, tmp_path):
+    made = _folder(tmp_path / "made")
+    (made / Artifact.TRIAL).unlink()
+    with pytest.raises(FileNotFoundError, match=r"trial\.json"):
+        storage.publish(made, TRIAL_ID)
+    assert storage.undelivered() == []
+
+
+def test_an_upload_that_breaks_off_is_not_published_and_can_be_repeated(storage, tmp_path, monkeypatch):
+    if storage.is_local:
+        pytest.skip("a local folder is renamed as a whole")
+    made = _folder(tmp_path / "made")
+    upload = storage._upload
+
+    def breaks(source, where):
+        if where.endswith(Artifact.HISTORY):
+            raise OSError("connection lost")
+        upload(source, where)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "_upload", breaks)
+        with pytest.raises(OSError, match="lost"):
+            storage.publish(made, TRIAL_ID)
+    assert storage.undelivered() == []
+    storage.publish(made, TRIAL_ID)
+    assert len(storage.undelivered()) == 1
+
+
+def test_delivery_that_breaks_off_never_shows_half_a_trial(tmp_path, monkeypatch):
+    storage = _local(tmp_path)
+    storage.publish(_folder(tmp_path / "made"), TRIAL_ID)
+    deleted = []
+
+    def breaks(where):
+        deleted.append(where)
+        if len(deleted) == 2:
+            raise OSError("gone")
+        Storage._delete(storage, where)
+
+    monkeypatch.setattr(storage, "_delete", breaks)
+    with pytest.raises(OSError, match="gone"):
+        storage.mark_delivered(TRIAL_ID)
+    assert deleted[0].endswith(Artifact.TRIAL)
+    assert storage.undelivered() == []
+
+
+def test_unwritable_storage_is_a_user_error_with_path_and_reason(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UserError, match=r"file/store cannot be written: .*(Not a directory|not a directory)"):
+        Storage(tmp_path / "file" / "store").check_writable()
+
+
+@pytest.mark.parametrize("place", ["nosuchscheme://bucket/x", "s3:///nothing"])
+def test_an_unknown_uri_is_a_user_error(place):
+    with pytest.raises(UserError, match=place.split(":", maxsplit=1)[0]):
+        Storage(place)
+
+
+def test_old_temporary_files_are_cleaned_and_young_ones_left(tmp_path):
+    storage = _local(tmp_path)
+    storage.check_writable()
+    tmp = tmp_path / "odd näme #1 %20?" / "store" / "tmp"
+    (tmp / "old").mkdir()
+    (tmp / "old" / "x").write_text("x")
+    (tmp / "young").write_text("x")
+    past = time.time() - 100_000
+    os.utime(tmp / "old", (past, past))
+    assert storage.clean_tmp() == 1
+    assert [path.name for path in tmp.iterdir()] == ["young"]
+
+
+def test_a_relative_path_is_fixed_when_the_storage_is_opened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    storage = Storage("here")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    storage.put_checkpoint(TRIAL_ID, b"x")
+    assert (tmp_path / "here" / "checkpoints" / f"{TRIAL_ID}.pt").read_bytes() == b"x"
+
+
+def test_two_processes_that_publish_one_trial_at_a_time_both_succeed(tmp_path):
+    storage = _local(tmp_path)
+
+    def publish_often(name):
+        for turn in range(20):
+            Storage(storage.place).publish(_folder(tmp_path / f"{name}{turn}", name), TRIAL_ID)
+        return True
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(publish_often, "abc"))
+    texts = {storage.fetch(TRIAL_ID, name).read_text() for name in (Artifact.HISTORY, "predictions/test.parquet")}
+    assert len(texts) == 1
+    assert list((tmp_path / "odd näme #1 %20?" / "store" / "tmp").iterdir()) == []

@@ -1,0 +1,64 @@
+"""Logits of an image set, every image exactly once whatever the number of ranks."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trainables.augmentation import EvaluationTransform
+from trainables.batches import ImageFeed
+from trainables.groups import Group, gather_rows
+
+LEAST_BATCH_SIZE = 64
+"""Images per forward pass of an evaluation, unless training's ghost batches are larger."""
+
+
+def shard_bounds(images: int, size: int) -> list[int]:
+    """Borders of contiguous shards: rank r evaluates images bounds[r] to bounds[r + 1]; sizes differ by one at most."""
+    return [images * rank // size for rank in range(size + 1)]
+
+
+@torch.no_grad()
+def predict(
+    module: nn.Module, feed: ImageFeed, transform: EvaluationTransform, group: Group, batch_size: int
+) -> NDArray[Any] | None:
+    """Logits of every image of a set, in its order. Called by all ranks.
+
+    Runs in evaluation mode and in the weights' own precision, without autocast: half precision would tie scores that
+    differ, and ranks of scores are what is measured.
+
+    Args:
+        module: The net; its training mode is restored.
+        feed: The set.
+        transform: Makes inputs.
+        group: The trial's ranks.
+        batch_size: Images per forward pass.
+
+    Returns:
+        (N, C) on rank 0, None on the others.
+    """
+    bounds = shard_bounds(len(feed), group.size)
+    start, stop = bounds[group.rank], bounds[group.rank + 1]
+    was_training = module.training
+    module.eval()
+    try:
+        parts = [
+            _logits(module, transform, feed, np.arange(first, min(first + batch_size, stop)))
+            # An empty shard still needs the number of outputs: every rank evaluates one batch at least.
+            for first in (range(start, stop, batch_size) if stop > start else range(0, min(1, len(feed))))
+        ]
+    finally:
+        module.train(was_training)
+    rows = torch.cat(parts)[: stop - start]
+    return gather_rows(group, rows, [last - first for first, last in itertools.pairwise(bounds)])
+
+
+def _logits(module: nn.Module, transform: EvaluationTransform, feed: ImageFeed, index: NDArray[np.int64]) -> Tensor:
+    images, _ = feed.batch(index)
+    logits: Tensor = module(transform(images))
+    return logits

@@ -1,0 +1,473 @@
+"""Training of one model on one subset: steps, evaluations, selection, checkpoints. Knows no study and no files."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from search_spaces.exceptions import DataError, DivergenceError, MemoryLimitError
+from search_spaces.protocol import Protocol
+from search_spaces.results import Order
+from search_spaces.study import Normalisation
+from trainables.augmentation import Augment, EvaluationTransform
+from trainables.batches import ImageFeed, ImageSet, SampleOrder, Stream, stream_seed
+from trainables.checkpoint import Checkpoints, State
+from trainables.evaluation import LEAST_BATCH_SIZE, predict
+from trainables.ghost_batches import GhostBatches, used_parameters
+from trainables.groups import Group, broadcast_object, sum_over_ranks
+from trainables.optimisation import (
+    MovingAverage,
+    Precision,
+    Update,
+    evaluation_steps,
+    learning_rate,
+    make_loss,
+    sampling_weights,
+    total_steps,
+)
+from trainables.validation_metrics import is_better, validation_value
+
+Tell = Callable[[dict[str, Any]], Order]
+Weights = dict[str, Tensor]
+
+LOSS_WINDOW = 20
+"""Steps between two looks at the losses. Each look waits for the device, so a divergence is seen this late at most."""
+
+RISING_DELTA = 0.002
+"""Gain of the last third of the evaluations above which validation counts as still rising."""
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the trial was told to stop, its checkpoint is written
+    """Training was told to stop.
+
+    Attributes:
+        step: Optimiser steps done.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.step = step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitResult:
+    """What training gave. Weights are those that were evaluated: averages if the protocol keeps them.
+
+    Attributes:
+        selected: State dict of the selected step, on the CPU.
+        final: State dict of the last step, on the CPU.
+        history: One row per evaluation: step, loss (mean since the last one), val, lr, seconds (since the trial's
+            start), step_losses (one per step).
+        steps: Optimiser steps of the trial.
+        best_step: Selected step.
+        best_value: Validation value there; None if it is not defined.
+        still_rising: See ``still_rising``.
+        resumed_from: Step that this attempt started at.
+        train_s: Seconds of training of this attempt.
+        evaluate_s: Seconds of validation of this attempt.
+        samples_per_s: Training images per second of train_s.
+    """
+
+    selected: Weights
+    final: Weights
+    history: list[dict[str, Any]]
+    steps: int
+    best_step: int
+    best_value: float | None
+    still_rising: bool | None
+    resumed_from: int
+    train_s: float
+    evaluate_s: float
+    samples_per_s: float
+
+
+def fit(
+    module: nn.Module,
+    train_set: ImageSet,
+    val_set: ImageSet,
+    *,
+    protocol: Protocol,
+    normalise: Normalisation,
+    input_size: int,
+    seed: int,
+    primary: str,
+    group: Group,
+    tell: Tell,
+    checkpoints: Checkpoints | None = None,
+) -> FitResult:
+    """Train ``module``; called by all ranks. Afterwards it holds the selected weights, on the group's device.
+
+    The result depends on neither the number of ranks nor interruptions, to rounding and bit for bit respectively.
+    Draws from torch's default generators, which it seeds; restore them afterwards if that matters.
+
+    Args:
+        module: Images (B, 3, s, s) to logits, with its initial weights, the same on all ranks.
+        train_set: The subset.
+        val_set: The images that select.
+        protocol: The recipe.
+        normalise: Input scaling.
+        input_size: Side s in pixels.
+        seed: The trial's init seed.
+        primary: Validation metric.
+        group: The trial's ranks.
+        tell: Takes the report of an evaluation (step, steps, loss, val, samples_per_s) and gives the order.
+        checkpoints: Where to continue from and to save to; None keeps none.
+
+    Raises:
+        DataError: No training images, or a validation metric that cannot be computed although it selects.
+        DivergenceError: A non-finite loss or output.
+        MemoryLimitError: A ghost batch does not fit the device.
+        Stopped: ``tell`` answered stop; the checkpoint is written.
+        UserError: The device lacks the protocol's precision, or the model holds SyncBatchNorm.
+    """
+    run = _Fit(module, train_set, val_set, protocol, normalise, input_size, seed, primary, group, tell, checkpoints)
+    return run.result()
+
+
+@dataclass(slots=True)
+class _Selection:
+    """The best evaluation so far."""
+
+    step: int = 0
+    value: float | None = None
+    weights: Weights = field(default_factory=dict)
+
+
+class _Fit:
+    def __init__(
+        self,
+        module: nn.Module,
+        train_set: ImageSet,
+        val_set: ImageSet,
+        protocol: Protocol,
+        normalise: Normalisation,
+        input_size: int,
+        seed: int,
+        primary: str,
+        group: Group,
+        tell: Tell,
+        checkpoints: Checkpoints | None,
+    ) -> None:
+        self._module, self._protocol, self._seed, self._primary = module, protocol, seed, primary
+        self._group, self._tell, self._checkpoints = group, tell, checkpoints
+        device, images = group.device, len(train_set.positions)
+        if not images:
+            raise DataError("the training subset holds no image")
+        self._precision = Precision(protocol.precision, device)
+        facts = prepare(module, input_size, device)
+        self._has_unused_parameters = facts.has_unused_parameters
+        self._steps = total_steps(protocol.budget, images, protocol.global_batch_size)
+        sampled = protocol.imbalance == "sampler"
+        weights = sampling_weights(np.asarray(train_set.targets)) if sampled else None
+        self._order = SampleOrder(images, protocol.global_batch_size, seed, weights)
+        self._train_feed = ImageFeed(train_set, device, facts.dtype)
+        self._val_feed = ImageFeed(val_set, device, facts.dtype)
+        self._val_targets = np.asarray(val_set.targets)
+        form = (normalise, device, facts.dtype, facts.channels_last)
+        self._augment = Augment(protocol.augmentation, input_size, *form)
+        self._transform = EvaluationTransform(input_size, *form)
+        self._generator = torch.Generator()
+        self._loss = make_loss(np.asarray(train_set.targets), protocol, facts.outputs, device)
+        self._update = Update(module, protocol, self._steps, self._precision.scaler)
+        self._average = None if protocol.ema_decay is None else MovingAverage(module, protocol.ema_decay)
+        self._require_selectable(facts.outputs)
+        self._step = self._resumed_from = 0
+        self._best = _Selection()
+        self._history: list[dict[str, Any]] = []
+        self._losses = LossLog(group, self._steps)
+        self._train_s = self._evaluate_s = self._earlier_s = 0.0
+        self._index = np.empty(0, np.int64)
+
+    def result(self) -> FitResult:
+        """Train to the end and select."""
+        self._restore()
+        try:
+            self._train()
+        except torch.OutOfMemoryError as error:
+            raise MemoryLimitError(
+                f"a ghost batch of {self._protocol.ghost_batch_size} images does not fit {self._group.device}; "
+                f"a smaller protocol.ghost_batch_size would, and is another trial ({error})"
+            ) from None
+        with self._evaluated_weights():
+            final = snapshot(self._module)
+        if self._protocol.select == "last":
+            self._best.weights = final
+        self._module.load_state_dict(self._best.weights)
+        done = (self._steps - self._resumed_from) * self._protocol.global_batch_size
+        return FitResult(
+            selected=self._best.weights,
+            final=final,
+            history=self._history,
+            steps=self._steps,
+            best_step=self._best.step,
+            best_value=self._best.value,
+            still_rising=still_rising([row["val"] for row in self._history], self._primary),
+            resumed_from=self._resumed_from,
+            train_s=self._train_s,
+            evaluate_s=self._evaluate_s,
+            samples_per_s=done / self._train_s if self._train_s else 0.0,
+        )
+
+    def _train(self) -> None:
+        ghosts = GhostBatches(
+            self._module,
+            ghosts=self._protocol.ghost_batches,
+            group=self._group,
+            seed=self._seed,
+            has_unused_parameters=self._has_unused_parameters,
+        )
+        with ghosts:
+            for stop in evaluation_steps(self._steps, self._protocol.evaluations):
+                if stop > self._step:
+                    seconds = self._train_until(stop, ghosts)
+                    self._after_interval(seconds)
+
+    def _train_until(self, stop: int, ghosts: GhostBatches) -> float:
+        """Train up to step ``stop``; returns the seconds it took, the device's work included."""
+        started = time.perf_counter()
+        scaler = self._precision.scaler
+        scale: Callable[[Tensor], Tensor] | None = None if scaler is None else scaler.scale
+        for step in range(self._step, stop):
+            self._index = self._order.batch(step)
+            self._losses.add(ghosts.backward(step, self._ghost_loss, scale))
+            self._update(step)
+            if self._average is not None:
+                self._average.update(step)
+            if (step + 1) % LOSS_WINDOW == 0 or step + 1 == stop:
+                self._losses.look(step + 1)
+        self._step = stop
+        seconds = time.perf_counter() - started
+        self._train_s += seconds
+        return seconds
+
+    def _ghost_loss(self, net: nn.Module, step: int, ghost: int) -> Tensor:
+        size = self._protocol.ghost_batch_size
+        images, targets = self._train_feed.batch(self._index[ghost * size : (ghost + 1) * size])
+        self._generator.manual_seed(stream_seed(self._seed, Stream.AUGMENT, step, ghost))
+        inputs = self._augment(images, self._generator)
+        with self._precision.autocast():
+            logits = net(inputs)
+        return self._loss(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits, targets)
+
+    def _after_interval(self, seconds: float) -> None:
+        """Evaluate, select, report, save, and stop if told to."""
+        started = time.perf_counter()
+        val = self._validate()
+        self._evaluate_s += time.perf_counter() - started
+        losses = self._losses.take()
+        row = {
+            "step": self._step,
+            "loss": math.fsum(losses) / len(losses),
+            "val": val,
+            "lr": learning_rate(self._protocol, self._step - 1, self._steps),
+            "seconds": self._earlier_s + self._train_s + self._evaluate_s,
+            "step_losses": losses,
+        }
+        self._history.append(row)
+        report = {key: row[key] for key in ("step", "loss", "val")}
+        samples = len(losses) * self._protocol.global_batch_size
+        order = self._tell({**report, "steps": self._steps, "samples_per_s": samples / seconds})
+        if self._checkpoints is not None:
+            self._checkpoints.after_evaluation(order, self._state)
+        if order is Order.STOP:
+            raise Stopped(self._step)
+
+    def _validate(self) -> float | None:
+        """Validation value of the weights that count, which are selected if they are the best so far."""
+        batch_size = max(LEAST_BATCH_SIZE, self._protocol.ghost_batch_size)
+        with self._evaluated_weights():
+            value: float | None = None
+            if len(self._val_feed):
+                logits = predict(self._module, self._val_feed, self._transform, self._group, batch_size)
+                value = self._shared_value(logits)
+            last = self._protocol.select == "last"
+            if last or is_better(self._primary, value, self._best.value):
+                self._best = _Selection(self._step, value, {} if last else snapshot(self._module))
+        return value
+
+    def _shared_value(self, logits: np.ndarray[Any, Any] | None) -> float | None:
+        finite, value = True, None
+        if logits is not None:
+            finite = bool(np.isfinite(logits).all())
+            value = validation_value(self._primary, logits, self._val_targets) if finite else None
+        finite, value = broadcast_object(self._group, (finite, value))
+        if not finite:
+            raise DivergenceError(f"validation outputs are not finite after step {self._step} of {self._steps}")
+        return value
+
+    @contextlib.contextmanager
+    def _evaluated_weights(self) -> Iterator[None]:
+        if self._average is None:
+            yield
+        else:
+            with self._average.applied():
+                yield
+
+    def _require_selectable(self, outputs: int) -> None:
+        if self._protocol.select == "last":
+            return
+        images = len(self._val_targets)
+        guess = np.zeros((images, outputs))
+        if not images or validation_value(self._primary, guess, self._val_targets) is None:
+            raise DataError(
+                f"{self._primary} is not defined on the {images} validation images (too few classes are labelled), so "
+                "it cannot select weights; give more validation images or set protocol.select: last"
+            )
+
+    def _state(self) -> State:
+        scaler = self._precision.scaler
+        return {
+            "step": self._step,
+            "module": self._module.state_dict(),
+            "optimizer": self._update.optimizer.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "best": {"step": self._best.step, "value": self._best.value, "weights": self._best.weights},
+            "history": self._history,
+        }
+
+    def _restore(self) -> None:
+        state = None if self._checkpoints is None else self._checkpoints.load()
+        if state is None:
+            return
+        self._module.load_state_dict(state["module"])
+        self._update.optimizer.load_state_dict(state["optimizer"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+        if self._precision.scaler is not None:
+            self._precision.scaler.load_state_dict(state["scaler"])
+        self._best = _Selection(**state["best"])
+        self._history = state["history"]
+        self._step = self._resumed_from = state["step"]
+        self._earlier_s = self._history[-1]["seconds"]
+
+
+class LossLog:
+    """Losses of the steps since the last evaluation. They stay on the device until somebody looks.
+
+    Args:
+        group: The trial's ranks.
+        steps: Optimiser steps of the trial, for the message.
+    """
+
+    def __init__(self, group: Group, steps: int) -> None:
+        self._group, self._steps = group, steps
+        self._pending: list[Tensor] = []
+        self.values: list[float] = []
+
+    def add(self, share: Tensor) -> None:
+        """Take this rank's share of a step's mean loss."""
+        self._pending.append(share)
+
+    def look(self, step: int) -> None:
+        """Sum the pending losses over ranks and bring them to the host. Called by all ranks.
+
+        Args:
+            step: Number of the last step added, from 1.
+
+        Raises:
+            DivergenceError: One is not finite; on all ranks.
+        """
+        if not self._pending:
+            return
+        first = step - len(self._pending) + 1
+        losses = sum_over_ranks(self._group, torch.stack(self._pending)).tolist()
+        self._pending = []
+        for offset, loss in enumerate(losses):
+            if not math.isfinite(loss):
+                raise DivergenceError(f"training loss is {loss} at step {first + offset} of {self._steps}")
+        self.values += losses
+
+    def take(self) -> list[float]:
+        """The losses since the last call."""
+        taken, self.values = self.values, []
+        return taken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleFacts:
+    """What a trial run of the module showed.
+
+    Attributes:
+        outputs: Number of logits.
+        dtype: Of the parameters.
+        channels_last: Whether it is kept in that memory format.
+        has_unused_parameters: Whether a trainable parameter does not reach the output.
+    """
+
+    outputs: int
+    dtype: torch.dtype
+    channels_last: bool
+    has_unused_parameters: bool
+
+
+def prepare(module: nn.Module, input_size: int, device: torch.device) -> ModuleFacts:
+    """Move the module to the device, in channels-last format if it holds convolutions and runs so.
+
+    Channels-last convolutions are faster on CPUs and GPUs alike. A module that reshapes feature maps with ``view``
+    cannot run so; it keeps the contiguous format.
+
+    Args:
+        module: Images (B, 3, s, s) to logits (B, C).
+        input_size: Side s.
+        device: Where to.
+    """
+    module.to(device)
+    dtype = next(module.parameters()).dtype
+    example = torch.zeros(2, 3, input_size, input_size, device=device, dtype=dtype)
+    channels_last = any(isinstance(layer, nn.Conv2d) for layer in module.modules())
+    if channels_last:
+        module.to(memory_format=torch.channels_last)
+        try:
+            output = _output(module, example.contiguous(memory_format=torch.channels_last))
+        except RuntimeError:
+            channels_last = False
+            module.to(memory_format=torch.contiguous_format)
+    if not channels_last:
+        output = _output(module, example)
+    used = used_parameters(output)
+    unused = any(p.requires_grad and id(p) not in used for p in module.parameters())
+    return ModuleFacts(outputs=output.shape[1], dtype=dtype, channels_last=channels_last, has_unused_parameters=unused)
+
+
+def _output(module: nn.Module, example: Tensor) -> Tensor:
+    was_training = module.training
+    module.eval()  # leaves running statistics alone
+    try:
+        with torch.enable_grad():
+            output: Tensor = module(example)
+    finally:
+        module.train(was_training)
+    return output
+
+
+def snapshot(module: nn.Module) -> Weights:
+    """A copy of the state dict on the CPU; tied tensors become separate, memory formats contiguous."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in module.state_dict().items()}
+
+
+def still_rising(values: list[float | None], metric: str, delta: float = RISING_DELTA) -> bool | None:
+    """Whether the best of the last third of the evaluations beats the best of those before by more than ``delta``.
+
+    Args:
+        values: Validation values in order; undefined ones (None) are left out.
+        metric: Says which direction is better.
+        delta: Least gain.
+
+    Returns:
+        None with fewer than 3 values.
+    """
+    known = [value for value in values if value is not None]
+    if len(known) < 3:
+        return None
+    sign = -1 if metric == "nll" else 1
+    cut = len(known) - len(known) // 3
+    return max(sign * v for v in known[cut:]) > max(sign * v for v in known[:cut]) + delta

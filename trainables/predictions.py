@@ -1,0 +1,68 @@
+"""Predictions of one trial on one evaluation set: a Parquet table, one row per image."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from search_spaces.names import Column
+from search_spaces.trial import ResolvedTrial
+
+NO_AGGREGATION = "none"
+"""One forward pass per image; no test-time augmentation."""
+
+
+def predictions_table(frame: pd.DataFrame, logits: NDArray[Any], trial: ResolvedTrial, set_name: str) -> pa.Table:
+    """The table of one evaluation set.
+
+    Args:
+        frame: One row per image: keyed hashes, site, groups and truth (``y`` or ``y_<label>``, ``raw_<label>``).
+        logits: (N, L), in the order of the frame and of the task's labels.
+        trial: Whose predictions these are.
+        set_name: The evaluation set.
+
+    Returns:
+        ``frame`` with ``z_<label>`` float32 columns. Metadata: trial_id, task, kind, labels (JSON), set, set_hash (of
+        the image ids, sorted), aggregation.
+
+    Raises:
+        ValueError: The number of rows or labels does not match.
+    """
+    labels = trial.task.labels
+    if logits.shape != (len(frame), len(labels)):
+        raise ValueError(f"logits of shape {logits.shape} for {len(frame)} images and {len(labels)} labels")
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    for k, label in enumerate(labels):
+        table = table.append_column(f"{Column.LOGIT_PREFIX}{label}", pa.array(logits[:, k].astype(np.float32)))
+    metadata = {
+        "trial_id": trial.trial_id,
+        "task": trial.task.name,
+        "kind": trial.task.kind,
+        "labels": json.dumps(list(labels)),
+        "set": set_name,
+        "set_hash": set_hash(frame[Column.IMAGE_ID].astype(str).tolist()),
+        "aggregation": NO_AGGREGATION,
+    }
+    return table.replace_schema_metadata(metadata)
+
+
+def set_hash(image_ids: list[str]) -> str:
+    """First 16 hexadecimal digits of the sha256 of the sorted image ids, one per line."""
+    return hashlib.sha256("\n".join(sorted(image_ids)).encode()).hexdigest()[:16]
+
+
+def write_predictions(table: pa.Table, folder: Path, set_name: str) -> Path:
+    """Write ``<folder>/<set>.parquet``, by a temporary name; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{set_name}.parquet"
+    partial = path.with_suffix(".partial")
+    pq.write_table(table, partial)
+    return partial.replace(path)
