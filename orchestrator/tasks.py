@@ -236,11 +236,12 @@ def _stores(folder: Path) -> list[_Store]:
 
 
 def _store(path: Path) -> _Store:
+    """Size and last use of a store: the latest read or write of one of its files (reading a folder is no use of it)."""
     files = [f for f in path.rglob("*") if f.is_file()] if path.is_dir() else [path]
-    statuses = [f.stat() for f in (*files, path)]
+    statuses = [f.stat() for f in files] or [path.stat()]
     return _Store(
         path=path,
-        size_bytes=sum(f.stat().st_size for f in files),
+        size_bytes=sum(s.st_size for s in statuses) if files else 0,
         last_used_s=max(max(s.st_mtime, s.st_atime) for s in statuses),
     )
 

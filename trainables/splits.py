@@ -97,12 +97,18 @@ def patients_in_two_splits(table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
 
 
 def _whole_counts(target: npt.NDArray[np.float64], total: int) -> npt.NDArray[np.int64]:
-    """Whole numbers near ``target`` that add up to ``total``; at least one each if ``total`` allows, in order."""
-    counts = np.floor(np.maximum(target, 0)).astype(np.int64)
-    counts[: min(total, len(counts))] = np.maximum(counts[: min(total, len(counts))], 1)
-    while counts.sum() != total:
-        short = counts.sum() < total
-        gap = target - counts if short else counts - target
-        gap[(counts <= 1) & (not short)] -= total + 1  # take the last one of a split only if nothing else is left
-        counts[int(np.argmax(gap))] += 1 if short else -1
+    """Whole numbers near ``target`` that add up to ``total``; at least one each, in order, as far as ``total`` goes.
+
+    What is left after the minimum is dealt by largest remainder.
+    """
+    counts = (np.arange(len(target)) < total).astype(np.int64)
+    left = total - int(counts.sum())
+    if left == 0:
+        return counts
+    extra = np.maximum(target - counts, 0)
+    extra *= left / extra.sum()
+    whole = np.floor(extra).astype(np.int64)
+    largest = np.argsort(whole - extra, kind="stable")[: left - int(whole.sum())]
+    counts += whole
+    counts[largest] += 1
     return counts

@@ -85,11 +85,12 @@ def split_of(names: pd.Series[str], where: str) -> pd.Series[str]:
     Raises:
         UserError: A name that is none of ``SPLIT_NAMES``, or a blank.
     """
-    known = names.map(lambda v: SPLIT_NAMES.get(str(v).strip().lower()))
+    plain = names.map(lambda v: str(v).strip().lower())
+    known = plain.map({name: split.value for name, split in SPLIT_NAMES.items()})
     if known.isna().any():
         strange = sorted({"(blank)" if v is None else str(v) for v in names[known.isna()]})
         raise UserError(f"{where} has {', '.join(strange[:10])}; known splits are {', '.join(SPLIT_NAMES)}")
-    return known.map(lambda split: split.value).astype("str")
+    return known.astype("str")
 
 
 def files_under(folder: Path) -> tuple[list[Path], Counter[str]]:

@@ -56,9 +56,10 @@ def _read(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     if not path.is_file():
         raise UserError(f"file {path} does not exist")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise UserError(f"{path} is no npz file; expected one with {_LAYOUT}")
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise UserError(f"{path} is no npz file; expected one with {_LAYOUT}")
+        with file:
             return {name: file[name] for name in file.files if name.endswith((_IMAGES, _LABELS))}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read as npz: {error}; expected one with {_LAYOUT}") from error

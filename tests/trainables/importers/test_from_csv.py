@@ -1,0 +1,356 @@
+from __future__ import annotations
+
+import pytest
+
+from search_spaces.exceptions import DataError, UserError
+from search_spaces.names import Kind
+from trainables.importers import BlankLabels, ImportOptions, import_csv
+
+HEADER_ONLY = "image,label"
+
+
+def options(**changes):
+    return ImportOptions(**{"name": "t", "split": (0.5, 0.25, 0.25), **changes})
+
+
+def test_conventional_columns_are_found_and_said(make_table):
+    told: list[str] = []
+    table = make_table("""image,label,patient_id,sex,age,site,split
+        a.png,sick,p1,M,40,X,train
+        b.png,normal,p2,female,063Y,X,valid
+        c.png,normal,p3,,,Y,Test""")
+    manifest = import_csv(table, options(), told.append)
+    assert manifest.kind is Kind.BINARY
+    assert manifest.labels == ("sick",)
+    assert manifest.table["y_sick"].tolist() == [1, 0, 0]
+    assert manifest.table["split"].tolist() == ["train", "val", "test"]
+    assert manifest.table["sex"].tolist()[:2] == ["M", "F"]
+    assert manifest.table["sex"].isna().tolist() == [False, False, True]
+    assert manifest.table["age_years"].tolist()[:2] == [40, 63]
+    assert manifest.table[["width", "height"]].iloc[0].tolist() == [8, 6]
+    assert manifest.patients_known
+    for role in ("image", "label", "patient", "sex", "age", "site", "split"):
+        assert any(line.startswith(f"{role}: column") for line in told), role
+
+
+def test_none_switches_detection_off(make_table):
+    table = make_table("""image,label,patient_id,sex
+        a.png,0,p1,M
+        b.png,1,p1,F
+        c.png,1,p2,F""")
+    manifest = import_csv(table, options(patient_column="none", sex_column="none"))
+    assert not manifest.patients_known
+    assert manifest.grouping == "image"
+    assert "sex" not in manifest.table
+    assert any("patients are not known" in note for note in manifest.notes)
+
+
+def test_three_values_make_classes_in_order(make_table):
+    table = make_table("""image,label
+        a.png,10
+        b.png,9
+        c.png,
+        d.png,100""")
+    manifest = import_csv(table, options())
+    assert manifest.kind is Kind.MULTICLASS
+    assert manifest.labels == ("9", "10", "100")
+    assert manifest.table["y"].tolist() == [1, 0, -1, 2]
+
+
+def test_classes_give_order_and_names_to_numbers(make_table):
+    table = make_table("""image,label
+        a.png,0
+        b.png,2
+        c.png,1""")
+    manifest = import_csv(table, options(classes=("mild", "moderate", "severe"), kind=Kind.ORDINAL))
+    assert manifest.kind is Kind.ORDINAL
+    assert manifest.labels == ("mild", "moderate", "severe")
+    assert manifest.table["y"].tolist() == [0, 2, 1]
+
+
+def test_separator_makes_a_multilabel_task(make_table):
+    table = make_table("""image,label
+        a.png,x;y
+        b.png,
+        c.png, y ;z""")
+    manifest = import_csv(table, options(label_separator=";"))
+    assert manifest.kind is Kind.MULTILABEL
+    assert manifest.labels == ("x", "y", "z")
+    assert manifest.table["y_x"].tolist()[::2] == [1, 0]
+    assert manifest.table["y_y"].tolist()[::2] == [1, 1]
+    assert manifest.table.loc[1, ["y_x", "y_y", "y_z"]].isna().all()
+
+
+def test_flag_columns_keep_blank_and_uncertain(make_table):
+    text = """image,edema,mass
+        a.png,1.0,0
+        b.png,-1,
+        c.png,,True
+        d.png,0,1"""
+    manifest = import_csv(make_table(text), options(label_columns=("edema", "mass")))
+    assert manifest.kind is Kind.MULTILABEL
+    assert manifest.table["y_edema"].fillna(9).tolist() == [1, -1, 9, 0]
+    assert manifest.table["y_mass"].fillna(9).tolist() == [0, 9, 1, 1]
+    negative = import_csv(make_table(text), options(label_columns=("edema", "mass"), blank_labels=BlankLabels.NEGATIVE))
+    assert negative.table["y_edema"].tolist() == [1, -1, 0, 0]
+
+
+def test_one_flag_column_is_binary(make_table):
+    table = make_table("""image,edema
+        a.png,1
+        b.png,0
+        c.png,-1""")
+    manifest = import_csv(table, options(label_columns=("edema",), label_name="oedema"))
+    assert (manifest.kind, manifest.labels) == (Kind.BINARY, ("oedema",))
+    assert manifest.table["y_oedema"].tolist() == [1, 0, -1]
+
+
+def test_one_hot_columns_make_classes(make_table):
+    text = """image,mel,nv,bcc
+        a.png,1,0,0
+        b.png,0,0,1
+        c.png,,,"""
+    manifest = import_csv(make_table(text), options(label_columns=("mel", "nv", "bcc"), kind=Kind.MULTICLASS))
+    assert manifest.labels == ("mel", "nv", "bcc")
+    assert manifest.table["y"].tolist() == [0, 2, -1]
+    with pytest.raises(UserError, match=r"exactly one 1.*line 3"):
+        import_csv(
+            make_table(text.replace("b.png,0,0,1", "b.png,1,0,1")),
+            options(label_columns=("mel", "nv", "bcc"), kind=Kind.MULTICLASS),
+        )
+
+
+@pytest.mark.parametrize(
+    ("values", "changes", "positive"),
+    [
+        (("malignant", "benign"), {}, "malignant"),
+        (("No Finding", "mass"), {}, "mass"),
+        (("AP", "PA"), {}, "PA"),
+        (("AP", "PA"), {"positive": "AP"}, "AP"),
+        (("AP", "PA"), {"classes": ("PA", "AP")}, "AP"),
+    ],
+)
+def test_which_value_is_positive(make_table, values, changes, positive):
+    told: list[str] = []
+    table = make_table(f"image,label\na.png,{values[0]}\nb.png,{values[1]}\nc.png,{values[1]}")
+    manifest = import_csv(table, options(**changes), told.append)
+    assert manifest.labels == (positive,)
+    assert (manifest.table[f"y_{positive}"] == 1).tolist() == [v == positive for v in (values[0], values[1], values[1])]
+    assert any(f"1 is {positive!r}" in line for line in told)
+
+
+def test_zero_and_one_take_the_name_of_the_column(make_table):
+    table = make_table("image,label\na.png,0\nb.png,1\nc.png,-1")
+    assert import_csv(table, options()).labels == ("label",)
+    assert import_csv(table, options(label_name="tumour")).labels == ("tumour",)
+    assert import_csv(table, options(label_name="tumour")).table["y_tumour"].tolist() == [0, 1, -1]
+
+
+def test_masks_without_labels_are_segmentation(make_table):
+    table = make_table("""image,mask
+        a.png,a.png
+        b.png,
+        c.png,b.png""")
+    manifest = import_csv(table, options())
+    assert manifest.kind is Kind.SEGMENTATION
+    assert manifest.labels == ("foreground",)
+    assert manifest.label_columns == ()
+    assert manifest.mask(1) is None
+    assert manifest.mask(2).max() == 1  # file b.png holds ones
+
+
+def test_group_columns_can_be_selected(make_table):
+    table = make_table("""image,label,localization,grade
+        a.png,0,face,1.0
+        b.png,1,back,2.0
+        c.png,1,face,""")
+    manifest = import_csv(table, options(group_columns=("localization", "grade")))
+    assert manifest.where({"localization": ["face"]}).tolist() == [True, False, True]
+    assert manifest.where({"grade": 1}).tolist() == [True, False, False]
+    assert manifest.where({"grade": "unknown", "g_localization": "face"}).tolist() == [False, False, True]
+
+
+def test_official_split_without_val_gets_one_from_train(make_table):
+    rows = "\n".join(f"{i}.png,{i % 2},p{i // 2},train" for i in range(40))
+    table = make_table(f"image,label,patient_id,split\n{rows}\nx.png,0,q1,test\ny.png,1,q2,test")
+    manifest = import_csv(table, options(split=(0.72, 0.08, 0.2)))
+    counts = manifest.table["split"].value_counts()
+    assert counts.to_dict() == {"train": 36, "val": 4, "test": 2}  # a tenth of the 20 patients of train
+    assert manifest.table.groupby("patient_id")["split"].nunique().max() == 1
+    assert any("has no val" in note for note in manifest.notes)
+
+
+def test_patient_in_two_official_splits_is_told(make_table):
+    table = make_table("""image,label,patient_id,split
+        a.png,0,p1,train
+        b.png,1,p1,test
+        c.png,1,p2,val""")
+    manifest = import_csv(table, options())
+    assert any("'p1' (test, train)" in note for note in manifest.notes)
+
+
+def test_patient_pattern_reads_the_path(make_table):
+    table = make_table("""image,label
+        patient01/s1/a.png,0
+        patient01/s2/b.png,1
+        patient02/s1/c.png,1""")
+    manifest = import_csv(table, options(patient_pattern=r"patient(\d+)"))
+    assert manifest.table["patient_id"].tolist() == ["01", "01", "02"]
+    assert manifest.patients_known
+    with pytest.raises(UserError, match="does not fit 1 paths, such as 'patient02"):
+        import_csv(table, options(patient_pattern=r"patient(01)"))
+
+
+def test_grouping_is_noted_and_blank_groups_stand_alone(make_table):
+    table = make_table("""image,label,lesion
+        a.png,0,L1
+        b.png,1,
+        c.png,1,""")
+    manifest = import_csv(table, options(patient_column="lesion", grouping="lesion"))
+    assert manifest.grouping == "lesion"
+    assert manifest.table["patient_id"].tolist() == ["L1", "b.png", "c.png"]
+    assert any("holds the lesion" in note for note in manifest.notes)
+    assert any("2 images have no lesion" in note for note in manifest.notes)
+
+
+def test_paths_without_suffix_or_folder_are_found_by_name(make_table, tmp_path):
+    table = make_table("image,label\nimages_1/a.png,0\nimages_2/b.png,1\nimages_2/c.png,1")
+    table.write_text("image,label\na,0\nb,1\nc,1\n")
+    manifest = import_csv(table, options())
+    assert manifest.table["image_id"].tolist() == ["a", "b", "c"]
+    assert manifest.table["path"].tolist() == ["images_1/a.png", "images_2/b.png", "images_2/c.png"]
+    table.write_text("image,label\na.png,0\nb.png,1\n")
+    assert import_csv(table, options()).table["path"].tolist() == ["images_1/a.png", "images_2/b.png"]
+
+
+def test_absolute_and_backslash_paths(make_table, tmp_path):
+    table = make_table("image,label\nimages/a.png,0\nimages/b.png,1")
+    table.write_text(f"image,label\n{tmp_path}/images/a.png,0\n{tmp_path}/images/b.png,1\n")
+    elsewhere = tmp_path / "tables"
+    elsewhere.mkdir()
+    manifest = import_csv(table.rename(elsewhere / "t.csv"), options())
+    assert manifest.root == tmp_path / "images"
+    assert manifest.table["image_id"].tolist() == ["a.png", "b.png"]
+    (elsewhere / "t.csv").write_text("image,label\nimages\\a.png,0\nimages\\b.png,1\n")
+    manifest = import_csv(elsewhere / "t.csv", options(image_root=tmp_path))
+    assert manifest.table["path"].tolist() == ["images/a.png", "images/b.png"]
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_other_separators_and_byte_order_mark(make_table, tmp_path, separator):
+    make_table("image,label\na.png,0\nb.png,1")
+    text = "image,label\na.png,0\nb.png,1\n".replace(",", separator)
+    (tmp_path / "t.csv").write_text("\ufeff" + text, encoding="utf-8")
+    assert len(import_csv(tmp_path / "t.csv", options())) == 2
+
+
+def test_windows_table_is_read_and_said(make_table, tmp_path):
+    make_table("image,label\na.png,0\nb.png,1")
+    told: list[str] = []
+    (tmp_path / "t.csv").write_bytes("image,label,site\na.png,0,Köln\nb.png,1,Bern\n".encode("cp1252"))
+    assert import_csv(tmp_path / "t.csv", options(), told.append).table["site"].tolist() == ["Köln", "Bern"]
+    assert "t.csv is not UTF-8; read as Windows-1252" in told
+
+
+def test_impossible_ages_are_left_blank_and_said(make_table):
+    told: list[str] = []
+    manifest = import_csv(make_table("image,label,age\na.png,0,411\nb.png,1,018M"), options(), told.append)
+    assert manifest.table["age_years"].isna().tolist() == [True, False]
+    assert manifest.table["age_years"].iat[1] == pytest.approx(1.5)
+    assert any("1 ages outside 0 to 120" in line for line in told)
+
+
+BAD_TABLES = {
+    "missing column": ("image,label\na.png,0\nb.png,1", {"label_column": "lable"}, "mean 'label'.*image, label"),
+    "missing label column": ("image,label\na.png,0", {"label_columns": ("labels",)}, "Did you mean 'label'"),
+    "missing group column": ("image,label\na.png,0\nb.png,1", {"group_columns": ("loc",)}, "--group-columns"),
+    "no image column": ("scan,label\na.png,0\nb.png,1", {}, "give --image-column, one of: scan, label"),
+    "no label column": ("image,foo\na.png,0\nb.png,1", {}, "give --label-column or --label-columns, of: image, foo"),
+    "no rows": (HEADER_ONLY, {}, "has no rows"),
+    "one value": ("image,label\na.png,0\nb.png,0", {}, "only the value 0"),
+    "three values": ("image,label\na.png,0\nb.png,1\nc.png,2", {"kind": Kind.BINARY}, "two values.*has 3: 0, 1, 2"),
+    "outside classes": (
+        "image,label\na.png,x\nb.png,y\nc.png,z",
+        {"classes": ("x", "y")},
+        r"outside the classes x, y: z \(line 4\)",
+    ),
+    "joined outside classes": (
+        "image,label\na.png,x;y\nb.png,y;z",
+        {"classes": ("x", "y"), "label_separator": ";"},
+        r"outside --classes: z \(line 3\)",
+    ),
+    "unknown positive": ("image,label\na.png,x\nb.png,yy", {"positive": "y"}, "Did you mean 'yy'"),
+    "bad flag": ("image,e\na.png,0\nb.png,yes", {"label_columns": ("e",)}, r"has 'yes' \(line 3\); allowed: 0, 1"),
+    "plus minus one": ("image,e\na.png,-1\nb.png,1", {"label_columns": ("e",)}, "write negatives as 0"),
+    "plus minus one label": ("image,label\na.png,-1\nb.png,1", {}, "write negatives as 0"),
+    "repeated image": ("image,label\na.png,0\na.png,1", {}, "1 images stand in more than one row, such as 'a.png'"),
+    "blank image": ("image,label\na.png,0\n,1", {"label_columns": ("label",)}, "is blank in line 3"),
+    "strange split": ("image,label,split\na.png,0,train\nb.png,1,fold3", {}, "has fold3; known splits are train"),
+    "blank split": ("image,label,split\na.png,0,train\nb.png,1,", {}, r"has \(blank\)"),
+    "strange sex": ("image,label,sex\na.png,0,M\nb.png,1,2", {}, r"has '2' \(line 3\).*--group-columns sex"),
+    "strange age": ("image,label,age\na.png,0,old\nb.png,1,2", {}, r"has 'old' \(line 2\).*years expected"),
+    "taken group": ("image,label,sex\na.png,0,M\nb.png,1,F", {"group_columns": ("sex",)}, "use --sex-column"),
+    "unordered": ("image,label\na.png,lo\nb.png,hi\nc.png,mid", {"kind": Kind.ORDINAL}, "order of hi, lo, mid"),
+    "kind": ("image,label\na.png,0\nb.png,1", {"kind": Kind.MULTILABEL}, "--kind multilabel does not fit"),
+    "no masks": ("image,label\na.png,0\nb.png,1", {"kind": Kind.SEGMENTATION}, "give --mask-column"),
+    "ragged": ("image,label\na.png,0,7,8\nb.png,1,7,8", {}, "more cells than its first line"),
+    "no patients": ("image,label,patient_id\na.png,0,\nb.png,1,", {}, "empty in every row"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_TABLES, ids=str)
+def test_bad_tables_are_refused_with_one_clear_message(make_table, case):
+    text, changes, message = BAD_TABLES[case]
+    table = make_table(text, images=case != "blank image")
+    with pytest.raises(UserError, match=message):
+        import_csv(table, options(**changes))
+
+
+def test_missing_images_are_counted(make_table):
+    table = make_table("image,label\na.png,0\nb.png,1\nc.png,1")
+    (table.parent / "b.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 3 images are missing, the first: .*b\.png \(row 1\).*--image-root"):
+        import_csv(table, options())
+
+
+def test_missing_masks_are_counted(make_table):
+    table = make_table("image,label,mask\na.png,0,m.png\nb.png,1,")
+    with pytest.raises(DataError, match=r"1 of 1 masks are missing"):
+        import_csv(table, options())
+
+
+def test_unreadable_image_is_imported_without_size_and_said(make_table):
+    told: list[str] = []
+    table = make_table("image,label\na.png,0\nb.png,1")
+    (table.parent / "b.png").write_text("no image")
+    manifest = import_csv(table, options(), told.append)
+    assert manifest.table["width"].isna().tolist() == [False, True]
+    assert any("1 images cannot be read" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label_column": "a", "label_columns": ("b",)}, "not both"),
+        ({"patient_column": "a", "patient_pattern": "(b)"}, "not both"),
+        ({"patient_pattern": "b"}, "exactly one group"),
+        ({"patient_pattern": "(b"}, "no regular expression"),
+        ({"classes": ("a", "a")}, "names a class twice"),
+        ({"split": (0.5, 0.5, 0.5)}, "add up to 1"),
+        ({"split": (0.0, 0.5, 0.5)}, "add up to 1"),
+    ],
+)
+def test_options_that_cannot_be(changes, message):
+    with pytest.raises(UserError, match=message):
+        options(**changes)
+
+
+def test_no_such_table(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        import_csv(tmp_path / "none.csv", options())
+    (tmp_path / "empty.csv").touch()
+    with pytest.raises(UserError, match="cannot be read"):
+        import_csv(tmp_path / "empty.csv", options())
+    (tmp_path / "binary.csv").write_bytes(bytes(range(256)))
+    with pytest.raises(UserError, match="neither UTF-8"):
+        import_csv(tmp_path / "binary.csv", options())

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from search_spaces.exceptions import DataError
+from trainables.pixels import image_size, read_mask, read_rgb
+
+GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+
+
+def rgb(values):
+    return np.repeat(np.asarray(values, dtype=np.uint8)[..., None], 3, axis=2)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
+def test_grey_becomes_three_channels(tmp_path, suffix):
+    Image.fromarray(GREY).save(tmp_path / f"a.{suffix}")
+    np.testing.assert_array_equal(read_rgb(tmp_path / f"a.{suffix}"), rgb(GREY))
+    assert image_size(tmp_path / f"a.{suffix}") == (4, 3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bit_is_divided_by_257(tmp_path, suffix):
+    values = np.array([[0, 128, 129, 257], [32768, 65534, 65535, 514]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / f"a.{suffix}")
+    np.testing.assert_array_equal(read_rgb(tmp_path / f"a.{suffix}"), rgb([[0, 0, 1, 1], [128, 255, 255, 2]]))
+
+
+def test_transparency_palette_and_one_bit(tmp_path):
+    colour = np.dstack([GREY, GREY // 2, GREY // 3, np.full_like(GREY, 9)])
+    Image.fromarray(colour, "RGBA").save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_rgb(tmp_path / "a.png"), colour[..., :3])
+    palette = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), "P")
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.save(tmp_path / "p.png")
+    assert read_rgb(tmp_path / "p.png").tolist() == [[[10, 20, 30], [40, 50, 60]]]
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "b.png")
+    assert read_rgb(tmp_path / "b.png").tolist() == [[[255] * 3, [0] * 3]]
+
+
+def test_exif_orientation_is_not_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees
+    Image.fromarray(GREY).save(tmp_path / "a.jpg", exif=exif)
+    assert read_rgb(tmp_path / "a.jpg").shape == (3, 4, 3)
+
+
+def test_npz_frames(tmp_path):
+    np.savez(tmp_path / "a.npz", grey=np.stack([GREY, GREY + 1]), colour=rgb(GREY)[None], floats=np.zeros((1, 2, 2)))
+    np.testing.assert_array_equal(read_rgb(tmp_path / "a.npz#grey", 1), rgb(GREY + 1))
+    np.testing.assert_array_equal(read_rgb(tmp_path / "a.npz#colour", 0), rgb(GREY))
+    for path, frame, message in (
+        ("a.npz#grey", 2, "has 2 frames"),
+        ("a.npz#none", 0, "'none'"),
+        ("b.npz#grey", 0, "missing"),
+        ("a.npz", 0, "names a frame but no array"),
+        ("a.npz#floats", 0, "float64"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_rgb(tmp_path / path, frame)
+
+
+def test_npz_is_read_again_when_it_changed(tmp_path):
+    import os
+
+    file = tmp_path / "a.npz"
+    np.savez(file, grey=GREY[None])
+    assert read_rgb(tmp_path / "a.npz#grey", 0)[0, 1, 0] == 20
+    np.savez(file, grey=GREY[None] + 1)
+    os.utime(file, ns=(1, 1))
+    assert read_rgb(tmp_path / "a.npz#grey", 0)[0, 1, 0] == 21
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    Image.fromarray(GREY).resize((400, 300)).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:900])
+    Image.fromarray(GREY.astype(np.float32)).save(tmp_path / "float.tif")
+    Image.fromarray(GREY.astype(np.int32) - 5).save(tmp_path / "wide.tif")
+    Image.fromarray(GREY).save(tmp_path / "pages.tif", save_all=True, append_images=[Image.fromarray(GREY)])
+    for name, message in (
+        ("none.png", "missing"),
+        ("text.png", "cannot be read"),
+        ("cut.jpg", "cannot be decoded"),
+        ("float.tif", "floating point"),
+        ("wide.tif", "values from -5 to"),
+        ("pages.tif", "2 pages"),
+    ):
+        with pytest.raises(DataError, match=message) as error:
+            read_rgb(tmp_path / name)
+        assert name in str(error.value)
+
+
+def test_masks_keep_their_values(tmp_path):
+    values = np.array([[0, 1], [300, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png").tolist() == values.tolist()
+    Image.fromarray(rgb(GREY)).save(tmp_path / "grey_rgb.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "grey_rgb.png"), GREY)
+    Image.fromarray(np.dstack([GREY, GREY, GREY + 1])).save(tmp_path / "colour.png")
+    with pytest.raises(DataError, match="one channel"):
+        read_mask(tmp_path / "colour.png")
+    with pytest.raises(DataError, match="missing"):
+        read_mask(tmp_path / "none.png")

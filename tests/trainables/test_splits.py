@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search_spaces.names import Kind, Split
+from trainables.splits import assign_splits, patient_strata, patients_in_two_splits, split_patients
+
+SHARES = {Split.TRAIN: 0.7, Split.VAL: 0.1, Split.TEST: 0.2}
+
+
+def classes_table(patients: list[int], classes: list[int]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "image_id": [f"i{n}" for n in range(len(patients))],
+            "patient_id": [f"p{p:03d}" for p in patients],
+            "y": np.asarray(classes, dtype=np.int16),
+        }
+    )
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    generator = np.random.default_rng(1)
+    patients = generator.integers(0, 300, 900).tolist()
+    return classes_table(patients, [p % 4 if p < 280 else 3 for p in patients])
+
+
+def split(table: pd.DataFrame, seed: int = 0, shares=SHARES) -> pd.Series:
+    return assign_splits(table, Kind.MULTICLASS, ("a", "b", "c", "d"), shares, seed)
+
+
+def test_patients_stay_together_and_shares_hold(table):
+    splits = split(table)
+    by_patient = splits.groupby(table["patient_id"]).agg(["nunique", "first"])
+    assert by_patient["nunique"].max() == 1
+    shares = by_patient["first"].value_counts(normalize=True)
+    for name, share in SHARES.items():
+        assert shares[name] == pytest.approx(share, abs=1 / len(by_patient))
+
+
+def test_classes_are_spread_evenly(table):
+    first = table.assign(split=split(table)).groupby("patient_id").first()
+    shares = first.groupby("y")["split"].value_counts(normalize=True).unstack()
+    for name, share in SHARES.items():
+        assert shares[name].tolist() == pytest.approx([share] * 4, abs=0.03)
+
+
+def test_seed_decides_and_row_order_and_global_state_do_not(table):
+    expected = split(table).set_axis(table["image_id"])
+    np.random.seed(5)  # noqa: NPY002 - the global state is what must not matter
+    shuffled = table.sample(frac=1, random_state=3).reset_index(drop=True)
+    again = split(shuffled).set_axis(shuffled["image_id"])
+    pd.testing.assert_series_equal(again.sort_index(), expected.sort_index(), check_names=False)
+    assert (split(table, seed=1).to_numpy() != expected.to_numpy()).any()
+
+
+@given(
+    sizes=st.lists(st.integers(0, 30), min_size=1, max_size=8),
+    train=st.floats(0.2, 0.9),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_split_gets_every_stratum_that_has_enough_patients(sizes, train, seed):
+    strata = pd.Series({f"p{s}_{i}": s for s, n in enumerate(sizes) for i in range(n)}, dtype=int)
+    shares = {Split.TRAIN: train, Split.VAL: (1 - train) / 2, Split.TEST: (1 - train) / 2}
+    dealt = split_patients(strata, shares, np.random.default_rng(seed))
+    assert dealt.notna().all()
+    assert list(dealt.index) == list(strata.index)
+    for stratum, size in enumerate(sizes):
+        found = set(dealt[strata == stratum])
+        if size >= 3:
+            assert found == {"train", "val", "test"}
+        elif size == 2:
+            assert found == {"train", "test"}
+        elif size == 1:
+            assert found == {"train"}
+
+
+def test_a_patient_belongs_to_its_rarest_label():
+    table = pd.DataFrame(
+        {
+            "patient_id": ["p1", "p1", "p2", "p3", "p4", "p5"],
+            "y_common": [1, 1, 1, 1, 0, np.nan],
+            "y_rare": [0, 1, 0, 0, 0, -1],
+        }
+    )
+    strata = patient_strata(table, Kind.MULTILABEL, ("common", "rare"))
+    assert strata.to_dict() == {"p1": 1, "p2": 0, "p3": 0, "p4": -1, "p5": -1}
+
+
+def test_unknown_classes_and_masks_have_no_stratum():
+    table = classes_table([0, 1, 1], [-1, 0, 1])
+    assert patient_strata(table, Kind.MULTICLASS, ("a", "b")).to_dict() == {"p000": -1, "p001": 0}
+    assert set(patient_strata(table, Kind.SEGMENTATION, ("foreground",))) == {-1}
+
+
+def test_a_split_with_no_share_gets_nothing(table):
+    assert set(split(table, shares={Split.TRAIN: 0.8, Split.VAL: 0.2})) == {"train", "val"}
+    assert set(split(table, shares={Split.TRAIN: 0.8, Split.VAL: 0.0, Split.TEST: 0.2})) == {"train", "test"}
+
+
+def test_patients_in_two_splits_ignore_unused():
+    table = pd.DataFrame({"patient_id": list("aabbcc"), "split": ["train", "test", "val", "unused", "test", "test"]})
+    assert patients_in_two_splits(table) == {"a": ("test", "train")}
