@@ -216,6 +216,8 @@ def _label_problems(manifest: Manifest) -> tuple[list[str], list[str]]:
     splits = set(manifest.table[Column.SPLIT])
     if splits & set(_LEARNING_SPLITS):
         errors += [f"no images in split {s}" for s in _LEARNING_SPLITS if s not in splits]
+    many = len(manifest.labels) > 2
+    remedy = "; a study can leave it out: tasks.NAME.labels lists the labels to learn" if many else ""
     for count in label_counts(manifest):
         if count.split is Split.UNUSED:
             continue
@@ -224,7 +226,7 @@ def _label_problems(manifest: Manifest) -> tuple[list[str], list[str]]:
             ("negative", count.negative_images, count.negative_patients),
         ):
             if images == 0 and count.split in _LEARNING_SPLITS:
-                errors.append(f"label {count.label!r} has no {sign} image in {count.split}")
+                errors.append(f"label {count.label!r} has no {sign} image in {count.split}{remedy}")
             elif patients < FEW_PATIENTS:
                 found = f"{patients} {sign} {manifest.grouping}{'' if patients == 1 else 's'}"
                 warnings.append(f"label {count.label!r} has only {found} in {count.split}")

@@ -208,6 +208,8 @@ def _stat(file: Path) -> tuple[int, int] | None:
         status = file.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error}") from error
     return status.st_size, status.st_mtime_ns
 
 

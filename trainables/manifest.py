@@ -28,7 +28,7 @@ from trainables.rows import UNKNOWN as UNKNOWN
 from trainables.rows import age_band as age_band
 from trainables.rows import group_column as group_column
 from trainables.rows import group_names as group_names
-from trainables.rows import value_text
+from trainables.rows import texts
 from trainables.rows import where_mask as where_mask
 
 MANIFEST_FILE = "manifest.parquet"
@@ -274,7 +274,7 @@ def _digest(manifest: Manifest, purpose: str) -> Any:
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     for column in sorted(str(c) for c in table.columns if c not in _WHERE_BYTES_LIE):
         values = table[column].notna() if column == Column.MASK else table[column]
-        cells = [None if pd.isna(v) else value_text(v) for v in values.to_numpy(dtype=object)[order]]
+        cells = texts(values, missing=None)[order].tolist()
         digest.update(json.dumps([column, cells], ensure_ascii=True).encode())
     return digest
 

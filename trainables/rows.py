@@ -56,7 +56,7 @@ def group_column(table: pd.DataFrame, name: str) -> pd.Series[str]:
     if column is None:
         return pd.Series(UNKNOWN, index=table.index, name=name, dtype="str")
     if name == Column.AGE_BAND:
-        return table[column].map(age_band).astype("str").rename(name)
+        return _as_text(table[column].map(age_band)).rename(name)
     return _as_text(table[column]).rename(name)
 
 
@@ -139,5 +139,12 @@ def _selectable_names(table: pd.DataFrame) -> Iterable[str]:
     return names | ({"label"} if Column.Y in table else set()) | ({Column.AGE_BAND} & set(group_names(table)))
 
 
+def texts(values: pd.Series[Any], missing: str | None = UNKNOWN) -> npt.NDArray[np.object_]:
+    """``value_text`` of every row, shape (rows,); each different value is converted once."""
+    codes, different = pd.factorize(values)
+    known = [value_text(v) for v in different]
+    return np.array([*known, missing], dtype=object)[codes]  # a missing value has code -1: the last one
+
+
 def _as_text(values: pd.Series[Any]) -> pd.Series[str]:
-    return values.map(value_text).astype("str")
+    return pd.Series(texts(values), index=values.index, name=values.name, dtype="str")
