@@ -8,7 +8,7 @@ trial_id, cell_id, attempt_id, run_id, name           ids; ``name`` is the run's
 role                                                  ``target`` or ``upstream``
 model_scale, pretraining_source, data_fraction, task  axis values as text (``0.05``, ``patients=9``)
 seed, seed_subset, seed_init                          seed's label; the two seeds as integers
-amount_kind, amount_value                             the data fraction as ``fraction|images|patients|per_class`` and number
+amount_kind, amount_value                             ``fraction``, ``images``, ``patients`` or ``per_class``
 kind, primary, ladder, sets                           of the task; of the scale (None if none); names of evaluation sets
 n_images, n_patients                                  labelled training images and patients
 n_forced_patients, pool_images, pool_patients         patients beyond the prefix; the whole training set
@@ -26,9 +26,8 @@ undefined, artifact_uri                               metrics without a value; w
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,11 +68,9 @@ _FROM_METRICS = {
     "evaluate_s": RecordMetric.EVALUATE_S,
     "samples_per_s": RecordMetric.SAMPLES_PER_S,
 }
-_COUNTS = tuple(name for name in _FROM_METRICS if name.startswith(("n_", "pool_"))) + (
-    "parameters",
-    "backbone_parameters",
-    "steps",
-    "best_step",
+_COUNTS = (
+    *(name for name in _FROM_METRICS if name.startswith(("n_", "pool_"))),
+    *("parameters", "backbone_parameters", "steps", "best_step"),
 )
 
 
@@ -155,7 +152,7 @@ def load_predictions(
     trial_ids: Collection[str] | None = None,
     sets: Collection[str] | None = None,
     tracking_uri: str | None = None,
-) -> dict[tuple[str, str], PredictionSet]:
+) -> LazyPredictions:
     """Predictions of done trials, (trial_id, evaluation set) -> PredictionSet.
 
     Args:
@@ -166,24 +163,47 @@ def load_predictions(
 
     Raises:
         UserError: As ``load_results``; or a frame without the columns trial_id, run_id, artifact_uri and sets.
-        TrackingError: MLflow cannot be reached, or a predictions file is gone.
-        DataError: A file is not a predictions file.
+        TrackingError: MLflow cannot be reached.
     """
     results = study if isinstance(study, pd.DataFrame) else load_results(study, tracking_uri)
     uri = tracking.resolve_tracking_uri(tracking_uri or results.attrs.get("tracking_uri"))
     if missing := [c for c in ("trial_id", "run_id", "artifact_uri", "sets") if c not in results.columns]:
         raise UserError(f"load_predictions needs the frame of load_results; columns {missing} are missing")
-    files = _Files(uri)
-    reader = PredictionReader()
-    found: dict[tuple[str, str], PredictionSet] = {}
-    for row in results.to_dict("records"):
-        if trial_ids is not None and row["trial_id"] not in trial_ids:
-            continue
-        for name in row["sets"]:
-            if sets is None or name in sets:
-                path = files.path(row["run_id"], row["artifact_uri"], f"{Artifact.PREDICTIONS}/{name}.parquet")
-                found[row["trial_id"], name] = reader.read(path)
-    return found
+    rows = results.to_dict("records")
+    runs = {
+        (row["trial_id"], name): (row["run_id"], row["artifact_uri"])
+        for row in rows
+        if trial_ids is None or row["trial_id"] in trial_ids
+        for name in row["sets"]
+        if sets is None or name in sets
+    }
+    return LazyPredictions(runs, uri)
+
+
+class LazyPredictions(Mapping[tuple[str, str], PredictionSet]):
+    """(trial_id, evaluation set) -> predictions, read when asked for and not kept; ``dict(...)`` keeps them.
+
+    What trials of a task have in common (ids, truth, groups) is held once, so a whole study costs its logits.
+
+    Raises:
+        TrackingError: On access: MLflow cannot be reached, or the file is gone.
+        DataError: On access: the file is not a predictions file.
+    """
+
+    def __init__(self, runs: Mapping[tuple[str, str], tuple[str, str]], uri: str) -> None:
+        self._runs = dict(runs)
+        self._files = _Files(uri)
+        self._reader = PredictionReader()
+
+    def __getitem__(self, key: tuple[str, str]) -> PredictionSet:
+        run_id, artifact_uri = self._runs[key]
+        return self._reader.read(self._files.path(run_id, artifact_uri, f"{Artifact.PREDICTIONS}/{key[1]}.parquet"))
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._runs)
+
+    def __len__(self) -> int:
+        return len(self._runs)
 
 
 class _Files:
@@ -211,7 +231,7 @@ class _Files:
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             with tracking.tracking(self._uri):
                 got = self._client.download_artifacts(run_id, name, folder)
-            os.replace(got, target)
+            Path(got).replace(target)
 
 
 def _open(study: str, tracking_uri: str | None) -> _Source:

@@ -34,7 +34,7 @@ class PredictionSet:
         image: (N,) keyed hashes of the image ids.
         patient: (N,) keyed hashes of the patient ids; one key per task, so patients match across trials.
         site: (N,) of the site's name; None if the manifest has none.
-        groups: Subgroup column (``sex``, ``age_band``, ``g_`` columns without the prefix) -> (N,) of values, None blank.
+        groups: Subgroup column (``sex``, ``age_band``, ``g_*`` without the prefix) -> (N,) of values, None blank.
     """
 
     name: str

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
-from search_spaces.exceptions import TrackingError, UserError
+from search_spaces.exceptions import TrackingError, UserError, unknown
 from search_spaces.names import Role, Tag
 
 if TYPE_CHECKING:
@@ -247,10 +247,8 @@ def find_experiment(client: MlflowClient, study: str, uri: str) -> Any:
         experiment = client.get_experiment_by_name(study)
         if experiment is not None and experiment.lifecycle_stage == "active":
             return experiment
-        names = [e.name for e in client.search_experiments() if e.name != "Default"]
-    raise UserError(
-        f"no record of study {study!r} at {hide_password(uri)}; studies there: {', '.join(names) or 'none'}"
-    )
+        names = sorted(e.name for e in client.search_experiments() if e.name != "Default")
+    raise UserError(unknown("study", study, names, f"the record at {hide_password(uri)}"))
 
 
 def local_folder(artifact_uri: str) -> Path | None:

@@ -276,7 +276,7 @@ def _curves(path: Path, result: TrialResult) -> list[Point]:
 
 
 def thin(points: Sequence[Point], best_step: int | None, most: int = MAX_CURVE_POINTS) -> list[Point]:
-    """At most ``most`` of the points (at least 3): evenly spaced, the first, the last and that at ``best_step`` kept."""
+    """At most ``most`` of the points (at least 3), evenly spaced, the first, last and that at ``best_step`` kept."""
     if len(points) <= most:
         return list(points)
     last = len(points) - 1

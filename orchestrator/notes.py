@@ -16,8 +16,8 @@ _SHOWN = 12
 def experiment_note(study: Study) -> str:
     """What the experiment is and how to read its runs."""
     primary = ", ".join(f"`test/{task.primary}` ({name})" for name, task in study.tasks.items())
-    return f"""Study **{study.name}**: does a pretraining source beat `{study.statistics.baseline}`, at which model scale, \
-with how few labels?
+    return f"""Study **{study.name}**: does a pretraining source beat `{study.statistics.baseline}`,
+at which model scale, with how few labels?
 
 - The run *study {study.name}* holds the study file, the plan and, under Artifacts, `report/`.
 - Every other run is one attempt at a trial, named scale · source · data fraction · task · seed.

@@ -22,7 +22,7 @@ import yaml
 
 from dashboards import tracking
 from dashboards.tracking import RecordArtifact, RecordTag
-from orchestrator.delivery import added_tags, batches, first_tags, metric_rows, set_rows, spooled, write_files
+from orchestrator.delivery import added_tags, batches, metric_rows, set_rows, split_tags, spooled, write_files
 from orchestrator.entries import Entry, read_entry
 from orchestrator.metrics import score_file
 from orchestrator.notes import experiment_note, study_note
@@ -245,7 +245,7 @@ class Record:
         if experiment.lifecycle_stage != "active":
             raise UserError(
                 f"MLflow experiment {name!r} (id {experiment.experiment_id}) at {tracking.hide_password(self.uri)} was "
-                f"deleted; restore it with 'mlflow experiments restore -x {experiment.experiment_id}' or rename the study"
+                f"deleted; restore it (mlflow experiments restore -x {experiment.experiment_id}) or rename the study"
             )
         return str(experiment.experiment_id)
 
@@ -304,9 +304,8 @@ class Record:
             complete = item.state is State.COMPLETE and known.complete and known.trial_id == item.key
             if complete or (item.state is State.FAILED and known.terminated and known.attempt_id == item.key):
                 return known.run_id
-        raise DataError(
-            f"{item.folder} is neither in storage {self._storage.place} nor in MLflow; the trial must run again"
-        )
+        where = f"neither in storage {self._storage.place} nor in MLflow"
+        raise DataError(f"{item.folder} is {where}; the trial must run again")
 
     def _deliver(self, entry: Entry) -> str:
         with self._lock:
@@ -316,7 +315,7 @@ class Record:
         run = self._run_of(entry)
         if not run.terminated:
             self._put_files(run.run_id, run.artifact_uri, entry.texts, entry.files)
-            for batch in batches(metric_rows(entry), entry.params, entry.tags):
+            for batch in batches(metric_rows(entry), entry.params, split_tags(entry)[1]):
                 self._client.log_batch(run.run_id, **batch)
             complete = entry.result.state is State.COMPLETE
             self._client.set_terminated(run.run_id, "FINISHED" if complete else "FAILED", entry.finished_ms)
@@ -329,10 +328,11 @@ class Record:
         attempt = entry.result.trial.attempt_id
         if attempt not in self._by_attempt and attempt in self._unsure:
             found = tracking.search_all(self._client, self.experiment_id, f"tags.`{Tag.ATTEMPT_ID}` = '{attempt}'")
-            self._by_attempt |= {attempt: KnownRun.of(run) for run in found[:1]}
+            if found:
+                self._by_attempt[attempt] = KnownRun.of(found[0])
         if attempt not in self._by_attempt:
             self._unsure.add(attempt)
-            tags = {**first_tags(entry), Tag.PARENT: self.parent_id}
+            tags = {**split_tags(entry)[0], Tag.PARENT: self.parent_id}
             run = self._client.create_run(self.experiment_id, entry.started_ms, tags, entry.tags[Tag.RUN_NAME])
             self._by_attempt[attempt] = KnownRun.of(run)
         self._unsure.discard(attempt)

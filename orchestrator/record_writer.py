@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from orchestrator.delivery import spooled
 from orchestrator.record import Record
-from search_spaces.exceptions import TrackingError
+from search_spaces.exceptions import DataError, ScalecurvesError, TrackingError
 from search_spaces.names import State
 from search_spaces.results import TrialResult
 
@@ -78,7 +78,8 @@ class RecordWriter:
             Number of attempts that stay in the spool.
 
         Raises:
-            ExceptionGroup: Errors that are no outage; each is raised once.
+            DataError: Attempts whose folders cannot be recorded; each is told once.
+            ExceptionGroup: Other errors than ours were among them.
         """
         with self._changed:
             self.outage, self._try_now = None, True
@@ -87,13 +88,14 @@ class RecordWriter:
             errors, self.errors = self.errors, []
             waiting = len(self._queue)
         if errors:
-            raise ExceptionGroup(f"{len(errors)} attempts could not be recorded; they are in the storage", errors)
+            _raise(errors)
         return waiting
 
     def close(self) -> int:
         """Flush and end the thread. Returns the number of attempts that stay in the spool.
 
         Raises:
+            DataError: As ``flush``.
             ExceptionGroup: As ``flush``.
         """
         try:
@@ -148,3 +150,10 @@ class RecordWriter:
         with self._changed:
             self._changed.wait_for(lambda: self._try_now or self._closing, timeout=pause_s)
             self._try_now = False
+
+
+def _raise(errors: list[Exception]) -> None:
+    text = f"{len(errors)} attempts could not be recorded and stay in the storage"
+    if not all(isinstance(error, ScalecurvesError) for error in errors):
+        raise ExceptionGroup(text, errors)
+    raise DataError("\n  ".join([f"{text}:", *(str(error) for error in errors)])) from errors[0]

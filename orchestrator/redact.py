@@ -23,12 +23,14 @@ _QUOTED_PATH = re.compile(
 )
 _URI = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\",;]+", re.IGNORECASE)
 _ABSOLUTE = re.compile(r"(?<![\w.<])(?:~|[A-Za-z]:)?[/\\][^\s'\",;:()]*[\w/\\]")
+_SPACED_IMAGE = re.compile(rf"[^\s'\"<>()]*[/\\][^\n'\"<>]*?\.{_IMAGE}\b", re.IGNORECASE)
+"""From the first part of a path to the image's extension, over spaces: names of people have them."""
 _IMAGE_FILE = re.compile(rf"[^\s'\"<>()]*\.{_IMAGE}\b", re.IGNORECASE)
 
 
 def redact_text(text: str) -> str:
     """``text`` with quoted paths, URIs, absolute paths and names of image files replaced by ``<path>``."""
-    for pattern in (_QUOTED_PATH, _URI, _ABSOLUTE, _IMAGE_FILE):
+    for pattern in (_QUOTED_PATH, _SPACED_IMAGE, _URI, _ABSOLUTE, _IMAGE_FILE):
         text = pattern.sub(_PLACE, text)
     return text
 
