@@ -15,6 +15,7 @@ from dashboards.plots import (
     as_float,
     finite,
     interval,
+    interval_name,
     ordered,
     padded,
     records,
@@ -26,6 +27,7 @@ from dashboards.style import (
     chance_level,
     count,
     direction,
+    file_key,
     metric_label,
     number,
     plural,
@@ -63,17 +65,18 @@ def _curve_plot(
     x_range = _log_range(positions)
     names = [n for n in styles if n in set(cells["pretraining_source"])]
     shift = dict(zip(names, _dodge(len(names), x_range), strict=True))
+    aside = 10 ** (0.006 * math.log10(x_range[1] / x_range[0]))
     panels = tuple(
         Panel(
             title=str(scale),
-            series=tuple(_curve(of_scale, seeds, name, str(scale), positions, shift[name]) for name in names),
+            series=tuple(_curve(of_scale, seeds, name, str(scale), positions, shift[name], aside) for name in names),
         )
         for (scale,), of_scale in split(cells, "model_scale")
     )
     y_range = _y_range(panels, metric)
-    intervals = "bars: 95 % interval over patients and seeds; small dots: single seeds"
+    intervals = f"bars: {interval_name(cells)}; small dots: single seeds"
     return CurvePlot(
-        key=f"scale_curves_{task}_{set_name}{suffix}",
+        key=file_key("scale_curves", task, set_name) + suffix,
         title=f"{task}: {metric_label(metric)} on {set_name}",
         caption=f"Horizontal axis: labelled training images, logarithmic, with the share of the training set below; "
         f"points of one amount are moved apart sideways so that they can be read; {intervals}.",
@@ -93,8 +96,15 @@ def _curve_plot(
 
 
 def _curve(
-    cells: pd.DataFrame, seeds: pd.DataFrame, name: str, scale: str, positions: pd.Series[float], shift: float
+    cells: pd.DataFrame,
+    seeds: pd.DataFrame,
+    name: str,
+    scale: str,
+    positions: pd.Series[float],
+    shift: float,
+    aside: float,
 ) -> Series:
+    """``shift`` moves the points of a source, ``aside`` its single seeds, off the bar that would hide them."""
     mine = cells[cells["pretraining_source"] == name]
     mine = mine.assign(x=mine["data_fraction"].map(positions)).sort_values("x")
     own = seeds[(seeds["pretraining_source"] == name) & (seeds["model_scale"] == scale)]
@@ -106,7 +116,7 @@ def _curve(
         low=list(mine["low"]),
         high=list(mine["high"]),
         hover=[_hover(row) for row in records(mine)],
-        dots_x=[x * shift for x in own["data_fraction"].map(positions)],
+        dots_x=[x * shift * aside for x in own["data_fraction"].map(positions)],
         dots_y=list(own["value"]),
     )
 
@@ -155,10 +165,11 @@ def _parameter_plot(
         ]
         panels.append(Panel(title=amount_text(str(fraction)), series=tuple(series)))
     return CurvePlot(
-        key=f"parameters_{task}_{set_name}{suffix}",
+        key=file_key("parameters", task, set_name) + suffix,
         title=f"{task}: {metric_label(metric)} on {set_name} against model size",
         caption="Lines join only scales of one ladder; scales of different families differ in more than their size, "
-        "and a difference between them is no scale effect. Bars: 95 % interval over patients and seeds.",
+        "and a difference between them is no scale effect. "
+        f"Bars: {interval_name(cells)}.",
         alt=f"{metric_label(metric)} of {task} on {set_name} against model parameters. {_curves_in_words(cells)}",
         table=cells,
         panels=tuple(panels),
@@ -220,10 +231,10 @@ def _shifted_plot(task: str, set_name: str, rows: pd.DataFrame, styles: dict[str
         for r in records(rows)
     )
     return CurvePlot(
-        key=f"shifted_{task}_{set_name}{suffix}",
+        key=file_key("shifted", task, set_name) + suffix,
         title=f"{task}: {set_name} against test, {metric_label(metric)}",
         caption=f"One point per cell; a thin line joins the amounts of one source, small to large. On the diagonal "
-        f"{set_name} is as easy as test. Bars: 95 % interval over patients and seeds.",
+        f"{set_name} is as easy as test. Bars: {interval_name(rows)}.",
         alt=f"{metric_label(metric)} of {task} on {set_name} against test. {words}.",
         table=rows,
         panels=panels,
@@ -234,6 +245,7 @@ def _shifted_plot(task: str, set_name: str, rows: pd.DataFrame, styles: dict[str
         y_range=both,
         x_log=False,
         diagonal=True,
+        line_width=0.8,
     )
 
 

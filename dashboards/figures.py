@@ -14,7 +14,9 @@ from dashboards.style import FONT_STACK, GRID, INK, MUTED, ZONE, LineStyle
 
 PANELS_PER_ROW = 3
 _PANEL_HEIGHT_PX = 330
-_ROW_HEIGHT_PX = 27
+_ROW_HEIGHT_PX = 25
+_PANEL_GAP_PX = 68
+"""Between interval panels: tick labels and the next panel's title."""
 _CELL_HEIGHT_PX = 34
 _LEGEND_PX = 96
 """Room above the panels: legend and panel titles."""
@@ -49,7 +51,7 @@ def _curves(plot: CurvePlot) -> go.Figure:
         place = {"row": i // columns + 1, "col": i % columns + 1}
         _reference_lines(figure, plot, place)
         for series in panel.series:
-            _draw_series(figure, series, plot.styles[series.name], place, legend_seen)
+            _draw_series(figure, series, plot.styles[series.name], place, plot.line_width, legend_seen)
     _curve_axes(figure, plot, rows, columns)
     _layout(figure, height=_PANEL_HEIGHT_PX * rows + _LEGEND_PX)
     return figure
@@ -66,14 +68,19 @@ def _reference_lines(figure: go.Figure, plot: CurvePlot, place: dict[str, int]) 
 
 
 def _draw_series(
-    figure: go.Figure, series: Series, style: LineStyle, place: dict[str, int], legend_seen: set[str]
+    figure: go.Figure,
+    series: Series,
+    style: LineStyle,
+    place: dict[str, int],
+    width: float,
+    legend_seen: set[str],
 ) -> None:
     if len(series.dots_x):
         dots = go.Scatter(
             x=list(series.dots_x),
             y=list(series.dots_y),
             mode="markers",
-            marker={"color": style.colour, "size": 4, "opacity": 0.45},
+            marker={"color": style.colour, "size": 4.5, "opacity": 0.5},
             legendgroup=series.name,
             showlegend=False,
             hoverinfo="skip",
@@ -86,7 +93,7 @@ def _draw_series(
         legendgroup=series.name,
         showlegend=series.name not in legend_seen,
         mode="lines+markers" if series.joined else "markers",
-        line={"color": style.colour, "width": 2, "dash": style.dash},
+        line={"color": style.colour, "width": width, "dash": style.dash},
         marker={"color": style.colour, "symbol": style.symbol, "size": 8, "line": {"color": "white", "width": 0.7}},
         error_y=_bars(series.y, series.low, series.high, style.colour),
         error_x=_bars(series.x, series.x_low, series.x_high, style.colour) if len(series.x_low) else None,
@@ -129,30 +136,26 @@ def _curve_axes(figure: go.Figure, plot: CurvePlot, rows: int, columns: int) -> 
 
 
 def _intervals(plot: IntervalPlot) -> go.Figure:
-    panels = len(plot.panels)
-    columns = min(panels, 2)
-    rows = math.ceil(panels / columns)
-    longest = max((len(entries) for _, entries in plot.panels), default=1)
+    sizes = [len(entries) for _, entries in plot.panels]
+    height = sum(sizes) * _ROW_HEIGHT_PX + len(sizes) * _PANEL_GAP_PX
     figure = make_subplots(
-        rows=rows,
-        cols=columns,
+        rows=len(sizes),
+        cols=1,
+        row_heights=[float(size) for size in sizes],
         subplot_titles=[f"<b>{title}</b>" for title, _ in plot.panels],
-        horizontal_spacing=0.3 if columns > 1 else 0.0,
-        vertical_spacing=min(0.9 / rows, 80 / (rows * longest * _ROW_HEIGHT_PX + 80 * rows)) if rows > 1 else 0.0,
+        vertical_spacing=_PANEL_GAP_PX / height if len(sizes) > 1 else 0.0,
     )
-    legend_seen: set[str] = set()
     for i, (_, entries) in enumerate(plot.panels):
-        place = {"row": i // columns + 1, "col": i % columns + 1}
-        _zone(figure, plot, place)
+        place = {"row": i + 1, "col": 1}
         for name, style in plot.styles.items():
-            _draw_rows(figure, entries, name, style, place, legend_seen)
+            _draw_rows(figure, entries, name, style, place)
+        _zone(figure, plot, place)
         _row_axis(figure, entries, place)
-        _notes(figure, entries, place, i)
+        _notes(figure, entries, i)
     figure.update_xaxes(range=list(plot.x_range), **_AXIS)
-    for i in range(panels):
-        figure.update_xaxes(title={"text": plot.x_label, "standoff": 8}, row=i // columns + 1, col=i % columns + 1)
-    _layout(figure, height=rows * (longest * _ROW_HEIGHT_PX + 70) + _LEGEND_PX)
-    figure.update_layout(margin={"r": 170})
+    figure.update_xaxes(title={"text": plot.x_label, "standoff": 8}, row=len(sizes), col=1)
+    _layout(figure, height=height + 90)
+    figure.update_layout(showlegend=False, margin={"r": 190, "t": 34, "b": 56})
     return figure
 
 
@@ -164,14 +167,7 @@ def _zone(figure: go.Figure, plot: IntervalPlot, place: dict[str, int]) -> None:
     figure.add_vline(x=0, line={"color": MUTED, "width": 1}, **place)
 
 
-def _draw_rows(
-    figure: go.Figure,
-    entries: Sequence[Row],
-    name: str,
-    style: LineStyle,
-    place: dict[str, int],
-    legend_seen: set[str],
-) -> None:
+def _draw_rows(figure: go.Figure, entries: Sequence[Row], name: str, style: LineStyle, place: dict[str, int]) -> None:
     mine = [(i, e) for i, e in enumerate(entries) if e.name == name and math.isfinite(e.value)]
     if not mine:
         return
@@ -179,8 +175,6 @@ def _draw_rows(
         x=[e.value for _, e in mine],
         y=[i for i, _ in mine],
         name=name,
-        legendgroup=name,
-        showlegend=name not in legend_seen,
         mode="markers",
         marker={
             "color": [style.colour if e.filled else "white" for _, e in mine],
@@ -193,7 +187,6 @@ def _draw_rows(
         hoverinfo="text",
     )
     figure.add_trace(trace, **place)
-    legend_seen.add(name)
 
 
 def _row_axis(figure: go.Figure, entries: Sequence[Row], place: dict[str, int]) -> None:
@@ -210,11 +203,11 @@ def _row_axis(figure: go.Figure, entries: Sequence[Row], place: dict[str, int]) 
     )
 
 
-def _notes(figure: go.Figure, entries: Sequence[Row], place: dict[str, int], panel: int) -> None:
+def _notes(figure: go.Figure, entries: Sequence[Row], panel: int) -> None:
     axis = "" if panel == 0 else str(panel + 1)
     for i, entry in enumerate(entries):
         figure.add_annotation(
-            x=1.02,
+            x=1.012,
             xref=f"x{axis} domain",
             y=i,
             yref=f"y{axis}",
@@ -250,9 +243,7 @@ def _matrix(plot: MatrixPlot) -> go.Figure:
         tickvals=list(range(columns)),
         ticktext=list(plot.columns),
         side="top",
-        showgrid=False,
-        zeroline=False,
-        fixedrange=True,
+        **_PLAIN_AXIS,
     )
     figure.update_yaxes(
         tickmode="array",
@@ -260,9 +251,7 @@ def _matrix(plot: MatrixPlot) -> go.Figure:
         ticktext=list(plot.rows),
         autorange="reversed",
         automargin=True,
-        showgrid=False,
-        zeroline=False,
-        fixedrange=True,
+        **_PLAIN_AXIS,
     )
     _group_titles(figure, plot)
     _layout(figure, height=rows * _CELL_HEIGHT_PX + 110)
@@ -287,6 +276,7 @@ def _group_titles(figure: go.Figure, plot: MatrixPlot) -> None:
             figure.add_vline(x=start - 0.5, line={"color": MUTED, "width": 1})
 
 
+_PLAIN_AXIS: dict[str, Any] = {"showgrid": False, "zeroline": False, "fixedrange": True, "ticks": ""}
 _AXIS: dict[str, Any] = {
     "gridcolor": GRID,
     "linecolor": "#9aa0a6",

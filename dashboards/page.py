@@ -7,10 +7,9 @@ and in the sandboxed frame of the MLflow UI. Everything a user named is escaped.
 from __future__ import annotations
 
 import html
-import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,9 +22,6 @@ from dashboards.style import FONT_STACK, INK, MUTED, count, number
 
 TABLE_ROWS = 300
 """Rows of a table on the page; the files beside it hold all."""
-
-FINDINGS_SHOWN = 12
-"""Findings of a list that stand open; the rest unfolds."""
 
 _P_COLUMNS = ("p", "p_holm")
 
@@ -49,11 +45,21 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FindingList:
-    """Findings under one heading."""
+    """Findings under one heading.
+
+    Attributes:
+        heading: Its title.
+        intro: One sentence; may be empty.
+        findings: Most important first.
+        open: How many stand open; the rest unfolds.
+        rest: What unfolds the rest, such as "6 undecided".
+    """
 
     heading: str
     intro: str
     findings: tuple[Finding, ...]
+    open: int = 12
+    rest: str = "more"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,10 +136,9 @@ def _findings(content: PageContent) -> str:
         parts.append(f"<h3>{_text(block.heading)}</h3>")
         if block.intro:
             parts.append(f'<p class="note">{_text(block.intro)}</p>')
-        shown, more = block.findings[:FINDINGS_SHOWN], block.findings[FINDINGS_SHOWN:]
-        parts.append(_finding_list(shown))
-        if more:
-            parts.append(f"<details><summary>{len(more)} more</summary>{_finding_list(more)}</details>")
+        parts.append(_finding_list(block.findings[: block.open]))
+        if rest := block.findings[block.open :]:
+            parts.append(f"<details><summary>{_text(block.rest)}</summary>{_finding_list(rest)}</details>")
     if content.caveats:
         items = "".join(f"<li>{_text(c)}</li>" for c in content.caveats)
         parts.append(f'<h3>Read this before quoting</h3><ul class="caveats">{items}</ul>')
@@ -143,9 +148,9 @@ def _findings(content: PageContent) -> str:
 def _finding_list(findings: Iterable[Finding]) -> str:
     items = []
     for finding in findings:
-        detail = f'<span class="detail">{_text(finding.detail)}</span>' if finding.detail else ""
+        detail = f'<span class="detail">{_unbroken(finding.detail)}</span>' if finding.detail else ""
         badge = f'<span class="badge {_text(finding.tone)}">{_text(finding.badge)}</span>'
-        items.append(f"<li>{badge}<span>{_text(finding.text)}{detail}</span></li>")
+        items.append(f"<li>{badge}<span>{_unbroken(finding.text)}{detail}</span></li>")
     return f'<ul class="findings">{"".join(items)}</ul>'
 
 
@@ -162,12 +167,11 @@ def _section(section: Section) -> str:
 
 def _figure(plot: AnyPlot) -> str:
     figure = draw(plot)
-    key = re.sub(r"[^A-Za-z0-9_-]", "-", plot.key)
     # "<" would let a name in the data close the script element.
     spec = figure.to_json().replace("<", "\\u003c")
     height = int(figure.layout.height)
     return (
-        f'<figure id="fig-{key}"><h3>{_text(plot.title)}</h3>'
+        f'<figure id="fig-{_text(plot.key)}"><h3>{_text(plot.title)}</h3>'
         f'<div class="scroll"><div class="plot" role="img" aria-label="{_text(plot.alt)}" '
         f'style="min-height:{height}px">'
         f'<script type="application/json">{spec}</script></div></div>'
@@ -225,13 +229,14 @@ def _methods(content: PageContent) -> str:
     return f'<section id="methods"><h2>Methods</h2>{paragraphs}{table}</section>'
 
 
+def _unbroken(sentence: str) -> str:
+    """Escaped text whose numbers stay with their units and relations at the end of a line."""
+    joined = re.sub(r"(?<=\d) (?=%|seed|patient|cell)|(?<=\bp) (?=[=<>])|(?<=[=<>]) (?=\d)", "\u00a0", sentence)
+    return _text(joined)
+
+
 def _text(value: str) -> str:
     return html.escape(value, quote=True)
-
-
-def embed_json(value: Sequence[object] | dict[str, object]) -> str:
-    """JSON that may stand inside a script element."""
-    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
 
 
 _CSS = f"""
@@ -298,8 +303,8 @@ main > section:last-child {{ padding-bottom: 64px; }}
 
 _SCRIPT = """
 (() => {
-  const config = {responsive: true, displaylogo: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]};
+  const config = {responsive: true, displaylogo: false, plotlyServerURL: "",
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]]};
   const draw = node => {
     const source = node.querySelector("script");
     if (!source) return;

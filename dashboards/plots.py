@@ -79,6 +79,7 @@ class CurvePlot(Figure):
         x_ticks: (position, text with ``\\n`` between rows); empty for automatic ticks.
         diagonal: Whether x = y is drawn.
         reference: Height of a dotted line (chance), if inside the range.
+        line_width: Of the lines that join points, in pixels.
     """
 
     panels: tuple[Panel, ...]
@@ -91,6 +92,7 @@ class CurvePlot(Figure):
     x_ticks: tuple[tuple[float, str], ...] = ()
     diagonal: bool = False
     reference: float | None = None
+    line_width: float = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +159,12 @@ def interval(value: object, low: object, high: object, form: Callable[[float], s
     if not all(math.isfinite(v) for v in numbers[1:]):
         return f"{form(numbers[0])} [no interval]"
     return f"{form(numbers[0])} [{form(numbers[1])}, {form(numbers[2])}]"
+
+
+def interval_name(table: pd.DataFrame) -> str:
+    """``95 % interval over patients and seeds``, from the table's column ``level``."""
+    level = table["level"].dropna()
+    return f"{100 * float(level.iloc[0]):g} % interval over patients and seeds" if len(level) else "interval"
 
 
 def split(frame: pd.DataFrame, *by: str) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:

@@ -8,8 +8,29 @@ from typing import Any
 
 import pandas as pd
 
-from dashboards.plots import IntervalPlot, MatrixPlot, Row, as_float, finite, interval, ordered, padded, records, split
-from dashboards.style import LineStyle, amount_text, metric_label, number, signed, source_groups, source_styles
+from dashboards.plots import (
+    IntervalPlot,
+    MatrixPlot,
+    Row,
+    as_float,
+    finite,
+    interval,
+    interval_name,
+    ordered,
+    padded,
+    records,
+    split,
+)
+from dashboards.style import (
+    LineStyle,
+    amount_text,
+    file_key,
+    metric_label,
+    number,
+    signed,
+    source_groups,
+    source_styles,
+)
 
 
 def forest_plots(contrasts: pd.DataFrame, baseline: str) -> list[IntervalPlot]:
@@ -46,9 +67,9 @@ def _forest(
     spread = padded(finite([*rows["estimate"], *rows["low"], *rows["high"], -delta, delta, 0.0]))
     names = [n for n in styles if n in set(rows["pretraining_source"])]
     return IntervalPlot(
-        key=f"contrasts_{task}_{set_name}{suffix}",
+        key=file_key("contrasts", task, set_name) + suffix,
         title=f"{task}: difference to {baseline} on {set_name}",
-        caption=f"Bars: 95 % interval over patients and seeds, not adjusted. Grey zone: differences below "
+        caption=f"Bars: {interval_name(rows)}, not adjusted. Grey zone: differences below "
         f"{number(delta, 3)}, of no practical meaning. Filled: decided; hollow: undecided. "
         "A star marks the primary family, whose verdicts use Holm's p over the whole study; the others are "
         "exploratory.",
@@ -91,7 +112,7 @@ def subgroup_plots(subgroups: pd.DataFrame, baseline: str) -> list[IntervalPlot]
             suffix = f"_{part + 1}" if part else ""
             if chosen["value"].notna().any():
                 styles = source_styles(sources, baseline)
-                plots.append(_subgroup_plot(f"{task}_{set_name}_{column}{suffix}", chosen, styles))
+                plots.append(_subgroup_plot(file_key("subgroups", task, set_name, column) + suffix, chosen, styles))
     return plots
 
 
@@ -110,7 +131,7 @@ def _subgroup_plot(key: str, rows: pd.DataFrame, styles: dict[str, LineStyle]) -
         for r in records(rows)
     )
     return IntervalPlot(
-        key=f"subgroups_{key}",
+        key=key,
         title=f"{first['task']}: {metric_label(metric)} by {column} on {first['set']}",
         caption=f"Largest amount ({amount_text(str(first['data_fraction']))}). A group is shown from 10 positive and "
         "10 negative patients on; smaller ones are named, never blank. Each group has its own interval: groups of "

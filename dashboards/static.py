@@ -47,6 +47,8 @@ def render(plot: AnyPlot) -> tuple[bytes, bytes]:
         else:
             figure = _matrix(plot)
         FigureCanvasAgg(figure)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # both files share one layout, which is most of the work
         return _bytes(figure, plot, "svg"), _bytes(figure, plot, "png")
 
 
@@ -54,7 +56,7 @@ def _bytes(figure: Figure, plot: AnyPlot, form: str) -> bytes:
     stream = io.BytesIO()
     about: dict[str, Any] = {"Title": plot.title}
     about |= {"Date": None, "Description": plot.alt} if form == "svg" else {"Software": None}
-    figure.savefig(stream, format=form, dpi=PNG_DPI, metadata=about, bbox_inches="tight", facecolor="white")
+    figure.savefig(stream, format=form, dpi=PNG_DPI, metadata=about, facecolor="white")
     return stream.getvalue()
 
 
@@ -67,7 +69,7 @@ def _curves(plot: CurvePlot) -> Figure:
         axis.set_title(panel.title)
         _curve_axis(axis, plot)
         for series in panel.series:
-            _draw_series(axis, series, plot.styles[series.name])
+            _draw_series(axis, series, plot.styles[series.name], plot.line_width)
     for axis in list(axes)[len(plot.panels) :]:
         axis.set_visible(False)
     for i, axis in enumerate(figure.axes):
@@ -75,7 +77,7 @@ def _curves(plot: CurvePlot) -> Figure:
             axis.set_ylabel(plot.y_label)
         if i + columns >= len(plot.panels):
             axis.set_xlabel(plot.x_label)
-    _legend(figure, plot.styles, lines=True)
+    _legend(figure, plot.styles)
     return figure
 
 
@@ -96,7 +98,7 @@ def _curve_axis(axis: Axes, plot: CurvePlot) -> None:
         axis.axhline(plot.reference, color=MUTED, linewidth=0.8, linestyle=":")
 
 
-def _draw_series(axis: Axes, series: Series, style: LineStyle) -> None:
+def _draw_series(axis: Axes, series: Series, style: LineStyle, width: float) -> None:
     axis.scatter(series.dots_x, series.dots_y, s=6, color=style.colour, alpha=0.4, linewidths=0)
     axis.errorbar(
         series.x,
@@ -105,7 +107,7 @@ def _draw_series(axis: Axes, series: Series, style: LineStyle) -> None:
         xerr=_bars(series.x, series.x_low, series.x_high) if len(series.x_low) else None,
         color=style.colour,
         linestyle=style.mpl_dash if series.joined else "none",
-        linewidth=1.5,
+        linewidth=0.75 * width,
         marker=style.mpl_marker,
         markersize=5,
         markeredgecolor="white",
@@ -123,24 +125,20 @@ def _bars(y: Sequence[float], low: Sequence[float], high: Sequence[float]) -> li
 
 
 def _intervals(plot: IntervalPlot) -> Figure:
-    columns = min(len(plot.panels), 2)
-    rows = math.ceil(len(plot.panels) / columns)
-    longest = max((len(entries) for _, entries in plot.panels), default=1)
-    figure = Figure(figsize=(5.2 * columns, rows * (0.24 * longest + 0.75) + 0.4), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis, (title, entries) in zip(axes, plot.panels, strict=False):
+    sizes = [len(entries) for _, entries in plot.panels]
+    figure = Figure(figsize=(7.2, 0.22 * sum(sizes) + 0.62 * len(sizes) + 0.3), layout="constrained")
+    axes = figure.subplots(len(sizes), 1, squeeze=False, sharex=True, height_ratios=[s + 0.5 for s in sizes]).flat
+    for axis, (title, entries) in zip(axes, plot.panels, strict=True):
         axis.set_title(title)
         axis.set_xlim(*plot.x_range)
-        axis.set_xlabel(plot.x_label)
+        axis.tick_params(labelbottom=True)
         axis.grid(axis="x", color=GRID, linewidth=0.7)
         axis.set_axisbelow(True)
         if plot.zone is not None:
             axis.axvspan(-plot.zone, plot.zone, color=ZONE, linewidth=0)
             axis.axvline(0, color=MUTED, linewidth=0.8)
         _draw_rows(axis, entries, plot.styles)
-    for axis in axes[len(plot.panels) :]:
-        axis.set_visible(False)
-    _legend(figure, plot.styles, lines=False)
+    figure.axes[-1].set_xlabel(plot.x_label)
     return figure
 
 
@@ -206,13 +204,13 @@ def _matrix(plot: MatrixPlot) -> Figure:
     return figure
 
 
-def _legend(figure: Figure, styles: dict[str, LineStyle], *, lines: bool) -> None:
+def _legend(figure: Figure, styles: dict[str, LineStyle]) -> None:
     handles = [
         Line2D(
             [],
             [],
             color=s.colour,
-            linestyle=cast("Any", s.mpl_dash) if lines else "none",
+            linestyle=cast("Any", s.mpl_dash),
             linewidth=1.5,
             marker=s.mpl_marker,
             markersize=5,

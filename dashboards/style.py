@@ -6,7 +6,9 @@ dash, so that no line is told apart by colour alone.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -113,10 +115,12 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """``p = 0.012`` or ``p < 0.001``; ``p undefined`` where there is none."""
+    """``p = 0.012``, ``p < 0.001`` or ``p > 0.99``; ``p undefined`` where there is none."""
     if p is None or not math.isfinite(p):
         return "p undefined"
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    if p < 0.001:
+        return "p < 0.001"
+    return f"p = {p:.3f}" if p < 0.995 else "p > 0.99"
 
 
 def count(value: float | None) -> str:
@@ -143,6 +147,13 @@ def amount_text(label: str) -> str:
         return f"{100 * float(label):g} %"
     except ValueError:
         return label
+
+
+def file_key(*parts: str) -> str:
+    """A file name from names that users gave; names that need changing get a checksum, so that no two meet."""
+    name = "_".join(parts)
+    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
+    return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def seconds_text(seconds: float | None) -> str:

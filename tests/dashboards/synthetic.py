@@ -1,7 +1,7 @@
 """A finished study without training: predictions drawn from a model whose truths are known.
 
-Scores of a class are binormal, ``z_true - z_other ~ N(signal, 1)`` plus an effect of the patient that all sources share,
-so that a cell's AUC rises with ``signal``. Planted:
+Scores are binormal, with an effect of the patient that all sources share, so that a cell's AUC rises with its signal.
+Planted:
 
 - ``natural`` adds to the signal at the smallest amount, less at the middle one, nothing with all labels;
 - ``natural_meanvar`` adds nothing anywhere;
@@ -19,12 +19,13 @@ import numpy as np
 import pandas as pd
 
 from dashboards.prediction_sets import PredictionSet
+from search_spaces.names import AXES
 from search_spaces.study import Study
 
 SCALES = {"small": 50_000, "large": 400_000}
 SOURCES = ("random", "natural", "natural_meanvar")
 FRACTIONS = {"0.05": 45, "0.2": 180, "1": 900}
-GAIN = {"0.05": 1.1, "0.2": 0.45, "1": 0.0}
+GAIN = {"0.05": 0.9, "0.2": 0.4, "1": 0.0}
 """What ``natural`` adds to the signal."""
 FEMALE_DEFICIT = 0.9
 SHIFT = 0.5
@@ -90,13 +91,13 @@ def make_synthetic(*, seeds: int = 3, patients: int = 150, null: bool = False, s
         for scale, source, fraction, s in _trials(seeds):
             trial_id = hashlib.sha256(f"{task}{scale}{source}{fraction}{s}".encode()).hexdigest()[:16]
             gain = GAIN[fraction] if source == "natural" and not null else 0.0
-            signal = 0.8 + 0.35 * np.log10(FRACTIONS[fraction] / 45) + gain + (0.15 if scale == "large" else 0.0)
+            signal = 0.7 + 0.8 * np.log10(FRACTIONS[fraction] / 45) + gain + (0.15 if scale == "large" else 0.0)
             noise = rng.normal(0, 0.05)
             for name, crowd in people.items():
                 predictions[trial_id, name] = _predict(crowd, signal + noise - SHIFT * (name != "test"), rng)
             rows.append(_row(trial_id, task, scale, source, fraction, s, kind, list(people)))
     results = pd.DataFrame(rows)
-    failures = pd.DataFrame(columns=[*results.columns[:8], "failure_class", "message"])
+    failures = pd.DataFrame(columns=["trial_id", "role", *AXES, "seed", "failure_class", "message", "step", "done"])
     return SyntheticStudy(study=make_study(seeds=seeds), results=results, predictions=predictions, failures=failures)
 
 
@@ -126,7 +127,7 @@ def _people(kind, labels, task, name, patients, rng) -> _Crowd:
         patient=np.array([f"{task}-{name}-{p:04d}" for p in who]),
         image=np.array([f"{task}-{name}-{i:05d}" for i in range(len(who))]),
         sex=sex[who],
-        effect=rng.normal(0, 0.5, (patients, classes))[who],
+        effect=rng.normal(0, 0.4, (patients, classes))[who],
     )
 
 
@@ -172,13 +173,17 @@ def _row(trial_id, task, scale, source, fraction, s, kind, sets) -> dict:
         "parameters": SCALES[scale],
         "n_images": FRACTIONS[fraction],
         "n_patients": FRACTIONS[fraction] // 2,
-        "forced_patients": 1 if fraction == "0.05" else 0,
-        "val_images": 100,
+        "n_forced_patients": 1 if fraction == "0.05" else 0,
+        "n_val_images": 100,
+        "n_val_patients": 50,
+        "pool_images": 900,
+        "pool_patients": 450,
+        "seed": str(s),
         "patients_known": True,
         "still_rising": False,
         "subset_hash": f"{task}{fraction}{s}",
         "order_hash": f"{task}{s}",
         "train_s": 3.0,
-        "total_s": 4.0,
+        "seconds": 4.0,
         "device": "cpu",
     }

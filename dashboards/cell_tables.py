@@ -1,0 +1,127 @@
+"""One task by cell, and the table of cells with intervals over patients and seeds together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from dashboards.evidence import Evidence, TaskEstimates
+from dashboards.statistics import Estimate, Influence, SeedKey, combined_interval
+from search_spaces.amounts import Seed
+
+CellKey = tuple[str, str, str]
+"""model_scale, pretraining_source, data_fraction."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskView:
+    """One task's estimates by cell.
+
+    Attributes:
+        cells: Cell -> its trial ids by seed, in the study's order.
+        facts: Cell -> images, patients, share still rising and the like.
+    """
+
+    estimates: TaskEstimates
+    cells: dict[CellKey, dict[SeedKey, str]]
+    facts: dict[CellKey, dict[str, Any]]
+
+    def runs(self, cell: CellKey, set_name: str, metric: str | None = None) -> dict[SeedKey, Influence]:
+        """Seed -> estimate; seeds without one are left out."""
+        values, name = self.estimates.values, metric or self.estimates.metric
+        trials = self.cells.get(cell, {})
+        return {s: values[t, set_name, name] for s, t in trials.items() if (t, set_name, name) in values}
+
+    def coordinates(self, cell: CellKey) -> dict[str, Any]:
+        """The cell's axes, as columns."""
+        scale, source, fraction = cell
+        return {
+            "task": self.estimates.task,
+            "model_scale": scale,
+            "pretraining_source": source,
+            "data_fraction": fraction,
+        }
+
+
+def view(evidence: Evidence, estimates: TaskEstimates) -> TaskView:
+    """Arrange a task's estimates by cell."""
+    cells: dict[CellKey, dict[SeedKey, str]] = {}
+    for row in estimates.rows.to_dict("records"):
+        key = (str(row["model_scale"]), str(row["pretraining_source"]), str(row["data_fraction"]))
+        seed = Seed(subset=int(row["seed_subset"]), init=int(row["seed_init"]))
+        cells.setdefault(key, {})[seed] = str(row["trial_id"])
+    order = _axis_order(evidence, estimates.rows)
+    cells = dict(sorted(cells.items(), key=lambda item: tuple(order[a].get(v, 0) for a, v in enumerate(item[0]))))
+    facts = {key: _cell_facts(estimates.rows.loc[list(trials.values())]) for key, trials in cells.items()}
+    return TaskView(estimates=estimates, cells=cells, facts=facts)
+
+
+def _axis_order(evidence: Evidence, rows: pd.DataFrame) -> list[dict[str, float]]:
+    """Position of each scale, source and amount: as in the study, amounts by images, the baseline first."""
+    scales = dict.fromkeys([*evidence.plan.axis_values("model_scale"), *rows["model_scale"].astype(str)])
+    sources = dict.fromkeys([*evidence.plan.axis_values("pretraining_source"), *rows["pretraining_source"].astype(str)])
+    by_images = rows.groupby(rows["data_fraction"].astype(str))["n_images"].mean().sort_values()
+    ranked = [s for s in sources if s == evidence.baseline] + [s for s in sources if s != evidence.baseline]
+    return [{str(name): float(i) for i, name in enumerate(names)} for names in (scales, ranked, by_images.index)]
+
+
+def _cell_facts(rows: pd.DataFrame) -> dict[str, Any]:
+    known = rows["patients_known"].dropna()
+    rising = rows["still_rising"].dropna()
+    return {
+        "images": float(rows["n_images"].mean()),
+        "patients": float(rows["n_patients"].mean()),
+        "val_images": float(rows["n_val_images"].mean()),
+        "still_rising": float(rising.astype(float).mean()) if len(rising) else float("nan"),
+        "parameters": float(rows["parameters"].mean()),
+        "ladder": next((str(v) for v in rows["ladder"].dropna() if v), ""),
+        "patients_known": bool(known.astype(bool).all()) if len(known) else True,
+    }
+
+
+def cell_rows(evidence: Evidence, task: TaskView) -> Iterator[dict[str, Any]]:
+    """Each cell on each evaluation set, primary and secondary metrics, with intervals."""
+    metrics = dict.fromkeys([task.estimates.metric, *(metric for _, _, metric in task.estimates.values)])
+    for cell, facts in task.facts.items():
+        for set_name in task.estimates.sets:
+            for metric in metrics:
+                if not (runs := task.runs(cell, set_name, metric)):
+                    continue
+                estimate = combined_interval(runs, level=1 - evidence.alpha)
+                sizes = task.estimates.sizes[set_name]
+                yield {
+                    **task.coordinates(cell),
+                    "set": set_name,
+                    "metric": metric,
+                    "primary": metric == task.estimates.metric,
+                    **numbers(estimate),
+                    "images": facts["images"],
+                    "train_patients": facts["patients"],
+                    "val_images": facts["val_images"],
+                    "test_images": sizes["images"],
+                    "n_pos": sizes["n_pos"],
+                    "rarest_label": sizes["rarest_label"],
+                    "still_rising": facts["still_rising"],
+                    "parameters": facts["parameters"],
+                    "ladder": facts["ladder"],
+                    "notes": "; ".join(estimate.notes),
+                }
+
+
+def numbers(estimate: Estimate, name: str = "value") -> dict[str, Any]:
+    """An estimate as columns; its value under ``name``."""
+    return {
+        name: estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "level": estimate.level,
+        "se": estimate.se,
+        "df": estimate.df,
+        "v_case": estimate.v_case,
+        "v_seed": estimate.v_seed,
+        "n_seeds": estimate.n_seeds,
+        "n_patients": estimate.n_patients,
+    }

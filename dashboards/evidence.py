@@ -1,0 +1,194 @@
+"""What a report is computed from, and each trial's estimates with the contributions of its patients.
+
+Every trial's predictions are read once. Estimates are held for one task at a time, so that thousands of trials fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from dashboards.planned import Plan
+from dashboards.prediction_sets import PredictionSet
+from dashboards.set_design import GroupDesign, Part, SetDesign, design_of
+from dashboards.statistics import Influence, Metric, metric_names, patient_influence
+from search_spaces.exceptions import ScalecurvesError
+from search_spaces.names import AXES, Role
+from search_spaces.study import Study
+
+SECONDARY_METRICS = (Metric.NLL, Metric.ACCURACY)
+"""Shown in the table of cells beside each task's primary metric."""
+
+IN_DOMAIN = "test"
+
+
+_NUMBERS = ("n_images", "n_patients", "n_val_images", "parameters", "backbone_parameters", "seed_subset", "seed_init")
+_OTHERS = (
+    "trial_id",
+    "role",
+    *AXES,
+    "seed",
+    "primary",
+    "ladder",
+    "patients_known",
+    "still_rising",
+    "subset_hash",
+    "sets",
+)
+
+
+def target_results(results: pd.DataFrame) -> pd.DataFrame:
+    """Rows of target trials, with every column that the tables need (blank where the record has none).
+
+    Args:
+        results: As ``dashboards.load.load_results`` gives it; may be empty.
+    """
+    rows = results[results["role"] == Role.TARGET] if "role" in results else results
+    blank = {name: pd.Series(index=rows.index, dtype="float64") for name in _NUMBERS if name not in rows}
+    blank |= {name: pd.Series(index=rows.index, dtype=object) for name in _OTHERS if name not in rows}
+    return rows.assign(**blank).reset_index(drop=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Everything a report is computed from.
+
+    Attributes:
+        name: Name of the study.
+        study: The study file, if it could be read.
+        plan: What it plans.
+        results: One row per done target trial, as ``target_results`` makes it.
+        predictions: (trial_id, evaluation set) -> predictions; may read lazily.
+        failures: One row per failed attempt (``dashboards.load.load_failures``).
+    """
+
+    name: str
+    results: pd.DataFrame
+    predictions: Mapping[tuple[str, str], PredictionSet]
+    failures: pd.DataFrame
+    study: Study | None = None
+    plan: Plan = field(default_factory=Plan)
+
+    @property
+    def baseline(self) -> str:
+        """Source that all are compared with."""
+        return self.study.statistics.baseline if self.study else "random"
+
+    @property
+    def delta(self) -> float:
+        """Largest difference of no practical meaning."""
+        return self.study.statistics.delta if self.study else 0.01
+
+    @property
+    def alpha(self) -> float:
+        """Two-sided error level."""
+        return self.study.statistics.alpha if self.study else 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupEstimate:
+    """A metric in one subgroup and among all other patients, over the same classes; None where patients are too few."""
+
+    design: GroupDesign
+    inside: Influence | None
+    outside: Influence | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskEstimates:
+    """All estimates of one task.
+
+    Attributes:
+        task: Its name.
+        metric: Its primary metric.
+        rows: Its rows of ``Evidence.results``, by trial id.
+        values: (trial_id, set, metric) -> estimate.
+        groups: (trial_id, set, column, group) -> estimate of the primary metric.
+        sizes: Evaluation set -> facts: images, patients, positives of the rarest label.
+        unreadable: "trial_id set: reason" of predictions that could not be used.
+    """
+
+    task: str
+    metric: str
+    rows: pd.DataFrame
+    values: dict[tuple[str, str, str], Influence] = field(default_factory=dict)
+    groups: dict[tuple[str, str, str, str], GroupEstimate] = field(default_factory=dict)
+    sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+
+    @property
+    def sets(self) -> list[str]:
+        """Evaluation sets with an estimate, the in-domain one first."""
+        return sorted(self.sizes, key=lambda name: (name != IN_DOMAIN, list(self.sizes).index(name)))
+
+
+def task_estimates(evidence: Evidence) -> Iterator[TaskEstimates]:
+    """The estimates of each task in turn."""
+    if evidence.results.empty:
+        return
+    for task, rows in evidence.results.groupby("task", sort=False):
+        yield _estimates_of(evidence, str(task), rows)
+
+
+def _estimates_of(evidence: Evidence, task: str, rows: pd.DataFrame) -> TaskEstimates:
+    result = TaskEstimates(
+        task=task, metric=_primary(evidence, task, rows), rows=rows.set_index("trial_id", drop=False)
+    )
+    designs: dict[str, SetDesign] = {}
+    columns = evidence.study.statistics.groups if evidence.study else ()
+    for trial_id, name in _available(evidence, rows):
+        try:
+            prediction = evidence.predictions[trial_id, name]
+            design = designs.get(name)
+            if design is None or not design.fits(prediction):
+                designs[name] = design = design_of(prediction, columns)
+            _estimate_trial(result, trial_id, prediction, design)
+        except (ValueError, KeyError, ScalecurvesError) as error:
+            result.unreadable.append(f"{trial_id} {name}: {error}")
+    return result
+
+
+def _primary(evidence: Evidence, task: str, rows: pd.DataFrame) -> str:
+    if evidence.study and task in evidence.study.tasks:
+        return evidence.study.tasks[task].primary
+    written = rows["primary"].dropna() if "primary" in rows else pd.Series(dtype=str)
+    return str(written.iloc[0]) if len(written) else str(Metric.AUC_MACRO)
+
+
+def _available(evidence: Evidence, rows: pd.DataFrame) -> list[tuple[str, str]]:
+    wanted = set(rows["trial_id"])
+    return [key for key in evidence.predictions if key[0] in wanted]
+
+
+def _estimate_trial(result: TaskEstimates, trial_id: str, prediction: PredictionSet, design: SetDesign) -> None:
+    known = metric_names(prediction.kind, prediction.labels)
+    for metric in dict.fromkeys([result.metric, *SECONDARY_METRICS]):
+        if metric in known:
+            result.values[trial_id, prediction.name, metric] = patient_influence(
+                metric, prediction.kind, prediction.labels, prediction.y, prediction.logits, design.index
+            )
+    result.sizes.setdefault(prediction.name, design.sizes)
+    for group in design.groups:
+        key = (trial_id, prediction.name, group.column, group.name)
+        result.groups[key] = GroupEstimate(
+            design=group,
+            inside=_part(result.metric, prediction, group.inside),
+            outside=_part(result.metric, prediction, group.outside),
+        )
+
+
+def _part(metric: str, prediction: PredictionSet, part: Part | None) -> Influence | None:
+    if part is None:
+        return None
+    return patient_influence(
+        metric,
+        prediction.kind,
+        prediction.labels,
+        prediction.y[part.rows],
+        prediction.logits[part.rows],
+        part.index,
+        class_set=part.classes,
+    )

@@ -1,0 +1,222 @@
+"""The parts of a report that are text: caveats, methods, facts and provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pandas as pd
+
+from dashboards.evidence import Evidence
+from dashboards.style import amount_text, count, metric_label, plural, seconds_text
+from dashboards.tables import Tables
+from search_spaces.amounts import expand_seeds
+from search_spaces.names import SCIENCE_VERSION
+
+FEW_SEEDS = 5
+"""Below this many seeds the report says that its intervals may be too narrow."""
+
+_PACKAGES = ("scalecurves", "numpy", "scipy", "pandas", "plotly")
+
+
+def caveats(evidence: Evidence, tables: Tables, problems: Iterable[str]) -> tuple[str, ...]:
+    """What a reader must know before quoting a number, most important first.
+
+    Args:
+        evidence: The study.
+        tables: Its tables.
+        problems: Things that went wrong while reading the record.
+    """
+    lines = [
+        *problems,
+        *_unfinished(tables.completeness),
+        *_unknown_patients(evidence.results),
+        *_rising(tables.cells),
+        *_seeds(evidence),
+        *_mixed(evidence.results),
+        *_unreadable(tables),
+    ]
+    return tuple(lines)
+
+
+def _unfinished(completeness: pd.DataFrame) -> list[str]:
+    if completeness.empty:
+        return []
+    lines = []
+    failed, missing = int(completeness["failed"].sum()), int(completeness["missing"].sum())
+    if failed:
+        lines.append(
+            f"{plural(failed, 'trial')} failed. Failures are not missing at random: verdicts that lean on such a cell "
+            "say “seems to”."
+        )
+    if missing:
+        cells = int((completeness["missing"] > 0).sum())
+        lines.append(f"{plural(missing, 'planned trial')} in {plural(cells, 'cell')} not run yet; findings may change.")
+    excluded = int((completeness["reason"] != "").sum())
+    if excluded:
+        lines.append(f"{plural(excluded, 'cell')} excluded by the study, with reasons in the table of completeness.")
+    return lines
+
+
+def _unknown_patients(results: pd.DataFrame) -> list[str]:
+    if results.empty:
+        return []
+    unknown = sorted({str(t) for t in results.loc[results["patients_known"].isin([False]), "task"]})
+    if not unknown:
+        return []
+    return [
+        f"Patients are not known for {', '.join(unknown)}: each image counts as a patient there, and intervals are too "
+        "narrow if patients have several images."
+    ]
+
+
+def _rising(cells: pd.DataFrame) -> list[str]:
+    if cells.empty:
+        return []
+    rising = cells[cells["primary"] & (cells["still_rising"] >= 0.5)]
+    cells_rising = rising[["task", "model_scale", "pretraining_source", "data_fraction"]].drop_duplicates()
+    if cells_rising.empty:
+        return []
+    by_source = cells_rising["pretraining_source"].value_counts()
+    listed = ", ".join(f"{source} ({n})" for source, n in by_source.items())
+    return [
+        f"In {plural(len(cells_rising), 'cell')} validation was still improving when training stopped, by source: "
+        f"{listed}. At equal steps “pretraining helps” may then mean that the other had not finished."
+    ]
+
+
+def _seeds(evidence: Evidence) -> list[str]:
+    results = evidence.results
+    if results.empty:
+        return []
+    seeds = int(results.groupby(["task", "model_scale", "pretraining_source", "data_fraction"])["seed"].nunique().max())
+    lines = []
+    if seeds == 1:
+        lines.append("One seed: every interval is conditional on this run and holds patients only.")
+    elif seeds < FEW_SEEDS:
+        lines.append(
+            f"{seeds} seeds: intervals may be too narrow (in the worst case 92 % instead of 95 %); 5 are advised."
+        )
+    crossed = not (results["seed_subset"] == results["seed_init"]).all()
+    if seeds > 1 and not crossed:
+        lines.append("A seed changes the training subset and the optimisation together; the two are confounded.")
+    if seeds > 1 and (results["data_fraction"].astype(str) == "1").any():
+        lines.append(
+            "With all labels every seed trains on the same images: the spread over seeds there is that of "
+            "optimisation only."
+        )
+    return lines
+
+
+def _mixed(results: pd.DataFrame) -> list[str]:
+    lines = []
+    for column, what in (("device", "devices"), ("commit", "versions of the code")):
+        values = sorted({str(v) for v in results[column].dropna()}) if column in results else []
+        if len(values) > 1:
+            lines.append(f"Trials ran on {len(values)} different {what}: {', '.join(values[:6])}.")
+    return lines
+
+
+def _unreadable(tables: Tables) -> list[str]:
+    if not tables.unreadable:
+        return []
+    shown = "; ".join(tables.unreadable[:3])
+    return [f"{plural(len(tables.unreadable), 'prediction file')} could not be used: {shown}."]
+
+
+def methods(evidence: Evidence, tables: Tables) -> tuple[str, ...]:
+    """How the numbers were made, for a methods section."""
+    level = f"{100 * (1 - evidence.alpha):g} %"
+    primary = tables.contrasts[tables.contrasts["primary"]] if len(tables.contrasts) else tables.contrasts
+    fractions = (
+        ", ".join(amount_text(str(f)) for f in dict.fromkeys(primary["data_fraction"])) if len(primary) else "none"
+    )
+    size = plural(len(primary), "comparison")
+    inner = f"{100 * (1 - 2 * evidence.alpha):g} %"
+    return (
+        f"Intervals are {level} and cover two sources of chance together: other test patients and other seeds. The "
+        "variance over patients is that of the mean over seeds, with patients, not images, as the unit: for an AUC the "
+        "clustered placement values of DeLong (1988) and Obuchowski (1997), for means over images the patients' sums. "
+        "The variance over seeds is added, and degrees of freedom follow Satterthwaite. Intervals of a single cell are "
+        "symmetric on the logit scale for metrics in [0, 1]. A t-test over seeds alone would ignore that all seeds "
+        "share one test set.",
+        "Comparisons are paired: the same seed has the same training subset, and the same patients are scored. A source "
+        f"is compared with {evidence.baseline} at the same model scale, amount and task. The primary family holds every "
+        f"such comparison on the test set at the declared amounts ({fractions}): {size}, corrected by Holm over the "
+        "whole study. All else is exploratory.",
+        f"Words: “helps” needs Holm's p below {evidence.alpha:g} and an interval above 0, “meaningfully” an interval "
+        f"above {evidence.delta:g}; “no meaningful difference” a {inner} interval inside ±{evidence.delta:g}; else it "
+        "is undecided, which is not the same as equal. “Seems to” marks verdicts that rest on fewer than three seeds, on "
+        "unknown patients, on cells with failed trials, or on an opponent whose validation was still improving. Below "
+        "20 patients per class nothing is tested.",
+        "All of this is conditional on the pool of training images and on the protocol: the recipe, its budget and its "
+        "hyper-parameters are the same for all sources unless the study says otherwise. Two draws of a large share of "
+        "one pool overlap, so their spread shrinks by construction. Macro averages run over the classes that the "
+        "evaluation set defines. This is not a clinical trial, and no causal claim is made.",
+    )
+
+
+def facts(evidence: Evidence, tables: Tables) -> tuple[tuple[str, str], ...]:
+    """The study in numbers."""
+    results, completeness = evidence.results, tables.completeness
+    planned = int(completeness["planned"].sum()) if len(completeness) else 0
+    done = int(completeness["done"].sum()) if len(completeness) else len(results)
+    shown = [("trials done", f"{count(done)} of {count(planned)}")]
+    if len(completeness) and completeness["failed"].sum():
+        shown.append(("trials failed", count(completeness["failed"].sum())))
+    if results.empty:
+        return tuple(shown)
+    shown += [
+        (label, count(results[column].nunique()))
+        for label, column in (("tasks", "task"), ("model scales", "model_scale"), ("sources", "pretraining_source"))
+    ]
+    shown.append(("seeds", count(results["seed"].nunique())))
+    if "seconds" in results and results["seconds"].notna().any():
+        shown.append(("training time, all trials", seconds_text(float(results["seconds"].sum()))))
+    return tuple(shown)
+
+
+def provenance(evidence: Evidence, tracking_uri: str) -> tuple[tuple[str, str], ...]:
+    """Where the numbers come from.
+
+    Args:
+        evidence: The study.
+        tracking_uri: The record, without password.
+    """
+    results = evidence.results
+    rows = [("study", evidence.name), ("record", tracking_uri)]
+    if evidence.study:
+        primaries = ", ".join(f"{name}: {metric_label(task.primary)}" for name, task in evidence.study.tasks.items())
+        seeds = ", ".join(seed.label for seed in expand_seeds(evidence.study.seeds))
+        rows += [("primary metrics", primaries), ("seeds", seeds)]
+    for label, column in (("device", "device"), ("ranks per trial", "ranks"), ("commit of the code", "commit")):
+        if values := _values(results, column):
+            rows.append((label, values))
+    if "manifest_hash" in results and len(results):
+        pairs = results[["task", "manifest_hash"]].dropna().drop_duplicates().to_dict("records")
+        rows += [(f"manifest of {pair['task']}", str(pair["manifest_hash"])) for pair in pairs]
+    if "started_at" in results and results["started_at"].notna().any():
+        first, last = (
+            datetime.fromtimestamp(float(f), UTC) for f in (results["started_at"].min(), results["started_at"].max())
+        )
+        rows.append(("trials started", f"{first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"))
+    installed = ", ".join(f"{name} {v}" for name in _PACKAGES if (v := _version(name)))
+    rows += [("report made by", installed), ("science version", str(SCIENCE_VERSION))]
+    rows.append(("report made at", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"))
+    return tuple(rows)
+
+
+def _values(results: pd.DataFrame, column: str) -> str:
+    if column not in results:
+        return ""
+    values: list[Any] = list(dict.fromkeys(results[column].dropna()))
+    return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values[:8])
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

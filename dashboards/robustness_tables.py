@@ -1,0 +1,183 @@
+"""Away from the average test patient: shifted evaluation sets and subgroups.
+
+Both compare disjoint patients, whose variances add, while seeds stay paired. Both are exploratory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from dashboards.cell_tables import CellKey, TaskView
+from dashboards.evidence import IN_DOMAIN, Evidence, GroupEstimate
+from dashboards.statistics import (
+    Estimate,
+    Influence,
+    SeedKey,
+    adjust_p_values,
+    combined_interval,
+    higher_is_better,
+    linear_contrast,
+)
+
+Pair = tuple[dict[SeedKey, Influence], dict[SeedKey, Influence]]
+
+
+def shifted_rows(evidence: Evidence, task: TaskView) -> Iterator[dict[str, Any]]:
+    """Each cell on the in-domain test and on each other set, and the loss from one to the other."""
+    for cell, facts in task.facts.items():
+        for set_name in _other_sets(task):
+            inside, outside = task.runs(cell, IN_DOMAIN), task.runs(cell, set_name)
+            if not inside or not outside:
+                continue
+            near, far = (combined_interval(runs, level=1 - evidence.alpha) for runs in (inside, outside))
+            yield {
+                **task.coordinates(cell),
+                "set": set_name,
+                "metric": task.estimates.metric,
+                **_named("in_domain", near),
+                **_named("shifted", far),
+                **_tested("drop", _mean_difference(evidence, task, [(inside, outside)])),
+                "images": facts["images"],
+            }
+
+
+def shift_summary_rows(evidence: Evidence, task: TaskView) -> Iterator[dict[str, Any]]:
+    """The loss on each shifted set, averaged over scales and sources at the largest amount."""
+    cells = _largest_cells(task)
+    for set_name in _other_sets(task):
+        pairs = [(task.runs(cell, IN_DOMAIN), task.runs(cell, set_name)) for cell in cells]
+        pairs = [pair for pair in pairs if all(pair)]
+        if pairs:
+            yield {
+                "task": task.estimates.task,
+                "set": set_name,
+                "metric": task.estimates.metric,
+                "data_fraction": cells[0][2],
+                "cells": len(pairs),
+                **_tested("drop", _mean_difference(evidence, task, pairs)),
+            }
+
+
+def subgroup_rows(evidence: Evidence, task: TaskView) -> Iterator[dict[str, Any]]:
+    """Each subgroup of each cell: the metric inside it, and how far it stays behind all other patients."""
+    for cell, facts in task.facts.items():
+        for set_name, column, group in _groups(task):
+            found = _group_estimates(task, cell, set_name, column, group)
+            if not found:
+                continue
+            design = next(iter(found.values())).design
+            inside = {seed: g.inside for seed, g in found.items() if g.inside is not None}
+            pair = _sides(found)
+            own = combined_interval(inside, level=1 - evidence.alpha) if inside else None
+            gap = _mean_difference(evidence, task, [(pair[1], pair[0])]) if all(pair) else None
+            note = f"insufficient data ({design.positive}+, {design.negative}−)"
+            yield {
+                **task.coordinates(cell),
+                "set": set_name,
+                "column": column,
+                "group": group,
+                "metric": task.estimates.metric,
+                "value": own.value if own else float("nan"),
+                "low": own.low if own else float("nan"),
+                "high": own.high if own else float("nan"),
+                "n_seeds": own.n_seeds if own else 0,
+                **_tested("deficit", gap),
+                "group_images": design.images,
+                "group_patients": design.patients,
+                "positive_patients": design.positive,
+                "negative_patients": design.negative,
+                "classes": ", ".join(design.inside.classes) if design.inside else "",
+                "sufficient": own is not None,
+                "note": "" if own else note,
+                "images": facts["images"],
+            }
+
+
+def deficit_rows(evidence: Evidence, task: TaskView) -> Iterator[dict[str, Any]]:
+    """How far each subgroup stays behind all other patients, averaged over scales and sources at the largest amount.
+
+    Of the two groups of a column one row is given, the worse one's: the other says the same with the opposite sign.
+    """
+    rows = list(_all_deficits(evidence, task))
+    for row in rows:
+        of_column = [r for r in rows if (r["set"], r["column"]) == (row["set"], row["column"])]
+        if len(of_column) != 2 or row is max(of_column, key=lambda r: r["deficit"]):
+            yield row
+
+
+def _all_deficits(evidence: Evidence, task: TaskView) -> Iterator[dict[str, Any]]:
+    cells = _largest_cells(task)
+    for set_name, column, group in _groups(task):
+        pairs = [_sides(_group_estimates(task, cell, set_name, column, group)) for cell in cells]
+        pairs = [(outside, inside) for inside, outside in pairs if inside and outside]
+        if pairs:
+            yield {
+                "task": task.estimates.task,
+                "set": set_name,
+                "column": column,
+                "group": group,
+                "metric": task.estimates.metric,
+                "data_fraction": cells[0][2],
+                "cells": len(pairs),
+                **_tested("deficit", _mean_difference(evidence, task, pairs)),
+            }
+
+
+def with_holm(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with Holm's p over its rows."""
+    return table if table.empty else table.assign(p_holm=adjust_p_values(table["p"], "holm"))
+
+
+def _mean_difference(evidence: Evidence, task: TaskView, pairs: list[Pair]) -> Estimate:
+    """Mean over pairs of first minus second, signed so that a positive number is worse performance in the second."""
+    weight = (1.0 if higher_is_better(task.estimates.metric) else -1.0) / len(pairs)
+    terms = [term for first, second in pairs for term in ((weight, first), (-weight, second))]
+    return linear_contrast(terms, level=1 - evidence.alpha)
+
+
+def _other_sets(task: TaskView) -> list[str]:
+    return [name for name in task.estimates.sets if name != IN_DOMAIN]
+
+
+def _largest_cells(task: TaskView) -> list[CellKey]:
+    largest = max(task.facts, key=lambda cell: task.facts[cell]["images"])[2]
+    return [cell for cell in task.cells if cell[2] == largest]
+
+
+def _groups(task: TaskView) -> list[tuple[str, str, str]]:
+    """(set, column, group) in order; every trial of a task has the same."""
+    return sorted({key[1:] for key in task.estimates.groups}, key=lambda key: (key[0] != IN_DOMAIN, *key))
+
+
+def _group_estimates(
+    task: TaskView, cell: CellKey, set_name: str, column: str, group: str
+) -> dict[SeedKey, GroupEstimate]:
+    groups = task.estimates.groups
+    found = {seed: groups.get((trial, set_name, column, group)) for seed, trial in task.cells[cell].items()}
+    return {seed: estimate for seed, estimate in found.items() if estimate is not None}
+
+
+def _sides(found: dict[SeedKey, GroupEstimate]) -> Pair:
+    both = {s: (g.inside, g.outside) for s, g in found.items() if g.inside is not None and g.outside is not None}
+    return {s: pair[0] for s, pair in both.items()}, {s: pair[1] for s, pair in both.items()}
+
+
+def _named(name: str, estimate: Estimate) -> dict[str, Any]:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def _tested(name: str, estimate: Estimate | None) -> dict[str, Any]:
+    if estimate is None:
+        nothing = dict.fromkeys((name, f"{name}_low", f"{name}_high", "level", "p"), float("nan"))
+        return nothing | {"n_seeds": 0, "n_patients": 0, "notes": ""}
+    return {
+        **_named(name, estimate),
+        "level": estimate.level,
+        "p": estimate.p,
+        "n_seeds": estimate.n_seeds,
+        "n_patients": estimate.n_patients,
+        "notes": "; ".join(estimate.notes),
+    }

@@ -1,0 +1,146 @@
+"""What an evaluation set allows to be said before any result is seen: its patients, subgroups and classes.
+
+It depends on truth and patients alone, so it is the same for all trials of a task and worked out once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dashboards.prediction_sets import PredictionSet
+from dashboards.statistics import LabelCounts, PatientIndex, count_labels, frozen_class_set, index_patients
+from search_spaces.names import Column
+
+UNKNOWN_GROUP = "unknown"
+"""Subgroup of patients whose attribute is blank; they are never dropped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Some images of an evaluation set, and what can be scored on them.
+
+    Attributes:
+        rows: (n,) row numbers.
+        index: Their patients.
+        classes: Labels with enough positive and negative patients here and in the other part.
+    """
+
+    rows: NDArray[np.intp]
+    index: PatientIndex
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupDesign:
+    """One subgroup.
+
+    Attributes:
+        column: Column of the manifest.
+        name: Its value.
+        inside, outside: Its images and all others; None where no class has enough patients.
+        images, patients: Its size.
+        positive, negative: Its patients with a positive and with a negative image of its best represented label.
+    """
+
+    column: str
+    name: str
+    inside: Part | None
+    outside: Part | None
+    images: int
+    patients: int
+    positive: int
+    negative: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetDesign:
+    """One evaluation set.
+
+    Attributes:
+        patient: (N,) ids, to recognise the set again.
+        y: Truth, to recognise it again.
+        index: All patients.
+        groups: Subgroups of every asked column that the set has.
+        sizes: images, patients, and the label with fewest positives: rarest_label, n_pos.
+    """
+
+    patient: NDArray[np.str_]
+    y: NDArray[Any]
+    index: PatientIndex
+    groups: tuple[GroupDesign, ...]
+    sizes: dict[str, Any]
+
+    def fits(self, prediction: PredictionSet) -> bool:
+        """Whether predictions are of this set, image by image."""
+        return np.array_equal(self.patient, prediction.patient) and np.array_equal(
+            self.y, prediction.y, equal_nan=self.y.dtype.kind == "f"
+        )
+
+
+def design_of(prediction: PredictionSet, columns: Sequence[str]) -> SetDesign:
+    """The design of the set that ``prediction`` is about.
+
+    Args:
+        prediction: Any trial's.
+        columns: Subgroup columns to look for: ``site``, ``sex``, ``age_band``, or a group column (``g_`` may stay off).
+    """
+    groups = []
+    for column in columns:
+        values = _group_values(prediction, column)
+        if values is not None:
+            groups += [_group_design(prediction, column, name, values == name) for name in sorted(set(values.tolist()))]
+    positives = prediction.positives
+    rarest = min(positives, key=lambda label: positives[label])
+    index = index_patients(prediction.patient)
+    sizes = {
+        "images": len(prediction.patient),
+        "patients": len(index.ids),
+        "rarest_label": rarest,
+        "n_pos": positives[rarest],
+    }
+    return SetDesign(patient=prediction.patient, y=prediction.y, index=index, groups=tuple(groups), sizes=sizes)
+
+
+def _group_values(prediction: PredictionSet, column: str) -> NDArray[np.str_] | None:
+    """(N,) group of each image; None if the set lacks the column."""
+    of_images = prediction.groups | ({} if prediction.site is None else {str(Column.SITE): prediction.site})
+    raw = of_images.get(column.removeprefix(Column.GROUP_PREFIX))
+    if raw is None:
+        return None
+    return np.array([UNKNOWN_GROUP if _blank(value) else str(value) for value in raw], dtype=np.str_)
+
+
+def _blank(value: Any) -> bool:
+    return value is None or value == "" or value != value
+
+
+def _group_design(prediction: PredictionSet, column: str, name: str, inside: NDArray[np.bool_]) -> GroupDesign:
+    counts, others = _counts(prediction, inside), _counts(prediction, ~inside)
+    enough = frozen_class_set(counts)
+    shared = tuple(label for label in enough if label in frozen_class_set(others))
+    best = max(counts, key=lambda c: min(c.positive_patients, c.negative_patients))
+    return GroupDesign(
+        column=column,
+        name=name,
+        inside=_part(prediction, inside, shared or enough),
+        outside=_part(prediction, ~inside, shared),
+        images=int(inside.sum()),
+        patients=len(np.unique(prediction.patient[inside])),
+        positive=best.positive_patients,
+        negative=best.negative_patients,
+    )
+
+
+def _counts(prediction: PredictionSet, rows: NDArray[np.bool_]) -> tuple[LabelCounts, ...]:
+    return count_labels(prediction.kind, prediction.labels, prediction.y[rows], prediction.patient[rows])
+
+
+def _part(prediction: PredictionSet, chosen: NDArray[np.bool_], classes: tuple[str, ...]) -> Part | None:
+    if not classes:
+        return None
+    return Part(rows=np.flatnonzero(chosen), index=index_patients(prediction.patient[chosen]), classes=classes)
