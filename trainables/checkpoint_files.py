@@ -104,7 +104,7 @@ def _read_npz(file: Path) -> dict[str, Tensor]:
         # TensorFlow keeps convolutions as (height, width, in, out), torch as (out, in, height, width).
         arrays = {timm_name(n): a.transpose(3, 2, 0, 1) if a.ndim == 4 else a for n, a in arrays.items()}
     numbers = {n: a for n, a in arrays.items() if a.dtype.kind in "fiub"}
-    return {n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in numbers.items()}
+    return {n: torch.from_numpy(np.array(a, dtype=a.dtype.newbyteorder("="), order="C")) for n, a in numbers.items()}
 
 
 def _read_torch(file: Path) -> Any:

@@ -6,6 +6,7 @@ The last is called with ``num_classes`` and the scale's arguments, and its modul
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -114,7 +115,7 @@ def _timm_factory(text: str, name_with_tag: str) -> Factory:
 
     name, _, tag = name_with_tag.partition(".")
     if not timm.is_model(name):
-        raise UserError(unknown("timm model", name, timm.list_models()) + _elsewhere(name))
+        raise UserError(f"unknown timm model {name!r}.{_nearest(name, timm.list_models())}{_elsewhere(name)}")
     if tag and name_with_tag not in timm.list_models(name, include_tags=True):
         tags = [m.partition(".")[2] for m in timm.list_models(name, include_tags=True)]
         raise UserError(unknown(f"pretrained tag of timm's {name}", tag, tags))
@@ -129,6 +130,13 @@ def _timm_factory(text: str, name_with_tag: str) -> Factory:
         native_size=native.input_size[-1] if native is not None else None,
         size_arguments=(lambda size: {"img_size": size}) if fixed else (lambda size: {}),
     )
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """The nearest of more than a thousand names, which are too many to list."""
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return f'{hint} All {len(known)} names: python -c "import timm; print(*timm.list_models())".'
 
 
 def _elsewhere(name: str) -> str:

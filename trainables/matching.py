@@ -61,12 +61,10 @@ def match_backbone(
     left_out = {n for n in found if n in head or n.startswith(tuple(drop))}
     offered = {n: t for n, t in found.items() if n not in left_out}
     backbone = {n: t for n, t in model.items() if n not in head}
-    missing = [n for n in backbone if n not in offered]
-    counters = tuple(n for n in missing if n.rpartition(".")[2] == _COUNTER)
     problem = _Problem(
         backbone=backbone,
         offered=offered,
-        missing=[n for n in missing if n not in counters],
+        missing=[n for n in backbone if n not in offered and not _is_counter(n)],
         misfits=[n for n, t in backbone.items() if n in offered and _misfit(t, offered[n])],
         leftover=[n for n in offered if n not in backbone],
         left_out=left_out,
@@ -77,7 +75,12 @@ def match_backbone(
         raise UserError(problem.text(what))
     tensors = {n: offered[n] for n in backbone if n in offered}
     _refuse_non_finite(tensors, what)
+    counters = tuple(n for n in backbone if n not in offered)
     return Match(tensors=tensors, missing=counters, dropped=tuple(sorted(left_out)))
+
+
+def _is_counter(name: str) -> bool:
+    return name.rpartition(".")[2] == _COUNTER
 
 
 def _stripped(checkpoint: Mapping[str, Tensor], prefixes: Sequence[str], what: str) -> dict[str, Tensor]:
@@ -117,15 +120,18 @@ class _Problem:
     keys: Sequence[str]
 
     @property
+    def needed(self) -> int:
+        """Backbone tensors that a checkpoint must have."""
+        return sum(not _is_counter(n) for n in self.backbone)
+
+    @property
     def exists(self) -> bool:
         return bool(self.missing or self.misfits or self.leftover)
 
     def text(self, what: str) -> str:
         lines = [f"{what}: the checkpoint does not fit the model."]
         if self.missing:
-            lines.append(
-                f"missing: {len(self.missing)} of {len(self.backbone)} backbone tensors: {_some(self.missing)}"
-            )
+            lines.append(f"missing: {len(self.missing)} of {self.needed} backbone tensors: {_some(self.missing)}")
         if self.misfits:
             shown = [f"{n} is {_form(self.offered[n])}, must be {_form(self.backbone[n])}" for n in self.misfits]
             lines.append(f"of another shape: {len(self.misfits)}: {_some(shown)}")
@@ -163,10 +169,10 @@ class _Problem:
         return [(p, n) for p, n in counts.most_common(3) if 2 * n >= len(wanted)]
 
     def other_network_or_drop(self, over_dropped: Sequence[str]) -> list[str]:
-        fitting = len(self.backbone) - len(self.missing) - len(self.misfits)
+        fitting = self.needed - len(self.missing) - len(self.misfits)
         if self.misfits or (self.missing and not over_dropped):
-            if 2 * fitting < len(self.backbone):
-                return [f"this looks like another network: {fitting} of {len(self.backbone)} backbone tensors fit"]
+            if 2 * fitting < self.needed:
+                return [f"this looks like another network: {fitting} of {self.needed} backbone tensors fit"]
             return []
         prefixes = sorted({self.own_prefix(n) for n in self.leftover})
         if any("." in p.rstrip(".") for p in prefixes):

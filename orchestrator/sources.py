@@ -1,0 +1,252 @@
+"""Command line for initial weights: ``python -m orchestrator.sources list|show|check``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from search_spaces.exceptions import ScalecurvesError, UserError, unknown
+from search_spaces.expand import expand
+from search_spaces.files import LoadedStudy, load_study
+from search_spaces.identity import Cards, ScaleCard
+from search_spaces.resolve import Resolver
+from search_spaces.study import (
+    ByScaleSource,
+    CheckpointSource,
+    Normalisation,
+    RandomSource,
+    Source,
+    TimmSource,
+    TransformSource,
+    TrialSource,
+)
+from trainables.hashing import file_sha256
+
+app = typer.Typer(
+    name="sources",
+    help="Look at the initial weights of a study and check that they fit its models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+StudyOption = Annotated[str, typer.Option("--study", help="Preset, YAML file or module:function.")]
+_CHECK_OUTPUTS = 2
+_MOST_NAMES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Weights:
+    """A source for one scale; transforms followed to what they start from."""
+
+    scale: str
+    form: str
+    weights: Source | None
+    """None where the source has nothing for this scale."""
+
+    @property
+    def file(self) -> Path | None:
+        return Path(self.weights.file) if isinstance(self.weights, CheckpointSource) else None
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """Errors of ours as one message on stderr and exit code 1."""
+    try:
+        yield
+    except ScalecurvesError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False)
+        raise typer.Exit(1) from None
+
+
+def _console() -> Console:
+    """Wide enough on a pipe that no line is cut: other programs read it."""
+    return Console(soft_wrap=True) if sys.stdout.isatty() else Console(soft_wrap=True, width=200)
+
+
+@app.command("list")
+def list_(study: StudyOption = "demo") -> None:
+    """List the sources of a study: per scale, where the weights come from and whether they are there."""
+    with _user_errors():
+        loaded = load_study(study)
+        table = Table("source", "scale", "form", "weights", "sha256", "state", title=f"sources of {loaded.study.name}")
+        for name in _names(loaded):
+            for weights in _per_scale(loaded, name):
+                table.add_row(escape(name), escape(weights.scale), weights.form, *map(escape, _found(weights)))
+        _console().print(table)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Name of a source.")],
+    study: StudyOption = "demo",
+) -> None:
+    """Show one source: how its weights are read, and the first tensors of each file."""
+    with _user_errors():
+        loaded = load_study(study)
+        _refuse_unknown(loaded, name)
+        console = _console()
+        for weights in _per_scale(loaded, name):
+            console.print(f"[bold]{escape(name)}[/bold] for {escape(weights.scale)}: {weights.form}", highlight=False)
+            for key, value in _settings(weights).items():
+                console.print(f"  {key}: {escape(value)}", highlight=False)
+
+
+@app.command()
+def check(
+    name: Annotated[str | None, typer.Argument(help="Name of a source; all if not given.")] = None,
+    study: StudyOption = "demo",
+) -> None:
+    """Load sources into the scales of a study and print the receipts; exit code 1 if one does not fit."""
+    with _user_errors():
+        loaded = load_study(study)
+        if name is not None:
+            _refuse_unknown(loaded, name)
+        console = _console()
+        failed = 0
+        for source in [name] if name is not None else _names(loaded):
+            for weights in _per_scale(loaded, source):
+                failed += not _check_one(loaded, source, weights, console)
+        if failed:
+            raise UserError(f"{failed} of the sources do not fit; see above")
+
+
+def _names(loaded: LoadedStudy) -> list[str]:
+    """Sources of the axes and of upstream trials, then those that are only defined."""
+    used = [t.cell.pretraining_source for t in expand(loaded.study).trials]
+    return list(dict.fromkeys([*used, *loaded.study.sources]))
+
+
+def _refuse_unknown(loaded: LoadedStudy, name: str) -> None:
+    if name not in _names(loaded):
+        raise UserError(unknown("source", name, _names(loaded), f"study {loaded.study.name}"))
+
+
+def _per_scale(loaded: LoadedStudy, name: str) -> list[_Weights]:
+    """The source for each scale that the study uses it with; for all its scales if it is used with none."""
+    trials = expand(loaded.study).trials
+    scales = dict.fromkeys(t.cell.model_scale for t in trials)
+    used = dict.fromkeys(t.cell.model_scale for t in trials if t.cell.pretraining_source == name)
+    return [_weights(loaded, name, scale) for scale in used or scales]
+
+
+def _weights(loaded: LoadedStudy, name: str, scale: str) -> _Weights:
+    source = loaded.study.source(name)
+    if isinstance(source, TransformSource):
+        inner = _weights(loaded, source.of, scale)
+        form = f"{source.transform} ({source.norm} norms) of {source.of}"
+        return _Weights(scale=scale, form=form, weights=inner.weights)
+    if isinstance(source, ByScaleSource):
+        weights = source.by_scale.get(scale)
+        return _Weights(scale=scale, form=_form(weights), weights=weights)
+    return _Weights(scale=scale, form=_form(source), weights=source)
+
+
+def _form(source: Source | None) -> str:
+    forms = {RandomSource: "random", CheckpointSource: "file", TimmSource: "timm", TrialSource: "trial"}
+    return forms.get(type(source), "none")  # type: ignore[arg-type]
+
+
+def _found(weights: _Weights) -> tuple[str, str, str]:
+    """Where the weights come from, the start of their hash, and whether they are there."""
+    source = weights.weights
+    if source is None:
+        return "", "", "no weights for this scale"
+    if isinstance(source, CheckpointSource):
+        try:
+            return Path(source.file).name, file_sha256(source.file)[:12], "present"
+        except UserError:
+            return source.file, "", "missing"
+    if isinstance(source, TimmSource):
+        return source.timm, "", "fetched by timm when needed"
+    if isinstance(source, TrialSource):
+        upstream = source.trial
+        return (
+            f"{upstream.task} {upstream.data_fraction.label} from {upstream.pretraining_source}",
+            "",
+            "made by a trial",
+        )
+    return "", "", "drawn from the seed"
+
+
+def _settings(weights: _Weights) -> dict[str, str]:
+    source = weights.weights
+    if source is None:
+        return {"weights": "none for this scale"}
+    settings = {k: _text(v) for k, v in source.model_dump(mode="json").items() if v not in (None, [], (), "")}
+    if isinstance(source, CheckpointSource):
+        settings |= _file_settings(source)
+    return settings
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict) and set(value) == set(Normalisation.model_fields):
+        return f"mean {value['mean']}, std {value['std']}"
+    return _some([str(v) for v in value]) if isinstance(value, list) else str(value)
+
+
+def _some(texts: list[str]) -> str:
+    more = len(texts) - _MOST_NAMES
+    return ", ".join(texts[:_MOST_NAMES]) + (f", ... ({more} more)" if more > 0 else "")
+
+
+def _file_settings(source: CheckpointSource) -> dict[str, str]:
+    from trainables.checkpoint_files import read_state_dict
+
+    sha256 = file_sha256(source.file)
+    tensors = read_state_dict(source.file, source.state_key)
+    return {
+        "sha256": sha256,
+        "tensors": f"{len(tensors)}, {sum(t.numel() for t in tensors.values())} numbers",
+        "first tensors": _some([f"{n} {tuple(t.shape)}" for n, t in tensors.items()]),
+    }
+
+
+def _check_one(loaded: LoadedStudy, name: str, weights: _Weights, console: Console) -> bool:
+    """Load one source into one scale; print the receipt or the error."""
+    title = f"[bold]{escape(name)}[/bold] for {escape(weights.scale)}"
+    if weights.weights is None:
+        console.print(f"{title}: no weights for this scale; its cells are left out", highlight=False)
+        return True
+    try:
+        lines = _receipt(loaded, name, weights)
+    except ScalecurvesError as error:
+        console.print(f"{title}: [red]does not fit[/red]\n  {escape(str(error))}", highlight=False)
+        return False
+    console.print(f"{title}: [green]fits[/green]", highlight=False)
+    for line in lines:
+        console.print(f"  {escape(line)}", highlight=False)
+    return True
+
+
+def _receipt(loaded: LoadedStudy, name: str, weights: _Weights) -> list[str]:
+    from trainables.models import build_model, scale_card
+    from trainables.sources import initialise
+
+    paths = tuple(dict.fromkeys((str(loaded.folder), str(Path.cwd()))))
+    card: ScaleCard = scale_card(weights.scale, loaded.study.scale(weights.scale), paths)
+    files = {str(weights.file): file_sha256(weights.file, f"sources.{name}")} if weights.file else {}
+    resolver = Resolver(loaded.study, Cards(scales={weights.scale: card}, files=files, tasks={}))
+    built = build_model(resolver.scale(weights.scale), _CHECK_OUTPUTS, seed=0, import_paths=paths)
+    size = f"{built.parameters} parameters, {built.backbone_parameters} without the head ({', '.join(built.head)})"
+    if isinstance(weights.weights, TrialSource):
+        return [size, "weights are made by a trial of the study and can be checked when it is done"]
+    receipt = initialise(built, resolver.source(name, weights.scale), _no_upstream, seed=0)
+    shown = receipt.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+    return [size, *(f"{key}: {_text(value)}" for key, value in shown.items() if key not in ("head", "source", "seed"))]
+
+
+def _no_upstream(trial_id: str) -> Path:
+    raise UserError(f"the weights of trial {trial_id} are not at hand")
+
+
+if __name__ == "__main__":
+    app()

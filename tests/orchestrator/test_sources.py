@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from orchestrator.sources import app
+from trainables.ladder_nets import resnet8
+
+STUDY = """
+schema: 1
+name: small
+axes:
+  model_scale: [tiny, wide]
+  pretraining_source: [random, natural, drawn, before]
+  data_fraction: 1.0
+  task: shapes
+scales:
+  tiny: {factory: "trainables.ladder_nets:resnet8", arguments: {width: 4}, input_size: 16}
+  wide: {factory: "nets_of_this_study:net", input_size: 16}
+sources:
+  natural:
+    by_scale:
+      tiny: {file: "weights/${KIND}.pth", strip_prefix: "module.", drop: [linear], contents: [cifar10]}
+  drawn: {transform: mean_var, of: natural}
+  before: {trial: {task: shapes, seed: same}}
+tasks:
+  shapes: {manifest: shapes, primary: auc}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KIND", "tiny")
+    (tmp_path / "weights").mkdir()
+    state = {f"module.{n}": t for n, t in resnet8(num_classes=10, width=4).state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "weights" / "tiny.pth")
+    nets = "from trainables.ladder_nets import resnet8\n\ndef net(num_classes):\n    return resnet8(num_classes, 6)\n"
+    (tmp_path / "nets_of_this_study.py").write_text(nets)
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+def _run(*arguments: str, study: Path) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [*arguments, "--study", str(study)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_list_names_forms_files_and_hashes(study: Path) -> None:
+    code, output = _run("list", study=study)
+    assert code == 0
+    for expected in ("random", "tiny.pth", "present", "mean_var (reset norms) of natural", "made by a trial"):
+        assert expected in output
+
+
+def test_list_marks_a_missing_file(study: Path) -> None:
+    (study.parent / "weights" / "tiny.pth").unlink()
+    code, output = _run("list", study=study)
+    assert code == 0
+    assert "missing" in output
+
+
+def test_show_tells_how_a_file_is_read(study: Path) -> None:
+    code, output = _run("show", "natural", study=study)
+    assert code == 0
+    assert "strip_prefix: module." in output
+    assert "contents: cifar10" in output
+    assert "module.conv1.weight (4, 3, 3, 3)" in output
+    assert "mean [0.485, 0.456, 0.406]" in output
+
+
+@pytest.mark.parametrize("command", ["show", "check"])
+def test_unknown_source_is_refused(study: Path, command: str) -> None:
+    code, output = _run(command, "naturl", study=study)
+    assert code == 1
+    assert "unknown source 'naturl'" in output
+    assert "Did you mean 'natural'?" in output
+
+
+def test_check_prints_receipts_of_all_sources(study: Path) -> None:
+    code, output = _run("check", study=study)
+    assert code == 0
+    assert "random for wide: fits" in output
+    assert "natural for tiny: fits" in output
+    assert "matched_tensors: 42" in output
+    assert "drawn for tiny: fits" in output
+    assert "transform: mean_var" in output
+    assert "can be checked when it is done" in output
+
+
+def test_check_of_a_file_that_does_not_fit(study: Path) -> None:
+    study.write_text(STUDY.replace('strip_prefix: "module.", ', ""))
+    code, output = _run("check", "natural", study=study)
+    assert code == 1
+    assert "natural for tiny: does not fit" in output
+    assert "add it to strip_prefix" in output
+
+
+def test_check_goes_on_after_a_missing_file(study: Path) -> None:
+    (study.parent / "weights" / "tiny.pth").unlink()
+    code, output = _run("check", study=study)
+    assert code == 1
+    assert "tiny.pth does not exist" in output
+    assert "before for tiny: fits" in output
+    assert "2 of the sources do not fit" in output
+
+
+def test_bad_study_is_one_message(study: Path) -> None:
+    study.write_text(STUDY.replace("tasks:", "taskz:"))
+    code, output = _run("list", study=study)
+    assert code == 1
+    assert "Did you mean 'tasks'?" in output

@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from search_spaces.exceptions import UserError
+from search_spaces.study import ScaleSpec
+from search_spaces.trial import ResolvedScale
+from trainables.hashing import file_sha256
+from trainables.models import build_model, model_facts, scale_card
+
+LADDER = "trainables.ladder_nets:resnet8"
+
+USER_MODULE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes, width=4):
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, 3)
+        self.classify = nn.Linear(width, num_classes, bias=False)
+
+    def forward(self, x):
+        return self.classify(self.conv(x).mean(dim=(2, 3)))
+
+def net(num_classes, width=4):
+    return Net(num_classes, width)
+
+def without_outputs(width=4):
+    return Net(5, width)
+
+def ignores(num_classes):
+    return Net(7)
+
+def all_head(num_classes):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, num_classes))
+
+def broken(num_classes):
+    raise RuntimeError("no such block")
+
+def no_module(num_classes):
+    return "net"
+
+class Two(Net):
+    def forward(self, x):
+        out = super().forward(x)
+        return (out, out) if self.training else out
+
+class NaN(Net):
+    def forward(self, x):
+        return super().forward(x) * float("nan")
+
+class NeedsNumbers(Net):
+    def __init__(self, num_classes, width=4):
+        super().__init__(num_classes, width)
+        self.scale = float(torch.linspace(0, 1, 3)[1].item())
+
+    def forward(self, x):
+        return super().forward(x) * self.scale
+
+class Maps(Net):
+    def forward(self, x):
+        return self.conv(x)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path):
+    """A study folder with a user's module; what it put into the interpreter is taken out again."""
+    path, modules = list(sys.path), set(sys.modules)
+    (tmp_path / "usernets.py").write_text(USER_MODULE)
+    yield tmp_path
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        if name.startswith("usernets"):
+            del sys.modules[name]
+
+
+def _scale(factory: str, size: int = 32, **keywords: Any) -> ResolvedScale:
+    return ResolvedScale(name="it", factory=factory, input_size=size, **keywords)
+
+
+def _state(scale: ResolvedScale, seed: int, outputs: int = 3) -> dict[str, torch.Tensor]:
+    return build_model(scale, outputs, seed).module.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("factory", "size", "head"),
+    [
+        (LADDER, 32, ("linear.weight", "linear.bias")),
+        ("torchvision:squeezenet1_0", 64, ("classifier.1.weight", "classifier.1.bias")),
+        ("torchvision:inception_v3", 80, ("fc.weight", "fc.bias")),
+        ("torchvision:regnet_x_400mf", 32, ("fc.weight", "fc.bias")),
+        ("torchvision:vit_b_32", 32, ("heads.head.weight", "heads.head.bias")),
+        ("timm:resnet10t", 32, ("fc.weight", "fc.bias")),
+        ("deit_tiny_distilled_patch16_224", 32, ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")),
+    ],
+)
+def test_head_is_found_for_any_factory(factory: str, size: int, head: tuple[str, ...]) -> None:
+    built = build_model(_scale(factory, size), 3, seed=0)
+    assert built.head == head
+    named = dict(built.module.named_parameters())
+    assert built.parameters == sum(p.numel() for p in named.values())
+    assert built.parameters - built.backbone_parameters == sum(named[n].numel() for n in head)
+    assert built.module(torch.zeros(2, 3, size, size)).shape == (2, 3)
+    assert built.module.training
+
+
+@pytest.mark.parametrize(
+    "name", ["resnetv2_50x1_bit", "vit_tiny_patch16_224", "densenet121", "mobilenetv3_small_050", "convnext_atto"]
+)
+def test_head_agrees_with_timm(name: str) -> None:
+    facts = model_facts(_scale(name, 224), num_outputs=4)
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=4)
+    ids = {id(p) for p in model.get_classifier().parameters()}
+    assert set(facts.head) == {n for n, p in model.named_parameters() if id(p) in ids}
+
+
+def test_seed_decides_the_weights_whatever_happened_before() -> None:
+    scale = _scale(LADDER)
+    first = _state(scale, seed=1)
+    torch.rand(5)
+    random.random()
+    assert all(torch.equal(a, b) for a, b in zip(first.values(), _state(scale, seed=1).values(), strict=True))
+    assert not torch.equal(first["conv1.weight"], _state(scale, seed=2)["conv1.weight"])
+    assert not torch.equal(first["linear.weight"], _state(scale, seed=2)["linear.weight"])
+
+
+def test_global_random_state_is_left_alone() -> None:
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    random.seed(5)
+    expected = (torch.rand(3), np.random.rand(3), random.random())  # noqa: NPY002
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    random.seed(5)
+    build_model(_scale(LADDER, 24), 2, seed=9)
+    scale_card("it", ScaleSpec(factory="torchvision:squeezenet1_1", input_size=40))
+    assert torch.equal(torch.rand(3), expected[0])
+    assert np.array_equal(np.random.rand(3), expected[1])  # noqa: NPY002
+    assert random.random() == expected[2]
+
+
+def test_first_and_later_builds_agree() -> None:
+    """The first build of a kind in a process also measures it; that must leave no trace."""
+    scale = _scale(LADDER, arguments={"width": 6})
+    first, second = (build_model(scale, 2, seed=3).module for _ in range(2))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+
+
+def test_user_factory_from_a_folder(folder: Path) -> None:
+    scale = _scale("usernets:net", 16, arguments={"width": 6}, factory_sha256=file_sha256(folder / "usernets.py"))
+    built = build_model(scale, 2, seed=0, import_paths=(str(folder),))
+    assert built.head == ("classify.weight",)
+    assert built.module.conv.weight.shape[0] == 6
+    card = scale_card("it", ScaleSpec(factory="usernets:net", input_size=16), (str(folder),))
+    assert card.factory_sha256 == file_sha256(folder / "usernets.py")
+    assert card.input_size is None
+    assert card.revision is None
+
+
+def test_user_model_that_needs_numbers_to_be_built(folder: Path) -> None:
+    built = build_model(_scale("usernets:NeedsNumbers", 16), 2, seed=0, import_paths=(str(folder),))
+    assert built.head == ("classify.weight",)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("nett", r"unknown function 'nett'.*Did you mean 'net'"),
+        ("without_outputs", r"must take num_classes .* it takes \(width\)"),
+        ("ignores", r"makes the same model for 2 and 3 outputs"),
+        ("all_head", r"there is no backbone"),
+        ("broken", r"RuntimeError: no such block"),
+        ("no_module", r"must return a torch.nn.Module, got str"),
+        ("Two", r"in training mode it gives a tuple"),
+        ("Maps", r"of shape \(2, 2\); in training mode it gives shape \(2, 4, 14, 14\)"),
+        ("NaN", r"not finite"),
+    ],
+)
+def test_bad_user_factories_have_one_clear_error(folder: Path, function: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_model(_scale(f"usernets:{function}", 16), 2, seed=0, import_paths=(str(folder),))
+
+
+def test_changed_factory_is_refused_and_then_read_anew(folder: Path) -> None:
+    file, paths = folder / "usernets.py", (str(folder),)
+    old = scale_card("it", ScaleSpec(factory="usernets:net", input_size=16), paths).factory_sha256
+    file.write_text(USER_MODULE.replace("width=4", "width=11"))
+    with pytest.raises(UserError, match="has changed since the study was planned"):
+        build_model(_scale("usernets:net", 16, factory_sha256=old), 2, seed=0, import_paths=paths)
+    new = scale_card("it", ScaleSpec(factory="usernets:net", input_size=16), paths).factory_sha256
+    built = build_model(_scale("usernets:net", 16, factory_sha256=new), 2, seed=0, import_paths=paths)
+    assert built.module.conv.weight.shape[0] == 11
+
+
+def test_modules_of_one_name_in_two_folders(folder: Path) -> None:
+    other = folder / "other"
+    other.mkdir()
+    (other / "usernets.py").write_text(USER_MODULE.replace("width=4", "width=12"))
+    widths = [
+        build_model(_scale("usernets:net", 16), 2, seed=0, import_paths=(str(f),)).module.conv.weight.shape[0]
+        for f in (folder, other, folder)
+    ]
+    assert widths == [4, 12, 4]
+
+
+def test_hash_follows_a_factory_into_its_package(folder: Path) -> None:
+    package = folder / "usernets_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("from usernets_package.nets import net\n")
+    (package / "nets.py").write_text(USER_MODULE)
+    spec = ScaleSpec(factory="usernets_package:net", input_size=16)
+    before = scale_card("it", spec, (str(folder),)).factory_sha256
+    (package / "nets.py").write_text(USER_MODULE + "\n# another line\n")
+    assert scale_card("it", spec, (str(folder),)).factory_sha256 != before
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("resnet500d", r"unknown timm model 'resnet500d'\. Did you mean '"),
+        ("squeezenet1_0", r"torchvision has it: write torchvision:squeezenet1_0"),
+        ("timm:nothing_like_it", r"A model is a timm name, torchvision:NAME or pkg.mod:function"),
+        ("resnet50.a1_in1kk", r"unknown pretrained tag .*Did you mean 'a1_in1k'"),
+        ("torchvision:squeezenet1_9", r"unknown torchvision classification model .*Did you mean 'squeezenet1_"),
+        ("torchvision:fasterrcnn_resnet50_fpn", r"unknown torchvision classification model"),
+        ("no_such_module:net", r"there is no module 'no_such_module'"),
+        ("math:floor", r"must take num_classes"),
+    ],
+)
+def test_unknown_models_are_named(factory: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        scale_card("it", ScaleSpec(factory=factory, input_size=32))
+
+
+def test_module_that_needs_a_missing_package(folder: Path) -> None:
+    (folder / "usernets_needy.py").write_text("import surely_not_installed\n")
+    with pytest.raises(UserError, match="needs 'surely_not_installed', which is not installed"):
+        scale_card("it", ScaleSpec(factory="usernets_needy:net", input_size=16), (str(folder),))
+
+
+def test_module_name_that_is_taken(folder: Path) -> None:
+    (folder / "json.py").write_text("def net(num_classes):\n    return None\n")
+    with pytest.raises(UserError, match="module name 'json' is taken"):
+        scale_card("it", ScaleSpec(factory="json:net", input_size=16), (str(folder),))
+
+
+@pytest.mark.parametrize(
+    ("factory", "size", "arguments", "message"),
+    [
+        ("torchvision:squeezenet1_0", 8, {}, r"fails on images of 8 x 8 pixels: .*\(its native size is 224\)"),
+        (LADDER, 32, {"wdith": 3}, r"unexpected keyword argument 'wdith'"),
+        (LADDER, 32, {"num_classes": 3}, r"'num_classes' is given by the task"),
+        ("resnet10t", 32, {"pretrained": True}, r"'pretrained' is given by the study's sources"),
+        ("torchvision:resnet18", 32, {"weights": "DEFAULT"}, r"'weights' is given by the study's sources"),
+    ],
+)
+def test_impossible_scales_are_refused_while_planning(
+    factory: str, size: int, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        scale_card("it", ScaleSpec(factory=factory, input_size=size, arguments=arguments))
+
+
+def test_native_sizes() -> None:
+    sizes = {f: scale_card(f, ScaleSpec()).input_size for f in ("torchvision:squeezenet1_0", "resnet10t")}
+    assert sizes == {"torchvision:squeezenet1_0": 224, "resnet10t": 176}
+    assert scale_card("torchvision:inception_v3", ScaleSpec()).input_size == 299
+
+
+def test_card_of_a_timm_model_states_scaling_and_revision_per_tag() -> None:
+    card = scale_card("resnetv2_50x1_bit", ScaleSpec(input_size=64))
+    assert card.normalise is not None
+    assert card.revision is not None
+    assert card.normalise["goog_in21k"] == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert card.revision["goog_in21k"] == "resnetv2_50x1_bit.goog_in21k@timm/resnetv2_50x1_bit.goog_in21k"
+    assert card.revision["default"] in {r for t, r in card.revision.items() if t != "default"}
+    assert set(card.normalise) == set(card.revision)
+
+
+def test_default_tag_is_the_one_in_the_name() -> None:
+    card = scale_card("resnet50.tv_in1k", ScaleSpec(input_size=64))
+    assert card.revision is not None
+    assert card.revision["default"] == card.revision["tv_in1k"]
+    assert card.factory_sha256 is None
+
+
+def test_transformer_of_fixed_size_takes_the_scale_size() -> None:
+    built = build_model(_scale("vit_tiny_patch16_224", 48), 2, seed=0)
+    assert built.module.pos_embed.shape[1] == 1 + (48 // 16) ** 2
