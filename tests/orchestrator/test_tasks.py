@@ -35,7 +35,8 @@ def table(tmp_path) -> Path:
         Image.fromarray(generator.integers(0, 256, (6, 8), dtype=np.uint8)).save(tmp_path / f"{i}.png")
         lines.append(f"{i}.png,{('well', 'sick')[i % 2]},p{i // 2},{'FM'[i // 2 % 2]},{'AB'[i // 60]}")
     (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
-    return tmp_path / "labels.csv"
+    file: Path = tmp_path / "labels.csv"
+    return file
 
 
 def load(name: str):

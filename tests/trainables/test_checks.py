@@ -161,7 +161,7 @@ def test_constant_images_and_unknown_patients(library, good, tmp_path):
 def test_classes_are_counted_against_all_others(library, good):
     table = good.table.drop(columns="y_t").assign(y=(np.arange(N) % 3 - 1).astype(np.int16))
     manifest = replace(good, kind=Kind.MULTICLASS, labels=("u", "v"), table=table)
-    counts = {(c.label, c.split): c for c in label_counts(manifest)}
+    counts = {(c.label, c.split.value): c for c in label_counts(manifest)}
     assert counts["u", "train"].positive_images == 10
     assert counts["u", "train"].negative_images == 10
     assert counts["u", "train"].unknown_images == 10

@@ -108,7 +108,12 @@ def test_digests_are_of_the_bytes_and_remembered(library, tmp_path, monkeypatch)
 
     hashed: list[int] = []
     sha256 = library.byte_digests.__globals__["_sha256"]
-    monkeypatch.setattr("trainables.library._sha256", lambda m, row: hashed.append(row) or sha256(m, row))
+
+    def counted(manifest, row):
+        hashed.append(row)
+        return sha256(manifest, row)
+
+    monkeypatch.setattr("trainables.library._sha256", counted)
     pd.testing.assert_frame_equal(TaskLibrary(library.home).byte_digests(manifest), digests)
     assert hashed == []
     Image.fromarray(np.full((2, 3), 77, np.uint8)).save(file)
@@ -156,7 +161,7 @@ def test_content_hash_sees_bytes_and_table_only(library, tmp_path):
 
 def test_masks_count_where_they_are_the_label(library, tmp_path):
     manifest = make(tmp_path / "images", kind=Kind.SEGMENTATION)
-    other = manifest.table.assign(mask=["1.png", *[None] * 5])
+    other = manifest.table.assign(mask=pd.Series(["1.png", *[None] * 5]))
     assert library.content_hash(manifest) != library.content_hash(replace(manifest, table=other))
     binary = replace(manifest, kind=Kind.BINARY)
     assert library.content_hash(binary) == library.content_hash(replace(binary, table=other))

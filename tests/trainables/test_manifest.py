@@ -73,7 +73,9 @@ def test_pixels_frames_and_masks(root):
     assert manifest.pixels(2)[..., 0].tolist() == [[4, 5], [6, 7]]
     assert manifest.frame(0) is None
     assert manifest.frame(2) == 1
-    assert manifest.mask(0).tolist() == [[255] * 3] * 2
+    mask = manifest.mask(0)
+    assert mask is not None
+    assert mask.tolist() == [[255] * 3] * 2
     assert manifest.mask(1) is None
 
 
@@ -91,7 +93,7 @@ def test_hash_does_not_see_order_root_or_path(root, tmp_path):
     manifest = make(root)
     shuffled = manifest.table.iloc[[2, 0, 1]].reset_index(drop=True)
     moved = shuffled.assign(path=["x", "y", "z"], frame=pd.array([7, None, None], dtype="Int64"))
-    moved = moved.assign(mask=[None, "elsewhere.png", None], width=pd.array([1, 2, 3], dtype="Int32"))
+    moved = moved.assign(mask=pd.Series([None, "elsewhere.png", None]), width=pd.array([1, 2, 3], dtype="Int32"))
     columns = list(reversed(moved.columns))
     other = make(tmp_path, table=moved[columns], importer="other", notes=(), name="u")
     assert other.table_hash == manifest.table_hash

@@ -65,7 +65,8 @@ def test_seed_decides_and_row_order_and_global_state_do_not(table):
 )
 @settings(max_examples=60, deadline=None)
 def test_every_split_gets_every_stratum_that_has_enough_patients(sizes, train, seed):
-    strata = pd.Series({f"p{s}_{i}": s for s, n in enumerate(sizes) for i in range(n)}, dtype=int)
+    patients = {f"p{s}_{i}": s for s, n in enumerate(sizes) for i in range(n)}
+    strata: pd.Series[int] = pd.Series(patients).astype(int)
     shares = {Split.TRAIN: train, Split.VAL: (1 - train) / 2, Split.TEST: (1 - train) / 2}
     dealt = split_patients(strata, shares, np.random.default_rng(seed))
     assert dealt.notna().all()

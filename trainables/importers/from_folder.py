@@ -61,3 +61,5 @@ def _tell_left_out(outside: int, others: Counter[str], tell: Tell) -> None:
     if others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         tell(f"{others.total()} files that are no images are left out ({kinds})")
+    if others[".csv"]:
+        tell("there is a table among them: with labels in a table, use the format csv")

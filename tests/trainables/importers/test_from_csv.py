@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from search_spaces.exceptions import DataError, UserError
@@ -156,7 +158,9 @@ def test_masks_without_labels_are_segmentation(make_table):
     assert manifest.labels == ("foreground",)
     assert manifest.label_columns == ()
     assert manifest.mask(1) is None
-    assert manifest.mask(2).max() == 1  # file b.png holds ones
+    mask = manifest.mask(2)
+    assert mask is not None
+    assert mask.max() == 1  # file b.png holds ones
 
 
 def test_group_columns_can_be_selected(make_table):
@@ -260,7 +264,7 @@ def test_impossible_ages_are_left_blank_and_said(make_table):
     assert any("1 ages outside 0 to 120" in line for line in told)
 
 
-BAD_TABLES = {
+BAD_TABLES: dict[str, tuple[str, dict[str, Any], str]] = {
     "missing column": ("image,label\na.png,0\nb.png,1", {"label_column": "lable"}, "mean 'label'.*image, label"),
     "missing label column": ("image,label\na.png,0", {"label_columns": ("labels",)}, "Did you mean 'label'"),
     "missing group column": ("image,label\na.png,0\nb.png,1", {"group_columns": ("loc",)}, "--group-columns"),

@@ -45,7 +45,7 @@ def test_several_labels_per_image(tmp_path, arrays):
     file = write(tmp_path, arrays)
     manifest = import_npz(file, options(classes=("a", "b", "c")))
     assert (manifest.kind, manifest.labels) == (Kind.MULTILABEL, ("a", "b", "c"))
-    assert manifest.table.loc[1, ["y_a", "y_b", "y_c"]].tolist() == [0, 1, 0]
+    assert manifest.table[["y_a", "y_b", "y_c"]].iloc[1].tolist() == [0, 1, 0]
     assert import_npz(file, options()).labels == ("label0", "label1", "label2")
     with pytest.raises(UserError, match="3 labels per image, --classes names 2"):
         import_npz(file, options(classes=("a", "b")))
