@@ -44,14 +44,12 @@ def predict(
     """
     bounds = shard_bounds(len(feed), group.size)
     start, stop = bounds[group.rank], bounds[group.rank + 1]
+    spans = [(first, min(first + batch_size, stop)) for first in range(start, stop, batch_size)]
     was_training = module.training
     module.eval()
     try:
-        parts = [
-            _logits(module, transform, feed, np.arange(first, min(first + batch_size, stop)))
-            # An empty shard still needs the number of outputs: every rank evaluates one batch at least.
-            for first in (range(start, stop, batch_size) if stop > start else range(0, min(1, len(feed))))
-        ]
+        # A rank without images still needs the number of outputs: it evaluates one and drops it.
+        parts = [_logits(module, transform, feed, np.arange(*span)) for span in spans or [(0, 1)]]
     finally:
         module.train(was_training)
     rows = torch.cat(parts)[: stop - start]

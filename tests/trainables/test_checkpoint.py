@@ -1,0 +1,104 @@
+"""When a checkpoint is written, what it refuses, and what a storage that is away means."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from search_spaces.exceptions import UserError
+from search_spaces.results import Order
+from tests.trainables.toy import TRIAL_ID
+from trainables.checkpoint import Checkpoints, from_bytes, to_bytes
+from trainables.groups import SingleProcess
+from trainables.storage import Storage
+
+STATE = {"step": 3, "weights": {"w": torch.arange(4.0)}, "history": [{"step": 1, "val": None}]}
+
+
+class _Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return _Clock()
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return Storage(tmp_path)
+
+
+@pytest.fixture
+def checkpoints(storage, clock):
+    return Checkpoints(storage, TRIAL_ID, 30.0, SingleProcess(), clock)
+
+
+def test_what_is_written_is_read(storage, checkpoints):
+    assert checkpoints.load() is None
+    checkpoints.after_evaluation(Order.SAVE, lambda: STATE)
+    loaded = checkpoints.load()
+    assert torch.equal(loaded.pop("weights")["w"], STATE["weights"]["w"])
+    assert loaded == {"step": 3, "history": [{"step": 1, "val": None}]}
+    checkpoints.delete()
+    assert checkpoints.load() is None
+
+
+@pytest.mark.parametrize(
+    ("order", "seconds", "written"), [("go", 29, 0), ("go", 31, 1), ("save", 0, 1), ("stop", 0, 1)]
+)
+def test_written_when_ordered_or_old_enough(checkpoints, clock, order, seconds, written):
+    made = []
+    clock.now = seconds
+    checkpoints.after_evaluation(Order(order), lambda: made.append(1) or STATE)
+    assert len(made) == written
+    checkpoints.after_evaluation(Order.GO, lambda: made.append(1) or STATE)
+    assert len(made) == written  # the interval starts again
+
+
+def test_a_checkpoint_of_another_trial_is_refused(storage, checkpoints):
+    storage.put_checkpoint(TRIAL_ID, to_bytes(STATE, "f" * 16))
+    with pytest.raises(UserError, match=f"belongs to trial {'f' * 16}"):
+        checkpoints.load()
+
+
+@pytest.mark.parametrize("damage", [lambda d: d[:100], lambda d: b"", lambda d: d[: len(d) // 2], lambda d: b"x" * 99])
+def test_a_damaged_checkpoint_starts_the_trial_over(damage, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert from_bytes(damage(to_bytes(STATE, TRIAL_ID)), TRIAL_ID) is None
+    assert "starts over" in caplog.text
+
+
+def test_another_format_starts_the_trial_over(monkeypatch, caplog):
+    data = to_bytes(STATE, TRIAL_ID)
+    monkeypatch.setattr("trainables.checkpoint.CHECKPOINT_FORMAT", 99)
+    assert from_bytes(data, TRIAL_ID) is None
+    assert "format 1, not 99" in caplog.text
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    data = to_bytes({"step": Evil()}, TRIAL_ID)
+    assert from_bytes(data, TRIAL_ID) is None
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_storage_that_is_away_costs_the_checkpoint_and_not_the_trial(storage, checkpoints, monkeypatch, caplog):
+    def fails(*_):
+        raise OSError("no route to host")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "put_checkpoint", fails)
+        checkpoints.after_evaluation(Order.SAVE, lambda: STATE)
+    assert checkpoints.failures == 1
+    assert "no route to host" in caplog.text
+    checkpoints.after_evaluation(Order.SAVE, lambda: STATE)
+    assert checkpoints.load() is not None

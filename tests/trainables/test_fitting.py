@@ -1,0 +1,301 @@
+"""One fit: selection, reports, resume, divergence, precision, memory formats, and independence of global state."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from search_spaces.exceptions import DataError, DivergenceError, UserError
+from search_spaces.protocol import Budget
+from search_spaces.results import Order
+from tests.trainables.toy import NORMALISE, TRIAL_ID, Teller, ToyNet, ToySet, same, toy_protocol, toy_set
+from trainables.checkpoint import Checkpoints
+from trainables.fitting import LOSS_WINDOW, LossLog, Stopped, fit, prepare, still_rising
+from trainables.groups import SingleProcess
+from trainables.storage import Storage
+
+CPU = torch.device("cpu")
+ONE = SingleProcess(CPU)
+AUC = "auc_macro"
+
+
+def _fit(
+    protocol=None, net=None, tell=None, seed=5, checkpoints=None, train_set=None, val_set=None, primary="auc_macro"
+):
+    net = net or ToyNet()
+    result = fit(
+        net,
+        train_set or toy_set(),
+        val_set or toy_set(n=12, seed=1),
+        protocol=protocol or toy_protocol(),
+        normalise=NORMALISE,
+        input_size=8,
+        seed=seed,
+        primary=primary,
+        group=ONE,
+        tell=tell or Teller(),
+        checkpoints=checkpoints,
+    )
+    return net, result
+
+
+def test_reports_and_history_are_those_of_the_evaluations():
+    tell = Teller()
+    _, result = _fit(toy_protocol(budget=Budget(steps=50)), tell=tell)
+    assert [report["step"] for report in tell.reports] == [10, 20, 30, 40, 50]
+    assert all(set(report) == {"step", "steps", "loss", "val", "samples_per_s"} for report in tell.reports)
+    assert {report["steps"] for report in tell.reports} == {50}
+    for row, report in zip(result.history, tell.reports, strict=True):
+        assert row["loss"] == report["loss"] == pytest.approx(math.fsum(row["step_losses"]) / 10)
+        assert row["val"] == report["val"]
+        assert len(row["step_losses"]) == 10
+    seconds = [row["seconds"] for row in result.history]
+    assert seconds == sorted(seconds)
+    assert result.samples_per_s > 0
+
+
+def test_training_learns():
+    _, result = _fit(toy_protocol(budget=Budget(steps=120)), ToyNet(dropout=0.0))
+    assert result.history[-1]["loss"] < 0.7 * result.history[0]["loss"]
+    assert result.best_value > 0.9
+
+
+@pytest.mark.parametrize("primary", ["auc_macro", "nll"])
+def test_the_best_validation_value_is_selected_and_the_earliest_of_equals(primary):
+    net, result = _fit(primary=primary)
+    values = [row["val"] for row in result.history]
+    best = min(values) if primary == "nll" else max(values)
+    assert result.best_value == best
+    assert result.best_step == result.history[values.index(best)]["step"]
+    assert same(net.state_dict(), result.selected)
+    chosen = (result.best_step == result.steps) == same(result.selected, result.final)
+    assert chosen
+
+
+def test_equal_values_select_the_earliest():
+    _, result = _fit(primary="accuracy", val_set=ToySet(*_one_image()))
+    values = [row["val"] for row in result.history]
+    assert result.best_step == result.history[values.index(max(values))]["step"]
+    assert values.count(max(values)) > 1
+
+
+def _one_image():
+    whole = toy_set(n=1)
+    return whole.images, whole.positions, whole.targets
+
+
+def test_the_last_step_is_selected_if_so_asked():
+    net, result = _fit(toy_protocol(select="last"))
+    assert result.best_step == result.steps == 10
+    assert result.best_value == result.history[-1]["val"]
+    assert same(result.selected, result.final)
+    assert same(net.state_dict(), result.final)
+
+
+def test_the_moving_average_is_what_is_evaluated_and_selected():
+    _, plain = _fit(toy_protocol(select="last"))
+    _, averaged = _fit(toy_protocol(select="last", ema_decay=0.9))
+    assert [r["step_losses"] for r in plain.history] == [r["step_losses"] for r in averaged.history]
+    assert not same(plain.final, averaged.final)
+
+
+def test_an_undefined_validation_metric_cannot_select_but_may_be_reported():
+    one_class = toy_set(n=6, classes=1)
+    with pytest.raises(DataError, match=r"auc_macro is not defined on the 6 validation images.*select: last"):
+        _fit(val_set=one_class)
+    tell = Teller()
+    _, result = _fit(toy_protocol(select="last"), val_set=one_class, tell=tell)
+    assert result.best_value is None
+    assert tell.reports[0]["val"] is None
+
+
+def test_no_image_is_a_data_error():
+    empty = toy_set()
+    with pytest.raises(DataError, match="no image"):
+        _fit(train_set=ToySet(empty.images, empty.positions[:0], empty.targets[:0]))
+
+
+@pytest.mark.parametrize("n", [1, 3, 5])
+def test_subsets_smaller_than_the_batch_train(n):
+    _, result = _fit(train_set=toy_set(n=n))
+    assert result.steps == 10
+
+
+@pytest.mark.parametrize("imbalance", ["none", "weights", "sampler"])
+@pytest.mark.parametrize("kind", ["binary", "multilabel", "multiclass"])
+def test_every_kind_and_imbalance_option_trains(kind, imbalance):
+    data = toy_set(kind=kind, masked=0.2)
+    net = ToyNet(outputs=1 if kind == "binary" else 3)
+    _, result = _fit(
+        toy_protocol(imbalance=imbalance), net, train_set=data, val_set=toy_set(n=20, seed=1, kind=kind), primary="nll"
+    )
+    assert all(math.isfinite(row["loss"]) for row in result.history)
+
+
+def _explode_at(step):
+    class Explodes(ToyNet):
+        calls = 0
+
+        def forward(self, x):
+            z = super().forward(x)
+            if self.training:
+                type(self).calls += 1
+            return z * (float("nan") if self.calls > 2 * step else 1.0)
+
+    return Explodes()
+
+
+@pytest.mark.parametrize("step", [0, 7, 23])
+def test_divergence_names_the_step_and_the_value(step):
+    with pytest.raises(DivergenceError, match=rf"training loss is nan at step {step + 1} of 40"):
+        _fit(toy_protocol(budget=Budget(steps=40), evaluations=1), _explode_at(step))
+
+
+def test_non_finite_validation_outputs_are_a_divergence():
+    class BlowsUp(ToyNet):
+        def forward(self, x):
+            return super().forward(x) * (1.0 if self.training else float("inf"))
+
+    with pytest.raises(DivergenceError, match="validation outputs are not finite after step 2 of 10"):
+        _fit(net=BlowsUp())
+
+
+def test_losses_are_looked_at_in_windows():
+    log = LossLog(ONE, 100)
+    for _ in range(3):
+        log.add(torch.tensor(1.0))
+    log.add(torch.tensor(float("inf")))
+    with pytest.raises(DivergenceError, match="inf at step 20 of 100"):
+        log.look(LOSS_WINDOW)
+
+
+def _checkpoints(tmp_path, every_s=0.0, trial_id=TRIAL_ID):
+    return Checkpoints(Storage(tmp_path / "store"), trial_id, every_s, ONE)
+
+
+VARIANTS = {
+    "adamw": toy_protocol(),
+    "sgd with ema": toy_protocol(optimizer="sgd", ema_decay=0.8),
+    "sampler, last, bf16": toy_protocol(imbalance="sampler", select="last", precision="bf16"),
+    "one ghost": toy_protocol(ghost_batch_size=8),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("stop_after", [1, 3, 5])
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, variant, stop_after):
+    protocol = VARIANTS[variant]
+    net, whole = _fit(protocol)
+    orders = [Order.GO] * (stop_after - 1) + [Order.STOP]
+    with pytest.raises(Stopped) as stopped:
+        _fit(protocol, tell=Teller(orders), checkpoints=_checkpoints(tmp_path, every_s=1e9))
+    assert stopped.value.step == 2 * stop_after
+    torch.manual_seed(99)
+    other = ToyNet(seed=1)  # another start: everything must come from the checkpoint
+    tell = Teller()
+    _, resumed = _fit(protocol, other, tell, checkpoints=_checkpoints(tmp_path))
+    assert resumed.resumed_from == 2 * stop_after
+    assert [report["step"] for report in tell.reports] == [step for step in (2, 4, 6, 8, 10) if step > 2 * stop_after]
+    assert same(whole.selected, resumed.selected)
+    assert same(whole.final, resumed.final)
+    assert same(net.state_dict(), other.state_dict())
+    assert (whole.best_step, whole.best_value) == (resumed.best_step, resumed.best_value)
+    for first, second in zip(whole.history, resumed.history, strict=True):
+        assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in second.items() if k != "seconds"}
+
+
+def test_a_crash_continues_from_the_last_checkpoint(tmp_path):
+    _, whole = _fit()
+    orders = [Order.SAVE, Order.GO]
+
+    def dies(report):
+        if not orders:
+            raise ConnectionError("driver lost")
+        return orders.pop(0)
+
+    with pytest.raises(ConnectionError):
+        _fit(tell=dies, checkpoints=_checkpoints(tmp_path, every_s=1e9))
+    _, resumed = _fit(checkpoints=_checkpoints(tmp_path))
+    assert resumed.resumed_from == 2
+    assert same(whole.selected, resumed.selected)
+    assert same(whole.final, resumed.final)
+
+
+def _noise():
+    torch.manual_seed(random.randrange(10**6))
+    np.random.seed(random.randrange(10**6))  # noqa: NPY002
+    torch.rand(random.randrange(1, 50))
+
+
+def test_global_random_state_has_no_effect_and_the_seed_has():
+    _, first = _fit()
+    _noise()
+    _, second = _fit()
+    _, other = _fit(seed=6)
+    assert same(first.final, second.final)
+    assert not same(first.final, other.final)
+
+
+def test_half_precision_without_cuda_is_refused_before_training():
+    tell = Teller()
+    with pytest.raises(UserError, match="fp16"):
+        _fit(toy_protocol(precision="fp16"), tell=tell)
+    assert tell.reports == []
+
+
+class _Views(nn.Module):
+    """Reshapes feature maps with ``view``, which channels-last tensors refuse."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 64, 3)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.fc(x.view(x.size(0), -1))
+
+
+def test_channels_last_is_used_where_the_net_allows_it():
+    assert prepare(ToyNet(), 8, CPU).channels_last
+    assert not prepare(_Views(), 8, CPU).channels_last
+    assert not prepare(nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), 8, CPU).channels_last
+    _, result = _fit(net=_Views())
+    assert result.steps == 10
+
+
+def test_prepare_leaves_weights_statistics_and_mode_alone():
+    net = ToyNet().train()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    facts = prepare(net, 8, CPU)
+    assert same(before, net.state_dict())
+    assert net.training
+    assert (facts.outputs, facts.dtype, facts.has_unused_parameters) == (3, torch.float32, False)
+    net.extra = nn.Linear(2, 2)
+    assert prepare(net, 8, CPU).has_unused_parameters
+
+
+def test_a_net_that_fails_says_so_itself():
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        prepare(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(7, 2)), 8, CPU)
+
+
+@pytest.mark.parametrize(
+    ("values", "metric", "expected"),
+    [
+        ([0.5, 0.6], "auc", None),
+        ([0.5, 0.6, 0.7], "auc", True),
+        ([0.5, 0.7, 0.701], "auc", False),
+        ([0.9, 0.5, 0.6, 0.7, 0.8, 0.85], "auc", False),
+        ([0.9, 0.8, 0.5], "nll", True),
+        ([0.5, 0.8, 0.9], "nll", False),
+        ([0.5, None, 0.6, 0.7], "auc", True),
+        ([None] * 5, "auc", None),
+    ],
+)
+def test_still_rising(values, metric, expected):
+    assert still_rising(values, metric) is expected
