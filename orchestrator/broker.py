@@ -1,0 +1,358 @@
+"""The queue between Tune and the gangs: who trains what, and what follows when a gang is lost. Imports no torch.
+
+Three parties call it. A lease (``GangTrainable``) submits a trial, asks for its reports and cancels it. Rank 0 of a
+gang says hello, asks for trials, reports, and says how a trial ended. The driver drains, closes, and tells of lost
+gangs.
+
+*Generations*: a new rank 0 says hello and gets a number; calls with an older number are refused, and what the old ranks
+had in flight goes back to the head of the queue, a limited number of times.
+
+*A report is a question*: ``report`` returns when the lease asks for the next report, or with the order to stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from search_spaces.names import FailureClass
+from search_spaces.results import Order
+from trainables.failures import node_failure
+
+
+class Task(StrEnum):
+    """What a gang does next."""
+
+    TRIAL = "trial"
+    IDLE = "idle"
+    BYE = "bye"
+
+
+@dataclass(slots=True, kw_only=True)
+class BrokerConfig:
+    """Limits of a broker.
+
+    Attributes:
+        report_deadline_s: Longest silence of a gang that trains: from the start of a trial to its first report, between
+            reports, and from the last report to the end. Then the gang is shot and its trial tried again.
+        tick_s: Longest wait of an idle gang for a trial, so that its collectives do not time out.
+        max_node_retries: How often a trial is tried again after its gang was lost.
+        max_barren_deaths: How often a gang may be lost in a row without finishing a trial before it is given up.
+    """
+
+    report_deadline_s: float = 1800.0
+    tick_s: float = 20.0
+    max_node_retries: int = 3
+    max_barren_deaths: int = 10
+
+
+@dataclass(slots=True, kw_only=True)
+class _Job:
+    """A trial on its way.
+
+    Attributes:
+        messages: For the lease: each message with the question that it asks, if it is a report.
+        open: The question that a rank waits on.
+        read: The question whose report the lease has read; asking for the next report answers this one and no later.
+        lost: How often its ranks were lost.
+    """
+
+    key: str
+    trial: dict[str, Any]
+    messages: asyncio.Queue[tuple[dict[str, Any], asyncio.Future[Order] | None]] = field(default_factory=asyncio.Queue)
+    open: asyncio.Future[Order] | None = None
+    read: asyncio.Future[Order] | None = None
+    lost: int = 0
+
+    def ask(self, report: dict[str, Any]) -> asyncio.Future[Order]:
+        """Hand the lease a report; the order comes with the future."""
+        self.open = asyncio.get_running_loop().create_future()
+        self.messages.put_nowait(({"report": report}, self.open))
+        return self.open
+
+    def end(self, message: dict[str, Any]) -> None:
+        """Hand the lease its last message."""
+        self.messages.put_nowait((message, None))
+
+    def stop(self) -> None:
+        """Answer the rank that waits, if one does, with stop."""
+        if self.open is not None and not self.open.done():
+            self.open.set_result(Order.STOP)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a rank waits for an order, so that its silence is ours."""
+        return self.open is not None and not self.open.done()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Gang:
+    generation: int = 0
+    rank0: Any = None
+    job: _Job | None = None
+    heard_at: float = 0.0
+    barren_deaths: int = 0
+    present: bool = False
+    shot: str = ""
+
+
+class Broker:
+    """An async Ray actor (``ray.remote(Broker)``); plain asyncio inside, so that it is tested without Ray.
+
+    Args:
+        config: Limits.
+        shoot: Kills a stuck gang, given the handle that its rank 0 said hello with.
+        clock: Seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        config: BrokerConfig | None = None,
+        shoot: Callable[[Any], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config or BrokerConfig()
+        self._shoot = shoot or _ray_kill
+        self._clock = clock
+        self._changed = asyncio.Condition()
+        self._queue: deque[_Job] = deque()
+        self._jobs: dict[str, _Job] = {}
+        self._gangs: dict[str, _Gang] = {}
+        self._draining = False
+        self._closing = False
+        self._hopeless = ""
+        self._counts: Counter[str] = Counter()
+
+    # Leases
+
+    async def submit(self, key: str, trial: dict[str, Any]) -> None:
+        """Queue a trial. A job that is still known by this key (its lease died) is stopped and replaced."""
+        await self.cancel(key)
+        job = _Job(key=key, trial=trial)
+        self._jobs[key] = job
+        if self._draining:
+            job.end({"stopped": True})
+        elif self._hopeless:
+            job.end({"failure": node_failure(self._hopeless).model_dump(mode="json")})
+        else:
+            await self._enqueue(job)
+
+    async def next_report(self, key: str) -> dict[str, Any]:
+        """The trial's next message: ``report``, or its last one: ``result``, ``failure`` or ``stopped``.
+
+        Asking is the leave to go on after the report before.
+        """
+        job = self._jobs.get(key)
+        if job is None:
+            return {"stopped": True}
+        if job.read is not None and not job.read.done():
+            job.read.set_result(Order.GO)
+        message, job.read = await job.messages.get()
+        if "report" not in message and self._jobs.get(key) is job:
+            del self._jobs[key]
+        return message
+
+    async def cancel(self, key: str) -> None:
+        """Forget a trial. If it is being trained, its next report is answered with stop."""
+        job = self._jobs.pop(key, None)
+        if job is not None:
+            if job in self._queue:
+                self._queue.remove(job)
+            job.end({"stopped": True})
+            job.stop()
+
+    # Gangs
+
+    async def hello(self, gang: str, rank0: Any = None) -> int:
+        """A new group of ranks: returns its generation.
+
+        Args:
+            gang: Name of the gang.
+            rank0: Actor handle of rank 0, to shoot the gang with.
+        """
+        await self._take_back(gang, "the ranks were started again")
+        state = self._gang(gang)
+        state.generation += 1
+        state.rank0, state.shot, state.present = rank0, "", True
+        await self._notify()
+        return state.generation
+
+    async def next(self, gang: str, generation: int) -> tuple[str, str | None, dict[str, Any] | None]:
+        """What the gang does next, with key and trial if it is a trial."""
+        state = self._gang(gang)
+        async with self._changed:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(
+                    self._changed.wait_for(lambda: self._queue or self._closing or generation != state.generation),
+                    self._config.tick_s,
+                )
+            # Only now: while it waited, the group that asks may have died, and must not swallow a trial.
+            if generation != state.generation:
+                return Task.BYE.value, None, None
+            if self._closing:
+                state.present = False
+                return Task.BYE.value, None, None
+            if not self._queue:
+                return Task.IDLE.value, None, None
+            job = self._queue.popleft()
+        state.job, state.heard_at = job, self._clock()
+        return Task.TRIAL.value, job.key, job.trial
+
+    async def report(self, gang: str, generation: int, key: str, report: dict[str, Any]) -> str:
+        """Hand in a report of the trial and wait for the order."""
+        state, job = self._gang(gang), self._jobs.get(key)
+        if generation != state.generation or job is None or state.job is not job or self._draining:
+            return Order.STOP.value
+        order = await job.ask(report)
+        state.heard_at = self._clock()
+        return order.value
+
+    async def done(self, gang: str, generation: int, key: str, message: dict[str, Any]) -> None:
+        """The trial has ended: ``message`` holds ``result``, ``failure`` or ``stopped``."""
+        state = self._gang(gang)
+        if generation != state.generation:
+            return
+        job, state.job = state.job, None
+        state.barren_deaths = 0
+        self._counts["ended"] += 1
+        if job is None or self._jobs.get(key) is not job:
+            pass
+        elif message.get("failure", {}).get("failure_class") == FailureClass.NODE:
+            await self._try_again(job, message["failure"]["message"])
+        else:
+            job.end(message)
+        await self._notify()
+
+    # Driver
+
+    async def lost(self, gang: str, message: str) -> bool:
+        """The ranks of a gang are gone. Returns whether they should be started again."""
+        state = self._gang(gang)
+        state.barren_deaths += 1
+        await self._take_back(gang, state.shot or message)
+        return not self._closing and state.barren_deaths < self._config.max_barren_deaths
+
+    async def gone(self, gang: str, message: str) -> None:
+        """A gang has ended for good. Without any gang left, every trial fails."""
+        await self._take_back(gang, message)
+        self._gangs.pop(gang, None)
+        if not self._gangs and not self._closing:
+            self._hopeless = f"no gang of ranks can be kept alive; the last one said: {message}"
+            while self._queue:
+                job = self._queue.popleft()
+                job.end({"failure": node_failure(self._hopeless).model_dump(mode="json")})
+
+    async def expect(self, gang: str) -> None:
+        """A gang is being started."""
+        self._gang(gang)
+        self._hopeless = ""
+
+    async def drain(self) -> None:
+        """Stop: queued trials are given back, running ones stop at their next report."""
+        self._draining = True
+        while self._queue:
+            self._queue.popleft().end({"stopped": True})
+        for job in self._jobs.values():
+            job.stop()
+
+    async def resume(self) -> None:
+        """Take trials again after ``drain``."""
+        self._draining = False
+
+    async def draining(self) -> bool:
+        """Whether ``drain`` was called; leases that train in their own process ask at each report."""
+        return self._draining
+
+    async def close(self) -> None:
+        """Drain and send every gang home; those that train follow when their trial has stopped."""
+        self._closing = True
+        await self.drain()
+        await self._notify()
+
+    async def shoot_all(self, message: str) -> None:
+        """Kill the ranks of every gang, stuck or not."""
+        for state in self._gangs.values():
+            self._kill(state, message)
+
+    async def busy(self) -> int:
+        """Number of gangs that are training."""
+        return sum(state.job is not None for state in self._gangs.values())
+
+    async def at_work(self) -> int:
+        """Number of gangs whose ranks are up and have not been sent home."""
+        return sum(state.present for state in self._gangs.values())
+
+    async def counts(self) -> dict[str, int]:
+        """How often a trial ended, a gang was lost with it, and shot, since the start."""
+        return dict(self._counts)
+
+    async def watch(self, interval_s: float = 1.0) -> None:
+        """Shoot gangs that stay silent for too long; runs until ``close``."""
+        while not self._closing:
+            self.check_deadlines()
+            await asyncio.sleep(interval_s)
+
+    def check_deadlines(self) -> None:
+        """Shoot every gang whose trial has been silent for longer than the deadline.
+
+        Train watches processes, not progress: a rank that hangs in a collective looks healthy to it.
+        """
+        now = self._clock()
+        for state in self._gangs.values():
+            waiting_for_us = state.job is not None and state.job.waits
+            silent = state.job is not None and now - state.heard_at > self._config.report_deadline_s
+            if silent and not waiting_for_us and not state.shot:
+                self._counts["shot"] += 1
+                self._kill(state, f"no report for {self._config.report_deadline_s:g} s; the ranks were killed")
+
+    # Parts
+
+    def _gang(self, gang: str) -> _Gang:
+        return self._gangs.setdefault(gang, _Gang())
+
+    async def _enqueue(self, job: _Job, front: bool = False) -> None:
+        (self._queue.appendleft if front else self._queue.append)(job)
+        await self._notify()
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _take_back(self, gang: str, message: str) -> None:
+        state = self._gang(gang)
+        job, state.job = state.job, None
+        state.present = False
+        # Whatever the dead group still asks is refused from here on, also before a new one says hello.
+        state.generation += 1
+        if job is not None and self._jobs.get(job.key) is job:
+            job.stop()
+            await self._try_again(job, message)
+        await self._notify()
+
+    async def _try_again(self, job: _Job, message: str) -> None:
+        job.lost += 1
+        self._counts["lost"] += 1
+        if self._draining:
+            job.end({"stopped": True})
+        elif job.lost <= self._config.max_node_retries:
+            await self._enqueue(job, front=True)
+        else:
+            text = f"the ranks that trained this trial were lost {job.lost} times; the last time: {message}"
+            job.end({"failure": node_failure(text).model_dump(mode="json")})
+
+    def _kill(self, state: _Gang, message: str) -> None:
+        state.shot = message
+        if state.rank0 is not None:
+            self._shoot(state.rank0)
+
+
+def _ray_kill(actor: Any) -> None:
+    import ray
+
+    ray.kill(actor)

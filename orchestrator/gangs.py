@@ -1,0 +1,158 @@
+"""Gangs as the driver owns them: one ``TorchTrainer`` each, whose ranks take trials from the broker until sent home."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+
+from orchestrator.connection import Shape
+
+
+class GangGivenUpError(RuntimeError):
+    """Raised in Train's controller so that it does not start the ranks once more."""
+
+
+class TellBroker(UserCallback):  # type: ignore[misc]
+    """Tells the broker at once that ranks were lost. Runs in Train's controller.
+
+    Args:
+        broker: Name of the broker.
+        gang: Name of the gang.
+    """
+
+    def __init__(self, broker: str, gang: str) -> None:
+        self._broker = broker
+        self._gang = gang
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Called by Train after one or more ranks failed, before it starts them again.
+
+        Raises:
+            GangGivenUpError: The gang is to end.
+            ValueError: The broker is gone, and the gang with it.
+        """
+        rank, error = min(worker_exceptions.items())
+        message = f"rank {rank}: {_first_line(error)}"
+        if not ray.get(ray.get_actor(self._broker).lost.remote(self._gang, message)):
+            raise GangGivenUpError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankConfig:
+    """What every rank is told; see ``trainables.gang.ranks``.
+
+    Attributes:
+        train: ``module:function``.
+        timeout_s: Of collectives; longer than the broker's deadline, which comes first.
+        memory_growth_bytes: Private memory that a rank may gain before its gang is replaced.
+    """
+
+    train: str
+    timeout_s: float
+    memory_growth_bytes: int
+
+
+class Gangs:
+    """The gangs of one executor.
+
+    Args:
+        shape: Of each gang.
+        broker: Name of the broker actor.
+        config: What ranks are told.
+        folder: Local folder for Train's own files.
+    """
+
+    def __init__(self, shape: Shape, broker: str, config: RankConfig, folder: str) -> None:
+        self._shape = shape
+        self._broker_name = broker
+        self._broker = ray.get_actor(broker)
+        self._config = config
+        self._folder = folder
+        self._threads: list[threading.Thread] = []
+        self._closing = threading.Event()
+
+    def ensure(self, number: int) -> None:
+        """Start gangs until ``number`` of them live. Returns at once; ranks take about ten seconds to come."""
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        while len(self._threads) < number:
+            name = f"gang-{uuid.uuid4().hex[:8]}"
+            ray.get(self._broker.expect.remote(name))
+            thread = threading.Thread(target=self._keep, args=(name,), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def close(self, patience_s: float) -> None:
+        """Send all ranks home. Those that train stop at their next report, or are killed after ``patience_s``."""
+        self._closing.set()
+        ray.get(self._broker.close.remote())
+        end = time.monotonic() + patience_s
+        while ray.get(self._broker.busy.remote()) and time.monotonic() < end:
+            time.sleep(0.05)
+        if ray.get(self._broker.busy.remote()):
+            ray.get(self._broker.shoot_all.remote("the sweep ends"))
+        # fit() returns seconds after its ranks and their resources are gone (it waits for Train's own cleaner), so
+        # nobody waits for its end; ranks that are still starting go home when they say hello.
+        end = time.monotonic() + 2.0
+        while time.monotonic() < end and ray.get(self._broker.at_work.remote()):
+            time.sleep(0.05)
+
+    def _keep(self, name: str) -> None:
+        """Thread of one gang: Train restarts lost ranks; this starts over when Train itself gives up."""
+        message = ""
+        try:
+            while not self._closing.is_set():
+                try:
+                    self._trainer(name).fit()
+                    break
+                except Exception as error:
+                    message = _first_line(error)
+                if self._closing.is_set() or not ray.get(self._broker.lost.remote(name, message)):
+                    break
+            if not self._closing.is_set():
+                ray.get(self._broker.gone.remote(name, message or "its ranks went home"))
+        except (ray.exceptions.RayError, ValueError):
+            if not self._closing.is_set():
+                raise
+
+    def _trainer(self, gang: str) -> Any:
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        from trainables.gang import ranks
+
+        shape = self._shape
+        return TorchTrainer(
+            ranks,
+            train_loop_config={
+                "broker": self._broker_name,
+                "gang": gang,
+                "train": self._config.train,
+                "threads": shape.cpus,
+                "timeout_s": self._config.timeout_s,
+                "memory_growth_bytes": self._config.memory_growth_bytes,
+            },
+            torch_config=TorchConfig(backend="gloo", timeout_s=int(self._config.timeout_s)),
+            scaling_config=ScalingConfig(
+                num_workers=shape.ranks,
+                use_gpu=shape.gpus > 0,
+                resources_per_worker={"CPU": shape.cpus} | ({"GPU": shape.gpus} if shape.gpus else {}),
+            ),
+            run_config=RunConfig(
+                # A name that was used before would make Train resume that run.
+                name=f"{gang}-{uuid.uuid4().hex[:8]}",
+                storage_path=self._folder,
+                # Deaths are counted by the broker, per trial; Train's counter never goes back.
+                failure_config=FailureConfig(max_failures=-1),
+                callbacks=[TellBroker(self._broker_name, gang)],
+            ),
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

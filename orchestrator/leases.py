@@ -1,0 +1,206 @@
+"""What Tune schedules: reusable Trainables whose ``step()`` returns the next report of a trial. Imports no torch.
+
+``GangTrainable`` leases a gang of ranks from the broker; it costs nothing but a name and its memory. ``SoloTrainable``
+trains in its own process, so that its trial's placement group holds the CPU and GPU share. Both are used with
+``reuse_actors=True``, and neither raises out of ``step()``: Tune would replace the actor, which takes seconds. How a
+trial ended comes as its last result instead, as JSON text under ``ending``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+from typing import Any
+
+import ray
+from ray import tune
+
+from search_spaces.results import Order
+
+ENDING = "ending"
+REPORT = "report"
+
+STOP_PATIENCE_S = 4.0
+"""How long ``cleanup`` waits for a trial to stop; Tune kills the actor after five seconds."""
+
+
+class _Lease(tune.Trainable):  # type: ignore[misc]
+    """What both have in common: the trial, and the form of the results."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Called by Tune once per actor."""
+        self._broker = ray.get_actor(config["broker"])
+        self._started = False
+        self._read(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Called by Tune between trials; a trial that was cut short is stopped first."""
+        self._abandon()
+        self._started = False
+        self._read(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        """Called by Tune before the actor ends."""
+        self._abandon()
+
+    def step(self) -> dict[str, Any]:
+        """The next report, or the ending."""
+        if not self._started:
+            self._started = True
+            self._begin()
+        message = self._next()
+        if "report" in message:
+            return {REPORT: json.dumps(message["report"])}
+        self._started = False
+        return {ENDING: json.dumps(message), "done": True}
+
+    def _read(self, config: dict[str, Any]) -> None:
+        self._config = config
+        self._trial: dict[str, Any] = json.loads(config["trial"])
+
+    def _begin(self) -> None:
+        raise NotImplementedError
+
+    def _next(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _abandon(self) -> None:
+        raise NotImplementedError
+
+
+class GangTrainable(_Lease):
+    """Hands its trial to a gang of two and more ranks.
+
+    Config: ``broker`` (name of the actor), ``trial`` (JSON text of a ResolvedTrial).
+    """
+
+    @property
+    def _key(self) -> str:
+        return str(self._trial["trial_id"])
+
+    def _begin(self) -> None:
+        ray.get(self._broker.submit.remote(self._key, self._trial))
+
+    def _next(self) -> dict[str, Any]:
+        message: dict[str, Any] = ray.get(self._broker.next_report.remote(self._key))
+        return message
+
+    def _abandon(self) -> None:
+        if self._started:
+            ray.get(self._broker.cancel.remote(self._key))
+
+
+class SoloTrainable(_Lease):
+    """Trains its trial in this process, in a thread of its own.
+
+    Config: as GangTrainable, and ``train`` (``module:function``), ``threads``, ``gpus`` (share of a GPU, 0 for none),
+    ``memory_growth_bytes``.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Called by Tune once per actor; imports torch."""
+        super().setup(config)
+        self._worker = _Worker(config)
+
+    def _begin(self) -> None:
+        if self._worker.worn:
+            # The process has grown too large. Tune sees a crash, which it answers with a fresh process and this trial.
+            os._exit(1)
+        self._worker.start(self._trial)
+
+    def _next(self) -> dict[str, Any]:
+        self._worker.answer(Order.GO)
+        message = self._worker.message()
+        if "report" in message and ray.get(self._broker.draining.remote()):
+            return self._worker.stop()
+        return message
+
+    def _abandon(self) -> None:
+        if self._started:
+            self._worker.stop(STOP_PATIENCE_S)
+
+
+class _Worker:
+    """The thread that trains: one for the life of the process, as OpenMP keeps a team of threads per calling thread."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._config = config
+        self._trials: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._messages: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._orders: queue.Queue[Order] = queue.Queue()
+        self._asked = False
+        self._stopping = threading.Event()
+        self.worn = False
+        threading.Thread(target=self._work, name="training", daemon=True).start()
+
+    def start(self, trial: dict[str, Any]) -> None:
+        """Begin a trial; the one before has ended."""
+        self._stopping.clear()
+        self._trials.put(trial)
+
+    def message(self, patience_s: float | None = None) -> dict[str, Any]:
+        """Wait for the next report or the ending."""
+        message = self._messages.get(timeout=patience_s)
+        self._asked = "report" in message
+        return message
+
+    def answer(self, order: Order) -> None:
+        """Answer the report that waits, if one does."""
+        if self._asked:
+            self._asked = False
+            self._orders.put(order)
+
+    def stop(self, patience_s: float | None = None) -> dict[str, Any]:
+        """Stop the trial at its next report and wait for its ending.
+
+        Raises:
+            queue.Empty: It has not ended in time.
+        """
+        self._stopping.set()
+        self.answer(Order.STOP)
+        while "report" in (message := self.message(patience_s)):
+            self.answer(Order.STOP)
+        return message
+
+    def _tell(self, report: dict[str, Any]) -> Order:
+        if self._stopping.is_set():
+            return Order.STOP
+        self._messages.put({"report": report})
+        return self._orders.get()
+
+    def _work(self) -> None:
+        from trainables.failures import failure_of
+        from trainables.warm import Attempt, ProcessState, Wear, attempt, load_function
+
+        train = state = None
+        wear = Wear(limit_bytes=self._config["memory_growth_bytes"])
+        while True:
+            trial = self._trials.get()
+            try:
+                if train is None or state is None:
+                    train = load_function(self._config["train"])
+                    group, state = _group(self._config["gpus"]), ProcessState(self._config["threads"])
+                state.restore()
+                ended = attempt(train, trial, group, self._tell)
+            except BaseException as error:  # the step that waits would wait for ever
+                ended = Attempt(failure=failure_of(error, None))
+            self.worn = wear.after_trial()
+            self._messages.put(ended.message())
+
+
+def _group(gpus: float) -> Any:
+    import torch
+
+    from trainables.groups import SingleProcess
+
+    if gpus <= 0:
+        return SingleProcess(torch.device("cpu"))
+    device = torch.device("cuda", 0)
+    torch.cuda.set_device(device)
+    if gpus < 1:
+        # Ray only counts shares of a GPU; without this one trial could take the memory of its neighbours.
+        torch.cuda.set_per_process_memory_fraction(gpus, device)
+    return SingleProcess(device)

@@ -1,0 +1,194 @@
+"""Rank side of a gang: a warm group of ranks under Ray Train that trains trial after trial.
+
+Two process groups, so that ranks never meet in a wrong collective: the default one (gloo, on every device) between
+trials only, the trial group for everything inside one, reports included. A rank that fails destroys its trial group,
+which wakes its peers within milliseconds on gloo; then all meet on the default group, agree on the root cause and make
+a new one.
+
+On CUDA a peer that is stuck in an NCCL kernel cannot be woken. There the meeting after a failure is bounded, and unless
+all ranks failed alike the processes are started again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from search_spaces.names import FailureClass
+from search_spaces.results import Failure, Order
+from trainables.failures import node_failure
+from trainables.groups import DistributedGroup, Group, SingleProcess
+from trainables.warm import Attempt, ProcessState, Wear, attempt, load_function, release_memory
+
+CUDA_MEETING_S = 30.0
+"""How long a rank that failed on CUDA waits for its peers before it takes them for stuck."""
+
+
+class RecycleRanksError(RuntimeError):
+    """Raised out of the loop on purpose: Ray Train starts the ranks of this gang in fresh processes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ending:
+    """What one rank brings to the meeting after a trial."""
+
+    failure: Failure | None
+    lost_a_peer: bool
+    worn: bool
+
+
+def ranks(config: dict[str, Any]) -> None:
+    """The ``train_loop_per_worker`` of a gang: runs until the broker says bye.
+
+    Args:
+        config: ``broker`` (name of the broker actor), ``gang`` (name of this gang), ``train`` (``module:function``),
+            ``threads`` (torch threads per rank), ``timeout_s`` (of collectives inside a trial),
+            ``memory_growth_bytes`` (see warm.Wear).
+    """
+    _Rank(config).run()
+
+
+class _Rank:
+    def __init__(self, config: dict[str, Any]) -> None:
+        import ray
+        import ray.train.torch
+
+        context = ray.train.get_context()
+        self._rank, self._size = context.get_world_rank(), context.get_world_size()
+        self._device: torch.device = ray.train.torch.get_device()
+        self._ray_get = ray.get
+        self._me = ray.get_runtime_context().current_actor
+        self._broker = ray.get_actor(config["broker"])
+        self._gang: str = config["gang"]
+        self._timeout = timedelta(seconds=config["timeout_s"])
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
+        self._train = load_function(config["train"])
+        self._state = ProcessState(config["threads"])
+        self._wear = Wear(config["memory_growth_bytes"])
+        self._trial_group: dist.ProcessGroup | None = None
+        self._control_group: dist.ProcessGroup | None = None
+        self._open_groups()
+        self._generation: int = self._shared(self._call("hello", self._me) if self._rank == 0 else None)
+
+    def run(self) -> None:
+        while True:
+            task, key, trial = self._shared(
+                self._call("next", self._generation) if self._rank == 0 else None
+            )  # an idle answer is the tick that keeps the default group from timing out
+            if task == "bye":
+                return
+            if task == "trial":
+                self._trial(key, trial)
+
+    def _trial(self, key: str, trial: dict[str, Any]) -> None:
+        self._state.restore()
+
+        def tell(report: dict[str, Any]) -> Order:
+            answer = self._call("report", self._generation, key, report) if self._rank == 0 else None
+            return Order(self._shared(answer, self._control_group))
+
+        ended = attempt(self._train, trial, self._group(), tell)
+        if ended.failure is not None:
+            self._close_group()
+        self._agree(key, ended)
+
+    def _agree(self, key: str, ended: Attempt) -> None:
+        """Meet after a trial, tell the broker how it ended, and be ready for the next one."""
+        try:
+            endings = self._meet(ended)
+        except RuntimeError as error:
+            failure = ended.failure or node_failure(f"rank {self._rank} could not meet the others: {error}")
+            self._call("done", self._generation, key, Attempt(failure=failure).message())
+            raise RecycleRanksError(f"ranks are stuck after a failure: {failure.message}") from error
+        root = root_cause(endings)
+        if self._rank == 0:
+            message = ended.message() if root is None else Attempt(failure=root).message()
+            self._call("done", self._generation, key, message)
+        reason = self._reason_to_part(root, endings)
+        if reason:
+            self._shared(None)  # rank 0 must have told the broker before Train sees an error and kills it
+            raise RecycleRanksError(reason)
+        if root is not None:
+            self._close_group()
+            self._open_groups()
+
+    def _meet(self, ended: Attempt) -> list[_Ending]:
+        mine = _Ending(failure=ended.failure, lost_a_peer=ended.lost_a_peer, worn=self._wear.after_trial())
+        if self._size == 1:
+            return [mine]
+        if self._device.type == "cuda":
+            patience = timedelta(seconds=CUDA_MEETING_S) if ended.failure is not None else self._timeout
+            dist.monitored_barrier(timeout=patience)
+        endings: list[_Ending] = [mine] * self._size
+        dist.all_gather_object(endings, mine)
+        return endings
+
+    def _reason_to_part(self, root: Failure | None, endings: list[_Ending]) -> str:
+        """Why this gang should go on in fresh processes; empty if it can go on in these."""
+        if any(e.worn for e in endings):
+            return "a rank has grown too large"
+        if root is None:
+            return ""
+        if root.failure_class is FailureClass.MEMORY:
+            return f"out of memory: {root.message}"
+        alike = all(e.failure is not None and not e.lost_a_peer for e in endings)
+        if self._device.type == "cuda" and self._size > 1 and not alike:
+            return f"some ranks failed and others may be stuck in NCCL: {root.message}"
+        return ""
+
+    def _open_groups(self) -> None:
+        if self._size == 1:
+            return
+        self._trial_group = self._control_group = self._new_group("gloo")
+        if self._device.type == "cuda":
+            self._trial_group = self._new_group("cpu:gloo,cuda:nccl")
+
+    def _new_group(self, backend: str) -> dist.ProcessGroup:
+        group = dist.new_group(backend=backend, timeout=self._timeout)
+        if not isinstance(group, dist.ProcessGroup):
+            raise RuntimeError(f"rank {self._rank} is no member of its own gang's {backend} group")
+        return group
+
+    def _close_group(self) -> None:
+        """Close this rank's sockets of the trial group; peers that wait in it wake with an error."""
+        release_memory()  # DDP holds the group until its reference cycles are collected
+        if self._control_group is not None:
+            dist.destroy_process_group(self._control_group)
+        # The last reference: sockets stay open, and peers asleep, for as long as one is left.
+        self._control_group = self._trial_group = None
+
+    def _group(self) -> Group:
+        if self._trial_group is None:
+            return SingleProcess(self._device)
+        return DistributedGroup(self._trial_group, self._device)
+
+    def _shared(self, value: Any, group: dist.ProcessGroup | None = None) -> Any:
+        """Rank 0's value, on every rank."""
+        if self._size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=group)
+        return box[0]
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        return self._ray_get(getattr(self._broker, method).remote(self._gang, *arguments))
+
+
+def root_cause(endings: list[_Ending]) -> Failure | None:
+    """The failure that the others follow from: one that is more than the loss of a peer, lowest rank first.
+
+    If ranks lost each other and none says why, the network or a node is to blame: class ``node``.
+    """
+    failed = [e for e in endings if e.failure is not None]
+    if not failed:
+        return None
+    own = [e.failure for e in failed if not e.lost_a_peer]
+    first = own[0] if own else failed[0].failure
+    if first is None or own:
+        return first
+    return first.model_copy(update={"failure_class": FailureClass.NODE})
