@@ -3,8 +3,9 @@
 Layout below the root::
 
     trials/<trial_id>/       trial.json, receipt.json, history.parquet, predictions/*.parquet, weights.safetensors
-    attempts/<attempt_id>/   trial.json of a failed attempt
+    attempts/<attempt_id>/   trial.json of a failed attempt, named failure.json once delivered
     checkpoints/<trial_id>.pt
+    notes/                   what running drivers say of themselves; disposable
     tmp/                     everything that is being written
 
 A folder of ``trials`` counts as published once it holds ``trial.json``. On a local file system the whole folder is
@@ -31,7 +32,8 @@ from search_spaces.exceptions import UserError
 from search_spaces.names import Artifact, State
 from search_spaces.results import TrialResult
 
-_TRIALS, _ATTEMPTS, _CHECKPOINTS, _TMP = "trials", "attempts", "checkpoints", "tmp"
+_TRIALS, _ATTEMPTS, _CHECKPOINTS, _NOTES, _TMP = "trials", "attempts", "checkpoints", "notes", "tmp"
+_FAILURE = "failure.json"
 _WHOLE_OBJECTS = frozenset({"s3", "gcs", "abfs"})
 """File systems on which a file is seen whole or not at all, so that it needs no temporary name."""
 
@@ -168,13 +170,16 @@ class Storage:
         return partial.replace(local)
 
     def mark_delivered(self, key: str | Undelivered) -> None:
-        """Delete a complete trial's files except its weights, or the folder of a failed attempt.
+        """Delete a complete trial's files except its weights; a failed attempt keeps its file as ``failure.json``.
 
         Args:
             key: A trial id, or an item of ``undelivered()``.
         """
         folder = key.folder if isinstance(key, Undelivered) else f"{_TRIALS}/{key}"
-        keep = {Artifact.WEIGHTS} if folder.startswith(f"{_TRIALS}/") else set()
+        if folder.startswith(f"{_ATTEMPTS}/"):
+            self._move(f"{folder}/{Artifact.TRIAL}", f"{folder}/{_FAILURE}")
+            return
+        keep = {Artifact.WEIGHTS}
         names = [name for name in self._files(folder) if name not in keep]
         # trial.json first: what has lost a file must not look published.
         for name in sorted(names, key=lambda name: name != Artifact.TRIAL):
@@ -206,6 +211,34 @@ class Storage:
     def delete_checkpoint(self, trial_id: str) -> None:
         """Delete the checkpoint of a trial, if any."""
         self._delete(f"{_CHECKPOINTS}/{trial_id}.pt")
+
+    def failures(self, trial_id: str) -> list[TrialResult]:
+        """Failed attempts at a trial, earliest first, delivered or not: their details stay out of MLflow."""
+        found = []
+        for attempt in self._names(_ATTEMPTS):
+            if attempt.startswith(trial_id):
+                names = set(self._files(f"{_ATTEMPTS}/{attempt}")) & {Artifact.TRIAL, _FAILURE}
+                found += [self.fetch_from(f"{_ATTEMPTS}/{attempt}", name).read_bytes() for name in names]
+        return sorted(map(TrialResult.model_validate_json, found), key=lambda result: result.started_at)
+
+    def put_note(self, name: str, text: str) -> None:
+        """Replace a note: small, disposable text that other processes may read."""
+        self._write(f"{_NOTES}/{name}", text.encode())
+
+    def notes(self) -> list[str]:
+        """The texts of all notes."""
+        texts = []
+        for name in self._files(_NOTES):
+            with (
+                contextlib.suppress(FileNotFoundError),
+                self.fs.open_input_stream(self._path(f"{_NOTES}/{name}")) as file,
+            ):
+                texts.append(file.read().decode())
+        return texts
+
+    def delete_note(self, name: str) -> None:
+        """Delete a note, if it is there."""
+        self._delete(f"{_NOTES}/{name}")
 
     def clean_tmp(self, older_than_s: float = 86400.0) -> int:
         """Delete what crashed processes left half-written; returns the number of entries deleted."""
