@@ -1,0 +1,101 @@
+"""From the label columns of a manifest to what a task trains and is scored on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.exceptions import UserError, unknown
+from search_spaces.names import MISSING_CLASS, UNCERTAIN, Column, Kind
+from trainables.manifest import CLASS_KINDS, Manifest
+
+LabelPolicy = Literal["ignore", "ones", "zeros"]
+Columns = Mapping[str, str | None]
+"""Label (class) of the task -> label (class) of the manifest that says so; None where it says nothing."""
+
+
+def matched_labels(
+    labels: Sequence[str], kind: Kind, manifest: Manifest, label_map: Mapping[str, str] | None, where: str
+) -> dict[str, str | None]:
+    """Which label of a manifest stands for each label of a task.
+
+    Args:
+        labels: The task's labels (classes).
+        kind: The task's kind.
+        manifest: Whose labels are looked up.
+        label_map: The task's label -> the manifest's; equal names if not given.
+        where: What asks, for messages.
+
+    Raises:
+        UserError: A label that either side lacks, no shared label, or kinds that cannot be compared.
+    """
+    if kind in CLASS_KINDS and manifest.kind not in CLASS_KINDS:
+        raise UserError(
+            f"{where}: a {kind} task cannot be scored on manifest {manifest.name!r}, which is {manifest.kind}: "
+            "its images have no single class"
+        )
+    for label, other in (label_map or {}).items():
+        if label not in labels:
+            raise UserError(unknown("label of the task", label, labels, f"{where}.label_map"))
+        if other not in manifest.labels:
+            raise UserError(
+                unknown(f"label of manifest {manifest.name!r}", other, manifest.labels, f"{where}.label_map")
+            )
+    named = {label: label for label in manifest.labels} if label_map is None else label_map
+    columns = {label: named.get(label) for label in labels}
+    if not any(columns.values()) or manifest.kind is Kind.SEGMENTATION:
+        raise UserError(
+            f"{where}: no shared labels. The task has {', '.join(labels)}; manifest {manifest.name!r} "
+            f"({manifest.kind}) has {', '.join(manifest.labels)}. Join them with label_map: {{task label: its label}}"
+        )
+    return columns
+
+
+def raw_values(manifest: Manifest, columns: Columns, kind: Kind) -> NDArray[Any]:
+    """Labels as the manifest has them, in the task's order, for all its rows.
+
+    Returns:
+        Of a binary or multilabel task (rows, labels) float32: 1, 0, -1 (uncertain), NaN (blank, or no such label).
+        Of a multiclass or ordinal task (rows,) int64: position in the task's classes, -1 for any other or none.
+    """
+    if kind in CLASS_KINDS:
+        positions = np.full(len(manifest.labels) + 1, MISSING_CLASS, dtype=np.int64)
+        for position, other in enumerate(columns.values()):
+            if other is not None:
+                positions[manifest.labels.index(other)] = position
+        # The table's unknown class, -1, reads the last entry.
+        return np.asarray(positions[manifest.table[Column.Y].to_numpy(dtype=np.int64)])
+    values = np.full((len(manifest), len(columns)), np.nan, dtype=np.float32)
+    for k, other in enumerate(columns.values()):
+        if other is not None:
+            values[:, k] = _one_label(manifest, other)
+    return values
+
+
+def _one_label(manifest: Manifest, label: str) -> NDArray[np.float32]:
+    """A column of a label; of a manifest of classes, whether the image is of that class."""
+    if manifest.kind not in CLASS_KINDS:
+        return manifest.table[Column.LABEL_PREFIX + label].to_numpy(dtype=np.float32)
+    y = manifest.table[Column.Y].to_numpy()
+    return np.where(y == MISSING_CLASS, np.nan, y == manifest.labels.index(label)).astype(np.float32)
+
+
+def scored_values(raw: NDArray[Any]) -> NDArray[Any]:
+    """Targets of an evaluation: uncertain labels are masked, whatever the policy in training."""
+    return raw if raw.ndim == 1 else np.where(raw == UNCERTAIN, np.float32(np.nan), raw)
+
+
+def trained_values(raw: NDArray[Any], policy: LabelPolicy) -> NDArray[Any]:
+    """Targets of training: uncertain labels masked, 1 or 0 (U-Ignore, U-Ones, U-Zeros of Irvin et al. 2019)."""
+    if raw.ndim == 1:
+        return raw
+    stands_for = {"ignore": np.nan, "ones": 1.0, "zeros": 0.0}[policy]
+    return np.where(raw == UNCERTAIN, np.float32(stands_for), raw)
+
+
+def any_known(targets: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which rows have at least one label that is not masked, shape (rows,)."""
+    return np.asarray(targets != MISSING_CLASS if targets.ndim == 1 else ~np.isnan(targets).all(axis=1))

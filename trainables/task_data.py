@@ -1,0 +1,282 @@
+"""Everything a trial trains and is scored on, as arrays: images, targets, and what predictions say about each image.
+
+In a warm process this takes milliseconds: manifests, stores, rows and patient orders of the last tasks are kept.
+"""
+
+from __future__ import annotations
+
+import hmac
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from search_spaces.exceptions import UserError
+from search_spaces.names import Column
+from search_spaces.results import SubsetFacts
+from search_spaces.trial import ResolvedTask, ResolvedTrial
+from trainables.evaluation_sets import EvaluationRows, TaskRows, task_rows
+from trainables.library import TaskLibrary
+from trainables.manifest import MANIFEST_FILE, Manifest
+from trainables.rows import group_column, group_names
+from trainables.store import ImageStore, is_store_of, open_store, store_path
+from trainables.subsets import PatientOrder
+
+WORKING_RATIO = (8, 7)
+"""Stored side over input side: resize to 256, crop 224, as from Krizhevsky et al. 2012 to timm."""
+
+_KEPT_TASKS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledSet:
+    """Images of one split with their targets; what ``trainables.batches.ImageSet`` asks for.
+
+    Attributes:
+        images: (M, S, S, 3) uint8 RGB, read-only and memory-mapped: all images of the manifest.
+        positions: (N,) rows of ``images`` that belong to this set.
+        targets: (N, L) float32 in {0, 1}, NaN where masked; or (N,) int64 positions in the task's classes, -1 masked.
+        frame: N rows: ``image_id, patient_id, study_id?, site?, g_<group>*`` as the manifest has them; of validation
+            and evaluation sets also the truth (``y_<label>`` float32 and ``raw_<label>`` Int8, blank where unknown; or
+            ``y`` int16). Index 0..N-1.
+        hash_key: Key of the hashes that stand for ids in predictions.
+    """
+
+    images: NDArray[np.uint8]
+    positions: NDArray[np.int64]
+    targets: NDArray[np.float32] | NDArray[np.int64]
+    frame: pd.DataFrame
+    hash_key: bytes
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def gather(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Copies of the images of these rows of the set, (B, S, S, 3) uint8."""
+        return self.images[self.positions[index]]
+
+    def take(self, index: NDArray[np.int64]) -> LabelledSet:
+        """The set of these rows."""
+        return LabelledSet(
+            images=self.images,
+            positions=self.positions[index],
+            targets=self.targets[index],
+            frame=self.frame.iloc[index].reset_index(drop=True),
+            hash_key=self.hash_key,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskData:
+    """What one trial trains and is scored on.
+
+    Attributes:
+        train: The training subset.
+        val: Validation.
+        sets: Evaluation sets by name.
+        subset: Facts about the training subset.
+    """
+
+    train: LabelledSet
+    val: LabelledSet
+    sets: dict[str, LabelledSet]
+    subset: SubsetFacts
+
+
+def working_side(input_size: int, storage_size: int) -> int:
+    """Side in pixels of the images that a trial works on: 8/7 of the input, rounded up, at most what is stored.
+
+    Training crops at random from it, evaluation takes the central 7/8.
+
+    Raises:
+        UserError: Less is stored than the model takes in.
+    """
+    if storage_size < input_size:
+        raise UserError(
+            f"protocol.storage_size is {storage_size} px, but the model takes {input_size} px; "
+            f"store at least {input_size}, better {_enlarged(input_size)}"
+        )
+    return min(_enlarged(input_size), storage_size)
+
+
+def load_task_data(trial: ResolvedTrial, library: TaskLibrary) -> TaskData:
+    """The arrays of a trial.
+
+    Args:
+        trial: What to train.
+        library: Where manifests and stores are.
+
+    Raises:
+        UserError: See ``task_rows`` and ``PatientOrder.draw``; also a manifest that has changed since the plan.
+        DataError: Images are missing or unreadable.
+    """
+    side = working_side(trial.scale.input_size, trial.protocol.storage_size)
+    task = _task(library, trial.task, trial.protocol.storage_size, side)
+    subset = task.order(trial.seed.subset).draw(trial.amount)
+    facts = subset.facts(
+        val_images=len(task.rows.val),
+        val_patients=task.rows.val_patients,
+        patients_known=task.rows.manifest.patients_known,
+    )
+    return TaskData(train=task.pool.take(subset.rows), val=task.val, sets=dict(task.sets), subset=facts)
+
+
+def prediction_frame(labelled_set: LabelledSet, task: ResolvedTask, hash_key: bytes | None = None) -> pd.DataFrame:
+    """The columns of a predictions table that do not depend on the model, one row per image.
+
+    Args:
+        labelled_set: An evaluation set.
+        task: Its task.
+        hash_key: Key of the hashes; that of the set's manifest if not given.
+
+    Returns:
+        ``image_id, patient_id, study_id?`` as the first 16 hexadecimal digits of their HMAC-SHA256, then ``site?``,
+        ``g_<group>`` for the task's groups, and ``y_<label>`` (NaN masked) with ``raw_<label>`` (-1 uncertain), or
+        ``y``.
+    """
+    key = labelled_set.hash_key if hash_key is None else hash_key
+    hashed = {
+        column: [_hashed(key, str(value)) for value in labelled_set.frame[column]]
+        for column in (Column.IMAGE_ID, Column.PATIENT_ID, Column.STUDY_ID)
+        if column in labelled_set.frame
+    }
+    wanted = {Column.GROUP_PREFIX + name.removeprefix(Column.GROUP_PREFIX) for name in task.groups}
+    kept = [c for c in map(str, labelled_set.frame) if not c.startswith(Column.GROUP_PREFIX) or c in wanted]
+    return labelled_set.frame[kept].assign(**hashed)
+
+
+def _hashed(key: bytes, identifier: str) -> str:
+    """The same as ``Manifest.hashed``, in one call of the C library."""
+    return hmac.digest(key, identifier.encode(), "sha256").hex()[:16]
+
+
+def _enlarged(input_size: int) -> int:
+    over, under = WORKING_RATIO
+    return math.ceil(input_size * over / under)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Task:
+    """A task at one working size: what all its trials share."""
+
+    rows: TaskRows
+    labels: tuple[str, ...]
+    kind: str
+    pool: LabelledSet
+    val: LabelledSet
+    sets: dict[str, LabelledSet]
+    orders: dict[int, PatientOrder] = field(default_factory=dict)
+
+    def order(self, subset_seed: int) -> PatientOrder:
+        """The patient order of a seed, drawn once."""
+        if subset_seed not in self.orders:
+            pool = self.rows.pool(self.labels)
+            self.orders[subset_seed] = PatientOrder(pool, self.labels, self.kind, subset_seed)
+        return self.orders[subset_seed]
+
+
+_TASKS: OrderedDict[tuple[object, ...], _Task] = OrderedDict()
+"""Tasks of this process, the latest used last. Keyed by content, so nothing in it can be stale."""
+
+
+def forget_tasks() -> None:
+    """Drop all that is kept; the next trial reads it again."""
+    _TASKS.clear()
+
+
+def _task(library: TaskLibrary, task: ResolvedTask, storage_size: int, side: int) -> _Task:
+    names = (task.manifest, *(s.manifest for s in task.evaluate.values() if s.manifest))
+    stamps = tuple(_stamp(library, name) for name in names)
+    key = (str(library.home), task.model_dump_json(), storage_size, side, stamps)
+    if key not in _TASKS:
+        _TASKS[key] = _loaded(library, task, storage_size, side)
+    _TASKS.move_to_end(key)
+    while len(_TASKS) > _KEPT_TASKS:
+        _TASKS.popitem(last=False)
+    return _TASKS[key]
+
+
+def _stamp(library: TaskLibrary, name: str) -> tuple[int, int]:
+    """What changes when a manifest is written again."""
+    folder = Path(name).expanduser() if "/" in name else library.folder(name)
+    file = folder / MANIFEST_FILE
+    if not file.is_file():
+        return (0, 0)
+    status = file.stat()
+    return (status.st_mtime_ns, status.st_ino)
+
+
+def _loaded(library: TaskLibrary, task: ResolvedTask, storage_size: int, side: int) -> _Task:
+    rows = task_rows(library, task)
+    own = _own_store(library, rows, task, storage_size, side)
+    stores = {rows.manifest.name: own}
+    for of_set in rows.sets.values():
+        if of_set.manifest.name not in stores:
+            stores[of_set.manifest.name] = open_store(library, of_set.manifest, storage_size, side)
+    return _Task(
+        rows=rows,
+        labels=task.labels,
+        kind=task.kind,
+        pool=LabelledSet(
+            images=own.array,
+            positions=own.rows[rows.train],
+            targets=rows.train_targets,
+            frame=_described(rows.manifest, rows.train, task.groups),
+            hash_key=rows.manifest.hash_key,
+        ),
+        val=_evaluation_set(own, rows.val_set, task),
+        sets={name: _evaluation_set(stores[of.manifest.name], of, task) for name, of in rows.sets.items()},
+    )
+
+
+def _own_store(library: TaskLibrary, rows: TaskRows, task: ResolvedTask, storage_size: int, side: int) -> ImageStore:
+    """The store of what was planned; the images themselves are looked at only if it has to be built.
+
+    Raises:
+        UserError: The manifest or an image is not what it was when the trial was planned.
+    """
+    manifest = rows.manifest
+    if not is_store_of(store_path(library.home, task.manifest_hash, storage_size, side), manifest):
+        found = library.content_hash(manifest)
+        if found != task.manifest_hash:
+            raise UserError(
+                f"task {task.name!r}: manifest {manifest.name!r} or its images changed after the study was planned "
+                f"(content hash {found}, planned {task.manifest_hash}); run the study again"
+            )
+    return open_store(library, manifest, storage_size, side, content_hash=task.manifest_hash)
+
+
+def _evaluation_set(store: ImageStore, rows: EvaluationRows, task: ResolvedTask) -> LabelledSet:
+    frame = _described(rows.manifest, rows.positions, task.groups)
+    truth: dict[str, Any] = {}
+    if rows.targets.ndim == 1:
+        truth[Column.Y] = rows.targets.astype(np.int16)
+    else:
+        for k, label in enumerate(task.labels):
+            truth[Column.LABEL_PREFIX + label] = rows.targets[:, k]
+            truth[Column.RAW_PREFIX + label] = pd.array(rows.raw[:, k], dtype="Float32").astype("Int8")
+    return LabelledSet(
+        images=store.array,
+        positions=store.rows[rows.positions],
+        targets=rows.targets,
+        frame=frame.assign(**truth),
+        hash_key=rows.manifest.hash_key,
+    )
+
+
+def _described(manifest: Manifest, positions: NDArray[np.int64], groups: Sequence[str]) -> pd.DataFrame:
+    """Ids, site and groups of these rows. A group that the manifest does not have gives no column."""
+    table = manifest.table.iloc[positions].reset_index(drop=True)
+    columns = [Column.IMAGE_ID, Column.PATIENT_ID, Column.STUDY_ID, Column.SITE]
+    frame = table[[c for c in columns if c in table]].copy()
+    present = group_names(manifest.table)
+    for name in (group.removeprefix(Column.GROUP_PREFIX) for group in groups):
+        if name in present:
+            frame[Column.GROUP_PREFIX + name] = group_column(table, name)
+    return frame
