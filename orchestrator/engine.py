@@ -13,7 +13,9 @@ from rich.console import Console
 from trainables.store import open_store
 from trainables.task_data import working_side
 
-from orchestrator.executor import Executor, TrialOutcome
+from orchestrator.connection import connect
+from orchestrator.drivers import DriverNote
+from orchestrator.executor import Executor, Report, TrialOutcome
 from orchestrator.plan import Plan, PlannedTrial, import_paths
 from orchestrator.plan_text import plan_json
 from orchestrator.progress import ProgressView
@@ -182,20 +184,24 @@ class Engine:
         execution = self._plan.study.execution
         labels = {i: t.trial.label for i, t in todo.items()}
         writer = RecordWriter(self.record)
+        view = ProgressView(self._console, labels, {i: t.cost for i, t in todo.items()})
+        note = DriverNote(self._storage, self._plan.study.name, view.eta_s)
         try:
-            with ProgressView(self._console, labels, {i: t.cost for i, t in todo.items()}) as view:
-                endings = _Endings(writer, view, summary, self._broken)
-                with Executor(
-                    execution.gang,
-                    address=self._places.address,
-                    import_paths=self._workspace.import_paths,
-                    max_concurrent=execution.max_concurrent,
-                    on_report=view.report,
-                    on_done=endings.take,
-                ) as executor:
+            with view:
+                endings = _Endings(writer, view, note, summary, self._broken)
+                with (
+                    connect(self._places.address, import_paths=self._workspace.import_paths),
+                    Executor(
+                        execution.gang,
+                        max_concurrent=execution.max_concurrent,
+                        on_report=endings.report,
+                        on_done=endings.take,
+                    ) as executor,
+                ):
                     for stage in self._plan.stages():
                         self._run_stage([t for t in stage if t.trial_id in todo], executor, endings)
         finally:
+            note.close()
             summary.waiting = writer.close()
 
     def _run_stage(self, stage: Sequence[PlannedTrial], executor: Executor, endings: _Endings) -> None:
@@ -229,10 +235,16 @@ class _Endings:
     """What happens when a trial has ended: record it, show it, remember why it failed."""
 
     def __init__(
-        self, writer: RecordWriter, view: ProgressView, summary: RunSummary, broken: dict[str, Failure]
+        self,
+        writer: RecordWriter,
+        view: ProgressView,
+        note: DriverNote,
+        summary: RunSummary,
+        broken: dict[str, Failure],
     ) -> None:
         self._writer = writer
         self._view = view
+        self._note = note
         self._summary = summary
         self._broken = broken
         self._expected: dict[str, tuple[PlannedTrial, ResolvedTrial, float]] = {}
@@ -241,8 +253,14 @@ class _Endings:
         """This trial is about to be started."""
         self._expected[trial.trial_id] = (planned, trial, time.time())
 
+    def report(self, report: Report) -> None:
+        """A running trial has reported."""
+        self._view.report(report)
+        self._note.report(report)
+
     def take(self, outcome: TrialOutcome) -> None:
         """The executor says that a trial has ended."""
+        self._note.ended(outcome.trial_id)
         if outcome.result is not None:
             self._summary.trained += 1
             self._writer.put(outcome.result)

@@ -171,7 +171,7 @@ def _cards(loaded: LoadedStudy, trials: Sequence[Trial], library: TaskLibrary, f
     study = loaded.study
     paths = import_paths(loaded)
     manifests = sorted({study.tasks[t.cell.task].manifest for t in trials} | _evaluation_manifests(study, trials))
-    found.attempt(ensure_phantoms, library, manifests, note)
+    found.attempt(_make_phantoms, library, manifests, note)
     tasks: dict[str, TaskCard] = {}
     for name in manifests:
         note(f"hashing the images of {name}")
@@ -180,6 +180,17 @@ def _cards(loaded: LoadedStudy, trials: Sequence[Trial], library: TaskLibrary, f
     for name in dict.fromkeys(t.cell.model_scale for t in trials):
         _keep(scales, name, found.attempt(scale_card, name, study.scale(name), paths))
     return Cards(scales=scales, files=_file_hashes(study, trials, found), tasks=tasks)
+
+
+def _make_phantoms(library: TaskLibrary, manifests: Iterable[str], note: Note) -> None:
+    """Make the phantom data sets that are asked for and not there yet; they ship as code, not as images."""
+    absent = set(manifests) - set(library.names())
+    if absent:
+        from trainables.phantoms import PHANTOMS, make_phantoms
+
+        if absent & set(PHANTOMS):
+            note("making phantom images")
+            make_phantoms(library)
 
 
 def _keep(mapping: dict[str, Made], key: str, value: Made | None) -> None:

@@ -85,6 +85,10 @@ class ProgressView:
     ) -> None:
         self._bars.stop()
 
+    def eta_s(self) -> float | None:
+        """Seconds left; None before the first trial has ended."""
+        return self._pace.eta_s()
+
     def report(self, report: dict[str, Any]) -> None:
         """A running trial has reported: keys ``trial_id``, ``step``, ``steps``, ``val``."""
         if not self._live:

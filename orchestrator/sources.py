@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.terminal import make_console, user_errors
 from search_spaces.exceptions import ScalecurvesError, UserError, unknown
 from search_spaces.expand import expand
 from search_spaces.files import LoadedStudy, load_study
@@ -57,31 +55,16 @@ class _Weights:
         return Path(self.weights.file) if isinstance(self.weights, CheckpointSource) else None
 
 
-@contextmanager
-def _user_errors() -> Iterator[None]:
-    """Errors of ours as one message on stderr and exit code 1."""
-    try:
-        yield
-    except ScalecurvesError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False)
-        raise typer.Exit(1) from None
-
-
-def _console() -> Console:
-    """Wide enough on a pipe that no line is cut: other programs read it."""
-    return Console(soft_wrap=True) if sys.stdout.isatty() else Console(soft_wrap=True, width=200)
-
-
 @app.command("list")
 def list_(study: StudyOption = "demo") -> None:
     """List the sources of a study: per scale, where the weights come from and whether they are there."""
-    with _user_errors():
+    with user_errors():
         loaded = load_study(study)
         table = Table("source", "scale", "form", "weights", "sha256", "state", title=f"sources of {loaded.study.name}")
         for name in _names(loaded):
             for weights in _per_scale(loaded, name):
                 table.add_row(escape(name), escape(weights.scale), weights.form, *map(escape, _found(weights)))
-        _console().print(table)
+        make_console().print(table)
 
 
 @app.command()
@@ -90,10 +73,10 @@ def show(
     study: StudyOption = "demo",
 ) -> None:
     """Show one source: how its weights are read, and the first tensors of each file."""
-    with _user_errors():
+    with user_errors():
         loaded = load_study(study)
         _refuse_unknown(loaded, name)
-        console = _console()
+        console = make_console()
         for weights in _per_scale(loaded, name):
             console.print(f"[bold]{escape(name)}[/bold] for {escape(weights.scale)}: {weights.form}", highlight=False)
             for key, value in _settings(weights).items():
@@ -106,11 +89,11 @@ def check(
     study: StudyOption = "demo",
 ) -> None:
     """Load sources into the scales of a study and print the receipts; exit code 1 if one does not fit."""
-    with _user_errors():
+    with user_errors():
         loaded = load_study(study)
         if name is not None:
             _refuse_unknown(loaded, name)
-        console = _console()
+        console = make_console()
         failed = 0
         for source in [name] if name is not None else _names(loaded):
             for weights in _per_scale(loaded, source):

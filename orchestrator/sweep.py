@@ -12,9 +12,9 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from search_spaces.exceptions import ScalecurvesError
+from orchestrator.terminal import EXIT_FAILED, EXIT_USER, make_console, user_errors
+from search_spaces.exceptions import UserError
 from search_spaces.files import LoadedStudy, load_study
 
 app = typer.Typer(
@@ -23,8 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Whether pretraining helps, at which scale, with how few labels, and whom it harms.",
 )
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+console = make_console()
 
 StudyArgument = Annotated[str, typer.Argument(help="Preset (demo), YAML file, or module:function.")]
 SetOption = Annotated[
@@ -42,8 +41,6 @@ StorageOption = Annotated[
     str | None, typer.Option("--storage", help="Path or URI of weights and spool; else <home>/storage.")
 ]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder of the report; else ./reports/<study>.")]
-
-EXIT_USER, EXIT_FAILED = 1, 3
 
 
 @app.callback(invoke_without_command=True)
@@ -68,7 +65,7 @@ def run(
 
     Example: python -m orchestrator.sweep run my_study.yaml --only 'seed=0'
     """
-    with _reported(), _terminated_as_interrupt():
+    with user_errors(), _terminated_as_interrupt():
         from orchestrator.engine import Engine
 
         plan = _plan(study, set_, only)
@@ -93,7 +90,7 @@ def plan(
     resolved: Annotated[bool, typer.Option("--resolved", help="Print the study as it was understood.")] = False,
 ) -> None:
     """Cells, trials, exclusions with reasons, images per set, and every problem at once; trains nothing."""
-    with _reported():
+    with user_errors():
         from orchestrator.plan_text import plan_json, print_plan
 
         made = _plan(study, set_, only, quiet=json_)
@@ -117,7 +114,7 @@ def status(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Done, failed, running and missing target trials, and what failed."""
-    with _reported():
+    with user_errors():
         from orchestrator.status import print_status, study_status
 
         made = _plan(study, set_, only, quiet=True, load_weights=False)
@@ -139,7 +136,7 @@ def why(
     storage: StorageOption = None,
 ) -> None:
     """State and attempts of a trial, its last error, and what makes it differ from a done trial."""
-    with _reported():
+    with user_errors():
         from orchestrator.status import explain
 
         made = _plan(study, set_, None, quiet=True, load_weights=False)
@@ -159,7 +156,7 @@ def evaluate(
     out: OutOption = None,
 ) -> None:
     """Score finished trials on a further evaluation set from their kept weights, without training; then report."""
-    with _reported():
+    with user_errors():
         from orchestrator.further_sets import evaluate_on
 
         made = _plan(study, set_, only, load_weights=False)
@@ -180,7 +177,7 @@ def report(
     out: OutOption = None,
 ) -> None:
     """Build the report from the record and attach it to the study's parent run."""
-    with _reported():
+    with user_errors():
         from orchestrator.record import Record
         from trainables.storage import Storage
 
@@ -220,10 +217,8 @@ def _places(tracking_uri: str | None, storage: str | None, address: str = "local
 
 def _refuse(plan: Any) -> None:
     many = len(plan.problems) > 1
-    errors.print(f"{len(plan.problems)} problems:" if many else "problem:", style="red")
-    for problem in plan.problems:
-        errors.print(f"- {problem}" if many else problem, markup=False, soft_wrap=True)
-    raise typer.Exit(EXIT_USER)
+    listed = "".join(f"\n- {problem}" for problem in plan.problems)
+    raise UserError(f"{len(plan.problems)} problems:{listed}" if many else plan.problems[0])
 
 
 def _print_summary(summary: Any) -> None:
@@ -246,7 +241,6 @@ def _write_report(plan: Any, engine: Any, out: Path | None) -> None:
 
 def _report_of(plan: Any, record: Any, out: Path | None) -> None:
     from dashboards.report import build_report
-
     from orchestrator.plan_text import plan_json
 
     folder = out or Path("reports") / plan.study.name
@@ -259,19 +253,6 @@ def _report_of(plan: Any, record: Any, out: Path | None) -> None:
     console.print()
     console.print(f"report: {files.index_html.resolve()}", soft_wrap=True, markup=False)
     console.print(f"MLflow: mlflow ui --backend-store-uri '{record.uri}'", soft_wrap=True, markup=False)
-
-
-@contextmanager
-def _reported() -> Iterator[None]:
-    """Errors that the user can mend are one message and exit code 1."""
-    try:
-        yield
-    except ScalecurvesError as error:
-        errors.print(f"{error}", style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(EXIT_USER) from None
-    except KeyboardInterrupt:
-        errors.print("interrupted; the same command continues where this one stopped", style="yellow")
-        raise typer.Exit(130) from None
 
 
 @contextmanager

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from search_spaces.exceptions import ScalecurvesError, UserError
+from orchestrator.terminal import make_console, user_errors
+from search_spaces.exceptions import UserError
 from search_spaces.names import Column, Kind, Split
 from trainables.checks import CheckReport, check_task, label_counts
 from trainables.duplicates import without_duplicates
@@ -61,21 +60,6 @@ class _Store:
     path: Path
     size_bytes: int
     last_used_s: float
-
-
-def _console() -> Console:
-    """Wide enough on a pipe that no line is cut: other programs read it."""
-    return Console(soft_wrap=True) if sys.stdout.isatty() else Console(soft_wrap=True, width=200)
-
-
-@contextmanager
-def _user_errors() -> Iterator[None]:
-    """Errors of ours as one message on stderr and exit code 1."""
-    try:
-        yield
-    except ScalecurvesError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False)
-        raise typer.Exit(1) from None
 
 
 def _names(written: str | None) -> tuple[str, ...]:
@@ -134,8 +118,8 @@ def import_(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a task of that name.")] = False,
 ) -> None:
     """Make a task of a data set: find its columns, labels, patients and splits, and write its manifest."""
-    console = _console()
-    with _user_errors():
+    console = make_console()
+    with user_errors():
         options = ImportOptions(
             name=name,
             image_column=image_column,
@@ -174,8 +158,8 @@ def import_(
 @app.command("list")
 def list_() -> None:
     """All imported tasks."""
-    console = _console()
-    with _user_errors():
+    console = make_console()
+    with user_errors():
         library = TaskLibrary(scalecurves_home())
         table = Table("task", "kind", "labels", "images", "patients", "train", "val", "test", "external")
         for name in library.names():
@@ -189,15 +173,15 @@ def list_() -> None:
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="Name of a task, or folder of a manifest.")]) -> None:
     """One task: labels with counts per split, patients, sites, groups."""
-    with _user_errors():
-        _print_manifest(TaskLibrary(scalecurves_home()).load(name), _console())
+    with user_errors():
+        _print_manifest(TaskLibrary(scalecurves_home()).load(name), make_console())
 
 
 @app.command()
 def check(name: Annotated[str, typer.Argument(help="Name of a task, or folder of a manifest.")]) -> None:
     """Read every image of a task and list everything that is wrong; exit code 1 if anything must be put right."""
-    console = _console()
-    with _user_errors():
+    console = make_console()
+    with user_errors():
         report = check_task(TaskLibrary(scalecurves_home()), name)
     _print_report(name, report, console)
     if report.errors:
@@ -211,8 +195,8 @@ def cache(
     ] = None,
 ) -> None:
     """Image stores with their sizes. They are made again when needed, so deleting them loses nothing but time."""
-    console = _console()
-    with _user_errors():
+    console = make_console()
+    with user_errors():
         folder = scalecurves_home() / "stores"
         stores = _stores(folder)
         now = time.time()

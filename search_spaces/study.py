@@ -356,19 +356,12 @@ class Study(StrictModel):
 
     def _check_source(self, name: str, source: Source, known: set[str]) -> None:
         if isinstance(source, TransformSource):
-            seen = [name]
-            step: Source | None = source
-            while isinstance(step, TransformSource):
-                if step.of not in known:
-                    raise ValueError(unknown("source", step.of, known, f"sources.{seen[-1]}.of"))
-                if step.of in seen:
-                    raise ValueError(f"sources.{name}: transforms form a circle: {' -> '.join([*seen, step.of])}")
-                seen.append(step.of)
-                step = self.sources.get(step.of)
-            if step is None or isinstance(step, RandomSource):
-                raise ValueError(
-                    f"sources.{name}: {source.transform} of random weights is random; give a trained source"
-                )
+            if source.of not in known:
+                raise ValueError(unknown("source", source.of, known, f"sources.{name}.of"))
+            of = self.source(source.of)
+            if isinstance(of, RandomSource | TransformSource):
+                what = "random weights" if isinstance(of, RandomSource) else "a transform"
+                raise ValueError(f"sources.{name}: {source.transform} of {what}; give a trained source")
         if isinstance(source, TrialSource):
             if source.trial.task not in self.tasks:
                 raise ValueError(unknown("task", source.trial.task, self.tasks, f"sources.{name}.trial.task"))

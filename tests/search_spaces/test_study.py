@@ -29,7 +29,7 @@ from tests.search_spaces.examples import raw_study, study
         ({"sources": {"a": {"transform": "mean_var", "of": "random"}}}, "give a trained source"),
         (
             {"sources": {"a": {"transform": "mean_var", "of": "b"}, "b": {"transform": "mean_var", "of": "a"}}},
-            "form a circle",
+            "of a transform; give a trained source",
         ),
         ({"sources": {"a": {"file": "x", "normalise": "imagnet"}}}, "Did you mean 'imagenet'?"),
         ({"tasks": {"t": {"manifest": "m", "primary": "auc", "evaluate": {"val": {}}}}}, "are taken"),

@@ -1,0 +1,37 @@
+"""What every command line shares: where it prints, and how an error looks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from search_spaces.exceptions import ScalecurvesError
+
+EXIT_USER, EXIT_FAILED, EXIT_INTERRUPTED = 1, 3, 130
+"""Exit codes (docs/failures.md); 0 is success and 2 a wrong command line."""
+
+
+def make_console() -> Console:
+    """Wide enough on a pipe that no line is cut: other programs read it."""
+    if sys.stdout.isatty():
+        return Console(soft_wrap=True, highlight=False)
+    return Console(soft_wrap=True, highlight=False, width=200)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Errors of ours as one message on stderr and exit code 1; an interruption says how to go on."""
+    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    try:
+        yield
+    except ScalecurvesError as error:
+        errors.print(f"[red]Error:[/red] {escape(str(error))}")
+        raise typer.Exit(EXIT_USER) from None
+    except KeyboardInterrupt:
+        errors.print("interrupted; the same command continues where this one stopped")
+        raise typer.Exit(EXIT_INTERRUPTED) from None

@@ -1,0 +1,144 @@
+"""Every mistake is found by the plan, with one clear message, before anything is trained."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from orchestrator.plan import make_plan
+from orchestrator.sweep import app
+from search_spaces.files import load_study
+from search_spaces.names import Role
+from tests.orchestrator.small_study import raw_study, rewrite_study, write_study
+from trainables.home import scalecurves_home
+from trainables.library import TaskLibrary
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_study(tmp_path)
+    return tmp_path
+
+
+def plan_of(file, **options):
+    return make_plan(load_study(str(file)), TaskLibrary(scalecurves_home()), **options)
+
+
+def refused(folder, command="plan", **changes):
+    """Output of a command on a changed study, which must end with exit code 1."""
+    file = rewrite_study(folder, **changes)
+    ran = CliRunner().invoke(app, [command, str(file)])
+    assert ran.exit_code == 1, ran.output
+    assert "Traceback" not in ran.output
+    return " ".join(ran.output.split())
+
+
+def axes(**changes):
+    return raw_study()["axes"] | changes
+
+
+def test_a_plan_counts_targets_stages_and_images(folder):
+    plan = plan_of(rewrite_study(folder))
+    assert (len(plan.cells), len(plan.targets), len(plan.trials)) == (4, 8, 10)
+    assert [len(stage) for stage in plan.stages()] == [6, 4]
+    assert not plan.problems
+    assert plan.images["spots"]["site_b"] == 30
+    upstream = {t.trial_id for t in plan.trials if t.trial.role is Role.UPSTREAM}
+    assert {t.upstream_id for t in plan.trials} == upstream | {None}
+
+
+def test_most_work_first(folder):
+    scales = raw_study()["scales"]
+    wide = {**scales["narrow"], "arguments": {"width": 8}}
+    file = rewrite_study(folder, axes=axes(model_scale=["narrow", "wide"]), scales={**scales, "wide": wide})
+    for stage in plan_of(file).stages():
+        costs = [t.cost for t in stage]
+        assert costs == sorted(costs, reverse=True)
+        assert len(set(costs)) == 2
+
+
+def test_only_keeps_the_upstream_trials_that_are_needed(folder):
+    file = rewrite_study(folder)
+    assert len(plan_of(file, only="pretraining_source=random").trials) == 4
+    assert len(plan_of(file, only="pretraining_source=spots_pre,seed=0,data_fraction=1.0").trials) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"scales": {"narrow": {"factory": "resnet18000"}}}, "resnet18000"),
+        ({"scales": {"narrow": {"factory": "torchvision:resnet181"}}}, "Did you mean 'resnet18'"),
+        ({"scales": {"narrow": {"factory": "no_such_module:net", "input_size": 16}}}, "no_such_module"),
+        ({"axes": axes(data_fraction=[{"images": 5000}])}, "5000"),
+        ({"axes": axes(data_fraction=[{"patients": 900}])}, "900"),
+        ({"tasks": {**raw_study()["tasks"], "spots": {"manifest": "spotz", "primary": "auc"}}}, "Did you mean 'spots'"),
+        (
+            {
+                "tasks": {
+                    **raw_study()["tasks"],
+                    "spots": {"manifest": "spots", "primary": "auc", "where": {"cite": "A"}},
+                }
+            },
+            "cite",
+        ),
+        (
+            {
+                "tasks": {
+                    **raw_study()["tasks"],
+                    "spots": {
+                        "manifest": "spots",
+                        "primary": "auc",
+                        "where": {"site": "A"},
+                        "evaluate": {"b": {"manifest": "spots", "where": {"site": "B"}, "label_map": {"sopt": "spot"}}},
+                    },
+                }
+            },
+            "sopt",
+        ),
+        ({"tasks": {**raw_study()["tasks"], "spots": {"manifest": "spots", "primary": "auc_macro"}}}, "auc_macro"),
+        ({"protocol": {**raw_study()["protocol"], "storage_size": 12}}, "storage_size"),
+        ({"sources": {"spots_pre": {"file": "nowhere.pth"}}}, "nowhere.pth"),
+        ({"sources": {"spots_pre": {"by_scale": {"narrow": {"state_key": "model"}}}}}, "need the key file"),
+    ],
+)
+def test_mistakes_are_found_before_training(folder, changes, expected):
+    assert expected in refused(folder, "run", **changes)
+
+
+def test_all_problems_are_listed_at_once(folder):
+    tasks = raw_study()["tasks"]
+    tasks["spots"]["manifest"] = "absent"
+    output = refused(folder, tasks=tasks, sources={"spots_pre": {"file": "nowhere.pth"}})
+    assert "absent" in output
+    assert "nowhere.pth" in output
+
+
+def test_a_checkpoint_of_another_network_is_refused(folder):
+    torch.save({"conv9.weight": torch.zeros(3, 3)}, folder / "other.pth")
+    output = refused(folder, "run", sources={"spots_pre": {"file": "other.pth"}})
+    assert "spots_pre" in output
+    assert "missing" in output.lower()
+
+
+def test_an_unreadable_image_is_named_before_training(folder):
+    file = rewrite_study(folder)
+    (folder / "spots" / "spots_3_1.png").write_bytes(b"not an image")
+    ran = CliRunner().invoke(app, ["run", str(file)])
+    assert ran.exit_code == 1
+    assert "spots_3_1.png" in ran.output.replace("\n", "")
+    assert not list((scalecurves_home() / "storage").glob("trials/*"))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/1"), reason="needs /proc, which nobody can write")
+def test_unwritable_storage_is_refused_with_the_reason(folder):
+    ran = CliRunner().invoke(app, ["run", str(rewrite_study(folder)), "--storage", "/proc/nothing/here"])
+    assert ran.exit_code == 1
+    assert "/proc/nothing/here" in ran.output.replace("\n", "")
+
+
+def test_idle_ranks_are_noted(folder):
+    plan = plan_of(rewrite_study(folder, execution={"gang": {"ranks": 3}}))
+    assert "3 ranks share 2 ghost batch" in " ".join(plan.notes)
