@@ -258,10 +258,11 @@ _COLUMNS = (
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Fixed columns first, metrics after them by name; counts are whole numbers with <NA>."""
+    """Fixed columns first, then metrics by name; counts are whole numbers with <NA>, flags True, False or None."""
     metrics = sorted({key for row in rows for key in row if "/" in key})
     frame = pd.DataFrame(rows, columns=[*_COLUMNS, *metrics])
     frame[list(_COUNTS)] = frame[list(_COUNTS)].astype("Int64")
+    frame[["still_rising", "patients_known"]] = frame[["still_rising", "patients_known"]].astype(object)
     for name in (*_FROM_METRICS, *metrics):
         if name not in _COUNTS:
             frame[name] = frame[name].astype(float)

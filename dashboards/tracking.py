@@ -203,7 +203,7 @@ def tracking(uri: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         if error.error_code in _UNAVAILABLE:
-            raise TrackingError(f"MLflow at {hide_password(uri)} cannot be reached: {error}") from error
+            raise TrackingError(hide_password(f"MLflow at {uri} cannot be reached: {error}")) from error
         if error.error_code in _FORBIDDEN:
             raise UserError(
                 f"MLflow at {hide_password(uri)} refuses access ({error.error_code}); set MLFLOW_TRACKING_USERNAME and "
@@ -211,12 +211,12 @@ def tracking(uri: str) -> Iterator[None]:
             ) from error
         raise
     except OSError as error:
-        raise TrackingError(f"MLflow at {hide_password(uri)}: {error}") from error
+        raise TrackingError(hide_password(f"MLflow at {uri} cannot be reached: {error}")) from error
 
 
-def hide_password(uri: str) -> str:
-    """The URI without the password it may hold."""
-    return re.sub(r"(://[^/:@]*):[^@/]*@", r"\1:***@", uri)
+def hide_password(text: str) -> str:
+    """The text without the password of a URI in it."""
+    return re.sub(r"(://[^/:@\s]*):[^@/\s]*@", r"\1:***@", text)
 
 
 def search_all(client: MlflowClient, experiment_id: str, filter_string: str = "") -> list[Run]:

@@ -106,6 +106,24 @@ class Record:
         wanted = by_trial if trial_ids is None else dict.fromkeys(trial_ids)
         return {trial_id: trial_state(by_trial.get(trial_id, [])) for trial_id in wanted}
 
+    def look(self, trial_ids: Iterable[str]) -> dict[str, TrialState]:
+        """As ``states``, without writing anything: a study that has no record yet has only missing trials.
+
+        Raises:
+            TrackingError: MLflow cannot be reached.
+        """
+
+        def find() -> bool:
+            self._client = self._client or tracking.connect(self.uri, create=False)
+            experiment = self._client.get_experiment_by_name(self.study.name)
+            self.experiment_id = "" if experiment is None else str(experiment.experiment_id)
+            return experiment is not None
+
+        file = tracking.sqlite_file(self.uri)
+        if (file is not None and not file.is_file()) or not self._retrying(find):
+            return {trial_id: TrialState(state=State.MISSING) for trial_id in trial_ids}
+        return self.states(trial_ids)
+
     def deliver(self, item: Undelivered) -> str:
         """Deliver one attempt from the spool as a child run and mark it delivered; a second time changes nothing.
 

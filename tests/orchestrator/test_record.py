@@ -521,7 +521,7 @@ def test_the_writer_keeps_attempts_through_an_outage(
             writer.put(publish(storage, make_result(make_trial(seed=seed))))
         writer.put(make_failure())
         assert writer.flush() == 3
-        assert isinstance(writer.outage, TrackingError)
+        assert "no route to host" in str(writer.outage)
         assert len(storage.undelivered()) == 3
     assert writer.flush() == 0
     assert writer.outage is None
@@ -580,7 +580,7 @@ def server(tracking_uri: str, tmp_path: Path):
     def start() -> None:
         log = (tmp_path / "server.log").open("ab")
         processes.append(subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True))
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while time.monotonic() < until:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
@@ -616,7 +616,7 @@ def test_a_real_server_takes_the_same_record_and_may_go_away(
     start()
     assert record.deliver_all().delivered == 1
     results = load_results("skin", uri)
-    assert results["run_id"].tolist()[0] == first
+    assert first in results["run_id"].tolist()
     predictions = load_predictions(results)
     assert len(predictions) == 4
     assert predictions[make_trial(seed=1).trial_id, "test"].logits.shape == (60, 3)
