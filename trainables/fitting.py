@@ -438,6 +438,14 @@ def prepare(module: nn.Module, input_size: int, device: torch.device) -> ModuleF
     return ModuleFacts(outputs=output.shape[1], dtype=dtype, channels_last=channels_last, has_unused_parameters=unused)
 
 
+def is_channels_last(module: nn.Module) -> bool:
+    """Whether ``prepare`` put the module into channels-last format."""
+    return any(
+        p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
+        for p in module.parameters()
+    )
+
+
 def _output(module: nn.Module, example: Tensor) -> Tensor:
     was_training = module.training
     module.eval()  # leaves running statistics alone

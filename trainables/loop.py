@@ -1,0 +1,276 @@
+"""One trial from its description to its folder in the storage. Runs in any process, with or without Ray.
+
+``train`` is called on every rank of a trial; every collective is on the trial's group, and ``tell`` is called by all.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from search_spaces.exceptions import DataError, TrackingError, UserError, unknown
+from search_spaces.names import Artifact, Role, State
+from search_spaces.results import Timing, TrialResult
+from search_spaces.trial import ResolvedTrial
+from trainables.augmentation import EvaluationTransform
+from trainables.batches import ImageFeed
+from trainables.checkpoint import Checkpoints
+from trainables.environment import borrowed_globals, environment
+from trainables.evaluation import LEAST_BATCH_SIZE, predict
+from trainables.fitting import FitResult, Stopped, Tell, Weights, fit, is_channels_last, prepare
+from trainables.groups import Group
+from trainables.library import TaskLibrary
+from trainables.models import BuiltModel, build_model
+from trainables.predictions import predictions_table, write_predictions
+from trainables.sources import HEAD_KEY, Receipt, initialise
+from trainables.storage import Storage
+from trainables.task_data import LabelledSet, TaskData, load_task_data, prediction_frame
+
+HISTORY_SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("loss", pa.float64()),
+        ("val", pa.float64()),
+        ("lr", pa.float64()),
+        ("seconds", pa.float64()),
+        ("step_losses", pa.list_(pa.float32())),
+    ]
+)
+"""``history.parquet``, one row per evaluation: finished steps, mean training loss since the row before, validation
+value of the primary metric (null where undefined), learning rate, seconds since the trial began, loss of every step."""
+
+
+def train(trial: ResolvedTrial, group: Group, tell: Tell) -> TrialResult | None:
+    """Run one trial to its end and publish it; continues from a checkpoint if there is one.
+
+    Args:
+        trial: What to do.
+        group: This rank's place among the trial's ranks.
+        tell: Hands in the report of an evaluation (step, steps, loss, val, samples_per_s) and gives the order, the
+            same on all ranks; called by all of them.
+
+    Returns:
+        The result on rank 0. None on other ranks, and on all ranks if ``tell`` answered stop: then a checkpoint is in
+        the storage and nothing else.
+
+    Raises:
+        ScalecurvesError: A failure whose class decides what follows (user, data, divergence, memory, tracking).
+    """
+    with borrowed_globals(group.device):
+        try:
+            return _Run(trial, group).finish(tell)
+        except Stopped:
+            return None
+
+
+def evaluate_only(
+    trial: ResolvedTrial, weights: Path, sets: Sequence[str], destination: Path, group: Group
+) -> dict[str, Path]:
+    """Predictions of a finished trial on further evaluation sets, from its kept weights.
+
+    Args:
+        trial: The trial, with the sets among ``task.evaluate``.
+        weights: Its ``weights.safetensors``.
+        sets: Evaluation sets.
+        destination: Folder for ``<set>.parquet``.
+        group: This rank's place; all ranks call this.
+
+    Returns:
+        Set -> file on rank 0, empty elsewhere.
+
+    Raises:
+        UserError: The weights are another trial's or not those that the trial was scored with; an unknown set.
+        DataError: The images or labels of a set cannot be used.
+    """
+    for name in sets:
+        if name not in trial.task.evaluate:
+            raise UserError(unknown("evaluation set", name, trial.task.evaluate, f"tasks.{trial.task.name}.evaluate"))
+    with borrowed_globals(group.device):
+        run = _Run(trial, group)
+        built = run.build()
+        built.module.load_state_dict(load_kept_weights(weights, trial))
+        prepare(built.module, trial.scale.input_size, group.device)
+        data = run.load_data()
+        tables = run.score(built.module, data, sets)
+    return {name: write_predictions(table, destination, name) for name, table in tables.items()}
+
+
+def load_kept_weights(path: Path, trial: ResolvedTrial) -> Weights:
+    """The state dict in a trial's ``weights.safetensors``.
+
+    Raises:
+        UserError: The file is of another trial, or holds other weights than the trial was scored with.
+    """
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    if metadata.get("trial_id") != trial.trial_id:
+        raise UserError(f"{path.name} holds weights of trial {metadata.get('trial_id')}, not of {trial.trial_id}")
+    if metadata.get("selected") != "true":
+        raise UserError(
+            f"the kept weights of trial {trial.trial_id} are those of its last step, but it was scored with those of "
+            "its best validation; run it with execution.keep_weights: best to score further sets"
+        )
+    return dict(load_file(path))
+
+
+class _Run:
+    """The parts of one trial on one rank."""
+
+    def __init__(self, trial: ResolvedTrial, group: Group) -> None:
+        self._trial, self._group = trial, group
+        self._started_at, self._started = time.time(), time.perf_counter()
+        self._storage = Storage(trial.workspace.storage)
+
+    def finish(self, tell: Tell) -> TrialResult | None:
+        trial, group = self._trial, self._group
+        data = self.load_data()
+        built = self.build()
+        receipt = initialise(built, trial.source, self._upstream_weights, trial.seed.init)
+        checkpoints = Checkpoints(self._storage, trial.trial_id, trial.workspace.checkpoint_every_s, group)
+        setup_s = time.perf_counter() - self._started
+        fitted = fit(
+            built.module,
+            data.train,
+            data.val,
+            protocol=trial.protocol,
+            normalise=trial.source.normalise,
+            input_size=trial.scale.input_size,
+            seed=trial.seed.init,
+            primary=trial.task.primary,
+            group=group,
+            tell=tell,
+            checkpoints=checkpoints,
+        )
+        scoring = time.perf_counter()
+        tables = self.score(built.module, data, list(trial.task.evaluate))
+        if group.rank:
+            return None
+        now = time.perf_counter()
+        timing = Timing(
+            total_s=now - self._started,
+            setup_s=setup_s,
+            train_s=fitted.train_s,
+            evaluate_s=fitted.evaluate_s + now - scoring,
+            samples_per_s=fitted.samples_per_s,
+        )
+        result = self._result(data, built, fitted, timing, checkpoints.failures)
+        self._publish(result, receipt, fitted, built, tables)
+        checkpoints.delete()
+        return result
+
+    def build(self) -> BuiltModel:
+        trial = self._trial
+        outputs = len(trial.task.labels)
+        return build_model(trial.scale, outputs, trial.seed.init, trial.workspace.import_paths)
+
+    def load_data(self) -> TaskData:
+        """The trial's images and labels.
+
+        Raises:
+            DataError: Training, validation or an evaluation set holds no image.
+        """
+        data = load_task_data(self._trial, TaskLibrary(Path(self._trial.workspace.home)))
+        for name, images in data.sets.items():
+            if not len(images.positions):
+                raise DataError(f"evaluation set {name!r} of task {self._trial.task.name!r} holds no image")
+        return data
+
+    def score(self, module: nn.Module, data: TaskData, sets: Sequence[str]) -> dict[str, pa.Table]:
+        """Set -> predictions on rank 0; empty elsewhere. Called by all ranks."""
+        tables = {}
+        for name in sets:
+            logits = self._logits(module, data.sets[name])
+            if logits is not None:
+                frame = prediction_frame(data.sets[name], self._trial.task)
+                tables[name] = predictions_table(frame, logits, self._trial, name)
+        return tables
+
+    def _logits(self, module: nn.Module, images: LabelledSet) -> NDArray[Any] | None:
+        trial, device = self._trial, self._group.device
+        dtype = next(module.parameters()).dtype
+        form = (trial.source.normalise, device, dtype, is_channels_last(module))
+        transform = EvaluationTransform(trial.scale.input_size, *form)
+        batch_size = max(LEAST_BATCH_SIZE, trial.protocol.ghost_batch_size)
+        return predict(module, ImageFeed(images, device, dtype), transform, self._group, batch_size)
+
+    def _upstream_weights(self, trial_id: str) -> Path:
+        try:
+            return self._storage.fetch(trial_id, Artifact.WEIGHTS)
+        except FileNotFoundError as error:
+            raise UserError(
+                f"source {self._trial.source.name!r} starts from trial {trial_id}, whose weights are not in the "
+                f"storage: {error}; run that trial again"
+            ) from None
+
+    def _result(
+        self, data: TaskData, built: BuiltModel, fitted: FitResult, timing: Timing, lost_checkpoints: int
+    ) -> TrialResult:
+        return TrialResult(
+            trial=self._trial,
+            state=State.COMPLETE,
+            subset=data.subset,
+            parameters=built.parameters,
+            backbone_parameters=built.backbone_parameters,
+            steps=fitted.steps,
+            best_step=fitted.best_step,
+            best_value=fitted.best_value,
+            still_rising=fitted.still_rising,
+            loss=fitted.history[-1]["loss"],
+            timing=timing,
+            environment=environment(self._group),
+            started_at=self._started_at,
+            finished_at=time.time(),
+            resumed_from=fitted.resumed_from,
+            extra={"lost_checkpoints": lost_checkpoints} if lost_checkpoints else {},
+        )
+
+    def _publish(
+        self,
+        result: TrialResult,
+        receipt: Receipt,
+        fitted: FitResult,
+        built: BuiltModel,
+        tables: dict[str, pa.Table],
+    ) -> None:
+        """Make the result durable.
+
+        Raises:
+            TrackingError: The storage cannot be written.
+        """
+        try:
+            with self._storage.staging() as folder:
+                for name, table in tables.items():
+                    write_predictions(table, folder / Artifact.PREDICTIONS, name)
+                (folder / Artifact.RECEIPT).write_text(receipt.model_dump_json(indent=2), encoding="utf-8")
+                pq.write_table(pa.Table.from_pylist(fitted.history, HISTORY_SCHEMA), folder / Artifact.HISTORY)
+                self._save_weights(folder / Artifact.WEIGHTS, fitted, built)
+                (folder / Artifact.TRIAL).write_text(result.model_dump_json(indent=2), encoding="utf-8")
+                self._storage.publish(folder, self._trial.trial_id)
+        except (OSError, pa.ArrowException) as error:
+            raise TrackingError(f"the result cannot be written to storage {self._storage.place}: {error}") from error
+
+    def _save_weights(self, path: Path, fitted: FitResult, built: BuiltModel) -> None:
+        trial, keep = self._trial, self._trial.workspace.keep_weights
+        if keep == "none" and trial.role is not Role.UPSTREAM:
+            return
+        final = keep == "final"
+        metadata = {
+            HEAD_KEY: json.dumps(list(built.head)),
+            "trial_id": trial.trial_id,
+            "labels": json.dumps(list(trial.task.labels)),
+            "normalise": trial.source.normalise.model_dump_json(),
+            "input_size": str(trial.scale.input_size),
+            "step": str(fitted.steps if final else fitted.best_step),
+            "selected": json.dumps(not final or fitted.best_step == fitted.steps),
+        }
+        save_file(dict(fitted.final if final else fitted.selected), path, metadata)
