@@ -112,6 +112,13 @@ def task_rows(library: TaskLibrary, task: ResolvedTask) -> TaskRows:
             an unknown column, value or label.
         DataError: A manifest is damaged.
     """
+    for name, spec in task.evaluate.items():
+        place = f"tasks.{task.name}.evaluate.{name}"
+        if spec.held_out and spec.manifest not in (None, task.manifest):
+            raise UserError(f"{place}: held_out takes rows out of the task's own manifest; drop it or the manifest")
+        splits = [split.value for split in Split]
+        if strange := [split for split in spec.split or () if split not in splits]:
+            raise UserError(unknown("split", strange[0], splits, f"{place}.split"))
     return _Rows(library, task).all()
 
 
@@ -167,7 +174,7 @@ class _Rows:
         name = self._manifest.name
         if not of_split.any():
             return (
-                f"manifest {name!r} has no split {split!r}. Import it again with one: a --split-column that names it, "
+                f"manifest {name!r} has no split '{split}'. Import it again with one: a --split-column that names it, "
                 "or without any, and patients are split at random"
             )
         if not (of_split & self._within).any():
@@ -194,11 +201,9 @@ class _Rows:
         place = f"tasks.{self._task.name}.evaluate.{name}"
         other = self._library.load(spec.manifest) if spec.manifest is not None else self._manifest
         own = other.name == self._manifest.name
-        if spec.held_out and not own:
-            raise UserError(f"{place}: held_out takes rows out of the task's own manifest; drop it or the manifest")
         columns = matched_labels(self._task.labels, self._kind, other, spec.label_map, place)
         raw = raw_values(other, columns, self._kind)
-        chosen = _where(other, spec.where, f"{place}.where") & self._in_splits(other, spec, place)
+        chosen = _where(other, spec.where, f"{place}.where") & _in_splits(other, spec)
         if spec.manifest is None:
             chosen &= self._within if spec.held_out else self._usable()
         targets = scored_values(raw)
@@ -208,14 +213,6 @@ class _Rows:
             raise UserError(f"{place}: the evaluation set is empty{known}. {_describe(spec, other)}")
         self._refuse_trained(place, other, own, rows)
         return EvaluationRows(manifest=other, positions=rows, columns=columns, raw=raw[rows], targets=targets[rows])
-
-    def _in_splits(self, other: Manifest, spec: EvaluationSetSpec, place: str) -> NDArray[np.bool_]:
-        for split in spec.split or ():
-            if split not in set(Split):
-                raise UserError(unknown("split", split, Split, f"{place}.split"))
-        every = spec.held_out or spec.manifest is not None
-        default = (Split.TRAIN, Split.VAL, Split.TEST, Split.EXTERNAL) if every else (Split.TEST,)
-        return other.table[Column.SPLIT].isin(spec.split or default).to_numpy(dtype=bool)
 
     def _refuse_trained(self, place: str, other: Manifest, own: bool, rows: Positions) -> None:
         """Images that are trained on by either path; patients only where ids mean the same."""
@@ -239,6 +236,13 @@ def _where(manifest: Manifest, where: Mapping[str, Any], place: str) -> NDArray[
         return manifest.where(where)
     except UserError as error:
         raise UserError(f"{place}: {error}") from error
+
+
+def _in_splits(manifest: Manifest, spec: EvaluationSetSpec) -> NDArray[np.bool_]:
+    """Rows of the splits that a set uses; ``unused`` only if it is named."""
+    every = spec.held_out or spec.manifest is not None
+    default = (Split.TRAIN, Split.VAL, Split.TEST, Split.EXTERNAL) if every else (Split.TEST,)
+    return manifest.table[Column.SPLIT].isin(spec.split or default).to_numpy(dtype=bool)
 
 
 def _describe(spec: EvaluationSetSpec, manifest: Manifest) -> str:

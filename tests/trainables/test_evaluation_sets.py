@@ -1,0 +1,208 @@
+"""Rows of a task: what is trained on, selected on and scored, and what may never mix."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from search_spaces.amounts import Amount
+from search_spaces.exceptions import UserError
+from search_spaces.names import Kind
+from tests.trainables.made_tasks import (
+    make_library,
+    make_task,
+    multiclass_table,
+    multilabel_table,
+    save_findings,
+    save_lesions,
+    save_manifest,
+)
+from trainables.evaluation_sets import EvaluationRows, task_rows
+from trainables.subsets import draw_subset
+
+
+@pytest.fixture
+def library(tmp_path):
+    library = make_library(tmp_path)
+    save_findings(library)
+    save_lesions(library)
+    return library
+
+
+def values(rows: EvaluationRows, column: str) -> set[str]:
+    return set(rows.manifest.table[column].iloc[rows.positions])
+
+
+def test_splits_are_the_manifests(library):
+    rows = task_rows(library, make_task(library, "findings"))
+    split = rows.manifest.table["split"]
+    assert (split.iloc[rows.train] == "train").all()
+    assert len(rows.train) == 16
+    assert (split.iloc[rows.val] == "val").all()
+    assert rows.val_patients == 3
+    assert values(rows.sets["test"], "split") == {"test"}
+    assert rows.left_out == {}
+
+
+def test_where_keeps_rows_in_every_split(library):
+    evaluate = {"test": {}, "portable": {"where": {"device": "portable"}}}
+    rows = task_rows(library, make_task(library, "findings", evaluate, where={"sex": ["M"]}))
+    sex = rows.manifest.table["sex"]
+    for positions in (rows.train, rows.val, rows.sets["test"].positions):
+        assert set(sex.iloc[positions]) == {"M"}
+    assert values(rows.sets["portable"], "g_device") == {"portable"}
+    assert values(rows.sets["portable"], "split") == {"test"}
+    assert rows.left_out == {"not matching where": 16}
+
+
+def test_held_out_patients_leave_with_all_their_rows(library):
+    table = multilabel_table()
+    table.loc[[0, 21, 25], "g_device"] = "mobile"  # one image each of a train, a val and a test patient
+    save_manifest(library, "findings", Kind.MULTILABEL, ("opacity", "nodule"), table)
+    evaluate = {"test": {}, "mobile": {"where": {"device": "mobile"}, "held_out": True}}
+    rows = task_rows(library, make_task(library, "findings", evaluate))
+    patients = table["patient_id"].to_numpy()
+    assert rows.sets["mobile"].positions.tolist() == [0, 21, 25]
+    for positions in (rows.train, rows.val, rows.sets["test"].positions):
+        assert not set(patients[positions]) & {"p00", "p10", "p12"}
+    assert rows.left_out == {"patients of held-out sets": 6}
+
+
+def test_another_set_of_the_same_manifest_uses_all_its_splits(library):
+    evaluate = {"test": {}, "site_b": {"manifest": "findings", "where": {"site": ["B"]}}}
+    rows = task_rows(library, make_task(library, "findings", evaluate, where={"site": ["A"]}))
+    assert values(rows.sets["site_b"], "site") == {"B"}
+    assert len(rows.sets["site_b"].positions) == 16
+    external = {"external": {"split": ["external"]}}
+    again = task_rows(library, make_task(library, "findings", external))
+    assert again.sets["external"].positions.tolist() == rows.sets["site_b"].positions.tolist()
+
+
+def test_unused_rows_are_used_only_when_named(library):
+    table = multilabel_table()
+    table.loc[40:, "split"] = "unused"
+    save_manifest(library, "other", Kind.MULTILABEL, ("opacity", "nodule"), table)
+    evaluate = {"all": {"manifest": "other"}, "rest": {"manifest": "other", "split": ["unused"]}}
+    rows = task_rows(library, make_task(library, "findings", evaluate))
+    assert len(rows.sets["all"].positions) == 40
+    assert rows.sets["rest"].positions.tolist() == list(range(40, 48))
+
+
+def test_label_map_and_masked_labels(library):
+    table = multilabel_table().rename(columns={"y_opacity": "y_infiltrate", "y_nodule": "y_mass"})
+    save_manifest(library, "other", Kind.MULTILABEL, ("infiltrate", "mass"), table)
+    evaluate = {"elsewhere": {"manifest": "other", "label_map": {"opacity": "infiltrate"}}}
+    of_set = task_rows(library, make_task(library, "findings", evaluate)).sets["elsewhere"]
+    assert of_set.columns == {"opacity": "infiltrate", "nodule": None}
+    assert np.isnan(of_set.targets[:, 1]).all()
+    # An uncertain label is masked, but kept as it was; rows without any known label score nothing.
+    assert set(np.unique(of_set.targets[:, 0])) == {0.0, 1.0}
+    assert of_set.positions.tolist() == [k for k in range(48) if k not in (0, 17, 24)]
+
+
+@pytest.mark.parametrize(("policy", "expected"), [("ignore", np.nan), ("ones", 1.0), ("zeros", 0.0)])
+def test_label_policy_is_for_training_alone(library, policy, expected):
+    rows = task_rows(library, make_task(library, "findings", label_policy=policy))
+    np.testing.assert_equal(rows.train_targets[0], [expected, 0.0])
+    np.testing.assert_equal(rows.val_set.targets[1], [np.nan, 0.0])  # row 17
+    assert rows.val_set.raw[1, 0] == -1
+
+
+def test_classes_in_the_tasks_order_and_others_left_out(library):
+    rows = task_rows(library, make_task(library, "lesions", labels=("bcc", "nv")))
+    y = multiclass_table()["y"].to_numpy()
+    assert rows.train.tolist() == [k for k in range(15) if y[k] in (0, 2)]
+    assert rows.train_targets.tolist() == [{2: 0, 0: 1}[int(y[k])] for k in rows.train]
+    assert rows.left_out == {"of another class": 10, "without a known label": 2}
+    pool = rows.pool(("bcc", "nv"))
+    subset = draw_subset(pool, ("bcc", "nv"), "multiclass", Amount.model_validate(1.0), 0)
+    assert subset.positives == {"bcc": int((y[:15] == 2).sum()), "nv": int((y[:15] == 0).sum())}
+
+
+def test_a_label_may_be_a_class_elsewhere(library):
+    table = multilabel_table().drop(columns=["y_opacity", "y_nodule"])
+    table["y"] = np.tile([0, 1, -1, 1], 12).astype(np.int16)
+    save_manifest(library, "classes", Kind.MULTICLASS, ("normal", "pneumonia"), table)
+    evaluate = {"elsewhere": {"manifest": "classes", "label_map": {"opacity": "pneumonia"}}}
+    of_set = task_rows(library, make_task(library, "findings", evaluate)).sets["elsewhere"]
+    assert len(of_set.positions) == 36
+    assert of_set.targets[:3, 0].tolist() == [0.0, 1.0, 1.0]
+
+
+def test_pool_holds_the_training_labels(library):
+    rows = task_rows(library, make_task(library, "findings", label_policy="ones", labels=("nodule", "opacity")))
+    pool = rows.pool(("nodule", "opacity"))
+    assert list(pool) == ["image_id", "patient_id", "y_nodule", "y_opacity"]
+    assert pool["image_id"].tolist() == rows.manifest.table["image_id"].iloc[rows.train].tolist()
+    assert pool["y_opacity"].iloc[0] == 1
+
+
+REFUSED = {
+    "empty": ({"x": {"where": {"sex": "F", "device": "portable"}}}, "evaluate.x: the evaluation set is empty"),
+    "unknown value": ({"x": {"where": {"site": "Z"}}}, "evaluate.x.where: unknown value 'Z'"),
+    "no shared label": ({"x": {"manifest": "lesions"}}, "no shared labels. The task has opacity, nodule"),
+    "label of the task": ({"x": {"label_map": {"opacty": "opacity"}}}, "Did you mean 'opacity'"),
+    "label of the other": ({"x": {"label_map": {"opacity": "noduel"}}}, "Did you mean 'nodule'"),
+    "trained images": ({"x": {"manifest": "findings"}}, "22 of its 48 rows are images of patients that the task"),
+    "trained split": (
+        {"x": {"split": ["val"]}},
+        "6 of its 6 rows are images of patients that the task trains or selects",
+    ),
+    "split name": ({"x": {"split": ["tset"]}}, "Did you mean 'test'"),
+    "held out elsewhere": (
+        {"x": {"manifest": "lesions", "held_out": True}},
+        "held_out takes rows out of the task's own",
+    ),
+    "no such manifest": ({"x": {"manifest": "finding"}}, "unknown task 'finding'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_evaluation_sets_that_are_refused(library, case):
+    evaluate, message = REFUSED[case]
+    with pytest.raises(UserError) as caught:
+        task_rows(library, make_task(library, "findings", evaluate))
+    assert message in str(caught.value)
+
+
+def test_a_task_of_classes_needs_classes_elsewhere(library):
+    with pytest.raises(UserError, match="its images have no single class"):
+        task_rows(
+            library, make_task(library, "lesions", {"x": {"manifest": "findings", "label_map": {"nv": "nodule"}}})
+        )
+
+
+def test_the_same_files_under_another_name_are_refused(library):
+    table = multilabel_table().assign(patient_id=[f"other{k}" for k in range(48)])
+    original = library.load("findings")
+    copy = save_manifest(library, "copy", Kind.MULTILABEL, ("opacity", "nodule"), table)
+    object.__setattr__(copy, "root", original.root)
+    library.save(copy, overwrite=True)
+    with pytest.raises(UserError, match="22 of its 48 rows are image files that the task trains"):
+        task_rows(library, make_task(library, "findings", {"x": {"manifest": "copy"}}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": "test"}, "has no train rows: manifest 'findings' has no split 'train'"),
+        ({"val": "test"}, "has no val rows: manifest 'findings' has no split 'val'. Import it again with one"),
+        ({"where": {"site": "B"}}, "has no train rows: none of the 16 of manifest 'findings' matches where"),
+        ({"held_out": ({"site": "A"},)}, "has no train rows: all 16 belong to patients of held-out sets"),
+        ({"blank": True}, "has no train rows: none of 16 has a known label of opacity"),
+    ],
+)
+def test_tasks_without_training_or_validation_rows(library, change, message):
+    table = multilabel_table()
+    fields = {k: v for k, v in change.items() if k in ("where", "held_out")}
+    if "split" in change:
+        table["split"] = change["split"]
+    if "val" in change:
+        table["split"] = table["split"].replace("val", change["val"])
+    if "blank" in change:
+        table.loc[table["split"] == "train", "y_opacity"] = np.nan
+        fields["labels"] = ("opacity",)
+    save_manifest(library, "findings", Kind.MULTILABEL, ("opacity", "nodule"), table)
+    with pytest.raises(UserError) as caught:
+        task_rows(library, make_task(library, "findings", **fields))
+    assert message in str(caught.value)
