@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trainables.evaluation_sets import task_rows
-
 from search_spaces.amounts import Amount
 from search_spaces.exceptions import ScalecurvesError, UserError
 from search_spaces.expand import Cell, Exclusion, Expansion, Trial, expand
@@ -23,6 +21,7 @@ from search_spaces.resolve import Resolver
 from search_spaces.selection import select
 from search_spaces.study import ByScaleSource, CheckpointSource, Study, TransformSource, TrialSource
 from search_spaces.trial import ResolvedTask, Workspace
+from trainables.evaluation_sets import task_rows
 from trainables.library import TaskLibrary
 from trainables.subsets import EmptyCell, PatientOrder
 
@@ -164,7 +163,6 @@ def import_paths(loaded: LoadedStudy) -> tuple[str, ...]:
 
 
 def _cards(loaded: LoadedStudy, trials: Sequence[Trial], library: TaskLibrary, found: _Findings, note: Note) -> Cards:
-    from trainables.phantoms import ensure_phantoms
 
     from trainables.models import scale_card
 

@@ -233,9 +233,9 @@ class TaskSpec(StrictModel):
     @classmethod
     def _test_and_names(cls, sets: dict[str, EvaluationSetSpec]) -> dict[str, EvaluationSetSpec]:
         for name in sets:
-            if not re.fullmatch(r"[A-Za-z0-9_]+", name) or name in ("train", "val", "time", "sys"):
+            if not re.fullmatch(r"[A-Za-z0-9_]+", name) or name in ("train", "val", "time", "sys", "data"):
                 raise ValueError(
-                    f"evaluation set name {name!r}: letters, digits and _ only; train, val, time, sys are taken"
+                    f"evaluation set name {name!r}: letters, digits and _ only; train, val, time, sys, data are taken"
                 )
         return {"test": EvaluationSetSpec(), **sets}
 
