@@ -224,7 +224,8 @@ def _shifted_plot(task: str, set_name: str, rows: pd.DataFrame, styles: dict[str
         )
         for (scale,), of_scale in split(rows, "model_scale")
     )
-    both = padded(finite([*rows["in_domain"], *rows["shifted"], *rows["shifted_low"], *rows["shifted_high"]]))
+    ends = [f"{side}{end}" for side in ("in_domain", "shifted") for end in ("", "_low", "_high")]
+    both = padded(finite(value for column in ends for value in rows[column]))
     words = "; ".join(
         f"{r['model_scale']}, {r['pretraining_source']}, {amount_text(str(r['data_fraction']))}: "
         f"test {number(r['in_domain'])}, {set_name} {number(r['shifted'])}"

@@ -145,15 +145,18 @@ def _intervals(plot: IntervalPlot) -> go.Figure:
         subplot_titles=[f"<b>{title}</b>" for title, _ in plot.panels],
         vertical_spacing=_PANEL_GAP_PX / height if len(sizes) > 1 else 0.0,
     )
+    notes: list[dict[str, Any]] = []
     for i, (_, entries) in enumerate(plot.panels):
         place = {"row": i + 1, "col": 1}
         for name, style in plot.styles.items():
             _draw_rows(figure, entries, name, style, place)
         _zone(figure, plot, place)
         _row_axis(figure, entries, place)
-        _notes(figure, entries, i)
+        notes += _notes(entries, i)
     figure.update_xaxes(range=list(plot.x_range), **_AXIS)
     figure.update_xaxes(title={"text": plot.x_label, "standoff": 8}, row=len(sizes), col=1)
+    # One by one, plotly would check all notes again for each.
+    figure.layout.annotations = [*figure.layout.annotations, *notes]
     _layout(figure, height=height + 90)
     figure.update_layout(showlegend=False, margin={"r": 190, "t": 34, "b": 56})
     return figure
@@ -203,19 +206,18 @@ def _row_axis(figure: go.Figure, entries: Sequence[Row], place: dict[str, int]) 
     )
 
 
-def _notes(figure: go.Figure, entries: Sequence[Row], panel: int) -> None:
+def _notes(entries: Sequence[Row], panel: int) -> list[dict[str, Any]]:
     axis = "" if panel == 0 else str(panel + 1)
-    for i, entry in enumerate(entries):
-        figure.add_annotation(
-            x=1.012,
-            xref=f"x{axis} domain",
-            y=i,
-            yref=f"y{axis}",
-            text=entry.note,
-            showarrow=False,
-            xanchor="left",
-            font={"size": 12, "color": INK if entry.filled and math.isfinite(entry.value) else MUTED},
-        )
+    place = {"x": 1.012, "xref": f"x{axis} domain", "yref": f"y{axis}", "xanchor": "left", "showarrow": False}
+    return [
+        place
+        | {
+            "y": i,
+            "text": entry.note,
+            "font": {"size": 12, "color": INK if entry.filled and math.isfinite(entry.value) else MUTED},
+        }
+        for i, entry in enumerate(entries)
+    ]
 
 
 def _matrix(plot: MatrixPlot) -> go.Figure:

@@ -141,8 +141,8 @@ def amount_text(label: str) -> str:
     """An amount label for people: ``0.05`` is ``5 %``, ``patients=9`` is ``9 patients``."""
     if "=" in label:
         kind, _, n = label.partition("=")
-        words = {"images": "images", "patients": "patients", "per_class": "patients per class"}
-        return f"{n} {words.get(kind, kind)}"
+        words = {"images": "image", "patients": "patient", "per_class": "patient"}
+        return plural(int(n), words[kind]) + " per class" * (kind == "per_class") if kind in words else label
     try:
         return f"{100 * float(label):g} %"
     except ValueError:

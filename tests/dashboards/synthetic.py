@@ -14,11 +14,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pandas as pd
 
+from dashboards.evidence import Evidence, target_results
+from dashboards.planned import make_plan
 from dashboards.prediction_sets import PredictionSet
+from dashboards.tables import Tables, build_tables
 from search_spaces.names import AXES
 from search_spaces.study import Study
 
@@ -99,6 +103,38 @@ def make_synthetic(*, seeds: int = 3, patients: int = 150, null: bool = False, s
     results = pd.DataFrame(rows)
     failures = pd.DataFrame(columns=["trial_id", "role", *AXES, "seed", "failure_class", "message", "step", "done"])
     return SyntheticStudy(study=make_study(seeds=seeds), results=results, predictions=predictions, failures=failures)
+
+
+def evidence_of(synthetic: SyntheticStudy, **changes: object) -> Evidence:
+    """The evidence of a synthetic study, as if read from a record; ``changes`` replace its fields."""
+    given = {
+        "name": "synthetic",
+        "results": target_results(synthetic.results),
+        "predictions": synthetic.predictions,
+        "failures": synthetic.failures,
+        "study": synthetic.study,
+        "plan": make_plan(synthetic.study, None),
+    }
+    return Evidence(**(given | changes))
+
+
+def failure(**fields: object) -> dict:
+    """A row of ``load_failures``."""
+    row = {"trial_id": "f" * 16, "role": "target", "model_scale": "small", "pretraining_source": "natural"}
+    row |= {"data_fraction": "0.05", "task": "skin", "seed": "0", "failure_class": "divergence"}
+    return row | {"message": "loss is not finite at step 12", "step": 12, "done": False} | fields
+
+
+@cache
+def whole_study() -> SyntheticStudy:
+    """The synthetic study, made once."""
+    return make_synthetic()
+
+
+@cache
+def whole_tables() -> Tables:
+    """Its tables, made once; do not change them."""
+    return build_tables(evidence_of(whole_study()))
 
 
 @dataclass(frozen=True, kw_only=True)
