@@ -25,9 +25,10 @@ from search_spaces.results import Order
 from search_spaces.study import Normalisation
 from trainables.augmentation import Augment
 from trainables.environment import borrowed_globals, device_name
-from trainables.fitting import fit, prepare
+from trainables.fitting import fit
 from trainables.groups import SingleProcess
 from trainables.ladder_nets import resnet20
+from trainables.module_setup import prepare
 from trainables.optimisation import make_optimizer
 
 NORMALISE = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -136,6 +137,14 @@ def measure(case: Case, pairs: int, device: torch.device) -> dict[str, float | s
     }
 
 
+def make_cases(steps: int) -> list[Case]:
+    """A launch-bound net and a compute-bound one."""
+    return [
+        Case("resnet20 32 px", lambda: resnet20(num_classes=CLASSES), 32, steps),
+        Case("squeezenet1_0 64 px", lambda: torchvision.models.squeezenet1_0(num_classes=CLASSES), 64, steps),
+    ]
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter runs")
@@ -144,10 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
     device = torch.device(options.device)
     on_gpu = device.type == "cuda"
     steps = (200 if on_gpu else 12) if options.quick else (600 if on_gpu else 40)
-    cases = [
-        Case("resnet20 32 px", lambda: resnet20(num_classes=CLASSES), 32, steps),
-        Case("squeezenet1_0 64 px", lambda: torchvision.models.squeezenet1_0(num_classes=CLASSES), 64, steps),
-    ]
+    cases = make_cases(steps)
     print(f"{device_name(device)}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"{'case':24}{'ours img/s':>12}{'bare img/s':>12}{'fraction':>10}")
     rows = []

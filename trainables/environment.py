@@ -18,7 +18,7 @@ import torch
 from search_spaces.results import Environment
 from trainables.groups import Group
 
-_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scalecurves")
+_PACKAGES = ("torchvision", "timm", "numpy", "scalecurves")
 _GIT_TIMEOUT_S = 10
 
 
@@ -42,7 +42,8 @@ def device_name(device: torch.device) -> str:
 @functools.cache
 def package_versions() -> tuple[tuple[str, str], ...]:
     """(package, version) of Python and what results depend on; a package that is absent is left out."""
-    versions = [("python", platform.python_version())]
+    # torch's own string names the build (+cpu, +cu132), which its metadata may leave out.
+    versions = [("python", platform.python_version()), ("torch", str(torch.__version__))]
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append((package, importlib.metadata.version(package)))

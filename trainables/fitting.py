@@ -21,8 +21,9 @@ from trainables.augmentation import Augment, EvaluationTransform
 from trainables.batches import ImageFeed, ImageSet, SampleOrder, Stream, stream_seed
 from trainables.checkpoint import Checkpoints, State
 from trainables.evaluation import LEAST_BATCH_SIZE, predict
-from trainables.ghost_batches import GhostBatches, used_parameters
-from trainables.groups import Group, broadcast_object, sum_over_ranks
+from trainables.ghost_batches import GhostBatches
+from trainables.groups import Group, broadcast_object
+from trainables.module_setup import Weights, largest_that_fits, prepare, snapshot
 from trainables.optimisation import (
     MovingAverage,
     Precision,
@@ -33,16 +34,10 @@ from trainables.optimisation import (
     sampling_weights,
     total_steps,
 )
+from trainables.training_log import LOSS_WINDOW, LossLog, still_rising
 from trainables.validation_metrics import is_better, validation_value
 
 Tell = Callable[[dict[str, Any]], Order]
-Weights = dict[str, Tensor]
-
-LOSS_WINDOW = 20
-"""Steps between two looks at the losses. Each look waits for the device, so a divergence is seen this late at most."""
-
-RISING_DELTA = 0.002
-"""Gain of the last third of the evaluations above which validation counts as still rising."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the trial was told to stop, its checkpoint is written
@@ -189,13 +184,13 @@ class _Fit:
     def result(self) -> FitResult:
         """Train to the end and select."""
         self._restore()
+        exhausted = None
         try:
             self._train()
         except torch.OutOfMemoryError as error:
-            raise MemoryLimitError(
-                f"a ghost batch of {self._protocol.ghost_batch_size} images does not fit {self._group.device}; "
-                f"a smaller protocol.ghost_batch_size would, and is another trial ({error})"
-            ) from None
+            exhausted = str(error)
+        if exhausted is not None:  # outside the handler, whose traceback holds the activations
+            raise MemoryLimitError(self._memory_advice(exhausted))
         with self._evaluated_weights():
             final = snapshot(self._module)
         if self._protocol.select == "last":
@@ -255,7 +250,7 @@ class _Fit:
         inputs = self._augment(images, self._generator)
         with self._precision.autocast():
             logits = net(inputs)
-        return self._loss(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits, targets)
+        return self._loss(_full_precision(logits), targets)
 
     def _after_interval(self, seconds: float) -> None:
         """Evaluate, select, report, save, and stop if told to."""
@@ -311,6 +306,25 @@ class _Fit:
             with self._average.applied():
                 yield
 
+    def _memory_advice(self, reason: str) -> str:
+        """What to change after the device's memory ran out. A rank of several cannot try: its peers are gone."""
+        ghost, batch = self._protocol.ghost_batch_size, self._protocol.global_batch_size
+        smaller = [size for size in range(ghost - 1, 1, -1) if batch % size == 0]
+        fits = largest_that_fits(self._module, smaller, self._try_batch) if self._group.size == 1 else None
+        advice = "a smaller protocol.ghost_batch_size may fit" if self._group.size > 1 else "no smaller one fits"
+        if fits is not None:
+            advice = f"protocol.ghost_batch_size: {fits} would fit"
+        return (
+            f"a ghost batch of {ghost} images of this model does not fit {self._group.device}; {advice} "
+            f"(that is another trial, as normalisation sees other batches). {reason}"
+        )
+
+    def _try_batch(self, size: int) -> None:
+        images, targets = self._train_feed.batch(np.arange(size) % len(self._train_feed))
+        with self._precision.autocast():
+            logits = self._module(self._augment(images, self._generator))
+        self._loss(_full_precision(logits), targets).backward()  # type: ignore[no-untyped-call]
+
     def _require_selectable(self, outputs: int) -> None:
         if self._protocol.select == "last":
             return
@@ -350,132 +364,6 @@ class _Fit:
         self._earlier_s = self._history[-1]["seconds"]
 
 
-class LossLog:
-    """Losses of the steps since the last evaluation. They stay on the device until somebody looks.
-
-    Args:
-        group: The trial's ranks.
-        steps: Optimiser steps of the trial, for the message.
-    """
-
-    def __init__(self, group: Group, steps: int) -> None:
-        self._group, self._steps = group, steps
-        self._pending: list[Tensor] = []
-        self.values: list[float] = []
-
-    def add(self, share: Tensor) -> None:
-        """Take this rank's share of a step's mean loss."""
-        self._pending.append(share)
-
-    def look(self, step: int) -> None:
-        """Sum the pending losses over ranks and bring them to the host. Called by all ranks.
-
-        Args:
-            step: Number of the last step added, from 1.
-
-        Raises:
-            DivergenceError: One is not finite; on all ranks.
-        """
-        if not self._pending:
-            return
-        first = step - len(self._pending) + 1
-        losses = sum_over_ranks(self._group, torch.stack(self._pending)).tolist()
-        self._pending = []
-        for offset, loss in enumerate(losses):
-            if not math.isfinite(loss):
-                raise DivergenceError(f"training loss is {loss} at step {first + offset} of {self._steps}")
-        self.values += losses
-
-    def take(self) -> list[float]:
-        """The losses since the last call."""
-        taken, self.values = self.values, []
-        return taken
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModuleFacts:
-    """What a trial run of the module showed.
-
-    Attributes:
-        outputs: Number of logits.
-        dtype: Of the parameters.
-        channels_last: Whether it is kept in that memory format.
-        has_unused_parameters: Whether a trainable parameter does not reach the output.
-    """
-
-    outputs: int
-    dtype: torch.dtype
-    channels_last: bool
-    has_unused_parameters: bool
-
-
-def prepare(module: nn.Module, input_size: int, device: torch.device) -> ModuleFacts:
-    """Move the module to the device, in channels-last format if it holds convolutions and runs so.
-
-    Channels-last convolutions are faster on CPUs and GPUs alike. A module that reshapes feature maps with ``view``
-    cannot run so; it keeps the contiguous format.
-
-    Args:
-        module: Images (B, 3, s, s) to logits (B, C).
-        input_size: Side s.
-        device: Where to.
-    """
-    module.to(device)
-    dtype = next(module.parameters()).dtype
-    example = torch.zeros(2, 3, input_size, input_size, device=device, dtype=dtype)
-    channels_last = any(isinstance(layer, nn.Conv2d) for layer in module.modules())
-    if channels_last:
-        module.to(memory_format=torch.channels_last)
-        try:
-            output = _output(module, example.contiguous(memory_format=torch.channels_last))
-        except RuntimeError:
-            channels_last = False
-            module.to(memory_format=torch.contiguous_format)
-    if not channels_last:
-        output = _output(module, example)
-    used = used_parameters(output)
-    unused = any(p.requires_grad and id(p) not in used for p in module.parameters())
-    return ModuleFacts(outputs=output.shape[1], dtype=dtype, channels_last=channels_last, has_unused_parameters=unused)
-
-
-def is_channels_last(module: nn.Module) -> bool:
-    """Whether ``prepare`` put the module into channels-last format."""
-    return any(
-        p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
-        for p in module.parameters()
-    )
-
-
-def _output(module: nn.Module, example: Tensor) -> Tensor:
-    was_training = module.training
-    module.eval()  # leaves running statistics alone
-    try:
-        with torch.enable_grad():
-            output: Tensor = module(example)
-    finally:
-        module.train(was_training)
-    return output
-
-
-def snapshot(module: nn.Module) -> Weights:
-    """A copy of the state dict on the CPU; tied tensors become separate, memory formats contiguous."""
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in module.state_dict().items()}
-
-
-def still_rising(values: list[float | None], metric: str, delta: float = RISING_DELTA) -> bool | None:
-    """Whether the best of the last third of the evaluations beats the best of those before by more than ``delta``.
-
-    Args:
-        values: Validation values in order; undefined ones (None) are left out.
-        metric: Says which direction is better.
-        delta: Least gain.
-
-    Returns:
-        None with fewer than 3 values.
-    """
-    known = [value for value in values if value is not None]
-    if len(known) < 3:
-        return None
-    sign = -1 if metric == "nll" else 1
-    cut = len(known) - len(known) // 3
-    return max(sign * v for v in known[cut:]) > max(sign * v for v in known[:cut]) + delta
+def _full_precision(logits: Tensor) -> Tensor:
+    """Losses are computed in float32 at least."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

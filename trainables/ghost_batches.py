@@ -14,9 +14,10 @@ of spectral normalisation) are not covered: they advance once per ghost batch of
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,14 @@ from torch.nn.parallel import DistributedDataParallel
 from search_spaces.exceptions import UserError
 from trainables.batches import Stream, stream_seed
 from trainables.groups import Group, sum_over_ranks
+
+_OWN_BUFFERS: dict[str, Any] = {
+    # Renamed between torch 2.11 and 2.15; the old name then warns.
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+    else "broadcast_buffers": False
+}
+"""Buffers are not copied from rank 0 before every forward pass: RunningStatistics keeps them equal."""
 
 GhostLoss = Callable[[nn.Module, int, int], Tensor]
 """(net, step, ghost batch) -> mean loss of that ghost batch, with its graph."""
@@ -215,9 +224,9 @@ def _distributed(module: nn.Module, group: Group, has_unused_parameters: bool) -
         module,
         device_ids=[group.device] if group.device.type == "cuda" else None,
         process_group=group.process_group,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
         find_unused_parameters=has_unused_parameters,
+        **_OWN_BUFFERS,
     )
 
 

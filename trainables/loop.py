@@ -27,10 +27,11 @@ from trainables.batches import ImageFeed
 from trainables.checkpoint import Checkpoints
 from trainables.environment import borrowed_globals, environment
 from trainables.evaluation import LEAST_BATCH_SIZE, predict
-from trainables.fitting import FitResult, Stopped, Tell, Weights, fit, is_channels_last, prepare
+from trainables.fitting import FitResult, Stopped, Tell, fit
 from trainables.groups import Group
 from trainables.library import TaskLibrary
 from trainables.models import BuiltModel, build_model
+from trainables.module_setup import Weights, is_channels_last, prepare
 from trainables.predictions import predictions_table, write_predictions
 from trainables.sources import HEAD_KEY, Receipt, initialise
 from trainables.storage import Storage

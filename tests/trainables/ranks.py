@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+import warnings
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ def on_ranks(function, size, folder: Path, *arguments):
 
 def _rank(rank, size, folder, function, arguments):
     torch.set_num_threads(1)
+    warnings.simplefilter("error")
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
     error, answer = None, None
     try:

@@ -10,14 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from search_spaces.exceptions import DataError, DivergenceError, UserError
+from search_spaces.exceptions import DataError, DivergenceError, MemoryLimitError, UserError
 from search_spaces.protocol import Budget
 from search_spaces.results import Order
 from tests.trainables.toy import NORMALISE, TRIAL_ID, Teller, ToyNet, ToySet, same, toy_protocol, toy_set
 from trainables.checkpoint import Checkpoints
-from trainables.fitting import LOSS_WINDOW, LossLog, Stopped, fit, prepare, still_rising
+from trainables.fitting import Stopped, fit
 from trainables.groups import SingleProcess
+from trainables.module_setup import largest_that_fits, prepare
 from trainables.storage import Storage
+from trainables.training_log import LOSS_WINDOW, LossLog, still_rising
 
 CPU = torch.device("cpu")
 ONE = SingleProcess(CPU)
@@ -246,6 +248,38 @@ def test_half_precision_without_cuda_is_refused_before_training():
     with pytest.raises(UserError, match="fp16"):
         _fit(toy_protocol(precision="fp16"), tell=tell)
     assert tell.reports == []
+
+
+class _Hungry(ToyNet):
+    """Exhausts the device with more than ``limit`` images at a time."""
+
+    limit = 2
+
+    def forward(self, x):
+        if self.training and len(x) > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return super().forward(x)
+
+
+def test_memory_that_runs_out_names_the_ghost_batch_that_fits():
+    with pytest.raises(MemoryLimitError, match=r"ghost batch of 4 images.*ghost_batch_size: 2 would fit.*2 GiB"):
+        _fit(net=_Hungry())
+    net = _Hungry()
+    net.limit = 1
+    with pytest.raises(MemoryLimitError, match="no smaller one fits"):
+        _fit(net=net)
+
+
+def test_the_largest_size_that_fits_is_the_first_that_runs():
+    tried = []
+
+    def run(size):
+        tried.append(size)
+        if size > 3:
+            raise torch.OutOfMemoryError
+
+    assert largest_that_fits(ToyNet(), [8, 4, 3, 1], run) == 3
+    assert tried == [8, 4, 3]
 
 
 class _Views(nn.Module):
