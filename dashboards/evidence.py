@@ -41,7 +41,7 @@ _OTHERS = (
 
 
 def target_results(results: pd.DataFrame) -> pd.DataFrame:
-    """Rows of target trials, with every column that the tables need (blank where the record has none).
+    """Rows of target trials, with every column that the tables need, blank where the record has none; counts are floats.
 
     Args:
         results: As ``dashboards.load.load_results`` gives it; may be empty.
@@ -49,7 +49,12 @@ def target_results(results: pd.DataFrame) -> pd.DataFrame:
     rows = results[results["role"] == Role.TARGET] if "role" in results else results
     blank = {name: pd.Series(index=rows.index, dtype="float64") for name in _NUMBERS if name not in rows}
     blank |= {name: pd.Series(index=rows.index, dtype=object) for name in _OTHERS if name not in rows}
-    return rows.assign(**blank).reset_index(drop=True)
+    counts = {name: rows[name].astype("Float64").astype(float) for name in rows if _is_count(str(name))}
+    return rows.assign(**blank | counts).reset_index(drop=True)
+
+
+def _is_count(column: str) -> bool:
+    return column in _NUMBERS or column.startswith(("n_", "pool_"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ amount_kind, amount_value                             ``fraction``, ``images``, 
 kind, primary, ladder, sets                           of the task; of the scale (None if none); names of evaluation sets
 n_images, n_patients                                  labelled training images and patients
 n_forced_patients, pool_images, pool_patients         patients beyond the prefix; the whole training set
+n_positive.<label>                                    labelled training images with the label (of the class)
 n_val_images, n_val_patients                          labelled images used for selection, and their patients
 patients_known                                        whether the manifest knows patients
 subset_hash, order_hash, manifest_hash                pairing keys
@@ -259,7 +260,7 @@ _COLUMNS = (
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Fixed columns first, then metrics by name; counts are whole numbers with <NA>, flags True, False or None."""
-    metrics = sorted({key for row in rows for key in row if "/" in key})
+    metrics = sorted({key for row in rows for key in row if "/" in key or key.startswith("n_positive.")})
     frame = pd.DataFrame(rows, columns=[*_COLUMNS, *metrics])
     frame[list(_COUNTS)] = frame[list(_COUNTS)].astype("Int64")
     frame[["still_rising", "patients_known"]] = frame[["still_rising", "patients_known"]].astype(object)
@@ -282,6 +283,7 @@ def _row(run: Run) -> dict[str, Any]:
         "ladder": tags.get(RecordTag.LADDER),
         "sets": sets,
         **{column: run.data.metrics.get(key) for column, key in _FROM_METRICS.items()},
+        **_positives(run.data.metrics),
         "patients_known": _flag(tags.get(RecordTag.PATIENTS_KNOWN)),
         "subset_hash": tags.get(Tag.SUBSET_HASH),
         "order_hash": tags.get(RecordTag.ORDER_HASH),
@@ -295,6 +297,11 @@ def _row(run: Run) -> dict[str, Any]:
         "artifact_uri": run.info.artifact_uri,
         **{key: value for key, value in run.data.metrics.items() if key.split("/", 1)[0] in sets},
     }
+
+
+def _positives(metrics: dict[str, float]) -> dict[str, float]:
+    prefix = RecordMetric.POSITIVES_PREFIX
+    return {f"n_positive.{key.removeprefix(prefix)}": n for key, n in metrics.items() if key.startswith(prefix)}
 
 
 def _identity(run: Run) -> dict[str, Any]:

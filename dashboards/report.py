@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +28,6 @@ from dashboards.load import load_failures, load_predictions, load_results, load_
 from dashboards.page import PageContent, Section, render_page
 from dashboards.planned import current_trials, load_planned, readable_plan
 from dashboards.plots import AnyPlot
-from dashboards.prediction_sets import PredictionSet
 from dashboards.row_plots import completeness_plot, forest_plots, subgroup_plots
 from dashboards.static import render
 from dashboards.style import plural
@@ -102,7 +101,7 @@ def gather(
     evidence = Evidence(
         name=study_name,
         results=results,
-        predictions=_RecordedPredictions(everything, set(results["trial_id"]), tracking_uri),
+        predictions=load_predictions(results, tracking_uri=tracking_uri or everything.attrs.get("tracking_uri")),
         failures=failures,
         study=study,
         plan=plan,
@@ -115,27 +114,6 @@ def _readable_study(study_name: str, tracking_uri: str | None) -> tuple[Study | 
         return load_study(study_name, tracking_uri), ""
     except UserError as error:
         return None, f"The study file could not be read, defaults are assumed: {error}"
-
-
-class _RecordedPredictions(Mapping[tuple[str, str], PredictionSet]):
-    """Predictions read when asked for, and not kept: thousands of trials would not fit in memory."""
-
-    def __init__(self, results: pd.DataFrame, trial_ids: set[str], tracking_uri: str | None) -> None:
-        self._rows = results[results["trial_id"].isin(trial_ids)].set_index("trial_id", drop=False)
-        self._rows.attrs |= results.attrs
-        self._uri = tracking_uri
-
-    def __getitem__(self, key: tuple[str, str]) -> PredictionSet:
-        trial_id, name = key
-        return load_predictions(self._rows.loc[[trial_id]], sets=[name], tracking_uri=self._uri)[key]
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        for trial_id, sets in zip(self._rows["trial_id"], self._rows["sets"], strict=True):
-            for name in sets:
-                yield str(trial_id), str(name)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
 
 
 def write_report(evidence: Evidence, out: Path, *, problems: list[str], record: str) -> ReportFiles:

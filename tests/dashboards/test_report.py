@@ -262,9 +262,14 @@ def recorded(monkeypatch):
     held = {"results": study.results, "failures": pd.DataFrame([failure(), failure(done=True)]), "study": study.study}
     reads = []
 
-    def load_predictions(rows, sets, tracking_uri):
-        reads.append((rows["trial_id"].iloc[0], sets[0]))
-        return {reads[-1]: study.predictions[reads[-1]]}
+    class Recorded(dict):
+        def __getitem__(self, key):
+            reads.append(key)
+            return super().__getitem__(key)
+
+    def load_predictions(rows, tracking_uri):
+        wanted = set(rows["trial_id"])
+        return Recorded({key: p for key, p in study.predictions.items() if key[0] in wanted})
 
     monkeypatch.setattr(report, "load_results", lambda name, uri: held["results"])
     monkeypatch.setattr(report, "load_failures", lambda name, uri: held["failures"])
