@@ -257,7 +257,7 @@ def _draw_subsets(
             continue
         images[name] = {"train": len(rows.train), "val": len(rows.val)}
         images[name] |= {s: len(r.positions) for s, r in rows.sets.items()}
-        pool = rows.manifest.table.iloc[rows.train]
+        pool = rows.pool(task.labels)
         mine = [t for t in trials if t.cell.task == name]
         for seed in dict.fromkeys(t.seed.subset for t in mine):
             order = PatientOrder(pool, task.labels, task.kind, seed)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dashboards.tracking import RecordMetric
+from dashboards.tracking import RecordMetric, RecordTag, tag_list
 from search_spaces.exceptions import TrackingError
 from search_spaces.names import FailureClass, State, Tag
 
@@ -26,6 +26,7 @@ class TrialState:
         message: Its public message.
         attempts: Number of delivered attempts, superseded ones included.
         seconds: Wall-clock seconds of the run that counts.
+        sets: Evaluation sets that it was scored on.
     """
 
     state: State
@@ -35,6 +36,7 @@ class TrialState:
     message: str = ""
     attempts: int = 0
     seconds: float | None = None
+    sets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,4 +117,5 @@ def _of(run: Run, state: State, attempts: int) -> TrialState:
         message=tags.get(Tag.FAILURE_MESSAGE, "") if failed else "",
         attempts=attempts,
         seconds=run.data.metrics.get(RecordMetric.TOTAL_S),
+        sets=tuple(tag_list(tags, RecordTag.SETS)),
     )

@@ -26,9 +26,9 @@ def study_status(plan: Plan, places: Places) -> dict[str, Any]:
     """Counts of the study's target trials.
 
     Returns:
-        study, cells, trials, done, failed, running, missing (targets), eta_s (None if no driver runs), failures (list of
-        trial_id, cell, class, message), waiting (finished attempts that MLflow does not have yet), axes (axis -> value
-        -> [done, failed, trials]).
+        study, cells, trials, done, failed, running, missing (targets), eta_s (None if no driver runs), failures (list
+        of trial_id, cell, class, message), waiting (finished attempts that MLflow does not have yet), axes (axis ->
+        value -> [done, failed, trials]).
     """
     storage = Storage(places.storage)
     record = Record(plan.study, storage, places.tracking_uri)
@@ -109,7 +109,8 @@ def explain(plan: Plan, start_of_id: str, places: Places, console: Console) -> N
     states = record.look(t.trial_id for t in plan.trials)
     state = states[planned.trial_id]
     console.print(f"[bold]{planned.trial_id}[/] {planned.trial.label}")
-    console.print(f"state: {state.state}, {state.attempts} attempts" + (f", run {state.run_id}" if state.run_id else ""))
+    run = f", run {state.run_id}" if state.run_id else ""
+    console.print(f"state: {state.state}, {state.attempts} attempts{run}")
     if planned.upstream_id:
         console.print(f"starts from trial {planned.upstream_id} ({states[planned.upstream_id].state})")
     if state.message:

@@ -162,9 +162,14 @@ def evaluate(
         made = _plan(study, set_, only, load_weights=False)
         if made.problems:
             _refuse(made)
-        engine_record, missing = evaluate_on(made, on, _places(tracking_uri, storage), console)
-        _report_of(made, engine_record, out)
-        if missing:
+        record, scored = evaluate_on(made, on, _places(tracking_uri, storage), console)
+        console.print(
+            f"{scored.scored} trials scored on {on}, {scored.known} were before, {scored.unfinished} are not done, "
+            f"{scored.without_weights} are done but kept no weights"
+        )
+        _report_of(made, record, out)
+        record.close()
+        if scored.unfinished or scored.without_weights:
             raise typer.Exit(EXIT_FAILED)
 
 
@@ -188,6 +193,7 @@ def report(
         record = Record(made.study, Storage(places.storage), places.tracking_uri)
         record.open()
         _report_of(made, record, out)
+        record.close()
 
 
 def _plan(text: str, sets: list[str] | None, only: str | None, quiet: bool = False, load_weights: bool = True) -> Any:

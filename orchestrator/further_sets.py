@@ -1,0 +1,99 @@
+"""Score finished trials on a further evaluation set, from their kept weights, without training."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from orchestrator.engine import Places
+from orchestrator.plan import Plan, PlannedTrial, import_paths
+from orchestrator.record import Record
+from orchestrator.record_states import TrialState
+from search_spaces.exceptions import UserError, unknown
+from search_spaces.names import Artifact, State
+from search_spaces.trial import Workspace
+from trainables.storage import Storage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """What ``evaluate_on`` did, in target trials.
+
+    Attributes:
+        scored: Scored now.
+        known: Scored on this set before.
+        unfinished: Not done, so not scored.
+        without_weights: Done, but their weights were not kept.
+    """
+
+    scored: int
+    known: int
+    unfinished: int
+    without_weights: int
+
+
+def evaluate_on(plan: Plan, set_name: str, places: Places, console: Console) -> tuple[Record, Scored]:
+    """Score every finished target trial whose task has this evaluation set.
+
+    Raises:
+        UserError: No task of the plan has a set of that name.
+        DataError: The images or labels of the set cannot be used.
+        TrackingError: MLflow cannot be reached.
+    """
+    tasks = _tasks_with(plan, set_name)
+    storage = Storage(places.storage)
+    record = Record(plan.study, storage, places.tracking_uri)
+    record.open()
+    record.deliver_all()
+    targets = [t for t in plan.targets if t.trial.cell.task in tasks]
+    states = record.states(t.trial_id for t in targets)
+    finished = [t for t in targets if states[t.trial_id].state is State.COMPLETE]
+    todo = [t for t in finished if set_name not in states[t.trial_id].sets]
+    ready = [t for t in todo if storage.has_weights(t.trial_id)]
+    for planned in track(ready, f"scoring {set_name}", console=console, transient=True):
+        _score(plan, planned, states[planned.trial_id], set_name, places, record, storage)
+    return record, Scored(
+        scored=len(ready),
+        known=len(finished) - len(todo),
+        unfinished=len(targets) - len(finished),
+        without_weights=len(todo) - len(ready),
+    )
+
+
+def _tasks_with(plan: Plan, set_name: str) -> set[str]:
+    tasks = {t.trial.cell.task for t in plan.targets}
+    found = {task for task in tasks if set_name in plan.study.tasks[task].evaluate}
+    if not found:
+        known: Iterable[str] = {name for task in tasks for name in plan.study.tasks[task].evaluate}
+        raise UserError(unknown("evaluation set", set_name, known) + " Add it under tasks.NAME.evaluate of the study.")
+    return found
+
+
+def _score(
+    plan: Plan,
+    planned: PlannedTrial,
+    state: TrialState,
+    set_name: str,
+    places: Places,
+    record: Record,
+    storage: Storage,
+) -> None:
+    import torch
+
+    from trainables.groups import SingleProcess
+    from trainables.loop import evaluate_only
+
+    if plan.resolver is None or state.run_id is None:
+        raise UserError("\n".join(plan.problems) or f"trial {planned.trial_id} has no run")
+    workspace = Workspace(home=str(places.home), storage=places.storage, import_paths=import_paths(plan.loaded))
+    trial = plan.resolver.resolved(planned.trial, state.run_id, workspace)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory(prefix="scalecurves-") as folder:
+        weights = storage.fetch(planned.trial_id, Artifact.WEIGHTS)
+        files = evaluate_only(trial, weights, [set_name], Path(folder), SingleProcess(device))
+        record.add_predictions(state.run_id, files[set_name])
