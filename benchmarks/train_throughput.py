@@ -2,8 +2,8 @@
 
 Both train the same net on the same random images with the same batch, the same augmentation operators, the same
 optimiser and the same memory format. The bare loop has nothing else: no ghost batches, no seeds per step, no schedule,
-no record of losses. Runs of the two alternate, so that a change of the machine's speed meets both; the result is the
-median over pairs. Needs neither Ray nor MLflow.
+no record of losses. The two take turns every few steps in one process, so that a change of the machine's speed meets
+both; the result is the median over turns of the ratio of speeds. Needs neither Ray nor MLflow.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import nn
 
@@ -54,22 +56,78 @@ class Images:
 
 @dataclass(frozen=True)
 class Case:
-    """One net at one input size."""
+    """One net at one input size.
+
+    Attributes:
+        turn: Steps before the other loop has its turn.
+    """
 
     name: str
     make: Callable[[], nn.Module]
     input_size: int
-    steps: int
+    turn: int
     batch_size: int = 32
 
 
-def ours(case: Case, data: Images, device: torch.device) -> float:
-    """Training images per second of ``fit``, its one validation pass not counted."""
-    protocol = Protocol(
-        budget=Budget(steps=case.steps), global_batch_size=case.batch_size, evaluations=1, select="last"
-    )
+class BareLoop:
+    """The shortest loop that trains the same."""
+
+    def __init__(self, case: Case, data: Images, device: torch.device) -> None:
+        self._case, self._data, self._device = case, data, device
+        self._module = case.make()
+        channels_last = prepare(self._module, case.input_size, device).channels_last
+        protocol = Protocol(global_batch_size=case.batch_size)
+        self._optimizer = make_optimizer(self._module.train(), protocol)
+        self._augment = Augment(protocol.augmentation, case.input_size, NORMALISE, device, channels_last=channels_last)
+        self._generator = torch.Generator().manual_seed(0)
+        self._resident = torch.from_numpy(data.images).to(device) if device.type == "cuda" else None
+        self._targets = torch.from_numpy(data.targets).to(device)
+        self._index = np.random.default_rng(0).permutation(len(data.positions))
+        self._step = 0
+
+    def turn(self) -> float:
+        """Train ``case.turn`` steps; images per second."""
+        case = self._case
+        synchronise(self._device)
+        started = time.perf_counter()
+        for _ in range(case.turn):
+            first = self._step * case.batch_size % (len(self._index) - case.batch_size + 1)
+            images, targets = self._batch(self._index[first : first + case.batch_size])
+            loss = F.cross_entropy(self._module(self._augment(images, self._generator)), targets)
+            loss.backward()
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+            self._step += 1
+        synchronise(self._device)
+        return case.turn * case.batch_size / (time.perf_counter() - started)
+
+    def _batch(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._resident is None:
+            return torch.from_numpy(self._data.images[rows]), self._targets[torch.from_numpy(rows)]
+        index = torch.from_numpy(rows).to(self._device)
+        return self._resident[index], self._targets[index]
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(case: Case, turns: int, device: torch.device) -> dict[str, float | str]:
+    """Median speeds, and the median over turns of their ratio; the first two turns warm up and do not count."""
+    data = Images.random(1024, case.input_size)
     few = Images(data.images, data.positions[:CLASSES], np.arange(CLASSES))
-    result = fit(
+    bare, speeds = BareLoop(case, data, device), []
+
+    def tell(report: dict[str, Any]) -> Order:
+        speeds.append((float(report["samples_per_s"]), bare.turn()))
+        return Order.GO
+
+    turns += 2
+    protocol = Protocol(
+        budget=Budget(steps=turns * case.turn), global_batch_size=case.batch_size, evaluations=turns, select="last"
+    )
+    fit(
         case.make(),
         data,
         few,
@@ -79,88 +137,40 @@ def ours(case: Case, data: Images, device: torch.device) -> float:
         seed=0,
         primary="accuracy",
         group=SingleProcess(device),
-        tell=lambda report: Order.GO,
+        tell=tell,
     )
-    return result.samples_per_s
-
-
-def bare(case: Case, data: Images, device: torch.device) -> float:
-    """Training images per second of the shortest loop that trains the same."""
-    module = case.make()
-    channels_last = prepare(module, case.input_size, device).channels_last
-    protocol = Protocol(global_batch_size=case.batch_size)
-    optimizer = make_optimizer(module.train(), protocol)
-    augment = Augment(protocol.augmentation, case.input_size, NORMALISE, device, channels_last=channels_last)
-    loss_of = nn.CrossEntropyLoss()
-    generator = torch.Generator().manual_seed(0)
-    order = np.random.default_rng(0)
-    on_device = torch.from_numpy(data.images).to(device) if device.type == "cuda" else None
-    targets = torch.from_numpy(data.targets).to(device)
-    index = order.permutation(len(data.positions))
-    synchronise(device)
-    started = time.perf_counter()
-    for step in range(case.steps):
-        first = step * case.batch_size % (len(index) - case.batch_size + 1)
-        rows = index[first : first + case.batch_size]
-        if on_device is None:
-            images, y = torch.from_numpy(data.images[rows]), targets[torch.from_numpy(rows)]
-        else:
-            rows_on_device = torch.from_numpy(rows).to(device)
-            images, y = on_device[rows_on_device], targets[rows_on_device]
-        loss = loss_of(module(augment(images, generator)), y)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    synchronise(device)
-    return case.steps * case.batch_size / (time.perf_counter() - started)
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def measure(case: Case, pairs: int, device: torch.device) -> dict[str, float | str]:
-    """Median speeds and the median over pairs of their ratio; the first pair warms up and does not count."""
-    data = Images.random(1024, case.input_size)
-    speeds = []
-    for pair in range(pairs + 1):
-        runs = [("ours", ours), ("bare", bare)]
-        found = {name: run(case, data, device) for name, run in (runs if pair % 2 else reversed(runs))}
-        if pair:
-            speeds.append(found)
+    counted = speeds[2:]
     return {
         "case": case.name,
-        "ours_images_per_s": statistics.median(s["ours"] for s in speeds),
-        "bare_images_per_s": statistics.median(s["bare"] for s in speeds),
-        "fraction": statistics.median(s["ours"] / s["bare"] for s in speeds),
+        "ours_images_per_s": statistics.median(ours for ours, _ in counted),
+        "bare_images_per_s": statistics.median(bare for _, bare in counted),
+        "fraction": statistics.median(ours / bare for ours, bare in counted),
     }
 
 
-def make_cases(steps: int) -> list[Case]:
+def make_cases(turn: int) -> list[Case]:
     """A launch-bound net and a compute-bound one."""
     return [
-        Case("resnet20 32 px", lambda: resnet20(num_classes=CLASSES), 32, steps),
-        Case("squeezenet1_0 64 px", lambda: torchvision.models.squeezenet1_0(num_classes=CLASSES), 64, steps),
+        Case("resnet20 32 px", lambda: resnet20(num_classes=CLASSES), 32, turn),
+        Case("squeezenet1_0 64 px", lambda: torchvision.models.squeezenet1_0(num_classes=CLASSES), 64, turn),
     ]
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter runs")
+    parser.add_argument("--quick", action="store_true", help="fewer turns")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
     on_gpu = device.type == "cuda"
-    steps = (200 if on_gpu else 12) if options.quick else (600 if on_gpu else 40)
-    cases = make_cases(steps)
+    cases = make_cases(turn=100 if on_gpu else 4)
     print(f"{device_name(device)}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"{'case':24}{'ours img/s':>12}{'bare img/s':>12}{'fraction':>10}")
     rows = []
     with borrowed_globals(device):
         for case in cases:
             torch.manual_seed(0)
-            row = measure(case, 3 if options.quick else 9, device)
+            row = measure(case, 9 if options.quick else 40, device)
             rows.append(row)
             print(
                 f"{row['case']:24}{row['ours_images_per_s']:12.1f}{row['bare_images_per_s']:12.1f}"

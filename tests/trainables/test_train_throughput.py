@@ -13,8 +13,8 @@ from tests.trainables.toy import ToyNet
 
 @pytest.fixture
 def _tiny(monkeypatch):
-    case = train_throughput.Case("tiny", lambda: ToyNet(outputs=train_throughput.CLASSES), 8, 3, batch_size=4)
-    monkeypatch.setattr(train_throughput, "make_cases", lambda steps: [case])
+    case = train_throughput.Case("tiny", lambda: ToyNet(outputs=train_throughput.CLASSES), 8, 2, batch_size=4)
+    monkeypatch.setattr(train_throughput, "make_cases", lambda turn: [case])
 
 
 @pytest.mark.usefixtures("_tiny")
