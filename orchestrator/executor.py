@@ -28,7 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.broker import Broker, BrokerConfig
 from orchestrator.connection import Shape, trials_at_a_time
-from orchestrator.gangs import Gangs, RankConfig
+from orchestrator.gangs import Gangs
 from orchestrator.leases import ENDING, REPORT, GangTrainable, SoloTrainable
 from search_spaces.results import Failure, TrialResult
 from search_spaces.study import GangSpec
@@ -132,7 +132,8 @@ class Executor:
         """Train every trial and return when all have ended, one way or another.
 
         On SIGINT and SIGTERM running trials stop at their next report and write a checkpoint, the others are left; a
-        second signal ends at once. An exception of a callback has the same effect and is raised when all have stopped.
+        second signal ends without waiting for them. An exception of a callback has the same effect as a first signal
+        and is raised when all have stopped.
 
         Args:
             trials: ResolvedTrials as plain data, each trial once; they start in this order.
@@ -212,12 +213,17 @@ class Executor:
         if shape.ranks == 1:
             return tune.with_resources(SoloTrainable, {"cpu": shape.cpus, "gpu": shape.gpus})
         if self._gangs is None:
+            from trainables.gang import RankConfig
+
             config = RankConfig(
+                broker=self._broker_name,
+                gang="",
                 train=self._train,
+                threads=shape.cpus,
                 timeout_s=2 * self._limits.report_deadline_s,
                 memory_growth_bytes=self._limits.memory_growth_bytes,
             )
-            self._gangs = Gangs(shape, self._broker_name, config, self._folder)
+            self._gangs = Gangs(shape, config, self._folder)
         self._gangs.ensure(at_a_time)
         # Every cluster has this resource, one unit of it, on the node of its head. So Tune starts no more leases than
         # there are gangs, without a CPU: one that asks for any never starts while ranks hold them all.
@@ -249,7 +255,8 @@ class _Brake:
         self._until: float | None = None
         self._waiting_for: list[Any] = []
         self.pulled = False
-        self.error: BaseException | None = None
+        self.hurry = False
+        self.error: Exception | None = None
 
     def apply(self, trials: Sequence[Any]) -> None:
         """Called in each turn of Tune's loop: once pulled, have the running trials stopped."""
@@ -262,7 +269,11 @@ class _Brake:
         """Whether all trials that ran have stopped, or have taken too long."""
         if self._until is None:
             return False
-        return time.monotonic() > self._until or all(trial.status != "RUNNING" for trial in self._waiting_for)
+        return (
+            self.hurry
+            or time.monotonic() > self._until
+            or all(trial.status != "RUNNING" for trial in self._waiting_for)
+        )
 
 
 class _Pilot(tune.Callback):  # type: ignore[misc]
@@ -313,7 +324,7 @@ class _Pilot(tune.Callback):  # type: ignore[misc]
         # Tune would turn the exception into text; it is raised by run(), once the running trials have stopped.
         try:
             function(argument)
-        except BaseException as error:
+        except Exception as error:
             self._brake.error = self._brake.error or error
             self._brake.pulled = True
 
@@ -337,14 +348,15 @@ class _Stopper(tune.Stopper):  # type: ignore[misc]
 
 @contextmanager
 def _signals(brake: _Brake) -> Iterator[None]:
-    """SIGINT and SIGTERM pull the brake; a second one ends at once."""
+    """SIGINT and SIGTERM pull the brake; after a second one nothing is waited for, a third one raises where it hits."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def pull(number: int, frame: FrameType | None) -> None:
-        if brake.pulled:
+        if brake.hurry:
             raise KeyboardInterrupt
+        brake.hurry = brake.pulled
         brake.pulled = True
 
     watched = (signal.SIGINT, signal.SIGTERM)

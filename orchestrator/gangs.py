@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 import uuid
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 
 from orchestrator.connection import Shape
+
+if TYPE_CHECKING:
+    from trainables.gang import RankConfig
 
 
 class GangGivenUpError(RuntimeError):
@@ -43,36 +46,19 @@ class TellBroker(UserCallback):  # type: ignore[misc]
             raise GangGivenUpError(message)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankConfig:
-    """What every rank is told; see ``trainables.gang.ranks``.
-
-    Attributes:
-        train: ``module:function``.
-        timeout_s: Of collectives; longer than the broker's deadline, which comes first.
-        memory_growth_bytes: Private memory that a rank may gain before its gang is replaced.
-    """
-
-    train: str
-    timeout_s: float
-    memory_growth_bytes: int
-
-
 class Gangs:
     """The gangs of one executor.
 
     Args:
         shape: Of each gang.
-        broker: Name of the broker actor.
-        config: What ranks are told.
+        config: What ranks are told; the name of the gang is filled in.
         folder: Local folder for Train's own files.
     """
 
-    def __init__(self, shape: Shape, broker: str, config: RankConfig, folder: str) -> None:
+    def __init__(self, shape: Shape, config: RankConfig, folder: str) -> None:
         self._shape = shape
-        self._broker_name = broker
-        self._broker = ray.get_actor(broker)
         self._config = config
+        self._broker = ray.get_actor(config.broker)
         self._folder = folder
         self._threads: list[threading.Thread] = []
         self._closing = threading.Event()
@@ -128,14 +114,7 @@ class Gangs:
         shape = self._shape
         return TorchTrainer(
             ranks,
-            train_loop_config={
-                "broker": self._broker_name,
-                "gang": gang,
-                "train": self._config.train,
-                "threads": shape.cpus,
-                "timeout_s": self._config.timeout_s,
-                "memory_growth_bytes": self._config.memory_growth_bytes,
-            },
+            train_loop_config=dataclasses.asdict(dataclasses.replace(self._config, gang=gang)),
             torch_config=TorchConfig(backend="gloo", timeout_s=int(self._config.timeout_s)),
             scaling_config=ScalingConfig(
                 num_workers=shape.ranks,
@@ -148,7 +127,7 @@ class Gangs:
                 storage_path=self._folder,
                 # Deaths are counted by the broker, per trial; Train's counter never goes back.
                 failure_config=FailureConfig(max_failures=-1),
-                callbacks=[TellBroker(self._broker_name, gang)],
+                callbacks=[TellBroker(self._config.broker, gang)],
             ),
         )
 

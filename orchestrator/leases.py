@@ -48,10 +48,11 @@ class _Lease(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """The next report, or the ending."""
-        if not self._started:
+        if self._started or self._begin():
             self._started = True
-            self._begin()
-        message = self._next()
+            message = self._next()
+        else:
+            message = {"stopped": True}
         if "report" in message:
             return {REPORT: json.dumps(message["report"])}
         self._started = False
@@ -61,7 +62,8 @@ class _Lease(tune.Trainable):  # type: ignore[misc]
         self._config = config
         self._trial: dict[str, Any] = json.loads(config["trial"])
 
-    def _begin(self) -> None:
+    def _begin(self) -> bool:
+        """Start the trial; False if none is to be started any more."""
         raise NotImplementedError
 
     def _next(self) -> dict[str, Any]:
@@ -81,8 +83,9 @@ class GangTrainable(_Lease):
     def _key(self) -> str:
         return str(self._trial["trial_id"])
 
-    def _begin(self) -> None:
+    def _begin(self) -> bool:
         ray.get(self._broker.submit.remote(self._key, self._trial))
+        return True
 
     def _next(self) -> dict[str, Any]:
         message: dict[str, Any] = ray.get(self._broker.next_report.remote(self._key))
@@ -105,11 +108,14 @@ class SoloTrainable(_Lease):
         super().setup(config)
         self._worker = _Worker(config)
 
-    def _begin(self) -> None:
+    def _begin(self) -> bool:
+        if ray.get(self._broker.draining.remote()):
+            return False
         if self._worker.worn:
             # The process has grown too large. Tune sees a crash, which it answers with a fresh process and this trial.
             os._exit(1)
         self._worker.start(self._trial)
+        return True
 
     def _next(self) -> dict[str, Any]:
         self._worker.answer(Order.GO)

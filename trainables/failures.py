@@ -20,6 +20,7 @@ _LOST_PEER = re.compile(r"closed by peer|connection reset|broken pipe|connection
 
 _QUOTED = re.compile(r"(?<!\w)'[^'\n]*'(?!\w)|\"[^\"\n]*\"|`[^`\n]*`")
 _WITH_SEPARATOR = re.compile(r"[^\s'\"`,;()\[\]{}]*[/\\][^\s'\"`,;()\[\]{}]*")
+_END_MARKS = re.compile(r"^.*?(?=[:.!?]*$)", re.DOTALL)
 _FILE_NAME = re.compile(
     r"[\w.+-]+\.(?:png|jpe?g|tiff?|bmp|webp|gif|dcm|dicom|nii|npy|npz|csv|tsv|parquet|arrow|json|ya?ml|txt|h5|hdf5"
     r"|zarr|zip|tar|gz|pth?|th|bin|safetensors|py)\b",
@@ -71,7 +72,7 @@ def public_message(text: str, values: bool = False) -> str:
         values: Whether quoted values go too; messages about data quote image ids and labels.
     """
     text = _QUOTED.sub(lambda match: _quoted(match.group(), values), text)
-    text = _WITH_SEPARATOR.sub("<path>", text)
+    text = _WITH_SEPARATOR.sub(lambda match: "<path>" + _END_MARKS.sub("", match.group()), text)
     text = _FILE_NAME.sub("<file>", text)
     return text if len(text) <= PUBLIC_CHARACTERS else text[: PUBLIC_CHARACTERS - 3] + "..."
 

@@ -11,6 +11,7 @@ all ranks failed alike the processes are started again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -33,7 +34,7 @@ class RecycleRanksError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Ending:
+class Ending:
     """What one rank brings to the meeting after a trial."""
 
     failure: Failure | None
@@ -41,41 +42,84 @@ class _Ending:
     worn: bool
 
 
-def ranks(config: dict[str, Any]) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankConfig:
+    """What every rank of a gang is told.
+
+    Attributes:
+        broker: Name of the broker actor.
+        gang: Name of this gang.
+        train: The training function, ``module:function``.
+        threads: Torch threads per rank.
+        timeout_s: Of collectives inside a trial; longer than the broker's deadline, which comes first.
+        memory_growth_bytes: Private memory that a rank may gain before its gang goes on in fresh processes.
+    """
+
+    broker: str
+    gang: str
+    train: str
+    threads: int
+    timeout_s: float
+    memory_growth_bytes: int
+
+
+def ranks(raw_config: dict[str, Any]) -> None:
     """The ``train_loop_per_worker`` of a gang: runs until the broker says bye.
 
     Args:
-        config: ``broker`` (name of the broker actor), ``gang`` (name of this gang), ``train`` (``module:function``),
-            ``threads`` (torch threads per rank), ``timeout_s`` (of collectives inside a trial),
-            ``memory_growth_bytes`` (see warm.Wear).
+        raw_config: A RankConfig as a mapping.
     """
-    _Rank(config).run()
+    import ray
+    import ray.train.torch
+
+    config = RankConfig(**raw_config)
+    broker = ray.get_actor(config.broker)
+    context = ray.train.get_context()
+    device: torch.device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+    def call(method: str, *arguments: Any) -> Any:
+        return ray.get(getattr(broker, method).remote(config.gang, *arguments))
+
+    rank = Rank(config, context.get_world_rank(), context.get_world_size(), device, call)
+    rank.run(ray.get_runtime_context().current_actor)
 
 
-class _Rank:
-    def __init__(self, config: dict[str, Any]) -> None:
-        import ray
-        import ray.train.torch
+class Rank:
+    """One rank. Needs a default process group on gloo if there are others.
 
-        context = ray.train.get_context()
-        self._rank, self._size = context.get_world_rank(), context.get_world_size()
-        self._device: torch.device = ray.train.torch.get_device()
-        self._ray_get = ray.get
-        self._me = ray.get_runtime_context().current_actor
-        self._broker = ray.get_actor(config["broker"])
-        self._gang: str = config["gang"]
-        self._timeout = timedelta(seconds=config["timeout_s"])
-        if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)
-        self._train = load_function(config["train"])
-        self._state = ProcessState(config["threads"])
-        self._wear = Wear(config["memory_growth_bytes"])
+    Args:
+        config: What every rank is told.
+        rank: 0 .. size - 1.
+        size: Number of ranks.
+        device: Where this one computes.
+        call: Calls a method of the broker for this gang.
+    """
+
+    def __init__(
+        self, config: RankConfig, rank: int, size: int, device: torch.device, call: Callable[..., Any]
+    ) -> None:
+        self._rank, self._size, self._device, self._call = rank, size, device, call
+        self._timeout = timedelta(seconds=config.timeout_s)
+        self._train = load_function(config.train)
+        self._state = ProcessState(config.threads)
+        self._wear = Wear(config.memory_growth_bytes)
         self._trial_group: dist.ProcessGroup | None = None
         self._control_group: dist.ProcessGroup | None = None
-        self._open_groups()
-        self._generation: int = self._shared(self._call("hello", self._me) if self._rank == 0 else None)
+        self._generation = 0
 
-    def run(self) -> None:
+    def run(self, me: Any) -> None:
+        """Train trial after trial until the broker says bye.
+
+        Args:
+            me: Actor handle of this rank; the broker kills a stuck gang with rank 0's.
+
+        Raises:
+            RecycleRanksError: The gang should go on in fresh processes.
+        """
+        self._open_groups()
+        self._generation = self._shared(self._call("hello", me) if self._rank == 0 else None)
         while True:
             task, key, trial = self._shared(
                 self._call("next", self._generation) if self._rank == 0 else None
@@ -117,18 +161,18 @@ class _Rank:
             self._close_group()
             self._open_groups()
 
-    def _meet(self, ended: Attempt) -> list[_Ending]:
-        mine = _Ending(failure=ended.failure, lost_a_peer=ended.lost_a_peer, worn=self._wear.after_trial())
+    def _meet(self, ended: Attempt) -> list[Ending]:
+        mine = Ending(failure=ended.failure, lost_a_peer=ended.lost_a_peer, worn=self._wear.after_trial())
         if self._size == 1:
             return [mine]
         if self._device.type == "cuda":
             patience = timedelta(seconds=CUDA_MEETING_S) if ended.failure is not None else self._timeout
             dist.monitored_barrier(timeout=patience)
-        endings: list[_Ending] = [mine] * self._size
+        endings: list[Ending] = [mine] * self._size
         dist.all_gather_object(endings, mine)
         return endings
 
-    def _reason_to_part(self, root: Failure | None, endings: list[_Ending]) -> str:
+    def _reason_to_part(self, root: Failure | None, endings: list[Ending]) -> str:
         """Why this gang should go on in fresh processes; empty if it can go on in these."""
         if any(e.worn for e in endings):
             return "a rank has grown too large"
@@ -175,11 +219,8 @@ class _Rank:
         dist.broadcast_object_list(box, src=0, group=group)
         return box[0]
 
-    def _call(self, method: str, *arguments: Any) -> Any:
-        return self._ray_get(getattr(self._broker, method).remote(self._gang, *arguments))
 
-
-def root_cause(endings: list[_Ending]) -> Failure | None:
+def root_cause(endings: list[Ending]) -> Failure | None:
     """The failure that the others follow from: one that is more than the loss of a peer, lowest rank first.
 
     If ranks lost each other and none says why, the network or a node is to blame: class ``node``.

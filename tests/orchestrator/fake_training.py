@@ -52,7 +52,13 @@ def payload(number: int, folder: Path | str = "", **arguments: Any) -> dict[str,
 def train(trial: ResolvedTrial, group: Group, tell: Tell) -> TrialResult | None:
     """Linear layers on random data, averaged over the ranks by DDP; a checkpoint with each report."""
     started = time.time()
-    arguments = {"steps": 4, "evaluations": 2, "sleep_s": 0.0, "fault": "", "fault_step": 1} | trial.scale.arguments
+    arguments: dict[str, Any] = {
+        "steps": 4,
+        "evaluations": 2,
+        "sleep_s": 0.0,
+        "fault": "",
+        "fault_step": 1,
+    } | trial.scale.arguments
     model, optimizer = _model(group)
     first_step = _load(trial, model, optimizer)
     loss = torch.zeros(())
@@ -62,6 +68,7 @@ def train(trial: ResolvedTrial, group: Group, tell: Tell) -> TrialResult | None:
             FAULTS[arguments["fault"]](group, Path(arguments["folder"]) / f"{trial.trial_id}.fault")
         generator = torch.Generator(device="cpu").manual_seed(trial.seed.init * 1000 + step * 10 + group.rank)
         images = torch.randn(8, WIDTH, generator=generator).to(group.device)
+        torch.manual_seed(step)  # dropout: a resumed trial draws what it would have drawn
         loss = model(images).square().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -99,7 +106,7 @@ def _model(group: Group) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
         torch.nn.Linear(WIDTH, WIDTH), torch.nn.Dropout(0.1), torch.nn.Linear(WIDTH, WIDTH)
     ).to(group.device)
     with torch.no_grad():
-        model[0].bias.add_(noise)  # type: ignore[index, union-attr, operator]
+        model[0].bias.add_(noise)  # type: ignore[index]
     if group.process_group is not None:
         model = DistributedDataParallel(model, process_group=group.process_group)
     return model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)

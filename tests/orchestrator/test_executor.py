@@ -1,0 +1,266 @@
+"""Trials through Tune and warm gangs on a local cluster of two CPUs, with every accident that costs one trial only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ray = pytest.importorskip("ray")
+
+from orchestrator.connection import Shape, connect, trials_at_a_time  # noqa: E402
+from orchestrator.executor import Executor, Limits, TrialOutcome  # noqa: E402
+from search_spaces.exceptions import UserError  # noqa: E402
+from search_spaces.names import FailureClass  # noqa: E402
+from search_spaces.study import GangSpec  # noqa: E402
+from tests.orchestrator.fake_training import payload  # noqa: E402
+
+pytestmark = pytest.mark.ray
+
+TRAIN = "tests.orchestrator.fake_training:train"
+DEADLINE_S = 20.0
+
+
+class Bench:
+    """An executor and what it said."""
+
+    def __init__(self, ranks: int) -> None:
+        self.reports: list[dict[str, Any]] = []
+        self.outcomes: list[TrialOutcome] = []
+        self.on_report: Any = lambda report: None
+        self.on_done: Any = lambda outcome: None
+        self.executor = Executor(
+            GangSpec(ranks=ranks),
+            on_report=self._report,
+            on_done=self._done,
+            train=TRAIN,
+            limits=Limits(report_deadline_s=DEADLINE_S, stop_patience_s=30.0, max_node_retries=1),
+        )
+
+    def run(self, trials: list[dict[str, Any]]) -> dict[int, TrialOutcome]:
+        """Number of a trial -> how it ended; each ended once."""
+        self.reports.clear()
+        self.outcomes.clear()
+        self.executor.run(trials)
+        numbered = {int(o.trial_id, 16): o for o in self.outcomes}
+        assert len(numbered) == len(self.outcomes)
+        return numbered
+
+    def _report(self, report: dict[str, Any]) -> None:
+        self.reports.append(report)
+        self.on_report(report)
+
+    def _done(self, outcome: TrialOutcome) -> None:
+        self.outcomes.append(outcome)
+        self.on_done(outcome)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    with connect("local", num_cpus=2):
+        yield
+
+
+@pytest.fixture(scope="module")
+def gang_bench(cluster: None) -> Iterator[Bench]:
+    bench = Bench(ranks=2)
+    yield bench
+    bench.executor.close()
+
+
+@pytest.fixture
+def gang(gang_bench: Bench) -> Iterator[Bench]:
+    yield gang_bench
+    gang_bench.on_report = gang_bench.on_done = lambda _: None
+
+
+@pytest.fixture
+def solo(cluster: None, gang_bench: Bench) -> Iterator[Bench]:
+    """Single processes need the CPUs that the gang holds: these tests come last."""
+    gang_bench.executor.close()
+    bench = Bench(ranks=1)
+    yield bench
+    bench.executor.close()
+
+
+def weights(outcome: TrialOutcome) -> str:
+    assert outcome.failure is None, outcome.failure
+    assert outcome.result is not None
+    return str(outcome.result.extra["weights"])
+
+
+def pid(outcome: TrialOutcome) -> int:
+    assert outcome.result is not None, outcome.failure
+    return int(outcome.result.extra["pid"])
+
+
+def failure_class(outcome: TrialOutcome) -> FailureClass:
+    assert outcome.failure is not None
+    return outcome.failure.failure_class
+
+
+def test_each_accident_costs_its_own_trial_only(gang: Bench, tmp_path: Path) -> None:
+    faults = ["", "raise_on_one", "raise_on_first", "diverge", "exit", ""]
+    outcomes = gang.run([payload(n, tmp_path, fault=fault) for n, fault in enumerate(faults)])
+    assert len(outcomes) == len(faults)
+    assert failure_class(outcomes[1]) is FailureClass.DATA
+    assert failure_class(outcomes[2]) is FailureClass.USER
+    assert failure_class(outcomes[3]) is FailureClass.DIVERGENCE
+    assert failure_class(outcomes[4]) is FailureClass.USER
+    assert pid(outcomes[0]) == pid(outcomes[5]), "the gang went on in the same processes"
+    unreadable = outcomes[1].failure
+    assert unreadable is not None
+    assert "cannot be read" in unreadable.message
+    assert "Jane" not in unreadable.public_message
+    assert "raise_on_one" in unreadable.detail
+
+
+def test_reports_come_with_the_names_of_their_trial_and_in_order(gang: Bench) -> None:
+    gang.run([payload(1, steps=6, evaluations=3)])
+    assert [(r["trial_id"], r["attempt_id"], r["step"], r["steps"]) for r in gang.reports] == [
+        (f"{1:016x}", "attempt-1", step, 6) for step in (2, 4, 6)
+    ]
+
+
+def test_warm_equals_cold_and_a_killed_rank_costs_only_its_trial(gang: Bench, tmp_path: Path) -> None:
+    warm = gang.run([payload(n) for n in range(3)])
+    lost_before = gang.executor.counts().get("lost", 0)
+    # Killed at its first step, this trial is the first of fresh processes when it is tried again.
+    cold = gang.run([payload(2, tmp_path, fault="kill_once", fault_step=0), payload(1), payload(0)])
+    assert gang.executor.counts()["lost"] == lost_before + 1
+    assert pid(cold[2]) != pid(warm[2])
+    assert pid(cold[2]) == pid(cold[0])
+    assert {n: weights(o) for n, o in cold.items()} == {n: weights(o) for n, o in warm.items()}
+    assert weights(warm[0]) != weights(warm[1])
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(gang: Bench, tmp_path: Path) -> None:
+    trials = [payload(n, tmp_path, steps=6, evaluations=6) for n in range(4)]
+    gang.on_report = lambda report: os.kill(os.getpid(), signal.SIGTERM) if report["step"] == 2 else None
+    with pytest.raises(KeyboardInterrupt):
+        gang.run(trials)
+    assert gang.outcomes == []
+    assert {r["trial_id"] for r in gang.reports} == {trials[0]["trial_id"]}
+    gang.on_report = lambda report: None
+    resumed = gang.run(trials)
+    first = resumed[0].result
+    assert first is not None
+    assert first.resumed_from >= 2
+    whole = gang.run([payload(n, steps=6, evaluations=6) for n in range(4)])
+    assert {n: weights(o) for n, o in resumed.items()} == {n: weights(o) for n, o in whole.items()}
+
+
+def test_an_error_of_a_callback_stops_the_run_and_is_raised(gang: Bench) -> None:
+    def full_disk(outcome: TrialOutcome) -> None:
+        raise OSError("disk full")
+
+    gang.on_done = full_disk
+    with pytest.raises(OSError, match="disk full"):
+        gang.run([payload(n, steps=2, evaluations=1) for n in range(40)])
+    assert len(gang.outcomes) < 40
+
+
+def test_a_trial_that_kills_its_ranks_each_time_fails_and_the_next_one_runs(gang: Bench) -> None:
+    outcomes = gang.run([payload(0, fault="kill"), payload(1)])
+    assert failure_class(outcomes[0]) is FailureClass.NODE
+    assert outcomes[1].failure is None
+
+
+def test_a_rank_that_hangs_is_shot_at_the_deadline_and_its_trial_tried_again(gang: Bench, tmp_path: Path) -> None:
+    outcomes = gang.run([payload(0, tmp_path, fault="hang_once")])
+    assert outcomes[0].failure is None
+    assert gang.executor.counts()["shot"] == 1
+
+
+def test_out_of_memory_is_its_own_class_and_the_gang_goes_on_in_fresh_processes(gang: Bench) -> None:
+    outcomes = gang.run([payload(0), payload(1, fault="out_of_memory"), payload(2)])
+    assert failure_class(outcomes[1]) is FailureClass.MEMORY
+    assert pid(outcomes[0]) != pid(outcomes[2])
+
+
+def test_two_hundred_trials_in_one_gang_end_with_the_private_memory_of_twenty(gang: Bench) -> None:
+    outcomes = gang.run([payload(n) for n in range(200)])
+    assert len({pid(o) for o in outcomes.values()}) == 1
+    size = [o.result.extra["rss"] for _, o in sorted(outcomes.items()) if o.result is not None]
+    assert len(size) == 200
+    assert size[199] <= 1.05 * size[19]
+
+
+def test_close_frees_the_cluster_and_may_be_repeated(gang: Bench) -> None:
+    gang.executor.close()
+    gang.executor.close()
+    end = time.monotonic() + 60
+    while ray.available_resources().get("CPU", 0) < 2:
+        assert time.monotonic() < end, f"not freed: {ray.available_resources()}"
+        time.sleep(0.1)
+
+
+def test_single_processes_fail_crash_and_resume_like_gangs(solo: Bench, tmp_path: Path) -> None:
+    faults = ["", "kill_once", "raise_on_first", "diverge", "exit", ""]
+    trials = [payload(n, tmp_path, fault=f, fault_step=2, steps=4) for n, f in enumerate(faults)]
+    outcomes = solo.run(trials)
+    assert [failure_class(outcomes[n]) for n in (2, 3, 4)] == ["user", "divergence", "user"]
+    crashed = outcomes[1].result
+    assert crashed is not None
+    assert crashed.resumed_from == 2, "from the checkpoint of the process that crashed"
+    whole = solo.run([payload(n, steps=4) for n in (0, 1, 5)])
+    assert {n: weights(outcomes[n]) for n in (0, 1, 5)} == {n: weights(o) for n, o in whole.items()}
+
+
+def test_a_single_process_that_crashes_each_time_fails_with_class_node(solo: Bench) -> None:
+    outcomes = solo.run([payload(0, fault="kill"), payload(1)])
+    assert failure_class(outcomes[0]) is FailureClass.NODE
+    assert outcomes[1].failure is None
+
+
+def test_interrupted_single_processes_write_their_checkpoint(solo: Bench, tmp_path: Path) -> None:
+    solo.on_report = lambda report: os.kill(os.getpid(), signal.SIGINT) if report is solo.reports[0] else None
+    trials = [payload(n, tmp_path, steps=40, evaluations=40, sleep_s=0.05) for n in range(3)]
+    with pytest.raises(KeyboardInterrupt):
+        solo.run(trials)
+    assert solo.outcomes == []
+    assert (tmp_path / f"{int(solo.reports[0]['trial_id'], 16):016x}.pt").exists()
+    assert len(list(tmp_path.glob("*.pt"))) <= 2, "the third trial never began"
+
+
+def test_more_signals_end_a_run_without_waiting(solo: Bench, tmp_path: Path) -> None:
+    def impatient(report: dict[str, Any]) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    solo.on_report = impatient
+    with pytest.raises(KeyboardInterrupt):
+        solo.run([payload(n, steps=100, evaluations=50, sleep_s=1.0) for n in range(3)])
+    assert solo.outcomes == []
+
+
+def node(cpus: float, gpus: float = 0.0) -> dict[str, Any]:
+    return {"Alive": True, "Resources": {"CPU": cpus, "GPU": gpus}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "nodes", "expected"),
+    [
+        (GangSpec(ranks=2), [node(2)], 1),
+        (GangSpec(ranks=2), [node(3), node(3)], 3),
+        (GangSpec(ranks=1, cpus_per_rank=4), [node(10), node(3)], 2),
+        (GangSpec(ranks=4), [node(0), node(32, 8)], 2),
+        (GangSpec(ranks=1), [node(0), node(4, 8)], 4),
+        (GangSpec(ranks=1, gpus_per_rank=0.25), [node(32, 2)], 8),
+        (GangSpec(ranks=1, gpus_per_rank=0.6), [node(32, 2)], 2),
+        (GangSpec(ranks=2, gpus_per_rank=0), [node(4, 1)], 2),
+    ],
+)
+def test_trials_at_a_time(spec: GangSpec, nodes: list[dict[str, Any]], expected: int) -> None:
+    assert trials_at_a_time(Shape.of(spec, nodes), nodes) == expected
+
+
+def test_a_shape_that_does_not_fit_says_what_it_needs_and_what_there_is() -> None:
+    nodes = [node(2)]
+    with pytest.raises(UserError, match=r"4 ranks x \(1 CPU\).*2 CPUs"):
+        trials_at_a_time(Shape.of(GangSpec(ranks=4), nodes), nodes)
