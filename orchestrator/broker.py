@@ -262,7 +262,9 @@ class Broker:
             job.stop()
 
     async def resume(self) -> None:
-        """Take trials again after ``drain``."""
+        """Take trials again after ``drain``; what is still known from before is forgotten and stopped."""
+        for key in list(self._jobs):
+            await self.cancel(key)
         self._draining = False
 
     async def draining(self) -> bool:

@@ -95,13 +95,13 @@ class Gangs:
             while not self._closing.is_set():
                 try:
                     self._trainer(name).fit()
-                    break
+                    message = "its ranks went home"
                 except Exception as error:
                     message = _first_line(error)
                 if self._closing.is_set() or not ray.get(self._broker.lost.remote(name, message)):
                     break
             if not self._closing.is_set():
-                ray.get(self._broker.gone.remote(name, message or "its ranks went home"))
+                ray.get(self._broker.gone.remote(name, message))
         except (ray.exceptions.RayError, ValueError):
             if not self._closing.is_set():
                 raise

@@ -45,15 +45,15 @@ async def soon(awaitable: Awaitable[Any]) -> asyncio.Task[Any]:
 def test_trials_go_out_in_the_order_of_submission_with_their_payload() -> None:
     async def test() -> None:
         broker = Bench().broker
-        for key in "xyz":
-            await broker.submit(key, {"trial": key})
+        for name in "xyz":
+            await broker.submit(name, {"trial": name})
         generation = await broker.hello("a")
         taken = []
         for _ in range(3):
             task, key, trial = await broker.next("a", generation)
             taken.append((task, key, trial))
             await broker.done("a", generation, str(key), RESULT)
-        assert taken == [("trial", key, {"trial": key}) for key in "xyz"]
+        assert taken == [("trial", name, {"trial": name}) for name in "xyz"]
 
     run(test)
 
@@ -195,8 +195,7 @@ def test_a_failure_of_class_node_is_tried_again_and_others_are_not() -> None:
         generation, key = await bench.gang_takes()
         lost_peer = {"failure": {"failure_class": "node", "message": "connection reset"}}
         await bench.broker.done("a", generation, key, lost_peer)
-        task, key, _ = await bench.broker.next("a", generation)
-        assert (task, key) == ("trial", "x")
+        assert (await bench.broker.next("a", generation))[:2] == ("trial", "x")
         diverged = {"failure": {"failure_class": "divergence", "message": "nan"}}
         await bench.broker.done("a", generation, "x", diverged)
         assert await bench.broker.next_report("x") == diverged
@@ -349,9 +348,24 @@ def test_a_lease_that_comes_again_replaces_the_job_of_the_one_that_died() -> Non
         await bench.broker.submit("x", {"attempt": 2})
         assert await report == "stop"
         await bench.broker.done("a", generation, key, {"stopped": True})
-        task, key, trial = await bench.broker.next("a", generation)
-        assert (task, trial) == ("trial", {"attempt": 2})
-        await bench.broker.done("a", generation, str(key), RESULT)
+        task, again, trial = await bench.broker.next("a", generation)
+        assert (task, again, trial) == ("trial", key, {"attempt": 2})
+        await bench.broker.done("a", generation, key, RESULT)
         assert await bench.broker.next_report("x") == RESULT
+
+    run(test)
+
+
+def test_after_an_interruption_a_gang_whose_lease_was_killed_is_free_again() -> None:
+    async def test() -> None:
+        bench = Bench()
+        await bench.broker.submit("x", {})
+        generation, key = await bench.gang_takes()
+        await bench.broker.drain()
+        await bench.broker.resume()
+        assert await bench.broker.report("a", generation, key, {}) == "stop"
+        await bench.broker.done("a", generation, key, {"stopped": True})
+        await bench.broker.submit("y", {})
+        assert (await bench.broker.next("a", generation))[1] == "y"
 
     run(test)
