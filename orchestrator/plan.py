@@ -188,7 +188,7 @@ def _make_phantoms(library: TaskLibrary, manifests: Iterable[str], note: Note) -
 
         if absent & set(PHANTOMS):
             note("making phantom images")
-            make_phantoms(library)
+            make_phantoms(library, sorted(absent & set(PHANTOMS)))
 
 
 def _keep(mapping: dict[str, Made], key: str, value: Made | None) -> None:
