@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from dashboards.plots import (
+    PANELS_PER_ROW,
     CurvePlot,
     Panel,
     Series,
@@ -90,7 +91,7 @@ def _curve_plot(
         x_range=x_range,
         y_range=y_range,
         x_log=True,
-        x_ticks=_image_ticks(positions, x_range),
+        x_ticks=_image_ticks(positions, x_range, len(panels)),
         reference=chance_level(metric),
     )
 
@@ -179,7 +180,7 @@ def _parameter_plot(
         x_range=x_range,
         y_range=_y_range(panels, metric),
         x_log=True,
-        x_ticks=_spaced(tuple((float(p), f"{size_text(p)}\n{s}") for s, p in sizes.items()), x_range, 0.14),
+        x_ticks=_spaced([(float(p), f"{size_text(p)}\n{s}") for s, p in sizes.items()], x_range, len(panels)),
         reference=chance_level(metric),
     )
 
@@ -280,12 +281,12 @@ def _curves_in_words(cells: pd.DataFrame) -> str:
 
 
 def _y_range(panels: Iterable[Panel], metric: str) -> tuple[float, float]:
-    """All points, and intervals as far as they do not squeeze the points: at most once their span beyond them."""
+    """All points, and intervals as far as they do not squeeze the points: at most half their span beyond them."""
     series = [s for p in panels for s in p.series]
     points = finite(v for s in series for part in (s.y, s.dots_y) for v in part)
     ends = finite(v for s in series for part in (s.low, s.high) for v in part)
     low, high = min(points, default=0.0), max(points, default=1.0)
-    room = max(high - low, 0.05)
+    room = max((high - low) / 2, 0.05)
     low, high = padded([max(min([low, *ends]), low - room), min(max([high, *ends]), high + room)])
     return (low, high) if direction(metric) < 0 else (low, min(high, 1.02))
 
@@ -302,18 +303,26 @@ def _dodge(n: int, x_range: tuple[float, float]) -> list[float]:
     return [float(10 ** (step * (i - (n - 1) / 2))) for i in range(n)]
 
 
-def _image_ticks(positions: pd.Series[float], x_range: tuple[float, float]) -> tuple[tuple[float, str], ...]:
-    ticks = tuple((float(x), f"{count(x)}\n{amount_text(str(label))}") for label, x in positions.items())
-    return _spaced(ticks, x_range, 0.11)
-
-
-def _spaced(
-    ticks: tuple[tuple[float, str], ...], x_range: tuple[float, float], least: float
+def _image_ticks(
+    positions: pd.Series[float], x_range: tuple[float, float], panels: int
 ) -> tuple[tuple[float, str], ...]:
-    """Leaves out ticks that would overlap; the largest stays, least is a share of the axis."""
-    span = math.log10(x_range[1] / x_range[0])
+    ticks = [(float(x), f"{count(x)}\n{amount_text(str(label))}") for label, x in positions.items()]
+    return _spaced(ticks, x_range, panels)
+
+
+def _spaced(ticks: list[tuple[float, str]], x_range: tuple[float, float], panels: int) -> tuple[tuple[float, str], ...]:
+    """Ticks that do not overlap, the largest first: what does not fit keeps its first row only, or goes.
+
+    Widths are those of 12 px letters in panels of a page of 1100 px.
+    """
+    letter = 0.0075 * min(panels, PANELS_PER_ROW) * math.log10(x_range[1] / x_range[0])
     kept: list[tuple[float, str]] = []
-    for x, text in reversed(ticks):
-        if not kept or math.log10(kept[-1][0] / x) >= least * span:
-            kept.append((x, text))
+    free = math.inf
+    for x, text in sorted(ticks, reverse=True):
+        for shown in (text, text.split("\n")[0]):
+            half = letter * (max(len(row) for row in shown.split("\n")) + 1) / 2
+            if math.log10(x) + half <= free:
+                kept.append((x, shown))
+                free = math.log10(x) - half
+                break
     return tuple(reversed(kept))

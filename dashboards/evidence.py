@@ -41,7 +41,7 @@ _OTHERS = (
 
 
 def target_results(results: pd.DataFrame) -> pd.DataFrame:
-    """Rows of target trials, with every column that the tables need, blank where the record has none; counts are floats.
+    """Rows of target trials, with every column that the tables need: counts as floats, blank where there are none.
 
     Args:
         results: As ``dashboards.load.load_results`` gives it; may be empty.
@@ -49,7 +49,7 @@ def target_results(results: pd.DataFrame) -> pd.DataFrame:
     rows = results[results["role"] == Role.TARGET] if "role" in results else results
     blank = {name: pd.Series(index=rows.index, dtype="float64") for name in _NUMBERS if name not in rows}
     blank |= {name: pd.Series(index=rows.index, dtype=object) for name in _OTHERS if name not in rows}
-    counts = {name: rows[name].astype("Float64").astype(float) for name in rows if _is_count(str(name))}
+    counts = {str(c): rows[c].astype("Float64").astype(float) for c in rows if _is_count(str(c))}
     return rows.assign(**blank | counts).reset_index(drop=True)
 
 

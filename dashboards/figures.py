@@ -9,10 +9,9 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dashboards.plots import AnyPlot, CurvePlot, IntervalPlot, MatrixPlot, Row, Series
+from dashboards.plots import PANELS_PER_ROW, AnyPlot, CurvePlot, IntervalPlot, MatrixPlot, Row, Series
 from dashboards.style import FONT_STACK, GRID, INK, MUTED, ZONE, LineStyle
 
-PANELS_PER_ROW = 3
 _PANEL_HEIGHT_PX = 330
 _ROW_HEIGHT_PX = 25
 _PANEL_GAP_PX = 68

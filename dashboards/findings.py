@@ -16,6 +16,8 @@ from dashboards.tables import Tables
 
 VERDICT_SCHEMA = 1
 SHOWN_IF_NOTHING_IS_DECIDED = 3
+MAX_HEADLINES = 12
+"""Comparisons that a terminal is shown in full."""
 
 _TONES = {
     "helps, meaningfully": "good",
@@ -68,11 +70,15 @@ def summary(evidence: Evidence, tables: Tables) -> str:
 
 
 def headlines(evidence: Evidence, tables: Tables) -> list[str]:
-    """The findings for a terminal: decided ones in full, undecided ones counted."""
+    """The findings for a terminal: decided ones in full as far as they are not too many, undecided ones counted."""
     lines = [summary(evidence, tables)]
     primary = _primary(tables.contrasts)
     if not primary.empty:
-        lines += [contrast_sentence(r) for r in records(primary) if r["verdict"] != "undecided"]
+        decided = [r for r in records(primary) if r["verdict"] != "undecided"]
+        decided.sort(key=lambda r: r["verdict"] == "no meaningful difference")
+        lines += [contrast_sentence(r) for r in decided[:MAX_HEADLINES]]
+        if len(decided) > MAX_HEADLINES:
+            lines.append(f"{len(decided) - MAX_HEADLINES} more decided comparisons are in the report.")
     for block in (_shift_block(tables), _deficit_block(tables)):
         lines += [f.text for f in block.findings if f.tone == "bad"] if block else []
     return lines

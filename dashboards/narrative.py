@@ -142,15 +142,15 @@ def methods(evidence: Evidence, tables: Tables) -> tuple[str, ...]:
         "The variance over seeds is added, and degrees of freedom follow Satterthwaite. Intervals of a single cell are "
         "symmetric on the logit scale for metrics in [0, 1]. A t-test over seeds alone would ignore that all seeds "
         "share one test set.",
-        "Comparisons are paired: the same seed has the same training subset, and the same patients are scored. A source "
-        f"is compared with {evidence.baseline} at the same model scale, amount and task. The primary family holds every "
-        f"such comparison on the test set at the declared amounts ({fractions}): {size}, corrected by Holm over the "
-        "whole study. All else is exploratory.",
+        "Comparisons are paired: the same seed has the same training subset, and the same patients are scored. "
+        f"A source is compared with {evidence.baseline} at the same model scale, amount and task. The primary family "
+        f"holds every such comparison on the test set at the declared amounts ({fractions}): {size}, corrected by Holm "
+        "over the whole study. All else is exploratory.",
         f"Words: “helps” needs Holm's p below {evidence.alpha:g} and an interval above 0, “meaningfully” an interval "
         f"above {evidence.delta:g}; “no meaningful difference” a {inner} interval inside ±{evidence.delta:g}; else it "
-        "is undecided, which is not the same as equal. “Seems to” marks verdicts that rest on fewer than three seeds, on "
-        "unknown patients, on cells with failed trials, or on an opponent whose validation was still improving. Below "
-        "20 patients per class nothing is tested.",
+        "is undecided, which is not the same as equal. “Seems to” marks verdicts that rest on fewer than three seeds, "
+        "on unknown patients, on cells with failed trials, or on an opponent whose validation was still improving. "
+        "Below 20 patients per class nothing is tested.",
         "All of this is conditional on the pool of training images and on the protocol: the recipe, its budget and its "
         "hyper-parameters are the same for all sources unless the study says otherwise. Two draws of a large share of "
         "one pool overlap, so their spread shrinks by construction. Macro averages run over the classes that the "

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,10 +21,12 @@ from dashboards.figures import draw
 from dashboards.plots import AnyPlot
 from dashboards.style import FONT_STACK, INK, MUTED, count, number
 
-TABLE_ROWS = 300
+TABLE_ROWS = 150
 """Rows of a table on the page; the files beside it hold all."""
 
-_P_COLUMNS = ("p", "p_holm")
+_P_COLUMNS = ("p", "p_adjusted", "p_holm")
+_FILE_ONLY = frozenset({"se", "df", "v_case", "v_seed", "level", "order", "rank", "cap", "rung", "rarest_label"})
+"""Columns of the files that the page leaves out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,16 +189,30 @@ def _rows_text(table: pd.DataFrame) -> str:
 
 
 def _table(table: pd.DataFrame, title: str) -> str:
-    shown = table.head(TABLE_ROWS)
-    head = "".join(f'<th scope="col">{_text(_column_title(str(c)))}</th>' for c in shown.columns)
+    """The table without what is the same in every row, which is said above it, and without columns for files only."""
+    shown = table.head(TABLE_ROWS).drop(columns=[c for c in table.columns if c in _FILE_ONLY])
+    same = {str(c): shown[c].iloc[0] for c in shown if len(shown) > 1 and shown[c].nunique(dropna=False) == 1}
+    shown = shown.drop(columns=list(same))
+    common = " · ".join(
+        f"{_column_title(k)}: {text}" for k, v in same.items() if (text := _value(v, k)) not in ("", "–")
+    )
+    head = "".join(_heading(str(name), shown[name]) for name in shown.columns)
     columns = [[_cell(value, str(name)) for value in shown[name]] for name in shown.columns]
     body = "".join(f"<tr>{''.join(row)}</tr>" for row in zip(*columns, strict=True))
-    more = len(table) - len(shown)
-    rest = f'<p class="note">{more} further rows are in the tables beside this page.</p>' if more > 0 else ""
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{_text(title)}"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{rest}"
+    more = (
+        f"{len(table) - len(shown)} further rows are in the tables beside this page." if len(table) > len(shown) else ""
     )
+    return (
+        (f'<p class="note">{_text(common)}</p>' if common else "")
+        + f'<div class="scroll" tabindex="0" role="region" aria-label="{_text(title)}"><table>'
+        + f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        + (f'<p class="note">{more}</p>' if more else "")
+    )
+
+
+def _heading(name: str, column: pd.Series[Any]) -> str:
+    numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    return f'<th scope="col"{" class=n" if numeric else ""}>{_text(_column_title(name))}</th>'
 
 
 def _column_title(name: str) -> str:
@@ -203,13 +220,16 @@ def _column_title(name: str) -> str:
 
 
 def _cell(value: object, column: str) -> str:
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return f"<td{' class=n' if is_number else ''}>{_text(_value(value, column))}</td>"
+
+
+def _value(value: object, column: str) -> str:
     if isinstance(value, bool | np.bool_):
-        return f"<td>{'yes' if value else 'no'}</td>"
+        return "yes" if value else "no"
     if isinstance(value, int | float | np.number):
-        return f'<td class="n">{_text(_number(float(value), column))}</td>'
-    if value is None or value is pd.NA or value is pd.NaT:
-        return "<td>–</td>"
-    return f"<td>{_text(str(value))}</td>"
+        return _number(float(value), column)
+    return "–" if value is None or value is pd.NA or value is pd.NaT else str(value)
 
 
 def _number(value: float, column: str) -> str:
@@ -279,7 +299,7 @@ table {{ border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tab
 th, td {{ padding: 4px 12px; text-align: left; vertical-align: top; border-bottom: 1px solid #eef0f2; }}
 td {{ white-space: nowrap; }}
 thead th {{ position: sticky; top: 0; background: #f6f7f8; font-weight: 600; white-space: nowrap; }}
-.n {{ text-align: right; }}
+th.n, td.n {{ text-align: right; }}
 #methods td {{ white-space: normal; overflow-wrap: anywhere; }}
 .skip {{ position: absolute; left: -9999px; }}
 .skip:focus {{ left: 16px; top: 8px; background: #fff; padding: 4px 8px; }}

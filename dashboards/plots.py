@@ -16,6 +16,9 @@ import pandas as pd
 
 from dashboards.style import LineStyle, number
 
+PANELS_PER_ROW = 3
+"""Panels of a curve plot that stand side by side."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from dashboards.plots import AnyPlot, CurvePlot, IntervalPlot, MatrixPlot, Row, Series
+from dashboards.plots import PANELS_PER_ROW, AnyPlot, CurvePlot, IntervalPlot, MatrixPlot, Row, Series
 from dashboards.style import GRID, INK, MUTED, ZONE, LineStyle
 
 PNG_DPI = 150
@@ -61,7 +61,7 @@ def _bytes(figure: Figure, plot: AnyPlot, form: str) -> bytes:
 
 
 def _curves(plot: CurvePlot) -> Figure:
-    columns = min(len(plot.panels), 3)
+    columns = min(len(plot.panels), PANELS_PER_ROW)
     rows = math.ceil(len(plot.panels) / columns)
     figure = Figure(figsize=(max(3.4 * columns, 4.4), 2.9 * rows + 0.7), layout="constrained")
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flat

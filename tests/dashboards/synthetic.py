@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -107,7 +108,7 @@ def make_synthetic(*, seeds: int = 3, patients: int = 150, null: bool = False, s
 
 def evidence_of(synthetic: SyntheticStudy, **changes: object) -> Evidence:
     """The evidence of a synthetic study, as if read from a record; ``changes`` replace its fields."""
-    given = {
+    given: dict[str, Any] = {
         "name": "synthetic",
         "results": target_results(synthetic.results),
         "predictions": synthetic.predictions,
@@ -118,9 +119,14 @@ def evidence_of(synthetic: SyntheticStudy, **changes: object) -> Evidence:
     return Evidence(**(given | changes))
 
 
-def failure(**fields: object) -> dict:
+def failure(**fields: object) -> dict[str, Any]:
     """A row of ``load_failures``."""
-    row = {"trial_id": "f" * 16, "role": "target", "model_scale": "small", "pretraining_source": "natural"}
+    row: dict[str, Any] = {
+        "trial_id": "f" * 16,
+        "role": "target",
+        "model_scale": "small",
+        "pretraining_source": "natural",
+    }
     row |= {"data_fraction": "0.05", "task": "skin", "seed": "0", "failure_class": "divergence"}
     return row | {"message": "loss is not finite at step 12", "step": 12, "done": False} | fields
 
@@ -159,7 +165,7 @@ def _people(kind, labels, task, name, patients, rng) -> _Crowd:
         name=name,
         kind=kind,
         labels=labels,
-        y=y.astype(np.int64) if kind == "multiclass" else y[:, None].astype(np.float64),
+        y=y.astype(np.int64) if kind == "multiclass" else y[:, None].astype(np.float32),
         patient=np.array([f"{task}-{name}-{p:04d}" for p in who]),
         image=np.array([f"{task}-{name}-{i:05d}" for i in range(len(who))]),
         sex=sex[who],
@@ -179,7 +185,7 @@ def _predict(crowd: _Crowd, signal: float, rng: np.random.Generator) -> Predicti
         kind=crowd.kind,
         labels=crowd.labels,
         y=crowd.y,
-        logits=logits,
+        logits=logits.astype(np.float32),
         image=crowd.image,
         patient=crowd.patient,
         site=None,
@@ -191,7 +197,7 @@ def _trials(seeds: int):
     return [(sc, so, f, s) for sc in SCALES for so in SOURCES for f in FRACTIONS for s in range(seeds)]
 
 
-def _row(trial_id, task, scale, source, fraction, s, kind, sets) -> dict:
+def _row(trial_id, task, scale, source, fraction, s, kind, sets) -> dict[str, Any]:
     return {
         "trial_id": trial_id,
         "cell_id": hashlib.sha256(f"{task}{scale}{source}{fraction}".encode()).hexdigest()[:16],

@@ -136,8 +136,10 @@ def test_zone_of_no_practical_meaning_is_drawn_in_every_panel():
 def test_groups_too_small_to_show_are_named_in_the_figure():
     subgroups = whole_tables().subgroups.query("task == 'skin' and set == 'test'").copy()
     small = subgroups["group"] == "M"
-    subgroups.loc[small, ["value", "low", "high"]] = np.nan
-    subgroups.loc[small, ["sufficient", "note"]] = [False, "insufficient data (3+, 4−)"]
+    for column in ("value", "low", "high"):
+        subgroups.loc[small, column] = np.nan
+    subgroups.loc[small, "sufficient"] = False
+    subgroups.loc[small, "note"] = "insufficient data (3+, 4−)"
     (plot,) = subgroup_plots(subgroups, "random")
     texts = [a.text for a in figures.draw(plot).layout.annotations]
     assert texts.count("insufficient data (3+, 4−)") == 6
@@ -145,9 +147,12 @@ def test_groups_too_small_to_show_are_named_in_the_figure():
 
 def test_matrix_says_what_failed_and_what_was_excluded():
     matrix = whole_tables().completeness.copy()
-    matrix.loc[0, ["done", "failed"]] = [2, 1]
-    matrix.loc[1, ["planned", "done", "reason"]] = [0, 0, "no weights"]
+    changes: list[dict[str, int | str]] = [{"done": 2, "failed": 1}, {"planned": 0, "done": 0, "reason": "no weights"}]
+    for row, change in enumerate(changes):
+        for column, value in change.items():
+            matrix.loc[row, column] = value
     plot = completeness_plot(matrix)
+    assert plot is not None
     flat = [text for line in plot.text for text in line]
     assert "2/3 1✕" in flat
     assert "excluded" in flat

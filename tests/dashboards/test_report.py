@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 from dashboards import report
 from dashboards.evidence import target_results
 from dashboards.findings import contrast_sentence, findings, headlines
+from dashboards.planned import readable_plan
 from dashboards.plots import records
+from dashboards.prediction_sets import PredictionSet
 from dashboards.report import build_report, gather, write_report
 from search_spaces.exceptions import UserError
 from tests.dashboards.synthetic import (
@@ -115,7 +117,7 @@ class TestWholeReport:
 
 
 def test_sentence_says_effect_interval_p_seeds_and_patients():
-    row = whole_tables().contrasts.query("primary").iloc[0].to_dict()
+    row = records(whole_tables().contrasts.query("primary"))[0]
     row |= {"estimate": 0.0412, "low": 0.0101, "high": 0.0711, "p_adjusted": 0.0121, "verdict": "helps"}
     assert contrast_sentence(row) == (
         "natural helps on skin at 5 % (small): +0.041 macro AUC "
@@ -217,7 +219,7 @@ def test_unfinished_studies_show_what_is_there(situation, tmp_path):
 
 @pytest.mark.usefixtures("no_static_figures")
 def test_study_file_may_be_unreadable(tmp_path):
-    evidence = evidence_of(whole_study(), study=None, plan=report.readable_plan(None, None)[0])
+    evidence = evidence_of(whole_study(), study=None, plan=readable_plan(None, None)[0])
     _, page = written(evidence, tmp_path, problems=["The study file could not be read, defaults are assumed: x"])
     assert "defaults are assumed" in page
     assert "helps, meaningfully" in page
@@ -230,7 +232,7 @@ def test_everything_a_user_named_is_escaped(tmp_path):
     results = study.results.assign(task=study.results["task"].replace("skin", evil))
     failures = pd.DataFrame([failure(task=evil, message=evil)])
     evidence = evidence_of(study, name=evil, results=target_results(results), failures=failures, study=None)
-    evidence = dataclasses.replace(evidence, plan=report.readable_plan(None, None)[0])
+    evidence = dataclasses.replace(evidence, plan=readable_plan(None, None)[0])
     files, page = written(evidence, tmp_path, problems=[evil])
     assert "<img" not in page.replace("<image", "")
     assert "onerror=&quot;" in page
@@ -262,7 +264,7 @@ def recorded(monkeypatch):
     held = {"results": study.results, "failures": pd.DataFrame([failure(), failure(done=True)]), "study": study.study}
     reads = []
 
-    class Recorded(dict):
+    class Recorded(dict[tuple[str, str], PredictionSet]):
         def __getitem__(self, key):
             reads.append(key)
             return super().__getitem__(key)

@@ -268,7 +268,7 @@ def test_small_subgroups_are_named_with_their_patients_never_dropped():
     predictions = {}
     for key, prediction in study.predictions.items():
         numbers = np.array([int(p.rsplit("-", 1)[1]) for p in prediction.patient])
-        groups = np.where(numbers < 6, "rare", np.where(numbers % 5 == 0, None, "common"))
+        groups = np.where(numbers < 6, "rare", np.where(numbers % 5 == 0, "", "common"))
         predictions[key] = dataclasses.replace(prediction, groups={"scanner": groups.astype(object)})
     study_file = make_study(statistics={"groups": ["g_scanner"]})
     subgroups = build_tables(evidence_of(study, study=study_file, predictions=predictions)).subgroups
@@ -297,8 +297,8 @@ def test_amounts_in_patients_are_ordered_by_their_images():
     study = whole_study()
     names = {"0.05": "patients=3", "0.2": "patients=9", "1": "1"}
     renamed = study.results.assign(data_fraction=study.results["data_fraction"].map(names))
-    axes = make_study().axes | {"data_fraction": [{"patients": 3}, {"patients": 9}, 1.0]}
-    study_file = make_study(axes=axes)
+    axes = {"model_scale": list(SCALES), "pretraining_source": list(SOURCES), "task": ["skin", "brain"]}
+    study_file = make_study(axes=axes | {"data_fraction": [{"patients": 3}, {"patients": 9}, 1.0]})
     evidence = evidence_of(study, results=target_results(renamed), study=study_file, plan=make_plan(study_file, None))
     tables = build_tables(evidence)
     assert list(dict.fromkeys(tables.cells["data_fraction"])) == ["patients=3", "patients=9", "1"]
@@ -309,7 +309,7 @@ def test_predictions_that_cannot_be_used_cost_their_trial_only():
     study = whole_study()
     broken = trial_ids(study.results, **HELPED)[0]
     predictions = dict(study.predictions)
-    predictions[broken, "test"] = dataclasses.replace(predictions[broken, "test"], logits=np.zeros((3, 3)))
+    predictions[broken, "test"] = dataclasses.replace(predictions[broken, "test"], logits=np.zeros((3, 3), np.float32))
     tables = build_tables(evidence_of(study, predictions=predictions))
     assert [text.split(":")[0] for text in tables.unreadable] == [f"{broken} test"]
     assert row_of(tables.contrasts, set="test", **HELPED)["n_seeds"] == 2
