@@ -125,7 +125,7 @@ def _curve(
 def _hover(row: dict[str, Any]) -> str:
     return (
         f"{row['pretraining_source']} · {row['model_scale']} · {amount_text(str(row['data_fraction']))} "
-        f"({count(as_float(row['images']))} images)<br>{interval(row['value'], row['low'], row['high'])}, "
+        f"({count(as_float(row['images']))} images)\n{interval(row['value'], row['low'], row['high'])}, "
         f"{plural(int(as_float(row['n_seeds'])), 'seed')}"
     )
 
@@ -262,8 +262,8 @@ def _shifted_series(rows: pd.DataFrame, name: str) -> Series:
         x_low=list(mine["in_domain_low"]),
         x_high=list(mine["in_domain_high"]),
         hover=[
-            f"{r['pretraining_source']} · {r['model_scale']} · {amount_text(str(r['data_fraction']))}<br>"
-            f"test {number(r['in_domain'])}, {r['set']} {number(r['shifted'])}<br>"
+            f"{r['pretraining_source']} · {r['model_scale']} · {amount_text(str(r['data_fraction']))}\n"
+            f"test {number(r['in_domain'])}, {r['set']} {number(r['shifted'])}\n"
             f"drop {interval(r['drop'], r['drop_low'], r['drop_high'], signed)}"
             for r in records(mine)
         ],

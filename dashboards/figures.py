@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -40,7 +41,7 @@ def _curves(plot: CurvePlot) -> go.Figure:
         rows=rows,
         cols=columns,
         shared_yaxes=True,
-        subplot_titles=[f"<b>{p.title}</b>" for p in plot.panels],
+        subplot_titles=[_bold(p.title) for p in plot.panels],
         horizontal_spacing=0.035,
         vertical_spacing=0.3 / rows,
         x_title=None,
@@ -54,6 +55,15 @@ def _curves(plot: CurvePlot) -> go.Figure:
     _curve_axes(figure, plot, rows, columns)
     _layout(figure, height=_PANEL_HEIGHT_PX * rows + _LEGEND_PX)
     return figure
+
+
+def _rich(text: str) -> str:
+    """Text for plotly, which would otherwise take tags in a user's names for its own."""
+    return html.escape(text, quote=False).replace("\n", "<br>")
+
+
+def _bold(text: str) -> str:
+    return f"<b>{_rich(text)}</b>"
 
 
 def _reference_lines(figure: go.Figure, plot: CurvePlot, place: dict[str, int]) -> None:
@@ -80,7 +90,7 @@ def _draw_series(
             y=list(series.dots_y),
             mode="markers",
             marker={"color": style.colour, "size": 4.5, "opacity": 0.5},
-            legendgroup=series.name,
+            legendgroup=_rich(series.name),
             showlegend=False,
             hoverinfo="skip",
         )
@@ -88,15 +98,15 @@ def _draw_series(
     trace = go.Scatter(
         x=list(series.x),
         y=list(series.y),
-        name=series.name,
-        legendgroup=series.name,
+        name=_rich(series.name),
+        legendgroup=_rich(series.name),
         showlegend=series.name not in legend_seen,
         mode="lines+markers" if series.joined else "markers",
         line={"color": style.colour, "width": width, "dash": style.dash},
         marker={"color": style.colour, "symbol": style.symbol, "size": 8, "line": {"color": "white", "width": 0.7}},
         error_y=_bars(series.y, series.low, series.high, style.colour),
         error_x=_bars(series.x, series.x_low, series.x_high, style.colour) if len(series.x_low) else None,
-        hovertext=list(series.hover),
+        hovertext=[_rich(text) for text in series.hover],
         hoverinfo="text",
     )
     figure.add_trace(trace, **place)
@@ -124,14 +134,14 @@ def _curve_axes(figure: go.Figure, plot: CurvePlot, rows: int, columns: int) -> 
     figure.update_xaxes(type="log" if plot.x_log else "linear", range=x_range, **_AXIS)
     figure.update_yaxes(range=list(plot.y_range), **_AXIS)
     if plot.x_ticks:
-        texts = [text.replace("\n", "<br>") for _, text in plot.x_ticks]
+        texts = [_rich(text) for _, text in plot.x_ticks]
         figure.update_xaxes(tickmode="array", tickvals=[x for x, _ in plot.x_ticks], ticktext=texts)
     last_row = [i for i in range(len(plot.panels)) if i + columns >= len(plot.panels)]
     for i in last_row:
-        title = {"text": plot.x_label, "standoff": 8}
+        title = {"text": _rich(plot.x_label), "standoff": 8}
         figure.update_xaxes(title=title, row=i // columns + 1, col=i % columns + 1)
     for row in range(rows):
-        figure.update_yaxes(title={"text": plot.y_label, "standoff": 6}, row=row + 1, col=1)
+        figure.update_yaxes(title={"text": _rich(plot.y_label), "standoff": 6}, row=row + 1, col=1)
 
 
 def _intervals(plot: IntervalPlot) -> go.Figure:
@@ -141,7 +151,7 @@ def _intervals(plot: IntervalPlot) -> go.Figure:
         rows=len(sizes),
         cols=1,
         row_heights=[float(size) for size in sizes],
-        subplot_titles=[f"<b>{title}</b>" for title, _ in plot.panels],
+        subplot_titles=[_bold(title) for title, _ in plot.panels],
         vertical_spacing=_PANEL_GAP_PX / height if len(sizes) > 1 else 0.0,
     )
     notes: list[dict[str, Any]] = []
@@ -153,7 +163,7 @@ def _intervals(plot: IntervalPlot) -> go.Figure:
         _row_axis(figure, entries, place)
         notes += _notes(entries, i)
     figure.update_xaxes(range=list(plot.x_range), **_AXIS)
-    figure.update_xaxes(title={"text": plot.x_label, "standoff": 8}, row=len(sizes), col=1)
+    figure.update_xaxes(title={"text": _rich(plot.x_label), "standoff": 8}, row=len(sizes), col=1)
     # One by one, plotly would check all notes again for each.
     figure.layout.annotations = [*figure.layout.annotations, *notes]
     _layout(figure, height=height + 90)
@@ -176,7 +186,7 @@ def _draw_rows(figure: go.Figure, entries: Sequence[Row], name: str, style: Line
     trace = go.Scatter(
         x=[e.value for _, e in mine],
         y=[i for i, _ in mine],
-        name=name,
+        name=_rich(name),
         mode="markers",
         marker={
             "color": [style.colour if e.filled else "white" for _, e in mine],
@@ -185,7 +195,7 @@ def _draw_rows(figure: go.Figure, entries: Sequence[Row], name: str, style: Line
             "line": {"color": style.colour, "width": 1.8},
         },
         error_x=_bars([e.value for _, e in mine], [e.low for _, e in mine], [e.high for _, e in mine], style.colour),
-        hovertext=[f"{e.label}<br>{e.note}" for _, e in mine],
+        hovertext=[_rich(f"{e.label}\n{e.note}") for _, e in mine],
         hoverinfo="text",
     )
     figure.add_trace(trace, **place)
@@ -195,7 +205,7 @@ def _row_axis(figure: go.Figure, entries: Sequence[Row], place: dict[str, int]) 
     figure.update_yaxes(
         tickmode="array",
         tickvals=list(range(len(entries))),
-        ticktext=[e.label for e in entries],
+        ticktext=[_rich(e.label) for e in entries],
         range=[len(entries) - 0.4, -0.6],
         automargin=True,
         showgrid=False,
@@ -212,7 +222,7 @@ def _notes(entries: Sequence[Row], panel: int) -> list[dict[str, Any]]:
         place
         | {
             "y": i,
-            "text": entry.note,
+            "text": _rich(entry.note),
             "font": {"size": 12, "color": INK if entry.filled and math.isfinite(entry.value) else MUTED},
         }
         for i, entry in enumerate(entries)
@@ -242,14 +252,14 @@ def _matrix(plot: MatrixPlot) -> go.Figure:
     figure.update_xaxes(
         tickmode="array",
         tickvals=list(range(columns)),
-        ticktext=list(plot.columns),
+        ticktext=[_rich(column) for column in plot.columns],
         side="top",
         **_PLAIN_AXIS,
     )
     figure.update_yaxes(
         tickmode="array",
         tickvals=list(range(rows)),
-        ticktext=list(plot.rows),
+        ticktext=[_rich(row) for row in plot.rows],
         autorange="reversed",
         automargin=True,
         **_PLAIN_AXIS,
@@ -268,7 +278,7 @@ def _group_titles(figure: go.Figure, plot: MatrixPlot) -> None:
             y=1,
             yref="paper",
             yshift=42,
-            text=f"<b>{name}</b>",
+            text=_bold(name),
             showarrow=False,
             font={"size": 13},
         )

@@ -180,6 +180,12 @@ def test_matplotlib_draws_it_and_always_the_same(key):
     assert static.render(plot)[0] == svg
 
 
+def test_names_are_not_taken_for_formulas():
+    cells = primary_cells().query("task == 'skin' and set == 'test'").assign(model_scale=r"$\frac{a$")
+    (plot,) = scale_curves(cells, whole_tables().trial_values, "random")
+    assert rb"$\frac{a$" in static.render(plot)[0]
+
+
 def test_numbers_that_do_not_exist_draw_nothing_and_break_nothing():
     cells = primary_cells().query("task == 'skin' and set == 'test'").copy()
     cells[["low", "high"]] = np.nan

@@ -228,14 +228,21 @@ def test_study_file_may_be_unreadable(tmp_path):
 @pytest.mark.usefixtures("no_static_figures")
 def test_everything_a_user_named_is_escaped(tmp_path):
     study = whole_study()
-    evil = '</script><img src=x onerror="alert(1)">&'
-    results = study.results.assign(task=study.results["task"].replace("skin", evil))
+    evil = '</script><img src=x onerror="alert(1)"><a href="https://example.org">&'
+    results = study.results.replace({"task": {"skin": evil}, "model_scale": {"small": evil}})
+    results["pretraining_source"] = results["pretraining_source"].replace("natural", evil)
     failures = pd.DataFrame([failure(task=evil, message=evil)])
     evidence = evidence_of(study, name=evil, results=target_results(results), failures=failures, study=None)
     evidence = dataclasses.replace(evidence, plan=readable_plan(None, None)[0])
     files, page = written(evidence, tmp_path, problems=[evil])
-    assert "<img" not in page.replace("<image", "")
-    assert "onerror=&quot;" in page
+    own = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+    assert "<img" not in own
+    assert '<a href="https' not in own
+    assert "onerror=&quot;" in own
+    for source in re.findall(r'<script type="application/json">(.*?)</script>', page, flags=re.S):
+        texts = json.dumps(json.loads(source), ensure_ascii=False)
+        assert "<a" not in texts
+        assert "<img" not in texts
     assert all(path.parent == files.folder / "figures" for path in files.figures)
 
 

@@ -280,6 +280,23 @@ def test_small_subgroups_are_named_with_their_patients_never_dropped():
     assert subgroups.loc[subgroups["group"] == "unknown", "sufficient"].any()
 
 
+def test_a_subgroup_and_the_others_are_compared_over_the_same_classes():
+    study = whole_study()
+    predictions = {}
+    for key, prediction in study.predictions.items():
+        keratosis = prediction.y == 2 if prediction.y.ndim == 1 else prediction.y[:, 0] == 1
+        numbers = np.array([int(p.rsplit("-", 1)[1]) for p in prediction.patient])
+        groups = np.where(keratosis | (numbers % 2 == 0), "most", "others")
+        predictions[key] = dataclasses.replace(prediction, groups={"scanner": groups.astype(object)})
+    study_file = make_study(statistics={"groups": ["scanner"]})
+    subgroups = build_tables(evidence_of(study, study=study_file, predictions=predictions)).subgroups
+    skin = subgroups[subgroups["task"] == "skin"]
+    assert set(skin["classes"]) == {"nevus, melanoma"}
+    assert skin["deficit"].notna().all()
+    brain = subgroups[(subgroups["task"] == "brain") & (subgroups["group"] == "others")]
+    assert not brain["sufficient"].any()
+
+
 def test_lower_is_better_metrics_help_downwards():
     tasks = {
         name: {"manifest": name, "primary": "nll", "evaluate": {other: {"manifest": "x"}}}
