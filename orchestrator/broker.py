@@ -7,7 +7,9 @@ gangs.
 *Generations*: a new rank 0 says hello and gets a number; calls with an older number are refused, and what the old ranks
 had in flight goes back to the head of the queue, a limited number of times.
 
-*A report is a question*: ``report`` returns when the lease asks for the next report, or with the order to stop.
+*A report is a question*: its answer is the lease's wish for the next report, or the order to stop. The ranks may be
+one report ahead of the answers, so that they do not wait for Tune's loop; an interruption reaches them all the same at
+their next report.
 """
 
 from __future__ import annotations
@@ -42,12 +44,14 @@ class BrokerConfig:
         report_deadline_s: Longest silence of a gang that trains: from the start of a trial to its first report, between
             reports, and from the last report to the end. Then the gang is shot and its trial tried again.
         tick_s: Longest wait of an idle gang for a trial, so that its collectives do not time out.
+        reports_ahead: Unanswered reports with which a trial goes on; 0 makes every report wait for its own answer.
         max_node_retries: How often a trial is tried again after its gang was lost.
         max_barren_deaths: How often a gang may be lost in a row without finishing a trial before it is given up.
     """
 
     report_deadline_s: float = 1800.0
     tick_s: float = 20.0
+    reports_ahead: int = 1
     max_node_retries: int = 3
     max_barren_deaths: int = 10
 
@@ -58,37 +62,47 @@ class _Job:
 
     Attributes:
         messages: For the lease: each message with the question that it asks, if it is a report.
-        open: The question that a rank waits on.
+        questions: Not answered yet, oldest first.
         read: The question whose report the lease has read; asking for the next report answers this one and no later.
+        waits: Whether the ranks wait for an answer, so that their silence is ours.
         lost: How often its ranks were lost.
     """
 
     key: str
     trial: dict[str, Any]
     messages: asyncio.Queue[tuple[dict[str, Any], asyncio.Future[Order] | None]] = field(default_factory=asyncio.Queue)
-    open: asyncio.Future[Order] | None = None
+    questions: deque[asyncio.Future[Order]] = field(default_factory=deque)
     read: asyncio.Future[Order] | None = None
+    waits: bool = False
     lost: int = 0
 
-    def ask(self, report: dict[str, Any]) -> asyncio.Future[Order]:
-        """Hand the lease a report; the order comes with the future."""
-        self.open = asyncio.get_running_loop().create_future()
-        self.messages.put_nowait(({"report": report}, self.open))
-        return self.open
+    async def ask(self, report: dict[str, Any], ahead: int) -> Order:
+        """Hand the lease a report; wait until no more than ``ahead`` are unanswered."""
+        question: asyncio.Future[Order] = asyncio.get_running_loop().create_future()
+        self.questions.append(question)
+        self.messages.put_nowait(({"report": report}, question))
+        if len(self.questions) <= ahead:
+            return Order.GO
+        self.waits = True
+        try:
+            return await self.questions[-1 - ahead]
+        finally:
+            self.waits = False
+
+    def go_on(self) -> None:
+        """Answer the report that the lease has read."""
+        if self.read is not None and not self.read.done():
+            self.read.set_result(Order.GO)
+            self.questions.remove(self.read)
+
+    def stop(self) -> None:
+        """Answer whatever waits with stop."""
+        while self.questions:
+            self.questions.popleft().set_result(Order.STOP)
 
     def end(self, message: dict[str, Any]) -> None:
         """Hand the lease its last message."""
         self.messages.put_nowait((message, None))
-
-    def stop(self) -> None:
-        """Answer the rank that waits, if one does, with stop."""
-        if self.open is not None and not self.open.done():
-            self.open.set_result(Order.STOP)
-
-    @property
-    def waits(self) -> bool:
-        """Whether a rank waits for an order, so that its silence is ours."""
-        return self.open is not None and not self.open.done()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -151,8 +165,7 @@ class Broker:
         job = self._jobs.get(key)
         if job is None:
             return {"stopped": True}
-        if job.read is not None and not job.read.done():
-            job.read.set_result(Order.GO)
+        job.go_on()
         message, job.read = await job.messages.get()
         if "report" not in message and self._jobs.get(key) is job:
             del self._jobs[key]
@@ -205,11 +218,12 @@ class Broker:
         return Task.TRIAL.value, job.key, job.trial
 
     async def report(self, gang: str, generation: int, key: str, report: dict[str, Any]) -> str:
-        """Hand in a report of the trial and wait for the order."""
+        """Hand in a report of the trial; the order comes when no more than ``reports_ahead`` wait for an answer."""
         state, job = self._gang(gang), self._jobs.get(key)
         if generation != state.generation or job is None or state.job is not job or self._draining:
             return Order.STOP.value
-        order = await job.ask(report)
+        state.heard_at = self._clock()
+        order = await job.ask(report, self._config.reports_ahead)
         state.heard_at = self._clock()
         return order.value
 

@@ -118,7 +118,7 @@ class SoloTrainable(_Lease):
         return True
 
     def _next(self) -> dict[str, Any]:
-        self._worker.answer(Order.GO)
+        self._worker.go_on()
         message = self._worker.message()
         if "report" in message and ray.get(self._broker.draining.remote()):
             return self._worker.stop()
@@ -136,8 +136,8 @@ class _Worker:
         self._config = config
         self._trials: queue.Queue[dict[str, Any]] = queue.Queue()
         self._messages: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._orders: queue.Queue[Order] = queue.Queue()
-        self._asked = False
+        self._answers: queue.Queue[Order] = queue.Queue()
+        self._read = False
         self._stopping = threading.Event()
         self.worn = False
         threading.Thread(target=self._work, name="training", daemon=True).start()
@@ -145,19 +145,22 @@ class _Worker:
     def start(self, trial: dict[str, Any]) -> None:
         """Begin a trial; the one before has ended."""
         self._stopping.clear()
+        # One report may be ahead of the answers, so that training does not wait for Tune's loop.
+        self._answers = queue.Queue()
+        self._answers.put(Order.GO)
         self._trials.put(trial)
 
     def message(self, patience_s: float | None = None) -> dict[str, Any]:
         """Wait for the next report or the ending."""
         message = self._messages.get(timeout=patience_s)
-        self._asked = "report" in message
+        self._read = "report" in message
         return message
 
-    def answer(self, order: Order) -> None:
-        """Answer the report that waits, if one does."""
-        if self._asked:
-            self._asked = False
-            self._orders.put(order)
+    def go_on(self) -> None:
+        """Answer the report that was read, if one was."""
+        if self._read:
+            self._read = False
+            self._answers.put(Order.GO)
 
     def stop(self, patience_s: float | None = None) -> dict[str, Any]:
         """Stop the trial at its next report and wait for its ending.
@@ -166,16 +169,17 @@ class _Worker:
             queue.Empty: It has not ended in time.
         """
         self._stopping.set()
-        self.answer(Order.STOP)
+        self._answers.put(Order.STOP)  # wakes a report that waits
         while "report" in (message := self.message(patience_s)):
-            self.answer(Order.STOP)
+            pass
         return message
 
     def _tell(self, report: dict[str, Any]) -> Order:
         if self._stopping.is_set():
             return Order.STOP
         self._messages.put({"report": report})
-        return self._orders.get()
+        answer = self._answers.get()
+        return Order.STOP if self._stopping.is_set() else answer
 
     def _work(self) -> None:
         from trainables.failures import failure_of

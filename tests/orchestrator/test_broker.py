@@ -19,7 +19,11 @@ class Bench:
     def __init__(self, **config: Any) -> None:
         self.now = 0.0
         self.shot: list[Any] = []
-        self.broker = Broker(BrokerConfig(**{"tick_s": 0.01} | config), shoot=self.shot.append, clock=lambda: self.now)
+        self.broker = Broker(
+            BrokerConfig(**{"tick_s": 0.01, "reports_ahead": 0} | config),
+            shoot=self.shot.append,
+            clock=lambda: self.now,
+        )
 
     async def gang_takes(self, gang: str = "a") -> tuple[int, str]:
         """A fresh group of ranks says hello and takes a trial."""
@@ -85,6 +89,26 @@ def test_a_report_waits_until_the_lease_asks_for_the_next() -> None:
         assert await report == "go"
         await bench.broker.done("a", generation, key, RESULT)
         assert await ending == RESULT
+
+    run(test)
+
+
+def test_ranks_may_be_one_report_ahead_of_the_answers_and_no_more() -> None:
+    async def test() -> None:
+        bench = Bench(reports_ahead=1)
+        await bench.broker.submit("x", {})
+        generation, key = await bench.gang_takes()
+        assert await bench.broker.report("a", generation, key, {"step": 1}) == "go"
+        second = await soon(bench.broker.report("a", generation, key, {"step": 2}))
+        assert await bench.broker.next_report("x") == {"report": {"step": 1}}
+        assert not second.done()
+        assert await bench.broker.next_report("x") == {"report": {"step": 2}}
+        assert await second == "go"
+        third = await soon(bench.broker.report("a", generation, key, {"step": 3}))
+        assert not third.done()
+        await bench.broker.drain()
+        assert await third == "stop"
+        assert await bench.broker.next_report("x") == {"report": {"step": 3}}
 
     run(test)
 

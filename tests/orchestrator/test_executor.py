@@ -39,7 +39,7 @@ class Bench:
             on_report=self._report,
             on_done=self._done,
             train=TRAIN,
-            limits=Limits(report_deadline_s=DEADLINE_S, stop_patience_s=30.0, max_node_retries=1),
+            limits=Limits(report_deadline_s=DEADLINE_S, stop_patience_s=30.0, max_node_retries=1, trials_per_tuner=150),
         )
 
     def run(self, trials: list[dict[str, Any]]) -> dict[int, TrialOutcome]:
