@@ -15,6 +15,18 @@ from numpy.typing import NDArray
 SIDE = 64
 """Pixels of an image's side."""
 
+GRAIN = 10.0
+"""Standard deviation of the noise of chest and skin images, in grey levels."""
+
+SHIFTED_GRAIN = 18.0
+"""The same at the shifted site."""
+
+SHIFTED_CONTRAST = 0.35
+"""Contrast of the shifted site relative to the other."""
+
+SHIFTED_LIFT = 25.0
+"""How much brighter the shifted site is, in grey levels."""
+
 Stack = NDArray[np.float32]
 """(N, SIDE, SIDE)."""
 
@@ -132,7 +144,7 @@ def natural_images(rng: np.random.Generator, y: NDArray[np.integer]) -> NDArray[
     n = len(y)
     patch = _patch(_uniform(rng, 18, 46, n), _uniform(rng, 18, 46, n), _uniform(rng, 10, 17, n))
     strength = _per_image(_uniform(rng, 12, 50, n))
-    ground = _per_image(_uniform(rng, 70, 180, n)) + 30 * _shading(rng, n)
+    ground = _per_image(_uniform(rng, 70, 180, n)) + 36 * _shading(rng, n)
     return _as_pixels(ground + strength * patch * _of_class(rng, y, tuple(TEXTURES)) + _grain(rng, n, 12))
 
 
@@ -165,7 +177,7 @@ def chest_images(
     """
     n = len(findings)
     image = 140 - 60 * _per_image(_uniform(rng, 0.5, 1.5, n)) * _LUNGS
-    image += 22 * _shading(rng, n) + _per_image(_uniform(rng, -35, 35, n))
+    image += 26 * _shading(rng, n) + _per_image(_uniform(rng, -45, 45, n))
     ribs = _ROW + ((_COLUMN - 32) / 10) ** 2
     image += 9 * _LUNGS * np.cos(2 * np.pi * ribs / 22 + _per_image(_uniform(rng, 0, 2 * np.pi, n)))
     image += _marker(rng, n)
@@ -174,17 +186,10 @@ def chest_images(
         _add_to_lung(rng, image, findings[:, k], name, factor)
     for name in distractors:
         _add_to_lung(rng, image, rng.random(n) < 0.35, name, np.ones(n, np.float32))
-    contrast, grain, lift = (SHIFTED_CONTRAST, SHIFTED_GRAIN, 25) if shifted else (1, 10, 0)
+    contrast, grain, lift = (SHIFTED_CONTRAST, SHIFTED_GRAIN, SHIFTED_LIFT) if shifted else (1, GRAIN, 0)
     mean = image.mean((1, 2), keepdims=True)
     image = mean + (image - mean) * _per_image(contrast * _uniform(rng, 0.85, 1.15, n)) + lift
     return _as_pixels(image + _grain(rng, n, grain))
-
-
-SHIFTED_CONTRAST = 0.3
-"""Contrast of the shifted site relative to the other."""
-
-SHIFTED_GRAIN = 18.0
-"""Standard deviation of the shifted site's noise in grey levels; 10 elsewhere."""
 
 
 def _marker(rng: np.random.Generator, n: int) -> Stack:
@@ -192,14 +197,14 @@ def _marker(rng: np.random.Generator, n: int) -> Stack:
     column = np.where(rng.random(n) < 0.5, 7, 57)
     inside = np.abs(_COLUMN - column[:, None, None]) < 4
     inside &= np.abs(_ROW - _per_image(_uniform(rng, 6, 58, n))) < 4
-    return inside * _per_image(_uniform(rng, 30, 90, n) * (rng.random(n) < 0.6))
+    return inside * _per_image(_uniform(rng, 50, 110, n) * (rng.random(n) < 0.6))
 
 
 def _add_to_lung(rng: np.random.Generator, image: Stack, present: NDArray[np.bool_], name: str, factor: Values) -> None:
     n = int(present.sum())
     column = rng.choice(_LUNG_COLUMNS, n).astype(np.float32) + _uniform(rng, -4, 4, n)
     patch = _patch(_uniform(rng, 22, 42, n), column, _uniform(rng, 9, 13, n))
-    strength = _uniform(rng, 25, 60, n) * factor[present]
+    strength = _uniform(rng, 22, 56, n) * factor[present]
     image[present] += _per_image(strength) * patch * _texture(rng, name, n)
 
 
@@ -217,7 +222,7 @@ def skin_images(rng: np.random.Generator, y: NDArray[np.integer], textures: Sequ
     n = len(y)
     centre = _uniform(rng, 26, 38, n), _uniform(rng, 26, 38, n)
     lesion = np.minimum(1.6 * _patch(*centre, _uniform(rng, 11, 17, n)), 1)
-    value = 7 * _shading(rng, n) + _grain(rng, n, 10) - 50 * lesion * _per_image(_uniform(rng, 0.6, 1.4, n))
+    value = 7 * _shading(rng, n) + _grain(rng, n, GRAIN) - 50 * lesion * _per_image(_uniform(rng, 0.6, 1.4, n))
     value += lesion * _per_image(_uniform(rng, 10, 30, n)) * _of_class(rng, y, textures)
     colour = np.asarray((215, 165, 140), np.float32) + rng.uniform(-15, 15, (n, 1, 1, 3)).astype(np.float32)
     return _as_pixels(colour + value[..., None] * np.asarray((0.8, 1, 1.05), np.float32))

@@ -13,6 +13,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ LESIONS = {"naevus": "blobs", "melanoma": "crosshatch", "keratosis": "dots", "ca
 _DISTRACTORS = ("rings", "speckle")
 _FINDING_PREVALENCE = 0.35
 _LESION_PREVALENCE = (0.4, 0.2, 0.2, 0.2)
-_PORTABLE_SHARE = 0.4
+_PORTABLE_SHARE = 0.35
 _PORTABLE_STRENGTH = 0.25
 _IMPORTER = "phantoms-1"
 
@@ -139,9 +140,14 @@ def _splits(counts: Iterable[int]) -> NDArray[np.object_]:
     return np.concatenate([np.full(n, split.value, dtype=object) for split, n in zip(order, counts, strict=False)])
 
 
-def _people(rng: np.random.Generator, patients: int) -> dict[str, NDArray[np.object_]]:
-    """Sex and age, which mean nothing for the findings: what is reported for them should be no difference."""
-    sex = np.where(rng.random(patients) < 0.5, "F", "M").astype(object)
+def _people(rng: np.random.Generator, alike: NDArray[np.integer]) -> dict[str, NDArray[np.object_]]:
+    """Sex and age, which mean nothing: reports should find no difference.
+
+    Sex alternates among patients whose code in ``alike`` is the same, so that no chance imbalance looks like a gap.
+    """
+    patients = len(alike)
+    sex = np.empty(patients, dtype=object)
+    sex[np.lexsort((rng.random(patients), alike))] = np.resize(np.array(["F", "M"], dtype=object), patients)
     return {Column.SEX: sex, Column.AGE_YEARS: rng.integers(20, 90, patients).astype(object)}
 
 
@@ -160,11 +166,12 @@ def _draw_chest(rng: np.random.Generator, sizes: PhantomSizes) -> Drawn:
     portable = rng.random(patients) < _PORTABLE_SHARE
     device = np.where(portable, "portable", "fixed").astype(object)
     of = np.repeat(np.arange(patients), rng.integers(1, 3, patients))
+    alike = np.packbits(np.column_stack([portable, findings]), axis=1)[:, 0] + 256 * pd.factorize(splits)[0]
     columns = {
         Column.PATIENT_ID: np.array([f"p{k:04d}" for k in range(patients)], dtype=object),
         Column.SITE: site,
         Column.SPLIT: splits,
-        **_people(rng, patients),
+        **_people(rng, alike),
         f"{Column.GROUP_PREFIX}device": device,
         **{Column.LABEL_PREFIX + name: findings[:, k].astype(np.float32) for k, name in enumerate(FINDINGS)},
     }
@@ -191,7 +198,7 @@ def _draw_skin(rng: np.random.Generator, sizes: PhantomSizes) -> Drawn:
     columns = {
         Column.PATIENT_ID: [f"l{k:04d}" for k in range(len(splits))],
         Column.SPLIT: splits,
-        **_people(rng, len(splits)),
+        **_people(rng, pd.factorize(splits)[0] * len(LESIONS) + y),
         Column.Y: y.astype(np.int16),
     }
     table = pd.DataFrame(columns)
@@ -242,3 +249,100 @@ PHANTOMS: Mapping[str, Phantom] = {
     ),
 }
 """Name -> phantom."""
+
+
+class PlantedKind(StrEnum):
+    """What a planted truth is about."""
+
+    SOURCE_GAIN = "source_gain"
+    """Metric with the natural phantom's weights minus metric from random weights."""
+    SITE_DROP = "site_drop"
+    """Metric at site A minus metric at site B."""
+    GROUP_GAP = "group_gap"
+    """Metric of the first group minus metric of the second."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlantedTruth:
+    """Something that a report on the phantoms must find, as a range of the expected macro AUC difference.
+
+    The ranges hold for ``trainables.phantom_nets`` of widths 6 to 12 under the recipe in ``RECIPE``, as means over
+    seeds; they are wide enough for the noise of two seeds and 300 test patients.
+
+    Attributes:
+        kind: What is compared.
+        manifest: Of which phantom.
+        data_fractions: Where it holds.
+        at_least: Smallest expected difference; None if there is no lower limit.
+        at_most: Largest expected difference; None if there is no upper limit.
+        groups: Group column and its two values, of a group gap.
+        sources: Pretraining sources for which it holds; ``natural`` started from a trial on the natural phantom.
+        sentence: The same in words.
+    """
+
+    kind: PlantedKind
+    manifest: str
+    data_fractions: tuple[float, ...]
+    at_least: float | None = None
+    at_most: float | None = None
+    groups: tuple[str, str, str] | None = None
+    sources: tuple[str, ...] = ("random", "natural")
+    sentence: str
+
+
+RECIPE: Mapping[str, object] = {
+    "budget": {"steps": 300},
+    "optimizer": "sgd",
+    "lr": 0.08,
+    "weight_decay": 0.0005,
+    "schedule": "constant",
+    "warmup_fraction": 0.02,
+    "ema_decay": 0.97,
+    "global_batch_size": 32,
+    "storage_size": 64,
+    "evaluations": 4,
+}
+"""Protocol fields under which the planted truths were measured (all else at its default; input size 32)."""
+
+PLANTED: tuple[PlantedTruth, ...] = (
+    PlantedTruth(
+        kind=PlantedKind.SOURCE_GAIN,
+        manifest="chest_phantom",
+        data_fractions=(0.02, 0.05),
+        at_least=0.05,
+        sentence="Pretraining on the natural phantom helps on the chest phantom with few labels.",
+    ),
+    PlantedTruth(
+        kind=PlantedKind.SOURCE_GAIN,
+        manifest="chest_phantom",
+        data_fractions=(1.0,),
+        at_least=-0.02,
+        at_most=0.04,
+        sentence="With all labels it helps little.",
+    ),
+    PlantedTruth(
+        kind=PlantedKind.SITE_DROP,
+        manifest="chest_phantom",
+        data_fractions=(1.0,),
+        at_least=0.05,
+        sentence="Performance falls at site B, whose images are flatter, brighter and noisier.",
+    ),
+    PlantedTruth(
+        kind=PlantedKind.GROUP_GAP,
+        manifest="chest_phantom",
+        data_fractions=(1.0,),
+        at_least=0.05,
+        groups=("device", "fixed", "portable"),
+        sentence="Findings are faint on portable devices, so performance is lower there.",
+    ),
+    PlantedTruth(
+        kind=PlantedKind.GROUP_GAP,
+        manifest="chest_phantom",
+        data_fractions=(1.0,),
+        at_least=-0.04,
+        at_most=0.04,
+        groups=("sex", "F", "M"),
+        sentence="Sex makes no difference.",
+    ),
+)
+"""What the phantoms hold; the demo's report is tested against it."""
