@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.connection import connect
+from cluster.connection import connect
 from orchestrator.executor import Executor, TrialOutcome
 from orchestrator.plan import Plan, make_plan
 from orchestrator.record import Record

@@ -113,6 +113,7 @@ class TaskEstimates:
         values: (trial_id, set, metric) -> estimate.
         groups: (trial_id, set, column, group) -> estimate of the primary metric.
         sizes: Evaluation set -> facts: images, patients, positives of the rarest label.
+        left_out: Evaluation set -> labels with too few patients to be part of a macro AUC.
         unreadable: "trial_id set: reason" of predictions that could not be used.
     """
 
@@ -122,6 +123,7 @@ class TaskEstimates:
     values: dict[tuple[str, str, str], Influence] = field(default_factory=dict)
     groups: dict[tuple[str, str, str, str], GroupEstimate] = field(default_factory=dict)
     sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
 
     @property
@@ -173,9 +175,18 @@ def _estimate_trial(result: TaskEstimates, trial_id: str, prediction: Prediction
     for metric in dict.fromkeys([result.metric, *SECONDARY_METRICS]):
         if metric in known:
             result.values[trial_id, prediction.name, metric] = patient_influence(
-                metric, prediction.kind, prediction.labels, prediction.y, prediction.logits, design.index
+                metric,
+                prediction.kind,
+                prediction.labels,
+                prediction.y,
+                prediction.logits,
+                design.index,
+                class_set=design.classes if metric == Metric.AUC_MACRO else None,
             )
     result.sizes.setdefault(prediction.name, design.sizes)
+    if result.metric == Metric.AUC_MACRO:
+        left_out = tuple(label for label in prediction.labels if label not in design.classes)
+        result.left_out.setdefault(prediction.name, left_out)
     for group in design.groups:
         key = (trial_id, prediction.name, group.column, group.name)
         result.groups[key] = GroupEstimate(

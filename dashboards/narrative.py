@@ -36,6 +36,7 @@ def caveats(evidence: Evidence, tables: Tables, problems: Iterable[str]) -> tupl
         *_rising(tables.cells),
         *_seeds(evidence),
         *_mixed(evidence.results),
+        *_left_out(tables),
         *_unreadable(tables),
     ]
     return tuple(lines)
@@ -117,6 +118,14 @@ def _mixed(results: pd.DataFrame) -> list[str]:
         if len(values) > 1:
             lines.append(f"Trials ran on {len(values)} different {what}: {', '.join(values[:6])}.")
     return lines
+
+
+def _left_out(tables: Tables) -> list[str]:
+    return [
+        f"On {place} the macro AUC leaves out {', '.join(labels)}: too few patients with or without it to be tested. "
+        "The metric in MLflow is the mean over all classes."
+        for place, labels in tables.left_out.items()
+    ]
 
 
 def _unreadable(tables: Tables) -> list[str]:

@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dashboards.prediction_sets import PredictionSet
-from dashboards.statistics import LabelCounts, PatientIndex, count_labels, frozen_class_set, index_patients
+from dashboards.statistics import (
+    MIN_TEST_PATIENTS,
+    LabelCounts,
+    PatientIndex,
+    count_labels,
+    frozen_class_set,
+    index_patients,
+)
+from dashboards.statistics.class_sets import MIN_SHOWN_PATIENTS
 from search_spaces.names import Column
 
 UNKNOWN_GROUP = "unknown"
@@ -66,6 +74,7 @@ class SetDesign:
         y: Truth, to recognise it again.
         index: All patients.
         groups: Subgroups of every asked column that the set has.
+        classes: Labels that a macro AUC is the mean of: those with enough patients to be tested, if there are two.
         sizes: images, patients, and the label with fewest positives: rarest_label, n_pos.
     """
 
@@ -73,6 +82,7 @@ class SetDesign:
     y: NDArray[Any]
     index: PatientIndex
     groups: tuple[GroupDesign, ...]
+    classes: tuple[str, ...]
     sizes: dict[str, Any]
 
     def fits(self, prediction: PredictionSet) -> bool:
@@ -103,7 +113,24 @@ def design_of(prediction: PredictionSet, columns: Sequence[str]) -> SetDesign:
         "rarest_label": rarest,
         "n_pos": positives[rarest],
     }
-    return SetDesign(patient=prediction.patient, y=prediction.y, index=index, groups=tuple(groups), sizes=sizes)
+    return SetDesign(
+        patient=prediction.patient,
+        y=prediction.y,
+        index=index,
+        groups=tuple(groups),
+        classes=_macro_classes(prediction),
+        sizes=sizes,
+    )
+
+
+def _macro_classes(prediction: PredictionSet) -> tuple[str, ...]:
+    """Frozen from the truth alone: one rare class would leave the mean over all of them without any test."""
+    counts = _counts(prediction, np.ones(len(prediction.patient), dtype=bool))
+    for least in (MIN_TEST_PATIENTS, MIN_SHOWN_PATIENTS):
+        classes = frozen_class_set(counts, least)
+        if len(classes) > 1:
+            return classes
+    return tuple(prediction.labels)
 
 
 def _group_values(prediction: PredictionSet, column: str) -> NDArray[np.str_] | None:

@@ -27,6 +27,9 @@ _COUNTS = (
 _POSITIVES = "n_positive."
 
 
+_NO_TABLES = ("unreadable", "left_out")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tables:
     """All tables of a report. One without rows has no columns either.
@@ -44,6 +47,7 @@ class Tables:
         failures: Failed trials.
         data: Labelled images and patients of each amount.
         unreadable: Predictions that could not be used, one sentence each.
+        left_out: "task, set" -> labels with too few patients to be part of a macro AUC.
     """
 
     cells: pd.DataFrame
@@ -58,10 +62,11 @@ class Tables:
     failures: pd.DataFrame
     data: pd.DataFrame
     unreadable: tuple[str, ...] = field(default=())
+    left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def named(self) -> dict[str, pd.DataFrame]:
         """File name without ending -> table."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "unreadable"}
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in _NO_TABLES}
 
 
 def build_tables(evidence: Evidence) -> Tables:
@@ -70,6 +75,7 @@ def build_tables(evidence: Evidence) -> Tables:
     failed = _failed_by_cell(completeness)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _PARTS}
     unreadable: list[str] = []
+    left_out: dict[str, tuple[str, ...]] = {}
     for estimates in task_estimates(evidence):
         task = view(evidence, estimates)
         fractions = primary_fractions(evidence, task)
@@ -81,6 +87,7 @@ def build_tables(evidence: Evidence) -> Tables:
         rows["subgroups"] += subgroup_rows(evidence, task)
         rows["deficits"] += deficit_rows(evidence, task)
         unreadable += estimates.unreadable
+        left_out |= {f"{estimates.task}, {name}": labels for name, labels in estimates.left_out.items() if labels}
     frames = {name: pd.DataFrame(found) for name, found in rows.items()}
     frames["contrasts"] = decide(evidence, frames["contrasts"])
     frames["shift_summary"] = with_holm(frames["shift_summary"])
@@ -92,6 +99,7 @@ def build_tables(evidence: Evidence) -> Tables:
         failures=evidence.failures,
         data=data_table(evidence),
         unreadable=tuple(unreadable),
+        left_out=left_out,
     )
 
 

@@ -5,21 +5,25 @@ A note is disposable: it is overwritten every few seconds, ignored when stale, a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
-from typing import Any
+
+import pyarrow as pa
 
 from trainables.storage import Storage
 
 _EVERY_S = 5.0
 _STALE_S = 60.0
+_STORAGE_ERRORS = (OSError, pa.ArrowException)
 
 
 class DriverNote:
-    """Says which trials a driver runs now.
+    """Says from a thread of its own which trials a driver runs now. A storage that is away costs the note, no more.
 
     Args:
         storage: Where notes lie.
@@ -33,28 +37,30 @@ class DriverNote:
         self._eta_s = eta_s
         self._name = f"{study}-{socket.gethostname()}-{os.getpid()}"
         self._running: set[str] = set()
-        self._written = 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="driver-note", daemon=True)
+        self._thread.start()
 
-    def report(self, report: dict[str, Any]) -> None:
-        """A running trial has reported."""
-        self._running.add(str(report["trial_id"]))
-        self._write()
+    def started(self, trial_id: str) -> None:
+        """A trial has reported for the first time."""
+        self._running = self._running | {trial_id}
 
     def ended(self, trial_id: str) -> None:
         """A trial has ended."""
-        self._running.discard(trial_id)
-        self._write()
+        self._running = self._running - {trial_id}
 
     def close(self) -> None:
         """The driver ends."""
-        self._storage.delete_note(self._name)
+        self._ended.set()
+        self._thread.join()
+        with contextlib.suppress(*_STORAGE_ERRORS):
+            self._storage.delete_note(self._name)
 
-    def _write(self) -> None:
-        if time.monotonic() - self._written < _EVERY_S:
-            return
-        self._written = time.monotonic()
-        note = {"study": self._study, "time": time.time(), "running": sorted(self._running), "eta_s": self._eta_s()}
-        self._storage.put_note(self._name, json.dumps(note))
+    def _beat(self) -> None:
+        while not self._ended.wait(_EVERY_S):
+            note = {"study": self._study, "time": time.time(), "running": sorted(self._running), "eta_s": self._eta_s()}
+            with contextlib.suppress(*_STORAGE_ERRORS):
+                self._storage.put_note(self._name, json.dumps(note))
 
 
 def running_now(storage: Storage, study: str) -> tuple[set[str], float | None]:

@@ -10,24 +10,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from trainables.store import open_store
-from trainables.task_data import working_side
 
-from orchestrator.connection import connect
+from cluster.connection import connect
 from orchestrator.drivers import DriverNote
-from orchestrator.executor import Executor, Report, TrialOutcome
+from orchestrator.executor import Executor, Limits, Report, TrialOutcome
 from orchestrator.plan import Plan, PlannedTrial, import_paths
 from orchestrator.plan_text import plan_json
 from orchestrator.progress import ProgressView
 from orchestrator.record import Record
 from orchestrator.record_states import TrialState
 from orchestrator.record_writer import RecordWriter
-from search_spaces.exceptions import UserError
+from search_spaces.exceptions import TrackingError, UserError
 from search_spaces.names import FailureClass, Role, State
 from search_spaces.results import Failure, TrialResult
 from search_spaces.trial import ResolvedTrial, Workspace
 from trainables.library import TaskLibrary
 from trainables.storage import Storage
+from trainables.store import open_store
+from trainables.task_data import working_side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,10 @@ class Places:
     storage: str
     tracking_uri: str | None = None
     address: str = "local"
+
+    def storage_of(self, study: str) -> Storage:
+        """A study's own part of the storage: two studies may train one trial under the same id."""
+        return Storage(f"{self.storage.rstrip('/')}/{study}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +116,8 @@ class Engine:
         self._resolver = plan.resolver
         self._places = places
         self._console = console
-        self._storage = Storage(places.storage)
+        self._storage = places.storage_of(plan.study.name)
+        self._is_upstream = {t.upstream_id for t in plan.trials}
         self._workspace = Workspace(
             home=str(places.home),
             storage=self._storage.place,
@@ -133,6 +138,7 @@ class Engine:
         """
         started = time.monotonic()
         self._storage.check_writable()
+        self._storage.clean_tmp()
         self._console.print("connecting to the record", style="dim")
         self.record.open()
         spool = self.record.deliver_all()
@@ -155,9 +161,10 @@ class Engine:
     def _todo(self, states: Mapping[str, TrialState]) -> dict[str, PlannedTrial]:
         """Trials to train: neither complete nor diverged; upstream ones again if their weights are needed but gone."""
         todo: dict[str, PlannedTrial] = {}
+        starts: set[str | None] = set()
         for planned in reversed(self._plan.trials):
             state = states[planned.trial_id]
-            needed = any(other.upstream_id == planned.trial_id for other in todo.values())
+            needed = planned.trial_id in starts
             if state.failure_class is FailureClass.DIVERGENCE:
                 self._broken[planned.trial_id] = _diverged(state)
             elif state.state is not State.COMPLETE:
@@ -165,6 +172,8 @@ class Engine:
                     todo[planned.trial_id] = planned
             elif needed and not self._storage.has_weights(planned.trial_id):
                 todo[planned.trial_id] = planned
+            if planned.trial_id in todo:
+                starts.add(planned.upstream_id)
         return todo
 
     def _build_stores(self, todo: Mapping[str, PlannedTrial]) -> None:
@@ -194,6 +203,7 @@ class Engine:
                     Executor(
                         execution.gang,
                         max_concurrent=execution.max_concurrent,
+                        limits=Limits(report_deadline_s=execution.report_deadline_s),
                         on_report=endings.report,
                         on_done=endings.take,
                     ) as executor,
@@ -201,8 +211,10 @@ class Engine:
                     for stage in self._plan.stages():
                         self._run_stage([t for t in stage if t.trial_id in todo], executor, endings)
         finally:
-            note.close()
-            summary.waiting = writer.close()
+            try:
+                summary.waiting = writer.close()
+            finally:
+                note.close()
 
     def _run_stage(self, stage: Sequence[PlannedTrial], executor: Executor, endings: _Endings) -> None:
         ready = []
@@ -219,7 +231,10 @@ class Engine:
 
     def _resolve(self, planned: PlannedTrial) -> ResolvedTrial:
         attempt = f"{planned.trial_id}-{uuid.uuid4().hex[:8]}"
-        return self._resolver.resolved(planned.trial, attempt, self._workspace)
+        # What others start from is their science: always kept, and always the selected weights.
+        upstream = planned.trial_id in self._is_upstream
+        workspace = self._workspace.model_copy(update={"keep_weights": "best"}) if upstream else self._workspace
+        return self._resolver.resolved(planned.trial, attempt, workspace)
 
     def _finish(self, summary: RunSummary) -> None:
         reported = {f.trial_id for f in summary.failed}
@@ -228,7 +243,10 @@ class Engine:
             if failure is not None and planned.trial_id not in reported:
                 summary.failed.append(FailedTrial.of(planned, failure))
         done = len(self._plan.trials) - len(summary.failed)
-        self.record.set_progress({"complete": done, "failed": len(summary.failed)})
+        try:
+            self.record.set_progress({"complete": done, "failed": len(summary.failed)})
+        except TrackingError as error:
+            self._console.print(f"the record does not answer: {error}", style="yellow", markup=False)
 
 
 class _Endings:
@@ -256,7 +274,7 @@ class _Endings:
     def report(self, report: Report) -> None:
         """A running trial has reported."""
         self._view.report(report)
-        self._note.report(report)
+        self._note.started(str(report["trial_id"]))
 
     def take(self, outcome: TrialOutcome) -> None:
         """The executor says that a trial has ended."""

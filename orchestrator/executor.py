@@ -26,8 +26,8 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.connection import Shape, trials_at_a_time
 from orchestrator.broker import Broker, BrokerConfig
-from orchestrator.connection import Shape, trials_at_a_time
 from orchestrator.gangs import Gangs
 from orchestrator.leases import ENDING, REPORT, GangTrainable, SoloTrainable
 from search_spaces.results import Failure, TrialResult

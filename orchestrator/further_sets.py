@@ -45,11 +45,22 @@ def evaluate_on(plan: Plan, set_name: str, places: Places, console: Console) -> 
         DataError: The images or labels of the set cannot be used.
         TrackingError: MLflow cannot be reached.
     """
-    tasks = _tasks_with(plan, set_name)
-    storage = Storage(places.storage)
-    record = Record(plan.study, storage, places.tracking_uri)
+    record = Record(plan.study, places.storage_of(plan.study.name), places.tracking_uri)
     record.open()
     record.deliver_all()
+    return record, score_set(plan, set_name, places, record, console)
+
+
+def score_missing(plan: Plan, places: Places, record: Record, console: Console) -> int:
+    """Score finished trials on the evaluation sets that the study has gained since; how many scores were added."""
+    names = dict.fromkeys(n for t in plan.targets for n in plan.study.tasks[t.trial.cell.task].evaluate)
+    return sum(score_set(plan, name, places, record, console).scored for name in names)
+
+
+def score_set(plan: Plan, set_name: str, places: Places, record: Record, console: Console) -> Scored:
+    """As ``evaluate_on``, with an open record."""
+    tasks = _tasks_with(plan, set_name)
+    storage = places.storage_of(plan.study.name)
     targets = [t for t in plan.targets if t.trial.cell.task in tasks]
     states = record.states(t.trial_id for t in targets)
     finished = [t for t in targets if states[t.trial_id].state is State.COMPLETE]
@@ -57,7 +68,7 @@ def evaluate_on(plan: Plan, set_name: str, places: Places, console: Console) -> 
     ready = [t for t in todo if storage.has_weights(t.trial_id)]
     for planned in track(ready, f"scoring {set_name}", console=console, transient=True):
         _score(plan, planned, states[planned.trial_id], set_name, places, record, storage)
-    return record, Scored(
+    return Scored(
         scored=len(ready),
         known=len(finished) - len(todo),
         unfinished=len(targets) - len(finished),
@@ -90,7 +101,7 @@ def _score(
 
     if plan.resolver is None or state.run_id is None:
         raise UserError("\n".join(plan.problems) or f"trial {planned.trial_id} has no run")
-    workspace = Workspace(home=str(places.home), storage=places.storage, import_paths=import_paths(plan.loaded))
+    workspace = Workspace(home=str(places.home), storage=storage.place, import_paths=import_paths(plan.loaded))
     trial = plan.resolver.resolved(planned.trial, state.run_id, workspace)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="scalecurves-") as folder:

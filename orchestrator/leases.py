@@ -11,13 +11,15 @@ from __future__ import annotations
 import json
 import os
 import queue
+import sys
 import threading
 from typing import Any
 
 import ray
 from ray import tune
 
-from search_spaces.results import Order
+from search_spaces.names import FailureClass
+from search_spaces.results import Failure, Order
 
 ENDING = "ending"
 REPORT = "report"
@@ -197,8 +199,16 @@ class _Worker:
                 ended = attempt(train, trial, group, self._tell)
             except BaseException as error:  # the step that waits would wait for ever
                 ended = Attempt(failure=failure_of(error, None))
-            self.worn = wear.after_trial()
+            self.worn = wear.after_trial() or _outlasts(ended.failure)
             self._messages.put(ended.message())
+
+
+def _outlasts(failure: Failure | None) -> bool:
+    """Whether a failure may have left this process unfit: an error of a CUDA device stays, memory may be in pieces."""
+    if failure is None or failure.failure_class in (FailureClass.DIVERGENCE, FailureClass.DATA):
+        return False
+    torch = sys.modules.get("torch")
+    return failure.failure_class is FailureClass.MEMORY or (torch is not None and torch.cuda.is_initialized())
 
 
 def _group(gpus: float) -> Any:

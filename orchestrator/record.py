@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
+from pydantic import ValidationError
 
 from dashboards import tracking
 from dashboards.tracking import RecordArtifact, RecordTag
@@ -148,22 +149,33 @@ class Record:
 
     def deliver_all(self) -> Delivery:
         """Deliver what the spool holds of this study; what MLflow does not take now waits for the next time."""
-        with self._storage_errors():
-            items = [i for i in self._storage.undelivered() if self._storage.result(i).trial.study == self.study.name]
         damaged: list[str] = []
+        items = self._spool(damaged)
+        delivered = 0
         for position, item in enumerate(items):
             try:
                 self.deliver(item)
+                delivered += 1
             except DataError as error:
                 damaged.append(f"{item.folder}: {error}")
             except TrackingError as error:
-                return Delivery(
-                    delivered=position - len(damaged),
-                    waiting=len(items) - position,
-                    outage=error,
-                    damaged=tuple(damaged),
-                )
-        return Delivery(delivered=len(items) - len(damaged), damaged=tuple(damaged))
+                waiting = len(items) - position
+                return Delivery(delivered=delivered, waiting=waiting, outage=error, damaged=tuple(damaged))
+        return Delivery(delivered=delivered, damaged=tuple(damaged))
+
+    def _spool(self, damaged: list[str]) -> list[Undelivered]:
+        """This study's attempts in the spool; those that cannot be read are added to ``damaged``."""
+        items = []
+        with self._storage_errors():
+            for item in self._storage.undelivered():
+                try:
+                    if self._storage.result(item).trial.study == self.study.name:
+                        items.append(item)
+                except FileNotFoundError:
+                    continue  # another driver delivered it between listing and reading
+                except ValidationError as error:
+                    damaged.append(f"{item.folder}: {error}")
+        return items
 
     def failed(self, result: TrialResult) -> str:
         """Record a failed attempt: durable in the spool first, then as a FAILED run. Returns the run's id.

@@ -72,11 +72,19 @@ def public_result(result: TrialResult) -> dict[str, Any]:
 
 
 def public_study(raw: dict[str, Any]) -> dict[str, Any]:
-    """A study file as MLflow may have it: as written, but conditions on single patients or images are hidden."""
+    """A study file as MLflow may have it: conditions on single patients hidden, files without their folder."""
     return {key: _hide_conditions(value) for key, value in raw.items()}
 
 
 def _hide_conditions(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _HIDDEN if key in _IDENTIFYING else _hide_conditions(item) for key, item in value.items()}
+        return {key: _shown(key, item) for key, item in value.items()}
     return [_hide_conditions(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _shown(key: str, item: Any) -> Any:
+    if key in _IDENTIFYING:
+        return _HIDDEN
+    if key in ("file", "manifest") and isinstance(item, str):
+        return file_name(item)
+    return _hide_conditions(item)

@@ -30,7 +30,7 @@ def study_status(plan: Plan, places: Places) -> dict[str, Any]:
         of trial_id, cell, class, message), waiting (finished attempts that MLflow does not have yet), axes (axis ->
         value -> [done, failed, trials]).
     """
-    storage = Storage(places.storage)
+    storage = places.storage_of(plan.study.name)
     record = Record(plan.study, storage, places.tracking_uri)
     states = record.look(t.trial_id for t in plan.trials)
     spooled = {i.key for i in storage.undelivered() if i.state is State.COMPLETE}
@@ -53,7 +53,7 @@ def study_status(plan: Plan, places: Places) -> dict[str, Any]:
                 "class": str(states[t.trial_id].failure_class or ""),
                 "message": states[t.trial_id].message,
             }
-            for t in plan.trials
+            for t in plan.targets
             if stand[t.trial_id] is State.FAILED
         ],
         "waiting": len(spooled & stand.keys()),
@@ -104,7 +104,7 @@ def explain(plan: Plan, start_of_id: str, places: Places, console: Console) -> N
         UserError: No trial, or several, whose id starts like this.
     """
     planned = _find(plan, start_of_id)
-    storage = Storage(places.storage)
+    storage = places.storage_of(plan.study.name)
     record = Record(plan.study, storage, places.tracking_uri)
     states = record.look(t.trial_id for t in plan.trials)
     state = states[planned.trial_id]

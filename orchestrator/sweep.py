@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.terminal import EXIT_FAILED, EXIT_USER, make_console, user_errors
-from search_spaces.exceptions import UserError
+from search_spaces.exceptions import TrackingError, UserError
 from search_spaces.files import LoadedStudy, load_study
 
 app = typer.Typer(
@@ -67,16 +67,21 @@ def run(
     """
     with user_errors(), _terminated_as_interrupt():
         from orchestrator.engine import Engine
+        from orchestrator.further_sets import score_missing
 
         plan = _plan(study, set_, only)
         if plan.problems:
             _refuse(plan)
         if len(plan.targets) > 1000 and not yes and sys.stdin.isatty():
             typer.confirm(f"{len(plan.targets)} trials; go on?", abort=True)
-        engine = Engine(plan, _places(tracking_uri, storage, address), console)
-        summary = engine.run()
-        _print_summary(summary)
-        _write_report(plan, engine, out)
+        places = _places(tracking_uri, storage, address)
+        engine = Engine(plan, places, console)
+        with _parent_closed(engine.record):
+            summary = engine.run()
+            _print_summary(summary)
+            if not summary.waiting:
+                score_missing(plan, places, engine.record, console)
+                _report_of(plan, engine.record, out)
         if summary.failed:
             raise typer.Exit(EXIT_FAILED)
 
@@ -94,11 +99,11 @@ def plan(
         from orchestrator.plan_text import plan_json, print_plan
 
         made = _plan(study, set_, only, quiet=json_)
-        if resolved:
-            console.print(made.loaded.text, markup=False)
         if json_:
-            print(json.dumps(plan_json(made), indent=2))
+            print(json.dumps(plan_json(made) | ({"resolved": made.loaded.text} if resolved else {}), indent=2))
         else:
+            if resolved:
+                console.print(made.loaded.text, markup=False)
             print_plan(made, console)
         if made.problems:
             raise typer.Exit(EXIT_USER)
@@ -167,8 +172,8 @@ def evaluate(
             f"{scored.scored} trials scored on {on}, {scored.known} were before, {scored.unfinished} are not done, "
             f"{scored.without_weights} are done but kept no weights"
         )
-        _report_of(made, record, out)
-        record.close()
+        with _parent_closed(record):
+            _report_of(made, record, out)
         if scored.unfinished or scored.without_weights:
             raise typer.Exit(EXIT_FAILED)
 
@@ -184,16 +189,15 @@ def report(
     """Build the report from the record and attach it to the study's parent run."""
     with user_errors():
         from orchestrator.record import Record
-        from trainables.storage import Storage
 
         made = _plan(study, set_, None, load_weights=False)
         if made.problems:
             _refuse(made)
         places = _places(tracking_uri, storage)
-        record = Record(made.study, Storage(places.storage), places.tracking_uri)
+        record = Record(made.study, places.storage_of(made.study.name), places.tracking_uri)
         record.open()
-        _report_of(made, record, out)
-        record.close()
+        with _parent_closed(record):
+            _report_of(made, record, out)
 
 
 def _plan(text: str, sets: list[str] | None, only: str | None, quiet: bool = False, load_weights: bool = True) -> Any:
@@ -204,7 +208,8 @@ def _plan(text: str, sets: list[str] | None, only: str | None, quiet: bool = Fal
     loaded: LoadedStudy = load_study(text, sets or ())
     library = TaskLibrary(scalecurves_home())
     if quiet:
-        return make_plan(loaded, library, only, load_weights=load_weights)
+        with redirect_stdout(sys.stderr):  # a user's factory may print; stdout belongs to the JSON
+            return make_plan(loaded, library, only, load_weights=load_weights)
     with console.status("planning") as shown:
         note: Callable[[str], None] = lambda what: shown.update(f"planning: {what}")  # noqa: E731
         return make_plan(loaded, library, only, note, load_weights)
@@ -240,13 +245,24 @@ def _print_summary(summary: Any) -> None:
         console.print(f"failed ({failure.failure_class}) {failure.label}: {failure.message}", style="red", markup=False)
 
 
-def _write_report(plan: Any, engine: Any, out: Path | None) -> None:
-    _report_of(plan, engine.record, out)
-    engine.record.close()
+@contextmanager
+def _parent_closed(record: Any) -> Iterator[None]:
+    """Leave the study's parent run FINISHED, or KILLED if something broke it off."""
+    finished = False
+    try:
+        yield
+        finished = True
+    finally:
+        if record.parent_id:
+            try:
+                record.close(finished=finished)
+            except TrackingError as error:
+                console.print(f"the record does not answer: {error}", style="yellow", markup=False)
 
 
 def _report_of(plan: Any, record: Any, out: Path | None) -> None:
     from dashboards.report import build_report
+    from dashboards.tracking import hide_password
     from orchestrator.plan_text import plan_json
 
     folder = out or Path("reports") / plan.study.name
@@ -258,7 +274,9 @@ def _report_of(plan: Any, record: Any, out: Path | None) -> None:
         console.print(f"• {line}", markup=False)
     console.print()
     console.print(f"report: {files.index_html.resolve()}", soft_wrap=True, markup=False)
-    console.print(f"MLflow: mlflow ui --backend-store-uri '{record.uri}'", soft_wrap=True, markup=False)
+    uri = hide_password(record.uri)
+    look = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri '{uri}'"
+    console.print(f"MLflow: {look}", soft_wrap=True, markup=False)
 
 
 @contextmanager

@@ -148,7 +148,10 @@ def protocol_of(study: Study, cell: Cell) -> Protocol:
             changes |= override.set
     if not changes:
         return study.protocol
-    return Protocol.parse(study.protocol.model_dump(exclude_unset=True) | changes, f"overrides for {cell.label}")
+    written = study.protocol.model_dump(exclude_unset=True)
+    if "global_batch_size" in changes and study.protocol.ghost_batches == 1:
+        written.pop("ghost_batch_size", None)  # it was equal to the global batch and goes on being so
+    return Protocol.parse(written | changes, f"overrides for {cell.label}")
 
 
 def matches(when: Mapping[str, Any], cell: Cell) -> bool:

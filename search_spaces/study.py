@@ -291,12 +291,15 @@ class ExecutionSpec(StrictModel):
             trials always keep theirs).
         checkpoint_every_s: Least seconds between two checkpoints of a running trial, written at evaluations.
         max_concurrent: Most trials at a time; None is as many as fit the cluster.
+        report_deadline_s: Longest silence of a gang that trains (one evaluation interval, or scoring at the end); then
+            its ranks are taken for stuck and its trial is tried again.
     """
 
     gang: GangSpec = GangSpec()
     keep_weights: Literal["best", "final", "none"] = "best"
     checkpoint_every_s: float = Field(default=30.0, ge=0)
     max_concurrent: int | None = Field(default=None, ge=1)
+    report_deadline_s: float = Field(default=1800.0, gt=0)
 
 
 class Override(StrictModel):

@@ -216,7 +216,7 @@ class EvaluationTransform:
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, s, s) normalised images from (B, S, S, 3) uint8."""
         stored = images.shape[1]
-        side = max(self._size, round(EVALUATION_CROP * stored))
+        side = max(self._size, math.floor(EVALUATION_CROP * stored))
         start = (stored - side) // 2
         pixels = images[:, start : start + side, start : start + side].permute(0, 3, 1, 2).to(self._dtype)
         if side != self._size:

@@ -159,11 +159,25 @@ def _torchvision_factory(text: str, name: str) -> Factory:
         text=text,
         origin=Origin.TORCHVISION,
         name=name,
-        function=partial(torchvision.models.get_model, name, weights=None),
+        function=partial(_torchvision_model, name),
         native_size=_torchvision_size(name),
         size_arguments=_torchvision_size_arguments(name),
         defaults=_NO_AUXILIARY_HEADS if auxiliary else {},
     )
+
+
+def _torchvision_model(name: str, **arguments: Any) -> Any:
+    """torchvision's network, whose outputs are logits: its SqueezeNets end in a ReLU, which cannot say no.
+
+    With a sigmoid loss that ReLU dies in a few steps and the network answers 0 to every image.
+    """
+    import torchvision
+    from torch import nn
+
+    network = torchvision.models.get_model(name, weights=None, **arguments)
+    if isinstance(network, torchvision.models.SqueezeNet):
+        network.classifier[2] = nn.Identity()
+    return network
 
 
 def _torchvision_size(name: str) -> int:

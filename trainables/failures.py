@@ -45,7 +45,7 @@ def failure_of(error: BaseException, step: int | None) -> Failure:
     return Failure(
         failure_class=failure_class,
         message=message,
-        public_message=public_message(message, values=failure_class is FailureClass.DATA),
+        public_message=public_message(message, values=failure_class is FailureClass.DATA or not named),
         step=step,
         detail="".join(traceback.format_exception(error))[-DETAIL_CHARACTERS:],
     )

@@ -180,6 +180,8 @@ class Rank:
             return ""
         if root.failure_class is FailureClass.MEMORY:
             return f"out of memory: {root.message}"
+        if self._device.type == "cuda" and root.failure_class is FailureClass.USER:
+            return f"a device error would outlast the trial: {root.message}"
         alike = all(e.failure is not None and not e.lost_a_peer for e in endings)
         if self._device.type == "cuda" and self._size > 1 and not alike:
             return f"some ranks failed and others may be stuck in NCCL: {root.message}"

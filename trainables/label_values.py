@@ -51,6 +51,10 @@ def matched_labels(
             f"{where}: no shared labels. The task has {', '.join(labels)}; manifest {manifest.name!r} "
             f"({manifest.kind}) has {', '.join(manifest.labels)}. Join them with label_map: {{task label: its label}}"
         )
+    used = [other for other in columns.values() if other is not None]
+    if kind in CLASS_KINDS and manifest.kind in CLASS_KINDS and len(set(used)) < len(used):
+        twice = sorted({other for other in used if used.count(other) > 1})
+        raise UserError(f"{where}: label_map gives {', '.join(twice)} to several classes; each may be given once")
     return columns
 
 

@@ -230,6 +230,11 @@ def _load_trial(
         raise UserError(
             f"{_subject(built, source)}: the weights of trial {trial_id} do not say which tensors are the head"
         )
+    if metadata.get("trial_id", trial_id) != trial_id or metadata.get("selected", "true") != "true":
+        raise UserError(
+            f"{_subject(built, source)}: the kept weights of trial {trial_id} are not those that it was scored with; "
+            "delete them and run again (execution.keep_weights was final when it was trained)"
+        )
     head = tuple(json.loads(metadata[HEAD_KEY]))
     backbone = {n: t for n, t in tensors.items() if n not in head}
     match = _fill(built, backbone, f"{_subject(built, source)}, weights of trial {trial_id}")

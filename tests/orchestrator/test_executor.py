@@ -13,7 +13,7 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
-from orchestrator.connection import Shape, connect, trials_at_a_time  # noqa: E402
+from cluster.connection import Shape, connect, trials_at_a_time  # noqa: E402
 from orchestrator.executor import Executor, Limits, TrialOutcome  # noqa: E402
 from search_spaces.exceptions import UserError  # noqa: E402
 from search_spaces.names import FailureClass  # noqa: E402

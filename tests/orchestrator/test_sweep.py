@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from cluster.connection import connect
 from dashboards import load_predictions, load_results
-from orchestrator.connection import connect
 from orchestrator.sweep import app
 from tests.conftest import ROOT
 from tests.orchestrator.small_study import raw_study, rewrite_study, write_study

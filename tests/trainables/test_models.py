@@ -300,3 +300,12 @@ def test_default_tag_is_the_one_in_the_name() -> None:
 def test_transformer_of_fixed_size_takes_the_scale_size() -> None:
     built = build_model(_scale("vit_tiny_patch16_224", 48), 2, seed=0)
     assert built.module.pos_embed.shape[1] == 1 + (48 // 16) ** 2
+
+
+def test_squeezenet_can_say_no():
+    """torchvision's SqueezeNets end in a ReLU, under which a sigmoid loss kills every output."""
+    built = build_model(ResolvedScale(name="s", factory="torchvision:squeezenet1_1", input_size=32), 3, seed=0)
+    with torch.no_grad():
+        built.module.get_parameter("classifier.1.bias").fill_(-1.0)
+        logits = built.module.eval()(torch.zeros(2, 3, 32, 32))
+    assert (logits < 0).all()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,6 +64,7 @@ def connect(address: str = "local", *, import_paths: Sequence[str] = (), num_cpu
         "object_store_memory": OBJECT_STORE_BYTES,
         "num_cpus": num_cpus,
     }
+    on_termination = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address,
@@ -72,6 +75,8 @@ def connect(address: str = "local", *, import_paths: Sequence[str] = (), num_cpu
         )
     except ConnectionError as error:
         raise UserError(f"no Ray cluster at address {address!r}: {error}. Use --address local or start one") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_termination)  # ray.init has replaced it by one that exits at once
     try:
         yield
     finally:
