@@ -17,7 +17,7 @@ lint: $(STAMP)
 	$(PY) -m ruff format --check .
 
 types: $(STAMP)
-	$(PY) -m mypy search_spaces trainables dashboards cluster orchestrator benchmarks tests
+	$(PY) -m mypy search_spaces trainables dashboards cluster orchestrator benchmarks
 
 format: $(STAMP)
 	$(PY) -m ruff check --fix .

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -132,7 +132,7 @@ def test_an_unreadable_image_is_named_before_training(folder):
     assert not list((scalecurves_home() / "storage").glob("trials/*"))
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/1"), reason="needs /proc, which nobody can write")
+@pytest.mark.skipif(not Path("/proc/1").exists(), reason="needs /proc, which nobody can write")
 def test_unwritable_storage_is_refused_with_the_reason(folder):
     ran = CliRunner().invoke(app, ["run", str(rewrite_study(folder)), "--storage", "/proc/nothing/here"])
     assert ran.exit_code == 1
