@@ -66,5 +66,5 @@ def test_a_public_study_hides_conditions_on_patients_only() -> None:
     raw = {"tasks": {"a": {"where": {"patient_id": ["Doe"], "site": "DU"}}}, "sources": {"n": {"file": "/w/a.th"}}}
     assert public_study(raw) == {
         "tasks": {"a": {"where": {"patient_id": "<hidden>", "site": "DU"}}},
-        "sources": {"n": {"file": "/w/a.th"}},
+        "sources": {"n": {"file": "a.th"}},
     }
