@@ -223,6 +223,6 @@ def skin_images(rng: np.random.Generator, y: NDArray[np.integer], textures: Sequ
     centre = _uniform(rng, 26, 38, n), _uniform(rng, 26, 38, n)
     lesion = np.minimum(1.6 * _patch(*centre, _uniform(rng, 11, 17, n)), 1)
     value = 7 * _shading(rng, n) + _grain(rng, n, GRAIN) - 50 * lesion * _per_image(_uniform(rng, 0.6, 1.4, n))
-    value += lesion * _per_image(_uniform(rng, 0, 12, n)) * _of_class(rng, y, textures)
+    value += lesion * _per_image(_uniform(rng, 4, 15, n)) * _of_class(rng, y, textures)
     colour = np.asarray((215, 165, 140), np.float32) + rng.uniform(-15, 15, (n, 1, 1, 3)).astype(np.float32)
     return _as_pixels(colour + value[..., None] * np.asarray((0.8, 1, 1.05), np.float32))

@@ -19,6 +19,7 @@ from orchestrator.metrics import score
 from orchestrator.record import Record
 from search_spaces.exceptions import DataError, TrackingError, UserError
 from search_spaces.names import FailureClass, Role
+from search_spaces.study import Study
 from tests.orchestrator.record_fixtures import (
     STARTED_AT,
     make_failure,
@@ -133,10 +134,16 @@ def test_failures_tell_class_message_and_whether_the_trial_was_done_later(record
 
 
 def test_the_study_file_comes_back(record: Record, storage: Storage) -> None:
-    assert load_study("skin", record.uri) == make_study()
+    assert load_study("skin", record.uri) == without_folders(make_study())
     longer = make_study(seeds=7, protocol={"lr": 0.02, "augmentation": {"crop_scale": [0.3, 1.0]}})
     Record(longer, storage, record.uri).open()
-    assert load_study("skin", record.uri) == longer
+    assert load_study("skin", record.uri) == without_folders(longer)
+
+
+def without_folders(study: Study) -> Study:
+    """What may leave for MLflow: files by their name alone."""
+    text = study.model_dump_json(by_alias=True).replace("/home/ann/weights/", "")
+    return Study.model_validate_json(text)
 
 
 def test_an_unknown_study_names_the_nearest_and_the_known(record: Record, storage: Storage) -> None:
