@@ -97,11 +97,14 @@ def test_subgroups_are_found_to_differ_where_planted_and_only_there(demo, verdic
     ]
     means = here.groupby("group").value.mean()
     assert within(means[first] - means[second], truth), means
+    task = TASKS[truth.manifest]
     found = [
         g
         for g in verdict["subgroups"]
-        if (g["task"], g["set"], g["column"], g["group"]) == (TASKS[truth.manifest], "test", column, second)
+        if (g["task"], g["set"], g["column"]) == (task, "test", column) and g["group"] in (first, second)
     ]
-    planted = truth.at_least is not None and truth.at_least > 0
-    assert len(found) == 1
-    assert (found[0]["deficit_low"] > 0 and found[0]["p_holm"] < 0.05) == planted, found[0]
+    assert found
+    for group in found:  # of two groups that are each other's rest, one is listed
+        found_to_differ = group["p_holm"] < 0.05
+        assert found_to_differ == (truth.at_least is not None and truth.at_least > 0), group
+        assert not found_to_differ or (group["deficit"] > 0) == (group["group"] == second)
