@@ -321,6 +321,21 @@ PLANTED: tuple[PlantedTruth, ...] = (
         sentence="With all labels it helps little.",
     ),
     PlantedTruth(
+        kind=PlantedKind.SOURCE_GAIN,
+        manifest="skin_phantom",
+        data_fractions=(0.02,),
+        at_least=0.1,
+        sentence="It helps much on the skin phantom with few labels.",
+    ),
+    PlantedTruth(
+        kind=PlantedKind.SOURCE_GAIN,
+        manifest="skin_phantom",
+        data_fractions=(1.0,),
+        at_least=-0.02,
+        at_most=0.02,
+        sentence="With all labels it makes no difference there.",
+    ),
+    PlantedTruth(
         kind=PlantedKind.SITE_DROP,
         manifest="chest_phantom",
         data_fractions=(1.0,),
