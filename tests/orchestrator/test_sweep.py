@@ -150,7 +150,7 @@ def test_a_killed_driver_loses_nothing_that_was_finished(tmp_path):
     environment = {**os.environ, "SCALECURVES_HOME": str(scalecurves_home())}
     driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
-        finished = wait_for_finished(scalecurves_home() / "storage" / "trials", 3, driver)
+        finished = wait_for_finished(scalecurves_home() / "storage" / "small" / "trials", 3, driver)
     finally:
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()
