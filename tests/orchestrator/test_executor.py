@@ -194,10 +194,11 @@ def test_two_hundred_trials_in_one_gang_end_with_the_private_memory_of_twenty(ga
 def test_close_frees_the_cluster_and_may_be_repeated(gang: Bench) -> None:
     gang.executor.close()
     gang.executor.close()
-    end = time.monotonic() + 60
-    while ray.available_resources().get("CPU", 0) < 2:
-        assert time.monotonic() < end, f"not freed: {ray.available_resources()}"
+    for _ in range(600):
+        if ray.available_resources().get("CPU", 0) >= 2:
+            break
         time.sleep(0.1)
+    assert ray.available_resources().get("CPU", 0) >= 2
 
 
 def test_single_processes_fail_crash_and_resume_like_gangs(solo: Bench, tmp_path: Path) -> None:
