@@ -78,6 +78,8 @@ def rank_process(rank: int, size: int, rendezvous: str, trials: list[dict[str, A
         part.run(None)
     except RecycleRanksError:
         recycled = True
+    finally:
+        torch.distributed.destroy_process_group()  # gloo's threads must not outlive the interpreter
     (answers / f"{rank}.json").write_text(json.dumps([broker.ended, broker.steps, recycled]))
 
 
