@@ -31,6 +31,8 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Tune's snapshots are of no use here: what is done stands in the record.
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
+    # How many trials wait is decided where they are handed out.
+    "TUNE_MAX_PENDING_TRIALS_PG": "100000",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1e9",

@@ -112,7 +112,6 @@ class _Gang:
     job: _Job | None = None
     heard_at: float = 0.0
     barren_deaths: int = 0
-    present: bool = False
     shot: str = ""
 
 
@@ -192,7 +191,7 @@ class Broker:
         await self._take_back(gang, "the ranks were started again")
         state = self._gang(gang)
         state.generation += 1
-        state.rank0, state.shot, state.present = rank0, "", True
+        state.rank0, state.shot = rank0, ""
         await self._notify()
         return state.generation
 
@@ -209,7 +208,6 @@ class Broker:
             if generation != state.generation:
                 return Task.BYE.value, None, None
             if self._closing:
-                state.present = False
                 return Task.BYE.value, None, None
             if not self._queue:
                 return Task.IDLE.value, None, None
@@ -300,10 +298,6 @@ class Broker:
         """Number of gangs that are training."""
         return sum(state.job is not None for state in self._gangs.values())
 
-    async def at_work(self) -> int:
-        """Number of gangs whose ranks are up and have not been sent home."""
-        return sum(state.present for state in self._gangs.values())
-
     async def counts(self) -> dict[str, int]:
         """How often a trial ended, a gang was lost with it, and shot, since the start."""
         return dict(self._counts)
@@ -343,7 +337,6 @@ class Broker:
     async def _take_back(self, gang: str, message: str) -> None:
         state = self._gang(gang)
         job, state.job = state.job, None
-        state.present = False
         # Whatever the dead group still asks is refused from here on, also before a new one says hello.
         state.generation += 1
         if job is not None and self._jobs.get(job.key) is job:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from cluster.connection import connect
+from orchestrator.agenda import Agenda, Entry
 from orchestrator.drivers import DriverNote
 from orchestrator.executor import Executor, Limits, Report, TrialOutcome
 from orchestrator.plan import Plan, PlannedTrial, import_paths
@@ -195,39 +197,28 @@ class Engine:
         writer = RecordWriter(self.record)
         view = ProgressView(self._console, labels, {i: t.cost for i, t in todo.items()})
         note = DriverNote(self._storage, self._plan.study.name, view.eta_s)
+        course = _Course(todo, self._resolve, writer, view, note, summary, self._broken)
         try:
             with view:
-                endings = _Endings(writer, view, note, summary, self._broken)
+                course.give_up_the_hopeless()
+                if not len(course):
+                    return
                 with (
                     connect(self._places.address, import_paths=self._workspace.import_paths),
                     Executor(
                         execution.gang,
                         max_concurrent=execution.max_concurrent,
                         limits=Limits(report_deadline_s=execution.report_deadline_s),
-                        on_report=endings.report,
-                        on_done=endings.take,
+                        on_report=course.report,
+                        on_done=course.take,
                     ) as executor,
                 ):
-                    for stage in self._plan.stages():
-                        self._run_stage([t for t in stage if t.trial_id in todo], executor, endings)
+                    executor.run(course)
         finally:
             try:
                 summary.waiting = writer.close()
             finally:
                 note.close()
-
-    def _run_stage(self, stage: Sequence[PlannedTrial], executor: Executor, endings: _Endings) -> None:
-        ready = []
-        for planned in stage:
-            trial = self._resolve(planned)
-            endings.expect(planned, trial)
-            cause = self._broken.get(planned.upstream_id or "")
-            if cause is None:
-                ready.append(trial.model_dump(mode="json"))
-            else:
-                endings.fail(trial.trial_id, _inherited(cause, planned))
-        if ready:
-            executor.run(ready)
 
     def _resolve(self, planned: PlannedTrial) -> ResolvedTrial:
         attempt = f"{planned.trial_id}-{uuid.uuid4().hex[:8]}"
@@ -249,27 +240,43 @@ class Engine:
             self._console.print(f"the record does not answer: {error}", style="yellow", markup=False)
 
 
-class _Endings:
-    """What happens when a trial has ended: record it, show it, remember why it failed."""
+class _Course:
+    """The trials of one run: hands them out as they become ready, and takes down how each of them ended."""
 
     def __init__(
         self,
+        todo: Mapping[str, PlannedTrial],
+        resolve: Callable[[PlannedTrial], ResolvedTrial],
         writer: RecordWriter,
         view: ProgressView,
         note: DriverNote,
         summary: RunSummary,
         broken: dict[str, Failure],
     ) -> None:
+        self._todo = todo
+        self._resolve = resolve
         self._writer = writer
         self._view = view
         self._note = note
         self._summary = summary
         self._broken = broken
-        self._expected: dict[str, tuple[PlannedTrial, ResolvedTrial, float]] = {}
+        in_order = sorted(todo.values(), key=lambda t: t.trial.stage)
+        self._agenda = Agenda(Entry(trial_id=t.trial_id, cost=t.cost, upstream_id=t.upstream_id) for t in in_order)
+        self._started: dict[str, tuple[ResolvedTrial, float]] = {}
 
-    def expect(self, planned: PlannedTrial, trial: ResolvedTrial) -> None:
-        """This trial is about to be started."""
-        self._expected[trial.trial_id] = (planned, trial, time.time())
+    def __len__(self) -> int:
+        """Trials that have not been handed out."""
+        return len(self._agenda)
+
+    def next(self) -> dict[str, Any] | None:
+        """The ResolvedTrial that should start now, as plain data."""
+        trial_id = self._agenda.next()
+        return None if trial_id is None else self._start(trial_id).model_dump(mode="json")
+
+    def give_up_the_hopeless(self) -> None:
+        """Fail the trials that start from one that failed before this run."""
+        for trial_id in self._broken.keys() - self._todo.keys():
+            self._fail_dependents(trial_id)
 
     def report(self, report: Report) -> None:
         """A running trial has reported."""
@@ -281,19 +288,31 @@ class _Endings:
         self._note.ended(outcome.trial_id)
         if outcome.result is not None:
             self._summary.trained += 1
+            self._agenda.complete(outcome.trial_id)
             self._writer.put(outcome.result)
             self._view.done(outcome.trial_id)
         elif outcome.failure is not None:
-            self.fail(outcome.trial_id, outcome.failure)
+            self._fail(outcome.trial_id, outcome.failure)
+            self._fail_dependents(outcome.trial_id)
 
-    def fail(self, trial_id: str, failure: Failure) -> None:
-        """Record a failed attempt."""
-        planned, trial, expected_at = self._expected[trial_id]
+    def _start(self, trial_id: str) -> ResolvedTrial:
+        trial = self._resolve(self._todo[trial_id])
+        self._started[trial_id] = (trial, time.time())
+        return trial
+
+    def _fail_dependents(self, trial_id: str) -> None:
+        for lost in self._agenda.fail(trial_id):
+            planned = self._todo[lost]
+            self._start(lost)
+            self._fail(lost, _inherited(self._broken[str(planned.upstream_id)], planned))
+
+    def _fail(self, trial_id: str, failure: Failure) -> None:
+        trial, started_at = self._started[trial_id]
         self._broken[trial_id] = failure
-        self._summary.failed.append(FailedTrial.of(planned, failure))
+        self._summary.failed.append(FailedTrial.of(self._todo[trial_id], failure))
         self._writer.put(
             TrialResult(
-                trial=trial, state=State.FAILED, failure=failure, started_at=expected_at, finished_at=time.time()
+                trial=trial, state=State.FAILED, failure=failure, started_at=started_at, finished_at=time.time()
             )
         )
         self._view.failed(trial_id, failure.message)

@@ -1,8 +1,7 @@
 """Runs resolved trials through Ray Tune, on warm gangs or in reused single processes.
 
 with connect("local"), Executor(shape, on_report=..., on_done=...) as executor:
-    executor.run(stage_0)
-    executor.run(stage_1)
+    executor.run(InOrder(trials))
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import ray
 from ray import tune
@@ -28,6 +27,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.connection import Shape, trials_at_a_time
 from orchestrator.broker import Broker, BrokerConfig
+from orchestrator.feed import Feed, TuneFeed
 from orchestrator.gangs import Gangs
 from orchestrator.leases import ENDING, REPORT, GangTrainable, SoloTrainable
 from search_spaces.results import Failure, TrialResult
@@ -37,6 +37,7 @@ from trainables.failures import node_failure
 logger = logging.getLogger(__name__)
 
 Report = dict[str, Any]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,7 @@ class Limits:
         stop_patience_s: After an interruption, how long running trials may take to reach their next report and write
             a checkpoint.
         memory_growth_bytes: Private memory that a process may gain over its first trials before it is replaced.
-        trials_per_tuner: Longer lists are fed to Tune in batches: its cost per trial grows with their number.
+        trials_per_tuner: After as many a fresh Tuner goes on: its cost per trial grows with their number.
     """
 
     max_node_retries: int = 3
@@ -77,7 +78,7 @@ class Limits:
 
 
 class Executor:
-    """Trains trials, in the order given, as many at a time as fit. Needs a connection (``connection.connect``).
+    """Trains trials, in the order of their feed, as many at a time as fit. Needs a connection (``connection.connect``).
 
     Callbacks are called in the thread of ``run``, one at a time.
 
@@ -128,26 +129,23 @@ class Executor:
     ) -> None:
         self.close()
 
-    def run(self, trials: Sequence[dict[str, Any]]) -> None:
-        """Train every trial and return when all have ended, one way or another.
+    def run(self, feed: Feed) -> None:
+        """Train every trial of the feed and return when all have ended, one way or another.
 
         On SIGINT and SIGTERM running trials stop at their next report and write a checkpoint, the others are left; a
-        second signal ends without waiting for them. An exception of a callback has the same effect as a first signal
-        and is raised when all have stopped.
+        second signal ends without waiting for them. An exception of a callback or of the feed has the same effect as a
+        first signal and is raised when all have stopped.
 
         Args:
-            trials: ResolvedTrials as plain data, each trial once; they start in this order.
+            feed: Gives the trials, each once, when they may start; a callback may make more of them ready.
 
         Raises:
             KeyboardInterrupt: It was interrupted.
         """
         brake = _Brake(self._broker, self._limits.stop_patience_s)
         with _signals(brake):
-            size = self._limits.trials_per_tuner
-            for start in range(0, len(trials), size):
-                self._run_batch(trials[start : start + size], brake)
-                if brake.pulled:
-                    break
+            while len(feed) and not brake.pulled:
+                self._run_tuner(feed, brake)
         if brake.pulled:
             ray.get(self._broker.resume.remote())
         if brake.error is not None:
@@ -183,15 +181,18 @@ class Executor:
         broker.watch.remote()
         return broker
 
-    def _run_batch(self, trials: Sequence[dict[str, Any]], brake: _Brake) -> None:
-        at_a_time = min(len(trials), trials_at_a_time(self._shape, ray.nodes()), self._max_concurrent or math.inf)
-        pilot = _Pilot(self._broker, brake, self._on_report, self._on_done)
+    def _run_tuner(self, feed: Feed, brake: _Brake) -> None:
+        fit = trials_at_a_time(self._shape, ray.nodes())
+        slots = min(fit, len(feed), self._max_concurrent or fit)
+        # Tune keeps the process of a trial that ended for one that waits, so some always should; but where nothing else
+        # holds trials to the limit, they are not even named to it.
+        named = self._max_concurrent if self._shape.ranks == 1 and self._max_concurrent else 2 * slots + 2
         tuner = tune.Tuner(
-            self._trainable(int(at_a_time)),
-            param_space=self._config() | {"trial": tune.grid_search([json.dumps(trial) for trial in trials])},
+            self._trainable(slots),
+            param_space=self._config(),
             tune_config=tune.TuneConfig(
+                search_alg=TuneFeed(feed, brake, slots=slots, at_a_time=named, most=self._limits.trials_per_tuner),
                 reuse_actors=True,
-                max_concurrent_trials=self._concurrency_limit(int(at_a_time)),
                 trial_name_creator=_short_name,
                 trial_dirname_creator=_short_name,
             ),
@@ -200,7 +201,7 @@ class Executor:
                 storage_path=self._folder,
                 verbose=0,
                 stop=_Stopper(brake),
-                callbacks=[pilot],
+                callbacks=[_Pilot(self._broker, brake, self._on_report, self._on_done)],
                 failure_config=tune.FailureConfig(max_failures=self._limits.max_node_retries),
                 # Checkpoints are the training loop's own, in the storage.
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -226,13 +227,10 @@ class Executor:
             self._gangs = Gangs(shape, config, self._folder)
         self._gangs.ensure(at_a_time)
         # Every cluster has this resource, one unit of it, on the node of its head. So Tune starts no more leases than
-        # there are gangs, without a CPU: one that asks for any never starts while ranks hold them all.
-        share = math.floor(0.9 / at_a_time * 10_000) / 10_000
+        # this, without a CPU: one that asks for any never starts while ranks hold them all. There is one more than
+        # gangs, so that a gang that ends a trial finds the next one waiting instead of Tune's loop.
+        share = math.floor(0.9 / (at_a_time + 1) * 10_000) / 10_000
         return tune.with_resources(GangTrainable, {"cpu": 0, "node:__internal_head__": share})
-
-    def _concurrency_limit(self, at_a_time: int) -> int | None:
-        solo_below_capacity = self._shape.ranks == 1 and self._max_concurrent is not None
-        return at_a_time if solo_below_capacity else None
 
     def _config(self) -> dict[str, Any]:
         config: dict[str, Any] = {"broker": self._broker_name}
@@ -257,6 +255,15 @@ class _Brake:
         self.pulled = False
         self.hurry = False
         self.error: Exception | None = None
+
+    def guard(self, function: Callable[..., Made], *arguments: Any) -> Made | None:
+        """What a function of the caller gives. Its exception pulls the brake: Tune would turn it into text."""
+        try:
+            return function(*arguments)
+        except Exception as error:
+            self.error = self.error or error
+            self.pulled = True
+            return None
 
     def apply(self, trials: Sequence[Any]) -> None:
         """Called in each turn of Tune's loop: once pulled, have the running trials stopped."""
@@ -306,11 +313,11 @@ class _Pilot(tune.Callback):  # type: ignore[misc]
         raw = json.loads(trial.config["trial"])
         if REPORT in result:
             report = json.loads(result.pop(REPORT))
-            self._call(self._on_report, {"trial_id": raw["trial_id"], "attempt_id": raw["attempt_id"], **report})
+            self._brake.guard(self._on_report, {"trial_id": raw["trial_id"], "attempt_id": raw["attempt_id"], **report})
         if ENDING in result:
             ending = json.loads(result.pop(ENDING))
             if "stopped" not in ending:
-                self._call(self._on_done, _outcome(raw, ending))
+                self._brake.guard(self._on_done, _outcome(raw, ending))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called by Tune when a process died once too often."""
@@ -318,15 +325,7 @@ class _Pilot(tune.Callback):  # type: ignore[misc]
         self._broker.cancel.remote(raw["trial_id"])
         failure = node_failure(f"the process of this trial died {trial.num_failures} times: {_last_error(trial)}")
         outcome = TrialOutcome(trial_id=raw["trial_id"], attempt_id=raw["attempt_id"], failure=failure)
-        self._call(self._on_done, outcome)
-
-    def _call(self, function: Callable[[Any], None], argument: Any) -> None:
-        # Tune would turn the exception into text; it is raised by run(), once the running trials have stopped.
-        try:
-            function(argument)
-        except Exception as error:
-            self._brake.error = self._brake.error or error
-            self._brake.pulled = True
+        self._brake.guard(self._on_done, outcome)
 
 
 class _Stopper(tune.Stopper):  # type: ignore[misc]

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from trainables.gang import RankConfig
 
 
+GOODBYE_S = 20.0
+"""Longest wait for Train to end its runs; it takes about half a second once ranks are up, ten while they start."""
+
+
 class GangGivenUpError(RuntimeError):
     """Raised in Train's controller so that it does not start the ranks once more."""
 
@@ -82,11 +86,11 @@ class Gangs:
             time.sleep(0.05)
         if ray.get(self._broker.busy.remote()):
             ray.get(self._broker.shoot_all.remote("the sweep ends"))
-        # fit() returns seconds after its ranks and their resources are gone (it waits for Train's own cleaner), so
-        # nobody waits for its end; ranks that are still starting go home when they say hello.
-        end = time.monotonic() + 2.0
-        while time.monotonic() < end and ray.get(self._broker.at_work.remote()):
-            time.sleep(0.05)
+        # A thread that is still inside fit() when the connection closes takes the whole process with it. Ranks that are
+        # still starting go home when they say hello.
+        end = time.monotonic() + GOODBYE_S
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
 
     def _keep(self, name: str) -> None:
         """Thread of one gang: Train restarts lost ranks; this starts over when Train itself gives up."""
