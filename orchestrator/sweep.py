@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
-from orchestrator.terminal import EXIT_FAILED, EXIT_USER, make_console, user_errors
+from orchestrator.options import Shared, command
+from orchestrator.terminal import EXIT_FAILED, EXIT_USER, make_console
 from search_spaces.exceptions import TrackingError, UserError
 from search_spaces.files import LoadedStudy, load_study
 
@@ -26,20 +26,6 @@ app = typer.Typer(
 console = make_console()
 
 StudyArgument = Annotated[str, typer.Argument(help="Preset (demo), YAML file, or module:function.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change an axis or a field: task=a,b | seeds=2 | protocol.budget.steps=50. Repeatable."),
-]
-OnlyOption = Annotated[
-    str | None, typer.Option("--only", help="Select target trials: 'task=ham10000,data_fraction<=0.1'.")
-]
-AddressOption = Annotated[str, typer.Option("--address", help="Ray: local, auto (the cluster around) or an address.")]
-TrackingOption = Annotated[
-    str | None, typer.Option("--tracking-uri", help="MLflow; else MLFLOW_TRACKING_URI, else SQLite in the home folder.")
-]
-StorageOption = Annotated[
-    str | None, typer.Option("--storage", help="Path or URI of weights and spool; else <home>/storage.")
-]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder of the report; else ./reports/<study>.")]
 
 
@@ -47,183 +33,156 @@ OutOption = Annotated[Path | None, typer.Option("--out", help="Folder of the rep
 def main(context: typer.Context) -> None:
     """Without a command: run the demo study."""
     if context.invoked_subcommand is None:
-        run("demo")
+        run()
 
 
-@app.command()
+@command(app)
 def run(
     study: StudyArgument = "demo",
-    set_: SetOption = None,
-    only: OnlyOption = None,
-    address: AddressOption = "local",
-    tracking_uri: TrackingOption = None,
-    storage: StorageOption = None,
     out: OutOption = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before large runs.")] = False,
+    *,
+    shared: Shared,
 ) -> None:
     """Make every trial of the study true; skip what is done; resume what broke; then write the report.
 
     Example: python -m orchestrator.sweep run my_study.yaml --only 'seed=0'
     """
-    with user_errors(), _terminated_as_interrupt():
-        from orchestrator.engine import Engine
-        from orchestrator.further_sets import score_missing
+    from orchestrator.engine import Engine
+    from orchestrator.further_sets import score_missing
 
-        plan = _plan(study, set_, only)
-        if plan.problems:
-            _refuse(plan)
-        if len(plan.targets) > 1000 and not yes and sys.stdin.isatty():
-            typer.confirm(f"{len(plan.targets)} trials; go on?", abort=True)
-        places = _places(tracking_uri, storage, address)
-        engine = Engine(plan, places, console)
-        with _parent_closed(engine.record):
-            summary = engine.run()
-            _print_summary(summary)
-            if not summary.waiting:
-                score_missing(plan, places, engine.record, console)
-                _report_of(plan, engine.record, out)
-        if summary.failed:
-            raise typer.Exit(EXIT_FAILED)
+    plan = _plan(study, shared)
+    if plan.problems:
+        _refuse(plan)
+    if len(plan.targets) > 1000 and not shared.yes and sys.stdin.isatty():
+        typer.confirm(f"{len(plan.targets)} trials; go on?", abort=True)
+    places = shared.places()
+    engine = Engine(plan, places, console)
+    with _parent_closed(engine.record):
+        summary = engine.run()
+        _print_summary(summary)
+        if not summary.waiting:
+            score_missing(plan, places, engine.record, console)
+            _report_of(plan, engine.record, out)
+    if summary.failed:
+        raise typer.Exit(EXIT_FAILED)
 
 
-@app.command()
+@command(app)
 def plan(
     study: StudyArgument = "demo",
-    set_: SetOption = None,
-    only: OnlyOption = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     resolved: Annotated[bool, typer.Option("--resolved", help="Print the study as it was understood.")] = False,
+    *,
+    shared: Shared,
 ) -> None:
     """Cells, trials, exclusions with reasons, images per set, and every problem at once; trains nothing."""
-    with user_errors():
-        from orchestrator.plan_text import plan_json, print_plan
+    from orchestrator.plan_text import plan_json, print_plan
 
-        made = _plan(study, set_, only, quiet=json_)
-        if json_:
-            print(json.dumps(plan_json(made) | ({"resolved": made.loaded.text} if resolved else {}), indent=2))
-        else:
-            if resolved:
-                console.print(made.loaded.text, markup=False)
-            print_plan(made, console)
-        if made.problems:
-            raise typer.Exit(EXIT_USER)
+    made = _plan(study, shared, quiet=json_)
+    if json_:
+        print(json.dumps(plan_json(made) | ({"resolved": made.loaded.text} if resolved else {}), indent=2))
+    else:
+        if resolved:
+            console.print(made.loaded.text, markup=False)
+        print_plan(made, console)
+    if made.problems:
+        raise typer.Exit(EXIT_USER)
 
 
-@app.command()
+@command(app)
 def status(
     study: StudyArgument = "demo",
-    set_: SetOption = None,
-    only: OnlyOption = None,
-    tracking_uri: TrackingOption = None,
-    storage: StorageOption = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    *,
+    shared: Shared,
 ) -> None:
     """Done, failed, running and missing target trials, and what failed."""
-    with user_errors():
-        from orchestrator.status import print_status, study_status
+    from orchestrator.status import print_status, study_status
 
-        made = _plan(study, set_, only, quiet=True, load_weights=False)
-        if made.problems:
-            _refuse(made)
-        found = study_status(made, _places(tracking_uri, storage))
-        if json_:
-            print(json.dumps(found, indent=2))
-        else:
-            print_status(found, console)
+    made = _plan(study, shared, quiet=True, load_weights=False)
+    if made.problems:
+        _refuse(made)
+    found = study_status(made, shared.places())
+    if json_:
+        print(json.dumps(found, indent=2))
+    else:
+        print_status(found, console)
 
 
-@app.command()
+@command(app)
 def why(
     study: StudyArgument,
     trial: Annotated[str, typer.Argument(help="Trial id or the start of one.")],
-    set_: SetOption = None,
-    tracking_uri: TrackingOption = None,
-    storage: StorageOption = None,
+    *,
+    shared: Shared,
 ) -> None:
     """State and attempts of a trial, its last error, and what makes it differ from a done trial."""
-    with user_errors():
-        from orchestrator.status import explain
+    from orchestrator.status import explain
 
-        made = _plan(study, set_, None, quiet=True, load_weights=False)
-        if made.problems:
-            _refuse(made)
-        explain(made, trial, _places(tracking_uri, storage), console)
+    made = _plan(study, replace(shared, only=None), quiet=True, load_weights=False)
+    if made.problems:
+        _refuse(made)
+    explain(made, trial, shared.places(), console)
 
 
-@app.command()
+@command(app)
 def evaluate(
     study: StudyArgument,
     on: Annotated[str, typer.Option("--on", help="Evaluation set of the study file; added after training is fine.")],
-    set_: SetOption = None,
-    only: OnlyOption = None,
-    tracking_uri: TrackingOption = None,
-    storage: StorageOption = None,
     out: OutOption = None,
+    *,
+    shared: Shared,
 ) -> None:
     """Score finished trials on a further evaluation set from their kept weights, without training; then report."""
-    with user_errors():
-        from orchestrator.further_sets import evaluate_on
+    from orchestrator.further_sets import evaluate_on
 
-        made = _plan(study, set_, only, load_weights=False)
-        if made.problems:
-            _refuse(made)
-        record, scored = evaluate_on(made, on, _places(tracking_uri, storage), console)
-        console.print(
-            f"{scored.scored} trials scored on {on}, {scored.known} were before, {scored.unfinished} are not done, "
-            f"{scored.without_weights} are done but kept no weights"
-        )
-        with _parent_closed(record):
-            _report_of(made, record, out)
-        if scored.unfinished or scored.without_weights:
-            raise typer.Exit(EXIT_FAILED)
+    made = _plan(study, shared, load_weights=False)
+    if made.problems:
+        _refuse(made)
+    record, scored = evaluate_on(made, on, shared.places(), console)
+    console.print(
+        f"{scored.scored} trials scored on {on}, {scored.known} were before, {scored.unfinished} are not done, "
+        f"{scored.without_weights} are done but kept no weights"
+    )
+    with _parent_closed(record):
+        _report_of(made, record, out)
+    if scored.unfinished or scored.without_weights:
+        raise typer.Exit(EXIT_FAILED)
 
 
-@app.command()
+@command(app)
 def report(
     study: StudyArgument = "demo",
-    set_: SetOption = None,
-    tracking_uri: TrackingOption = None,
-    storage: StorageOption = None,
     out: OutOption = None,
+    *,
+    shared: Shared,
 ) -> None:
     """Build the report from the record and attach it to the study's parent run."""
-    with user_errors():
-        from orchestrator.record import Record
+    from orchestrator.record import Record
 
-        made = _plan(study, set_, None, load_weights=False)
-        if made.problems:
-            _refuse(made)
-        places = _places(tracking_uri, storage)
-        record = Record(made.study, places.storage_of(made.study.name), places.tracking_uri)
-        record.open()
-        with _parent_closed(record):
-            _report_of(made, record, out)
+    made = _plan(study, replace(shared, only=None), load_weights=False)
+    if made.problems:
+        _refuse(made)
+    places = shared.places()
+    record = Record(made.study, places.storage_of(made.study.name), places.tracking_uri)
+    record.open()
+    with _parent_closed(record):
+        _report_of(made, record, out)
 
 
-def _plan(text: str, sets: list[str] | None, only: str | None, quiet: bool = False, load_weights: bool = True) -> Any:
+def _plan(text: str, shared: Shared, quiet: bool = False, load_weights: bool = True) -> Any:
     from orchestrator.plan import make_plan
     from trainables.home import scalecurves_home
     from trainables.library import TaskLibrary
 
-    loaded: LoadedStudy = load_study(text, sets or ())
+    loaded: LoadedStudy = load_study(text, shared.set_ or ())
     library = TaskLibrary(scalecurves_home())
     if quiet:
         with redirect_stdout(sys.stderr):  # a user's factory may print; stdout belongs to the JSON
-            return make_plan(loaded, library, only, load_weights=load_weights)
+            return make_plan(loaded, library, shared.only, load_weights=load_weights)
     with console.status("planning") as shown:
         note: Callable[[str], None] = lambda what: shown.update(f"planning: {what}")  # noqa: E731
-        return make_plan(loaded, library, only, note, load_weights)
-
-
-def _places(tracking_uri: str | None, storage: str | None, address: str = "local") -> Any:
-    from orchestrator.engine import Places
-    from trainables.home import scalecurves_home
-
-    home = scalecurves_home().resolve()
-    place = storage or str(home / "storage")
-    if "://" not in place:
-        place = str(Path(place).expanduser().resolve())
-    return Places(home=home, storage=place, tracking_uri=tracking_uri, address=address)
+        return make_plan(loaded, library, shared.only, note, load_weights)
 
 
 def _refuse(plan: Any) -> None:
@@ -277,20 +236,6 @@ def _report_of(plan: Any, record: Any, out: Path | None) -> None:
     uri = hide_password(record.uri)
     look = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri '{uri}'"
     console.print(f"MLflow: {look}", soft_wrap=True, markup=False)
-
-
-@contextmanager
-def _terminated_as_interrupt() -> Iterator[None]:
-    """SIGTERM (a stopped job, a drained node) ends like Ctrl-C: running trials leave checkpoints."""
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

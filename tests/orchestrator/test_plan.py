@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from orchestrator.plan import make_plan
@@ -48,6 +49,12 @@ def test_a_plan_counts_targets_stages_and_images(folder):
     assert plan.images["spots"]["site_b"] == 30
     upstream = {t.trial_id for t in plan.trials if t.trial.role is Role.UPSTREAM}
     assert {t.upstream_id for t in plan.trials} == upstream | {None}
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "status", "why", "evaluate", "report"])
+def test_every_command_takes_the_shared_options(command):
+    names = {p.name for p in get_command(app).commands[command].params}
+    assert {"set_", "only", "address", "tracking_uri", "storage", "yes"} <= names
 
 
 def test_most_work_first(folder):

@@ -1,0 +1,99 @@
+"""The options that every command of ``orchestrator.sweep`` takes, and what they stand for."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from orchestrator.terminal import user_errors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """Shared options; a command that has no use for one ignores it."""
+
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Change an axis or a field: task=a,b | seeds=2 | protocol.budget.steps=50. Repeatable."
+        ),
+    ] = None
+    only: Annotated[
+        str | None, typer.Option("--only", help="Select target trials: 'task=ham10000,data_fraction<=0.1'.")
+    ] = None
+    address: Annotated[str, typer.Option("--address", help="Ray: local, auto (the cluster around) or an address.")] = (
+        "local"
+    )
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option("--tracking-uri", help="MLflow; else MLFLOW_TRACKING_URI, else SQLite in the home folder."),
+    ] = None
+    storage: Annotated[
+        str | None, typer.Option("--storage", help="Path or URI of weights and spool; else <home>/storage.")
+    ] = None
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False
+
+    def places(self) -> Any:
+        """The ``orchestrator.engine.Places`` that they name."""
+        from orchestrator.engine import Places
+        from trainables.home import scalecurves_home
+
+        home = scalecurves_home().resolve()
+        place = self.storage or str(home / "storage")
+        if "://" not in place:
+            place = str(Path(place).expanduser().resolve())
+        return Places(home=home, storage=place, tracking_uri=self.tracking_uri, address=self.address)
+
+
+def command(app: typer.Typer) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a function as a command that takes its own options and, as ``shared``, those of all commands.
+
+    An error of ours is printed as one message with exit code 1; SIGTERM (a stopped job, a drained node) ends the
+    command like Ctrl-C.
+
+    Args:
+        app: The command line.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(Shared, include_extras=True)
+        common = [
+            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
+            for f in fields(Shared)
+        ]
+        signature = inspect.signature(function, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.name != "shared"]
+
+        @functools.wraps(function)
+        def run(*arguments: Any, **options: Any) -> None:
+            shared = Shared(**{p.name: options.pop(p.name) for p in common if p.name in options})
+            with user_errors(), _terminated_as_interrupt():
+                function(*arguments, shared=shared, **options)
+
+        run.__signature__ = signature.replace(parameters=[*own, *common])  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in (*own, *common)}
+        app.command()(run)
+        return run
+
+    return register
+
+
+@contextmanager
+def _terminated_as_interrupt() -> Iterator[None]:
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
