@@ -272,7 +272,7 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 def _row(run: Run) -> dict[str, Any]:
     tags, params = run.data.tags, run.data.params
-    sets = tracking.tag_list(tags, RecordTag.SETS)
+    sets, undefined = tracking.tag_list(tags, RecordTag.SETS), tracking.tag_list(tags, RecordTag.UNDEFINED)
     ranks = tags.get(RecordTag.environment("ranks"))
     return {
         **_identity(run),
@@ -293,9 +293,9 @@ def _row(run: Run) -> dict[str, Any]:
         "device": tags.get(RecordTag.environment("device")),
         "ranks": int(ranks) if ranks else None,
         "commit": tags.get(RecordTag.environment("commit")),
-        "undefined": tracking.tag_list(tags, RecordTag.UNDEFINED),
+        "undefined": undefined,
         "artifact_uri": run.info.artifact_uri,
-        **{key: value for key, value in run.data.metrics.items() if key.split("/", 1)[0] in sets},
+        **{k: v for k, v in run.data.metrics.items() if k.split("/", 1)[0] in sets and k not in undefined},
     }
 
 

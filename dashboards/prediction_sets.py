@@ -35,6 +35,7 @@ class PredictionSet:
         patient: (N,) keyed hashes of the patient ids; one key per task, so patients match across trials.
         site: (N,) of the site's name; None if the manifest has none.
         groups: Subgroup column (``sex``, ``age_band``, ``g_*`` without the prefix) -> (N,) of values, None blank.
+        set_hash: Stands for the images with their patients, groups and truth; empty if the file does not say.
     """
 
     name: str
@@ -46,6 +47,7 @@ class PredictionSet:
     patient: NDArray[np.str_]
     site: NDArray[np.object_] | None = None
     groups: dict[str, NDArray[np.object_]] = field(default_factory=dict)
+    set_hash: str = ""
 
     @property
     def positives(self) -> dict[str, int]:
@@ -98,6 +100,7 @@ class PredictionReader:
                 for name in table.column_names
                 if name in _SUBGROUPS or name.startswith(Column.GROUP_PREFIX)
             },
+            set_hash=(table.schema.metadata or {}).get(b"set_hash", b"").decode(),
         )
 
     def _shared(self, table: pa.Table, columns: list[str], decode: Callable[[pa.Table], NDArray[Any]]) -> NDArray[Any]:

@@ -54,6 +54,11 @@ class RecordTag:
     HEADLINE_PREFIX = "report."
 
     @staticmethod
+    def set_hash(name: str) -> str:
+        """The tag that says what an evaluation set was when the trial was scored on it."""
+        return metric_key("sc.set_hash", name)
+
+    @staticmethod
     def environment(name: str) -> str:
         """The tag of one fact about where an attempt ran (``device``, ``host``, ``commit``, ``ranks``, a package)."""
         return f"env.{name}"

@@ -53,18 +53,22 @@ def metric_rows(entry: Entry) -> list[Any]:
     return [Metric(p.key, p.value, entry.started_ms + p.step, p.step) for p in entry.points]
 
 
-def set_rows(scores: SetMetrics, started_ms: int) -> list[Any]:
-    """The metrics of one evaluation set as MLflow metrics, at the start of the attempt."""
+def set_rows(scores: SetMetrics, scored_ms: int) -> list[Any]:
+    """The metrics of one evaluation set as MLflow metrics; of two scorings MLflow shows the later one."""
     from mlflow.entities import Metric
 
-    return [Metric(key, value, started_ms, 0) for key, value in scores.values.items()]
+    return [Metric(key, value, scored_ms, 0) for key, value in scores.values.items()]
 
 
 def added_tags(tags: Mapping[str, str], scores: SetMetrics) -> dict[str, str]:
     """The tags that change when an evaluation set is added to a run (or scored again)."""
     sets = list(dict.fromkeys([*tag_list(tags, RecordTag.SETS), scores.name]))
     others = [key for key in tag_list(tags, RecordTag.UNDEFINED) if not key.startswith(f"{scores.name}/")]
-    return {RecordTag.SETS: ",".join(sets), RecordTag.UNDEFINED: ",".join([*others, *scores.undefined])}
+    return {
+        RecordTag.SETS: ",".join(sets),
+        RecordTag.UNDEFINED: ",".join([*others, *scores.undefined]),
+        RecordTag.set_hash(scores.name): scores.set_hash,
+    }
 
 
 def batches(

@@ -193,6 +193,7 @@ def _failure_tags(result: TrialResult) -> dict[str, Any]:
 
 def _set_tags(sets: Sequence[SetMetrics]) -> dict[str, str]:
     names = {RecordTag.SETS: ",".join(s.name for s in sets)}
+    names |= {RecordTag.set_hash(s.name): s.set_hash for s in sets if s.set_hash}
     undefined = [key for s in sets for key in s.undefined]
     return names | ({RecordTag.UNDEFINED: ",".join(undefined)[:_MAX_TAG]} if undefined else {})
 

@@ -17,6 +17,7 @@ from orchestrator.record_states import TrialState
 from search_spaces.exceptions import UserError, unknown
 from search_spaces.names import Artifact, State
 from search_spaces.trial import Workspace
+from trainables.library import TaskLibrary
 from trainables.storage import Storage
 
 
@@ -26,7 +27,7 @@ class Scored:
 
     Attributes:
         scored: Scored now.
-        known: Scored on this set before.
+        known: Scored before on this set as it is now; a set that was defined anew is scored again.
         unfinished: Not done, so not scored.
         without_weights: Done, but their weights were not kept.
     """
@@ -48,23 +49,27 @@ def evaluate_on(plan: Plan, set_name: str, places: Places, console: Console) -> 
     record = Record(plan.study, places.storage_of(plan.study.name), places.tracking_uri)
     record.open()
     record.deliver_all()
-    return record, score_set(plan, set_name, places, record, console)
+    return record, _score_set(plan, set_name, _set_hashes(plan, places), places, record, console)
 
 
 def score_missing(plan: Plan, places: Places, record: Record, console: Console) -> int:
-    """Score finished trials on the evaluation sets that the study has gained since; how many scores were added."""
-    names = dict.fromkeys(n for t in plan.targets for n in plan.study.tasks[t.trial.cell.task].evaluate)
-    return sum(score_set(plan, name, places, record, console).scored for name in names)
+    """Score finished trials on the evaluation sets that the study has gained or defined anew; how many were scored."""
+    hashes = _set_hashes(plan, places)
+    names = dict.fromkeys(name for of_task in hashes.values() for name in of_task)
+    return sum(_score_set(plan, name, hashes, places, record, console).scored for name in names)
 
 
-def score_set(plan: Plan, set_name: str, places: Places, record: Record, console: Console) -> Scored:
-    """As ``evaluate_on``, with an open record."""
+def _score_set(
+    plan: Plan, set_name: str, hashes: dict[str, dict[str, str]], places: Places, record: Record, console: Console
+) -> Scored:
     tasks = _tasks_with(plan, set_name)
     storage = places.storage_of(plan.study.name)
     targets = [t for t in plan.targets if t.trial.cell.task in tasks]
     states = record.states(t.trial_id for t in targets)
     finished = [t for t in targets if states[t.trial_id].state is State.COMPLETE]
-    todo = [t for t in finished if set_name not in states[t.trial_id].sets]
+    todo = [
+        t for t in finished if states[t.trial_id].sets.get(set_name) not in ("", hashes[t.trial.cell.task][set_name])
+    ]
     ready = [t for t in todo if storage.has_weights(t.trial_id)]
     for planned in track(ready, f"scoring {set_name}", console=console, transient=True):
         _score(plan, planned, states[planned.trial_id], set_name, places, record, storage)
@@ -83,6 +88,17 @@ def _tasks_with(plan: Plan, set_name: str) -> set[str]:
         known: Iterable[str] = {name for task in tasks for name in plan.study.tasks[task].evaluate}
         raise UserError(unknown("evaluation set", set_name, known) + " Add it under tasks.NAME.evaluate of the study.")
     return found
+
+
+def _set_hashes(plan: Plan, places: Places) -> dict[str, dict[str, str]]:
+    """Task -> evaluation set -> what it is now."""
+    from trainables.task_data import set_hashes
+
+    if plan.resolver is None:
+        raise UserError("\n".join(plan.problems))
+    library = TaskLibrary(places.home)
+    tasks = dict.fromkeys(t.trial.cell.task for t in plan.targets)
+    return {task: set_hashes(plan.resolver.task(task), library) for task in tasks}
 
 
 def _score(

@@ -24,11 +24,13 @@ class SetMetrics:
         values: ``<set>/<metric>[.<label>]`` -> finite value; also ``<set>/n_images``, ``<set>/n_patients`` and
             ``<set>/n_positive.<label>``.
         undefined: Metrics that have no value on this set (an AUC without positives); never logged as 0.
+        set_hash: Stands for the images with their patients, groups and truth.
     """
 
     name: str
     values: dict[str, float]
     undefined: tuple[str, ...]
+    set_hash: str = ""
 
 
 def score_file(path: Path) -> SetMetrics:
@@ -61,6 +63,7 @@ def score(predictions: PredictionSet) -> SetMetrics:
         name=predictions.name,
         values=_counts(predictions) | finite,
         undefined=tuple(key for key in computed if key not in finite),
+        set_hash=predictions.set_hash,
     )
 
 

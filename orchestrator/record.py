@@ -207,11 +207,12 @@ class Record:
             DataError: The file is not a predictions file.
         """
         scores = score_file(path)
+        scored_ms = path.stat().st_mtime_ns // 1_000_000
 
         def add() -> None:
             run = self._client.get_run(run_id)
             self._put_files(run_id, run.info.artifact_uri, {}, {f"{Artifact.PREDICTIONS}/{path.name}": path})
-            for batch in batches(set_rows(scores, run.info.start_time), {}, added_tags(run.data.tags, scores)):
+            for batch in batches(set_rows(scores, scored_ms), {}, added_tags(run.data.tags, scores)):
                 self._client.log_batch(run_id, **batch)
 
         with self._lock:

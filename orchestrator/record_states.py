@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dashboards.tracking import RecordMetric, RecordTag, tag_list
@@ -26,7 +26,7 @@ class TrialState:
         message: Its public message.
         attempts: Number of delivered attempts, superseded ones included.
         seconds: Wall-clock seconds of the run that counts.
-        sets: Evaluation sets that it was scored on.
+        sets: Evaluation set that it was scored on -> its ``set_hash`` then (empty if it was not recorded).
     """
 
     state: State
@@ -36,7 +36,7 @@ class TrialState:
     message: str = ""
     attempts: int = 0
     seconds: float | None = None
-    sets: tuple[str, ...] = ()
+    sets: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,5 +117,5 @@ def _of(run: Run, state: State, attempts: int) -> TrialState:
         message=tags.get(Tag.FAILURE_MESSAGE, "") if failed else "",
         attempts=attempts,
         seconds=run.data.metrics.get(RecordMetric.TOTAL_S),
-        sets=tuple(tag_list(tags, RecordTag.SETS)),
+        sets={name: tags.get(RecordTag.set_hash(name), "") for name in tag_list(tags, RecordTag.SETS)},
     )

@@ -200,7 +200,7 @@ class _Rows:
     def _set(self, name: str, spec: EvaluationSetSpec) -> EvaluationRows:
         place = f"tasks.{self._task.name}.evaluate.{name}"
         other = self._library.load(spec.manifest) if spec.manifest is not None else self._manifest
-        own = other.name == self._manifest.name
+        own = other.key == self._manifest.key
         columns = matched_labels(self._task.labels, self._kind, other, spec.label_map, place)
         raw = raw_values(other, columns, self._kind)
         chosen = _where(other, spec.where, f"{place}.where") & _in_splits(other, spec)

@@ -90,6 +90,12 @@ class Manifest:
         """sha256 (64 hexadecimal digits) of kind, labels and table; row order, root and paths do not matter."""
         return str(_digest(self, "table").hexdigest())
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Equal for two readings of one manifest, whatever it is called: root, and images with patients in order."""
+        ids = self.table[[Column.IMAGE_ID, Column.PATIENT_ID]].to_csv(index=False)
+        return str(self.root), hashlib.sha256(ids.encode()).hexdigest()
+
     def where(self, where: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
         """Which rows have the wanted values; see ``where_mask``.
 

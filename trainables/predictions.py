@@ -30,8 +30,8 @@ def predictions_table(frame: pd.DataFrame, logits: NDArray[Any], trial: Resolved
         set_name: The evaluation set.
 
     Returns:
-        ``frame`` with ``z_<label>`` float32 columns. Metadata: trial_id, task, kind, labels (JSON), set, set_hash (of
-        the image ids, sorted), aggregation.
+        ``frame`` with ``z_<label>`` float32 columns. Metadata: trial_id, task, kind, labels (JSON), set,
+        set_hash, aggregation.
 
     Raises:
         ValueError: The number of rows or labels does not match.
@@ -48,15 +48,23 @@ def predictions_table(frame: pd.DataFrame, logits: NDArray[Any], trial: Resolved
         "kind": trial.task.kind,
         "labels": json.dumps(list(labels)),
         "set": set_name,
-        "set_hash": set_hash(frame[Column.IMAGE_ID].astype(str).tolist()),
+        "set_hash": set_hash(frame),
         "aggregation": NO_AGGREGATION,
     }
     return table.replace_schema_metadata(metadata)
 
 
-def set_hash(image_ids: list[str]) -> str:
-    """First 16 hexadecimal digits of the sha256 of the sorted image ids, one per line."""
-    return hashlib.sha256("\n".join(sorted(image_ids)).encode()).hexdigest()[:16]
+def set_hash(frame: pd.DataFrame) -> str:
+    """Stands for an evaluation set: its images with their patients, groups and truth.
+
+    Args:
+        frame: As for ``predictions_table``, in any order.
+
+    Returns:
+        First 16 hexadecimal digits of the sha256 of the frame as CSV, sorted by image id.
+    """
+    lines = frame.sort_values(Column.IMAGE_ID).to_csv(index=False, lineterminator="\n")
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
 def write_predictions(table: pa.Table, folder: Path, set_name: str) -> Path:

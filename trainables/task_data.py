@@ -24,6 +24,7 @@ from search_spaces.trial import ResolvedTask, ResolvedTrial
 from trainables.evaluation_sets import EvaluationRows, TaskRows, task_rows
 from trainables.library import TaskLibrary
 from trainables.manifest import MANIFEST_FILE, Manifest
+from trainables.predictions import set_hash
 from trainables.rows import group_column, group_names
 from trainables.store import ImageStore, is_store_of, open_store, store_path
 from trainables.subsets import PatientOrder
@@ -127,6 +128,18 @@ def load_task_data(trial: ResolvedTrial, library: TaskLibrary) -> TaskData:
     return TaskData(train=task.pool.take(subset.rows), val=task.val, sets=dict(task.sets), subset=facts)
 
 
+def set_hashes(task: ResolvedTask, library: TaskLibrary) -> dict[str, str]:
+    """Evaluation set -> ``trainables.predictions.set_hash`` of what a trial would be scored on now. Reads no image.
+
+    Raises:
+        UserError: See ``task_rows``.
+    """
+    sets = task_rows(library, task).sets
+    return {
+        name: set_hash(_public(_with_truth(rows, task), task, rows.manifest.hash_key)) for name, rows in sets.items()
+    }
+
+
 def prediction_frame(labelled_set: LabelledSet, task: ResolvedTask, hash_key: bytes | None = None) -> pd.DataFrame:
     """The columns of a predictions table that do not depend on the model, one row per image.
 
@@ -140,15 +153,18 @@ def prediction_frame(labelled_set: LabelledSet, task: ResolvedTask, hash_key: by
         ``g_<group>`` for the task's groups, and ``y_<label>`` (NaN masked) with ``raw_<label>`` (-1 uncertain), or
         ``y``.
     """
-    key = labelled_set.hash_key if hash_key is None else hash_key
+    return _public(labelled_set.frame, task, labelled_set.hash_key if hash_key is None else hash_key)
+
+
+def _public(frame: pd.DataFrame, task: ResolvedTask, key: bytes) -> pd.DataFrame:
     hashed = {
-        column: [_hashed(key, str(value)) for value in labelled_set.frame[column]]
+        column: [_hashed(key, str(value)) for value in frame[column]]
         for column in (Column.IMAGE_ID, Column.PATIENT_ID, Column.STUDY_ID)
-        if column in labelled_set.frame
+        if column in frame
     }
     wanted = {Column.GROUP_PREFIX + name.removeprefix(Column.GROUP_PREFIX) for name in task.groups}
-    kept = [c for c in map(str, labelled_set.frame) if not c.startswith(Column.GROUP_PREFIX) or c in wanted]
-    return labelled_set.frame[kept].assign(**hashed)
+    kept = [c for c in map(str, frame) if not c.startswith(Column.GROUP_PREFIX) or c in wanted]
+    return frame[kept].assign(**hashed)
 
 
 def _hashed(key: bytes, identifier: str) -> str:
@@ -215,10 +231,10 @@ def _stamp(library: TaskLibrary, name: str) -> tuple[int, int]:
 def _loaded(library: TaskLibrary, task: ResolvedTask, storage_size: int, side: int) -> _Task:
     rows = task_rows(library, task)
     own = _own_store(library, rows, task, storage_size, side)
-    stores = {rows.manifest.name: own}
+    stores = {rows.manifest.key: own}
     for of_set in rows.sets.values():
-        if of_set.manifest.name not in stores:
-            stores[of_set.manifest.name] = open_store(library, of_set.manifest, storage_size, side)
+        if of_set.manifest.key not in stores:
+            stores[of_set.manifest.key] = open_store(library, of_set.manifest, storage_size, side)
     return _Task(
         rows=rows,
         labels=task.labels,
@@ -231,7 +247,7 @@ def _loaded(library: TaskLibrary, task: ResolvedTask, storage_size: int, side: i
             hash_key=rows.manifest.hash_key,
         ),
         val=_evaluation_set(own, rows.val_set, task),
-        sets={name: _evaluation_set(stores[of.manifest.name], of, task) for name, of in rows.sets.items()},
+        sets={name: _evaluation_set(stores[of.manifest.key], of, task) for name, of in rows.sets.items()},
     )
 
 
@@ -253,6 +269,16 @@ def _own_store(library: TaskLibrary, rows: TaskRows, task: ResolvedTask, storage
 
 
 def _evaluation_set(store: ImageStore, rows: EvaluationRows, task: ResolvedTask) -> LabelledSet:
+    return LabelledSet(
+        images=store.array,
+        positions=store.rows[rows.positions],
+        targets=rows.targets,
+        frame=_with_truth(rows, task),
+        hash_key=rows.manifest.hash_key,
+    )
+
+
+def _with_truth(rows: EvaluationRows, task: ResolvedTask) -> pd.DataFrame:
     frame = _described(rows.manifest, rows.positions, task.groups)
     truth: dict[str, Any] = {}
     if rows.targets.ndim == 1:
@@ -261,13 +287,7 @@ def _evaluation_set(store: ImageStore, rows: EvaluationRows, task: ResolvedTask)
         for k, label in enumerate(task.labels):
             truth[Column.LABEL_PREFIX + label] = rows.targets[:, k]
             truth[Column.RAW_PREFIX + label] = pd.array(rows.raw[:, k], dtype="Float32").astype("Int8")
-    return LabelledSet(
-        images=store.array,
-        positions=store.rows[rows.positions],
-        targets=rows.targets,
-        frame=frame.assign(**truth),
-        hash_key=rows.manifest.hash_key,
-    )
+    return frame.assign(**truth)
 
 
 def _described(manifest: Manifest, positions: NDArray[np.int64], groups: Sequence[str]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from cluster.connection import connect
 from dashboards import load_predictions, load_results
+from dashboards.statistics import compute_metrics
 from orchestrator.sweep import app
 from tests.conftest import ROOT
 from tests.orchestrator.small_study import raw_study, rewrite_study, write_study
@@ -109,6 +110,16 @@ def test_a_further_evaluation_set_needs_no_training(tmp_path):
         whole = dict(zip(test[trial_id, "test"].image, test[trial_id, "test"].logits[:, 0], strict=True))
         for image, logit in zip(subset.image, subset.logits[:, 0], strict=True):
             assert logit == pytest.approx(whole[image], abs=1e-5)
+    scored_before = {key: set(subset.image) for key, subset in women.items()}
+    tasks["spots"]["evaluate"]["women"] = {"where": {"sex": "M"}}
+    rewrite_study(tmp_path, axes=raw_study()["axes"] | {"pretraining_source": ["random"]}, seeds=1, tasks=tasks)
+    assert "2 trials scored on women" in call("evaluate", file, "--on", "women", "--out", tmp_path / "r")
+    men = load_predictions("small", sets=["women"])
+    for key, subset in men.items():
+        assert not set(subset.image) & scored_before[key]
+        expected = compute_metrics(subset.kind, subset.labels, subset.y, subset.logits)["auc"]
+        logged = load_results("small").set_index("trial_id")["women/auc"][key[0]]
+        assert logged == pytest.approx(expected)
     assert "Did you mean 'women'" in CliRunner().invoke(app, ["evaluate", str(file), "--on", "woman"]).output
 
 

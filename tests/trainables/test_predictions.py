@@ -33,7 +33,7 @@ def test_logits_follow_the_frame_as_float32(tmp_path):
         "kind": "binary",
         "labels": json.dumps(["l"]),
         "set": "test",
-        "set_hash": set_hash(["a", "b"]),
+        "set_hash": set_hash(FRAME),
         "aggregation": "none",
     }
 
@@ -45,5 +45,10 @@ def test_another_shape_is_refused(shape):
 
 
 def test_the_set_hash_knows_members_and_not_their_order():
-    assert set_hash(["a", "b"]) == set_hash(["b", "a"]) != set_hash(["a", "c"])
-    assert set_hash(["ab"]) != set_hash(["a", "b"])
+    assert set_hash(FRAME) == set_hash(FRAME.iloc[::-1]) != set_hash(FRAME.iloc[:1])
+
+
+@pytest.mark.parametrize("column", ["image_id", "patient_id", "y_l"])
+def test_the_set_hash_knows_patients_and_truth(column):
+    changed = FRAME.assign(**{column: [0, 1]})
+    assert set_hash(changed) != set_hash(FRAME)
