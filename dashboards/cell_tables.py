@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from dashboards.evidence import Evidence, TaskEstimates
+from dashboards.evidence import IN_DOMAIN, Evidence, TaskEstimates
 from dashboards.statistics import Estimate, Influence, SeedKey, combined_interval
 from search_spaces.amounts import Seed
 
@@ -34,6 +34,17 @@ class TaskView:
         values, name = self.estimates.values, metric or self.estimates.metric
         trials = self.cells.get(cell, {})
         return {s: values[t, set_name, name] for s, t in trials.items() if (t, set_name, name) in values}
+
+    def shifted_runs(self, cell: CellKey, set_name: str) -> tuple[dict[SeedKey, Influence], dict[SeedKey, Influence]]:
+        """Seed -> primary metric in domain, and on a shifted set: of a macro AUC over the labels of both sets."""
+        estimates = self.estimates
+        if estimates.shared_classes.get(set_name) == ():
+            return {}, {}
+        trials = self.cells.get(cell, {})
+        pairs = {s: estimates.on_shared[t, set_name] for s, t in trials.items() if (t, set_name) in estimates.on_shared}
+        if pairs:
+            return {s: near for s, (near, _) in pairs.items()}, {s: far for s, (_, far) in pairs.items()}
+        return self.runs(cell, IN_DOMAIN), self.runs(cell, set_name)
 
     def coordinates(self, cell: CellKey) -> dict[str, Any]:
         """The cell's axes, as columns."""

@@ -14,7 +14,7 @@ import pandas as pd
 from dashboards.planned import Plan
 from dashboards.prediction_sets import PredictionSet
 from dashboards.set_design import GroupDesign, Part, SetDesign, design_of
-from dashboards.statistics import Influence, Metric, metric_names, patient_influence
+from dashboards.statistics import Influence, Metric, index_patients, metric_names, patient_influence
 from search_spaces.exceptions import ScalecurvesError
 from search_spaces.names import AXES, Role
 from search_spaces.study import Study
@@ -114,6 +114,10 @@ class TaskEstimates:
         groups: (trial_id, set, column, group) -> estimate of the primary metric.
         sizes: Evaluation set -> facts: images, patients, positives of the rarest label.
         left_out: Evaluation set -> labels with too few patients to be part of a macro AUC.
+        shared_classes: Shifted set -> labels that a macro AUC there and in the in-domain test can both be the mean of;
+            only they make a loss from one to the other.
+        on_shared: (trial_id, shifted set) -> macro AUC over those labels, in domain and there; only where the two sets
+            have different labels.
         unreadable: "trial_id set: reason" of predictions that could not be used.
     """
 
@@ -124,6 +128,8 @@ class TaskEstimates:
     groups: dict[tuple[str, str, str, str], GroupEstimate] = field(default_factory=dict)
     sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    shared_classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    on_shared: dict[tuple[str, str], tuple[Influence, Influence]] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
 
     @property
@@ -155,7 +161,40 @@ def _estimates_of(evidence: Evidence, task: str, rows: pd.DataFrame) -> TaskEsti
             _estimate_trial(result, trial_id, prediction, design)
         except (ValueError, KeyError, ScalecurvesError) as error:
             result.unreadable.append(f"{trial_id} {name}: {error}")
+    if result.metric == Metric.AUC_MACRO and IN_DOMAIN in designs:
+        for name in designs.keys() - {IN_DOMAIN}:
+            _compare_shared_classes(result, evidence, name, designs)
     return result
+
+
+def _compare_shared_classes(
+    result: TaskEstimates, evidence: Evidence, name: str, designs: dict[str, SetDesign]
+) -> None:
+    """A macro AUC over other classes is another number: the loss on a shifted set is taken over those of both sets."""
+    here, there = designs[IN_DOMAIN].classes, designs[name].classes
+    shared = tuple(label for label in here if label in there)
+    result.shared_classes[name] = shared
+    if not shared or shared == here == there:
+        return
+    for trial_id in result.rows.index:
+        scored = [(trial_id, each, result.metric) in result.values for each in (IN_DOMAIN, name)]
+        if all(scored):
+            near, far = (
+                _macro_auc(evidence.predictions[trial_id, each], designs[each], shared) for each in (IN_DOMAIN, name)
+            )
+            result.on_shared[trial_id, name] = (near, far)
+
+
+def _macro_auc(prediction: PredictionSet, design: SetDesign, classes: tuple[str, ...]) -> Influence:
+    return patient_influence(
+        Metric.AUC_MACRO,
+        prediction.kind,
+        prediction.labels,
+        prediction.y,
+        prediction.logits,
+        design.index if design.fits(prediction) else index_patients(prediction.patient),
+        class_set=classes,
+    )
 
 
 def _primary(evidence: Evidence, task: str, rows: pd.DataFrame) -> str:

@@ -29,7 +29,7 @@ def shifted_rows(evidence: Evidence, task: TaskView) -> Iterator[dict[str, Any]]
     """Each cell on the in-domain test and on each other set, and the loss from one to the other."""
     for cell, facts in task.facts.items():
         for set_name in _other_sets(task):
-            inside, outside = task.runs(cell, IN_DOMAIN), task.runs(cell, set_name)
+            inside, outside = task.shifted_runs(cell, set_name)
             if not inside or not outside:
                 continue
             near, far = (combined_interval(runs, level=1 - evidence.alpha) for runs in (inside, outside))
@@ -40,6 +40,7 @@ def shifted_rows(evidence: Evidence, task: TaskView) -> Iterator[dict[str, Any]]
                 **_named("in_domain", near),
                 **_named("shifted", far),
                 **_tested("drop", _mean_difference(evidence, task, [(inside, outside)])),
+                "classes": ", ".join(task.estimates.shared_classes.get(set_name, ())),
                 "images": facts["images"],
             }
 
@@ -48,7 +49,7 @@ def shift_summary_rows(evidence: Evidence, task: TaskView) -> Iterator[dict[str,
     """The loss on each shifted set, averaged over scales and sources at the largest amount."""
     cells = _largest_cells(task)
     for set_name in _other_sets(task):
-        pairs = [(task.runs(cell, IN_DOMAIN), task.runs(cell, set_name)) for cell in cells]
+        pairs = [task.shifted_runs(cell, set_name) for cell in cells]
         pairs = [pair for pair in pairs if all(pair)]
         if pairs:
             yield {
@@ -58,6 +59,7 @@ def shift_summary_rows(evidence: Evidence, task: TaskView) -> Iterator[dict[str,
                 "data_fraction": cells[0][2],
                 "cells": len(pairs),
                 **_tested("drop", _mean_difference(evidence, task, pairs)),
+                "classes": ", ".join(task.estimates.shared_classes.get(set_name, ())),
             }
 
 

@@ -157,6 +157,37 @@ def test_planted_shift_and_subgroup_deficit_are_found():
     assert (tables.deficits["deficit_low"] > 0).all()
 
 
+def test_a_loss_on_a_shifted_set_is_over_the_classes_of_both_sets():
+    study = whole_study()
+    labels = study.study.tasks["skin"].labels or ("nevus", "melanoma", "keratosis")
+    predictions = {
+        (trial, name): dataclasses.replace(p, y=np.where(p.y == 2, -1, p.y)) if name == "clinic_b" else p
+        for (trial, name), p in study.predictions.items()
+    }
+    tables = build_tables(evidence_of(study, predictions=predictions))
+    where = {"task": "skin", "model_scale": "small", "pretraining_source": "natural", "data_fraction": "1"}
+    row = row_of(tables.in_domain_vs_shifted, set="clinic_b", **where)
+    assert row["classes"] == ", ".join(labels[:2])
+
+    def macro_of_two(prediction):
+        known = prediction.y >= 0
+        return np.mean(
+            [roc_auc_score(prediction.y[known] == k, _log_odds(prediction.logits[known], k)) for k in (0, 1)]
+        )
+
+    trials = trial_ids(study.results, **where)
+    for column, name in (("in_domain", "test"), ("shifted", "clinic_b")):
+        expected = np.mean([macro_of_two(predictions[trial, name]) for trial in trials])
+        assert row[column] == pytest.approx(expected, abs=1e-6)
+    whole = row_of(tables.cells, set="test", metric="auc_macro", **where)
+    assert whole["value"] != pytest.approx(row["in_domain"], abs=1e-4)
+
+
+def _log_odds(logits, k):
+    shifted = logits.astype(float) - logits.max(axis=1, keepdims=True)
+    return shifted[:, k] - np.log(np.exp(shifted).sum(axis=1))
+
+
 def test_holm_runs_over_the_primary_family_of_the_whole_study():
     contrasts = whole_tables().contrasts
     primary = contrasts[contrasts["primary"]]
