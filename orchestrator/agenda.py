@@ -7,7 +7,7 @@ the end of a run is short and no stage waits for another: a trial may start as s
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 
@@ -65,21 +65,41 @@ class Agenda:
     def complete(self, trial_id: str) -> None:
         """A trial has its result: those that start from it may start."""
         for dependent in self._dependents.get(trial_id, ()):
-            self._waiting.discard(dependent)
-            self._push(dependent)
+            if dependent in self._waiting:
+                self._waiting.remove(dependent)
+                self._push(dependent)
 
     def fail(self, trial_id: str) -> list[str]:
         """A trial has none, now or from before: takes off and returns those below it in the chain."""
-        lost: list[str] = []
+        lost = self._below(trial_id)
+        self._drop(lost)
+        return lost
+
+    def leave(self, chosen: Callable[[str], bool]) -> list[str]:
+        """Takes off and returns the chosen trials that were not handed out, and those below them in the chain."""
+        left: list[str] = []
+        open_ids = [item[2] for item in sorted(self._ready)] + [i for i in self._entries if i in self._waiting]
+        for trial_id in open_ids:
+            if chosen(trial_id):
+                left += [trial_id, *self._below(trial_id)]
+        left = list(dict.fromkeys(left))
+        self._drop(left)
+        return left
+
+    def _below(self, trial_id: str) -> list[str]:
+        found: list[str] = []
         above = [trial_id]
         while above:
             below = self._dependents.get(above.pop(0), [])
-            lost += below
+            found += below
             above += below
-        self._waiting.difference_update(lost)
-        self._ready = [item for item in self._ready if item[2] not in lost]
+        return found
+
+    def _drop(self, trial_ids: list[str]) -> None:
+        dropped = set(trial_ids)
+        self._waiting -= dropped
+        self._ready = [item for item in self._ready if item[2] not in dropped]
         heapq.heapify(self._ready)
-        return lost
 
     def _push(self, trial_id: str) -> None:
         heapq.heappush(self._ready, (-self._weights[trial_id], self._numbers[trial_id], trial_id))

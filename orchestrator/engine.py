@@ -14,6 +14,7 @@ from rich.console import Console
 
 from cluster.connection import connect
 from orchestrator.agenda import Agenda, Entry
+from orchestrator.breaker import Breaker
 from orchestrator.drivers import DriverNote
 from orchestrator.executor import Executor, Limits, Report, TrialOutcome
 from orchestrator.plan import Plan, PlannedTrial, import_paths
@@ -88,6 +89,7 @@ class RunSummary:
         trained: Trials finished by this run.
         skipped: Selected trials that were done before.
         failed: Selected trials that are not done.
+        left: Selected trials that were not started, because others of their kind kept failing alike.
         waiting: Finished trials that MLflow could not take yet; they are in the storage.
         seconds: Wall clock.
     """
@@ -95,6 +97,7 @@ class RunSummary:
     trained: int = 0
     skipped: int = 0
     failed: list[FailedTrial] = field(default_factory=list)
+    left: int = 0
     waiting: int = 0
     seconds: float = 0.0
 
@@ -233,7 +236,7 @@ class Engine:
             failure = self._broken.get(planned.trial_id)
             if failure is not None and planned.trial_id not in reported:
                 summary.failed.append(FailedTrial.of(planned, failure))
-        done = len(self._plan.trials) - len(summary.failed)
+        done = len(self._plan.trials) - len(summary.failed) - summary.left
         try:
             self.record.set_progress({"complete": done, "failed": len(summary.failed)})
         except TrackingError as error:
@@ -262,6 +265,7 @@ class _Course:
         self._broken = broken
         in_order = sorted(todo.values(), key=lambda t: t.trial.stage)
         self._agenda = Agenda(Entry(trial_id=t.trial_id, cost=t.cost, upstream_id=t.upstream_id) for t in in_order)
+        self._breaker = Breaker()
         self._started: dict[str, tuple[ResolvedTrial, float]] = {}
 
     def __len__(self) -> int:
@@ -289,11 +293,23 @@ class _Course:
         if outcome.result is not None:
             self._summary.trained += 1
             self._agenda.complete(outcome.trial_id)
+            self._breaker.completed(self._coordinates(outcome.trial_id))
             self._writer.put(outcome.result)
             self._view.done(outcome.trial_id)
         elif outcome.failure is not None:
             self._fail(outcome.trial_id, outcome.failure)
             self._fail_dependents(outcome.trial_id)
+            self._leave_alike(outcome.trial_id, outcome.failure)
+
+    def _coordinates(self, trial_id: str) -> dict[str, str]:
+        return self._todo[trial_id].trial.cell.coordinates
+
+    def _leave_alike(self, trial_id: str, failure: Failure) -> None:
+        kind = self._breaker.failed(self._coordinates(trial_id), failure)
+        left = self._agenda.leave(lambda i: kind.holds(self._coordinates(i))) if kind else []
+        if kind and left:
+            self._summary.left += len(left)
+            self._view.left(left, kind.label, failure.message)
 
     def _start(self, trial_id: str) -> ResolvedTrial:
         trial = self._resolve(self._todo[trial_id])

@@ -58,7 +58,7 @@ class ProgressView:
 
     def __init__(self, console: Console, labels: dict[str, str], costs: dict[str, float]) -> None:
         self._console = console
-        self._labels = labels
+        self._labels = dict(labels)
         self._pace = Pace(costs)
         self._done = self._failed = 0
         self._running: dict[str, TaskID] = {}
@@ -113,6 +113,18 @@ class ProgressView:
             f"FAILED {self._labels.get(trial_id, trial_id)} ({trial_id}): {message}", style="red", markup=False
         )
         self._ended(trial_id)
+
+    def left(self, trial_ids: list[str], kind: str, message: str) -> None:
+        """These trials will not be started: others of their kind kept failing alike."""
+        self._console.print(
+            f"{len(trial_ids)} trials of {kind} are not started, because trials there keep failing alike: {message}",
+            style="red",
+            markup=False,
+        )
+        for trial_id in trial_ids:
+            self._pace.finished(trial_id)
+            self._labels.pop(trial_id, None)
+        self._bars.update(self._main, total=len(self._labels))
 
     def _ended(self, trial_id: str) -> None:
         self._pace.finished(trial_id)

@@ -63,7 +63,7 @@ def run(
         if not summary.waiting:
             score_missing(plan, places, engine.record, console)
             _report_of(plan, engine.record, out)
-    if summary.failed:
+    if summary.failed or summary.left:
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -198,6 +198,12 @@ def _print_summary(summary: Any) -> None:
         f"{summary.trained} trials trained, {summary.skipped} were done before, {len(summary.failed)} failed, "
         f"in {duration(summary.seconds)}"
     )
+    if summary.left:
+        console.print(
+            f"{summary.left} trials were not started, because others of their kind kept failing alike; "
+            "mend the cause and run again",
+            style="red",
+        )
     if summary.waiting:
         console.print(f"{summary.waiting} results wait in the storage until MLflow answers again", style="yellow")
     for failure in summary.failed:

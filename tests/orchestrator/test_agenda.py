@@ -52,6 +52,15 @@ def test_a_failure_from_before_takes_ready_trials_off() -> None:
     assert drain(agenda) == ["b"]
 
 
+def test_chosen_trials_are_left_with_what_starts_from_them() -> None:
+    agenda = Agenda([entry("a", 9), entry("b", 3), entry("c", 1, "b"), entry("d", 2), entry("e", 1, "d")])
+    assert agenda.next() == "a"
+    assert agenda.leave(lambda i: i in ("a", "b", "e")) == ["b", "c", "e"]
+    assert drain(agenda) == ["d"]
+    agenda.complete("d")
+    assert len(agenda) == 0
+
+
 @pytest.mark.parametrize(
     ("entries", "says"),
     [

@@ -41,6 +41,11 @@ def bomb(num_classes, width=4):
     return Bomb(resnet8(num_classes, width=width))
 """
 
+FAULT = """
+def _no():
+    raise RuntimeError("a fault of the factory")
+"""
+
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
@@ -139,6 +144,21 @@ def test_divergence_costs_its_trial_and_what_starts_from_it(tmp_path):
     why = call("why", file, found["failures"][0]["trial_id"])
     assert "divergence" in why
     assert "step" in why
+
+
+def test_what_keeps_failing_alike_is_left_until_the_next_run(tmp_path):
+    (tmp_path / "faulty.py").write_text(DIVERGING.replace('float("nan")', "_no()") + FAULT)
+    scales = raw_study()["scales"] | {"faulty": {"factory": "faulty:bomb", "input_size": 16}}
+    axes = raw_study()["axes"] | {"model_scale": ["narrow", "faulty"], "pretraining_source": ["random"]}
+    file = write_study(tmp_path, scales=scales, seeds=6, axes=axes | {"data_fraction": [0.5, 1.0]})
+    output = " ".join(run(file, code=3).split())
+    assert "trials of model_scale=faulty, pretraining_source=random, task=spots are not started, because" in output
+    found = status(file)
+    assert found["done"] == 12
+    assert found["failed"] >= 5
+    assert found["missing"] >= 3
+    assert found["failed"] + found["missing"] == 12
+    assert f"{found['missing']} trials were not started" in output
 
 
 def test_gangs_of_two_ranks_give_what_one_rank_gives(tmp_path):
