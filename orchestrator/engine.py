@@ -295,7 +295,8 @@ class _Course:
             self._agenda.complete(outcome.trial_id)
             self._breaker.completed(self._coordinates(outcome.trial_id))
             self._writer.put(outcome.result)
-            self._view.done(outcome.trial_id)
+            timing = outcome.result.timing
+            self._view.done(outcome.trial_id, timing.total_s if timing else None)
         elif outcome.failure is not None:
             self._fail(outcome.trial_id, outcome.failure)
             self._fail_dependents(outcome.trial_id)

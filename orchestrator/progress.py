@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from scipy.optimize import nnls
 
 _QUIET_S = 10.0
 
@@ -23,28 +26,42 @@ def duration(seconds: float) -> str:
 
 
 class Pace:
-    """Time left, from the work done so far.
+    """Time left, from how long trials took so far: a constant and a part that grows with their work.
 
     Args:
         costs: Trial id -> expected work in any unit.
+        clock: Seconds, never going back.
     """
 
-    def __init__(self, costs: dict[str, float]) -> None:
+    def __init__(self, costs: dict[str, float], clock: Callable[[], float] = time.monotonic) -> None:
         self._left = dict(costs)
-        self._total = sum(costs.values())
-        self._started = time.monotonic()
+        self._took: list[tuple[float, float]] = []
+        self._clock = clock
+        self._started = clock()
 
-    def finished(self, trial_id: str) -> None:
-        """A trial has ended, one way or the other."""
-        self._left.pop(trial_id, None)
+    def finished(self, trial_id: str, seconds: float | None = None) -> None:
+        """A trial has ended.
+
+        Args:
+            trial_id: Its id.
+            seconds: How long it ran; None if it says nothing about others, as after a failure.
+        """
+        cost = self._left.pop(trial_id, None)
+        if cost is not None and seconds is not None:
+            self._took.append((cost, seconds))
 
     def eta_s(self) -> float | None:
         """Seconds left; None before the first trial has ended."""
-        left = sum(self._left.values())
-        done = self._total - left
         if not self._left:
             return 0.0
-        return None if done <= 0 else (time.monotonic() - self._started) * left / done
+        if not self._took:
+            return None
+        costs, seconds = np.array(self._took).T
+        unit = float(costs.mean()) or 1.0
+        constant, slope = nnls(np.stack([np.ones_like(costs), costs / unit], axis=1), seconds)[0]
+        work = sum(constant + slope * cost / unit for cost in self._left.values())
+        at_a_time = float(seconds.sum()) / max(self._clock() - self._started, 1e-9)
+        return float(work / max(at_a_time, 1e-9))
 
 
 class ProgressView:
@@ -101,10 +118,10 @@ class ProgressView:
         note = f"val {value:.3f}" if isinstance(value, float) else ""
         self._bars.update(self._running[trial_id], completed=report.get("step", 0), note=note)
 
-    def done(self, trial_id: str) -> None:
-        """A trial is complete."""
+    def done(self, trial_id: str, seconds: float | None = None) -> None:
+        """A trial is complete; it took so many seconds."""
         self._done += 1
-        self._ended(trial_id)
+        self._ended(trial_id, seconds)
 
     def failed(self, trial_id: str, message: str) -> None:
         """A trial has failed; its message is shown at once."""
@@ -126,8 +143,8 @@ class ProgressView:
             self._labels.pop(trial_id, None)
         self._bars.update(self._main, total=len(self._labels))
 
-    def _ended(self, trial_id: str) -> None:
-        self._pace.finished(trial_id)
+    def _ended(self, trial_id: str, seconds: float | None = None) -> None:
+        self._pace.finished(trial_id, seconds)
         if trial_id in self._running:
             self._bars.remove_task(self._running.pop(trial_id))
         eta = self._pace.eta_s()
