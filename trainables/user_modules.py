@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import inspect
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -17,7 +18,10 @@ from search_spaces.exceptions import UserError
 from trainables.hashing import file_sha256
 
 _imported: dict[str, tuple[str, str]] = {}
-"""Module that was imported from an import path -> (file, its sha256 at that time)."""
+"""Module that was imported from an import path -> (file, hash of it and what it imports at that time)."""
+
+_OURS = ("search_spaces", "trainables", "dashboards", "cluster", "orchestrator")
+"""Packages of this project: their version is recorded, and they are no part of a user's code."""
 
 
 def import_user_module(name: str, import_paths: Sequence[str], named_in: str) -> ModuleType:
@@ -50,25 +54,67 @@ def import_user_module(name: str, import_paths: Sequence[str], named_in: str) ->
     except Exception as error:
         raise UserError(f"{named_in}: importing {name} failed: {type(error).__name__}: {error}") from error
     if file is not None:
-        _imported[name] = (file, file_sha256(file))
+        _imported[name] = (file, _code_hash(_with_imports({name: Path(file)})))
     return module
 
 
 def code_sha256(module: ModuleType, function: Any) -> str:
-    """Hash of the code of a user's factory: the module's file, and the file that defines the function if it is another
-    one of the same package.
+    """Hash of the code of a user's factory: the module's file, the file that defines the function if it is another one
+    of the same package, and every module beside them (in the folder of the top-level package) that these import.
+
+    Installed packages and this project do not count, and imports by computed names are not seen.
 
     Raises:
         UserError: The module has no file.
     """
     if not module.__file__:
         raise UserError(f"module {module.__name__} has no file whose content could be recorded")
-    files = {Path(module.__file__)}
+    modules = {module.__name__: Path(module.__file__)}
     defined_in = str(getattr(function, "__module__", ""))
     if defined_in.partition(".")[0] == module.__name__.partition(".")[0]:
-        files.add(Path(inspect.getsourcefile(inspect.unwrap(function)) or module.__file__))
+        modules[defined_in] = Path(inspect.getsourcefile(inspect.unwrap(function)) or module.__file__)
+    return _code_hash(_with_imports(modules))
+
+
+def _code_hash(files: Iterable[Path]) -> str:
     hashes = sorted(file_sha256(f) for f in files)
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _with_imports(modules: Mapping[str, Path]) -> set[Path]:
+    """Files of the modules and of all that they import, directly or not, from the folder where they lie."""
+    found: set[Path] = set()
+    waiting = list(modules.items())
+    while waiting:
+        name, file = waiting.pop()
+        if file.resolve() in found:
+            continue
+        found.add(file.resolve())
+        if file.suffix != ".py":
+            continue
+        is_package = file.name == "__init__.py"
+        root = file.parents[name.count(".") + is_package]
+        for imported in _imports(file, name if is_package else name.rpartition(".")[0]):
+            parts = imported.split(".")
+            if parts[0] in _OURS:
+                continue
+            for depth in range(1, len(parts) + 1):
+                stem = root.joinpath(*parts[:depth])
+                candidates = (stem / "__init__.py", stem.with_name(f"{stem.name}.py"))
+                waiting += [(".".join(parts[:depth]), c) for c in candidates if c.is_file()]
+    return found
+
+
+def _imports(file: Path, package: str) -> Iterator[str]:
+    """Dotted names that a file imports; of ``from a import b`` both ``a`` and ``a.b``, which may be a module."""
+    for node in ast.walk(ast.parse(file.read_bytes(), str(file))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*filter(None, above), *filter(None, [node.module])])
+            yield from ([base] if base else [])
+            yield from (f"{base}.{alias.name}" if base else alias.name for alias in node.names)
 
 
 def _locate(name: str, import_paths: Sequence[str]) -> str | None:
@@ -84,7 +130,8 @@ def _locate(name: str, import_paths: Sequence[str]) -> str | None:
 def _make_way(name: str, file: str, named_in: str) -> None:
     """Take an outdated module of the user's out of ``sys.modules``."""
     present = sys.modules.get(name)
-    if present is None or _imported.get(name) == (file, file_sha256(file)):
+    files = _with_imports({name: Path(file)})
+    if present is None or _imported.get(name) == (file, _code_hash(files)):
         return
     present_file = getattr(present, "__file__", None)
     if name not in _imported:
@@ -95,8 +142,10 @@ def _make_way(name: str, file: str, named_in: str) -> None:
         )
     importlib.invalidate_caches()
     package = name.partition(".")[0]
-    for other in [m for m in sys.modules if m == package or m.startswith(f"{package}.")]:
-        del sys.modules[other]
+    for other, module in list(sys.modules.items()):
+        of_package = other == package or other.startswith(f"{package}.")
+        if of_package or Path(getattr(module, "__file__", None) or "/").resolve() in files:
+            del sys.modules[other]
 
 
 @contextmanager

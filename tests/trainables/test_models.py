@@ -205,6 +205,30 @@ def test_changed_factory_is_refused_and_then_read_anew(folder: Path) -> None:
     assert built.module.conv.weight.shape[0] == 11
 
 
+@pytest.mark.parametrize(
+    ("importing", "width"),
+    [
+        ("import helpers.parts", "helpers.parts.WIDTH"),
+        ("from helpers import parts", "parts.WIDTH"),
+        ("from helpers.parts import WIDTH", "WIDTH"),
+        ("from helpers import WIDTH", "WIDTH"),
+    ],
+)
+def test_hash_and_reading_follow_a_factory_to_its_helpers(folder: Path, importing: str, width: str) -> None:
+    helpers, paths = folder / "helpers", (str(folder),)
+    helpers.mkdir()
+    (helpers / "__init__.py").write_text("from .parts import WIDTH\n")
+    (helpers / "parts.py").write_text("import torch\nWIDTH = 4\n")
+    (folder / "usernets.py").write_text(f"{importing}\n{USER_MODULE.replace('width=4', f'width={width}')}")
+    spec = ScaleSpec(factory="usernets:net", input_size=16)
+    before = scale_card("it", spec, paths).factory_sha256
+    (helpers / "parts.py").write_text("import torch\nWIDTH = 9\n")
+    after = scale_card("it", spec, paths).factory_sha256
+    assert after != before
+    built = build_model(_scale("usernets:net", 16, factory_sha256=after), 2, seed=0, import_paths=paths)
+    assert built.module.conv.weight.shape[0] == 9
+
+
 def test_modules_of_one_name_in_two_folders(folder: Path) -> None:
     other = folder / "other"
     other.mkdir()
