@@ -163,26 +163,25 @@ def _estimates_of(evidence: Evidence, task: str, rows: pd.DataFrame) -> TaskEsti
             result.unreadable.append(f"{trial_id} {name}: {error}")
     if result.metric == Metric.AUC_MACRO and IN_DOMAIN in designs:
         for name in designs.keys() - {IN_DOMAIN}:
-            _compare_shared_classes(result, evidence, name, designs)
+            for trial_id in result.rows.index:
+                _compare_shared_classes(result, evidence, (str(trial_id), name), designs)
     return result
 
 
 def _compare_shared_classes(
-    result: TaskEstimates, evidence: Evidence, name: str, designs: dict[str, SetDesign]
+    result: TaskEstimates, evidence: Evidence, key: tuple[str, str], designs: dict[str, SetDesign]
 ) -> None:
     """A macro AUC over other classes is another number: the loss on a shifted set is taken over those of both sets."""
-    here, there = designs[IN_DOMAIN].classes, designs[name].classes
-    shared = tuple(label for label in here if label in there)
-    result.shared_classes[name] = shared
-    if not shared or shared == here == there:
+    trial_id, name = key
+    here = result.values.get((trial_id, IN_DOMAIN, result.metric))
+    there = result.values.get((trial_id, name, result.metric))
+    if here is None or there is None:
         return
-    for trial_id in result.rows.index:
-        scored = [(trial_id, each, result.metric) in result.values for each in (IN_DOMAIN, name)]
-        if all(scored):
-            near, far = (
-                _macro_auc(evidence.predictions[trial_id, each], designs[each], shared) for each in (IN_DOMAIN, name)
-            )
-            result.on_shared[trial_id, name] = (near, far)
+    shared = tuple(label for label in here.classes if label in there.classes)
+    result.shared_classes.setdefault(name, shared)
+    if shared and not shared == here.classes == there.classes:
+        near, far = (_macro_auc(evidence.predictions[trial_id, s], designs[s], shared) for s in (IN_DOMAIN, name))
+        result.on_shared[key] = (near, far)
 
 
 def _macro_auc(prediction: PredictionSet, design: SetDesign, classes: tuple[str, ...]) -> Influence:

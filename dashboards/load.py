@@ -172,13 +172,24 @@ def load_predictions(
         raise UserError(f"load_predictions needs the frame of load_results; columns {missing} are missing")
     rows = results.to_dict("records")
     runs = {
-        (row["trial_id"], name): (row["run_id"], row["artifact_uri"])
+        (row["trial_id"], name): _SetFile(
+            run_id=row["run_id"], artifact_uri=row["artifact_uri"], version=(row.get("set_hashes") or {}).get(name, "")
+        )
         for row in rows
         if trial_ids is None or row["trial_id"] in trial_ids
         for name in row["sets"]
         if sets is None or name in sets
     }
     return LazyPredictions(runs, uri)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SetFile:
+    """Where predictions lie; ``version`` tells apart what a set was when they were made."""
+
+    run_id: str
+    artifact_uri: str
+    version: str
 
 
 class LazyPredictions(Mapping[tuple[str, str], PredictionSet]):
@@ -191,14 +202,15 @@ class LazyPredictions(Mapping[tuple[str, str], PredictionSet]):
         DataError: On access: the file is not a predictions file.
     """
 
-    def __init__(self, runs: Mapping[tuple[str, str], tuple[str, str]], uri: str) -> None:
+    def __init__(self, runs: Mapping[tuple[str, str], _SetFile], uri: str) -> None:
         self._runs = dict(runs)
         self._files = _Files(uri)
         self._reader = PredictionReader()
 
     def __getitem__(self, key: tuple[str, str]) -> PredictionSet:
-        run_id, artifact_uri = self._runs[key]
-        return self._reader.read(self._files.path(run_id, artifact_uri, f"{Artifact.PREDICTIONS}/{key[1]}.parquet"))
+        at = self._runs[key]
+        name = f"{Artifact.PREDICTIONS}/{key[1]}.parquet"
+        return self._reader.read(self._files.path(at.run_id, at.artifact_uri, name, version=at.version))
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._runs)
@@ -214,14 +226,22 @@ class _Files:
         self._uri = uri
         self._client: MlflowClient | None = None
 
-    def path(self, run_id: str, artifact_uri: str, name: str, cache: Path | None = None) -> Path:
-        """The local path of a run's artifact; ``cache`` is where downloads go, the home's cache if not given."""
+    def path(self, run_id: str, artifact_uri: str, name: str, cache: Path | None = None, version: str = "") -> Path:
+        """The local path of a run's artifact.
+
+        Args:
+            run_id: The run.
+            artifact_uri: Where its artifacts lie.
+            name: Path below that.
+            cache: Where downloads go; the home's cache if not given.
+            version: Another one is downloaded again.
+        """
         folder = None if self._uri.startswith("http") else tracking.local_folder(artifact_uri)
         if folder is not None:
             if not (folder / name).is_file():
                 raise TrackingError(f"{folder / name} is gone although the record at {self._uri} names it")
             return folder / name
-        cached = (cache or tracking.home() / "cache" / "record") / run_id / name
+        cached = (cache or tracking.home() / "cache" / "record") / run_id / version / name
         if not cached.is_file():
             self._download(run_id, name, cached)
         return cached
@@ -251,7 +271,7 @@ _IDENTITY = ("trial_id", "cell_id", "attempt_id", "run_id", "name", "role", *AXE
 _COLUMNS = (
     *_IDENTITY,
     "started_at",
-    *("amount_kind", "amount_value", "kind", "primary", "ladder", "sets"),
+    *("amount_kind", "amount_value", "kind", "primary", "ladder", "sets", "set_hashes"),
     *_FROM_METRICS,
     *("patients_known", "subset_hash", "order_hash", "manifest_hash", "still_rising"),
     *("host", "device", "ranks", "commit", "undefined", "artifact_uri"),
@@ -282,6 +302,7 @@ def _row(run: Run) -> dict[str, Any]:
         "primary": tags.get(RecordTag.PRIMARY),
         "ladder": tags.get(RecordTag.LADDER),
         "sets": sets,
+        "set_hashes": {name: tags.get(RecordTag.set_hash(name), "") for name in sets},
         **{column: run.data.metrics.get(key) for column, key in _FROM_METRICS.items()},
         **_positives(run.data.metrics),
         "patients_known": _flag(tags.get(RecordTag.PATIENTS_KNOWN)),

@@ -35,7 +35,7 @@ class PredictionSet:
         patient: (N,) keyed hashes of the patient ids; one key per task, so patients match across trials.
         site: (N,) of the site's name; None if the manifest has none.
         groups: Subgroup column (``sex``, ``age_band``, ``g_*`` without the prefix) -> (N,) of values, None blank.
-        set_hash: Stands for the images with their patients, groups and truth; empty if the file does not say.
+        set_hash: Stands for the images with their patients and truth; empty if the file does not say.
     """
 
     name: str

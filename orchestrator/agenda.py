@@ -71,7 +71,8 @@ class Agenda:
 
     def fail(self, trial_id: str) -> list[str]:
         """A trial has none, now or from before: takes off and returns those below it in the chain."""
-        lost = self._below(trial_id)
+        open_ids = self._waiting | {item[2] for item in self._ready}
+        lost = [i for i in self._below(trial_id) if i in open_ids]
         self._drop(lost)
         return lost
 

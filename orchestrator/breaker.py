@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from search_spaces.names import FailureClass
@@ -42,7 +42,8 @@ class Kind:
 class Breaker:
     """Counts failures and tells when a kind of trials should be left.
 
-    A kind is what the axis values of the failed trials have in common; it is left only if none of it was completed.
+    A kind is what the axis values of enough failed trials have in common, of all of them or of those that share a value
+    with the last one; it is left only if none of it was completed.
 
     Args:
         alike: Failures of one class and message that are enough.
@@ -68,8 +69,11 @@ class Breaker:
         key = (failure.failure_class, _CHANGING.sub("·", failure.message))
         alike = self._failed.setdefault(key, [])
         alike.append(coordinates)
-        if len(alike) < self._alike:
-            return None
-        first, *others = alike
-        kind = Kind(values={a: v for a, v in first.items() if all(o.get(a) == v for o in others)})
-        return None if any(kind.holds(done) for done in self._completed) else kind
+        sharing = [[a for a in alike if a.get(axis) == value] for axis, value in coordinates.items()]
+        kinds = [_common(some) for some in (alike, *sharing) if len(some) >= self._alike]
+        return next((k for k in kinds if not any(k.holds(done) for done in self._completed)), None)
+
+
+def _common(several: Sequence[Mapping[str, str]]) -> Kind:
+    first, *others = several
+    return Kind(values={a: v for a, v in first.items() if all(o.get(a) == v for o in others)})

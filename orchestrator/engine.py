@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,7 @@ class Engine:
         summary = RunSummary(skipped=len(done - todo.keys()))
         if todo:
             self._build_stores(todo)
-            self._train(todo, summary)
+            self._train(todo, [t for t in self._plan.trials if t.trial_id in done], summary)
         self._finish(summary)
         summary.seconds = time.monotonic() - started
         return summary
@@ -194,13 +194,16 @@ class Engine:
             with self._console.status(f"decoding the images of {name} to {side} px"):
                 open_store(library, library.load(name), storage_size, side)
 
-    def _train(self, todo: Mapping[str, PlannedTrial], summary: RunSummary) -> None:
+    def _train(self, todo: Mapping[str, PlannedTrial], done: Iterable[PlannedTrial], summary: RunSummary) -> None:
         execution = self._plan.study.execution
         labels = {i: t.trial.label for i, t in todo.items()}
         writer = RecordWriter(self.record)
         view = ProgressView(self._console, labels, {i: t.cost for i, t in todo.items()})
         note = DriverNote(self._storage, self._plan.study.name, view.eta_s)
-        course = _Course(todo, self._resolve, writer, view, note, summary, self._broken)
+        breaker = Breaker()
+        for planned in done:
+            breaker.completed(planned.trial.cell.coordinates)
+        course = _Course(todo, self._resolve, writer, view, note, summary, self._broken, breaker)
         try:
             with view:
                 course.give_up_the_hopeless()
@@ -255,6 +258,7 @@ class _Course:
         note: DriverNote,
         summary: RunSummary,
         broken: dict[str, Failure],
+        breaker: Breaker,
     ) -> None:
         self._todo = todo
         self._resolve = resolve
@@ -265,7 +269,7 @@ class _Course:
         self._broken = broken
         in_order = sorted(todo.values(), key=lambda t: t.trial.stage)
         self._agenda = Agenda(Entry(trial_id=t.trial_id, cost=t.cost, upstream_id=t.upstream_id) for t in in_order)
-        self._breaker = Breaker()
+        self._breaker = breaker
         self._started: dict[str, tuple[ResolvedTrial, float]] = {}
 
     def __len__(self) -> int:

@@ -91,6 +91,8 @@ class TuneFeed(SearchAlgorithm):  # type: ignore[misc]
             return None
         payload = self._brake.guard(self._feed.next)
         if payload is None:
+            if not self._known and not self._brake.pulled:
+                self._brake.guard(_nothing_to_wait_for, len(self._feed))
             return None
         self._left -= 1
         trial = self._trial(payload)
@@ -123,3 +125,7 @@ class TuneFeed(SearchAlgorithm):  # type: ignore[misc]
             trial_dirname_creator=spec["trial_dirname_creator"],
             storage=spec["storage"],
         )
+
+
+def _nothing_to_wait_for(left: int) -> None:
+    raise RuntimeError(f"{left} trials wait for others, but none is running")

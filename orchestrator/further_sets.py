@@ -14,7 +14,7 @@ from orchestrator.engine import Places
 from orchestrator.plan import Plan, PlannedTrial, import_paths
 from orchestrator.record import Record
 from orchestrator.record_states import TrialState
-from search_spaces.exceptions import UserError, unknown
+from search_spaces.exceptions import UnselectedWeightsError, UserError, unknown
 from search_spaces.names import Artifact, State
 from search_spaces.trial import Workspace
 from trainables.library import TaskLibrary
@@ -29,7 +29,7 @@ class Scored:
         scored: Scored now.
         known: Scored before on this set as it is now; a set that was defined anew is scored again.
         unfinished: Not done, so not scored.
-        without_weights: Done, but their weights were not kept.
+        without_weights: Done, but the weights that they were scored with were not kept.
     """
 
     scored: int
@@ -71,13 +71,18 @@ def _score_set(
         t for t in finished if states[t.trial_id].sets.get(set_name) not in ("", hashes[t.trial.cell.task][set_name])
     ]
     ready = [t for t in todo if storage.has_weights(t.trial_id)]
+    scored = 0
     for planned in track(ready, f"scoring {set_name}", console=console, transient=True):
-        _score(plan, planned, states[planned.trial_id], set_name, places, record, storage)
+        try:
+            _score(plan, planned, states[planned.trial_id], set_name, places, record, storage)
+            scored += 1
+        except UnselectedWeightsError as error:
+            console.print(f"not scored on {set_name}: {error}", style="yellow", markup=False)
     return Scored(
-        scored=len(ready),
+        scored=scored,
         known=len(finished) - len(todo),
         unfinished=len(targets) - len(finished),
-        without_weights=len(todo) - len(ready),
+        without_weights=len(todo) - scored,
     )
 
 

@@ -24,7 +24,7 @@ class SetMetrics:
         values: ``<set>/<metric>[.<label>]`` -> finite value; also ``<set>/n_images``, ``<set>/n_patients`` and
             ``<set>/n_positive.<label>``.
         undefined: Metrics that have no value on this set (an AUC without positives); never logged as 0.
-        set_hash: Stands for the images with their patients, groups and truth.
+        set_hash: Stands for the images with their patients and truth.
     """
 
     name: str

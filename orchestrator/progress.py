@@ -56,10 +56,10 @@ class Pace:
             return 0.0
         if not self._took:
             return None
-        costs, seconds = np.array(self._took).T
+        costs, seconds = np.array(list(self._took)).T  # a copy: the driver's note asks from a thread of its own
         unit = float(costs.mean()) or 1.0
         constant, slope = nnls(np.stack([np.ones_like(costs), costs / unit], axis=1), seconds)[0]
-        work = sum(constant + slope * cost / unit for cost in self._left.values())
+        work = sum(constant + slope * cost / unit for cost in list(self._left.values()))
         at_a_time = float(seconds.sum()) / max(self._clock() - self._started, 1e-9)
         return float(work / max(at_a_time, 1e-9))
 

@@ -20,6 +20,10 @@ class UserError(ScalecurvesError):
     failure_class = FailureClass.USER
 
 
+class UnselectedWeightsError(UserError):
+    """The weights that were kept are not those that a trial was scored with."""
+
+
 class DataError(ScalecurvesError):
     """Images or labels are not what the manifest promises."""
 

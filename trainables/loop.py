@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from search_spaces.exceptions import DataError, TrackingError, UserError, unknown
+from search_spaces.exceptions import DataError, TrackingError, UnselectedWeightsError, UserError, unknown
 from search_spaces.names import Artifact, Role, State
 from search_spaces.results import Timing, TrialResult
 from search_spaces.trial import ResolvedTrial
@@ -110,14 +110,15 @@ def load_kept_weights(path: Path, trial: ResolvedTrial) -> Weights:
     """The state dict in a trial's ``weights.safetensors``.
 
     Raises:
-        UserError: The file is of another trial, or holds other weights than the trial was scored with.
+        UserError: The file is of another trial.
+        UnselectedWeightsError: It holds other weights than the trial was scored with.
     """
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
     if metadata.get("trial_id") != trial.trial_id:
         raise UserError(f"{path.name} holds weights of trial {metadata.get('trial_id')}, not of {trial.trial_id}")
     if metadata.get("selected") != "true":
-        raise UserError(
+        raise UnselectedWeightsError(
             f"the kept weights of trial {trial.trial_id} are those of its last step, but it was scored with those of "
             "its best validation; run it with execution.keep_weights: best to score further sets"
         )

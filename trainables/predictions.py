@@ -55,15 +55,16 @@ def predictions_table(frame: pd.DataFrame, logits: NDArray[Any], trial: Resolved
 
 
 def set_hash(frame: pd.DataFrame) -> str:
-    """Stands for an evaluation set: its images with their patients, groups and truth.
+    """Stands for an evaluation set: its images with their patients and truth.
 
     Args:
         frame: As for ``predictions_table``, in any order.
 
     Returns:
-        First 16 hexadecimal digits of the sha256 of the frame as CSV, sorted by image id.
+        First 16 hexadecimal digits of the sha256 of these columns as CSV, rows sorted by image id.
     """
-    lines = frame.sort_values(Column.IMAGE_ID).to_csv(index=False, lineterminator="\n")
+    columns = sorted(c for c in map(str, frame) if not c.startswith(Column.GROUP_PREFIX))
+    lines = frame[columns].sort_values(Column.IMAGE_ID).to_csv(index=False, lineterminator="\n")
     return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 

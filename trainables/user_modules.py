@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import inspect
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
@@ -19,6 +20,9 @@ from trainables.hashing import file_sha256
 
 _imported: dict[str, tuple[str, str]] = {}
 """Module that was imported from an import path -> (file, hash of it and what it imports at that time)."""
+
+_INSTALLED = {Path(path).resolve() for path in sysconfig.get_paths().values()}
+"""Folders of installed packages and of Python's own."""
 
 _OURS = ("search_spaces", "trainables", "dashboards", "cluster", "orchestrator")
 """Packages of this project: their version is recorded, and they are no part of a user's code."""
@@ -94,6 +98,8 @@ def _with_imports(modules: Mapping[str, Path]) -> set[Path]:
             continue
         is_package = file.name == "__init__.py"
         root = file.parents[name.count(".") + is_package]
+        if root.resolve() in _INSTALLED:
+            continue
         for imported in _imports(file, name if is_package else name.rpartition(".")[0]):
             parts = imported.split(".")
             if parts[0] in _OURS:
@@ -107,7 +113,11 @@ def _with_imports(modules: Mapping[str, Path]) -> set[Path]:
 
 def _imports(file: Path, package: str) -> Iterator[str]:
     """Dotted names that a file imports; of ``from a import b`` both ``a`` and ``a.b``, which may be a module."""
-    for node in ast.walk(ast.parse(file.read_bytes(), str(file))):
+    try:
+        tree = ast.parse(file.read_bytes(), str(file))
+    except (SyntaxError, ValueError):
+        return  # importing it says what is wrong
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -130,8 +140,10 @@ def _locate(name: str, import_paths: Sequence[str]) -> str | None:
 def _make_way(name: str, file: str, named_in: str) -> None:
     """Take an outdated module of the user's out of ``sys.modules``."""
     present = sys.modules.get(name)
+    if present is None:
+        return
     files = _with_imports({name: Path(file)})
-    if present is None or _imported.get(name) == (file, _code_hash(files)):
+    if _imported.get(name) == (file, _code_hash(files)):
         return
     present_file = getattr(present, "__file__", None)
     if name not in _imported:

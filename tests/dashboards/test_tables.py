@@ -157,6 +157,21 @@ def test_planted_shift_and_subgroup_deficit_are_found():
     assert (tables.deficits["deficit_low"] > 0).all()
 
 
+def test_a_class_that_a_shifted_set_lacks_is_in_no_loss_even_where_few_classes_are_well_represented():
+    study = whole_study()
+    predictions = {
+        (trial, name): dataclasses.replace(p, y=np.where(p.y == 0, -1, p.y)) if name == "clinic_b" else p
+        for (trial, name), p in study.predictions.items()
+    }
+    for key, p in predictions.items():
+        if key[1] == "clinic_b" and p.kind == "multiclass":
+            few = np.cumsum(p.y == 1) > 6
+            predictions[key] = dataclasses.replace(p, y=np.where((p.y == 1) & few, -1, p.y))
+    table = build_tables(evidence_of(study, predictions=predictions)).in_domain_vs_shifted
+    assert set(table.loc[table["task"] == "skin", "classes"]) == {"melanoma, keratosis"}
+    assert not table["notes"].str.contains("different classes").any()
+
+
 def test_a_loss_on_a_shifted_set_is_over_the_classes_of_both_sets():
     study = whole_study()
     labels = study.study.tasks["skin"].labels or ("nevus", "melanoma", "keratosis")

@@ -61,6 +61,13 @@ def test_chosen_trials_are_left_with_what_starts_from_them() -> None:
     assert len(agenda) == 0
 
 
+def test_what_was_left_does_not_fail_too() -> None:
+    agenda = Agenda([entry("up"), entry("down", upstream="up"), entry("other", upstream="up")])
+    assert agenda.next() == "up"
+    assert agenda.leave(lambda i: i == "down") == ["down"]
+    assert agenda.fail("up") == ["other"]
+
+
 @pytest.mark.parametrize(
     ("entries", "says"),
     [

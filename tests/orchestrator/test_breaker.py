@@ -44,6 +44,17 @@ def test_a_kind_of_which_one_was_completed_is_not_left() -> None:
     assert breaker.failed(at("large", "chest"), failure()) is None
 
 
+def test_of_two_kinds_that_fail_alike_each_is_left() -> None:
+    breaker = Breaker(alike=3)
+    breaker.completed(at("small"))
+    found = [breaker.failed(at(scale), failure()) for _ in range(3) for scale in ("huge", "big")]
+    assert [kind.label if kind else None for kind in found] == [
+        *[None] * 4,
+        "model_scale=huge, task=skin",
+        "model_scale=big, task=skin",
+    ]
+
+
 @pytest.mark.parametrize(
     "second", [failure("another message"), failure(failure_class=FailureClass.DATA)], ids=["message", "class"]
 )

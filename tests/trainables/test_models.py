@@ -15,6 +15,7 @@ from search_spaces.study import ScaleSpec
 from search_spaces.trial import ResolvedScale
 from trainables.hashing import file_sha256
 from trainables.models import build_model, model_facts, scale_card
+from trainables.user_modules import code_sha256
 
 LADDER = "trainables.ladder_nets:resnet8"
 
@@ -227,6 +228,18 @@ def test_hash_and_reading_follow_a_factory_to_its_helpers(folder: Path, importin
     assert after != before
     built = build_model(_scale("usernets:net", 16, factory_sha256=after), 2, seed=0, import_paths=paths)
     assert built.module.conv.weight.shape[0] == 9
+
+
+def test_a_module_that_cannot_be_read_has_one_clear_error(folder: Path) -> None:
+    (folder / "usernets.py").write_text("def net(:\n")
+    with pytest.raises(UserError, match="importing usernets failed: SyntaxError"):
+        build_model(_scale("usernets:net", 16), 2, seed=0, import_paths=(str(folder),))
+
+
+def test_the_hash_of_an_installed_factory_is_that_of_its_file() -> None:
+    import timm.models.resnet as module
+
+    assert code_sha256(module, module.resnet18) == file_sha256(Path(str(module.__file__)))
 
 
 def test_modules_of_one_name_in_two_folders(folder: Path) -> None:

@@ -48,6 +48,11 @@ def test_the_set_hash_knows_members_and_not_their_order():
     assert set_hash(FRAME) == set_hash(FRAME.iloc[::-1]) != set_hash(FRAME.iloc[:1])
 
 
+def test_the_set_hash_does_not_depend_on_groups_or_the_order_of_columns():
+    grouped = FRAME.assign(g_sex=["F", "M"])
+    assert set_hash(grouped) == set_hash(FRAME[FRAME.columns[::-1]]) == set_hash(FRAME)
+
+
 @pytest.mark.parametrize("column", ["image_id", "patient_id", "y_l"])
 def test_the_set_hash_knows_patients_and_truth(column):
     changed = FRAME.assign(**{column: [0, 1]})
