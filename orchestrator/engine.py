@@ -17,7 +17,7 @@ from orchestrator.agenda import Agenda, Entry
 from orchestrator.breaker import Breaker
 from orchestrator.drivers import DriverNote
 from orchestrator.executor import Executor, Limits, Report, TrialOutcome
-from orchestrator.plan import Plan, PlannedTrial, import_paths
+from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
 from orchestrator.plan_text import plan_json
 from orchestrator.progress import ProgressView
 from orchestrator.record import Record
@@ -30,7 +30,6 @@ from search_spaces.trial import ResolvedTrial, Workspace
 from trainables.library import TaskLibrary
 from trainables.storage import Storage
 from trainables.store import open_store
-from trainables.task_data import working_side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,13 +183,7 @@ class Engine:
     def _build_stores(self, todo: Mapping[str, PlannedTrial]) -> None:
         """Decode images now, so that an unreadable one is found before anything is trained."""
         library = TaskLibrary(self._places.home)
-        wanted: dict[tuple[str, int, int], None] = {}
-        for cell in dict.fromkeys(t.trial.cell for t in todo.values()):
-            task, protocol = self._resolver.task(cell.task), self._resolver.protocol(cell)
-            side = working_side(self._resolver.scale(cell.model_scale).input_size, protocol.storage_size)
-            manifests = [task.manifest, *(s.manifest for s in task.evaluate.values() if s.manifest)]
-            wanted |= {(name, protocol.storage_size, side): None for name in manifests}
-        for name, storage_size, side in wanted:
+        for name, storage_size, side in stores_needed(self._resolver, todo.values()):
             with self._console.status(f"decoding the images of {name} to {side} px"):
                 open_store(library, library.load(name), storage_size, side)
 

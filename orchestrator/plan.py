@@ -26,6 +26,8 @@ from trainables.library import TaskLibrary
 from trainables.subsets import EmptyCell, PatientOrder
 
 Made = TypeVar("Made")
+FORWARD_SHARE = 3
+"""A training step costs about three forward passes: one forward, two for the gradients of inputs and of weights."""
 Note = Callable[[str], None]
 
 
@@ -37,13 +39,17 @@ class PlannedTrial:
         trial: The trial.
         trial_id: 16 hexadecimal digits.
         upstream_id: Id of the trial whose weights it starts from.
-        cost: Expected work in arbitrary units: images seen x pixels x parameters. Orders trials, estimates nothing.
+        images: Training images seen, plus a third of the images it is evaluated on, which are passed forward alone.
+        cost: Expected work in arbitrary units: those images x pixels x parameters.
+        parameters: Numbers of its model; 0 if the plan was made without loading weights.
     """
 
     trial: Trial
     trial_id: str
     upstream_id: str | None
+    images: float
     cost: float
+    parameters: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,14 +143,15 @@ def make_plan(
     tasks = {} if found.problems else _tasks(resolver, chosen, found)
     exclusions = list(expansion.exclusions)
     images: dict[str, dict[str, int]] = {}
+    drawn: dict[tuple[str, Amount], int] = {}
     if not found.problems:
         note("drawing subsets")
-        empty = _draw_subsets(study, tasks, chosen, library, found, images)
+        empty = _draw_subsets(tasks, chosen, library, found, images, drawn)
         exclusions += _excluded(chosen, empty)
         chosen = [t for t in chosen if not _cells(t) & empty.keys()]
     sizes = {} if found.problems or not load_weights else _check_weights(loaded, resolver, chosen, found, note)
     _note_idle_ranks(study, resolver, chosen, found)
-    trials = () if found.problems else _planned(resolver, chosen, sizes)
+    trials = () if found.problems else _planned(resolver, chosen, sizes, images, drawn)
     return Plan(
         loaded=loaded,
         expansion=expansion,
@@ -160,6 +167,19 @@ def make_plan(
 def import_paths(loaded: LoadedStudy) -> tuple[str, ...]:
     """Folders where a study's own factories are looked up: the study file's, then the current one."""
     return tuple(dict.fromkeys((str(loaded.folder), str(Path.cwd()))))
+
+
+def stores_needed(resolver: Resolver, trials: Iterable[PlannedTrial]) -> list[tuple[str, int, int]]:
+    """Image stores that trials read: manifest, storage size, working side."""
+    from trainables.task_data import working_side
+
+    wanted: dict[tuple[str, int, int], None] = {}
+    for cell in dict.fromkeys(t.trial.cell for t in trials):
+        task, protocol = resolver.task(cell.task), resolver.protocol(cell)
+        side = working_side(resolver.scale(cell.model_scale).input_size, protocol.storage_size)
+        manifests = [task.manifest, *(s.manifest for s in task.evaluate.values() if s.manifest)]
+        wanted |= {(name, protocol.storage_size, side): None for name in manifests}
+    return list(wanted)
 
 
 def _cards(loaded: LoadedStudy, trials: Sequence[Trial], library: TaskLibrary, found: _Findings, note: Note) -> Cards:
@@ -242,14 +262,14 @@ def _check_sizes(resolver: Resolver, cell: Cell) -> None:
 
 
 def _draw_subsets(
-    study: Study,
     tasks: dict[str, ResolvedTask],
     trials: Sequence[Trial],
     library: TaskLibrary,
     found: _Findings,
     images: dict[str, dict[str, int]],
+    drawn: dict[tuple[str, Amount], int],
 ) -> dict[Cell, str]:
-    """Draw every subset once; cells whose subset cannot be drawn, with the reason."""
+    """Draw every subset once and note its images; cells whose subset cannot be drawn, with the reason."""
     empty: dict[tuple[str, Any], str] = {}
     for name, task in tasks.items():
         rows = found.attempt(task_rows, library, task)
@@ -262,9 +282,11 @@ def _draw_subsets(
         for seed in dict.fromkeys(t.seed.subset for t in mine):
             order = PatientOrder(pool, task.labels, task.kind, seed)
             for amount in dict.fromkeys(t.cell.data_fraction for t in mine):
-                reason = found.attempt(_why_empty, order, amount, name)
-                if reason:
-                    empty.setdefault((name, amount), f"{reason} (subset seed {seed})")
+                size = found.attempt(_subset_size, order, amount, name)
+                if isinstance(size, int):
+                    drawn[name, amount] = size
+                elif size is not None:
+                    empty.setdefault((name, amount), f"{size} (subset seed {seed})")
     return {t.cell: empty[key] for t in trials if (key := (t.cell.task, t.cell.data_fraction)) in empty}
 
 
@@ -282,15 +304,14 @@ def _excluded(trials: Iterable[Trial], empty: dict[Cell, str]) -> list[Exclusion
     return [Exclusion(cell=cell, reason=reason) for cell, reason in reasons.items()]
 
 
-def _why_empty(order: PatientOrder, amount: Amount, task: str) -> str:
-    """Why the subset cannot be trained; empty if it can."""
+def _subset_size(order: PatientOrder, amount: Amount, task: str) -> int | EmptyCell:
+    """Images of the subset, or why it cannot be trained."""
     try:
-        order.draw(amount)
+        return len(order.draw(amount).rows)
     except EmptyCell as error:
-        return str(error)
+        return error
     except UserError as error:
         raise UserError(f"task {task!r}, data_fraction {amount.label}: {error}") from None
-    return ""
 
 
 def _check_weights(
@@ -332,18 +353,36 @@ def _note_idle_ranks(study: Study, resolver: Resolver, trials: Iterable[Trial], 
         )
 
 
-def _planned(resolver: Resolver, trials: Iterable[Trial], sizes: dict[str, int]) -> tuple[PlannedTrial, ...]:
+def _planned(
+    resolver: Resolver,
+    trials: Iterable[Trial],
+    sizes: dict[str, int],
+    images: dict[str, dict[str, int]],
+    drawn: dict[tuple[str, Amount], int],
+) -> tuple[PlannedTrial, ...]:
     planned: dict[str, PlannedTrial] = {}
     for trial in trials:
-        identity = resolver.trial_id(trial)
-        upstream = resolver.trial_id(trial.upstream) if trial.upstream else None
-        cost = _cost(resolver, trial.cell, sizes)
-        planned.setdefault(identity, PlannedTrial(trial=trial, trial_id=identity, upstream_id=upstream, cost=cost))
+        identity, cell = resolver.trial_id(trial), trial.cell
+        seen = _images_seen(resolver, cell, images.get(cell.task, {}), drawn.get((cell.task, cell.data_fraction), 0))
+        parameters = sizes.get(cell.model_scale, 0)
+        pixels = resolver.scale(cell.model_scale).input_size ** 2
+        entry = PlannedTrial(
+            trial=trial,
+            trial_id=identity,
+            upstream_id=resolver.trial_id(trial.upstream) if trial.upstream else None,
+            images=seen,
+            cost=seen * pixels * max(1, parameters),
+            parameters=parameters,
+        )
+        planned.setdefault(identity, entry)
     return tuple(planned.values())
 
 
-def _cost(resolver: Resolver, cell: Cell, sizes: dict[str, int]) -> float:
+def _images_seen(resolver: Resolver, cell: Cell, of_task: dict[str, int], subset: int) -> float:
+    from trainables.optimisation import total_steps
+
     protocol = resolver.protocol(cell)
-    steps = protocol.budget.steps or 1000 * (protocol.budget.epochs or 1)
-    pixels = resolver.scale(cell.model_scale).input_size ** 2
-    return float(steps * protocol.global_batch_size * pixels) * sizes.get(cell.model_scale, 1)
+    steps = total_steps(protocol.budget, subset, protocol.global_batch_size)
+    of_sets = sum(n for name, n in of_task.items() if name not in ("train", "val"))
+    evaluated = protocol.evaluations * of_task.get("val", 0) + of_sets
+    return steps * protocol.global_batch_size + evaluated / FORWARD_SHARE

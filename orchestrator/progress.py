@@ -7,10 +7,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from scipy.optimize import nnls
+
+from orchestrator.forecast import SecondsModel
 
 _QUIET_S = 10.0
 
@@ -56,12 +56,10 @@ class Pace:
             return 0.0
         if not self._took:
             return None
-        costs, seconds = np.array(list(self._took)).T  # a copy: the driver's note asks from a thread of its own
-        unit = float(costs.mean()) or 1.0
-        constant, slope = nnls(np.stack([np.ones_like(costs), costs / unit], axis=1), seconds)[0]
-        work = sum(constant + slope * cost / unit for cost in list(self._left.values()))
-        at_a_time = float(seconds.sum()) / max(self._clock() - self._started, 1e-9)
-        return float(work / max(at_a_time, 1e-9))
+        took, left = list(self._took), list(self._left.values())  # copies: the driver's note asks from its own thread
+        model = SecondsModel(took)
+        at_a_time = sum(seconds for _, seconds in took) / max(self._clock() - self._started, 1e-9)
+        return sum(model.seconds(cost) for cost in left) / max(at_a_time, 1e-9)
 
 
 class ProgressView:

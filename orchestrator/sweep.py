@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,19 +72,35 @@ def plan(
     study: StudyArgument = "demo",
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     resolved: Annotated[bool, typer.Option("--resolved", help="Print the study as it was understood.")] = False,
+    slots: Annotated[
+        int | None, typer.Option("--slots", help="Trials at a time; else what fits the CPUs of this machine.")
+    ] = None,
+    price: Annotated[float | None, typer.Option("--price", help="Of a GPU-hour, for the cost in money.")] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Time a few steps of scales of which no trial has ended, on the CPU.")
+    ] = False,
     *,
     shared: Shared,
 ) -> None:
-    """Cells, trials, exclusions with reasons, images per set, and every problem at once; trains nothing."""
+    """Cells, trials, exclusions with reasons, time, money, disk, and every problem at once; trains nothing."""
+    from orchestrator.estimate import estimate
     from orchestrator.plan_text import plan_json, print_plan
 
     made = _plan(study, shared, quiet=json_)
+    costs = None
+    if not made.problems:
+        with console.status("estimating") if not json_ else nullcontext() as shown:
+            note: Callable[[str], None] = (lambda what: shown.update(what)) if shown else (lambda _: None)
+            costs = estimate(made, shared.places(), slots=slots, price=price, calibrate=calibrate, note=note)
     if json_:
-        print(json.dumps(plan_json(made) | ({"resolved": made.loaded.text} if resolved else {}), indent=2))
+        extra = {"estimate": costs.to_json()} if costs else {}
+        print(json.dumps(plan_json(made) | extra | ({"resolved": made.loaded.text} if resolved else {}), indent=2))
     else:
         if resolved:
             console.print(made.loaded.text, markup=False)
         print_plan(made, console)
+        for line in costs.lines() if costs else []:
+            console.print(line, markup=False)
     if made.problems:
         raise typer.Exit(EXIT_USER)
 

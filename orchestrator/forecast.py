@@ -1,0 +1,132 @@
+"""How long trials take: from those that ended, else from a few steps that were timed. Pure arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+from orchestrator.agenda import Entry, makespan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a trial has to do.
+
+    Attributes:
+        trial_id: Its id.
+        upstream_id: Trial that it starts from.
+        scale: Its model scale.
+        cost: Images seen x pixels x parameters, to compare scales.
+        images: Training images seen, plus a third of the images it is evaluated on: a forward pass alone.
+    """
+
+    trial_id: str
+    upstream_id: str | None
+    scale: str
+    cost: float
+    images: float
+
+
+class SecondsModel:
+    """Seconds as a constant and a part that grows with the work, neither negative; least squares.
+
+    Args:
+        took: (work, seconds) of trials that ended; at least one.
+    """
+
+    def __init__(self, took: Sequence[tuple[float, float]]) -> None:
+        work, seconds = np.array(took, dtype=float).T
+        self._unit = float(work.mean()) or 1.0
+        design = np.stack([np.ones_like(work), work / self._unit], axis=1)
+        self._constant, self._slope = nnls(design, seconds)[0]
+        predicted = design @ np.array([self._constant, self._slope])
+        spread = np.sqrt(np.mean((seconds - predicted) ** 2))
+        self.relative_error = float(spread / seconds.mean()) if seconds.mean() > 0 else 0.0
+
+    def seconds(self, work: float) -> float:
+        """Expected seconds of that much work."""
+        return float(self._constant + self._slope * work / self._unit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What the trials that are not done will take.
+
+    Attributes:
+        trials: Number of them.
+        seconds: Trial -> expected seconds; only those for which something is known.
+        basis: Scale -> what its seconds rest on: ``record``, ``other scales`` or ``calibration``.
+        unknown: Scales of which nothing is known.
+        relative_error: Spread of measured around expected seconds of one trial, as a share; None if not measured.
+        slots: Trials at a time.
+        wall_s: Until the last one ends; None while a scale is unknown.
+    """
+
+    trials: int
+    seconds: Mapping[str, float]
+    basis: Mapping[str, str]
+    unknown: tuple[str, ...]
+    relative_error: float | None
+    slots: int
+    wall_s: float | None
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of all trials together."""
+        return sum(self.seconds.values())
+
+
+def forecast(
+    works: Iterable[Work],
+    took: Mapping[str, float],
+    slots: int,
+    *,
+    done: Collection[str],
+    images_per_s: Mapping[str, float] | None = None,
+) -> Forecast:
+    """Expected seconds of every trial that is not done.
+
+    Args:
+        works: All trials.
+        took: Trial -> seconds, of those that ended.
+        slots: Trials at a time, at least 1.
+        done: Trials that need not be trained.
+        images_per_s: Scale -> training speed that was timed; used for scales without a trial that ended.
+    """
+    works = list(works)
+    speeds = images_per_s or {}
+    known = [w for w in works if w.trial_id in took]
+    over_all = SecondsModel([(w.cost, took[w.trial_id]) for w in known]) if known else None
+    of_scale = {
+        scale: SecondsModel([(w.images, took[w.trial_id]) for w in known if w.scale == scale])
+        for scale in dict.fromkeys(w.scale for w in known)
+    }
+    todo = [w for w in works if w.trial_id not in done]
+    seconds: dict[str, float] = {}
+    basis: dict[str, str] = {}
+    for work in todo:
+        if work.scale in of_scale:
+            basis[work.scale], seconds[work.trial_id] = "record", of_scale[work.scale].seconds(work.images)
+        elif speeds.get(work.scale):
+            basis[work.scale], seconds[work.trial_id] = "calibration", work.images / speeds[work.scale]
+        elif over_all is not None:
+            basis[work.scale], seconds[work.trial_id] = "other scales", over_all.seconds(work.cost)
+    unknown = tuple(dict.fromkeys(w.scale for w in todo if w.trial_id not in seconds))
+    entries = [
+        Entry(trial_id=w.trial_id, cost=seconds[w.trial_id], upstream_id=w.upstream_id)
+        for w in todo
+        if w.trial_id in seconds
+    ]
+    errors = [m.relative_error for m in of_scale.values()]
+    return Forecast(
+        trials=len(todo),
+        seconds=seconds,
+        basis=basis,
+        unknown=unknown,
+        relative_error=max(errors) if errors else None,
+        slots=slots,
+        wall_s=None if unknown else makespan(entries, slots),
+    )

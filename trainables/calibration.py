@@ -1,0 +1,84 @@
+"""How fast a scale trains on this machine: a few steps of the real loop on random images."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from search_spaces.protocol import Budget
+from search_spaces.results import Order
+from search_spaces.trial import ResolvedTrial
+from trainables.environment import borrowed_globals
+from trainables.fitting import fit
+from trainables.groups import SingleProcess
+from trainables.models import build_model
+from trainables.task_data import working_side
+
+TIMED_STEPS = 3
+"""After one that warms up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RandomImages:
+    images: NDArray[np.uint8]
+    positions: NDArray[np.int64]
+    targets: NDArray[np.int64]
+
+
+def training_speed(trial: ResolvedTrial, threads: int) -> float:
+    """Training images per second of one rank, on the CPU.
+
+    Args:
+        trial: Its scale, protocol and number of labels are used; no image, no weight.
+        threads: Torch threads.
+
+    Raises:
+        UserError: The scale cannot be built.
+    """
+    protocol = trial.protocol
+    batch, side = protocol.global_batch_size, working_side(trial.scale.input_size, protocol.storage_size)
+    classes = max(2, len(trial.task.labels))
+    rng = np.random.default_rng(0)
+    data = _RandomImages(
+        images=rng.integers(0, 256, (batch, side, side, 3), dtype=np.uint8),
+        positions=np.arange(batch),
+        targets=np.arange(batch) % classes,
+    )
+    few = _RandomImages(images=data.images, positions=data.positions[:classes], targets=data.targets[:classes])
+    speeds: list[float] = []
+
+    def tell(report: dict[str, Any]) -> Order:
+        speeds.append(float(report["samples_per_s"]))
+        return Order.GO
+
+    device, before = torch.device("cpu"), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with borrowed_globals(device):
+            fit(
+                build_model(trial.scale, classes, 0, trial.workspace.import_paths).module,
+                data,
+                few,
+                protocol=protocol.model_copy(
+                    update={
+                        "budget": Budget(steps=1 + TIMED_STEPS),
+                        "evaluations": 1 + TIMED_STEPS,
+                        "select": "last",
+                        "imbalance": "none",
+                    }
+                ),
+                normalise=trial.source.normalise,
+                input_size=trial.scale.input_size,
+                seed=0,
+                primary="accuracy",
+                group=SingleProcess(device),
+                tell=tell,
+            )
+    finally:
+        torch.set_num_threads(before)
+    return statistics.median(speeds[1:])
