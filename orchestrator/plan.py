@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from search_spaces.amounts import Amount
-from search_spaces.exceptions import ScalecurvesError, UserError
+from orchestrator.plan_data import Findings, PlanData, find_leaks, read_data
 from search_spaces.expand import Cell, Exclusion, Expansion, Trial, expand
 from search_spaces.files import LoadedStudy
 from search_spaces.identity import Cards, ScaleCard, TaskCard
@@ -21,9 +20,7 @@ from search_spaces.resolve import Resolver
 from search_spaces.selection import select
 from search_spaces.study import ByScaleSource, CheckpointSource, Study, TransformSource, TrialSource
 from search_spaces.trial import ResolvedTask, Workspace
-from trainables.evaluation_sets import task_rows
 from trainables.library import TaskLibrary
-from trainables.subsets import EmptyCell, PatientOrder
 
 Made = TypeVar("Made")
 FORWARD_SHARE = 3
@@ -98,23 +95,6 @@ class Plan:
             yield sorted(here, key=lambda t: -t.cost)
 
 
-@dataclass(slots=True)
-class _Findings:
-    """Collects problems instead of stopping at the first."""
-
-    problems: list[str]
-    notes: list[str]
-
-    def attempt(self, make: Callable[..., Made], *args: Any) -> Made | None:
-        """What ``make(*args)`` gives, or None with the problem noted."""
-        try:
-            return make(*args)
-        except ScalecurvesError as error:
-            if str(error) not in self.problems:
-                self.problems.append(str(error))
-            return None
-
-
 def make_plan(
     loaded: LoadedStudy,
     library: TaskLibrary,
@@ -137,30 +117,29 @@ def make_plan(
     study = loaded.study
     expansion = expand(study)
     chosen = select(expansion.trials, only)
-    found = _Findings([], [])
+    found = Findings()
     cards = _cards(loaded, chosen, library, found, note)
     resolver = Resolver(study, cards)
     tasks = {} if found.problems else _tasks(resolver, chosen, found)
-    exclusions = list(expansion.exclusions)
-    images: dict[str, dict[str, int]] = {}
-    drawn: dict[tuple[str, Amount], int] = {}
+    data = PlanData()
     if not found.problems:
         note("drawing subsets")
-        empty = _draw_subsets(tasks, chosen, library, found, images, drawn)
-        exclusions += _excluded(chosen, empty)
-        chosen = [t for t in chosen if not _cells(t) & empty.keys()]
+        data = read_data(tasks, chosen, library, found)
+        chosen = data.drawable(chosen)
+        note("looking for images of evaluation sets in upstream tasks")
+        find_leaks(data, chosen, library, found)
     sizes = {} if found.problems or not load_weights else _check_weights(loaded, resolver, chosen, found, note)
     _note_idle_ranks(study, resolver, chosen, found)
-    trials = () if found.problems else _planned(resolver, chosen, sizes, images, drawn)
+    trials = () if found.problems else _planned(resolver, chosen, sizes, data)
     return Plan(
         loaded=loaded,
         expansion=expansion,
         trials=trials,
-        exclusions=tuple(exclusions),
+        exclusions=(*expansion.exclusions, *data.exclusions),
         problems=tuple(found.problems),
         notes=tuple(found.notes),
         resolver=None if found.problems else resolver,
-        images=images,
+        images=data.images,
     )
 
 
@@ -182,7 +161,7 @@ def stores_needed(resolver: Resolver, trials: Iterable[PlannedTrial]) -> list[tu
     return list(wanted)
 
 
-def _cards(loaded: LoadedStudy, trials: Sequence[Trial], library: TaskLibrary, found: _Findings, note: Note) -> Cards:
+def _cards(loaded: LoadedStudy, trials: Sequence[Trial], library: TaskLibrary, found: Findings, note: Note) -> Cards:
 
     from trainables.models import scale_card
 
@@ -221,7 +200,7 @@ def _evaluation_manifests(study: Study, trials: Iterable[Trial]) -> set[str]:
     return {s.manifest for task in tasks for s in study.tasks[task].evaluate.values() if s.manifest}
 
 
-def _file_hashes(study: Study, trials: Iterable[Trial], found: _Findings) -> dict[str, str]:
+def _file_hashes(study: Study, trials: Iterable[Trial], found: Findings) -> dict[str, str]:
     from trainables.hashing import file_sha256
 
     hashes: dict[str, str] = {}
@@ -244,7 +223,7 @@ def _checkpoint(study: Study, source_name: str, scale: str) -> CheckpointSource 
     return source if isinstance(source, CheckpointSource) else None
 
 
-def _tasks(resolver: Resolver, trials: Iterable[Trial], found: _Findings) -> dict[str, ResolvedTask]:
+def _tasks(resolver: Resolver, trials: Iterable[Trial], found: Findings) -> dict[str, ResolvedTask]:
     tasks: dict[str, ResolvedTask] = {}
     for name in dict.fromkeys(t.cell.task for t in trials):
         _keep(tasks, name, found.attempt(resolver.task, name))
@@ -261,61 +240,8 @@ def _check_sizes(resolver: Resolver, cell: Cell) -> None:
     working_side(resolver.scale(cell.model_scale).input_size, resolver.protocol(cell).storage_size)
 
 
-def _draw_subsets(
-    tasks: dict[str, ResolvedTask],
-    trials: Sequence[Trial],
-    library: TaskLibrary,
-    found: _Findings,
-    images: dict[str, dict[str, int]],
-    drawn: dict[tuple[str, Amount], int],
-) -> dict[Cell, str]:
-    """Draw every subset once and note its images; cells whose subset cannot be drawn, with the reason."""
-    empty: dict[tuple[str, Any], str] = {}
-    for name, task in tasks.items():
-        rows = found.attempt(task_rows, library, task)
-        if rows is None:
-            continue
-        images[name] = {"train": len(rows.train), "val": len(rows.val)}
-        images[name] |= {s: len(r.positions) for s, r in rows.sets.items()}
-        pool = rows.pool(task.labels)
-        mine = [t for t in trials if t.cell.task == name]
-        for seed in dict.fromkeys(t.seed.subset for t in mine):
-            order = PatientOrder(pool, task.labels, task.kind, seed)
-            for amount in dict.fromkeys(t.cell.data_fraction for t in mine):
-                size = found.attempt(_subset_size, order, amount, name)
-                if isinstance(size, int):
-                    drawn[name, amount] = size
-                elif size is not None:
-                    empty.setdefault((name, amount), f"{size} (subset seed {seed})")
-    return {t.cell: empty[key] for t in trials if (key := (t.cell.task, t.cell.data_fraction)) in empty}
-
-
-def _cells(trial: Trial) -> set[Cell]:
-    """The trial's cell and those of the trials it starts from."""
-    return {trial.cell} | (_cells(trial.upstream) if trial.upstream else set())
-
-
-def _excluded(trials: Iterable[Trial], empty: dict[Cell, str]) -> list[Exclusion]:
-    reasons: dict[Cell, str] = {}
-    for trial in trials:
-        for cell in _cells(trial) & empty.keys():
-            own = cell == trial.cell
-            reasons.setdefault(trial.cell, empty[cell] if own else f"its source's trial {cell.label}: {empty[cell]}")
-    return [Exclusion(cell=cell, reason=reason) for cell, reason in reasons.items()]
-
-
-def _subset_size(order: PatientOrder, amount: Amount, task: str) -> int | EmptyCell:
-    """Images of the subset, or why it cannot be trained."""
-    try:
-        return len(order.draw(amount).rows)
-    except EmptyCell as error:
-        return error
-    except UserError as error:
-        raise UserError(f"task {task!r}, data_fraction {amount.label}: {error}") from None
-
-
 def _check_weights(
-    loaded: LoadedStudy, resolver: Resolver, trials: Sequence[Trial], found: _Findings, note: Note
+    loaded: LoadedStudy, resolver: Resolver, trials: Sequence[Trial], found: Findings, note: Note
 ) -> dict[str, int]:
     """Build each scale and load each source into it once; scale -> number of its parameters."""
     sizes: dict[str, int] = {}
@@ -343,7 +269,7 @@ def _nowhere(loaded: LoadedStudy) -> Workspace:
     return Workspace(home="", storage="", import_paths=import_paths(loaded))
 
 
-def _note_idle_ranks(study: Study, resolver: Resolver, trials: Iterable[Trial], found: _Findings) -> None:
+def _note_idle_ranks(study: Study, resolver: Resolver, trials: Iterable[Trial], found: Findings) -> None:
     ranks = study.execution.gang.ranks
     fewest = min((resolver.protocol(c).ghost_batches for c in {t.cell for t in trials}), default=ranks)
     if fewest < ranks:
@@ -357,13 +283,13 @@ def _planned(
     resolver: Resolver,
     trials: Iterable[Trial],
     sizes: dict[str, int],
-    images: dict[str, dict[str, int]],
-    drawn: dict[tuple[str, Amount], int],
+    data: PlanData,
 ) -> tuple[PlannedTrial, ...]:
     planned: dict[str, PlannedTrial] = {}
     for trial in trials:
         identity, cell = resolver.trial_id(trial), trial.cell
-        seen = _images_seen(resolver, cell, images.get(cell.task, {}), drawn.get((cell.task, cell.data_fraction), 0))
+        subset = data.sizes.get((cell.task, cell.data_fraction), 0)
+        seen = _images_seen(resolver, cell, data.images.get(cell.task, {}), subset)
         parameters = sizes.get(cell.model_scale, 0)
         pixels = resolver.scale(cell.model_scale).input_size ** 2
         entry = PlannedTrial(

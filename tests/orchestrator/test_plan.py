@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from search_spaces.files import load_study
 from search_spaces.names import Role
 from tests.orchestrator.small_study import raw_study, rewrite_study, write_study
 from trainables.home import scalecurves_home
+from trainables.importers import ImportOptions, import_csv
 from trainables.library import TaskLibrary
 
 
@@ -72,6 +75,38 @@ def test_a_plan_says_what_is_unknown_and_times_it_when_asked(folder):
 def test_every_command_takes_the_shared_options(command):
     names = {p.name for p in get_command(app).commands[command].params}
     assert {"set_", "only", "address", "tracking_uri", "storage", "yes"} <= names
+
+
+def test_patients_who_are_held_out_may_not_be_trained_on_upstream(folder):
+    tasks = raw_study()["tasks"]
+    tasks["other_spots"] = {"manifest": "spots", "primary": "auc"}
+    output = refused(folder, tasks=tasks)
+    rule = r"evaluation set 'site_b' of task 'spots': (\d+) of its 30 images are of patients, or in files, that"
+    found = re.search(rule, output)
+    assert found, output
+    table = TaskLibrary(scalecurves_home()).load("spots").table
+    seen = table.loc[table["split"].isin(["train", "val"]), "patient_id"]
+    assert int(found[1]) == int((table["site"].eq("B") & table["patient_id"].isin(seen)).sum()) > 0
+    assert "Give 'other_spots' the same held_out set or a where that leaves them out" in output
+    tasks["other_spots"]["where"] = {"site": "A"}
+    assert not plan_of(rewrite_study(folder, tasks=tasks)).problems
+
+
+def test_files_of_an_evaluation_set_may_not_be_trained_on_upstream_under_another_name(folder):
+    options = ImportOptions(name="again", label_name="spot", split=(0.7, 0.2, 0.1), split_seed=5)
+    TaskLibrary(scalecurves_home()).save(import_csv(folder / "spots" / "labels.csv", options))
+    tasks = raw_study()["tasks"] | {"other_spots": {"manifest": "again", "primary": "auc"}}
+    assert "that its source's task 'other_spots' trains or selects on" in refused(folder, tasks=tasks)
+
+
+def test_equal_images_elsewhere_are_noted(folder):
+    shutil.copytree(folder / "spots", folder / "copy")
+    options = ImportOptions(name="copy", label_name="spot", split=(0.7, 0.2, 0.1))
+    TaskLibrary(scalecurves_home()).save(import_csv(folder / "copy" / "labels.csv", options))
+    tasks = raw_study()["tasks"] | {"other_spots": {"manifest": "copy", "primary": "auc"}}
+    plan = plan_of(rewrite_study(folder, tasks=tasks))
+    assert not plan.problems
+    assert any("images are equal, byte for byte, to images that its source's task" in note for note in plan.notes)
 
 
 def test_most_work_first(folder):
