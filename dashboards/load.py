@@ -40,6 +40,7 @@ from dashboards import tracking
 from dashboards.prediction_sets import PredictionReader, PredictionSet
 from dashboards.tracking import RecordArtifact, RecordMetric, RecordTag
 from search_spaces.exceptions import TrackingError, UserError
+from search_spaces.home import scalecurves_home
 from search_spaces.names import AXES, Artifact, State, Tag
 from search_spaces.study import Study
 
@@ -241,7 +242,7 @@ class _Files:
             if not (folder / name).is_file():
                 raise TrackingError(f"{folder / name} is gone although the record at {self._uri} names it")
             return folder / name
-        cached = (cache or tracking.home() / "cache" / "record") / run_id / version / name
+        cached = (cache or scalecurves_home() / "cache" / "record") / run_id / version / name
         if not cached.is_file():
             self._download(run_id, name, cached)
         return cached

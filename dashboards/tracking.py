@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
 from search_spaces.exceptions import TrackingError, UserError, unknown
+from search_spaces.home import scalecurves_home
 from search_spaces.names import Role, Tag
 
 if TYPE_CHECKING:
@@ -97,12 +98,6 @@ class RecordArtifact:
     REPORT = "report"
 
 
-def home() -> Path:
-    """The folder of tasks, image stores and the default record: ``SCALECURVES_HOME``, else ``~/.scalecurves``."""
-    given = os.environ.get("SCALECURVES_HOME", "").strip()
-    return (Path(given) if given else Path("~/.scalecurves")).expanduser().absolute()
-
-
 def resolve_tracking_uri(given: str | None = None) -> str:
     """The MLflow tracking URI to use, absolute.
 
@@ -112,7 +107,7 @@ def resolve_tracking_uri(given: str | None = None) -> str:
     Raises:
         UserError: A folder or ``file:`` URI (MLflow no longer writes those), or a scheme that is not supported.
     """
-    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{scalecurves_home() / 'mlflow.db'}"
     scheme = uri.split("://", 1)[0].split("+", 1)[0] if "://" in uri else ""
     if scheme == "sqlite":
         return _absolute_sqlite(uri)
@@ -143,7 +138,7 @@ def artifact_root(uri: str, study: str) -> str | None:
     if uri.startswith("http"):
         return None
     database = sqlite_file(uri)
-    return str((database.parent if database else home()) / "mlartifacts" / study)
+    return str((database.parent if database else scalecurves_home()) / "mlartifacts" / study)
 
 
 def connect(uri: str, *, create: bool = False) -> MlflowClient:

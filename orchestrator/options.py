@@ -45,7 +45,7 @@ class Shared:
     def places(self) -> Any:
         """The ``orchestrator.engine.Places`` that they name."""
         from orchestrator.engine import Places
-        from trainables.home import scalecurves_home
+        from search_spaces.home import scalecurves_home
 
         home = scalecurves_home().resolve()
         place = self.storage or str(home / "storage")

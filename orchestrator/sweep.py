@@ -188,7 +188,7 @@ def report(
 
 def _plan(text: str, shared: Shared, quiet: bool = False, load_weights: bool = True) -> Any:
     from orchestrator.plan import make_plan
-    from trainables.home import scalecurves_home
+    from search_spaces.home import scalecurves_home
     from trainables.library import TaskLibrary
 
     loaded: LoadedStudy = load_study(text, shared.set_ or ())

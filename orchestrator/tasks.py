@@ -18,10 +18,10 @@ from rich.table import Table
 
 from orchestrator.terminal import make_console, user_errors
 from search_spaces.exceptions import UserError
+from search_spaces.home import scalecurves_home
 from search_spaces.names import Column, Kind, Split
 from trainables.checks import CheckReport, check_task, label_counts
 from trainables.duplicates import without_duplicates
-from trainables.home import scalecurves_home
 from trainables.importers import BlankLabels, ImportOptions, import_csv, import_folder, import_npz
 from trainables.library import IMPORT_HINT, TaskLibrary
 from trainables.manifest import Manifest, group_column, group_names

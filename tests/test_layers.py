@@ -29,7 +29,7 @@ RAY_TRAIN = {"trainables/gang.py"}
 TORCH_FREE = (
     "search_spaces.files",
     "search_spaces.resolve",
-    "trainables.home",
+    "search_spaces.home",
     "trainables.manifest",
     "trainables.library",
     "trainables.subsets",

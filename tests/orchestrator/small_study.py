@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from trainables.home import scalecurves_home
+from search_spaces.home import scalecurves_home
 from trainables.importers import ImportOptions, import_csv
 from trainables.library import TaskLibrary
 

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from orchestrator.plan import make_plan
 from orchestrator.sweep import app
 from search_spaces.files import load_study
+from search_spaces.home import scalecurves_home
 from search_spaces.names import Role
 from tests.orchestrator.small_study import raw_study, rewrite_study, write_study
-from trainables.home import scalecurves_home
 from trainables.importers import ImportOptions, import_csv
 from trainables.library import TaskLibrary
 

@@ -28,6 +28,7 @@ from orchestrator.record import Record
 from orchestrator.record_writer import RecordWriter
 from search_spaces.amounts import Seed
 from search_spaces.exceptions import DataError, TrackingError, UserError
+from search_spaces.home import scalecurves_home
 from search_spaces.names import FailureClass, State
 from search_spaces.results import TrialResult
 from tests.orchestrator.record_fixtures import (
@@ -453,14 +454,6 @@ def test_the_default_record_lies_in_the_home_with_its_artifacts(
     assert tracking.resolve_tracking_uri("sqlite:///a.db") == f"sqlite:///{tmp_path}/a.db"
 
 
-def test_the_home_is_that_of_the_trainables(monkeypatch: pytest.MonkeyPatch) -> None:
-    from trainables.home import scalecurves_home
-
-    for value in (None, "", "  ", "~/x", "rel"):
-        monkeypatch.delenv("SCALECURVES_HOME") if value is None else monkeypatch.setenv("SCALECURVES_HOME", value)
-        assert tracking.home() == scalecurves_home()
-
-
 def test_a_first_start_creates_the_database_in_silence(
     tmp_path: Path, storage: Storage, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -622,6 +615,6 @@ def test_a_real_server_takes_the_same_record_and_may_go_away(
     predictions = load_predictions(results)
     assert len(predictions) == 4
     assert predictions[make_trial(seed=1).trial_id, "test"].logits.shape == (60, 3)
-    assert (tracking.home() / "cache" / "record" / first).is_dir() is False
+    assert (scalecurves_home() / "cache" / "record" / first).is_dir() is False
     assert len(dict(predictions)) == 4
-    assert (tracking.home() / "cache" / "record" / first / "predictions" / "test.parquet").is_file()
+    assert (scalecurves_home() / "cache" / "record" / first / "predictions" / "test.parquet").is_file()

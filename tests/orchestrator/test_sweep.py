@@ -17,9 +17,9 @@ from cluster.connection import connect
 from dashboards import load_predictions, load_results
 from dashboards.statistics import compute_metrics
 from orchestrator.sweep import app
+from search_spaces.home import scalecurves_home
 from tests.conftest import ROOT
 from tests.orchestrator.small_study import raw_study, rewrite_study, write_study
-from trainables.home import scalecurves_home
 
 pytestmark = pytest.mark.ray
 

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from orchestrator.tasks import app
-from trainables.home import scalecurves_home
+from search_spaces.home import scalecurves_home
 from trainables.library import TaskLibrary
 
 ROOT = Path(__file__).resolve().parents[2]

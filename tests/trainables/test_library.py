@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from search_spaces.exceptions import DataError, UserError
+from search_spaces.home import scalecurves_home
 from search_spaces.names import Kind
-from trainables.home import scalecurves_home
 from trainables.library import TaskLibrary
 from trainables.manifest import Manifest
 

@@ -1,0 +1,314 @@
+"""Is this cluster fit for a study? ``python -m cluster.doctor [--address auto] [--study FILE] [--storage URI]``.
+
+Looks at every node from a task that runs there: packages, clock, the home folder with its tasks, the storage, free
+space; then whether a trial of the study fits. Trains nothing and needs no GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import ray
+import typer
+from pyarrow import fs
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rich.console import Console
+
+from cluster.connection import Shape, connect, trials_at_a_time
+from search_spaces.exceptions import ScalecurvesError, UserError
+from search_spaces.files import load_study
+from search_spaces.home import scalecurves_home
+from search_spaces.study import GangSpec
+
+PACKAGES = ("ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "pydantic", "scalecurves")
+ANSWER_S = 120.0
+"""Longest wait for a node; a first task there starts a process."""
+CLOCK_S = 5.0
+"""Difference of clocks from which times in the record mislead."""
+FREE_BYTES = 5 * 10**9
+"""Free space below which image stores and checkpoints may not fit."""
+
+
+class Level(StrEnum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        level: How bad it is.
+        what: What was looked at.
+        message: What was found, and what to do.
+    """
+
+    level: Level
+    what: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFacts:
+    """What a node says of itself.
+
+    Attributes:
+        host: Its name.
+        python: Version.
+        packages: Package -> version; ``missing`` if it is not installed.
+        clock: Unix seconds, when the question arrived.
+        home: Imported tasks there: name -> hash of the manifest file's bytes; None if the folder does not exist.
+        storage: Empty if the driver's file could be read and another one written; else what went wrong.
+        free_bytes: Where the home lies.
+    """
+
+    host: str
+    python: str
+    packages: dict[str, str]
+    clock: float
+    home: dict[str, str] | None
+    storage: str
+    free_bytes: int
+
+
+def look(home: str, storage: str, token: str) -> NodeFacts:
+    """Runs on a node.
+
+    Args:
+        home: ``SCALECURVES_HOME`` of the driver.
+        storage: The storage.
+        token: Name of the file that the driver has put there.
+    """
+    import platform
+    import shutil
+    import socket
+    from importlib import metadata
+
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            packages[name] = "missing"
+    folder = Path(home)
+    beside = next(p for p in (folder, *folder.parents) if p.is_dir())
+    return NodeFacts(
+        host=socket.gethostname(),
+        python=platform.python_version(),
+        packages=packages,
+        clock=time.time(),
+        home=tasks_in(folder),
+        storage=_try_storage(storage, token),
+        free_bytes=shutil.disk_usage(beside).free,
+    )
+
+
+def tasks_in(home: Path) -> dict[str, str] | None:
+    """Imported task -> sha256 of its manifest file; None if there is no such folder."""
+    import hashlib
+
+    if not home.is_dir():
+        return None
+    files = sorted(home.glob("tasks/*/manifest.parquet"))
+    return {file.parent.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def _try_storage(storage: str, token: str) -> str:
+    try:
+        filesystem, folder = fs.FileSystem.from_uri(storage)
+        if filesystem.get_file_info(f"{folder}/{token}").type != fs.FileType.File:
+            return "what the driver wrote there is not seen here: it must be one place for all nodes"
+        mine = f"{folder}/{token}-{uuid.uuid4().hex[:8]}"
+        _write(filesystem, mine)
+        filesystem.delete_file(mine)
+    except (OSError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _write(filesystem: fs.FileSystem, path: str) -> None:
+    with filesystem.open_output_stream(path) as stream:
+        stream.write(b"scalecurves doctor")
+
+
+def compare(driver: NodeFacts, nodes: Sequence[NodeFacts], asked_at: float) -> list[Finding]:
+    """What differs between the driver and its nodes, or is short somewhere.
+
+    Args:
+        driver: The process that schedules.
+        nodes: All nodes.
+        asked_at: Unix seconds of the driver when the nodes were asked.
+    """
+    findings: list[Finding] = []
+    for node in nodes:
+        findings += _packages(driver, node)
+        findings += _home(driver, node)
+        if node.storage:
+            findings.append(Finding(level=Level.ERROR, what=f"storage on {node.host}", message=node.storage))
+        late = node.clock - asked_at
+        if late < -CLOCK_S or late > CLOCK_S + ANSWER_S:
+            message = f"{late:+.0f} s away from the driver's; times in the record will mislead (run NTP)"
+            findings.append(Finding(level=Level.WARNING, what=f"clock of {node.host}", message=message))
+        if node.free_bytes < FREE_BYTES:
+            message = f"{node.free_bytes / 1e9:.1f} GB free where the home lies; image stores may not fit"
+            findings.append(Finding(level=Level.WARNING, what=f"disk of {node.host}", message=message))
+    return findings
+
+
+def _packages(driver: NodeFacts, node: NodeFacts) -> list[Finding]:
+    here, there = ({"python": n.python, **n.packages} for n in (driver, node))
+    other = [f"{name} {there[name]} (driver {here[name]})" for name in here if there[name] != here[name]]
+    if not other:
+        return []
+    message = f"{', '.join(other)}; use one image, or install one constraints file everywhere"
+    return [Finding(level=Level.ERROR, what=f"packages of {node.host}", message=message)]
+
+
+def _home(driver: NodeFacts, node: NodeFacts) -> list[Finding]:
+    what = f"home on {node.host}"
+    if driver.home is None or node.home == driver.home:
+        return []
+    if node.home is None:
+        message = "the folder does not exist there; all nodes must see SCALECURVES_HOME under the same path"
+        return [Finding(level=Level.ERROR, what=what, message=message)]
+    other = sorted(name for name, digest in driver.home.items() if node.home.get(name) != digest)
+    if not other:
+        return []
+    message = f"tasks missing or different there: {', '.join(other)}; import them there, or share the folder"
+    return [Finding(level=Level.ERROR, what=what, message=message)]
+
+
+def fits(spec: GangSpec, nodes: Sequence[dict[str, Any]]) -> Finding:
+    """Whether a trial of this shape fits, and how many at a time."""
+    try:
+        shape = Shape.of(spec, nodes)
+        number = trials_at_a_time(shape, nodes)
+    except UserError as error:
+        return Finding(level=Level.ERROR, what="execution.gang", message=str(error))
+    return Finding(level=Level.OK, what="execution.gang", message=f"{shape.label}: {number} trials at a time")
+
+
+def tracking(uri: str) -> Finding:
+    """Whether an MLflow server answers; files and databases are looked at by the run itself."""
+    if not uri.startswith(("http://", "https://")):
+        return Finding(level=Level.OK, what="MLflow", message="no server: the driver alone writes a database")
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10) as answer:
+            answer.read()
+    except (OSError, urllib.error.URLError) as error:
+        message = f"{uri} does not answer: {error}. Results would wait in the storage; start the server"
+        return Finding(level=Level.ERROR, what="MLflow", message=message)
+    return Finding(level=Level.OK, what="MLflow", message=f"{uri} answers")
+
+
+def examine(spec: GangSpec, storage: str, tracking_uri: str) -> list[Finding]:
+    """Every finding about the connected cluster, good and bad.
+
+    Raises:
+        UserError: The driver cannot write the storage.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    resources = ray.cluster_resources()
+    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    message = f"nodes: {len(nodes)}, CPUs: {cpus:g}, GPUs: {gpus:g}"
+    findings = [Finding(level=Level.OK, what="cluster", message=message), fits(spec, nodes), tracking(tracking_uri)]
+    home, token = str(scalecurves_home()), f"doctor-{uuid.uuid4().hex}"
+    with _driver_file(storage, token):
+        asked_at = time.time()
+        driver, answers, silent = look(home, storage, token), *_ask_all(nodes, (home, storage, token))
+    findings += silent + compare(driver, answers, asked_at)
+    if not any(f.level is Level.ERROR for f in findings):
+        tasks = "no task is imported yet" if not driver.home else f"{len(driver.home)} tasks"
+        alike = f"one set of packages, one home ({tasks}), one storage everywhere"
+        findings.append(Finding(level=Level.OK, what="nodes", message=alike))
+    return findings
+
+
+class _driver_file:  # noqa: N801 - used like a function
+    def __init__(self, storage: str, token: str) -> None:
+        try:
+            self._filesystem, folder = fs.FileSystem.from_uri(storage)
+            self._filesystem.create_dir(folder, recursive=True)
+            self._path = f"{folder}/{token}"
+            _write(self._filesystem, self._path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"storage {storage} cannot be written from here: {error}") from error
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        self._filesystem.delete_file(self._path)
+
+
+def _ask_all(nodes: Sequence[dict[str, Any]], arguments: tuple[str, str, str]) -> tuple[list[NodeFacts], list[Finding]]:
+    """The answers, and a finding for each node that gave none."""
+    task = ray.remote(num_cpus=0, max_retries=0)(look)
+    asked = {
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            *arguments
+        ): node["NodeManagerAddress"]
+        for node in nodes
+    }
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
+    facts: list[NodeFacts] = []
+    silent: list[Finding] = []
+    for reference, address in asked.items():
+        try:
+            if reference not in answered:
+                raise TimeoutError(f"no answer within {ANSWER_S:g} s")
+            facts.append(ray.get(reference))
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            message = f"{str(error).strip().splitlines()[-1]}; is scalecurves installed there?"
+            silent.append(Finding(level=Level.ERROR, what=f"node {address}", message=message))
+    return facts, silent
+
+
+def main(
+    address: Annotated[str, typer.Option("--address", help="Ray: local, auto or an address.")] = "auto",
+    study: Annotated[str | None, typer.Option("--study", help="Whose execution.gang must fit.")] = None,
+    storage: Annotated[str | None, typer.Option("--storage", help="Path or URI; else <home>/storage.")] = None,
+    tracking_uri: Annotated[
+        str, typer.Option("--tracking-uri", help="MLflow.", envvar="MLFLOW_TRACKING_URI", show_default=False)
+    ] = "",
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
+) -> None:
+    """Look whether a cluster is fit for a study; exit code 1 if it is not."""
+    errors, console = Console(stderr=True, soft_wrap=True), Console(soft_wrap=True, highlight=False)
+    place = storage or str(scalecurves_home() / "storage")
+    place = place if "://" in place else str(Path(place).expanduser().resolve())
+    try:
+        spec = load_study(study).study.execution.gang if study else GangSpec()
+        with connect(address):
+            findings = examine(spec, place, tracking_uri)
+    except ScalecurvesError as error:
+        errors.print(f"Error: {error}", markup=False, style="red")
+        raise typer.Exit(1) from None
+    if json_:
+        print(json.dumps([asdict(f) for f in findings], indent=2))
+    else:
+        styles: dict[Level, str] = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
+        for finding in findings:
+            console.print(f"{finding.level.value:8}{finding.what}: {finding.message}", style=styles[finding.level])
+    if any(f.level is Level.ERROR for f in findings):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    # Under its real name, so that tasks on other nodes find the function.
+    from cluster import doctor
+
+    typer.run(doctor.main)
