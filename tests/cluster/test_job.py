@@ -1,0 +1,110 @@
+"""A study as a submitted job on a cluster of its own, with token authentication: stopped, submitted again, done."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray")
+
+from dashboards import load_results
+from tests.conftest import ROOT
+from tests.orchestrator.small_study import raw_study, write_study
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+
+
+def free_port() -> int:
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        return int(asked.getsockname()[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A cluster of one node that was started from the command line."""
+
+    dashboard: str
+    environment: dict[str, str]
+    project: Path
+
+    def ray(self, *arguments: str, check: bool = True) -> str:
+        ran = subprocess.run(
+            [*RAY, *arguments], env=self.environment, cwd=self.project, capture_output=True, text=True, check=False
+        )
+        assert not check or ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
+        return ran.stdout + ran.stderr
+
+    def submit(self, name: str, *command: str, wait: bool = True) -> str:
+        variables = {"SCALECURVES_HOME": self.environment["SCALECURVES_HOME"], "PYTHONPATH": str(ROOT)}
+        options = ["--address", self.dashboard, "--submission-id", name, "--working-dir", "."]
+        options += ["--runtime-env-json", json.dumps({"env_vars": variables}), *([] if wait else ["--no-wait"])]
+        return self.ray("job", "submit", *options, "--", *command)
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[Head]:
+    project = tmp_path / "project"
+    project.mkdir()
+    port, dashboard = free_port(), free_port()
+    environment = os.environ | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(16),
+        "SCALECURVES_HOME": str(tmp_path / "home"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    made = Head(dashboard=f"http://127.0.0.1:{dashboard}", environment=environment, project=project)
+    # Ray's sockets need a short path; a folder of its own keeps other clusters of this machine out of `ray stop`.
+    folder = Path("/tmp") / f"sc-{secrets.token_hex(4)}"
+    start = ["start", "--head", "--num-cpus=2", f"--port={port}", f"--dashboard-port={dashboard}", "--block"]
+    start += [f"--temp-dir={folder}", "--disable-usage-stats", "--dashboard-agent-listen-port=0"]
+    process = subprocess.Popen([*RAY, *start], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 90
+        while "No resource" in (said := made.ray("job", "list", "--address", made.dashboard, check=False)) or (
+            "Error" in said and time.monotonic() < deadline
+        ):
+            time.sleep(1)
+        yield made
+    finally:
+        process.terminate()
+        process.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_stopped_job_leaves_a_checkpoint_and_the_next_one_goes_on(head: Head, tmp_path: Path) -> None:
+    axes = raw_study()["axes"] | {"pretraining_source": ["random"], "data_fraction": [1.0]}
+    protocol = raw_study()["protocol"] | {"budget": {"steps": 3000}, "evaluations": 300}
+    write_study(head.project, axes=axes, seeds=1, protocol=protocol, execution={"checkpoint_every_s": 0})
+    command = ["python", "-m", "orchestrator.sweep", "run", "small.yaml", "--address", "auto", "--yes"]
+    command += ["--out", str(tmp_path / "report")]
+    head.submit("first", *command, wait=False)
+    checkpoints = tmp_path / "home" / "storage" / "small" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    head.ray("job", "stop", "first", "--address", head.dashboard)
+    said = head.ray("job", "logs", "first", "--address", head.dashboard)
+    assert "the same command continues where this one stopped" in said
+    assert len(list(checkpoints.glob("*.pt"))) == 1
+
+    said = head.submit("second", *command)
+    assert "1 trials trained, 0 were done before, 0 failed" in said
+    assert (tmp_path / "report" / "index.html").is_file()
+    assert list(checkpoints.glob("*.pt")) == []
+    [row] = load_results("small").to_dict("records")
+    trial = json.loads((Path(row["artifact_uri"]) / "trial.json").read_text())
+    assert 0 < trial["resumed_from"] < trial["steps"] == 3000
