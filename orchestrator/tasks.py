@@ -110,6 +110,10 @@ def import_(
     group_columns: Annotated[str | None, typer.Option(help="a,b: further columns for subgroups and where.")] = None,
     mask_column: Annotated[str | None, typer.Option(help="Paths of masks.")] = None,
     image_root: Annotated[Path | None, typer.Option(help="Folder of the images, if not the table's.")] = None,
+    bit_depth: Annotated[
+        int | None,
+        typer.Option(help="Bits of 16-bit images, 8 to 16; else the fewest of 8, 10, 12, 14, 16 that hold all."),
+    ] = None,
     split: Annotated[str, typer.Option(help="Shares of train,val,test if the data set has no split.")] = "0.7,0.1,0.2",
     split_seed: Annotated[int, typer.Option(help="Draws that split.")] = 0,
     drop_duplicates: Annotated[
@@ -142,6 +146,7 @@ def import_(
             group_columns=_names(group_columns),
             mask_column=mask_column,
             image_root=image_root,
+            bit_depth=bit_depth,
             split=_shares(split),
             split_seed=split_seed,
         )

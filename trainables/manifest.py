@@ -56,6 +56,7 @@ class Manifest:
         patients_known: Whether ``patient_id`` groups images; if not, every image counts as its own patient.
         grouping: What ``patient_id`` really holds: patient, lesion, smear, ...
         hash_key: Key of the hashes that stand for ids outside this machine; see ``hashed``.
+        bit_depth: Bits that 16-bit images use.
         notes: What a reader of results must know.
     """
 
@@ -68,6 +69,7 @@ class Manifest:
     patients_known: bool
     grouping: str = "patient"
     hash_key: bytes = b""
+    bit_depth: int = 16
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -122,7 +124,7 @@ class Manifest:
             DataError: The image is missing or unreadable; names file and row.
         """
         try:
-            return read_rgb(self.file(row), self.frame(row))
+            return read_rgb(self.file(row), self.frame(row), self.bit_depth)
         except DataError as error:
             raise DataError(f"{error} (manifest {self.name!r}, row {row})") from error
 
@@ -158,6 +160,7 @@ class Manifest:
             "importer": self.importer,
             "patients_known": self.patients_known,
             "grouping": self.grouping,
+            "bit_depth": self.bit_depth,
             "root": _portable_root(self.root, folder),
             "hash_key": self.hash_key.hex(),
             "table_hash": self.table_hash,
@@ -195,6 +198,7 @@ class Manifest:
             patients_known=facts["patients_known"],
             grouping=facts["grouping"],
             hash_key=bytes.fromhex(facts["hash_key"]),
+            bit_depth=int(facts.get("bit_depth", 16)),
             notes=tuple(facts["notes"]),
         )
 
@@ -277,6 +281,8 @@ def _digest(manifest: Manifest, purpose: str) -> Any:
     table = manifest.table
     order = np.argsort(table[Column.IMAGE_ID].to_numpy(dtype=str), kind="stable")
     head = {"purpose": purpose, "schema": SCHEMA_VERSION, "kind": manifest.kind, "labels": list(manifest.labels)}
+    if manifest.bit_depth != 16:  # full scale, which earlier manifests do not name
+        head["bit_depth"] = manifest.bit_depth
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     for column in sorted(str(c) for c in table.columns if c not in _WHERE_BYTES_LIE):
         values = table[column].notna() if column == Column.MASK else table[column]

@@ -16,29 +16,55 @@ FRAME_SEPARATOR = "#"
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp"})
 
-_SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
-_SIXTEEN_TO_EIGHT_BIT = 257  # 65535 / 255: full scale stays full scale
+BIT_DEPTHS = range(8, 17)
+"""Bits that 16-bit files may use: scanners often write 12."""
+
+_SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
 
 Pixels = npt.NDArray[np.uint8]
 
 
-def read_rgb(path: Path, frame: int | None = None) -> Pixels:
+def read_rgb(path: Path, frame: int | None = None, bit_depth: int = 16) -> Pixels:
     """One image as uint8 RGB, shape (H, W, 3).
 
-    Grey becomes three equal channels, transparency is dropped, 16-bit grey is divided by 257, EXIF orientation is not
-    applied (arrays of masks and points refer to the stored pixels).
+    Grey becomes three equal channels, transparency is dropped, 16-bit grey is scaled so that the full scale of its bit
+    depth becomes 255, EXIF orientation is not applied (arrays of masks and points refer to the stored pixels).
+
+    Args:
+        path: An image file, or ``FILE.npz#ARRAY``.
+        frame: Index into the npz array; None for an image file.
+        bit_depth: Bits that 16-bit images use, 8 to 16; of no meaning for others.
+
+    Raises:
+        DataError: The file is missing, cannot be decoded, is of a kind that has no 8-bit meaning, or has a value above
+            its bit depth.
+    """
+    if frame is not None:
+        return _grey_to_rgb(read_frame(path, frame), path, bit_depth)
+    with _opened(path) as image:
+        return _decoded(image, path, bit_depth)
+
+
+def sixteen_bit_peak(path: Path, frame: int | None = None) -> int | None:
+    """The largest value of a 16-bit image; None for any other, which is not decoded.
 
     Args:
         path: An image file, or ``FILE.npz#ARRAY``.
         frame: Index into the npz array; None for an image file.
 
     Raises:
-        DataError: The file is missing, cannot be decoded, or is of a kind that has no 8-bit meaning.
+        DataError: The file is missing or cannot be decoded.
     """
     if frame is not None:
-        return _grey_to_rgb(read_frame(path, frame), path)
+        values = read_frame(path, frame)
+        return int(values.max()) if values.dtype == np.uint16 and values.size else None
     with _opened(path) as image:
-        return _decoded(image, path)
+        if image.mode not in _SIXTEEN_BIT_MODES:
+            return None
+        try:
+            return int(_sixteen_bit(np.asarray(image), path).max(initial=0))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise DataError(f"image {path} cannot be decoded: {error}") from error
 
 
 def read_mask(path: Path) -> npt.NDArray[np.int32]:
@@ -129,13 +155,13 @@ def _opened(path: Path) -> Image.Image:
         raise DataError(f"image {path} cannot be read: {error}") from error
 
 
-def _decoded(image: Image.Image, path: Path) -> Pixels:
+def _decoded(image: Image.Image, path: Path, bit_depth: int) -> Pixels:
     pages = getattr(image, "n_frames", 1)
-    if pages > 1:
+    if pages > 1 and image.format != "MPO":  # what a camera adds to its JPEG is a preview of the same picture
         raise DataError(f"image {path} has {pages} pages; one image per file expected")
     try:
-        if image.mode in _SIXTEEN_BIT_MODES or image.mode == "I":
-            return _grey_to_rgb(_sixteen_bit(np.asarray(image), path), path)
+        if image.mode in _SIXTEEN_BIT_MODES:
+            return _grey_to_rgb(_sixteen_bit(np.asarray(image), path), path, bit_depth)
         if image.mode == "F":
             raise DataError(f"image {path} holds floating point values; 8 or 16 bit expected")
         return np.array(image.convert("RGB"), dtype=np.uint8)
@@ -150,11 +176,17 @@ def _sixteen_bit(values: npt.NDArray[np.generic], path: Path) -> npt.NDArray[np.
     return numbers.astype(np.uint16)
 
 
-def _grey_to_rgb(values: npt.NDArray[np.generic], path: Path) -> Pixels:
+def _grey_to_rgb(values: npt.NDArray[np.generic], path: Path, bit_depth: int) -> Pixels:
     """Shape (H, W), (H, W, 1) or (H, W, 3), uint8 or uint16 -> uint8 (H, W, 3)."""
     if values.dtype == np.uint16:
+        full = 2**bit_depth - 1
         wide = values.astype(np.uint32)
-        values = ((wide + _SIXTEEN_TO_EIGHT_BIT // 2) // _SIXTEEN_TO_EIGHT_BIT).astype(np.uint8)
+        if wide.size and wide.max() > full:
+            raise DataError(
+                f"image {path} has values up to {wide.max()}, above the {bit_depth} bits of its task; "
+                "import it again with another --bit-depth"
+            )
+        values = ((wide * 255 + full // 2) // full).astype(np.uint8)
     if values.dtype != np.uint8:
         raise DataError(f"{path} holds {values.dtype}; uint8 or uint16 expected")
     if values.ndim == 2:

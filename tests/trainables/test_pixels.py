@@ -5,13 +5,36 @@ import pytest
 from PIL import Image
 
 from search_spaces.exceptions import DataError
-from trainables.pixels import image_size, read_mask, read_rgb
+from trainables.pixels import image_size, read_mask, read_rgb, sixteen_bit_peak
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 
 
 def rgb(values):
     return np.repeat(np.asarray(values, dtype=np.uint8)[..., None], 3, axis=2)
+
+
+def test_the_picture_of_a_camera_file_is_read_without_its_preview(tmp_path):
+    picture, preview = (Image.new("RGB", size, colour) for size, colour in (((8, 6), "red"), ((4, 3), "blue")))
+    picture.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[preview])
+    pixels = read_rgb(tmp_path / "a.jpg")
+    assert pixels.shape == (6, 8, 3)
+    assert pixels[..., 0].min() > 200 > 60 > pixels[..., 2].max()
+
+
+def test_bits_that_are_used_become_full_scale(tmp_path):
+    values = np.array([[0, 8, 9], [2048, 4094, 4095]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    assert read_rgb(tmp_path / "a.png", bit_depth=12)[..., 0].tolist() == [[0, 0, 1], [128, 255, 255]]
+    np.savez(tmp_path / "a.npz", x=values[None])
+    frames = tmp_path / "a.npz#x"
+    assert read_rgb(frames, 0, bit_depth=12)[..., 0].tolist() == [[0, 0, 1], [128, 255, 255]]
+    assert sixteen_bit_peak(tmp_path / "a.png") == sixteen_bit_peak(frames, 0) == 4095
+    with pytest.raises(DataError, match="values up to 4095, above the 11 bits of its task"):
+        read_rgb(tmp_path / "a.png", bit_depth=11)
+    Image.new("L", (2, 2), 200).save(tmp_path / "b.png")
+    assert sixteen_bit_peak(tmp_path / "b.png") is None
+    assert read_rgb(tmp_path / "b.png", bit_depth=12).max() == 200
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])

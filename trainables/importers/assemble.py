@@ -17,10 +17,13 @@ from search_spaces.names import Column, Split
 from trainables.importers.labels import Labels
 from trainables.importers.options import ImportOptions, Tell
 from trainables.manifest import Manifest
-from trainables.pixels import IMAGE_SUFFIXES, image_size
+from trainables.pixels import IMAGE_SUFFIXES, image_size, sixteen_bit_peak
 from trainables.splits import assign_splits, patients_in_two_splits
 
 _THREADS = min(32, 4 * (os.cpu_count() or 1))
+
+USUAL_BIT_DEPTHS = (8, 10, 12, 14, 16)
+"""What detectors deliver in 16-bit files."""
 
 SPLIT_NAMES = {
     "train": Split.TRAIN, "training": Split.TRAIN,
@@ -66,6 +69,7 @@ def assemble(found: Found, options: ImportOptions, tell: Tell) -> Manifest:
     rows, patients_known = _with_patients(rows, options, note)
     rows = _with_splits(rows, found.labels, options, note)
     rows = _with_sizes(rows, found.root, tell)
+    bit_depth = _bit_depth(rows, found.root, options, note)
     return Manifest(
         name=options.name,
         kind=found.labels.kind,
@@ -75,6 +79,7 @@ def assemble(found: Found, options: ImportOptions, tell: Tell) -> Manifest:
         importer=found.importer,
         patients_known=patients_known,
         grouping=options.groups_patients if patients_known else "image",
+        bit_depth=bit_depth,
         notes=tuple(notes),
     )
 
@@ -185,6 +190,34 @@ def _with_sizes(rows: pd.DataFrame, root: Path, tell: Tell) -> pd.DataFrame:
         tell(f"{unreadable} images cannot be read; tasks check lists them")
     width, height = ([None if s is None else s[i] for s in sizes] for i in (0, 1))
     return rows.assign(**{Column.WIDTH: pd.array(width, dtype="Int32"), Column.HEIGHT: pd.array(height, dtype="Int32")})
+
+
+def _bit_depth(rows: pd.DataFrame, root: Path, options: ImportOptions, note: Tell) -> int:
+    """The bits that 16-bit images use; 16 where there are none."""
+    frames = rows[Column.FRAME].tolist() if Column.FRAME in rows else [None] * len(rows)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        peaks = list(pool.map(lambda path, frame: _peak_or_none(root / path, frame), rows[Column.PATH], frames))
+    known = [peak for peak in peaks if peak is not None]
+    if not known:
+        return USUAL_BIT_DEPTHS[-1]
+    if options.bit_depth is not None:
+        if max(known) >= 2**options.bit_depth:
+            raise UserError(f"--bit-depth {options.bit_depth} does not hold the largest value, {max(known)}")
+        return options.bit_depth
+    needed = next(bits for bits in USUAL_BIT_DEPTHS if max(known) < 2**bits)
+    if needed < USUAL_BIT_DEPTHS[-1]:
+        note(
+            f"{len(known)} 16-bit images have values up to {max(known)}: taken as {needed} bits, so {2**needed - 1} "
+            "becomes white (--bit-depth says otherwise)"
+        )
+    return needed
+
+
+def _peak_or_none(file: Path, frame: int | None) -> int | None:
+    try:
+        return sixteen_bit_peak(file, frame)
+    except DataError:
+        return None  # tasks check names it
 
 
 def _refuse_missing_files(rows: pd.DataFrame, root: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from search_spaces.exceptions import UserError
 from search_spaces.names import Kind
+from trainables.pixels import BIT_DEPTHS
 
 Tell = Callable[[str], None]
 """Receives one line for the user at a time: what was detected, decided or odd."""
@@ -55,6 +56,8 @@ class ImportOptions:
         group_columns: Further columns for subgroups and for ``where``.
         mask_column: Paths of masks, relative to ``image_root``.
         image_root: Folder of the images; the table's folder if not given.
+        bit_depth: Bits that 16-bit images use, 8 to 16; the fewest of 8, 10, 12, 14 and 16 that hold all of
+            them if not given.
         split: Shares of train, val and test where the data set has no split of its own.
         split_seed: Draws that split.
     """
@@ -80,10 +83,13 @@ class ImportOptions:
     group_columns: tuple[str, ...] = ()
     mask_column: str | None = None
     image_root: Path | None = None
+    bit_depth: int | None = None
     split: tuple[float, float, float] = (0.7, 0.1, 0.2)
     split_seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.bit_depth is not None and self.bit_depth not in BIT_DEPTHS:
+            raise UserError(f"--bit-depth is 8 to 16, got {self.bit_depth}")
         if self.label_column and self.label_columns:
             raise UserError("give --label-column (one column) or --label-columns (a column per label), not both")
         if self.patient_column not in (None, NO_COLUMN) and self.patient_pattern:

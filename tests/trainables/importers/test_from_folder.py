@@ -9,6 +9,7 @@ from PIL import Image
 from search_spaces.exceptions import UserError
 from search_spaces.names import Kind
 from trainables.importers import ImportOptions, import_folder
+from trainables.manifest import Manifest
 
 
 def fill(root: Path, names: str) -> Path:
@@ -81,3 +82,31 @@ def test_layouts_that_are_refused(tmp_path, names, message):
 def test_no_such_folder(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         import_folder(tmp_path / "none", options())
+
+
+@pytest.mark.parametrize(("peak", "bits"), [(200, 8), (1023, 10), (1024, 12), (4095, 12), (16383, 14), (20000, 16)])
+def test_bits_of_sixteen_bit_images_are_found_and_kept(tmp_path, peak, bits):
+    root = fill(tmp_path / "images", "a/1.png b/1.png")
+    Image.fromarray(np.full((4, 5), peak, dtype=np.uint16)).save(root / "a" / "1.png")
+    told: list[str] = []
+    manifest = import_folder(root, options(), told.append)
+    assert manifest.bit_depth == bits
+    assert any(f"taken as {bits} bits" in line for line in told) == (bits < 16)
+    manifest.write(tmp_path / "t")
+    again = Manifest.read(tmp_path / "t")
+    assert again.bit_depth == bits
+    assert again.table_hash == manifest.table_hash
+    row = manifest.table["image_id"].tolist().index("a/1.png")
+    assert again.pixels(row).max() == round(peak * 255 / (2**bits - 1))
+
+
+def test_a_bit_depth_can_be_given_and_is_part_of_the_content(tmp_path):
+    root = fill(tmp_path, "a/1.png b/1.png")
+    Image.fromarray(np.full((4, 5), 1000, dtype=np.uint16)).save(root / "a" / "1.png")
+    found, given = import_folder(root, options()), import_folder(root, options(bit_depth=12))
+    assert (found.bit_depth, given.bit_depth) == (10, 12)
+    assert found.table_hash != given.table_hash
+    with pytest.raises(UserError, match="--bit-depth 9 does not hold the largest value, 1000"):
+        import_folder(root, options(bit_depth=9))
+    with pytest.raises(UserError, match="--bit-depth is 8 to 16, got 7"):
+        options(bit_depth=7)
