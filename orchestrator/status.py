@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.drivers import running_now
 from orchestrator.engine import Places
@@ -18,6 +21,9 @@ from search_spaces.identity import canonical
 from search_spaces.names import AXES, State
 from search_spaces.trial import Workspace
 from trainables.storage import Storage
+
+WATCH_S = 5.0
+"""Seconds between two looks at the record."""
 
 _NOT_COMPARED = ("trial_id", "cell_id", "attempt_id", "role", "workspace", "study", "axes")
 
@@ -78,23 +84,37 @@ def _by_axis(plan: Plan, stand: dict[str, State]) -> dict[str, dict[str, list[in
     return axes
 
 
-def print_status(status: dict[str, Any], console: Console) -> None:
+def status_view(status: dict[str, Any]) -> Group:
     """Counts, one line per axis value, and the failures."""
-    console.print(
-        f"[bold]{status['study']}[/]: {status['done']} of {status['trials']} trials done, {status['running']} running, "
+    counts = (
+        f"{status['study']}: {status['done']} of {status['trials']} trials done, {status['running']} running, "
         f"{status['failed']} failed, {status['missing']} missing"
         + (f", about {duration(status['eta_s'])} left" if status["eta_s"] else "")
     )
+    lines: list[Any] = [Text(counts, style="bold")]
     if status["waiting"]:
-        console.print(f"{status['waiting']} of the done are in the storage, not yet in MLflow", style="yellow")
+        waiting = f"{status['waiting']} of the done are in the storage, not yet in MLflow"
+        lines.append(Text(waiting, style="yellow"))
     table = Table("axis", "value", "done", "failed", "trials", box=None, pad_edge=False)
     for axis, values in status["axes"].items():
         for value, (done, failed, trials) in values.items():
-            table.add_row(axis, value, str(done), str(failed or ""), str(trials))
-    console.print(table)
+            table.add_row(axis, Text(value), str(done), str(failed or ""), str(trials))
+    lines.append(table)
     for failure in status["failures"]:
         line = f"failed ({failure['class']}) {failure['cell']} [{failure['trial_id']}]: {failure['message']}"
-        console.print(line, markup=False, style="red")
+        lines.append(Text(line, style="red"))
+    return Group(*lines)
+
+
+def watch(plan: Plan, places: Places, console: Console, every_s: float = WATCH_S) -> None:
+    """Show where the study stands, again and again, until every trial is done or failed."""
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            status = study_status(plan, places)
+            live.update(status_view(status), refresh=True)
+            if status["done"] + status["failed"] >= status["trials"]:
+                return
+            time.sleep(every_s)
 
 
 def explain(plan: Plan, start_of_id: str, places: Places, console: Console) -> None:

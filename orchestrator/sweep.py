@@ -109,20 +109,22 @@ def plan(
 def status(
     study: StudyArgument = "demo",
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    watch_: Annotated[bool, typer.Option("--watch", help="Look again every 5 s until all trials have ended.")] = False,
     *,
     shared: Shared,
 ) -> None:
     """Done, failed, running and missing target trials, and what failed."""
-    from orchestrator.status import print_status, study_status
+    from orchestrator.status import status_view, study_status, watch
 
     made = _plan(study, shared, quiet=True, load_weights=False)
     if made.problems:
         _refuse(made)
-    found = study_status(made, shared.places())
     if json_:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(study_status(made, shared.places()), indent=2))
+    elif watch_:
+        watch(made, shared.places(), console)
     else:
-        print_status(found, console)
+        console.print(status_view(study_status(made, shared.places())))
 
 
 @command(app)

@@ -81,6 +81,11 @@ def test_a_study_from_first_run_to_extension(tmp_path):
     assert (after["done"], after["missing"], after["failed"], after["cells"]) == (8, 0, 0, 4)
 
     assert "0 trials trained, 10 were done before" in run(file)
+    assert "small: 8 of 8 trials done, 0 running, 0 failed, 0 missing" in call("status", file, "--watch")
+    planned = json.loads(call("plan", file, "--set", "seeds=3", "--slots", "1", "--json"))["estimate"]
+    assert planned["basis"] == {"narrow": "record"}
+    assert planned["trials_left"] == 4 + 1
+    assert planned["wall_s"] == pytest.approx(planned["busy_s"])
 
     axes = raw_study()["axes"] | {"data_fraction": [0.3, 0.6, 1.0]}
     rewrite_study(tmp_path, axes=axes, seeds=3)
