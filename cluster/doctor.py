@@ -6,9 +6,11 @@ space; then whether a trial of the study fits. Trains nothing and needs no GPU.
 
 from __future__ import annotations
 
+import base64
+import http.client
 import json
 import time
-import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyarrow as pa
 import ray
 import typer
 from pyarrow import fs
@@ -128,15 +131,27 @@ def tasks_in(home: Path) -> dict[str, str] | None:
 
 def _try_storage(storage: str, token: str) -> str:
     try:
-        filesystem, folder = fs.FileSystem.from_uri(storage)
+        filesystem, folder = _filesystem(storage)
         if filesystem.get_file_info(f"{folder}/{token}").type != fs.FileType.File:
             return "what the driver wrote there is not seen here: it must be one place for all nodes"
         mine = f"{folder}/{token}-{uuid.uuid4().hex[:8]}"
         _write(filesystem, mine)
         filesystem.delete_file(mine)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pa.ArrowException, ImportError) as error:
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def _filesystem(storage: str) -> tuple[fs.FileSystem, str]:
+    """As pyarrow knows it, else as fsspec does."""
+    try:
+        found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(storage)
+    except pa.ArrowException:
+        import fsspec  # type: ignore[import-untyped]
+
+        filesystem, path = fsspec.core.url_to_fs(storage)
+        return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), str(path)
+    return found
 
 
 def _write(filesystem: fs.FileSystem, path: str) -> None:
@@ -144,13 +159,13 @@ def _write(filesystem: fs.FileSystem, path: str) -> None:
         stream.write(b"scalecurves doctor")
 
 
-def compare(driver: NodeFacts, nodes: Sequence[NodeFacts], asked_at: float) -> list[Finding]:
+def compare(driver: NodeFacts, nodes: Sequence[NodeFacts], asked: tuple[float, float]) -> list[Finding]:
     """What differs between the driver and its nodes, or is short somewhere.
 
     Args:
         driver: The process that schedules.
         nodes: All nodes.
-        asked_at: Unix seconds of the driver when the nodes were asked.
+        asked: Unix seconds of the driver when the nodes were asked and when all had answered.
     """
     findings: list[Finding] = []
     for node in nodes:
@@ -158,8 +173,8 @@ def compare(driver: NodeFacts, nodes: Sequence[NodeFacts], asked_at: float) -> l
         findings += _home(driver, node)
         if node.storage:
             findings.append(Finding(level=Level.ERROR, what=f"storage on {node.host}", message=node.storage))
-        late = node.clock - asked_at
-        if late < -CLOCK_S or late > CLOCK_S + ANSWER_S:
+        late = max(node.clock - asked[1], 0) + min(node.clock - asked[0], 0)
+        if abs(late) > CLOCK_S:
             message = f"{late:+.0f} s away from the driver's; times in the record will mislead (run NTP)"
             findings.append(Finding(level=Level.WARNING, what=f"clock of {node.host}", message=message))
         if node.free_bytes < FREE_BYTES:
@@ -205,13 +220,19 @@ def tracking(uri: str) -> Finding:
     """Whether an MLflow server answers; files and databases are looked at by the run itself."""
     if not uri.startswith(("http://", "https://")):
         return Finding(level=Level.OK, what="MLflow", message="no server: the driver alone writes a database")
+    parts = urllib.parse.urlsplit(uri)
+    address = urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
+    request = urllib.request.Request(f"{address}/health")
+    if parts.username:
+        secret = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+        request.add_header("Authorization", f"Basic {base64.b64encode(secret.encode()).decode()}")
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=10) as answer:
             answer.read()
-    except (OSError, urllib.error.URLError) as error:
-        message = f"{uri} does not answer: {error}. Results would wait in the storage; start the server"
+    except (OSError, http.client.HTTPException) as error:
+        message = f"{address} does not answer: {error}. Results would wait in the storage; start the server"
         return Finding(level=Level.ERROR, what="MLflow", message=message)
-    return Finding(level=Level.OK, what="MLflow", message=f"{uri} answers")
+    return Finding(level=Level.OK, what="MLflow", message=f"{address} answers")
 
 
 def examine(spec: GangSpec, storage: str, tracking_uri: str) -> list[Finding]:
@@ -227,9 +248,11 @@ def examine(spec: GangSpec, storage: str, tracking_uri: str) -> list[Finding]:
     findings = [Finding(level=Level.OK, what="cluster", message=message), fits(spec, nodes), tracking(tracking_uri)]
     home, token = str(scalecurves_home()), f"doctor-{uuid.uuid4().hex}"
     with _driver_file(storage, token):
+        driver = look(home, storage, token)
         asked_at = time.time()
-        driver, answers, silent = look(home, storage, token), *_ask_all(nodes, (home, storage, token))
-    findings += silent + compare(driver, answers, asked_at)
+        answers, silent = _ask_all(nodes, (home, storage, token))
+        answered_at = time.time()
+    findings += silent + compare(driver, answers, (asked_at, answered_at))
     if not any(f.level is Level.ERROR for f in findings):
         tasks = "no task is imported yet" if not driver.home else f"{len(driver.home)} tasks"
         alike = f"one set of packages, one home ({tasks}), one storage everywhere"
@@ -240,11 +263,11 @@ def examine(spec: GangSpec, storage: str, tracking_uri: str) -> list[Finding]:
 class _driver_file:  # noqa: N801 - used like a function
     def __init__(self, storage: str, token: str) -> None:
         try:
-            self._filesystem, folder = fs.FileSystem.from_uri(storage)
+            self._filesystem, folder = _filesystem(storage)
             self._filesystem.create_dir(folder, recursive=True)
             self._path = f"{folder}/{token}"
             _write(self._filesystem, self._path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, pa.ArrowException, ImportError) as error:
             raise UserError(f"storage {storage} cannot be written from here: {error}") from error
 
     def __enter__(self) -> None:

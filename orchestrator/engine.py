@@ -23,8 +23,9 @@ from orchestrator.progress import ProgressView
 from orchestrator.record import Record
 from orchestrator.record_states import TrialState
 from orchestrator.record_writer import RecordWriter
+from orchestrator.remaining import remaining
 from search_spaces.exceptions import TrackingError, UserError
-from search_spaces.names import FailureClass, Role, State
+from search_spaces.names import FailureClass, State
 from search_spaces.results import Failure, TrialResult
 from search_spaces.trial import ResolvedTrial, Workspace
 from trainables.library import TaskLibrary
@@ -152,7 +153,9 @@ class Engine:
             self._console.print(f"cannot be read and stays in the storage: {message}", style="yellow", markup=False)
         self.record.set_plan(json.dumps(plan_json(self._plan), indent=2))
         states = self.record.states(t.trial_id for t in self._plan.trials)
-        todo = self._todo(states)
+        left = remaining(self._plan, states, self._storage.has_weights)
+        todo = left.todo
+        self._broken |= {trial_id: _diverged(state) for trial_id, state in left.diverged.items()}
         done = {i for i, state in states.items() if state.state is State.COMPLETE}
         summary = RunSummary(skipped=len(done - todo.keys()))
         if todo:
@@ -161,24 +164,6 @@ class Engine:
         self._finish(summary)
         summary.seconds = time.monotonic() - started
         return summary
-
-    def _todo(self, states: Mapping[str, TrialState]) -> dict[str, PlannedTrial]:
-        """Trials to train: neither complete nor diverged; upstream ones again if their weights are needed but gone."""
-        todo: dict[str, PlannedTrial] = {}
-        starts: set[str | None] = set()
-        for planned in reversed(self._plan.trials):
-            state = states[planned.trial_id]
-            needed = planned.trial_id in starts
-            if state.failure_class is FailureClass.DIVERGENCE:
-                self._broken[planned.trial_id] = _diverged(state)
-            elif state.state is not State.COMPLETE:
-                if planned.trial.role is Role.TARGET or needed:
-                    todo[planned.trial_id] = planned
-            elif needed and not self._storage.has_weights(planned.trial_id):
-                todo[planned.trial_id] = planned
-            if planned.trial_id in todo:
-                starts.add(planned.upstream_id)
-        return todo
 
     def _build_stores(self, todo: Mapping[str, PlannedTrial]) -> None:
         """Decode images now, so that an unreadable one is found before anything is trained."""

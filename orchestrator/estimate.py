@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ from orchestrator.forecast import Forecast, Work, forecast
 from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
 from orchestrator.progress import duration
 from orchestrator.record import Record
-from search_spaces.exceptions import TrackingError, UserError
+from orchestrator.remaining import remaining
+from search_spaces.exceptions import ScalecurvesError, TrackingError, UserError
 from search_spaces.names import Role, State
 from search_spaces.trial import Workspace
 from trainables.library import TaskLibrary
@@ -28,6 +30,7 @@ class Estimate:
     Attributes:
         forecast: Their seconds.
         finished: Trials whose seconds it rests on.
+        silent: Why the record does not answer; then every trial counts as not done.
         ranks: Per trial.
         cpus: Per trial.
         gpus: Per trial; None if the study leaves it to the cluster.
@@ -38,6 +41,7 @@ class Estimate:
 
     forecast: Forecast
     finished: int
+    silent: str
     ranks: int
     cpus: int
     gpus: float | None
@@ -46,30 +50,38 @@ class Estimate:
     store_bytes: int
 
     @property
-    def gpu_hours(self) -> float:
-        """Hours of a GPU; of one per rank if the study leaves it to the cluster."""
+    def gpu_hours(self) -> float | None:
+        """Hours of a GPU, of one per rank if the study leaves it to the cluster; None where only CPUs were timed."""
+        if self.forecast.unknown or "calibration" in self.forecast.basis.values():
+            return None
         return self.forecast.busy_s / 3600 * (self.ranks if self.gpus is None else self.gpus)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        made = self.forecast
+        """Plain data; None for what is not known."""
+        made, hours = self.forecast, self.gpu_hours
+        whole = not made.unknown
         return {
             "trials_left": made.trials,
             "slots": made.slots,
             "wall_s": made.wall_s,
-            "busy_s": made.busy_s,
-            "gpu_hours": self.gpu_hours,
-            "cpu_hours": made.busy_s / 3600 * self.cpus,
-            "price": None if self.price is None else self.price * self.gpu_hours,
+            "busy_s": made.busy_s if whole else None,
+            "gpu_hours": hours,
+            "cpu_hours": made.busy_s / 3600 * self.cpus if whole else None,
+            "price": None if self.price is None or hours is None else self.price * hours,
             "relative_error": made.relative_error,
             "basis": dict(made.basis),
             "unknown_scales": list(made.unknown),
             "weights_bytes": self.weights_bytes,
             "store_bytes": self.store_bytes,
+            "record_silent": self.silent,
         }
 
     def lines(self) -> list[str]:
         """Sentences for the terminal."""
+        silent = [f"the record does not answer, so nothing counts as done: {self.silent}"] if self.silent else []
+        return [*silent, *self._cost_lines()]
+
+    def _cost_lines(self) -> list[str]:
         made = self.forecast
         if not made.trials:
             return ["nothing is left to train"]
@@ -79,21 +91,25 @@ class Estimate:
                 f"{made.trials} trials to train; how long they take is known once some have ended, or with --calibrate",
                 disk,
             ]
-        within = "" if made.relative_error is None else f", each within {made.relative_error:.0%} of it"
+        within = "" if made.relative_error is None else f", typically within {made.relative_error:.0%} of it"
         per_trial = made.busy_s / len(made.seconds)
         lines = [
             f"{made.trials} trials to train, {duration(per_trial)} each on average "
             f"({self._basis()}{within}); {made.slots} at a time"
         ]
         if made.wall_s is None:
-            lines.append(f"nothing is known of {', '.join(made.unknown)}: add --calibrate")
-        else:
-            lines.append(f"about {duration(made.wall_s)} in all, after the start")
-        if self.gpus != 0:
-            condition = " if every rank has a GPU" if self.gpus is None else ""
-            money = "" if self.price is None else f", {self.price * self.gpu_hours:.2f} at {self.price:g} per GPU-hour"
-            lines.append(f"{self.gpu_hours:.2f} GPU-hours{money}{condition}")
-        return [*lines, disk]
+            return [*lines, f"nothing is known of {', '.join(made.unknown)}: add --calibrate", disk]
+        return [*lines, f"about {duration(made.wall_s)} in all, after the start", *self._gpu_line(), disk]
+
+    def _gpu_line(self) -> list[str]:
+        if self.gpus == 0:
+            return []
+        hours = self.gpu_hours
+        if hours is None:
+            return ["GPU-hours and their price are known once trials have ended on GPUs"]
+        condition = " if every rank has a GPU" if self.gpus is None else ""
+        money = "" if self.price is None else f", {self.price * hours:.2f} at {self.price:g} per GPU-hour"
+        return [f"{hours:.2f} GPU-hours{money}{condition}"]
 
     def _basis(self) -> str:
         words = {
@@ -130,20 +146,23 @@ def estimate(
         raise UserError("\n".join(plan.problems))
     if slots is not None and slots < 1:
         raise UserError(f"--slots is the number of trials at a time, at least 1, got {slots}")
-    gang = plan.study.execution.gang
-    took, done = _ended(plan, places)
-    speeds = _speeds(plan, took, note) if calibrate else {}
-    made = forecast(_works(plan), took, slots or _fit_here(plan), done=done, images_per_s=speeds)
-    todo = [t for t in plan.trials if t.trial_id not in done]
+    execution = plan.study.execution
+    known = _known(plan, places)
+    speeds = _speeds(plan, known, note) if calibrate else {}
+    ids = {t.trial_id for t in known.todo}
+    at_a_time = min(slots or _fit_here(plan), execution.max_concurrent or sys.maxsize)
+    done = [t.trial_id for t in plan.trials if t.trial_id not in ids]
+    gpus = execution.gang.gpus_per_rank
     return Estimate(
-        forecast=made,
-        finished=len(took),
-        ranks=gang.ranks,
-        cpus=gang.ranks * gang.cpus_per_rank,
-        gpus=None if gang.gpus_per_rank is None else gang.ranks * gang.gpus_per_rank,
+        forecast=forecast(_works(plan), known.took, at_a_time, done=done, images_per_s=speeds),
+        finished=len(known.took),
+        silent=known.silent,
+        ranks=execution.gang.ranks,
+        cpus=execution.gang.ranks * execution.gang.cpus_per_rank,
+        gpus=None if gpus is None else execution.gang.ranks * gpus,
         price=price,
-        weights_bytes=sum(BYTES_PER_WEIGHT * t.parameters for t in todo if _keeps_weights(plan, t)),
-        store_bytes=_store_bytes(plan, places, todo),
+        weights_bytes=sum(BYTES_PER_WEIGHT * t.parameters for t in known.todo if _keeps_weights(plan, t)),
+        store_bytes=_store_bytes(plan, places, known.todo),
     )
 
 
@@ -160,38 +179,53 @@ def _works(plan: Plan) -> list[Work]:
     ]
 
 
-def _ended(plan: Plan, places: Places) -> tuple[dict[str, float], set[str]]:
-    record = Record(plan.study, places.storage_of(plan.study.name), places.tracking_uri)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """What the record says: seconds of trials that ended, trials to train, and why it says nothing if it does not."""
+
+    took: dict[str, float]
+    todo: list[PlannedTrial]
+    silent: str = ""
+
+
+def _known(plan: Plan, places: Places) -> _Known:
     try:
-        states = record.look(t.trial_id for t in plan.trials)
-    except TrackingError:
-        return {}, set()
-    done = {i for i, state in states.items() if state.state is State.COMPLETE}
-    return {i: s.seconds for i, s in states.items() if i in done and s.seconds is not None}, done
+        storage = places.storage_of(plan.study.name)
+        states = Record(plan.study, storage, places.tracking_uri).look(t.trial_id for t in plan.trials)
+        spooled = {item.key for item in storage.undelivered() if item.state is State.COMPLETE}
+    except (TrackingError, UserError) as error:
+        return _Known(took={}, todo=list(plan.trials), silent=str(error))
+    took = {i: s.seconds for i, s in states.items() if s.state is State.COMPLETE and s.seconds is not None}
+    todo = remaining(plan, states, storage.has_weights).todo
+    return _Known(took=took, todo=[t for t in plan.trials if t.trial_id in todo and t.trial_id not in spooled])
 
 
-def _speeds(plan: Plan, took: Mapping[str, float], note: Callable[[str], None]) -> dict[str, float]:
-    """Scale without a trial that ended -> images per second of a whole gang."""
+def _speeds(plan: Plan, known: _Known, note: Callable[[str], None]) -> dict[str, float]:
+    """Scale without a trial that ended -> images per second of a whole gang; not of those that cannot be timed here."""
     from trainables.calibration import training_speed
 
     assert plan.resolver is not None
-    known = {t.trial.cell.model_scale for t in plan.trials if t.trial_id in took}
+    ended = {t.trial.cell.model_scale for t in plan.trials if t.trial_id in known.took}
     gang = plan.study.execution.gang
     workspace = Workspace(home="", storage="", import_paths=import_paths(plan.loaded))
     speeds: dict[str, float] = {}
-    for planned in plan.trials:
+    for planned in known.todo:
         scale = planned.trial.cell.model_scale
-        if scale not in known and scale not in speeds:
-            note(f"timing a few steps of {scale}")
-            trial = plan.resolver.resolved(planned.trial, "plan", workspace)
-            speeds[scale] = gang.ranks * training_speed(trial, gang.cpus_per_rank)
+        if scale in ended or scale in speeds:
+            continue
+        note(f"timing a few steps of {scale}")
+        trial = plan.resolver.resolved(planned.trial, "plan", workspace)
+        ranks = min(gang.ranks, trial.protocol.ghost_batches)
+        try:
+            speeds[scale] = ranks * training_speed(trial, gang.cpus_per_rank)
+        except ScalecurvesError as error:
+            note(f"{scale} cannot be timed here: {error}")
     return speeds
 
 
 def _fit_here(plan: Plan) -> int:
     execution = plan.study.execution
-    fit = (os.cpu_count() or 1) // (execution.gang.ranks * execution.gang.cpus_per_rank)
-    return max(1, min(fit, execution.max_concurrent or fit))
+    return max(1, (os.cpu_count() or 1) // (execution.gang.ranks * execution.gang.cpus_per_rank))
 
 
 def _keeps_weights(plan: Plan, planned: PlannedTrial) -> bool:

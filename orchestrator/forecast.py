@@ -38,6 +38,7 @@ class SecondsModel:
     """
 
     def __init__(self, took: Sequence[tuple[float, float]]) -> None:
+        self.trials = len(took)
         work, seconds = np.array(took, dtype=float).T
         self._unit = float(work.mean()) or 1.0
         design = np.stack([np.ones_like(work), work / self._unit], axis=1)
@@ -60,7 +61,8 @@ class Forecast:
         seconds: Trial -> expected seconds; only those for which something is known.
         basis: Scale -> what its seconds rest on: ``record``, ``other scales`` or ``calibration``.
         unknown: Scales of which nothing is known.
-        relative_error: Spread of measured around expected seconds of one trial, as a share; None if not measured.
+        relative_error: Root mean square of measured around expected seconds of one trial, as a share; None unless all
+            scales rest on the record and each on at least three trials.
         slots: Trials at a time.
         wall_s: Until the last one ends; None while a scale is unknown.
     """
@@ -120,13 +122,14 @@ def forecast(
         for w in todo
         if w.trial_id in seconds
     ]
-    errors = [m.relative_error for m in of_scale.values()]
+    used = [of_scale[scale] for scale, why in basis.items() if why == "record"]
+    measured = len(used) == len(basis) and all(model.trials >= 3 for model in used)
     return Forecast(
         trials=len(todo),
         seconds=seconds,
         basis=basis,
         unknown=unknown,
-        relative_error=max(errors) if errors else None,
+        relative_error=max(m.relative_error for m in used) if used and measured else None,
         slots=slots,
         wall_s=None if unknown else makespan(entries, slots),
     )

@@ -109,7 +109,8 @@ def make_plan(
         library: Imported tasks.
         only: See ``search_spaces.selection.select``.
         note: Told what is being looked at; planning large studies takes a while.
-        load_weights: Build every scale and load every source into it; without, plans are quick and costs unknown.
+        load_weights: Build every scale, load every source into it, and compare images of evaluation sets with those of
+            upstream tasks; without, plans are quick and costs unknown.
 
     Raises:
         UserError: The study cannot be expanded, or ``only`` selects nothing.
@@ -126,8 +127,9 @@ def make_plan(
         note("drawing subsets")
         data = read_data(tasks, chosen, library, found)
         chosen = data.drawable(chosen)
-        note("looking for images of evaluation sets in upstream tasks")
-        find_leaks(data, chosen, library, found)
+        if load_weights:
+            note("looking for images of evaluation sets in upstream tasks")
+            find_leaks(data, chosen, library, found)
     sizes = {} if found.problems or not load_weights else _check_weights(loaded, resolver, chosen, found, note)
     _note_idle_ranks(study, resolver, chosen, found)
     trials = () if found.problems else _planned(resolver, chosen, sizes, data)
@@ -305,10 +307,10 @@ def _planned(
 
 
 def _images_seen(resolver: Resolver, cell: Cell, of_task: dict[str, int], subset: int) -> float:
-    from trainables.optimisation import total_steps
+    from trainables.optimisation import evaluation_steps, total_steps
 
     protocol = resolver.protocol(cell)
     steps = total_steps(protocol.budget, subset, protocol.global_batch_size)
     of_sets = sum(n for name, n in of_task.items() if name not in ("train", "val"))
-    evaluated = protocol.evaluations * of_task.get("val", 0) + of_sets
+    evaluated = len(evaluation_steps(steps, protocol.evaluations)) * of_task.get("val", 0) + of_sets
     return steps * protocol.global_batch_size + evaluated / FORWARD_SHARE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,10 +13,11 @@ import pandas as pd
 from search_spaces.amounts import Amount
 from search_spaces.exceptions import ScalecurvesError, UserError
 from search_spaces.expand import Cell, Exclusion, Trial
-from search_spaces.names import Column
+from search_spaces.names import Column, Role
 from search_spaces.trial import ResolvedTask
 from trainables.evaluation_sets import EvaluationRows, TaskRows, task_rows
 from trainables.library import TaskLibrary
+from trainables.manifest import Manifest
 from trainables.subsets import EmptyCell, PatientOrder
 
 Made = TypeVar("Made")
@@ -122,13 +124,15 @@ def find_leaks(data: PlanData, trials: Iterable[Trial], library: TaskLibrary, fo
     Patients of one manifest and files under one path are a problem; images of equal content under other paths are
     noted, as blank images are equal, too.
     """
-    pairs = {(t.cell.task, link.cell.task): None for t in trials for link in _chain(t)[1:]}
+    targets = [t for t in trials if t.role is Role.TARGET]
+    pairs = {(t.cell.task, link.cell.task): None for t in targets for link in _chain(t)[1:]}
+    images = _Images(library)
     for task, upstream in pairs:
         target, source = data.rows.get(task), data.rows.get(upstream)
         if target is None or source is None or task == upstream:
             continue
         for name, rows in target.sets.items():
-            same, alike = _shared(rows, source, library)
+            same, alike = images.shared(rows, source)
             place = f"evaluation set {name!r} of task {task!r}"
             if same:
                 found.problem(
@@ -143,19 +147,37 @@ def find_leaks(data: PlanData, trials: Iterable[Trial], library: TaskLibrary, fo
                 )
 
 
-def _shared(rows: EvaluationRows, source: TaskRows, library: TaskLibrary) -> tuple[int, int]:
-    """Images of an evaluation set that a task has seen: by patient or path, and by content."""
-    seen = np.concatenate([source.train, source.val])
-    if rows.manifest.key == source.manifest.key:
-        patients = rows.manifest.table[Column.PATIENT_ID]
-        return int(patients.iloc[rows.positions].isin(set(patients.iloc[seen])).sum()), 0
-    here = library.byte_digests(rows.manifest).iloc[rows.positions]
-    there = library.byte_digests(source.manifest).iloc[seen]
-    alike = here["sha256"].isin(set(there["sha256"])).to_numpy()
-    files = pd.Series([str(rows.manifest.file(int(r)).resolve()) for r in rows.positions])
-    known = {(str(source.manifest.file(int(r)).resolve())) for r in seen}
-    same = files.isin(known).to_numpy() & alike
-    return int(same.sum()), int(alike.sum())
+class _Images:
+    """Where the images of manifests lie and what they hold, looked up once."""
+
+    def __init__(self, library: TaskLibrary) -> None:
+        self._library = library
+        self._known: dict[tuple[str, str], pd.DataFrame] = {}
+
+    def shared(self, rows: EvaluationRows, source: TaskRows) -> tuple[int, int]:
+        """Images of an evaluation set that a task has seen: by patient or place, and by content under other paths."""
+        seen = np.concatenate([source.train, source.val])
+        key = rows.manifest.key
+        if key == source.manifest.key:
+            patients = rows.manifest.table[Column.PATIENT_ID]
+            return int(patients.iloc[rows.positions].isin(set(patients.iloc[seen])).sum()), 0
+        here = self._of(rows.manifest).iloc[rows.positions]
+        there = self._of(source.manifest).iloc[seen]
+        same = here["place"].isin(set(there["place"]))
+        alike = here["sha256"].isin(set(there["sha256"])) & ~same
+        return int(same.sum()), int(alike.sum())
+
+    def _of(self, manifest: Manifest) -> pd.DataFrame:
+        """Columns place (path and frame) and sha256, a row per image."""
+        if manifest.key not in self._known:
+            resolved: dict[Path, str] = {}
+            places = []
+            for row in range(len(manifest)):
+                file = manifest.file(row)
+                folder = resolved.setdefault(file.parent, str(file.parent.resolve()))
+                places.append(f"{folder}/{file.name}#{manifest.frame(row)}")
+            self._known[manifest.key] = self._library.byte_digests(manifest).assign(place=places)
+        return self._known[manifest.key]
 
 
 def _chain(trial: Trial) -> list[Trial]:

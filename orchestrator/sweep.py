@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.status import Status
 
 from orchestrator.options import Shared, command
 from orchestrator.terminal import EXIT_FAILED, EXIT_USER, make_console
@@ -89,8 +90,8 @@ def plan(
     made = _plan(study, shared, quiet=json_)
     costs = None
     if not made.problems:
-        with console.status("estimating") if not json_ else nullcontext() as shown:
-            note: Callable[[str], None] = (lambda what: shown.update(what)) if shown else (lambda _: None)
+        with redirect_stdout(sys.stderr) if json_ else console.status("estimating") as shown:
+            note: Callable[[str], None] = shown.update if isinstance(shown, Status) else lambda _: None
             costs = estimate(made, shared.places(), slots=slots, price=price, calibrate=calibrate, note=note)
     if json_:
         extra = {"estimate": costs.to_json()} if costs else {}

@@ -31,7 +31,7 @@ class _RandomImages:
 
 
 def training_speed(trial: ResolvedTrial, threads: int) -> float:
-    """Training images per second of one rank, on the CPU.
+    """Training images per second of one rank, on the CPU, in batches of one ghost batch.
 
     Args:
         trial: Its scale, protocol and number of labels are used; no image, no weight.
@@ -41,7 +41,7 @@ def training_speed(trial: ResolvedTrial, threads: int) -> float:
         UserError: The scale cannot be built.
     """
     protocol = trial.protocol
-    batch, side = protocol.global_batch_size, working_side(trial.scale.input_size, protocol.storage_size)
+    batch, side = protocol.ghost_batch_size, working_side(trial.scale.input_size, protocol.storage_size)
     classes = max(2, len(trial.task.labels))
     rng = np.random.default_rng(0)
     data = _RandomImages(
@@ -67,6 +67,9 @@ def training_speed(trial: ResolvedTrial, threads: int) -> float:
                 protocol=protocol.model_copy(
                     update={
                         "budget": Budget(steps=1 + TIMED_STEPS),
+                        "global_batch_size": batch,
+                        "lr": 1e-8,
+                        "precision": "fp32" if protocol.precision == "fp16" else protocol.precision,
                         "evaluations": 1 + TIMED_STEPS,
                         "select": "last",
                         "imbalance": "none",

@@ -171,7 +171,7 @@ def _same(old: Manifest, new: Manifest) -> bool:
 
 
 def _stat_images(manifest: Manifest) -> pd.DataFrame:
-    """File, frame (-1 for none), size in bytes and modification time of every image.
+    """File (with its array), frame (-1 for none), size in bytes and modification time of every image.
 
     Raises:
         DataError: Images are missing.
@@ -190,7 +190,8 @@ def _stat_images(manifest: Manifest) -> pd.DataFrame:
     frames = [-1 if (frame := manifest.frame(row)) is None else frame for row in range(len(manifest))]
     return pd.DataFrame(
         {
-            "file": pd.Series([str(f) for f in files], dtype="str"),
+            # With the name of the array: frames of several arrays of one npz have the same numbers.
+            "file": pd.Series([str(manifest.file(row)) for row in range(len(manifest))], dtype="str"),
             "frame": np.asarray(frames, dtype=np.int64),
             "size": np.asarray([size for size, _ in found], dtype=np.int64),
             "mtime_ns": np.asarray([mtime for _, mtime in found], dtype=np.int64),

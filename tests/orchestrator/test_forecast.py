@@ -31,12 +31,21 @@ def test_a_scale_is_judged_by_its_own_trials_then_by_timed_steps_then_by_size() 
     took = {"a": 2.0, "b": 4.0}
     made = forecast(works, took, 1, done=took)
     assert made.trials == 2
+    assert made.relative_error is None, "the large scale was not measured"
     assert made.basis == {"small": "record", "large": "other scales"}
     assert made.seconds["x"] == pytest.approx(SecondsModel([(100, 2.0), (100, 4.0)]).seconds(1000))
     timed = forecast(works, took, 1, done=took, images_per_s={"large": 20.0, "small": 1.0})
     assert timed.basis == {"small": "record", "large": "calibration"}
     assert timed.seconds["x"] == pytest.approx(5.0)
     assert timed.wall_s == pytest.approx(timed.busy_s)
+
+
+def test_an_error_needs_three_trials_of_each_scale() -> None:
+    works = [work(n, images=i) for n, i in (("a", 100), ("b", 100), ("c", 100), ("d", 100))]
+    took = {"a": 2.0, "b": 3.0, "c": 4.0}
+    made = forecast(works, took, 1, done=took)
+    assert made.relative_error == pytest.approx((2 / 3) ** 0.5 / 3)
+    assert forecast(works, {"a": 2.0, "b": 3.0}, 1, done=("a", "b")).relative_error is None
 
 
 def test_nothing_is_said_of_what_nothing_is_known_of() -> None:

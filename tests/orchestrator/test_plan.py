@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.main import get_command
@@ -18,7 +20,7 @@ from search_spaces.files import load_study
 from search_spaces.home import scalecurves_home
 from search_spaces.names import Role
 from tests.orchestrator.small_study import raw_study, rewrite_study, write_study
-from trainables.importers import ImportOptions, import_csv
+from trainables.importers import ImportOptions, import_csv, import_npz
 from trainables.library import TaskLibrary
 
 
@@ -63,12 +65,32 @@ def test_a_plan_says_what_is_unknown_and_times_it_when_asked(folder):
     made = json.loads(ran.output)["estimate"]
     assert made["basis"] == {"narrow": "calibration"}
     assert 0 < made["wall_s"] < made["busy_s"] <= 2 * made["wall_s"]
-    assert made["price"] == pytest.approx(3 * made["gpu_hours"])
+    assert made["price"] is made["gpu_hours"] is None, "seconds of a CPU say nothing of a GPU"
+    assert made["record_silent"] == ""
     assert made["weights_bytes"] > 0
     assert made["store_bytes"] > 0
     refusal = CliRunner().invoke(app, ["plan", str(file), "--slots", "0"])
     assert refusal.exit_code == 1
     assert "--slots is the number of trials at a time, at least 1, got 0" in refusal.output
+
+
+def test_a_plan_is_made_although_the_record_does_not_answer(folder):
+    file = rewrite_study(folder)
+    ran = CliRunner().invoke(app, ["plan", str(file), "--tracking-uri", "http://127.0.0.1:1"])
+    assert ran.exit_code == 0
+    assert "the record does not answer, so nothing counts as done" in ran.output
+    assert "10 trials to train" in ran.output
+
+
+def test_images_seen_count_steps_and_each_validation_once(folder):
+    protocol = raw_study()["protocol"] | {"budget": {"epochs": 1}, "evaluations": 10}
+    plan = plan_of(rewrite_study(folder, protocol=protocol))
+    target = next(t for t in plan.targets if t.trial.cell.data_fraction.label == "1")
+    sizes = plan.images["spots"]
+    steps = max(1, round(sizes["train"] / 16))
+    of_sets = sum(n for name, n in sizes.items() if name not in ("train", "val"))
+    evaluated = min(steps, 10) * sizes["val"] + of_sets
+    assert target.images == pytest.approx(steps * 16 + evaluated / 3)
 
 
 @pytest.mark.parametrize("command", ["run", "plan", "status", "why", "evaluate", "report"])
@@ -97,6 +119,27 @@ def test_files_of_an_evaluation_set_may_not_be_trained_on_upstream_under_another
     TaskLibrary(scalecurves_home()).save(import_csv(folder / "spots" / "labels.csv", options))
     tasks = raw_study()["tasks"] | {"other_spots": {"manifest": "again", "primary": "auc"}}
     assert "that its source's task 'other_spots' trains or selects on" in refused(folder, tasks=tasks)
+
+
+def test_equal_frames_of_one_npz_are_no_leak_but_noted(folder):
+    images = np.random.default_rng(0).integers(0, 256, (40, 20, 20), dtype=np.uint8)
+    images[[3, 33]] = 0
+    labels = np.arange(40)[:, None] % 2
+    parts = {"train": slice(0, 24), "val": slice(24, 30), "test": slice(30, 40)}
+    arrays = {f"{name}_images": images[part] for name, part in parts.items()}
+    np.savez(folder / "m.npz", **arrays, **{f"{name}_labels": labels[part] for name, part in parts.items()})
+    library = TaskLibrary(scalecurves_home())
+    one = library.save(import_npz(folder / "m.npz", ImportOptions(name="one")))
+    other_patients = one.table.assign(patient_id="other " + one.table["patient_id"])
+    library.save(dataclasses.replace(one, name="two", table=other_patients))
+    label = one.labels[0]
+    tasks = {
+        "spots": {"manifest": "one", "primary": "auc", "evaluate": {"test": {}}},
+        "other_spots": {"manifest": "two", "primary": "auc", "labels": [label]},
+    }
+    plan = plan_of(rewrite_study(folder, tasks=tasks))
+    assert not plan.problems
+    assert any("1 of its 10 images are equal, byte for byte" in note for note in plan.notes)
 
 
 def test_equal_images_elsewhere_are_noted(folder):

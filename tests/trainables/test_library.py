@@ -12,6 +12,7 @@ from PIL import Image
 from search_spaces.exceptions import DataError, UserError
 from search_spaces.home import scalecurves_home
 from search_spaces.names import Kind
+from trainables.importers import ImportOptions, import_npz
 from trainables.library import TaskLibrary
 from trainables.manifest import Manifest
 
@@ -172,3 +173,16 @@ def test_card(library, tmp_path):
     card = library.card("skin")
     assert card.manifest_hash == library.content_hash(manifest)
     assert (card.kind, card.labels) == ("binary", ("t",))
+
+
+def test_frames_of_several_arrays_of_one_file_are_told_apart_when_remembered(library, tmp_path):
+    arrays = {
+        f"{split}_images": np.full((4, 3, 3), n, dtype=np.uint8) for n, split in enumerate(("train", "val", "test"))
+    }
+    labels = {f"{split}_labels": np.array([[0], [1], [0], [1]]) for split in ("train", "val", "test")}
+    np.savez(tmp_path / "many.npz", **arrays, **labels)
+    manifest = library.save(import_npz(tmp_path / "many.npz", ImportOptions(name="many")))
+    first, hashed = library.byte_digests(manifest), library.content_hash(manifest)
+    assert first["sha256"].nunique() == 3
+    pd.testing.assert_frame_equal(library.byte_digests(manifest), first)
+    assert library.content_hash(manifest) == hashed
