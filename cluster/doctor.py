@@ -13,7 +13,8 @@ import time
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -247,7 +248,7 @@ def examine(spec: GangSpec, storage: str, tracking_uri: str) -> list[Finding]:
     message = f"nodes: {len(nodes)}, CPUs: {cpus:g}, GPUs: {gpus:g}"
     findings = [Finding(level=Level.OK, what="cluster", message=message), fits(spec, nodes), tracking(tracking_uri)]
     home, token = str(scalecurves_home()), f"doctor-{uuid.uuid4().hex}"
-    with _driver_file(storage, token):
+    with _file_of_driver(storage, token):
         driver = look(home, storage, token)
         asked_at = time.time()
         answers, silent = _ask_all(nodes, (home, storage, token))
@@ -260,21 +261,19 @@ def examine(spec: GangSpec, storage: str, tracking_uri: str) -> list[Finding]:
     return findings
 
 
-class _driver_file:  # noqa: N801 - used like a function
-    def __init__(self, storage: str, token: str) -> None:
-        try:
-            self._filesystem, folder = _filesystem(storage)
-            self._filesystem.create_dir(folder, recursive=True)
-            self._path = f"{folder}/{token}"
-            _write(self._filesystem, self._path)
-        except (OSError, ValueError, pa.ArrowException, ImportError) as error:
-            raise UserError(f"storage {storage} cannot be written from here: {error}") from error
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        self._filesystem.delete_file(self._path)
+@contextmanager
+def _file_of_driver(storage: str, token: str) -> Iterator[None]:
+    """A file in the storage for as long as nodes look for it."""
+    try:
+        filesystem, folder = _filesystem(storage)
+        filesystem.create_dir(folder, recursive=True)
+        _write(filesystem, f"{folder}/{token}")
+    except (OSError, ValueError, pa.ArrowException, ImportError) as error:
+        raise UserError(f"storage {storage} cannot be written from here: {error}") from error
+    try:
+        yield
+    finally:
+        filesystem.delete_file(f"{folder}/{token}")
 
 
 def _ask_all(nodes: Sequence[dict[str, Any]], arguments: tuple[str, str, str]) -> tuple[list[NodeFacts], list[Finding]]:

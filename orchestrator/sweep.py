@@ -51,9 +51,7 @@ def run(
     from orchestrator.engine import Engine
     from orchestrator.further_sets import score_missing
 
-    plan = _plan(study, shared)
-    if plan.problems:
-        _refuse(plan)
+    plan = _sound_plan(study, shared)
     if len(plan.targets) > 1000 and not shared.yes and sys.stdin.isatty():
         typer.confirm(f"{len(plan.targets)} trials; go on?", abort=True)
     places = shared.places()
@@ -117,9 +115,7 @@ def status(
     """Done, failed, running and missing target trials, and what failed."""
     from orchestrator.status import status_view, study_status, watch
 
-    made = _plan(study, shared, quiet=True, load_weights=False)
-    if made.problems:
-        _refuse(made)
+    made = _sound_plan(study, shared, quiet=True, load_weights=False)
     if json_:
         print(json.dumps(study_status(made, shared.places()), indent=2))
     elif watch_:
@@ -138,9 +134,7 @@ def why(
     """State and attempts of a trial, its last error, and what makes it differ from a done trial."""
     from orchestrator.status import explain
 
-    made = _plan(study, replace(shared, only=None), quiet=True, load_weights=False)
-    if made.problems:
-        _refuse(made)
+    made = _sound_plan(study, replace(shared, only=None), quiet=True, load_weights=False)
     explain(made, trial, shared.places(), console)
 
 
@@ -155,9 +149,7 @@ def evaluate(
     """Score finished trials on a further evaluation set from their kept weights, without training; then report."""
     from orchestrator.further_sets import evaluate_on
 
-    made = _plan(study, shared, load_weights=False)
-    if made.problems:
-        _refuse(made)
+    made = _sound_plan(study, shared, load_weights=False)
     record, scored = evaluate_on(made, on, shared.places(), console)
     console.print(
         f"{scored.scored} trials scored on {on}, {scored.known} were before, {scored.unfinished} are not done, "
@@ -179,9 +171,7 @@ def report(
     """Build the report from the record and attach it to the study's parent run."""
     from orchestrator.record import Record
 
-    made = _plan(study, replace(shared, only=None), load_weights=False)
-    if made.problems:
-        _refuse(made)
+    made = _sound_plan(study, replace(shared, only=None), load_weights=False)
     places = shared.places()
     record = Record(made.study, places.storage_of(made.study.name), places.tracking_uri)
     record.open()
@@ -204,10 +194,18 @@ def _plan(text: str, shared: Shared, quiet: bool = False, load_weights: bool = T
         return make_plan(loaded, library, shared.only, note, load_weights)
 
 
-def _refuse(plan: Any) -> None:
-    many = len(plan.problems) > 1
-    listed = "".join(f"\n- {problem}" for problem in plan.problems)
-    raise UserError(f"{len(plan.problems)} problems:{listed}" if many else plan.problems[0])
+def _sound_plan(text: str, shared: Shared, quiet: bool = False, load_weights: bool = True) -> Any:
+    """A plan without problems.
+
+    Raises:
+        UserError: It has some; names them all.
+    """
+    plan = _plan(text, shared, quiet, load_weights)
+    if plan.problems:
+        many = len(plan.problems) > 1
+        listed = "".join(f"\n- {problem}" for problem in plan.problems)
+        raise UserError(f"{len(plan.problems)} problems:{listed}" if many else plan.problems[0])
+    return plan
 
 
 def _print_summary(summary: Any) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -19,18 +18,12 @@ import pytest
 pytest.importorskip("ray")
 
 from dashboards import load_results
-from tests.conftest import ROOT
+from tests.conftest import ROOT, free_port
 from tests.orchestrator.small_study import raw_study, write_study
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-
-
-def free_port() -> int:
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return int(asked.getsockname()[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +69,8 @@ def head(tmp_path: Path) -> Iterator[Head]:
     try:
         deadline = time.monotonic() + 90
         while "Error" in made.ray("job", "list", "--address", made.dashboard, check=False):
-            assert time.monotonic() < deadline, "the cluster does not answer"
+            if time.monotonic() > deadline:
+                raise TimeoutError("the cluster does not answer")
             time.sleep(1)
         yield made
     finally:

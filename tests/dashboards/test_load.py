@@ -33,13 +33,6 @@ from trainables.storage import Storage
 pytest_plugins = ("tests.orchestrator.record_plugin",)
 
 
-@pytest.fixture
-def record(storage: Storage, tracking_uri: str) -> Record:
-    made = Record(make_study(), storage, tracking_uri, retry_pauses_s=())
-    made.open()
-    return made
-
-
 def deliver(record: Record, storage: Storage, **kwargs) -> str:
     return record.deliver(spooled(publish(storage, make_result(make_trial(**kwargs)))))
 

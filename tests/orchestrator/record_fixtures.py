@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
+from dashboards import tracking
+from orchestrator.record import Record
 from search_spaces.amounts import Amount, Seed
 from search_spaces.names import FailureClass, Role, State
 from search_spaces.protocol import Protocol
@@ -204,3 +209,15 @@ def publish(storage: Storage, result: TrialResult, sets: tuple[str, ...] = ("tes
         write_folder(staged / "result", result, sets)
         storage.publish(staged / "result", result.trial.trial_id)
     return result
+
+
+def client_of(record: Record) -> MlflowClient:
+    return MlflowClient(record.uri)
+
+
+def runs_of(record: Record, filter_string: str = "tags.`sc.trial_id` != ''") -> list[Any]:
+    return tracking.search_all(client_of(record), record.experiment_id, filter_string)
+
+
+def away(*args: Any, **kwargs: Any) -> Any:
+    raise MlflowException("no route to host", error_code=TEMPORARILY_UNAVAILABLE)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from dashboards import tracking
+from orchestrator.record import Record
+from tests.orchestrator.record_fixtures import make_study
 from trainables.storage import Storage
 
 
@@ -32,3 +34,11 @@ def tracking_uri(empty_database: Path, tmp_path: Path) -> str:
 def storage(tmp_path: Path) -> Storage:
     """An empty storage."""
     return Storage(tmp_path / "storage")
+
+
+@pytest.fixture
+def record(storage: Storage, tracking_uri: str) -> Record:
+    """An open record that gives up at the first outage."""
+    made = Record(make_study(), storage, tracking_uri, retry_pauses_s=())
+    made.open()
+    return made

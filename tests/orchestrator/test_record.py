@@ -3,41 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.request
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from dashboards import load_predictions, load_results, tracking
 from orchestrator.delivery import spooled
 from orchestrator.entries import Point, read_entry, thin
 from orchestrator.record import Record
-from orchestrator.record_writer import RecordWriter
 from search_spaces.amounts import Seed
 from search_spaces.exceptions import DataError, TrackingError, UserError
-from search_spaces.home import scalecurves_home
 from search_spaces.names import FailureClass, State
 from search_spaces.results import TrialResult
 from tests.orchestrator.record_fixtures import (
     STARTED_AT,
+    away,
+    client_of,
     make_failure,
     make_result,
     make_study,
     make_trial,
     publish,
+    runs_of,
     write_folder,
     write_predictions,
 )
@@ -46,21 +37,6 @@ from trainables.storage import Storage
 pytest_plugins = ("tests.orchestrator.record_plugin",)
 
 LATER = STARTED_AT + 1000
-
-
-@pytest.fixture
-def record(storage: Storage, tracking_uri: str) -> Record:
-    made = Record(make_study(), storage, tracking_uri, retry_pauses_s=())
-    made.open()
-    return made
-
-
-def client_of(record: Record) -> MlflowClient:
-    return MlflowClient(record.uri)
-
-
-def runs_of(record: Record, filter_string: str = "tags.`sc.trial_id` != ''") -> list[Any]:
-    return tracking.search_all(client_of(record), record.experiment_id, filter_string)
 
 
 def rows_of(record: Record, run_id: str) -> list[tuple[str, float, int, int]]:
@@ -252,10 +228,6 @@ def test_states_tell_done_failed_and_missing_apart(record: Record, storage: Stor
     assert states[ids[3]].failure_class is None
     assert states[ids[0]].seconds == 20.0
     assert record.states().keys() == set(ids) - {missing.trial_id}
-
-
-def away(*args: Any, **kwargs: Any) -> Any:
-    raise MlflowException("no route to host", error_code=TEMPORARILY_UNAVAILABLE)
 
 
 def test_an_outage_leaves_attempts_in_the_spool_and_the_next_start_delivers_them(
@@ -489,132 +461,3 @@ def test_crossed_seeds_have_their_own_name_and_tags(record: Record, storage: Sto
     run = client_of(record).get_run(record.deliver(spooled(publish(storage, make_result(trial)))))
     assert run.info.run_name.endswith(" · s3i1")
     assert (run.data.tags["seed.subset"], run.data.tags["seed.init"]) == ("3", "1")
-
-
-def test_the_writer_delivers_in_the_background(record: Record, storage: Storage) -> None:
-    told: list[tuple[str, str]] = []
-    writer = RecordWriter(record, on_delivered=lambda result, run_id: told.append((result.trial.trial_id, run_id)))
-    for seed in range(3):
-        writer.put(publish(storage, make_result(make_trial(seed=seed))))
-    writer.put(make_failure())
-    assert writer.close() == 0
-    assert writer.delivered == 4
-    assert [run_id for _, run_id in told] == [
-        r.info.run_id for t in told for r in runs_of(record) if r.info.run_id == t[1]
-    ]
-    with pytest.raises(RuntimeError, match="closed"):
-        writer.put(make_failure())
-
-
-def test_the_writer_keeps_attempts_through_an_outage(
-    record: Record, storage: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    writer = RecordWriter(record)
-    with monkeypatch.context() as patch:
-        patch.setattr(record._client, "create_run", away)
-        for seed in range(2):
-            writer.put(publish(storage, make_result(make_trial(seed=seed))))
-        writer.put(make_failure())
-        assert writer.flush() == 3
-        assert "no route to host" in str(writer.outage)
-        assert len(storage.undelivered()) == 3
-    assert writer.flush() == 0
-    assert writer.outage is None
-    assert writer.close() == 0
-    assert len(runs_of(record)) == 3
-
-
-def test_what_an_outage_outlasts_is_delivered_at_the_next_start(
-    record: Record, storage: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    writer = RecordWriter(record)
-    with monkeypatch.context() as patch:
-        patch.setattr(record._client, "create_run", away)
-        writer.put(make_failure())
-        writer.put(publish(storage, make_result()))
-        assert writer.close() == 2
-    assert record.deliver_all().delivered == 2
-    assert record.states()[make_trial().trial_id].attempts == 2
-
-
-def test_the_writer_raises_what_is_no_outage(record: Record, storage: Storage) -> None:
-    writer = RecordWriter(record)
-    broken = publish(storage, make_result())
-    (Path(storage.place) / "trials" / broken.trial.trial_id / "history.parquet").write_text("no")
-    writer.put(broken)
-    writer.put(publish(storage, make_result(make_trial(seed=1))))
-    with pytest.raises(DataError, match=r"1 attempts could not be recorded.*\n.*history\.parquet"):
-        writer.flush()
-    assert writer.delivered == 1
-    assert writer.close() == 0
-    assert [item.key for item in storage.undelivered()] == [broken.trial.trial_id]
-
-
-def test_errors_of_a_callback_are_raised_as_they_are(record: Record, storage: Storage) -> None:
-    writer = RecordWriter(record, on_delivered=lambda result, run_id: [][1])
-    writer.put(publish(storage, make_result()))
-    with pytest.raises(ExceptionGroup) as caught:
-        writer.close()
-    assert isinstance(caught.value.exceptions[0], IndexError)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@pytest.fixture
-def server(tracking_uri: str, tmp_path: Path):
-    """A real tracking server that can be stopped and started."""
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri, "--port", str(port)]
-    command += ["--artifacts-destination", str(tmp_path / "served"), "--workers", "1"]
-    processes: list[subprocess.Popen[bytes]] = []
-
-    def start() -> None:
-        log = (tmp_path / "server.log").open("ab")
-        processes.append(subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True))
-        until = time.monotonic() + 300
-        while time.monotonic() < until:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
-                return
-            except OSError:
-                time.sleep(0.3)
-        raise RuntimeError((tmp_path / "server.log").read_text())
-
-    def stop() -> None:
-        while processes:
-            process = processes.pop()
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-    start()
-    yield f"http://127.0.0.1:{port}", start, stop
-    stop()
-
-
-@pytest.mark.slow
-def test_a_real_server_takes_the_same_record_and_may_go_away(
-    server, storage: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    uri, start, stop = server
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    record = Record(make_study(), storage, uri, retry_pauses_s=())
-    record.open()
-    first = record.deliver(spooled(publish(storage, make_result())))
-    stop()
-    publish(storage, make_result(make_trial(seed=1)))
-    outcome = record.deliver_all()
-    assert (outcome.delivered, outcome.waiting) == (0, 1)
-    start()
-    assert record.deliver_all().delivered == 1
-    results = load_results("skin", uri)
-    assert first in results["run_id"].tolist()
-    predictions = load_predictions(results)
-    assert len(predictions) == 4
-    assert predictions[make_trial(seed=1).trial_id, "test"].logits.shape == (60, 3)
-    assert (scalecurves_home() / "cache" / "record" / first).is_dir() is False
-    assert len(dict(predictions)) == 4
-    assert (scalecurves_home() / "cache" / "record" / first / "predictions" / "test.parquet").is_file()
