@@ -113,10 +113,10 @@ def measure(plan: Plan, home: Path) -> Measured:
 
     with (
         connect("local", num_cpus=max(RANKS, os.cpu_count() or RANKS)),
-        Executor(GangSpec(ranks=RANKS), on_report=lambda report: None, on_done=on_done, max_concurrent=1) as executor,
+        Executor(on_report=lambda report: None, on_done=on_done, max_concurrent=1) as executor,
     ):
         started = time.perf_counter()
-        executor.run(InOrder(t.model_dump(mode="json") for t in trials))
+        executor.run(InOrder((t.model_dump(mode="json") for t in trials), GangSpec(ranks=RANKS)))
         writer.close()
         ended = time.perf_counter()
     first = results.pop(0)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -26,6 +26,9 @@ from typing import Any
 from search_spaces.names import FailureClass
 from search_spaces.results import Order
 from trainables.failures import node_failure
+
+MAX_PASSED_OVER = 3
+"""How often a trial may be passed over for one whose files the gang has read already."""
 
 
 class Task(StrEnum):
@@ -66,15 +69,24 @@ class _Job:
         read: The question whose report the lease has read; asking for the next report answers this one and no later.
         waits: Whether the ranks wait for an answer, so that their silence is ours.
         lost: How often its ranks were lost.
+        passed_over: How often a later one was taken before it.
     """
 
     key: str
+    queue: str
     trial: dict[str, Any]
     messages: asyncio.Queue[tuple[dict[str, Any], asyncio.Future[Order] | None]] = field(default_factory=asyncio.Queue)
     questions: deque[asyncio.Future[Order]] = field(default_factory=deque)
     read: asyncio.Future[Order] | None = None
     waits: bool = False
     lost: int = 0
+    passed_over: int = 0
+
+    @property
+    def kind(self) -> tuple[str, ...]:
+        """What a process keeps from one trial to the next: trials that agree in it read the same files."""
+        axes = self.trial.get("axes", {})
+        return tuple(str(axes.get(name)) for name in ("task", "model_scale", "pretraining_source"))
 
     async def ask(self, report: dict[str, Any], ahead: int) -> Order:
         """Hand the lease a report; wait until no more than ``ahead`` are unanswered."""
@@ -107,12 +119,16 @@ class _Job:
 
 @dataclass(slots=True, kw_only=True)
 class _Gang:
+    queue: str = ""
+    nodes: frozenset[str] = frozenset()
     generation: int = 0
     rank0: Any = None
     job: _Job | None = None
     heard_at: float = 0.0
     barren_deaths: int = 0
     shot: str = ""
+    retired: bool = False
+    kind: tuple[str, ...] = ()
 
 
 class Broker:
@@ -134,25 +150,33 @@ class Broker:
         self._shoot = shoot or _ray_kill
         self._clock = clock
         self._changed = asyncio.Condition()
-        self._queue: deque[_Job] = deque()
+        self._queues: dict[str, deque[_Job]] = {}
         self._jobs: dict[str, _Job] = {}
         self._gangs: dict[str, _Gang] = {}
         self._draining = False
         self._closing = False
-        self._hopeless = ""
+        self._hopeless: dict[str, str] = {}
+        self._leaving: frozenset[str] = frozenset()
+        self._stopped: set[str] = set()
         self._counts: Counter[str] = Counter()
 
     # Leases
 
-    async def submit(self, key: str, trial: dict[str, Any]) -> None:
-        """Queue a trial. A job that is still known by this key (its lease died) is stopped and replaced."""
+    async def submit(self, key: str, trial: dict[str, Any], queue: str) -> None:
+        """Queue a trial. A job that is still known by this key (its lease died) is stopped and replaced.
+
+        Args:
+            key: Of the trial.
+            trial: A ResolvedTrial as plain data.
+            queue: Of the gangs that may train it.
+        """
         await self.cancel(key)
-        job = _Job(key=key, trial=trial)
+        job = _Job(key=key, trial=trial, queue=queue)
         self._jobs[key] = job
-        if self._draining:
+        if self._draining or key in self._stopped:
             job.end({"stopped": True})
-        elif self._hopeless:
-            job.end({"failure": node_failure(self._hopeless).model_dump(mode="json")})
+        elif queue in self._hopeless:
+            job.end({"failure": node_failure(self._hopeless[queue]).model_dump(mode="json")})
         else:
             await self._enqueue(job)
 
@@ -174,22 +198,24 @@ class Broker:
         """Forget a trial. If it is being trained, its next report is answered with stop."""
         job = self._jobs.pop(key, None)
         if job is not None:
-            if job in self._queue:
-                self._queue.remove(job)
+            if job in self._queue(job.queue):
+                self._queue(job.queue).remove(job)
             job.end({"stopped": True})
             job.stop()
 
     # Gangs
 
-    async def hello(self, gang: str, rank0: Any = None) -> int:
+    async def hello(self, gang: str, rank0: Any = None, nodes: Sequence[str] = ()) -> int:
         """A new group of ranks: returns its generation.
 
         Args:
             gang: Name of the gang.
             rank0: Actor handle of rank 0, to shoot the gang with.
+            nodes: Ids of the nodes that its ranks are on.
         """
         await self._take_back(gang, "the ranks were started again")
         state = self._gang(gang)
+        state.nodes = frozenset(nodes)
         state.generation += 1
         state.rank0, state.shot = rank0, ""
         await self._notify()
@@ -198,32 +224,51 @@ class Broker:
     async def next(self, gang: str, generation: int) -> tuple[str, str | None, dict[str, Any] | None]:
         """What the gang does next, with key and trial if it is a trial."""
         state = self._gang(gang)
+        queue = self._queue(state.queue)
+
+        def leaves() -> bool:
+            leaving = state.retired or bool(state.nodes & self._leaving)
+            return self._closing or leaving or generation != state.generation
+
         async with self._changed:
             with suppress(TimeoutError):
-                await asyncio.wait_for(
-                    self._changed.wait_for(lambda: self._queue or self._closing or generation != state.generation),
-                    self._config.tick_s,
-                )
+                await asyncio.wait_for(self._changed.wait_for(lambda: queue or leaves()), self._config.tick_s)
             # Only now: while it waited, the group that asks may have died, and must not swallow a trial.
-            if generation != state.generation:
+            if leaves():
                 return Task.BYE.value, None, None
-            if self._closing:
-                return Task.BYE.value, None, None
-            if not self._queue:
+            if not queue:
                 return Task.IDLE.value, None, None
-            job = self._queue.popleft()
+            job = self._of_its_kind(queue, state)
         state.job, state.heard_at = job, self._clock()
         return Task.TRIAL.value, job.key, job.trial
 
     async def report(self, gang: str, generation: int, key: str, report: dict[str, Any]) -> str:
         """Hand in a report of the trial; the order comes when no more than ``reports_ahead`` wait for an answer."""
         state, job = self._gang(gang), self._jobs.get(key)
-        if generation != state.generation or job is None or state.job is not job or self._draining:
+        if generation != state.generation or job is None or state.job is not job or self._stops(key):
             return Order.STOP.value
         state.heard_at = self._clock()
         order = await job.ask(report, self._config.reports_ahead)
         state.heard_at = self._clock()
         return order.value
+
+    async def urgent(self, gang: str, generation: int, key: str) -> str:
+        """What a gang that trains should do before its next report; asked for every few seconds."""
+        state = self._gang(gang)
+        if generation != state.generation or self._stops(key):
+            return Order.STOP.value
+        return (Order.SAVE if state.nodes & self._leaving else Order.GO).value
+
+    async def urgent_alone(self, node: str, key: str) -> str:
+        """The same for a process that trains alone.
+
+        Args:
+            node: Id of the node that it is on.
+            key: Of its trial.
+        """
+        if self._stops(key):
+            return Order.STOP.value
+        return (Order.SAVE if node in self._leaving else Order.GO).value
 
     async def done(self, gang: str, generation: int, key: str, message: dict[str, Any]) -> None:
         """The trial has ended: ``message`` holds ``result``, ``failure`` or ``stopped``."""
@@ -246,30 +291,69 @@ class Broker:
     async def lost(self, gang: str, message: str) -> bool:
         """The ranks of a gang are gone. Returns whether they should be started again."""
         state = self._gang(gang)
-        state.barren_deaths += 1
+        state.barren_deaths += not (state.retired or state.nodes & self._leaving)
         await self._take_back(gang, state.shot or message)
-        return not self._closing and state.barren_deaths < self._config.max_barren_deaths
+        return not (self._closing or state.retired) and state.barren_deaths < self._config.max_barren_deaths
 
     async def gone(self, gang: str, message: str) -> None:
-        """A gang has ended for good. Without any gang left, every trial fails."""
+        """A gang has ended for good. If it was to go on and was the last of its queue, every trial there fails."""
         await self._take_back(gang, message)
-        self._gangs.pop(gang, None)
-        if not self._gangs and not self._closing:
-            self._hopeless = f"no gang of ranks can be kept alive; the last one said: {message}"
-            while self._queue:
-                job = self._queue.popleft()
-                job.end({"failure": node_failure(self._hopeless).model_dump(mode="json")})
+        state = self._gangs.pop(gang)
+        if state.retired or self._closing or any(other.queue == state.queue for other in self._gangs.values()):
+            return
+        self._hopeless[state.queue] = f"no gang of ranks can be kept alive; the last one said: {message}"
+        failure = node_failure(self._hopeless[state.queue]).model_dump(mode="json")
+        while self._queue(state.queue):
+            self._queue(state.queue).popleft().end({"failure": failure})
 
-    async def expect(self, gang: str) -> None:
-        """A gang is being started."""
-        self._gang(gang)
-        self._hopeless = ""
+    async def expect(self, gang: str, queue: str) -> None:
+        """A gang is being started.
+
+        Args:
+            gang: Its name.
+            queue: Where it takes trials from.
+        """
+        self._gang(gang).queue = queue
+        self._hopeless.pop(queue, None)
+
+    async def retire(self, queue: str, number: int) -> int:
+        """Send surplus gangs of a queue home, idle ones first, others after their trial.
+
+        Args:
+            queue: Where they take trials from.
+            number: How many should stay.
+
+        Returns:
+            How many do.
+        """
+        staying = [state for state in self._gangs.values() if state.queue == queue and not state.retired]
+        idle_last = sorted(staying, key=lambda state: state.job is None)
+        for state in idle_last[number:]:
+            state.retired = True
+        await self._notify()
+        return min(number, len(staying))
+
+    async def preempt(self, nodes: Sequence[str]) -> None:
+        """These nodes will soon go away: what trains there saves its state, and nothing new is started there."""
+        self._leaving = frozenset(nodes)
+        await self._notify()
+
+    async def stop(self, key: str) -> None:
+        """Stop one trial, at the next opportunity, with a checkpoint; it ends as ``stopped``."""
+        self._stopped.add(key)
+        job = self._jobs.get(key)
+        if job is not None and job in self._queue(job.queue):
+            self._queue(job.queue).remove(job)
+            job.end({"stopped": True})
+        elif job is not None:
+            job.stop()
 
     async def drain(self) -> None:
-        """Stop: queued trials are given back, running ones stop at their next report."""
+        """Stop: queued trials are given back, running ones stop at the next opportunity."""
         self._draining = True
-        while self._queue:
-            self._queue.popleft().end({"stopped": True})
+        for queue in self._queues.values():
+            while queue:
+                queue.popleft().end({"stopped": True})
         for job in self._jobs.values():
             job.stop()
 
@@ -278,10 +362,7 @@ class Broker:
         for key in list(self._jobs):
             await self.cancel(key)
         self._draining = False
-
-    async def draining(self) -> bool:
-        """Whether ``drain`` was called; leases that train in their own process ask at each report."""
-        return self._draining
+        self._stopped.clear()
 
     async def close(self) -> None:
         """Drain and send every gang home; those that train follow when their trial has stopped."""
@@ -326,9 +407,32 @@ class Broker:
     def _gang(self, gang: str) -> _Gang:
         return self._gangs.setdefault(gang, _Gang())
 
+    def _queue(self, name: str) -> deque[_Job]:
+        return self._queues.setdefault(name, deque())
+
+    def _stops(self, key: str) -> bool:
+        return self._draining or key in self._stopped
+
     async def _enqueue(self, job: _Job, front: bool = False) -> None:
-        (self._queue.appendleft if front else self._queue.append)(job)
+        queue = self._queue(job.queue)
+        (queue.appendleft if front else queue.append)(job)
         await self._notify()
+
+    @staticmethod
+    def _of_its_kind(queue: deque[_Job], state: _Gang) -> _Job:
+        """The first trial whose images and weights this gang has read already, unless the first of all waits too long.
+
+        Trials stand in order of their start, and those of one cell are alike in length, so that little is lost.
+        """
+        first = queue[0]
+        alike = next((job for job in queue if job.kind == state.kind), first)
+        if alike is not first:
+            first.passed_over += 1
+            if first.passed_over > MAX_PASSED_OVER:
+                alike = first
+        queue.remove(alike)
+        state.kind = alike.kind
+        return alike
 
     async def _notify(self) -> None:
         async with self._changed:
@@ -347,7 +451,7 @@ class Broker:
     async def _try_again(self, job: _Job, message: str) -> None:
         job.lost += 1
         self._counts["lost"] += 1
-        if self._draining:
+        if self._stops(job.key):
             job.end({"stopped": True})
         elif job.lost <= self._config.max_node_retries:
             await self._enqueue(job, front=True)

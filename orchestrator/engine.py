@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -17,6 +16,8 @@ from orchestrator.agenda import Agenda, Entry
 from orchestrator.breaker import Breaker
 from orchestrator.drivers import DriverNote
 from orchestrator.executor import Executor, Limits, Report, TrialOutcome
+from orchestrator.feed import Handout
+from orchestrator.fleet import Demand
 from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
 from orchestrator.plan_text import plan_json
 from orchestrator.progress import ProgressView
@@ -25,8 +26,10 @@ from orchestrator.record_states import TrialState
 from orchestrator.record_writer import RecordWriter
 from orchestrator.remaining import remaining
 from search_spaces.exceptions import TrackingError, UserError
+from search_spaces.failpoints import failpoint
 from search_spaces.names import FailureClass, State
 from search_spaces.results import Failure, TrialResult
+from search_spaces.study import GangSpec
 from search_spaces.trial import ResolvedTrial, Workspace
 from trainables.library import TaskLibrary
 from trainables.storage import Storage
@@ -190,7 +193,6 @@ class Engine:
                 with (
                     connect(self._places.address, import_paths=self._workspace.import_paths),
                     Executor(
-                        execution.gang,
                         max_concurrent=execution.max_concurrent,
                         limits=Limits(report_deadline_s=execution.report_deadline_s),
                         on_report=course.report,
@@ -246,7 +248,10 @@ class _Course:
         self._summary = summary
         self._broken = broken
         in_order = sorted(todo.values(), key=lambda t: t.trial.stage)
-        self._agenda = Agenda(Entry(trial_id=t.trial_id, cost=t.cost, upstream_id=t.upstream_id) for t in in_order)
+        self._agenda = Agenda(
+            Entry(trial_id=t.trial_id, cost=t.cost, upstream_id=t.upstream_id, gang=t.gang, priority=t.priority)
+            for t in in_order
+        )
         self._breaker = breaker
         self._started: dict[str, tuple[ResolvedTrial, float]] = {}
 
@@ -254,10 +259,16 @@ class _Course:
         """Trials that have not been handed out."""
         return len(self._agenda)
 
-    def next(self) -> dict[str, Any] | None:
-        """The ResolvedTrial that should start now, as plain data."""
-        trial_id = self._agenda.next()
-        return None if trial_id is None else self._start(trial_id).model_dump(mode="json")
+    def demands(self, running: Mapping[GangSpec, int]) -> dict[GangSpec, Demand]:
+        """What there is to do for each gang."""
+        return self._agenda.demands(running)
+
+    def next(self, gangs: Collection[GangSpec]) -> Handout | None:
+        """The trial that should start now."""
+        trial_id = self._agenda.next(gangs)
+        if trial_id is None:
+            return None
+        return Handout(self._start(trial_id).model_dump(mode="json"), self._todo[trial_id].gang)
 
     def give_up_the_hopeless(self) -> None:
         """Fail the trials that start from one that failed before this run."""
@@ -272,6 +283,7 @@ class _Course:
     def take(self, outcome: TrialOutcome) -> None:
         """The executor says that a trial has ended."""
         self._note.ended(outcome.trial_id)
+        failpoint("driver.told")
         if outcome.result is not None:
             self._summary.trained += 1
             self._agenda.complete(outcome.trial_id)
@@ -297,6 +309,7 @@ class _Course:
     def _start(self, trial_id: str) -> ResolvedTrial:
         trial = self._resolve(self._todo[trial_id])
         self._started[trial_id] = (trial, time.time())
+        failpoint("driver.handed_out")
         return trial
 
     def _fail_dependents(self, trial_id: str) -> None:

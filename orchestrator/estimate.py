@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
-import sys
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.capacity import Capacity, Node, Shape
 from orchestrator.engine import Places
 from orchestrator.forecast import Forecast, Work, forecast
 from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
@@ -16,6 +18,7 @@ from orchestrator.record import Record
 from orchestrator.remaining import remaining
 from search_spaces.exceptions import ScalecurvesError, TrackingError, UserError
 from search_spaces.names import Role, State
+from search_spaces.study import GangSpec
 from search_spaces.trial import Workspace
 from trainables.library import TaskLibrary
 
@@ -31,9 +34,7 @@ class Estimate:
         forecast: Their seconds.
         finished: Trials whose seconds it rests on.
         silent: Why the record does not answer; then every trial counts as not done.
-        ranks: Per trial.
-        cpus: Per trial.
-        gpus: Per trial; None if the study leaves it to the cluster.
+        gangs: Trial -> its gang.
         price: Of a GPU-hour; None if not asked for.
         weights_bytes: Of the weights that they will keep.
         store_bytes: Of the image stores that they read, those that exist already included.
@@ -42,9 +43,7 @@ class Estimate:
     forecast: Forecast
     finished: int
     silent: str
-    ranks: int
-    cpus: int
-    gpus: float | None
+    gangs: dict[str, GangSpec]
     price: float | None
     weights_bytes: int
     store_bytes: int
@@ -54,7 +53,15 @@ class Estimate:
         """Hours of a GPU, of one per rank if the study leaves it to the cluster; None where only CPUs were timed."""
         if self.forecast.unknown or "calibration" in self.forecast.basis.values():
             return None
-        return self.forecast.busy_s / 3600 * (self.ranks if self.gpus is None else self.gpus)
+        return self._hours(lambda gang: gang.ranks * (1.0 if gang.gpus_per_rank is None else gang.gpus_per_rank))
+
+    @property
+    def cpu_hours(self) -> float | None:
+        """Hours of a CPU; None if not all scales are known."""
+        return None if self.forecast.unknown else self._hours(lambda gang: gang.ranks * gang.cpus_per_rank)
+
+    def _hours(self, share: Callable[[GangSpec], float]) -> float:
+        return sum(seconds * share(self.gangs[i]) for i, seconds in self.forecast.seconds.items()) / 3600
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; None for what is not known."""
@@ -66,7 +73,7 @@ class Estimate:
             "wall_s": made.wall_s,
             "busy_s": made.busy_s if whole else None,
             "gpu_hours": hours,
-            "cpu_hours": made.busy_s / 3600 * self.cpus if whole else None,
+            "cpu_hours": self.cpu_hours,
             "price": None if self.price is None or hours is None else self.price * hours,
             "relative_error": made.relative_error,
             "basis": dict(made.basis),
@@ -93,21 +100,22 @@ class Estimate:
             ]
         within = "" if made.relative_error is None else f", typically within {made.relative_error:.0%} of it"
         per_trial = made.busy_s / len(made.seconds)
+        at_a_time = f"; {made.slots} at a time" if made.slots else ""
         lines = [
-            f"{made.trials} trials to train, {duration(per_trial)} each on average "
-            f"({self._basis()}{within}); {made.slots} at a time"
+            f"{made.trials} trials to train, {duration(per_trial)} each on average ({self._basis()}{within}){at_a_time}"
         ]
         if made.wall_s is None:
             return [*lines, f"nothing is known of {', '.join(made.unknown)}: add --calibrate", disk]
         return [*lines, f"about {duration(made.wall_s)} in all, after the start", *self._gpu_line(), disk]
 
     def _gpu_line(self) -> list[str]:
-        if self.gpus == 0:
+        several = set(self.gangs.values())
+        if all(gang.gpus_per_rank == 0 for gang in several):
             return []
         hours = self.gpu_hours
         if hours is None:
             return ["GPU-hours and their price are known once trials have ended on GPUs"]
-        condition = " if every rank has a GPU" if self.gpus is None else ""
+        condition = " if every rank has a GPU" if any(gang.gpus_per_rank is None for gang in several) else ""
         money = "" if self.price is None else f", {self.price * hours:.2f} at {self.price:g} per GPU-hour"
         return [f"{hours:.2f} GPU-hours{money}{condition}"]
 
@@ -125,6 +133,7 @@ def estimate(
     places: Places,
     *,
     slots: int | None = None,
+    nodes: Sequence[Node] = (),
     price: float | None = None,
     calibrate: bool = False,
     note: Callable[[str], None] = lambda _: None,
@@ -134,39 +143,82 @@ def estimate(
     Args:
         plan: A plan without problems.
         places: Where the record is; a record that does not answer counts as empty.
-        slots: Trials at a time; as many as fit the CPUs of this machine if not given.
+        slots: Trials at a time; as many as fit the nodes if not given.
+        nodes: The cluster; the CPUs of this machine if not given.
         price: Of a GPU-hour, in any currency.
         calibrate: Time a few steps of each scale of which no trial has ended, on the CPU.
         note: Told what is being timed.
 
     Raises:
-        UserError: The plan has problems; fewer than 1 slot.
+        UserError: The plan has problems; fewer than 1 slot; a negative price; a gang that does not fit the nodes.
     """
     if plan.resolver is None:
         raise UserError("\n".join(plan.problems))
     if slots is not None and slots < 1:
         raise UserError(f"--slots is the number of trials at a time, at least 1, got {slots}")
+    if price is not None and not 0 <= price < math.inf:
+        raise UserError(f"--price is that of a GPU-hour, 0 or more, got {price:g}")
     execution = plan.study.execution
     known = _known(plan, places)
     speeds = _speeds(plan, known, note) if calibrate else {}
     ids = {t.trial_id for t in known.todo}
-    at_a_time = min(slots or _fit_here(plan), execution.max_concurrent or sys.maxsize)
     done = [t.trial_id for t in plan.trials if t.trial_id not in ids]
-    gpus = execution.gang.gpus_per_rank
+    works = _works(plan, nodes)
+    most = execution.max_concurrent
+    room = slots or _room({work.gang for work in works}, nodes)
+    room = min(room, most) if isinstance(room, int) and most else room
     return Estimate(
-        forecast=forecast(_works(plan), known.took, at_a_time, done=done, images_per_s=speeds),
+        forecast=forecast(works, known.took, room, done=done, most=most, images_per_s=speeds),
         finished=len(known.took),
         silent=known.silent,
-        ranks=execution.gang.ranks,
-        cpus=execution.gang.ranks * execution.gang.cpus_per_rank,
-        gpus=None if gpus is None else execution.gang.ranks * gpus,
+        gangs={t.trial_id: t.gang for t in plan.trials},
         price=price,
         weights_bytes=sum(BYTES_PER_WEIGHT * t.parameters for t in known.todo if _keeps_weights(plan, t)),
         store_bytes=_store_bytes(plan, places, known.todo),
     )
 
 
-def _works(plan: Plan) -> list[Work]:
+_NODES = re.compile(r"(\d+)x\((\d+)(?:,(\d+)(?:,([A-Za-z0-9][\w.-]*))?)?\)")
+
+
+def parse_nodes(text: str) -> list[Node]:
+    """Nodes as people write them: ``2x(32,8,A100)+4x(16)`` are two of 32 CPUs and 8 GPUs, and four without GPUs.
+
+    Raises:
+        UserError: Written otherwise.
+    """
+    nodes: list[Node] = []
+    for part in text.replace(" ", "").split("+"):
+        found = _NODES.fullmatch(part)
+        if not found:
+            raise UserError(
+                f"--nodes is NUMBERx(CPUS,GPUS,TYPE), several joined by +, such as '2x(32,8,A100)+4x(16)'; got {text!r}"
+            )
+        number, cpus, gpus, kind = found.groups()
+        resources = {"CPU": float(cpus), "GPU": float(gpus or 0)}
+        nodes += [{"Resources": resources | ({f"accelerator_type:{kind}": 1.0} if kind else {})}] * int(number)
+    return nodes
+
+
+def _room(shapes: set[Shape], nodes: Sequence[Node]) -> int | Capacity:
+    """What fits: a number if there is one shape."""
+    if not nodes and len(shapes) == 1:
+        [shape] = shapes
+        return max(1, _cpus() // (shape.ranks * shape.cpus))
+    capacity = Capacity.of(nodes or _this_machine())
+    most = {shape: capacity.require(shape) for shape in shapes}
+    return most.popitem()[1] if len(most) == 1 else capacity
+
+
+def _this_machine() -> list[Node]:
+    return [{"Resources": {"CPU": float(_cpus())}}]
+
+
+def _cpus() -> int:
+    return os.cpu_count() or 1
+
+
+def _works(plan: Plan, nodes: Sequence[Node]) -> list[Work]:
     return [
         Work(
             trial_id=t.trial_id,
@@ -174,6 +226,8 @@ def _works(plan: Plan) -> list[Work]:
             scale=t.trial.cell.model_scale,
             cost=t.cost,
             images=t.images,
+            gang=Shape.of(t.gang, nodes),
+            priority=t.priority,
         )
         for t in plan.trials
     ]
@@ -206,7 +260,6 @@ def _speeds(plan: Plan, known: _Known, note: Callable[[str], None]) -> dict[str,
 
     assert plan.resolver is not None
     ended = {t.trial.cell.model_scale for t in plan.trials if t.trial_id in known.took}
-    gang = plan.study.execution.gang
     workspace = Workspace(home="", storage="", import_paths=import_paths(plan.loaded))
     speeds: dict[str, float] = {}
     for planned in known.todo:
@@ -215,17 +268,12 @@ def _speeds(plan: Plan, known: _Known, note: Callable[[str], None]) -> dict[str,
             continue
         note(f"timing a few steps of {scale}")
         trial = plan.resolver.resolved(planned.trial, "plan", workspace)
-        ranks = min(gang.ranks, trial.protocol.ghost_batches)
+        ranks = min(planned.gang.ranks, trial.protocol.ghost_batches)
         try:
-            speeds[scale] = ranks * training_speed(trial, gang.cpus_per_rank)
+            speeds[scale] = ranks * training_speed(trial, planned.gang.cpus_per_rank)
         except ScalecurvesError as error:
             note(f"{scale} cannot be timed here: {error}")
     return speeds
-
-
-def _fit_here(plan: Plan) -> int:
-    execution = plan.study.execution
-    return max(1, (os.cpu_count() or 1) // (execution.gang.ranks * execution.gang.cpus_per_rank))
 
 
 def _keeps_weights(plan: Plan, planned: PlannedTrial) -> bool:

@@ -1,7 +1,7 @@
 """Runs resolved trials through Ray Tune, on warm gangs or in reused single processes.
 
-with connect("local"), Executor(shape, on_report=..., on_done=...) as executor:
-    executor.run(InOrder(trials))
+with connect("local"), Executor(on_report=..., on_done=...) as executor:
+    executor.run(InOrder(trials, gang))
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType, TracebackType
@@ -25,16 +25,18 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.connection import Shape, trials_at_a_time
+from cluster.connection import draining_nodes
 from orchestrator.broker import Broker, BrokerConfig
 from orchestrator.feed import Feed, TuneFeed
-from orchestrator.gangs import Gangs
-from orchestrator.leases import ENDING, REPORT, GangTrainable, SoloTrainable
+from orchestrator.leases import ENDING, REPORT, GangTrainable
+from orchestrator.places import SoloConfig, Yard
 from search_spaces.results import Failure, TrialResult
-from search_spaces.study import GangSpec
 from trainables.failures import node_failure
 
 logger = logging.getLogger(__name__)
+
+NODES_S = 2.0
+"""Seconds between two looks at which nodes will go away."""
 
 Report = dict[str, Any]
 Made = TypeVar("Made")
@@ -42,19 +44,21 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialOutcome:
-    """How one attempt at a trial ended: exactly one of result and failure.
+    """How one attempt at a trial ended: with a result, with a failure, or stopped on demand.
 
     Attributes:
         trial_id: Of the trial.
         attempt_id: Of the attempt.
         result: Of a finished trial; its folder is in the storage.
         failure: Why there is none.
+        stopped: Whether ``Executor.stop`` asked for it; its checkpoint is in the storage.
     """
 
     trial_id: str
     attempt_id: str
     result: TrialResult | None = None
     failure: Failure | None = None
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,21 +87,16 @@ class Executor:
     Callbacks are called in the thread of ``run``, one at a time.
 
     Args:
-        shape: Ranks per trial and what each of them gets.
         on_report: Called with each report: what the trial told (step, steps, loss, val, samples_per_s), ``trial_id``
             and ``attempt_id``.
-        on_done: Called once for each trial that ended; not for one that was interrupted.
+        on_done: Called once for each trial that ended; not for one that was interrupted with the whole run.
         max_concurrent: Most trials at a time; as many as fit if not given.
         train: The training function, ``module:function``.
         limits: Limits.
-
-    Raises:
-        UserError: Not even one trial of this shape fits the cluster.
     """
 
     def __init__(
         self,
-        shape: GangSpec,
         *,
         on_report: Callable[[Report], None],
         on_done: Callable[[TrialOutcome], None],
@@ -105,19 +104,14 @@ class Executor:
         train: str = "trainables.loop:train",
         limits: Limits | None = None,
     ) -> None:
-        self._spec = shape
         self._on_report = on_report
         self._on_done = on_done
-        self._max_concurrent = max_concurrent
-        self._train = train
         self._limits = limits or Limits()
-        nodes = ray.nodes()
-        self._shape = Shape.of(shape, nodes)
-        trials_at_a_time(self._shape, nodes)
         self._folder = tempfile.mkdtemp(prefix="scalecurves-")
         self._broker_name = f"scalecurves-{uuid.uuid4().hex[:12]}"
         self._broker = self._start_broker()
-        self._gangs: Gangs | None = None
+        self._yard = self._make_yard(train, max_concurrent)
+        self._to_stop: set[str] = set()
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         logging.getLogger("ray.train").setLevel(logging.CRITICAL)
 
@@ -140,8 +134,10 @@ class Executor:
             feed: Gives the trials, each once, when they may start; a callback may make more of them ready.
 
         Raises:
+            UserError: A gang of the feed does not fit the cluster.
             KeyboardInterrupt: It was interrupted.
         """
+        self._yard.require(list(feed.demands({})))
         brake = _Brake(self._broker, self._limits.stop_patience_s)
         with _signals(brake):
             while len(feed) and not brake.pulled:
@@ -153,6 +149,11 @@ class Executor:
         if brake.pulled:
             raise KeyboardInterrupt
 
+    def stop(self, trial_id: str) -> None:
+        """Stop one trial, running or about to; it ends as ``stopped``, with a checkpoint if it ran. From any thread."""
+        self._to_stop.add(trial_id)
+        self._broker.stop.remote(trial_id)
+
     def counts(self) -> dict[str, int]:
         """How often a trial ended in a gang, a gang was lost with one, and shot."""
         counts: dict[str, int] = ray.get(self._broker.counts.remote())
@@ -161,8 +162,10 @@ class Executor:
     def close(self) -> None:
         """Send the gangs home and remove Tune's and Train's files. Never waits for a stuck rank."""
         try:
-            if self._gangs is not None:
-                self._gangs.close(patience_s=0.0)
+            ray.get(self._broker.close.remote())
+            if ray.get(self._broker.busy.remote()):
+                ray.get(self._broker.shoot_all.remote("the sweep ends"))
+            self._yard.close()
             ray.kill(self._broker)
         except ray.exceptions.RayError:
             logger.exception("the gangs could not be sent home; they end with this process")
@@ -181,17 +184,26 @@ class Executor:
         broker.watch.remote()
         return broker
 
+    def _make_yard(self, train: str, most: int | None) -> Yard:
+        from trainables.gang import RankConfig
+
+        limits = self._limits
+        ranks = RankConfig(
+            broker=self._broker_name,
+            gang="",
+            train=train,
+            threads=1,
+            timeout_s=2 * limits.report_deadline_s,
+            memory_growth_bytes=limits.memory_growth_bytes,
+        )
+        solo = SoloConfig(train=train, memory_growth_bytes=limits.memory_growth_bytes)
+        return Yard(self._broker_name, ranks, solo, self._folder, most)
+
     def _run_tuner(self, feed: Feed, brake: _Brake) -> None:
-        fit = trials_at_a_time(self._shape, ray.nodes())
-        slots = min(fit, len(feed), self._max_concurrent or fit)
-        # Tune keeps the process of a trial that ended for one that waits, so some always should; but where nothing else
-        # holds trials to the limit, they are not even named to it.
-        named = self._max_concurrent if self._shape.ranks == 1 and self._max_concurrent else 2 * slots + 2
         tuner = tune.Tuner(
-            self._trainable(slots),
-            param_space=self._config(),
+            GangTrainable,  # each trial brings its own
             tune_config=tune.TuneConfig(
-                search_alg=TuneFeed(feed, brake, slots=slots, at_a_time=named, most=self._limits.trials_per_tuner),
+                search_alg=TuneFeed(feed, brake, self._yard.places, most=self._limits.trials_per_tuner),
                 reuse_actors=True,
                 trial_name_creator=_short_name,
                 trial_dirname_creator=_short_name,
@@ -201,47 +213,13 @@ class Executor:
                 storage_path=self._folder,
                 verbose=0,
                 stop=_Stopper(brake),
-                callbacks=[_Pilot(self._broker, brake, self._on_report, self._on_done)],
+                callbacks=[_Pilot(self._broker, brake, self._on_report, self._on_done, self._to_stop)],
                 failure_config=tune.FailureConfig(max_failures=self._limits.max_node_retries),
                 # Checkpoints are the training loop's own, in the storage.
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
         tuner.fit()
-
-    def _trainable(self, at_a_time: int) -> Any:
-        shape = self._shape
-        if shape.ranks == 1:
-            return tune.with_resources(SoloTrainable, {"cpu": shape.cpus, "gpu": shape.gpus})
-        if self._gangs is None:
-            from trainables.gang import RankConfig
-
-            config = RankConfig(
-                broker=self._broker_name,
-                gang="",
-                train=self._train,
-                threads=shape.cpus,
-                timeout_s=2 * self._limits.report_deadline_s,
-                memory_growth_bytes=self._limits.memory_growth_bytes,
-            )
-            self._gangs = Gangs(shape, config, self._folder)
-        self._gangs.ensure(at_a_time)
-        # Every cluster has this resource, one unit of it, on the node of its head. So Tune starts no more leases than
-        # this, without a CPU: one that asks for any never starts while ranks hold them all. There is one more than
-        # gangs, so that a gang that ends a trial finds the next one waiting instead of Tune's loop.
-        share = math.floor(0.9 / (at_a_time + 1) * 10_000) / 10_000
-        return tune.with_resources(GangTrainable, {"cpu": 0, "node:__internal_head__": share})
-
-    def _config(self) -> dict[str, Any]:
-        config: dict[str, Any] = {"broker": self._broker_name}
-        if self._shape.ranks == 1:
-            config |= {
-                "train": self._train,
-                "threads": self._shape.cpus,
-                "gpus": self._shape.gpus,
-                "memory_growth_bytes": self._limits.memory_growth_bytes,
-            }
-        return config
 
 
 class _Brake:
@@ -292,11 +270,15 @@ class _Pilot(tune.Callback):  # type: ignore[misc]
         brake: _Brake,
         on_report: Callable[[Report], None],
         on_done: Callable[[TrialOutcome], None],
+        to_stop: Collection[str],
     ) -> None:
         self._broker = broker
         self._brake = brake
         self._on_report = on_report
         self._on_done = on_done
+        self._to_stop = to_stop
+        self._leaving: frozenset[str] = frozenset()
+        self._looked_at = -math.inf
 
     def __reduce__(self) -> Any:
         # Tune saves its callbacks for a restore that nobody asks for; these hold connections and locks.
@@ -305,6 +287,8 @@ class _Pilot(tune.Callback):  # type: ignore[misc]
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Called by Tune in each turn of its loop."""
         self._brake.apply(trials)
+        if time.monotonic() - self._looked_at > NODES_S:
+            self._look_for_preemption()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -316,7 +300,7 @@ class _Pilot(tune.Callback):  # type: ignore[misc]
             self._brake.guard(self._on_report, {"trial_id": raw["trial_id"], "attempt_id": raw["attempt_id"], **report})
         if ENDING in result:
             ending = json.loads(result.pop(ENDING))
-            if "stopped" not in ending:
+            if "stopped" not in ending or raw["trial_id"] in self._to_stop:
                 self._brake.guard(self._on_done, _outcome(raw, ending))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -326,6 +310,13 @@ class _Pilot(tune.Callback):  # type: ignore[misc]
         failure = node_failure(f"the process of this trial died {trial.num_failures} times: {_last_error(trial)}")
         outcome = TrialOutcome(trial_id=raw["trial_id"], attempt_id=raw["attempt_id"], failure=failure)
         self._brake.guard(self._on_done, outcome)
+
+    def _look_for_preemption(self) -> None:
+        self._looked_at = time.monotonic()
+        leaving = draining_nodes()
+        if leaving != self._leaving:
+            self._leaving = leaving
+            self._broker.preempt.remote(sorted(leaving))
 
 
 class _Stopper(tune.Stopper):  # type: ignore[misc]
@@ -377,6 +368,7 @@ def _outcome(trial: dict[str, Any], ending: dict[str, Any]) -> TrialOutcome:
         attempt_id=trial["attempt_id"],
         failure=None if failure is None else Failure.model_validate(failure),
         result=None if result is None else TrialResult.model_validate(result),
+        stopped="stopped" in ending,
     )
 
 

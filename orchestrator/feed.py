@@ -1,16 +1,34 @@
-"""Hands trials to Ray Tune one after the other, as they become ready, instead of as one fixed list."""
+"""Hands trials to Ray Tune one after the other, as they become ready and as a gang of their shape has a place."""
 
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Experiment, Trial
 from ray.tune.search import SearchAlgorithm
 
+from orchestrator.fleet import Demand
+from search_spaces.study import GangSpec
+
 Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, slots=True)
+class Handout:
+    """A trial that should start now.
+
+    Attributes:
+        payload: The ResolvedTrial as plain data.
+        gang: Which gang trains it.
+    """
+
+    payload: dict[str, Any]
+    gang: GangSpec
 
 
 class Feed(Protocol):
@@ -19,8 +37,15 @@ class Feed(Protocol):
     def __len__(self) -> int:
         """Most trials that may still be taken; the executor ends at 0."""
 
-    def next(self) -> dict[str, Any] | None:
-        """The ResolvedTrial that should start now, as plain data; None if all that are left wait for a running one."""
+    def demands(self, running: Mapping[GangSpec, int]) -> dict[GangSpec, Demand]:
+        """What there is to do for each gang of the feed, with nothing left to do too.
+
+        Args:
+            running: Trials that were taken and have not ended.
+        """
+
+    def next(self, gangs: Collection[GangSpec]) -> Handout | None:
+        """The trial that should start now; None if all that are left wait for a running one or for another gang."""
 
 
 class Brake(Protocol):
@@ -32,23 +57,53 @@ class Brake(Protocol):
         """What the function gives; its exception pulls the brake."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a trial can be trained.
+
+    Attributes:
+        trainable: Name under which Tune knows what leases it.
+        config: What the Trainable is told, beside the trial.
+        resources: Of the lease.
+        gangs: How many trials can run at a time.
+        named: Most trials that Tune may know of at a time; a few more than can run, so that it finds the next one.
+    """
+
+    trainable: str
+    config: dict[str, Any]
+    resources: PlacementGroupFactory
+    gangs: int
+    named: int
+
+
+Places = Callable[[Mapping[GangSpec, Demand]], dict[GangSpec, Place]]
+"""From what there is to do to where trials can be trained now."""
+
+
 class InOrder:
     """A feed of trials that wait for nothing.
 
     Args:
         trials: ResolvedTrials as plain data.
+        gang: Which gang trains them.
     """
 
-    def __init__(self, trials: Iterable[dict[str, Any]]) -> None:
+    def __init__(self, trials: Iterable[dict[str, Any]], gang: GangSpec) -> None:
         self._trials = deque(trials)
+        self._gang = gang
 
     def __len__(self) -> int:
         """Trials that are left."""
         return len(self._trials)
 
-    def next(self) -> dict[str, Any] | None:
+    def demands(self, running: Mapping[GangSpec, int]) -> dict[GangSpec, Demand]:
+        """All that are left are ready."""
+        left = len(self._trials)
+        return {self._gang: Demand(ready=left, running=running.get(self._gang, 0), work=left)}
+
+    def next(self, gangs: Collection[GangSpec]) -> Handout | None:
         """The first that is left."""
-        return self._trials.popleft() if self._trials else None
+        return Handout(self._trials.popleft(), self._gang) if self._trials and self._gang in gangs else None
 
 
 class TuneFeed(SearchAlgorithm):  # type: ignore[misc]
@@ -57,19 +112,17 @@ class TuneFeed(SearchAlgorithm):  # type: ignore[misc]
     Args:
         feed: Where the trials come from.
         brake: Once pulled, no more trial is started.
-        slots: Trials that can run at a time. No more than these are named to Tune before the first of them speaks:
-            whose process is up first would start first.
-        at_a_time: Most trials after that which Tune may know of and that have not ended.
+        places: Where trials can be trained.
         most: Trials of one Tuner.
     """
 
-    def __init__(self, feed: Feed, brake: Brake, *, slots: int, at_a_time: int, most: int) -> None:
+    def __init__(self, feed: Feed, brake: Brake, places: Places, most: int) -> None:
         self._feed = feed
         self._brake = brake
-        self._limit = slots
-        self._at_a_time = at_a_time
+        self._places = places
         self._left = most
-        self._known: set[str] = set()
+        self._running: dict[str, GangSpec] = {}
+        self._anybody_spoke = False
         self._experiment: Experiment | None = None
 
     def __reduce__(self) -> Any:
@@ -87,45 +140,51 @@ class TuneFeed(SearchAlgorithm):  # type: ignore[misc]
 
     def next_trial(self) -> Trial | None:
         """Called by Tune in each turn of its loop."""
-        if self.is_finished() or len(self._known) >= self._limit:
+        if self.is_finished():
             return None
-        payload = self._brake.guard(self._feed.next)
-        if payload is None:
-            if not self._known and not self._brake.pulled:
-                self._brake.guard(_nothing_to_wait_for, len(self._feed))
-            return None
-        self._left -= 1
-        trial = self._trial(payload)
-        self._known.add(trial.trial_id)
-        return trial
+        return self._brake.guard(self._next)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Called by Tune when a trial has reported."""
-        self._limit = self._at_a_time
+        self._anybody_spoke = True
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Called by Tune when a trial has ended."""
-        self._limit = self._at_a_time
-        self._known.discard(trial_id)
+        self._anybody_spoke = True
+        self._running.pop(trial_id, None)
 
     def is_finished(self) -> bool:
         """Called by Tune: whether no more trial will come."""
         return self._brake.pulled or not self._left or not len(self._feed)
 
-    def _trial(self, payload: dict[str, Any]) -> Trial:
+    def _next(self) -> Trial | None:
+        named = Counter(self._running.values())
+        demands = self._feed.demands(named)
+        places = self._places(demands)
+        handout = self._feed.next([gang for gang, place in places.items() if named[gang] < self._limit(place)])
+        if handout is None:
+            if not named and not any(demand.ready for demand in demands.values()):
+                raise RuntimeError(f"{len(self._feed)} trials wait for others, but none is running")
+            return None
+        self._left -= 1
+        trial = self._trial(handout.payload, places[handout.gang])
+        self._running[trial.trial_id] = handout.gang
+        return trial
+
+    def _limit(self, place: Place) -> int:
+        # Whose process is up first would start first: before anybody speaks, no more are named than can start.
+        return place.named if self._anybody_spoke else place.gangs
+
+    def _trial(self, payload: dict[str, Any], place: Place) -> Trial:
         assert self._experiment is not None, "Tune adds its experiment before it asks for trials"
         spec = self._experiment.spec
         return Trial(
-            spec["run"],
-            config=spec["config"] | {"trial": json.dumps(payload)},
-            placement_group_factory=spec.get("resources_per_trial"),
+            place.trainable,
+            config=place.config | {"trial": json.dumps(payload)},
+            placement_group_factory=place.resources,
             checkpoint_config=spec["checkpoint_config"],
             max_failures=spec["max_failures"],
             trial_name_creator=spec["trial_name_creator"],
             trial_dirname_creator=spec["trial_dirname_creator"],
             storage=spec["storage"],
         )
-
-
-def _nothing_to_wait_for(left: int) -> None:
-    raise RuntimeError(f"{left} trials wait for others, but none is running")

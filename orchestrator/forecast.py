@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
+from cluster.capacity import Capacity, Shape
 from orchestrator.agenda import Entry, makespan
 
 
@@ -21,6 +22,8 @@ class Work:
         scale: Its model scale.
         cost: Images seen x pixels x parameters, to compare scales.
         images: Training images seen, plus a third of the images it is evaluated on: a forward pass alone.
+        gang: Shape of the gang that trains it.
+        priority: A higher one starts first.
     """
 
     trial_id: str
@@ -28,6 +31,8 @@ class Work:
     scale: str
     cost: float
     images: float
+    gang: Shape
+    priority: int = 0
 
 
 class SecondsModel:
@@ -63,7 +68,7 @@ class Forecast:
         unknown: Scales of which nothing is known.
         relative_error: Root mean square of measured around expected seconds of one trial, as a share; None unless all
             scales rest on the record and each on at least three trials.
-        slots: Trials at a time.
+        room: What fits at once; a number of trials, or nodes.
         wall_s: Until the last one ends; None while a scale is unknown.
     """
 
@@ -72,7 +77,7 @@ class Forecast:
     basis: Mapping[str, str]
     unknown: tuple[str, ...]
     relative_error: float | None
-    slots: int
+    room: int | Capacity
     wall_s: float | None
 
     @property
@@ -80,13 +85,19 @@ class Forecast:
         """Seconds of all trials together."""
         return sum(self.seconds.values())
 
+    @property
+    def slots(self) -> int | None:
+        """Trials at a time; None if that depends on their gangs."""
+        return self.room if isinstance(self.room, int) else None
+
 
 def forecast(
     works: Iterable[Work],
     took: Mapping[str, float],
-    slots: int,
+    room: int | Capacity,
     *,
     done: Collection[str],
+    most: int | None = None,
     images_per_s: Mapping[str, float] | None = None,
 ) -> Forecast:
     """Expected seconds of every trial that is not done.
@@ -94,8 +105,9 @@ def forecast(
     Args:
         works: All trials.
         took: Trial -> seconds, of those that ended.
-        slots: Trials at a time, at least 1.
+        room: What fits at once: a number of trials, at least 1, or nodes.
         done: Trials that need not be trained.
+        most: Most trials at a time, whatever fits.
         images_per_s: Scale -> training speed that was timed; used for scales without a trial that ended.
     """
     works = list(works)
@@ -118,10 +130,17 @@ def forecast(
             basis[work.scale], seconds[work.trial_id] = "other scales", over_all.seconds(work.cost)
     unknown = tuple(dict.fromkeys(w.scale for w in todo if w.trial_id not in seconds))
     entries = [
-        Entry(trial_id=w.trial_id, cost=seconds[w.trial_id], upstream_id=w.upstream_id)
+        Entry(
+            trial_id=w.trial_id,
+            cost=seconds[w.trial_id],
+            upstream_id=w.upstream_id,
+            gang=w.gang,
+            priority=w.priority,
+        )
         for w in todo
         if w.trial_id in seconds
     ]
+    sizes = {entry.gang: entry.gang.size for entry in entries}
     used = [of_scale[scale] for scale, why in basis.items() if why == "record"]
     measured = len(used) == len(basis) and all(model.trials >= 3 for model in used)
     return Forecast(
@@ -130,6 +149,6 @@ def forecast(
         basis=basis,
         unknown=unknown,
         relative_error=max(m.relative_error for m in used) if used and measured else None,
-        slots=slots,
-        wall_s=None if unknown else makespan(entries, slots),
+        room=room,
+        wall_s=None if unknown else makespan(entries, room, sizes=sizes, most=most),
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 
-from cluster.connection import Shape
+from cluster.capacity import Shape
 
 if TYPE_CHECKING:
     from trainables.gang import RankConfig
@@ -51,7 +51,7 @@ class TellBroker(UserCallback):  # type: ignore[misc]
 
 
 class Gangs:
-    """The gangs of one executor.
+    """The gangs of one shape.
 
     Args:
         shape: Of each gang.
@@ -66,26 +66,28 @@ class Gangs:
         self._folder = folder
         self._threads: list[threading.Thread] = []
         self._closing = threading.Event()
+        self._number = 0
 
-    def ensure(self, number: int) -> None:
-        """Start gangs until ``number`` of them live. Returns at once; ranks take about ten seconds to come."""
+    def resize(self, number: int) -> None:
+        """Start gangs until ``number`` of them live, or send some home: idle ones at once, others after their trial.
+
+        Returns at once; ranks take about ten seconds to come.
+        """
+        if number == self._number:
+            return
+        self._number = number
         self._threads = [thread for thread in self._threads if thread.is_alive()]
-        while len(self._threads) < number:
+        live = ray.get(self._broker.retire.remote(self._shape.queue, number))
+        for _ in range(number - live):
             name = f"gang-{uuid.uuid4().hex[:8]}"
-            ray.get(self._broker.expect.remote(name))
+            ray.get(self._broker.expect.remote(name, self._shape.queue))
             thread = threading.Thread(target=self._keep, args=(name,), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
 
-    def close(self, patience_s: float) -> None:
-        """Send all ranks home. Those that train stop at their next report, or are killed after ``patience_s``."""
+    def close(self) -> None:
+        """Wait until all ranks have gone home, or Train has been given up; the broker has been closed before."""
         self._closing.set()
-        ray.get(self._broker.close.remote())
-        end = time.monotonic() + patience_s
-        while ray.get(self._broker.busy.remote()) and time.monotonic() < end:
-            time.sleep(0.05)
-        if ray.get(self._broker.busy.remote()):
-            ray.get(self._broker.shoot_all.remote("the sweep ends"))
         # A thread that is still inside fit() when the connection closes takes the whole process with it. Ranks that are
         # still starting go home when they say hello.
         end = time.monotonic() + GOODBYE_S
@@ -118,12 +120,12 @@ class Gangs:
         shape = self._shape
         return TorchTrainer(
             ranks,
-            train_loop_config=dataclasses.asdict(dataclasses.replace(self._config, gang=gang)),
+            train_loop_config=dataclasses.asdict(
+                dataclasses.replace(self._config, gang=gang, backend=self._shape.backend)
+            ),
             torch_config=TorchConfig(backend="gloo", timeout_s=int(self._config.timeout_s)),
             scaling_config=ScalingConfig(
-                num_workers=shape.ranks,
-                use_gpu=shape.gpus > 0,
-                resources_per_worker={"CPU": shape.cpus} | ({"GPU": shape.gpus} if shape.gpus else {}),
+                num_workers=shape.ranks, use_gpu=shape.gpus > 0, resources_per_worker=shape.resources
             ),
             run_config=RunConfig(
                 # A name that was used before would make Train resume that run.

@@ -13,6 +13,7 @@ import os
 import queue
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -64,6 +65,10 @@ class _Lease(tune.Trainable):  # type: ignore[misc]
         self._config = config
         self._trial: dict[str, Any] = json.loads(config["trial"])
 
+    @property
+    def _key(self) -> str:
+        return str(self._trial["trial_id"])
+
     def _begin(self) -> bool:
         """Start the trial; False if none is to be started any more."""
         raise NotImplementedError
@@ -78,15 +83,12 @@ class _Lease(tune.Trainable):  # type: ignore[misc]
 class GangTrainable(_Lease):
     """Hands its trial to a gang of two and more ranks.
 
-    Config: ``broker`` (name of the actor), ``trial`` (JSON text of a ResolvedTrial).
+    Config: ``broker`` (name of the actor), ``queue`` (of the gangs that may train it), ``trial`` (JSON text of a
+    ResolvedTrial).
     """
 
-    @property
-    def _key(self) -> str:
-        return str(self._trial["trial_id"])
-
     def _begin(self) -> bool:
-        ray.get(self._broker.submit.remote(self._key, self._trial))
+        ray.get(self._broker.submit.remote(self._key, self._trial, self._config["queue"]))
         return True
 
     def _next(self) -> dict[str, Any]:
@@ -108,23 +110,29 @@ class SoloTrainable(_Lease):
     def setup(self, config: dict[str, Any]) -> None:
         """Called by Tune once per actor; imports torch."""
         super().setup(config)
+        self._node = ray.get_runtime_context().get_node_id()
         self._worker = _Worker(config)
 
     def _begin(self) -> bool:
-        if ray.get(self._broker.draining.remote()):
+        order = self._order()
+        if order is Order.STOP:
             return False
-        if self._worker.worn:
-            # The process has grown too large. Tune sees a crash, which it answers with a fresh process and this trial.
+        if self._worker.worn or order is Order.SAVE:
+            # The process has grown too large, or its node will go away. Tune sees a crash, which it answers with a
+            # fresh process, elsewhere if need be, and this trial.
             os._exit(1)
-        self._worker.start(self._trial)
+        self._worker.start(self._trial, self._order)
         return True
 
     def _next(self) -> dict[str, Any]:
         self._worker.go_on()
         message = self._worker.message()
-        if "report" in message and ray.get(self._broker.draining.remote()):
+        if "report" in message and self._order() is Order.STOP:
             return self._worker.stop()
         return message
+
+    def _order(self) -> Order:
+        return Order(ray.get(self._broker.urgent_alone.remote(self._node, self._key)))
 
     def _abandon(self) -> None:
         if self._started:
@@ -136,7 +144,7 @@ class _Worker:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._config = config
-        self._trials: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._trials: queue.Queue[tuple[dict[str, Any], Callable[[], Order]]] = queue.Queue()
         self._messages: queue.Queue[dict[str, Any]] = queue.Queue()
         self._answers: queue.Queue[Order] = queue.Queue()
         self._read = False
@@ -144,13 +152,18 @@ class _Worker:
         self.worn = False
         threading.Thread(target=self._work, name="training", daemon=True).start()
 
-    def start(self, trial: dict[str, Any]) -> None:
-        """Begin a trial; the one before has ended."""
+    def start(self, trial: dict[str, Any], ask: Callable[[], Order]) -> None:
+        """Begin a trial; the one before has ended.
+
+        Args:
+            trial: A ResolvedTrial as plain data.
+            ask: Gives orders that cannot wait for the next report.
+        """
         self._stopping.clear()
         # One report may be ahead of the answers, so that training does not wait for Tune's loop.
         self._answers = queue.Queue()
         self._answers.put(Order.GO)
-        self._trials.put(trial)
+        self._trials.put((trial, ask))
 
     def message(self, patience_s: float | None = None) -> dict[str, Any]:
         """Wait for the next report or the ending."""
@@ -185,18 +198,21 @@ class _Worker:
 
     def _work(self) -> None:
         from trainables.failures import failure_of
+        from trainables.notice import Courier
         from trainables.warm import Attempt, ProcessState, Wear, attempt, load_function
 
         train = state = None
+        courier = Courier()
         wear = Wear(limit_bytes=self._config["memory_growth_bytes"])
         while True:
-            trial = self._trials.get()
+            trial, ask = self._trials.get()
             try:
                 if train is None or state is None:
                     train = load_function(self._config["train"])
                     group, state = _group(self._config["gpus"]), ProcessState(self._config["threads"])
                 state.restore()
-                ended = attempt(train, trial, group, self._tell)
+                with courier.asking(ask):
+                    ended = attempt(train, trial, group, self._tell)
             except BaseException as error:  # the step that waits would wait for ever
                 ended = Attempt(failure=failure_of(error, None))
             self.worn = wear.after_trial() or _outlasts(ended.failure)

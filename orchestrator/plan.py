@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator.plan_data import Findings, PlanData, find_leaks, read_data
-from search_spaces.expand import Cell, Exclusion, Expansion, Trial, expand
+from search_spaces.expand import Cell, Exclusion, Expansion, Trial, expand, gang_of, priority_of
 from search_spaces.files import LoadedStudy
 from search_spaces.identity import Cards, ScaleCard, TaskCard
 from search_spaces.names import Role
 from search_spaces.resolve import Resolver
 from search_spaces.selection import select
-from search_spaces.study import ByScaleSource, CheckpointSource, Study, TransformSource, TrialSource
+from search_spaces.study import ByScaleSource, CheckpointSource, GangSpec, Study, TransformSource, TrialSource
 from search_spaces.trial import ResolvedTask, Workspace
 from trainables.library import TaskLibrary
 
@@ -39,6 +39,8 @@ class PlannedTrial:
         images: Training images seen, plus a third of the images it is evaluated on, which are passed forward alone.
         cost: Expected work in arbitrary units: those images x pixels x parameters.
         parameters: Numbers of its model; 0 if the plan was made without loading weights.
+        gang: What trains it.
+        priority: A higher one starts first.
     """
 
     trial: Trial
@@ -47,6 +49,8 @@ class PlannedTrial:
     images: float
     cost: float
     parameters: int
+    gang: GangSpec
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +136,7 @@ def make_plan(
             find_leaks(data, chosen, library, found)
     sizes = {} if found.problems or not load_weights else _check_weights(loaded, resolver, chosen, found, note)
     _note_idle_ranks(study, resolver, chosen, found)
-    trials = () if found.problems else _planned(resolver, chosen, sizes, data)
+    trials = () if found.problems else _planned(study, resolver, chosen, sizes, data)
     return Plan(
         loaded=loaded,
         expansion=expansion,
@@ -272,16 +276,16 @@ def _nowhere(loaded: LoadedStudy) -> Workspace:
 
 
 def _note_idle_ranks(study: Study, resolver: Resolver, trials: Iterable[Trial], found: Findings) -> None:
-    ranks = study.execution.gang.ranks
-    fewest = min((resolver.protocol(c).ghost_batches for c in {t.cell for t in trials}), default=ranks)
-    if fewest < ranks:
+    shares = {(gang_of(study, c).ranks, resolver.protocol(c).ghost_batches) for c in {t.cell for t in trials}}
+    for ranks, ghosts in sorted(share for share in shares if share[1] < share[0]):
         found.notes.append(
-            f"{ranks} ranks share {fewest} ghost batch(es) per step, so {ranks - fewest} idle: lower "
-            "protocol.ghost_batch_size (which makes another trial of it) or execution.gang.ranks"
+            f"{ranks} ranks share {ghosts} ghost batch(es) per step, so {ranks - ghosts} idle: lower "
+            "protocol.ghost_batch_size (which makes another trial of it) or the ranks in execution.gang"
         )
 
 
 def _planned(
+    study: Study,
     resolver: Resolver,
     trials: Iterable[Trial],
     sizes: dict[str, int],
@@ -301,6 +305,8 @@ def _planned(
             images=seen,
             cost=seen * pixels * max(1, parameters),
             parameters=parameters,
+            gang=gang_of(study, cell),
+            priority=priority_of(study, cell),
         )
         planned.setdefault(identity, entry)
     return tuple(planned.values())

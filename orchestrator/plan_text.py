@@ -8,19 +8,21 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cluster.capacity import Shape
 from orchestrator.plan import Plan
 from search_spaces.names import AXES, Role
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
     """The plan as plain data: counts, cells, exclusions with reasons, problems, images per task."""
+    gangs = Counter(t.gang for t in plan.trials)
     return {
         "study": plan.study.name,
         "cells": len(plan.cells),
         "trials": len(plan.targets),
         "upstream_trials": len(plan.trials) - len(plan.targets),
         "stages": len(list(plan.stages())),
-        "ranks_per_trial": plan.study.execution.gang.ranks,
+        "gangs": [{"trials": count, **gang.model_dump(mode="json")} for gang, count in gangs.items()],
         "axes": {axis: sorted({c.coordinates[axis] for c in plan.cells}) for axis in AXES},
         "exclusions": [{"cell": e.cell.label, "reason": e.reason} for e in plan.exclusions],
         "problems": list(plan.problems),
@@ -42,6 +44,9 @@ def print_plan(plan: Plan, console: Console) -> None:
     for number, stage in enumerate(plan.stages()):
         roles = Counter(t.trial.role for t in stage)
         console.print(f"stage {number}: {roles[Role.TARGET]} targets, {roles[Role.UPSTREAM]} upstream")
+    gangs = Counter(Shape.of(t.gang, ()).label for t in plan.trials)
+    if len(gangs) > 1:
+        console.print("gangs: " + ", ".join(f"{count} trials on {label}" for label, count in gangs.items()))
     for reason, count in Counter(e.reason for e in plan.exclusions).items():
         console.print(f"excluded, {count} cells: {reason}", markup=False, style="yellow")
     for note in plan.notes:

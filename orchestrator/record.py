@@ -30,6 +30,7 @@ from orchestrator.notes import experiment_note, study_note
 from orchestrator.record_states import Delivery, KnownRun, TrialState, trial_state
 from orchestrator.redact import public_study
 from search_spaces.exceptions import DataError, TrackingError, UserError
+from search_spaces.failpoints import failpoint
 from search_spaces.identity import digest
 from search_spaces.names import SCHEMA_VERSION, Artifact, Role, State, Tag
 from search_spaces.results import TrialResult
@@ -143,6 +144,7 @@ class Record:
                 raise
             return self._delivered_elsewhere(item)
         run_id = self._deliver(entry)
+        failpoint("record.after_done")
         with self._storage_errors():
             self._storage.mark_delivered(item)
         return run_id
@@ -345,9 +347,12 @@ class Record:
     def _write(self, entry: Entry) -> str:
         run = self._run_of(entry)
         if not run.terminated:
+            failpoint("record.run_created")
             self._put_files(run.run_id, run.artifact_uri, entry.texts, entry.files)
+            failpoint("record.mid_delivery")
             for batch in batches(metric_rows(entry), entry.params, split_tags(entry)[1]):
                 self._client.log_batch(run.run_id, **batch)
+            failpoint("record.before_done")
             complete = entry.result.state is State.COMPLETE
             self._client.set_terminated(run.run_id, "FINISHED" if complete else "FAILED", entry.finished_ms)
             self._by_attempt[run.attempt_id] = dataclasses.replace(run, terminated=True, complete=complete)

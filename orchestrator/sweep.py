@@ -16,6 +16,7 @@ from rich.status import Status
 from orchestrator.options import Shared, command
 from orchestrator.terminal import EXIT_FAILED, EXIT_USER, make_console
 from search_spaces.exceptions import TrackingError, UserError
+from search_spaces.failpoints import failpoint
 from search_spaces.files import LoadedStudy, load_study
 
 app = typer.Typer(
@@ -74,6 +75,9 @@ def plan(
     slots: Annotated[
         int | None, typer.Option("--slots", help="Trials at a time; else what fits the CPUs of this machine.")
     ] = None,
+    nodes: Annotated[
+        str | None, typer.Option("--nodes", help="The cluster, for the time: 2x(32,8) is two nodes of 32 CPUs, 8 GPUs.")
+    ] = None,
     price: Annotated[float | None, typer.Option("--price", help="Of a GPU-hour, for the cost in money.")] = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Time a few steps of scales of which no trial has ended, on the CPU.")
@@ -82,15 +86,18 @@ def plan(
     shared: Shared,
 ) -> None:
     """Cells, trials, exclusions with reasons, time, money, disk, and every problem at once; trains nothing."""
-    from orchestrator.estimate import estimate
+    from orchestrator.estimate import estimate, parse_nodes
     from orchestrator.plan_text import plan_json, print_plan
 
+    cluster = parse_nodes(nodes) if nodes else ()
     made = _plan(study, shared, quiet=json_)
     costs = None
     if not made.problems:
         with redirect_stdout(sys.stderr) if json_ else console.status("estimating") as shown:
             note: Callable[[str], None] = shown.update if isinstance(shown, Status) else lambda _: None
-            costs = estimate(made, shared.places(), slots=slots, price=price, calibrate=calibrate, note=note)
+            costs = estimate(
+                made, shared.places(), slots=slots, nodes=cluster, price=price, calibrate=calibrate, note=note
+            )
     if json_:
         extra = {"estimate": costs.to_json()} if costs else {}
         print(json.dumps(plan_json(made) | extra | ({"resolved": made.loaded.text} if resolved else {}), indent=2))
@@ -250,6 +257,7 @@ def _report_of(plan: Any, record: Any, out: Path | None) -> None:
     folder = out or Path("reports") / plan.study.name
     with console.status("writing the report"):
         files = build_report(plan.study.name, folder, record.uri, planned=plan_json(plan))
+        failpoint("report.before_attach")
         record.attach_report(folder)
     console.print()
     for line in files.headlines:

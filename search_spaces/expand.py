@@ -25,7 +25,7 @@ from search_spaces.exceptions import UserError, unknown
 from search_spaces.models import describe
 from search_spaces.names import AXES, Role
 from search_spaces.protocol import Protocol
-from search_spaces.study import ByScaleSource, Source, Study, TransformSource, TrialSource
+from search_spaces.study import ByScaleSource, GangSpec, Source, Study, TransformSource, TrialSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +133,24 @@ def expand(study: Study) -> Expansion:
         raise UserError(
             f"study {study.name!r}: no cell is left after {len(exclusions)} exclusions; see exclude and sources"
         )
-    return Expansion(cells=tuple(kept), trials=_trials(study, kept), exclusions=tuple(exclusions))
+    trials = _trials(study, kept)
+    reached = list(dict.fromkeys(t.cell for t in trials))
+    for where, several in (("gangs", study.execution.gangs), ("priorities", study.execution.priorities)):
+        for rule in several:
+            _matcher(rule.when, reached, f"execution.{where}.when")
+    return Expansion(cells=tuple(kept), trials=trials, exclusions=tuple(exclusions))
+
+
+def gang_of(study: Study, cell: Cell) -> GangSpec:
+    """The gang that trains a cell: the study's, or that of the last rule that matches."""
+    several = [rule.gang for rule in study.execution.gangs if matches(rule.when, cell)]
+    return several[-1] if several else study.execution.gang
+
+
+def priority_of(study: Study, cell: Cell) -> int:
+    """The priority of a cell: that of the last rule that matches, else 0."""
+    several = [rule.priority for rule in study.execution.priorities if matches(rule.when, cell)]
+    return several[-1] if several else 0
 
 
 def protocol_of(study: Study, cell: Cell) -> Protocol:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -268,18 +269,52 @@ class GangSpec(StrictModel):
         ranks: Processes that share a trial. One rank trains inside a reused Tune worker; more form a warm gang.
         cpus_per_rank: CPUs (and torch threads) of a rank.
         gpus_per_rank: GPUs of a rank; fractions only with one rank. If not given: 1 where the cluster has GPUs, else 0.
+        accelerator: Ray's name of the type that the GPUs must be, such as ``A100`` or ``H100``; any if not given.
+        backend: Collectives of two and more ranks: ``nccl``, ``gloo``, or ``auto``: nccl on GPUs, else gloo.
     """
 
     ranks: int = Field(default=1, ge=1)
     cpus_per_rank: int = Field(default=1, ge=1)
     gpus_per_rank: float | None = Field(default=None, ge=0)
+    accelerator: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    backend: Literal["auto", "nccl", "gloo"] = "auto"
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> GangSpec:
         gpus = self.gpus_per_rank
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"more than one GPU per rank are whole GPUs, got {gpus}")
+        if gpus == 0 and self.accelerator:
+            raise ValueError(f"accelerator: {self.accelerator} without GPUs; leave out one of the two")
+        if gpus == 0 and self.backend == "nccl":
+            raise ValueError("backend: nccl needs GPUs; use gloo (or auto) on CPUs")
         if self.ranks > 1 and gpus is not None and gpus != int(gpus):
             raise ValueError(f"gangs of two and more ranks need whole GPUs (two ranks may share none), got {gpus}")
         return self
+
+
+class GangRule(StrictModel):
+    """Another gang for the cells that match.
+
+    Attributes:
+        when: Axis -> value or list of values; all must match.
+        gang: Their ranks per trial.
+    """
+
+    when: dict[str, Any] = Field(min_length=1)
+    gang: GangSpec
+
+
+class PriorityRule(StrictModel):
+    """Another priority for the cells that match.
+
+    Attributes:
+        when: Axis -> value or list of values; all must match.
+        priority: Trials of a higher one start first; 0 if no rule says otherwise.
+    """
+
+    when: dict[str, Any] = Field(min_length=1)
+    priority: int
 
 
 class ExecutionSpec(StrictModel):
@@ -287,6 +322,8 @@ class ExecutionSpec(StrictModel):
 
     Attributes:
         gang: Ranks per trial.
+        gangs: Other gangs for some cells; of several rules that match the last one counts.
+        priorities: What should start first; of several rules that match the last one counts.
         keep_weights: Which weights stay in the storage: of the best validation, of the last step, or none (upstream
             trials always keep theirs).
         checkpoint_every_s: Least seconds between two checkpoints of a running trial, written at evaluations.
@@ -296,6 +333,8 @@ class ExecutionSpec(StrictModel):
     """
 
     gang: GangSpec = GangSpec()
+    gangs: list[GangRule] = []
+    priorities: list[PriorityRule] = []
     keep_weights: Literal["best", "final", "none"] = "best"
     checkpoint_every_s: float = Field(default=30.0, ge=0)
     max_concurrent: int | None = Field(default=None, ge=1)
@@ -346,10 +385,16 @@ class Study(StrictModel):
         known = {*self.sources, "random"}
         for name, source in self.sources.items():
             self._check_source(name, source, known)
-        for override in self.overrides:
-            for axis in override.when:
+        rules: dict[str, Sequence[Override | GangRule | PriorityRule]] = {
+            "overrides": self.overrides,
+            "execution.gangs": self.execution.gangs,
+            "execution.priorities": self.execution.priorities,
+        }
+        for where, several in rules.items():
+            for axis in (axis for rule in several for axis in rule.when):
                 if axis not in AXES:
-                    raise ValueError(unknown("axis", axis, AXES, "overrides.when"))
+                    raise ValueError(unknown("axis", axis, AXES, f"{where}.when"))
+        for override in self.overrides:
             for field in override.set:
                 if field not in Protocol.model_fields:
                     raise ValueError(unknown("protocol field", field, Protocol.model_fields, "overrides.set"))

@@ -1,4 +1,4 @@
-"""Checkpoints of a running trial, written at evaluations; a resumed trial continues bit for bit.
+"""Checkpoints of a running trial, written at evaluations and on order; a resumed trial continues bit for bit.
 
 No state of a random generator or loader is in them: everything random follows from the seed and the step.
 """
@@ -17,11 +17,10 @@ import pyarrow as pa
 import torch
 
 from search_spaces.exceptions import UserError
-from search_spaces.results import Order
 from trainables.groups import Group, broadcast_bytes
 from trainables.storage import Storage
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 """Raised when the content changes; a checkpoint of another format is not used, the trial starts over."""
 
 _log = logging.getLogger(__name__)
@@ -97,18 +96,25 @@ class Checkpoints:
         data = broadcast_bytes(self._group, data)
         return None if data is None else from_bytes(data, self._trial_id)
 
-    def after_evaluation(self, order: Order, state: Callable[[], State]) -> None:
-        """Write a checkpoint if one was ordered (save, stop) or the last is old enough. Called by all ranks.
+    def save_if_due(self, state: Callable[[], State]) -> None:
+        """Write a checkpoint if the last is old enough. Called by all ranks, at each evaluation.
+
+        Args:
+            state: Makes the state; called on rank 0 only, and only if it is written.
+        """
+        if self._clock() - self._last >= self._every_s:
+            self.save(state)
+
+    def save(self, state: Callable[[], State]) -> None:
+        """Write a checkpoint now. Called by all ranks.
 
         A storage that is away does not end the training: the failure is logged and counted, and the next evaluation
         tries again.
 
         Args:
-            order: The answer to the evaluation's report.
-            state: Makes the state; called on rank 0 only, and only if it is written.
+            state: Makes the state; called on rank 0 only.
         """
-        due = order is not Order.GO or self._clock() - self._last >= self._every_s
-        if self._group.rank or not due:
+        if self._group.rank:
             return
         try:
             self._storage.put_checkpoint(self._trial_id, to_bytes(state(), self._trial_id))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.exceptions import DataError, DivergenceError, MemoryLimitError
+from search_spaces.failpoints import failpoint
 from search_spaces.protocol import Protocol
 from search_spaces.results import Order
 from search_spaces.study import Normalisation
@@ -24,6 +25,7 @@ from trainables.evaluation import LEAST_BATCH_SIZE, predict
 from trainables.ghost_batches import GhostBatches
 from trainables.groups import Group, broadcast_object
 from trainables.module_setup import Weights, largest_that_fits, prepare, snapshot
+from trainables.notice import NOTICE, order_of
 from trainables.optimisation import (
     MovingAverage,
     Precision,
@@ -222,26 +224,34 @@ class _Fit:
         with ghosts:
             for stop in evaluation_steps(self._steps, self._protocol.evaluations):
                 if stop > self._step:
-                    seconds = self._train_until(stop, ghosts)
-                    self._after_interval(seconds)
+                    self._after_interval(self._train_until(stop, ghosts))
 
     def _train_until(self, stop: int, ghosts: GhostBatches) -> float:
-        """Train up to step ``stop``; returns the seconds it took, the device's work included."""
-        started = time.perf_counter()
+        """Train up to step ``stop``; returns the training images per second, the device's work included."""
+        first, started = self._step, time.perf_counter()
         scaler = self._precision.scaler
         scale: Callable[[Tensor], Tensor] | None = None if scaler is None else scaler.scale
-        for step in range(self._step, stop):
+        before_s = self._train_s
+        for step in range(first, stop):
             self._index = self._order.batch(step)
             self._losses.add(ghosts.backward(step, self._ghost_loss, scale))
             self._update(step)
             if self._average is not None:
                 self._average.update(step)
             if (step + 1) % LOSS_WINDOW == 0 or step + 1 == stop:
-                self._losses.look(step + 1)
-        self._step = stop
-        seconds = time.perf_counter() - started
-        self._train_s += seconds
-        return seconds
+                # At the end of the interval there is a report, which brings the order itself.
+                heard = self._losses.look(step + 1, 0 if step + 1 == stop else NOTICE.take())
+                self._step, self._train_s = step + 1, before_s + time.perf_counter() - started
+                self._obey(order_of(heard))
+        return (stop - first) * self._protocol.global_batch_size / (self._train_s - before_s)
+
+    def _obey(self, order: Order) -> None:
+        if order is Order.GO:
+            return
+        if self._checkpoints is not None:
+            self._checkpoints.save(self._state)
+        if order is Order.STOP:
+            raise Stopped(self._step)
 
     def _ghost_loss(self, net: nn.Module, step: int, ghost: int) -> Tensor:
         size = self._protocol.ghost_batch_size
@@ -252,7 +262,7 @@ class _Fit:
             logits = net(inputs)
         return self._loss(_full_precision(logits), targets)
 
-    def _after_interval(self, seconds: float) -> None:
+    def _after_interval(self, samples_per_s: float) -> None:
         """Evaluate, select, report, save, and stop if told to."""
         started = time.perf_counter()
         val = self._validate()
@@ -263,17 +273,21 @@ class _Fit:
             "loss": math.fsum(losses) / len(losses),
             "val": val,
             "lr": learning_rate(self._protocol, self._step - 1, self._steps),
-            "seconds": self._earlier_s + self._train_s + self._evaluate_s,
+            "seconds": self._seconds,
             "step_losses": losses,
         }
         self._history.append(row)
+        failpoint("trial.evaluated")
         report = {key: row[key] for key in ("step", "loss", "val")}
-        samples = len(losses) * self._protocol.global_batch_size
-        order = self._tell({**report, "steps": self._steps, "samples_per_s": samples / seconds})
-        if self._checkpoints is not None:
-            self._checkpoints.after_evaluation(order, self._state)
-        if order is Order.STOP:
-            raise Stopped(self._step)
+        order = self._tell({**report, "steps": self._steps, "samples_per_s": samples_per_s})
+        if self._checkpoints is not None and order is Order.GO:
+            self._checkpoints.save_if_due(self._state)
+        self._obey(order)
+
+    @property
+    def _seconds(self) -> float:
+        """Of training and validation since the trial began, other attempts included."""
+        return self._earlier_s + self._train_s + self._evaluate_s
 
     def _validate(self) -> float | None:
         """Validation value of the weights that count, which are selected if they are the best so far."""
@@ -346,6 +360,8 @@ class _Fit:
             "scaler": None if scaler is None else scaler.state_dict(),
             "best": {"step": self._best.step, "value": self._best.value, "weights": self._best.weights},
             "history": self._history,
+            "losses": self._losses.values,
+            "seconds": self._seconds,
         }
 
     def _restore(self) -> None:
@@ -360,8 +376,9 @@ class _Fit:
             self._precision.scaler.load_state_dict(state["scaler"])
         self._best = _Selection(**state["best"])
         self._history = state["history"]
+        self._losses.values = state["losses"]
         self._step = self._resumed_from = state["step"]
-        self._earlier_s = self._history[-1]["seconds"]
+        self._earlier_s = state["seconds"]
 
 
 def _full_precision(logits: Tensor) -> Tensor:

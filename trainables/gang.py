@@ -12,6 +12,7 @@ all ranks failed alike the processes are started again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -23,6 +24,7 @@ from search_spaces.names import FailureClass
 from search_spaces.results import Failure, Order
 from trainables.failures import node_failure
 from trainables.groups import DistributedGroup, Group, SingleProcess
+from trainables.notice import Courier
 from trainables.warm import Attempt, ProcessState, Wear, attempt, load_function, release_memory
 
 CUDA_MEETING_S = 30.0
@@ -53,6 +55,7 @@ class RankConfig:
         threads: Torch threads per rank.
         timeout_s: Of collectives inside a trial; longer than the broker's deadline, which comes first.
         memory_growth_bytes: Private memory that a rank may gain before its gang goes on in fresh processes.
+        backend: ``nccl`` or ``gloo``, for tensors on a GPU.
     """
 
     broker: str
@@ -61,6 +64,7 @@ class RankConfig:
     threads: int
     timeout_s: float
     memory_growth_bytes: int
+    backend: str = "gloo"
 
 
 def ranks(raw_config: dict[str, Any]) -> None:
@@ -83,7 +87,8 @@ def ranks(raw_config: dict[str, Any]) -> None:
         return ray.get(getattr(broker, method).remote(config.gang, *arguments))
 
     rank = Rank(config, context.get_world_rank(), context.get_world_size(), device, call)
-    rank.run(ray.get_runtime_context().current_actor)
+    here = ray.get_runtime_context()
+    rank.run(here.current_actor, here.get_node_id())
 
 
 class Rank:
@@ -105,21 +110,25 @@ class Rank:
         self._train = load_function(config.train)
         self._state = ProcessState(config.threads)
         self._wear = Wear(config.memory_growth_bytes)
+        self._backend = config.backend
+        self._courier = Courier() if rank == 0 else None
         self._trial_group: dist.ProcessGroup | None = None
         self._control_group: dist.ProcessGroup | None = None
         self._generation = 0
 
-    def run(self, me: Any) -> None:
+    def run(self, me: Any, node: str = "") -> None:
         """Train trial after trial until the broker says bye.
 
         Args:
             me: Actor handle of this rank; the broker kills a stuck gang with rank 0's.
+            node: Id of the node that this rank is on.
 
         Raises:
             RecycleRanksError: The gang should go on in fresh processes.
         """
         self._open_groups()
-        self._generation = self._shared(self._call("hello", me) if self._rank == 0 else None)
+        nodes = self._gathered(node)
+        self._generation = self._shared(self._call("hello", me, nodes) if self._rank == 0 else None)
         while True:
             task, key, trial = self._shared(
                 self._call("next", self._generation) if self._rank == 0 else None
@@ -136,10 +145,17 @@ class Rank:
             answer = self._call("report", self._generation, key, report) if self._rank == 0 else None
             return Order(self._shared(answer, self._control_group))
 
-        ended = attempt(self._train, trial, self._group(), tell)
+        with self._orders(key):
+            ended = attempt(self._train, trial, self._group(), tell)
         if ended.failure is not None:
             self._close_group()
         self._agree(key, ended)
+
+    def _orders(self, key: str) -> AbstractContextManager[None]:
+        """Between reports rank 0 asks for orders; the others hear of them in the collectives of training."""
+        if self._courier is None:
+            return nullcontext()
+        return self._courier.asking(lambda: str(self._call("urgent", self._generation, key)))
 
     def _agree(self, key: str, ended: Attempt) -> None:
         """Meet after a trial, tell the broker how it ended, and be ready for the next one."""
@@ -163,14 +179,10 @@ class Rank:
 
     def _meet(self, ended: Attempt) -> list[Ending]:
         mine = Ending(failure=ended.failure, lost_a_peer=ended.lost_a_peer, worn=self._wear.after_trial())
-        if self._size == 1:
-            return [mine]
-        if self._device.type == "cuda":
+        if self._device.type == "cuda" and self._size > 1:
             patience = timedelta(seconds=CUDA_MEETING_S) if ended.failure is not None else self._timeout
             dist.monitored_barrier(timeout=patience)
-        endings: list[Ending] = [mine] * self._size
-        dist.all_gather_object(endings, mine)
-        return endings
+        return self._gathered(mine)
 
     def _reason_to_part(self, root: Failure | None, endings: list[Ending]) -> str:
         """Why this gang should go on in fresh processes; empty if it can go on in these."""
@@ -191,7 +203,7 @@ class Rank:
         if self._size == 1:
             return
         self._trial_group = self._control_group = self._new_group("gloo")
-        if self._device.type == "cuda":
+        if self._device.type == "cuda" and self._backend == "nccl":
             self._trial_group = self._new_group("cpu:gloo,cuda:nccl")
 
     def _new_group(self, backend: str) -> dist.ProcessGroup:
@@ -212,6 +224,13 @@ class Rank:
         if self._trial_group is None:
             return SingleProcess(self._device)
         return DistributedGroup(self._trial_group, self._device)
+
+    def _gathered(self, value: Any) -> list[Any]:
+        """Every rank's value, on every rank."""
+        values: list[Any] = [value] * self._size
+        if self._size > 1:
+            dist.all_gather_object(values, value)
+        return values
 
     def _shared(self, value: Any, group: dist.ProcessGroup | None = None) -> Any:
         """Rank 0's value, on every rank."""

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from search_spaces.exceptions import DataError, TrackingError, UnselectedWeightsError, UserError, unknown
+from search_spaces.failpoints import failpoint
 from search_spaces.names import Artifact, Role, State
 from search_spaces.results import Timing, TrialResult
 from search_spaces.trial import ResolvedTrial
@@ -135,6 +136,7 @@ class _Run:
 
     def finish(self, tell: Tell) -> TrialResult | None:
         trial, group = self._trial, self._group
+        failpoint("trial.start")
         data = self.load_data()
         built = self.build()
         receipt = initialise(built, trial.source, self._upstream_weights, trial.seed.init)

@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from search_spaces.exceptions import UserError
+from search_spaces.failpoints import failpoint
 from search_spaces.names import Artifact, State
 from search_spaces.results import TrialResult
 
@@ -199,6 +200,7 @@ class Storage:
     def put_checkpoint(self, trial_id: str, data: bytes | memoryview) -> None:
         """Replace the checkpoint of a trial."""
         self._write(f"{_CHECKPOINTS}/{trial_id}.pt", data)
+        failpoint("checkpoint.written")
 
     def get_checkpoint(self, trial_id: str) -> bytes | None:
         """The checkpoint of a trial; None if there is none."""
@@ -260,6 +262,7 @@ class Storage:
             source.rename(ready)
         except OSError:  # another file system
             shutil.copytree(source, ready)
+        failpoint("publish.before_move")
         for attempt in range(5):
             with contextlib.suppress(FileNotFoundError):  # nothing to replace, or another process was faster
                 target.rename(old)
@@ -270,6 +273,7 @@ class Storage:
                 shutil.rmtree(old, ignore_errors=True)
                 if attempt == 4:
                     raise
+        failpoint("publish.after_move")
         shutil.rmtree(old, ignore_errors=True)
 
     def _publish_by_upload(self, source: Path, folder: str) -> None:
@@ -293,7 +297,11 @@ class Storage:
         first = where if direct else f"{_TMP}/{uuid.uuid4().hex}"
         self._make_parent(first)
         with self.fs.open_output_stream(self._path(first)) as stream:
-            stream.write(data)
+            half = len(data) // 2
+            stream.write(data[:half])
+            if where.startswith(_CHECKPOINTS):
+                failpoint("checkpoint.mid_write")
+            stream.write(data[half:])
         if not direct:
             self._move(first, where)
 

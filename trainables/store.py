@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from search_spaces.exceptions import DataError, UserError
+from search_spaces.failpoints import failpoint
 from search_spaces.names import Column
 from trainables.library import TaskLibrary
 from trainables.manifest import Manifest
@@ -226,6 +227,7 @@ def _write_pixels(raw: Path, read: Callable[[int], Pixels], images: int, progres
                     errors.append(made)
                 else:
                     file.write(np.ascontiguousarray(made).data)
+            failpoint("store.mid_build")
             if progress is not None:
                 progress(stop, images)
     if errors:

@@ -34,24 +34,31 @@ class LossLog:
         """Take this rank's share of a step's mean loss."""
         self._pending.append(share)
 
-    def look(self, step: int) -> None:
+    def look(self, step: int, notice: int = 0) -> int:
         """Sum the pending losses over ranks and bring them to the host. Called by all ranks.
 
         Args:
             step: Number of the last step added, from 1.
+            notice: Severity of an order that one rank has heard; travels with the losses.
+
+        Returns:
+            The severity on all ranks.
 
         Raises:
             DivergenceError: One is not finite; on all ranks.
         """
         if not self._pending:
-            return
+            return 0
         first = step - len(self._pending) + 1
-        losses = sum_over_ranks(self._group, torch.stack(self._pending)).tolist()
+        carried = torch.stack([*self._pending, torch.full_like(self._pending[0], notice)])
+        losses: list[float] = sum_over_ranks(self._group, carried).tolist()
+        heard = round(losses.pop())
         self._pending = []
         for offset, loss in enumerate(losses):
             if not math.isfinite(loss):
                 raise DivergenceError(f"training loss is {loss} at step {first + offset} of {self._steps}")
         self.values += losses
+        return heard
 
     def take(self) -> list[float]:
         """The losses since the last call."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.agenda import Agenda, Entry, makespan
+from orchestrator.agenda import Agenda, Entry, makespan, schedule
+from orchestrator.fleet import PATIENCE_S, Demand
 
 
 def entry(trial_id: str, cost: float = 1.0, upstream: str | None = None) -> Entry:
@@ -108,3 +112,94 @@ def test_makespan_is_within_the_bounds_of_list_scheduling(entries: list[Entry], 
     chain = max(ends.values())
     lower = max(chain, work / slots)
     assert lower - 1e-9 <= makespan(entries, slots) <= work / slots + chain * (1 - 1 / slots) + 1e-9  # Graham 1969
+
+
+def shaped(name: str, gang: str, cost: float = 1.0, **more: object) -> Entry[str]:
+    return Entry(trial_id=name, cost=cost, gang=gang, **more)  # type: ignore[arg-type]
+
+
+def test_only_gangs_that_have_a_place_are_served() -> None:
+    agenda = Agenda([shaped("large", "eight", 9.0), shaped("small", "one", 1.0), shaped("tiny", "one", 0.5)])
+    assert agenda.next(["one"]) == "small"
+    assert agenda.next([]) is None
+    assert agenda.next(["one", "eight"]) == "large"
+    assert agenda.next(["eight"]) is None
+    assert agenda.next() == "tiny"
+
+
+def test_what_there_is_to_do_for_each_gang() -> None:
+    entries = [shaped("a", "one", 2.0), shaped("b", "one", 3.0), shaped("c", "eight", 5.0, upstream_id="a")]
+    agenda = Agenda(entries)
+    assert agenda.demands({}) == {"one": Demand(ready=2, work=5.0), "eight": Demand(waiting=1)}
+    assert agenda.next() == "a", "it and what starts from it weigh most"
+    assert agenda.demands({"one": 1}) == {"one": Demand(ready=1, running=1, work=3.0), "eight": Demand(waiting=1)}
+    agenda.complete("a")
+    assert agenda.demands({})["eight"] == Demand(ready=1, work=5.0)
+    agenda.leave(lambda trial_id: trial_id == "b")
+    assert agenda.demands({})["one"] == Demand()
+
+
+def test_a_higher_priority_starts_first_and_so_does_what_it_starts_from() -> None:
+    entries = [
+        shaped("long", "one", 9.0),
+        shaped("source", "one", 1.0),
+        shaped("urgent", "one", 1.0, upstream_id="source", priority=1),
+    ]
+    agenda = Agenda(entries)
+    assert agenda.next() == "source"
+    assert agenda.next() == "long"
+    agenda.complete("source")
+    assert agenda.next() == "urgent"
+
+
+def test_a_trial_that_is_put_back_is_handed_out_again() -> None:
+    agenda = Agenda([shaped("a", "one")])
+    assert agenda.next() == "a"
+    agenda.put_back("a")
+    assert len(agenda) == 1
+    assert agenda.next() == "a"
+
+
+@dataclass
+class Cpus:
+    """A room of so many CPUs; the name of a gang says how many it takes."""
+
+    number: int
+
+    def packing(self) -> Cpus:
+        return Cpus(self.number)
+
+    def add(self, kind: str, /) -> bool:
+        if self.number < int(kind):
+            return False
+        self.number -= int(kind)
+        return True
+
+
+SIZES = {"1": (0.0, 1.0), "4": (0.0, 4.0)}
+
+
+def test_several_shapes_share_the_room() -> None:
+    entries = [shaped("wide", "4", 10.0), *(shaped(f"n{k}", "1", 5.0) for k in range(8))]
+    assert makespan(entries, Cpus(8), sizes=SIZES) == 10.0
+    assert makespan(entries, Cpus(4), sizes=SIZES) == 20.0, "first the wide one, then the others four at a time"
+
+
+def test_starting_a_gang_takes_time_once() -> None:
+    entries = [shaped(f"n{k}", "1", 5.0) for k in range(4)]
+    assert makespan(entries, Cpus(2), sizes=SIZES, start_s=3.0) == 13.0
+
+
+def test_a_gang_that_never_fits_is_said() -> None:
+    with pytest.raises(ValueError, match="1 trials need gangs that never fit"):
+        makespan([shaped("wide", "4")], Cpus(2), sizes=SIZES)
+
+
+def test_neither_large_nor_small_gangs_starve() -> None:
+    """Each shape alone would fill the room for a long time; both get their turns."""
+    entries = [shaped(f"w{k}", "4", 100.0) for k in range(20)] + [shaped(f"n{k}", "1", 100.0) for k in range(80)]
+    times = schedule(entries, Cpus(4), sizes=SIZES)
+    for gang in ("w", "n"):
+        starts = sorted(start for trial_id, (start, _) in times.items() if trial_id.startswith(gang))
+        assert starts[0] <= PATIENCE_S + 100.0
+        assert max(later - earlier for earlier, later in pairwise(starts)) <= PATIENCE_S + 300.0

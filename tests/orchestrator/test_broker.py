@@ -50,7 +50,7 @@ def test_trials_go_out_in_the_order_of_submission_with_their_payload() -> None:
     async def test() -> None:
         broker = Bench().broker
         for name in "xyz":
-            await broker.submit(name, {"trial": name})
+            await broker.submit(name, {"trial": name}, "")
         generation = await broker.hello("a")
         taken = []
         for _ in range(3):
@@ -70,7 +70,7 @@ def test_an_idle_gang_gets_a_tick_and_a_waiting_one_wakes_for_a_trial() -> None:
         patient = Bench(tick_s=5).broker
         generation = await patient.hello("a")
         waiting = await soon(patient.next("a", generation))
-        await patient.submit("x", {})
+        await patient.submit("x", {}, "")
         assert (await waiting)[:2] == ("trial", "x")
 
     run(test)
@@ -79,7 +79,7 @@ def test_an_idle_gang_gets_a_tick_and_a_waiting_one_wakes_for_a_trial() -> None:
 def test_a_report_waits_until_the_lease_asks_for_the_next() -> None:
     async def test() -> None:
         bench = Bench()
-        await bench.broker.submit("x", {})
+        await bench.broker.submit("x", {}, "")
         generation, key = await bench.gang_takes()
         report = await soon(bench.broker.report("a", generation, key, {"step": 1}))
         assert await bench.broker.next_report("x") == {"report": {"step": 1}}
@@ -96,7 +96,7 @@ def test_a_report_waits_until_the_lease_asks_for_the_next() -> None:
 def test_ranks_may_be_one_report_ahead_of_the_answers_and_no_more() -> None:
     async def test() -> None:
         bench = Bench(reports_ahead=1)
-        await bench.broker.submit("x", {})
+        await bench.broker.submit("x", {}, "")
         generation, key = await bench.gang_takes()
         assert await bench.broker.report("a", generation, key, {"step": 1}) == "go"
         second = await soon(bench.broker.report("a", generation, key, {"step": 2}))
@@ -116,7 +116,7 @@ def test_ranks_may_be_one_report_ahead_of_the_answers_and_no_more() -> None:
 def test_cancel_answers_the_waiting_report_with_stop_and_later_ones_too() -> None:
     async def test() -> None:
         bench = Bench()
-        await bench.broker.submit("x", {})
+        await bench.broker.submit("x", {}, "")
         generation, key = await bench.gang_takes()
         report = await soon(bench.broker.report("a", generation, key, {}))
         await bench.broker.cancel("x")
@@ -130,7 +130,7 @@ def test_cancel_answers_the_waiting_report_with_stop_and_later_ones_too() -> Non
 def test_cancel_of_a_queued_trial_takes_it_out_of_the_queue() -> None:
     async def test() -> None:
         bench = Bench()
-        await bench.broker.submit("x", {})
+        await bench.broker.submit("x", {}, "")
         await bench.broker.cancel("x")
         generation = await bench.broker.hello("a")
         assert (await bench.broker.next("a", generation))[0] == "idle"
@@ -142,7 +142,7 @@ def test_a_lost_gangs_trial_goes_to_the_head_of_the_queue_and_the_lease_notices_
     async def test() -> None:
         bench = Bench()
         for key in "xy":
-            await bench.broker.submit(key, {})
+            await bench.broker.submit(key, {}, "")
         generation, key = await bench.gang_takes()
         lease = await soon(bench.broker.next_report("x"))
         assert await bench.broker.lost("a", "killed")
@@ -158,7 +158,7 @@ def test_a_lost_gangs_trial_goes_to_the_head_of_the_queue_and_the_lease_notices_
 def test_hello_of_new_ranks_alone_gives_the_trial_back() -> None:
     async def test() -> None:
         bench = Bench()
-        await bench.broker.submit("x", {})
+        await bench.broker.submit("x", {}, "")
         await bench.gang_takes()
         assert (await bench.gang_takes())[1] == "x"
 
@@ -171,7 +171,7 @@ def test_calls_of_a_dead_generation_are_refused() -> None:
         old = await bench.broker.hello("a")
         waiting = await soon(bench.broker.next("a", old))
         new = await bench.broker.hello("a")
-        await bench.broker.submit("x", {})
+        await bench.broker.submit("x", {}, "")
         assert (await waiting)[0] == "bye"
         task, key, _ = await bench.broker.next("a", new)
         assert (task, key) == ("trial", "x")
@@ -186,7 +186,7 @@ def test_calls_of_a_dead_generation_are_refused() -> None:
 def test_a_report_of_a_group_that_dies_while_it_waits_is_released() -> None:
     async def test() -> None:
         bench = Bench()
-        await bench.broker.submit("x", {})
+        await bench.broker.submit("x", {}, "")
         generation, key = await bench.gang_takes()
         report = await soon(bench.broker.report("a", generation, key, {}))
         await bench.broker.lost("a", "killed")
@@ -198,7 +198,7 @@ def test_a_report_of_a_group_that_dies_while_it_waits_is_released() -> None:
 def test_after_too_many_deaths_the_trial_fails_with_class_node_and_the_last_reason() -> None:
     async def test() -> None:
         bench = Bench(max_node_retries=3)
-        await bench.broker.submit("x", {})
+        await bench.broker.submit("x", {}, "")
         for death in range(4):
             await bench.gang_takes()
             await bench.broker.lost("a", f"death {death} at /nodes/secret/7")
@@ -215,7 +215,7 @@ def test_a_failure_of_class_node_is_tried_again_and_others_are_not() -> None:
     async def test() -> None:
         bench = Bench()
         for key in "xy":
-            await bench.broker.submit(key, {})
+            await bench.broker.submit(key, {}, "")
         generation, key = await bench.gang_takes()
         lost_peer = {"failure": {"failure_class": "node", "message": "connection reset"}}
         await bench.broker.done("a", generation, key, lost_peer)
@@ -233,7 +233,7 @@ def test_a_gang_that_never_finishes_a_trial_is_given_up_and_one_that_does_is_not
         bench = Bench(max_barren_deaths=3)
         assert [await bench.broker.lost("a", "") for _ in range(3)] == [True, True, False]
         for _ in range(5):
-            await bench.broker.submit("x", {})
+            await bench.broker.submit("x", {}, "")
             generation, key = await bench.gang_takes("b")
             await bench.broker.done("b", generation, key, RESULT)
             assert await bench.broker.lost("b", "")
@@ -244,17 +244,17 @@ def test_a_gang_that_never_finishes_a_trial_is_given_up_and_one_that_does_is_not
 def test_without_any_gang_left_queued_and_later_trials_fail_instead_of_waiting() -> None:
     async def test() -> None:
         broker = Bench().broker
-        await broker.expect("a")
-        await broker.submit("x", {})
+        await broker.expect("a", "")
+        await broker.submit("x", {}, "")
         await broker.gone("a", "no module named mynets")
         for key in ("x", "late"):
             if key == "late":
-                await broker.submit(key, {})
+                await broker.submit(key, {}, "")
             failure = (await broker.next_report(key))["failure"]
             assert failure["failure_class"] == "node"
             assert "mynets" in failure["message"]
-        await broker.expect("b")
-        await broker.submit("x", {})
+        await broker.expect("b", "")
+        await broker.submit("x", {}, "")
         assert (await broker.next("b", await broker.hello("b")))[1] == "x"
 
     run(test)
@@ -264,12 +264,12 @@ def test_drain_gives_queued_trials_back_and_stops_running_ones_at_their_next_rep
     async def test() -> None:
         bench = Bench()
         for key in "xyz":
-            await bench.broker.submit(key, {})
+            await bench.broker.submit(key, {}, "")
         generation, key = await bench.gang_takes()
         lease = await soon(bench.broker.next_report("x"))
         await bench.broker.drain()
         assert await bench.broker.next_report("y") == {"stopped": True}
-        await bench.broker.submit("w", {})
+        await bench.broker.submit("w", {}, "")
         assert await bench.broker.next_report("w") == {"stopped": True}
         assert await bench.broker.busy() == 1
         assert await bench.broker.report("a", generation, key, {}) == "stop"
@@ -277,7 +277,7 @@ def test_drain_gives_queued_trials_back_and_stops_running_ones_at_their_next_rep
         assert await lease == {"stopped": True}
         assert await bench.broker.busy() == 0
         await bench.broker.resume()
-        await bench.broker.submit("x", {})
+        await bench.broker.submit("x", {}, "")
         assert (await bench.broker.next("a", generation))[1] == "x"
 
     run(test)
@@ -286,7 +286,7 @@ def test_drain_gives_queued_trials_back_and_stops_running_ones_at_their_next_rep
 def test_drain_stops_a_report_that_waits_and_does_not_requeue_a_gang_lost_meanwhile() -> None:
     async def test() -> None:
         bench = Bench()
-        await bench.broker.submit("x", {})
+        await bench.broker.submit("x", {}, "")
         generation, key = await bench.gang_takes()
         report = await soon(bench.broker.report("a", generation, key, {}))
         await bench.broker.next_report("x")
@@ -314,7 +314,7 @@ def test_close_sends_gangs_home_and_forbids_a_restart() -> None:
 def test_only_a_gang_that_is_silent_beyond_the_deadline_is_shot(silence_s: float, expected: list[str]) -> None:
     async def test() -> None:
         bench = Bench(report_deadline_s=100)
-        await bench.broker.submit("x", {})
+        await bench.broker.submit("x", {}, "")
         await bench.gang_takes()
         bench.now = silence_s
         bench.broker.check_deadlines()
@@ -327,7 +327,7 @@ def test_only_a_gang_that_is_silent_beyond_the_deadline_is_shot(silence_s: float
 def test_a_gang_that_waits_for_its_order_is_not_silent_and_its_clock_starts_with_the_order() -> None:
     async def test() -> None:
         bench = Bench(report_deadline_s=100)
-        await bench.broker.submit("x", {})
+        await bench.broker.submit("x", {}, "")
         generation, key = await bench.gang_takes()
         bench.now = 90
         report = await soon(bench.broker.report("a", generation, key, {}))
@@ -351,7 +351,7 @@ def test_a_gang_that_waits_for_its_order_is_not_silent_and_its_clock_starts_with
 def test_the_reason_of_a_shot_reaches_the_failure() -> None:
     async def test() -> None:
         bench = Bench(report_deadline_s=100, max_node_retries=0)
-        await bench.broker.submit("x", {})
+        await bench.broker.submit("x", {}, "")
         await bench.gang_takes()
         bench.now = 101
         bench.broker.check_deadlines()
@@ -364,10 +364,10 @@ def test_the_reason_of_a_shot_reaches_the_failure() -> None:
 def test_a_lease_that_comes_again_replaces_the_job_of_the_one_that_died() -> None:
     async def test() -> None:
         bench = Bench()
-        await bench.broker.submit("x", {"attempt": 1})
+        await bench.broker.submit("x", {"attempt": 1}, "")
         generation, key = await bench.gang_takes()
         report = await soon(bench.broker.report("a", generation, key, {}))
-        await bench.broker.submit("x", {"attempt": 2})
+        await bench.broker.submit("x", {"attempt": 2}, "")
         assert await report == "stop"
         await bench.broker.done("a", generation, key, {"stopped": True})
         task, again, trial = await bench.broker.next("a", generation)
@@ -381,13 +381,13 @@ def test_a_lease_that_comes_again_replaces_the_job_of_the_one_that_died() -> Non
 def test_after_an_interruption_a_gang_whose_lease_was_killed_is_free_again() -> None:
     async def test() -> None:
         bench = Bench()
-        await bench.broker.submit("x", {})
+        await bench.broker.submit("x", {}, "")
         generation, key = await bench.gang_takes()
         await bench.broker.drain()
         await bench.broker.resume()
         assert await bench.broker.report("a", generation, key, {}) == "stop"
         await bench.broker.done("a", generation, key, {"stopped": True})
-        await bench.broker.submit("y", {})
+        await bench.broker.submit("y", {}, "")
         assert (await bench.broker.next("a", generation))[1] == "y"
 
     run(test)

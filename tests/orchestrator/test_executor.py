@@ -13,7 +13,8 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
-from cluster.connection import Shape, connect, trials_at_a_time  # noqa: E402
+from cluster.capacity import Shape, trials_at_a_time  # noqa: E402
+from cluster.connection import connect  # noqa: E402
 from orchestrator.executor import Executor, Limits, TrialOutcome  # noqa: E402
 from orchestrator.feed import InOrder  # noqa: E402
 from search_spaces.exceptions import UserError  # noqa: E402
@@ -35,8 +36,8 @@ class Bench:
         self.outcomes: list[TrialOutcome] = []
         self.on_report: Any = lambda report: None
         self.on_done: Any = lambda outcome: None
+        self.gang = GangSpec(ranks=ranks)
         self.executor = Executor(
-            GangSpec(ranks=ranks),
             on_report=self._report,
             on_done=self._done,
             train=TRAIN,
@@ -47,7 +48,7 @@ class Bench:
         """Number of a trial -> how it ended; each ended once."""
         self.reports.clear()
         self.outcomes.clear()
-        self.executor.run(InOrder(trials))
+        self.executor.run(InOrder(trials, self.gang))
         numbered = {int(o.trial_id, 16): o for o in self.outcomes}
         assert len(numbered) == len(self.outcomes)
         return numbered

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from cluster.capacity import Shape
 from orchestrator.forecast import SecondsModel, Work, forecast
+
+GANG = Shape(ranks=1, cpus=1, gpus=0)
 
 
 def work(trial_id: str, scale: str = "small", images: float = 100, upstream: str | None = None) -> Work:
     size = {"small": 1.0, "large": 10.0}[scale]
-    return Work(trial_id=trial_id, upstream_id=upstream, scale=scale, cost=images * size, images=images)
+    return Work(trial_id=trial_id, upstream_id=upstream, scale=scale, cost=images * size, images=images, gang=GANG)
 
 
 def test_constant_and_growing_part_are_recovered_and_the_spread_is_told() -> None:

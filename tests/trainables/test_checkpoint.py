@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from search_spaces.exceptions import UserError
-from search_spaces.results import Order
 from tests.trainables.toy import TRIAL_ID
 from trainables.checkpoint import Checkpoints, from_bytes, to_bytes
 from trainables.groups import SingleProcess
@@ -41,7 +40,7 @@ def checkpoints(storage, clock):
 
 def test_what_is_written_is_read(storage, checkpoints):
     assert checkpoints.load() is None
-    checkpoints.after_evaluation(Order.SAVE, lambda: STATE)
+    checkpoints.save(lambda: STATE)
     loaded = checkpoints.load()
     assert torch.equal(loaded.pop("weights")["w"], STATE["weights"]["w"])
     assert loaded == {"step": 3, "history": [{"step": 1, "val": None}]}
@@ -49,15 +48,13 @@ def test_what_is_written_is_read(storage, checkpoints):
     assert checkpoints.load() is None
 
 
-@pytest.mark.parametrize(
-    ("order", "seconds", "written"), [("go", 29, 0), ("go", 31, 1), ("save", 0, 1), ("stop", 0, 1)]
-)
-def test_written_when_ordered_or_old_enough(checkpoints, clock, order, seconds, written):
+@pytest.mark.parametrize(("seconds", "written"), [(29, 0), (31, 1)])
+def test_written_when_the_last_is_old_enough(checkpoints, clock, seconds, written):
     made = []
     clock.now = seconds
-    checkpoints.after_evaluation(Order(order), lambda: made.append(1) or STATE)
+    checkpoints.save_if_due(lambda: made.append(1) or STATE)
     assert len(made) == written
-    checkpoints.after_evaluation(Order.GO, lambda: made.append(1) or STATE)
+    checkpoints.save_if_due(lambda: made.append(1) or STATE)
     assert len(made) == written  # the interval starts again
 
 
@@ -78,7 +75,7 @@ def test_another_format_starts_the_trial_over(monkeypatch, caplog):
     data = to_bytes(STATE, TRIAL_ID)
     monkeypatch.setattr("trainables.checkpoint.CHECKPOINT_FORMAT", 99)
     assert from_bytes(data, TRIAL_ID) is None
-    assert "format 1, not 99" in caplog.text
+    assert "format 2, not 99" in caplog.text
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
@@ -97,8 +94,8 @@ def test_a_storage_that_is_away_costs_the_checkpoint_and_not_the_trial(storage, 
 
     with monkeypatch.context() as patched:
         patched.setattr(storage, "put_checkpoint", fails)
-        checkpoints.after_evaluation(Order.SAVE, lambda: STATE)
+        checkpoints.save(lambda: STATE)
     assert checkpoints.failures == 1
     assert "no route to host" in caplog.text
-    checkpoints.after_evaluation(Order.SAVE, lambda: STATE)
+    checkpoints.save(lambda: STATE)
     assert checkpoints.load() is not None

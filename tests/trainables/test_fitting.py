@@ -18,6 +18,7 @@ from trainables.checkpoint import Checkpoints
 from trainables.fitting import Stopped, fit
 from trainables.groups import SingleProcess
 from trainables.module_setup import largest_that_fits, prepare
+from trainables.notice import NOTICE
 from trainables.storage import Storage
 from trainables.training_log import LOSS_WINDOW, LossLog, still_rising
 
@@ -226,6 +227,62 @@ def test_a_crash_continues_from_the_last_checkpoint(tmp_path):
     assert resumed.resumed_from == 2
     assert same(whole.selected, resumed.selected)
     assert same(whole.final, resumed.final)
+
+
+@pytest.fixture
+def notice(monkeypatch):
+    """Orders are looked for after every step; the toy evaluates after every second one."""
+    monkeypatch.setattr("trainables.fitting.LOSS_WINDOW", 1)
+    NOTICE.clear()
+    yield NOTICE
+    NOTICE.clear()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_stopped_between_evaluations_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, variant, notice):
+    protocol = VARIANTS[variant]
+    net, whole = _fit(protocol)
+
+    def tell(report):
+        if report["step"] == 4:
+            notice.give(Order.STOP)
+        return Order.GO
+
+    with pytest.raises(Stopped) as stopped:
+        _fit(protocol, tell=tell, checkpoints=_checkpoints(tmp_path, every_s=1e9))
+    assert stopped.value.step == 5
+    notice.clear()
+    other = ToyNet(seed=1)
+    tell = Teller()
+    _, resumed = _fit(protocol, other, tell, checkpoints=_checkpoints(tmp_path))
+    assert resumed.resumed_from == 5
+    assert same(whole.final, resumed.final)
+    assert same(net.state_dict(), other.state_dict())
+    for first, second in zip(whole.history, resumed.history, strict=True):
+        assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in second.items() if k != "seconds"}
+
+
+def test_an_order_to_save_is_obeyed_once_and_training_goes_on(tmp_path, notice):
+    _, whole = _fit()
+    notice.give(Order.SAVE)
+    checkpoints = _checkpoints(tmp_path, every_s=1e9)
+    saved = []
+    write = checkpoints.save
+    checkpoints.save = lambda state: (saved.append(state()["step"]), write(state))
+    _, kept_on = _fit(checkpoints=checkpoints)
+    assert saved == [1]
+    assert same(whole.final, kept_on.final)
+    _, resumed = _fit(checkpoints=_checkpoints(tmp_path))
+    assert resumed.resumed_from == 1
+    assert same(whole.final, resumed.final)
+
+
+def test_an_order_reaches_all_ranks_with_the_losses():
+    log = LossLog(ONE, 100)
+    for notice in (0, 2):
+        log.add(torch.tensor(1.5))
+        assert log.look(1, notice) == notice
+    assert log.take() == [1.5, 1.5]
 
 
 def _noise():

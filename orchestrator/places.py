@@ -1,0 +1,174 @@
+"""Where trials can be trained right now: gangs and single processes of every shape that a run needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ray.tune.execution.placement_groups import resource_dict_to_pg_factory
+from ray.tune.registry import register_trainable
+
+from cluster.capacity import Capacity, Shape
+from cluster.connection import present_and_possible
+from orchestrator.feed import Place
+from orchestrator.fleet import Demand, Fleet
+from orchestrator.gangs import Gangs
+from orchestrator.leases import GangTrainable, SoloTrainable
+from search_spaces.study import GangSpec
+
+if TYPE_CHECKING:
+    from trainables.gang import RankConfig
+
+GANG, SOLO = "scalecurves_gang", "scalecurves_solo"
+LOOK_S = 10.0
+"""Seconds between two looks at the nodes of the cluster: an autoscaler may have added some."""
+HEAD_SHARE = 0.9
+"""Of the one unit of ``node:__internal_head__`` that leases share: Tune never starts one that asks for the whole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoloConfig:
+    """What a process that trains alone is told.
+
+    Attributes:
+        train: The training function, ``module:function``.
+        memory_growth_bytes: Private memory that it may gain before it is replaced.
+    """
+
+    train: str
+    memory_growth_bytes: int
+
+
+class Yard:
+    """Gangs of several shapes, as many of each as the fleet's policy says.
+
+    Args:
+        broker: Name of the broker.
+        ranks: What ranks of gangs are told; the gang and the threads are filled in.
+        solo: What processes that train alone are told.
+        folder: Local folder for Train's own files.
+        most: Most trials at a time; None for as many as fit.
+    """
+
+    def __init__(self, broker: str, ranks: RankConfig, solo: SoloConfig, folder: str, most: int | None) -> None:
+        self._broker = broker
+        self._ranks = ranks
+        self._solo = solo
+        self._folder = folder
+        self._most = most
+        self._shapes: dict[GangSpec, Shape] = {}
+        self._gangs: dict[Shape, Gangs] = {}
+        self._fleet: Fleet[Shape] | None = None
+        self._targets: dict[Shape, int] = {}
+        self._asked: dict[Shape, Demand] = {}
+        self._capacity = Capacity()
+        self._looked_at = -math.inf
+        self._decided_at = -math.inf
+        register_trainable(GANG, GangTrainable)
+        register_trainable(SOLO, SoloTrainable)
+
+    def require(self, specs: list[GangSpec]) -> None:
+        """Check that each of these gangs fits the cluster.
+
+        Raises:
+            UserError: One does not fit, not even with all nodes that an autoscaler may add.
+        """
+        self._look()
+        for spec in specs:
+            self._capacity.require(self._shape(spec))
+
+    def places(self, demands: Mapping[GangSpec, Demand]) -> dict[GangSpec, Place]:
+        """Where trials can be trained now; gangs are started and sent home on the way.
+
+        Args:
+            demands: What there is to do.
+        """
+        merged = self._by_shape(demands)
+        now = time.monotonic()
+        if now - self._looked_at > LOOK_S:
+            self._look()
+        # With one shape the answer only changes when trials begin or end.
+        if merged != self._asked or now - self._decided_at > LOOK_S:
+            self._decide(merged, now)
+        return {spec: self._place(self._shape(spec)) for spec in demands}
+
+    def close(self) -> None:
+        """Send all ranks home."""
+        for gangs in self._gangs.values():
+            gangs.close()
+
+    def _look(self) -> None:
+        self._nodes = present_and_possible()
+        self._capacity = Capacity.of(self._nodes)
+        self._looked_at = time.monotonic()
+
+    def _shape(self, spec: GangSpec) -> Shape:
+        if spec not in self._shapes:
+            self._shapes[spec] = Shape.of(spec, self._nodes)
+        return self._shapes[spec]
+
+    def _by_shape(self, demands: Mapping[GangSpec, Demand]) -> dict[Shape, Demand]:
+        """Two specs may come to one shape on this cluster."""
+        merged: dict[Shape, Demand] = {}
+        for spec, demand in demands.items():
+            shape = self._shape(spec)
+            merged[shape] = merged[shape] + demand if shape in merged else demand
+        return merged
+
+    def _decide(self, demands: Mapping[Shape, Demand], now: float) -> None:
+        if self._fleet is None or any(shape not in self._targets for shape in demands):
+            sizes = {shape: shape.size for shape in {*self._shapes.values()}}
+            self._fleet = Fleet(sizes, most=self._most)
+        self._targets = self._fleet.targets(demands, self._capacity, now)
+        self._asked, self._decided_at = dict(demands), now
+        # Those that are to shrink first: the others need their room.
+        for shape in sorted(self._targets, key=lambda shape: self._targets[shape]):
+            if shape.ranks > 1:
+                self._gangs_of(shape).resize(self._targets[shape])
+
+    def _gangs_of(self, shape: Shape) -> Gangs:
+        if shape not in self._gangs:
+            config = dataclasses.replace(self._ranks, threads=shape.cpus)
+            self._gangs[shape] = Gangs(shape, config, self._folder)
+        return self._gangs[shape]
+
+    def _place(self, shape: Shape) -> Place:
+        gangs = self._targets.get(shape, 0)
+        if shape.ranks == 1:
+            config = {"threads": shape.cpus, "gpus": shape.gpus, **dataclasses.asdict(self._solo)}
+            return Place(
+                trainable=SOLO,
+                config={"broker": self._broker, **config},
+                resources=resource_dict_to_pg_factory(shape.resources),
+                gangs=gangs,
+                named=gangs + self._solo_in_line(gangs),
+            )
+        return Place(
+            trainable=GANG,
+            config={"broker": self._broker, "queue": shape.queue},
+            resources=resource_dict_to_pg_factory({"CPU": 0, "node:__internal_head__": self._share()}),
+            gangs=gangs,
+            named=gangs and gangs + 1 + (gangs + 1 if len(self._targets) == 1 else 1),
+        )
+
+    def _solo_in_line(self, gangs: int) -> int:
+        """Trials that wait in Tune for a process: it keeps the process of one that ended for one that waits.
+
+        Only where resources alone hold trials back; else those that wait would take the place of others.
+        """
+        alone = len(self._targets) == 1
+        return gangs + 2 if alone and gangs and self._most is None else 0
+
+    def _share(self) -> float:
+        """Of a lease. Every cluster has this resource, one unit of it, on the node of its head.
+
+        So Tune starts no more leases than this, without a CPU: one that asks for any never starts while ranks hold them
+        all. There is one more than gangs of each shape, so that a gang that ends a trial finds the next one waiting
+        instead of Tune's loop.
+        """
+        leases = sum(number + 1 for shape, number in self._targets.items() if shape.ranks > 1 and number)
+        return math.floor(HEAD_SHARE / max(1, leases) * 10_000) / 10_000
