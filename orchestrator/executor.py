@@ -112,6 +112,7 @@ class Executor:
         self._broker = self._start_broker()
         self._yard = self._make_yard(train, max_concurrent)
         self._to_stop: set[str] = set()
+        self._closed = False
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         logging.getLogger("ray.train").setLevel(logging.CRITICAL)
 
@@ -161,6 +162,9 @@ class Executor:
 
     def close(self) -> None:
         """Send the gangs home and remove Tune's and Train's files. Never waits for a stuck rank."""
+        if self._closed:
+            return
+        self._closed = True
         try:
             ray.get(self._broker.close.remote())
             if ray.get(self._broker.busy.remote()):

@@ -109,6 +109,7 @@ class Workspace(StrictModel):
         import_paths: Folders put on ``sys.path`` so that a user's factory imports.
         keep_weights: best, final or none.
         checkpoint_every_s: Least seconds between two checkpoints.
+        save_memory: Compute activations twice instead of keeping them, because memory ran out before.
     """
 
     home: str
@@ -116,6 +117,7 @@ class Workspace(StrictModel):
     import_paths: tuple[str, ...] = ()
     keep_weights: Literal["best", "final", "none"] = "best"
     checkpoint_every_s: float = 30.0
+    save_memory: bool = False
 
 
 class ResolvedTrial(StrictModel):

@@ -36,6 +36,7 @@ from trainables.optimisation import (
     sampling_weights,
     total_steps,
 )
+from trainables.recompute import recomputed
 from trainables.training_log import LOSS_WINDOW, LossLog, still_rising
 from trainables.validation_metrics import is_better, validation_value
 
@@ -99,6 +100,7 @@ def fit(
     group: Group,
     tell: Tell,
     checkpoints: Checkpoints | None = None,
+    save_memory: bool = False,
 ) -> FitResult:
     """Train ``module``; called by all ranks. Afterwards it holds the selected weights, on the group's device.
 
@@ -117,6 +119,7 @@ def fit(
         group: The trial's ranks.
         tell: Takes the report of an evaluation (step, steps, loss, val, samples_per_s) and gives the order.
         checkpoints: Where to continue from and to save to; None keeps none.
+        save_memory: Compute activations twice instead of keeping them.
 
     Raises:
         DataError: No training images, or a validation metric that cannot be computed although it selects.
@@ -126,7 +129,7 @@ def fit(
         UserError: The device lacks the protocol's precision, or the model holds SyncBatchNorm.
     """
     run = _Fit(module, train_set, val_set, protocol, normalise, input_size, seed, primary, group, tell, checkpoints)
-    return run.result()
+    return run.result(save_memory)
 
 
 @dataclass(slots=True)
@@ -183,12 +186,12 @@ class _Fit:
         self._train_s = self._evaluate_s = self._earlier_s = 0.0
         self._index = np.empty(0, np.int64)
 
-    def result(self) -> FitResult:
+    def result(self, save_memory: bool) -> FitResult:
         """Train to the end and select."""
         self._restore()
         exhausted = None
         try:
-            self._train()
+            self._train(save_memory)
         except torch.OutOfMemoryError as error:
             exhausted = str(error)
         if exhausted is not None:  # outside the handler, whose traceback holds the activations
@@ -213,15 +216,16 @@ class _Fit:
             samples_per_s=done / self._train_s if self._train_s else 0.0,
         )
 
-    def _train(self) -> None:
+    def _train(self, save_memory: bool) -> None:
         ghosts = GhostBatches(
             self._module,
             ghosts=self._protocol.ghost_batches,
             group=self._group,
             seed=self._seed,
             has_unused_parameters=self._has_unused_parameters,
+            recomputed=save_memory,
         )
-        with ghosts:
+        with ghosts, recomputed(self._module, save_memory):
             for stop in evaluation_steps(self._steps, self._protocol.evaluations):
                 if stop > self._step:
                     self._after_interval(self._train_until(stop, ghosts))

@@ -77,17 +77,25 @@ class GhostBatches:
         group: The trial's ranks.
         seed: The trial's init seed.
         has_unused_parameters: Whether some parameters never reach the loss (DDP must then look for them).
+        recomputed: Whether forward passes are made twice (``trainables.recompute``).
 
     Raises:
         UserError: The net holds SyncBatchNorm, which mixes ghost batches of several ranks.
     """
 
     def __init__(
-        self, module: nn.Module, *, ghosts: int, group: Group, seed: int, has_unused_parameters: bool = False
+        self,
+        module: nn.Module,
+        *,
+        ghosts: int,
+        group: Group,
+        seed: int,
+        has_unused_parameters: bool = False,
+        recomputed: bool = False,
     ) -> None:
         self._group, self._ghosts, self._seed = group, ghosts, seed
         self._mine, self._weight = ghosts_of_rank(ghosts, group.rank, group.size)
-        self._statistics = RunningStatistics(module, ghosts, group)
+        self._statistics = RunningStatistics(module, ghosts, group, recomputed)
         self.net = module if group.size == 1 else _distributed(module, group, has_unused_parameters)
 
     def __enter__(self) -> Self:
@@ -138,25 +146,28 @@ class RunningStatistics:
 
     With momentum 1 a forward pass leaves the statistics of its batch in the running buffers. They are collected after
     each ghost batch, averaged over all ranks, and mixed into the values from before the step with the layer's own
-    momentum. One ghost batch on one rank needs none of this: the layer's own update is the same.
+    momentum. One ghost batch on one rank needs none of this: the layer's own update is the same, unless forward passes
+    are made twice.
 
     Args:
         module: The net.
         ghosts: Ghost batches per step.
         group: The trial's ranks.
+        recomputed: Whether forward passes are made twice.
 
     Raises:
         UserError: The net holds SyncBatchNorm.
     """
 
-    def __init__(self, module: nn.Module, ghosts: int, group: Group) -> None:
+    def __init__(self, module: nn.Module, ghosts: int, group: Group, recomputed: bool = False) -> None:
         layers = [m for m in module.modules() if isinstance(m, _NormBase)]
         if any(isinstance(layer, nn.SyncBatchNorm) for layer in layers):
             raise UserError(
                 "the model holds SyncBatchNorm, which normalises over ranks; results would depend on their number. "
                 "Use BatchNorm2d and the protocol's ghost_batch_size"
             )
-        self._layers = [layer for layer in layers if layer.running_mean is not None and (ghosts > 1 or group.size > 1)]
+        collected = ghosts > 1 or group.size > 1 or recomputed
+        self._layers = [layer for layer in layers if layer.running_mean is not None and collected]
         self._momenta = [layer.momentum for layer in self._layers]
         self._ghosts, self._group = ghosts, group
         self._before: list[Tensor] = []

@@ -154,6 +154,7 @@ class _Run:
             group=group,
             tell=tell,
             checkpoints=checkpoints,
+            save_memory=trial.workspace.save_memory,
         )
         scoring = time.perf_counter()
         tables = self.score(built.module, data, list(trial.task.evaluate))
@@ -235,8 +236,12 @@ class _Run:
             started_at=self._started_at,
             finished_at=time.time(),
             resumed_from=fitted.resumed_from,
-            extra={"lost_checkpoints": lost_checkpoints} if lost_checkpoints else {},
+            extra=self._oddities(lost_checkpoints),
         )
+
+    def _oddities(self, lost_checkpoints: int) -> dict[str, Any]:
+        facts = {"lost_checkpoints": lost_checkpoints, "saved_memory": self._trial.workspace.save_memory}
+        return {name: value for name, value in facts.items() if value}
 
     def _publish(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
-from cluster.capacity import Shape, trials_at_a_time  # noqa: E402
 from cluster.connection import connect  # noqa: E402
+from orchestrator.agenda import Agenda, Entry  # noqa: E402
 from orchestrator.executor import Executor, Limits, TrialOutcome  # noqa: E402
-from orchestrator.feed import InOrder  # noqa: E402
+from orchestrator.feed import Feed, Handout, InOrder  # noqa: E402
+from orchestrator.fleet import Demand  # noqa: E402
 from search_spaces.exceptions import UserError  # noqa: E402
 from search_spaces.names import FailureClass  # noqa: E402
 from search_spaces.study import GangSpec  # noqa: E402
@@ -46,9 +47,13 @@ class Bench:
 
     def run(self, trials: list[dict[str, Any]]) -> dict[int, TrialOutcome]:
         """Number of a trial -> how it ended; each ended once."""
+        return self.run_feed(InOrder(trials, self.gang))
+
+    def run_feed(self, feed: Feed) -> dict[int, TrialOutcome]:
+        """The same for any feed."""
         self.reports.clear()
         self.outcomes.clear()
-        self.executor.run(InOrder(trials, self.gang))
+        self.executor.run(feed)
         numbered = {int(o.trial_id, 16): o for o in self.outcomes}
         assert len(numbered) == len(self.outcomes)
         return numbered
@@ -242,28 +247,57 @@ def test_more_signals_end_a_run_without_waiting(solo: Bench, tmp_path: Path) -> 
     assert solo.outcomes == []
 
 
-def node(cpus: float, gpus: float = 0.0) -> dict[str, Any]:
-    return {"Alive": True, "Resources": {"CPU": cpus, "GPU": gpus}}
+class Mixed:
+    """A feed of an agenda: one trial per entry, in gangs of their own shape."""
+
+    def __init__(self, entries: list[Entry[GangSpec]]) -> None:
+        self._entries = {entry.trial_id: entry for entry in entries}
+        self.agenda = Agenda(entries)
+
+    def __len__(self) -> int:
+        return len(self.agenda)
+
+    def demands(self, running: Mapping[GangSpec, int]) -> dict[GangSpec, Demand]:
+        return self.agenda.demands(running)
+
+    def next(self, gangs: Collection[GangSpec]) -> Handout | None:
+        trial_id = self.agenda.next(gangs)
+        if trial_id is None:
+            return None
+        return Handout(payload(int(trial_id, 16)), self._entries[trial_id].gang)
 
 
-@pytest.mark.parametrize(
-    ("spec", "nodes", "expected"),
-    [
-        (GangSpec(ranks=2), [node(2)], 1),
-        (GangSpec(ranks=2), [node(3), node(3)], 3),
-        (GangSpec(ranks=1, cpus_per_rank=4), [node(10), node(3)], 2),
-        (GangSpec(ranks=4), [node(0), node(32, 8)], 2),
-        (GangSpec(ranks=1), [node(0), node(4, 8)], 4),
-        (GangSpec(ranks=1, gpus_per_rank=0.25), [node(32, 2)], 8),
-        (GangSpec(ranks=1, gpus_per_rank=0.6), [node(32, 2)], 2),
-        (GangSpec(ranks=2, gpus_per_rank=0), [node(4, 1)], 2),
-    ],
-)
-def test_trials_at_a_time(spec: GangSpec, nodes: list[dict[str, Any]], expected: int) -> None:
-    assert trials_at_a_time(Shape.of(spec, nodes), nodes) == expected
+def test_gangs_of_several_shapes_train_in_one_run_as_alone(solo: Bench) -> None:
+    """On two CPUs a gang of two ranks and single processes cannot live at the same time."""
+    pair, one = GangSpec(ranks=2), GangSpec(ranks=1)
+    entries = [Entry(trial_id=f"{n:016x}", cost=1.0, gang=one) for n in range(3)]
+    entries += [Entry(trial_id=f"{n:016x}", cost=2.0, gang=pair) for n in (3, 4)]
+    entries += [Entry(trial_id=f"{5:016x}", cost=1.0, gang=pair, upstream_id=f"{0:016x}")]
+    feed = Mixed(entries)
+    ranks: dict[int, int] = {}
+
+    def done(outcome: TrialOutcome) -> None:
+        ranks[int(outcome.trial_id, 16)] = pid(outcome)
+        feed.agenda.complete(outcome.trial_id)
+
+    solo.on_done = done
+    outcomes = solo.run_feed(feed)
+    assert {n: o.failure for n, o in outcomes.items()} == dict.fromkeys(range(6))
+    assert not {ranks[n] for n in (0, 1, 2)} & {ranks[n] for n in (3, 4, 5)}, "other processes"
+    solo.on_done = lambda outcome: None
+    alone = solo.run([payload(n) for n in range(3)])
+    assert {n: weights(alone[n]) for n in range(3)} == {n: weights(outcomes[n]) for n in range(3)}
 
 
-def test_a_shape_that_does_not_fit_says_what_it_needs_and_what_there_is() -> None:
-    nodes = [node(2)]
-    with pytest.raises(UserError, match=r"4 ranks x \(1 CPU\).*2 CPUs"):
-        trials_at_a_time(Shape.of(GangSpec(ranks=4), nodes), nodes)
+def test_one_trial_is_stopped_and_the_others_go_on(solo: Bench, tmp_path: Path) -> None:
+    trials = [payload(n, tmp_path, steps=40, evaluations=40, sleep_s=0.05) for n in range(3)]
+    solo.on_report = lambda report: solo.executor.stop(f"{0:016x}") if report is solo.reports[0] else None
+    outcomes = solo.run(trials)
+    assert {n for n, o in outcomes.items() if o.stopped} == {0}
+    assert {n for n, o in outcomes.items() if o.result is not None} == {1, 2}
+    assert (tmp_path / f"{0:016x}.pt").exists(), "its checkpoint"
+
+
+def test_a_gang_that_never_fits_is_refused_before_anything_starts(solo: Bench) -> None:
+    with pytest.raises(UserError, match=r"64 ranks x \(1 CPU\).*2 CPUs"):
+        solo.executor.run(InOrder([payload(0)], GangSpec(ranks=64)))

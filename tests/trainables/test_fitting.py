@@ -19,6 +19,7 @@ from trainables.fitting import Stopped, fit
 from trainables.groups import SingleProcess
 from trainables.module_setup import largest_that_fits, prepare
 from trainables.notice import NOTICE
+from trainables.recompute import blocks
 from trainables.storage import Storage
 from trainables.training_log import LOSS_WINDOW, LossLog, still_rising
 
@@ -28,7 +29,15 @@ AUC = "auc_macro"
 
 
 def _fit(
-    protocol=None, net=None, tell=None, seed=5, checkpoints=None, train_set=None, val_set=None, primary="auc_macro"
+    protocol=None,
+    net=None,
+    tell=None,
+    seed=5,
+    checkpoints=None,
+    train_set=None,
+    val_set=None,
+    primary="auc_macro",
+    save_memory=False,
 ):
     net = net or ToyNet()
     result = fit(
@@ -43,6 +52,7 @@ def _fit(
         group=ONE,
         tell=tell or Teller(),
         checkpoints=checkpoints,
+        save_memory=save_memory,
     )
     return net, result
 
@@ -227,6 +237,34 @@ def test_a_crash_continues_from_the_last_checkpoint(tmp_path):
     assert resumed.resumed_from == 2
     assert same(whole.selected, resumed.selected)
     assert same(whole.final, resumed.final)
+
+
+class Wrapped(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def _in_a_block():
+    net = ToyNet()
+    net.features = torch.nn.Sequential(Wrapped(net.features))
+    return net
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_activations_computed_twice_give_the_same_training(variant):
+    """With dropout, BatchNorm and its running statistics, of one ghost batch and of several."""
+    protocol = VARIANTS[variant]
+    net, kept = _fit(protocol, _in_a_block())
+    other, again = _fit(protocol, _in_a_block(), save_memory=True)
+    assert blocks(other)
+    assert same(kept.selected, again.selected)
+    assert same(kept.final, again.final)
+    assert same(net.state_dict(), other.state_dict())
+    assert kept.history[-1]["step_losses"] == again.history[-1]["step_losses"]
 
 
 @pytest.fixture
