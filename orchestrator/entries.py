@@ -256,6 +256,14 @@ def _summaries(result: TrialResult) -> list[Point]:
             RecordMetric.TRAIN_S: timing.train_s,
             RecordMetric.EVALUATE_S: timing.evaluate_s,
             RecordMetric.SAMPLES_PER_S: timing.samples_per_s,
+            RecordMetric.EARLIER_S: timing.earlier_s,
+            RecordMetric.LOAD_S: timing.load_s,
+            RecordMetric.FORWARD_S: timing.forward_s,
+            RecordMetric.BACKWARD_S: timing.backward_s,
+            RecordMetric.UPDATE_S: timing.update_s,
+            RecordMetric.WAIT_S: timing.wait_s,
+            RecordMetric.UTILISATION: timing.utilisation,
+            RecordMetric.MEMORY_MIB: timing.memory_bytes / 2**20,
         }
     return [Point(key, float(v)) for key, v in values.items() if v is not None and math.isfinite(v)]
 

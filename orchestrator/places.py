@@ -125,10 +125,10 @@ class Yard:
             self._fleet = Fleet(sizes, most=self._most)
         self._targets = self._fleet.targets(demands, self._capacity, now)
         self._asked, self._decided_at = dict(demands), now
+        several = {shape for shape in self._targets if shape.ranks > 1} | self._gangs.keys()
         # Those that are to shrink first: the others need their room.
-        for shape in sorted(self._targets, key=lambda shape: self._targets[shape]):
-            if shape.ranks > 1:
-                self._gangs_of(shape).resize(self._targets[shape])
+        for shape in sorted(several, key=lambda shape: self._targets.get(shape, 0)):
+            self._gangs_of(shape).resize(self._targets.get(shape, 0))
 
     def _gangs_of(self, shape: Shape) -> Gangs:
         if shape not in self._gangs:

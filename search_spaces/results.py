@@ -70,14 +70,42 @@ class SubsetFacts(StrictModel):
 
 
 class Timing(StrictModel):
-    """Seconds of an attempt, all ranks alike (wall clock of rank 0)."""
+    """Seconds of an attempt (wall clock of rank 0), and what they were spent on.
+
+    Attributes:
+        total_s: From its start to its result.
+        setup_s: Reading the subset, building the model, loading the source.
+        train_s: Optimiser steps.
+        evaluate_s: Validation, and scoring at the end.
+        samples_per_s: Training images per second of train_s.
+        earlier_s: Training and validation of the attempts that it continued.
+        load_s: Of train_s: batches and their augmentation.
+        forward_s: Of train_s: forward passes and losses.
+        backward_s: Of train_s: backward passes, averaging over ranks and waiting for them included.
+        update_s: Of train_s: the optimiser.
+        wait_s: Waiting for orders and for the storage, between training and validation.
+        utilisation: Share of the time in which the device computed, 0 to 1; None if not known.
+        memory_bytes: Most memory of the device in use; on the CPU, private memory of the process at the end.
+    """
 
     total_s: float
     setup_s: float
     train_s: float
     evaluate_s: float
     samples_per_s: float
-    """Training images per second of train_s."""
+    earlier_s: float = 0.0
+    load_s: float = 0.0
+    forward_s: float = 0.0
+    backward_s: float = 0.0
+    update_s: float = 0.0
+    wait_s: float = 0.0
+    utilisation: float | None = None
+    memory_bytes: int = 0
+
+    @property
+    def whole_s(self) -> float:
+        """Seconds of the whole trial, the attempts that it continued included."""
+        return self.total_s + self.earlier_s
 
 
 class Environment(StrictModel):

@@ -37,6 +37,7 @@ from trainables.optimisation import (
     total_steps,
 )
 from trainables.recompute import recomputed
+from trainables.telemetry import DeviceUse, Phase, StepClock
 from trainables.training_log import LOSS_WINDOW, LossLog, still_rising
 from trainables.validation_metrics import is_better, validation_value
 
@@ -70,6 +71,10 @@ class FitResult:
         still_rising: See ``still_rising``.
         resumed_from: Step that this attempt started at.
         train_s: Seconds of training of this attempt.
+        earlier_s: Seconds of training and validation of the attempts that this one continued.
+        phases: What train_s was spent on, see ``telemetry.StepClock``; ``wait`` comes on top of it.
+        utilisation: See ``telemetry.DeviceUse``.
+        memory_bytes: See ``telemetry.DeviceUse``.
         evaluate_s: Seconds of validation of this attempt.
         samples_per_s: Training images per second of train_s.
     """
@@ -85,6 +90,10 @@ class FitResult:
     train_s: float
     evaluate_s: float
     samples_per_s: float
+    earlier_s: float = 0.0
+    phases: dict[str, float] = field(default_factory=dict)
+    utilisation: float | None = None
+    memory_bytes: int = 0
 
 
 def fit(
@@ -185,6 +194,8 @@ class _Fit:
         self._losses = LossLog(group, self._steps)
         self._train_s = self._evaluate_s = self._earlier_s = 0.0
         self._index = np.empty(0, np.int64)
+        self._clock = StepClock(device)
+        self._use = DeviceUse(device)
 
     def result(self, save_memory: bool) -> FitResult:
         """Train to the end and select."""
@@ -194,6 +205,7 @@ class _Fit:
             self._train(save_memory)
         except torch.OutOfMemoryError as error:
             exhausted = str(error)
+        utilisation, memory_bytes = self._use.utilisation(), self._use.memory_bytes()
         if exhausted is not None:  # outside the handler, whose traceback holds the activations
             raise MemoryLimitError(self._memory_advice(exhausted))
         with self._evaluated_weights():
@@ -214,6 +226,10 @@ class _Fit:
             train_s=self._train_s,
             evaluate_s=self._evaluate_s,
             samples_per_s=done / self._train_s if self._train_s else 0.0,
+            earlier_s=self._earlier_s,
+            phases=self._clock.seconds(),
+            utilisation=utilisation,
+            memory_bytes=memory_bytes,
         )
 
     def _train(self, save_memory: bool) -> None:
@@ -237,14 +253,18 @@ class _Fit:
         scale: Callable[[Tensor], Tensor] | None = None if scaler is None else scaler.scale
         before_s = self._train_s
         for step in range(first, stop):
+            self._clock.begin_step(step)
             self._index = self._order.batch(step)
             self._losses.add(ghosts.backward(step, self._ghost_loss, scale))
+            self._clock.enter(Phase.UPDATE)
             self._update(step)
             if self._average is not None:
                 self._average.update(step)
+            self._clock.enter(None)
             if (step + 1) % LOSS_WINDOW == 0 or step + 1 == stop:
                 # At the end of the interval there is a report, which brings the order itself.
                 heard = self._losses.look(step + 1, 0 if step + 1 == stop else NOTICE.take())
+                self._clock.settle()
                 self._step, self._train_s = step + 1, before_s + time.perf_counter() - started
                 self._obey(order_of(heard))
         return (stop - first) * self._protocol.global_batch_size / (self._train_s - before_s)
@@ -253,21 +273,27 @@ class _Fit:
         if order is Order.GO:
             return
         if self._checkpoints is not None:
-            self._checkpoints.save(self._state)
+            with self._clock.waiting():
+                self._checkpoints.save(self._state)
         if order is Order.STOP:
             raise Stopped(self._step)
 
     def _ghost_loss(self, net: nn.Module, step: int, ghost: int) -> Tensor:
         size = self._protocol.ghost_batch_size
+        self._clock.enter(Phase.LOAD)
         images, targets = self._train_feed.batch(self._index[ghost * size : (ghost + 1) * size])
         self._generator.manual_seed(stream_seed(self._seed, Stream.AUGMENT, step, ghost))
         inputs = self._augment(images, self._generator)
+        self._clock.enter(Phase.FORWARD)
         with self._precision.autocast():
             logits = net(inputs)
-        return self._loss(_full_precision(logits), targets)
+        loss = self._loss(_full_precision(logits), targets)
+        self._clock.enter(Phase.BACKWARD)
+        return loss
 
     def _after_interval(self, samples_per_s: float) -> None:
         """Evaluate, select, report, save, and stop if told to."""
+        self._use.sample()
         started = time.perf_counter()
         val = self._validate()
         self._evaluate_s += time.perf_counter() - started
@@ -283,9 +309,10 @@ class _Fit:
         self._history.append(row)
         failpoint("trial.evaluated")
         report = {key: row[key] for key in ("step", "loss", "val")}
-        order = self._tell({**report, "steps": self._steps, "samples_per_s": samples_per_s})
-        if self._checkpoints is not None and order is Order.GO:
-            self._checkpoints.save_if_due(self._state)
+        with self._clock.waiting():
+            order = self._tell({**report, "steps": self._steps, "samples_per_s": samples_per_s})
+            if self._checkpoints is not None and order is Order.GO:
+                self._checkpoints.save_if_due(self._state)
         self._obey(order)
 
     @property

@@ -105,7 +105,12 @@ class GhostBatches:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._statistics.give_back()
 
-    def backward(self, step: int, ghost_loss: GhostLoss, scale: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def backward(
+        self,
+        step: int,
+        ghost_loss: GhostLoss,
+        scale: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Add the gradient of the mean loss over the step's ghost batches to the parameters' ``grad``, on all ranks.
 
         Args:

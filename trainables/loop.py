@@ -167,6 +167,10 @@ class _Run:
             train_s=fitted.train_s,
             evaluate_s=fitted.evaluate_s + now - scoring,
             samples_per_s=fitted.samples_per_s,
+            earlier_s=fitted.earlier_s,
+            **{f"{phase}_s": seconds for phase, seconds in fitted.phases.items()},
+            utilisation=fitted.utilisation,
+            memory_bytes=fitted.memory_bytes,
         )
         result = self._result(data, built, fitted, timing, checkpoints.failures)
         self._publish(result, receipt, fitted, built, tables)
