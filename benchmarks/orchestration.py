@@ -4,6 +4,9 @@ Trains 24 short trials of two ranks on phantom images in one warm gang, with eve
 the gang trains, evaluates, writes predictions and publishes each trial, and the record goes to MLflow (SQLite). What
 remains of the wall clock when the seconds of the optimiser steps are taken away, per trial, is the overhead. It counts
 from the end of one more trial before them: what is paid once per run, the start of gang and Tuner, is given beside it.
+
+In the same run, the same trials as people usually run them (``per_trial_peers``), and how many trials per second pass
+when training takes no time (``many_trials``).
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.many_trials import mlflow_server, rate
+from benchmarks.per_trial_peers import torchrun, train_in_tune
 from cluster.connection import connect
 from orchestrator.executor import Executor, TrialOutcome
 from orchestrator.feed import InOrder
@@ -31,8 +36,19 @@ from trainables.library import TaskLibrary
 from trainables.phantoms import PhantomSizes, make_phantoms
 from trainables.storage import Storage
 
-TARGET_S = 0.3
+TARGET_S = 0.15
 RANKS = 2
+PEER_TRIALS = 4
+SERVER_PORT = 5077
+TARGETS = {
+    "overhead_s": TARGET_S,
+    "times_less_than_train_in_tune": 60,
+    "times_less_than_torchrun": 40,
+    "trials_per_s_1000": 7,
+    "trials_per_s_5000_ratio": 0.8,
+    "trials_per_s_server": 3,
+    "driver_kib_per_trial": 20,
+}
 
 
 @dataclass(frozen=True)
@@ -140,11 +156,43 @@ def lines(measured: Measured) -> list[tuple[str, float]]:
     ]
 
 
+def peers(plan: Plan, home: Path, trials: int, ours_s: float) -> dict[str, float]:
+    """Overhead of the usual ways, and how many times ours it is."""
+    assert plan.resolver is not None
+    ways = {"train_in_tune": train_in_tune, "torchrun": torchrun}
+    found: dict[str, float] = {}
+    for name, way in ways.items():
+        storage = Storage(str(home / name))
+        workspace = Workspace(home=str(home), storage=storage.place)
+        chosen = [plan.resolver.resolved(p.trial, f"{name}-{p.trial_id}", workspace) for p in plan.trials[:trials]]
+        found[f"{name}_overhead_s"] = way(chosen, RANKS)
+        found[f"times_less_than_{name}"] = found[f"{name}_overhead_s"] / ours_s
+    return found
+
+
+def rates(plan: Plan, home: Path, few: int, many: int) -> dict[str, float]:
+    """Trials per second through Tune and the record, few and many of them, and against a server."""
+    of_few = rate(plan, home, few, f"sqlite:///{home / 'few.db'}")
+    of_many = rate(plan, home, many, f"sqlite:///{home / 'many.db'}")
+    with mlflow_server(home, SERVER_PORT) as address:
+        of_server = rate(plan, home, few // 5, address)
+    return {
+        f"trials_per_s_{few}": of_few.per_s,
+        f"trials_per_s_{many}": of_many.per_s,
+        f"trials_per_s_{many}_ratio": of_many.per_s / of_few.per_s,
+        "trials_per_s_server": of_server.per_s,
+        "driver_kib_per_trial": of_many.growth_kib,
+    }
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="6 trials instead of 24")
-    count = 6 if parser.parse_args().quick else 24
+    parser.add_argument(
+        "--quick", action="store_true", help="few trials of each kind"
+    )
+    quick = parser.parse_args().quick
+    count, of_peers, few, many = (6, 1, 100, 300) if quick else (24, PEER_TRIALS, 1000, 5000)
     with tempfile.TemporaryDirectory(prefix="scalecurves-benchmark-") as folder:
         home = Path(folder)
         library = TaskLibrary(home)
@@ -152,14 +200,18 @@ def main() -> None:
         study = study_of(trials=count + 1, steps=20)
         plan = make_plan(LoadedStudy(study=study, text="", folder=home, origin="benchmark"), library)
         measured = measure(plan, home)
-    print(f"{measured.trials} trials of {RANKS} ranks in one warm gang, {os.cpu_count()} CPUs, seconds per trial")
-    for what, seconds in lines(measured):
-        print(f"{seconds:8.3f}  {what}")
-    print(f"{measured.start_s:8.3f}  once per run: start of the gang's processes and of the Tuner")
+        print(f"{measured.trials} trials of {RANKS} ranks in one warm gang, {os.cpu_count()} CPUs, seconds per trial")
+        for what, seconds in lines(measured):
+            print(f"{seconds:8.3f}  {what}")
+        print(f"{measured.start_s:8.3f}  once per run: start of the gang's processes and of the Tuner", flush=True)
+        found = peers(plan, home, of_peers, measured.overhead_s) | rates(plan, home, few, many)
+    for what, value in found.items():
+        print(f"{value:8.3f}  {what}")
     answer: dict[str, Any] = {
         "benchmark": "orchestration",
         "overhead_s": round(measured.overhead_s, 4),
-        "target_s": TARGET_S,
+        **{what: round(value, 3) for what, value in found.items()},
+        "targets": TARGETS,
         "trials": measured.trials,
         "ranks": RANKS,
         "wall_s": round(measured.wall_s, 3),
