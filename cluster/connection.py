@@ -1,4 +1,4 @@
-"""The Ray cluster that a command works on, and what fits on it."""
+"""The Ray cluster that a command works on."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from search_spaces.exceptions import UserError
-from search_spaces.study import GangSpec
 
 OBJECT_STORE_BYTES = 256 * 1024**2
 """Of a local cluster. Nothing large travels through it, and Ray's default is 30 % of the memory."""
@@ -92,69 +90,3 @@ def _runtime_env(import_paths: Sequence[str]) -> dict[str, Any]:
         paths = [str(ROOT), *import_paths, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         variables["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     return {"env_vars": variables}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """A GangSpec on a given cluster: GPUs decided.
-
-    Attributes:
-        ranks: Processes that share a trial.
-        cpus: Of one rank.
-        gpus: Of one rank; a fraction only with one rank.
-    """
-
-    ranks: int
-    cpus: int
-    gpus: float
-
-    @classmethod
-    def of(cls, spec: GangSpec, nodes: Sequence[dict[str, Any]]) -> Shape:
-        """One GPU per rank where the cluster has any, unless the study says otherwise."""
-        gpus = spec.gpus_per_rank
-        if gpus is None:
-            gpus = 1.0 if any(_resources(node).get("GPU", 0) for node in nodes) else 0.0
-        return cls(ranks=spec.ranks, cpus=spec.cpus_per_rank, gpus=gpus)
-
-    @property
-    def label(self) -> str:
-        """Short text: ``2 ranks x (1 CPU, 1 GPU)``."""
-        gpus = f", {self.gpus:g} GPU" if self.gpus else ""
-        return f"{self.ranks} rank{'s' if self.ranks > 1 else ''} x ({self.cpus} CPU{gpus})"
-
-
-def trials_at_a_time(shape: Shape, nodes: Sequence[dict[str, Any]]) -> int:
-    """How many trials of this shape fit the cluster at once. Ranks of one trial may lie on several nodes.
-
-    Args:
-        shape: Of the ranks.
-        nodes: As ``ray.nodes()`` lists them.
-
-    Raises:
-        UserError: Not even one fits.
-    """
-    slots = sum(_slots(shape, _resources(node)) for node in nodes if node.get("Alive", True))
-    if slots < shape.ranks:
-        raise UserError(
-            f"execution.gang needs {shape.label}; the cluster has {_total(nodes, 'CPU'):g} CPUs and "
-            f"{_total(nodes, 'GPU'):g} GPUs on {len(nodes)} nodes, room for {slots} such ranks"
-        )
-    return slots // shape.ranks
-
-
-def _slots(shape: Shape, resources: dict[str, float]) -> int:
-    by_cpu = int(resources.get("CPU", 0) // shape.cpus)
-    if not shape.gpus:
-        return by_cpu
-    gpus = resources.get("GPU", 0)
-    # A rank's share lies on one GPU: two shares of 0.6 do not fit 1.2 GPUs.
-    by_gpu = int(gpus // shape.gpus) if shape.gpus >= 1 else int(gpus) * int(1 / shape.gpus + 1e-9)
-    return min(by_cpu, by_gpu)
-
-
-def _resources(node: dict[str, Any]) -> dict[str, float]:
-    return dict(node.get("Resources", {}))
-
-
-def _total(nodes: Sequence[dict[str, Any]], name: str) -> float:
-    return sum(_resources(node).get(name, 0.0) for node in nodes)

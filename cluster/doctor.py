@@ -27,7 +27,8 @@ from pyarrow import fs
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
-from cluster.connection import Shape, connect, trials_at_a_time
+from cluster.connection import connect
+from cluster.shapes import Shape, trials_at_a_time
 from search_spaces.exceptions import ScalecurvesError, UserError
 from search_spaces.files import load_study
 from search_spaces.home import scalecurves_home

@@ -25,7 +25,7 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.connection import Shape, trials_at_a_time
+from cluster.shapes import Shape, trials_at_a_time
 from orchestrator.broker import Broker, BrokerConfig
 from orchestrator.feed import Feed, TuneFeed
 from orchestrator.gangs import Gangs

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 
-from cluster.connection import Shape
+from cluster.shapes import Shape
 
 if TYPE_CHECKING:
     from trainables.gang import RankConfig

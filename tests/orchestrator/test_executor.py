@@ -13,7 +13,8 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
-from cluster.connection import Shape, connect, trials_at_a_time  # noqa: E402
+from cluster.connection import connect  # noqa: E402
+from cluster.shapes import Shape, trials_at_a_time  # noqa: E402
 from orchestrator.executor import Executor, Limits, TrialOutcome  # noqa: E402
 from orchestrator.feed import InOrder  # noqa: E402
 from search_spaces.exceptions import UserError  # noqa: E402
