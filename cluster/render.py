@@ -114,7 +114,7 @@ def _check_places(place: Placement) -> None:
             )
         if not _PLAIN.fullmatch(uri):
             raise UserError(
-                f"{option} {uri!r}: two shells read the job's command, so only letters, digits and _@%+=:,./- are allowed; "
+                f"{option} {uri!r}: two shells read the job's command, so only letters, digits and _@%+=:,./- may be; "
                 "options of a bucket go as variables, such as AWS_ENDPOINT_URL, into the Secret scalecurves-env"
             )
     if "://" not in place.storage and not place.storage.startswith(f"{DATA}/"):

@@ -45,12 +45,12 @@ class Shape:
             resources: Of the node, as Ray names them: ``CPU`` and ``GPU``, in units.
         """
         by_cpu = int(resources.get("CPU", 0) // self.cpus)
-        if not self.gpus:
-            return by_cpu
-        gpus = resources.get("GPU", 0)
+        return min(by_cpu, self.ranks_on_gpus(resources.get("GPU", 0))) if self.gpus else by_cpu
+
+    def ranks_on_gpus(self, gpus: float) -> int:
+        """How many ranks of this shape so many GPUs of one node hold; only for ranks that have any."""
         # A rank's share lies on one GPU: two shares of 0.6 do not fit 1.2 GPUs.
-        by_gpu = int(gpus // self.gpus) if self.gpus >= 1 else int(gpus) * int(1 / self.gpus + 1e-9)
-        return min(by_cpu, by_gpu)
+        return int(gpus // self.gpus) if self.gpus >= 1 else int(gpus) * int(1 / self.gpus + 1e-9)
 
 
 def trials_at_a_time(shape: Shape, nodes: Sequence[dict[str, Any]]) -> int:

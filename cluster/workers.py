@@ -90,8 +90,8 @@ def workers_for(
     shape = Shape.of(gang, [{"Resources": {"GPU": gpus}}])
     _check_gpus(shape, gpus, accelerator)
     if cpus is None:
-        by_gpu = shape.ranks_on({"CPU": math.inf, "GPU": gpus}) if shape.gpus else shape.ranks
-        cpus = by_gpu * shape.cpus if shape.gpus else max(LEAST_CPUS, by_gpu * shape.cpus)
+        fit = shape.ranks_on_gpus(gpus) if shape.gpus else shape.ranks
+        cpus = fit * shape.cpus if shape.gpus else max(LEAST_CPUS, fit * shape.cpus)
     ranks = shape.ranks_on({"CPU": cpus, "GPU": gpus})
     if ranks < 1:
         raise UserError(
