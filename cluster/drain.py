@@ -26,9 +26,9 @@ class Role(StrEnum):
     WORKER = "worker"
 
 
-def trials_here() -> bool:
-    """Whether a process of this machine trains."""
-    return any(_title(process).startswith(_TRIAL_PROCESSES) for process in psutil.process_iter())
+def any_trains(processes: Iterable[psutil.Process]) -> bool:
+    """Whether one of these processes trains, by the title that Ray has given it."""
+    return any(_title(process).startswith(_TRIAL_PROCESSES) for process in processes)
 
 
 def _title(process: psutil.Process) -> str:
@@ -84,7 +84,7 @@ def main(
     address: Annotated[str, typer.Option("--address", help="Of Ray's dashboard.")] = "http://127.0.0.1:8265",
 ) -> None:
     """Let trials write checkpoints before this pod ends; exit code 1 if they did not in time."""
-    busy = stop_jobs(address) if role is Role.HEAD else trials_here
+    busy = stop_jobs(address) if role is Role.HEAD else lambda: any_trains(psutil.process_iter())
     if not wait_while(busy, _every_second(seconds)):
         typer.echo(f"trials still ran after {seconds:g} s; they go on from earlier checkpoints", err=True)
         raise typer.Exit(1)

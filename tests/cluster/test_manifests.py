@@ -192,7 +192,7 @@ def test_hooks_are_commands_of_this_package_and_end_before_the_pod() -> None:
     assert float(environment["RAY_JOB_STOP_WAIT_TIME_S"]) < given["seconds"]
 
 
-@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning") # MLflow itself, on import
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # MLflow itself, on import
 def test_the_servers_options_are_those_of_mlflow() -> None:
     from mlflow.cli import cli
 
