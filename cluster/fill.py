@@ -47,6 +47,7 @@ class Placement:
         artifacts: URI where MLFLOW keeps artifacts; a volume of its own if not given.
         storage_class: Of the shared volume; the cluster's default if not given.
         queue: Kueue's LocalQueue; none if not given.
+        pull_secret: Secret with which nodes fetch the image; none if not given.
         study_only: Leave away what the namespace has from another study: volume, MLflow, policies, toolbox.
     """
 
@@ -57,6 +58,7 @@ class Placement:
     artifacts: str | None = None
     storage_class: str | None = None
     queue: str | None = None
+    pull_secret: str | None = None
     study_only: bool = False
 
 
@@ -87,6 +89,8 @@ def fill(study: StudyFiles, workers: Workers, place: Placement) -> dict[str, lis
         files["mlflow.yaml"] = _with_artifacts(files["mlflow.yaml"], place.artifacts)
     for made in (made for objects in files.values() for made in objects):
         made["metadata"]["namespace"] = place.namespace
+        if place.pull_secret:
+            _add_pull_secret(made, place.image, place.pull_secret)
     return files
 
 
@@ -124,6 +128,18 @@ def _replaced(value: Any, values: dict[str, str]) -> Any:
     if isinstance(value, list):
         return [_replaced(inner, values) for inner in value]
     return values.get(value, value) if isinstance(value, str) else value
+
+
+def _add_pull_secret(value: Any, image: str, secret: str) -> None:
+    """To every pod of this image inside a value."""
+    if isinstance(value, dict):
+        if any(container.get("image") == image for container in value.get("containers", [])):
+            value["imagePullSecrets"] = [{"name": secret}]
+        for inner in value.values():
+            _add_pull_secret(inner, image, secret)
+    elif isinstance(value, list):
+        for inner in value:
+            _add_pull_secret(inner, image, secret)
 
 
 def _fill_study(objects: list[Manifest], study: StudyFiles, workers: Workers, place: Placement) -> None:

@@ -82,6 +82,8 @@ def checked(place: Placement, workers: Workers) -> Placement:
     """
     _match(_LABEL, place.namespace, "--namespace", "small letters, digits and -, at most 63")
     _match(_IMAGE, place.image, "--image", "a reference such as registry.example/scalecurves:1.0")
+    if place.pull_secret:
+        _match(_NAME, place.pull_secret, "--pull-secret", "the name of a Secret")
     if place.queue:
         _match(_NAME, place.queue, "--queue", "the name of a LocalQueue")
         if workers.autoscaling:
@@ -135,7 +137,9 @@ def _check_places(place: Placement) -> None:
 
 def main(
     study: Annotated[str, typer.Option("--study", help="Preset (demo), YAML file, or module:function.")],
-    workers: Annotated[str, typer.Option("--workers", help="Worker pods, MIN:MAX; MIN are there from the start.")],
+    workers: Annotated[
+        str, typer.Option("--workers", help="Worker pods, MIN:MAX; MIN decide how many trials run at a time.")
+    ],
     namespace: Annotated[str, typer.Option("--namespace", help="Of all objects; must exist.")] = NAMESPACE,
     image: Annotated[str, typer.Option("--image", help="Built from cluster/Dockerfile.")] = IMAGE,
     gpus_per_worker: Annotated[int, typer.Option("--gpus-per-worker", min=0, help="Of one pod.")] = 0,
@@ -150,7 +154,7 @@ def main(
     ] = None,
     storage: Annotated[
         str, typer.Option("--storage", help="Weights and spool: a path below /data or a URI.")
-    ] = f"{DATA}/storage",
+    ] = f"{DATA}/home/storage",
     tracking_uri: Annotated[
         str | None, typer.Option("--tracking-uri", help="MLflow server; else one is part of the manifests.")
     ] = None,
@@ -161,6 +165,9 @@ def main(
         str | None, typer.Option("--storage-class", help="Of the shared volume; must offer ReadWriteMany.")
     ] = None,
     queue: Annotated[str | None, typer.Option("--queue", help="LocalQueue of Kueue.")] = None,
+    pull_secret: Annotated[
+        str | None, typer.Option("--pull-secret", help="Secret for a private registry of the image.")
+    ] = None,
     study_only: Annotated[
         bool, typer.Option("--study-only", help="Only the study's job: the namespace has the rest already.")
     ] = False,
@@ -185,6 +192,7 @@ def main(
             artifacts=artifacts,
             storage_class=storage_class,
             queue=queue,
+            pull_secret=pull_secret,
             study_only=study_only,
         )
         made = fill(files, pods, checked(place, pods))

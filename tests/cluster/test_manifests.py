@@ -25,7 +25,16 @@ OPTIONS = {
     "gpus": ["--workers", "2:8", "--gpus-per-worker", "4", "--accelerator", "NVIDIA-H100-80GB-HBM3"],
     "fixed": ["--workers", "3:3", "--queue", "medical", "--cpus-per-worker", "8", "--memory-per-worker", "64"],
     "bucket": ["--workers", "1:2", "--storage", "s3://bucket/scalecurves", "--artifacts", "s3://bucket/mlflow"],
-    "elsewhere": ["--workers", "1:1", "--tracking-uri", "https://mlflow.example", "--storage-class", "nfs"],
+    "elsewhere": [
+        "--workers",
+        "1:1",
+        "--tracking-uri",
+        "https://mlflow.example",
+        "--storage-class",
+        "nfs",
+        "--pull-secret",
+        "registry",
+    ],
 }
 
 

@@ -153,6 +153,12 @@ def test_a_folder_is_a_kustomization_of_the_same_objects(tmp_path: Path) -> None
     assert written == objects("demo", "--namespace", "lab")
 
 
+def test_only_pods_of_the_image_need_the_registrys_secret() -> None:
+    made = pods(objects("demo", "--pull-secret", "registry"))
+    named = {pod["spec"]["containers"][0]["image"]: pod["spec"].get("imagePullSecrets") for pod in made}
+    assert named == {"scalecurves:latest": [{"name": "registry"}], "postgres:17-bookworm": None}
+
+
 def test_a_second_study_adds_only_itself() -> None:
     made = objects("demo", "--study-only")
     assert [o["kind"] for o in made] == ["ConfigMap", "RayJob"]
