@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,15 +29,22 @@ class TrackingServer:
         backend: Database URI.
         folder: For its artifacts and its log.
         options: Further options; those of the manifests for example.
+        variables: Further environment variables.
     """
 
-    def __init__(self, backend: str, folder: Path, options: Sequence[str] = ("--workers=1",)) -> None:
+    def __init__(
+        self,
+        backend: str,
+        folder: Path,
+        options: Sequence[str] = ("--workers=1",),
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         port = free_port()
         self.uri = f"http://127.0.0.1:{port}"
         self._folder = folder
         self._command = [sys.executable, "-m", "mlflow", "server", *options]
         self._command += ["--host=127.0.0.1", f"--port={port}", f"--artifacts-destination={folder / 'served'}"]
-        self._environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": backend}
+        self._environment = os.environ | dict(variables or {}) | {"MLFLOW_BACKEND_STORE_URI": backend}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -70,9 +77,9 @@ class TrackingServer:
 
 
 @contextmanager
-def tracking_server(backend: str, folder: Path, options: Sequence[str] = ("--workers=1",)) -> Iterator[TrackingServer]:
-    """A server that answers."""
-    server = TrackingServer(backend, folder, options)
+def tracking_server(*arguments: Any, **named: Any) -> Iterator[TrackingServer]:
+    """A server that answers. Arguments as of ``TrackingServer``."""
+    server = TrackingServer(*arguments, **named)
     try:
         server.start()
         yield server

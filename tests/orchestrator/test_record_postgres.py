@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -48,10 +50,12 @@ def database() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def server(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
-    """With the options of the manifests, but for address and place."""
+    """With the options and variables of the manifests, but for addresses and places."""
     [pod] = [o["spec"]["template"]["spec"] for o in template()["mlflow.yaml"] if o["kind"] == "Deployment"]
-    options = pod["containers"][0]["args"]
-    with tracking_server(database, tmp_path_factory.mktemp("mlflow"), options) as made:
+    [container] = pod["containers"]
+    variables = {v["name"]: v["value"].replace("$(POD_NAMESPACE)", "lab") for v in container["env"] if "value" in v}
+    folder = tmp_path_factory.mktemp("mlflow")
+    with tracking_server(database, folder, container["args"], variables) as made:
         yield made
 
 
@@ -130,6 +134,29 @@ def test_results_wait_while_the_server_is_away_and_arrive_once(
     assert sorted(table["trial_id"]) == sorted(r.trial.trial_id for r in results)
     assert len(runs_of(record)) == 12
     assert len(load_predictions(table)) == 24
+
+
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [
+        ("mlflow:5000", 200),
+        ("mlflow.lab.svc.cluster.local:5000", 200),
+        ("localhost:8080", 200),
+        ("mlflow.evil:5000", 403),
+    ],
+)
+def test_the_server_answers_to_the_names_of_its_service_only(server: TrackingServer, host: str, code: int) -> None:
+    address = f"{server.uri}/api/2.0/mlflow/experiments/search?max_results=1"
+    request = urllib.request.Request(address, headers={"Host": host})
+    assert _status(request) == code
+
+
+def _status(request: urllib.request.Request) -> int:
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def test_an_upgrade_of_the_database_is_the_documented_command(database: str, server: TrackingServer) -> None:
