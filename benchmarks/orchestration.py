@@ -188,9 +188,7 @@ def rates(plan: Plan, home: Path, few: int, many: int) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="few trials of each kind"
-    )
+    parser.add_argument("--quick", action="store_true", help="few trials of each kind")
     quick = parser.parse_args().quick
     count, of_peers, few, many = (6, 1, 100, 300) if quick else (24, PEER_TRIALS, 1000, 5000)
     with tempfile.TemporaryDirectory(prefix="scalecurves-benchmark-") as folder:

@@ -66,6 +66,13 @@ class Shape:
             wanted[f"accelerator_type:{self.accelerator}"] = 0.001
         return wanted
 
+    def ranks_on(self, node: Node) -> int:
+        """How many ranks of this shape a node holds."""
+        free, ranks = _free(node), 0
+        while free.take(self) is not None:
+            ranks += 1
+        return ranks
+
     @property
     def size(self) -> tuple[float, float]:
         """GPUs and CPUs of all ranks, to compare shapes."""
@@ -166,11 +173,7 @@ class Capacity:
         return most
 
     def _ranks(self, shape: Shape) -> int:
-        ranks = 0
-        for node in map(_free, self.nodes):
-            while node.take(shape) is not None:
-                ranks += 1
-        return ranks
+        return sum(map(shape.ranks_on, self.nodes))
 
 
 def trials_at_a_time(shape: Shape, nodes: Sequence[Node]) -> int:

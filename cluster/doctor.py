@@ -29,7 +29,8 @@ from rich.console import Console
 
 from cluster.capacity import Shape, trials_at_a_time
 from cluster.connection import connect
-from search_spaces.exceptions import ScalecurvesError, UserError
+from cluster.terminal import user_errors
+from search_spaces.exceptions import UserError
 from search_spaces.files import load_study
 from search_spaces.home import scalecurves_home
 from search_spaces.study import GangSpec
@@ -310,16 +311,13 @@ def main(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
 ) -> None:
     """Look whether a cluster is fit for a study; exit code 1 if it is not."""
-    errors, console = Console(stderr=True, soft_wrap=True), Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False)
     place = storage or str(scalecurves_home() / "storage")
     place = place if "://" in place else str(Path(place).expanduser().resolve())
-    try:
+    with user_errors():
         spec = load_study(study).study.execution.gang if study else GangSpec()
         with connect(address):
             findings = examine(spec, place, tracking_uri)
-    except ScalecurvesError as error:
-        errors.print(f"Error: {error}", markup=False, style="red")
-        raise typer.Exit(1) from None
     if json_:
         print(json.dumps([asdict(f) for f in findings], indent=2))
     else:

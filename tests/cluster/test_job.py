@@ -1,4 +1,4 @@
-"""A study as a submitted job on a cluster of its own, with token authentication: stopped, submitted again, done."""
+"""Jobs submitted to clusters of their own, with tokens and without; a study stopped and submitted again."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytest.importorskip("ray")
 
+from cluster.drain import any_trains
 from dashboards import load_results
 from tests.conftest import ROOT, free_port
 from tests.orchestrator.small_study import raw_study, write_study
@@ -33,6 +35,7 @@ class Head:
     dashboard: str
     environment: dict[str, str]
     project: Path
+    pid: int
 
     def ray(self, *arguments: str, check: bool = True) -> str:
         ran = subprocess.run(
@@ -47,25 +50,41 @@ class Head:
         options += ["--runtime-env-json", json.dumps({"env_vars": variables}), *([] if wait else ["--no-wait"])]
         return self.ray("job", "submit", *options, "--", *command)
 
+    def drain(self) -> None:
+        """What Kubernetes calls before it ends the pod of a head."""
+        command = [sys.executable, "-m", "cluster.drain", "head", "--address", self.dashboard]
+        environment = self.environment | {"PYTHONPATH": str(ROOT)}
+        subprocess.run(command, env=environment, cwd=self.project, check=True)
+
+    def processes(self) -> list[psutil.Process]:
+        """What this cluster runs; other clusters of this machine are none of ours."""
+        return psutil.Process(self.pid).children(recursive=True)
+
 
 @pytest.fixture
-def head(tmp_path: Path) -> Iterator[Head]:
+def head(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Head]:
+    """A head with token authentication, or with the environment variables that a parameter gives instead."""
+    authentication = getattr(request, "param", None)
     project = tmp_path / "project"
     project.mkdir()
     port, dashboard = free_port(), free_port()
-    environment = os.environ | {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(16),
-        "SCALECURVES_HOME": str(tmp_path / "home"),
-        "RAY_JOB_STOP_WAIT_TIME_S": "30",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    made = Head(dashboard=f"http://127.0.0.1:{dashboard}", environment=environment, project=project)
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    environment = (
+        os.environ
+        | (authentication or token)
+        | {
+            "SCALECURVES_HOME": str(tmp_path / "home"),
+            "RAY_JOB_STOP_WAIT_TIME_S": "30",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
+    )
     # Ray's sockets need a short path; a folder of its own keeps other clusters of this machine out of `ray stop`.
     folder = Path("/tmp") / f"sc-{secrets.token_hex(4)}"
     start = ["start", "--head", "--num-cpus=2", f"--port={port}", f"--dashboard-port={dashboard}", "--block"]
     start += [f"--temp-dir={folder}", "--disable-usage-stats", "--dashboard-agent-listen-port=0"]
     process = subprocess.Popen([*RAY, *start], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{dashboard}"
+    made = Head(dashboard=address, environment=environment, project=project, pid=process.pid)
     try:
         deadline = time.monotonic() + 90
         while "Error" in made.ray("job", "list", "--address", made.dashboard, check=False):
@@ -90,7 +109,9 @@ def test_a_stopped_job_leaves_a_checkpoint_and_the_next_one_goes_on(head: Head, 
     deadline = time.monotonic() + 120
     while not list(checkpoints.glob("*.pt")) and time.monotonic() < deadline:
         time.sleep(0.2)
-    head.ray("job", "stop", "first", "--address", head.dashboard)
+    assert any_trains(head.processes())
+    head.drain()
+    assert not any_trains(head.processes())
     said = head.ray("job", "logs", "first", "--address", head.dashboard)
     assert "the same command continues where this one stopped" in said
     assert len(list(checkpoints.glob("*.pt"))) == 1
@@ -102,3 +123,10 @@ def test_a_stopped_job_leaves_a_checkpoint_and_the_next_one_goes_on(head: Head, 
     [row] = load_results("small").to_dict("records")
     trial = json.loads((Path(row["artifact_uri"]) / "trial.json").read_text())
     assert 0 < trial["resumed_from"] < trial["steps"] == 3000
+
+
+@pytest.mark.parametrize("head", [{"RAY_AUTH_MODE": "disabled"}], indirect=True, ids=["open"])
+def test_a_cluster_without_tokens_takes_jobs_alike(head: Head) -> None:
+    said = head.submit("look", "python", "-m", "cluster.doctor", "--address", "auto", "--json")
+    assert "one set of packages, one home (no task is imported yet), one storage everywhere" in said
+    assert "succeeded" in head.ray("job", "status", "look", "--address", head.dashboard)

@@ -1,0 +1,49 @@
+"""Waiting for checkpoints before a pod ends. That a head's jobs are stopped is tested on a real head in test_job."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from cluster.drain import any_trains, wait_while
+
+
+@contextmanager
+def titled(title: str) -> Iterator[psutil.Process]:
+    """A process that shows this title."""
+    command = [title, "-c", "echo up; read -r _"]
+    with subprocess.Popen(command, executable="sh", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # a process that has only just started shows no title yet
+        yield psutil.Process(process.pid)
+
+
+@pytest.mark.parametrize(
+    ("title", "trains"),
+    [
+        ("ray::RayTrainWorker", True),
+        ("ray::ResourceTrainable.train", True),
+        ("ray::ResourceTrainable", False),
+        ("ray::IDLE", False),
+        ("raylet", False),
+    ],
+)
+def test_what_trains_is_known_by_its_title(title: str, trains: bool) -> None:
+    with titled(title) as process:
+        assert any_trains([process]) is trains
+    assert any_trains([process]) is False
+
+
+@pytest.mark.parametrize("answers", [[False], [True, True, False]])
+def test_it_waits_for_as_long_as_there_is_something_to_wait_for(answers: list[bool]) -> None:
+    given = iter(answers)
+    assert wait_while(lambda: next(given), range(len(answers))) is True
+    assert list(given) == []
+
+
+def test_it_does_not_wait_for_ever() -> None:
+    assert wait_while(lambda: True, range(5)) is False
