@@ -23,6 +23,7 @@ from orchestrator.redact import public_result, redact_json, redact_text
 from search_spaces.exceptions import DataError
 from search_spaces.names import SCHEMA_VERSION, Artifact, State, Tag
 from search_spaces.results import TrialResult
+from search_spaces.tuning import Proposal
 
 MAX_CURVE_POINTS = 50
 """Points per curve in MLflow; history.parquet has all."""
@@ -166,7 +167,18 @@ def _tags(result: TrialResult) -> dict[str, str]:
         tags[Tag.SUBSET_HASH] = result.subset.subset_hash
         tags[RecordTag.ORDER_HASH] = result.subset.order_hash
         tags[RecordTag.PATIENTS_KNOWN] = result.subset.patients_known
-    return _texts(tags | _environment_tags(result) | _failure_tags(result), _MAX_TAG)
+    return _texts(tags | _search_tags(result) | _environment_tags(result) | _failure_tags(result), _MAX_TAG)
+
+
+def _search_tags(result: TrialResult) -> dict[str, Any]:
+    search = result.trial.search
+    if search is None:
+        return {}
+    return {
+        RecordTag.SEARCH: search.search_id,
+        RecordTag.SEARCH_NUMBER: search.number,
+        RecordTag.TUNED: Proposal.of(search.number, search.values).text,
+    }
 
 
 def _environment_tags(result: TrialResult) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class PlannedTrial:
         images: Training images seen, plus a third of the images it is evaluated on, which are passed forward alone.
         cost: Expected work in arbitrary units: those images x pixels x parameters.
         parameters: Numbers of its model; 0 if the plan was made without loading weights.
+        search_id: The search that gives it its values, if one does. Until that has ended ``trial_id`` is provisional,
+            and images and cost are those of the protocol before the search.
     """
 
     trial: Trial
@@ -47,6 +49,25 @@ class PlannedTrial:
     images: float
     cost: float
     parameters: int
+    search_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedSearch:
+    """The hyper-parameter search of one cell.
+
+    Attributes:
+        search_id: See ``Resolver.search_id``.
+        trials: What each proposal costs: one trial per search seed, values not known, ids provisional.
+    """
+
+    search_id: str
+    trials: tuple[PlannedTrial, ...]
+
+    @property
+    def cell(self) -> Cell:
+        """The cell that is searched."""
+        return self.trials[0].trial.cell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +83,7 @@ class Plan:
         notes: What the user should know.
         resolver: Resolves trials; None while there are problems.
         images: Task -> (training, validation) images and per evaluation set.
+        searches: Searches that give the targets their values.
     """
 
     loaded: LoadedStudy
@@ -72,6 +94,13 @@ class Plan:
     notes: tuple[str, ...]
     resolver: Resolver | None
     images: dict[str, dict[str, int]]
+    searches: tuple[PlannedSearch, ...] = ()
+
+    @property
+    def open_searches(self) -> tuple[PlannedSearch, ...]:
+        """Searches of which a target still waits for its values."""
+        waiting = {t.search_id for t in self.trials if t.trial.is_open}
+        return tuple(search for search in self.searches if search.search_id in waiting)
 
     @property
     def study(self) -> Study:
@@ -125,7 +154,7 @@ def make_plan(
     data = PlanData()
     if not found.problems:
         note("drawing subsets")
-        data = read_data(tasks, chosen, library, found)
+        data = read_data(tasks, [*chosen, *_templates(chosen)], library, found)
         chosen = data.drawable(chosen)
         if load_weights:
             note("looking for images of evaluation sets in upstream tasks")
@@ -142,6 +171,7 @@ def make_plan(
         notes=tuple(found.notes),
         resolver=None if found.problems else resolver,
         images=data.images,
+        searches=() if found.problems else _searches(resolver, chosen, sizes, data),
     )
 
 
@@ -281,6 +311,21 @@ def _note_idle_ranks(study: Study, resolver: Resolver, trials: Iterable[Trial], 
         )
 
 
+def _templates(trials: Iterable[Trial]) -> list[Trial]:
+    """The search trials, values not known, of the searches of these trials."""
+    return list(dict.fromkeys(template for trial in trials for template in trial.search))
+
+
+def _searches(
+    resolver: Resolver, trials: Iterable[Trial], sizes: dict[str, int], data: PlanData
+) -> tuple[PlannedSearch, ...]:
+    searches = {resolver.search_id(trial): trial.search for trial in trials if trial.search}
+    return tuple(
+        PlannedSearch(search_id=str(search_id), trials=_planned(resolver, templates, sizes, data))
+        for search_id, templates in searches.items()
+    )
+
+
 def _planned(
     resolver: Resolver,
     trials: Iterable[Trial],
@@ -301,6 +346,7 @@ def _planned(
             images=seen,
             cost=seen * pixels * max(1, parameters),
             parameters=parameters,
+            search_id=resolver.search_id(trial),
         )
         planned.setdefault(identity, entry)
     return tuple(planned.values())
