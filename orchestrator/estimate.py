@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,9 @@ from orchestrator.forecast import Forecast, Work, forecast
 from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
 from orchestrator.progress import duration
 from orchestrator.record import Record
+from orchestrator.record_states import TrialState
 from orchestrator.remaining import remaining
+from orchestrator.searches import Search, searches_of, settled
 from search_spaces.exceptions import ScalecurvesError, TrackingError, UserError
 from search_spaces.names import Role, State
 from search_spaces.trial import Workspace
@@ -148,13 +150,12 @@ def estimate(
         raise UserError(f"--slots is the number of trials at a time, at least 1, got {slots}")
     execution = plan.study.execution
     known = _known(plan, places)
+    plan = known.plan
     speeds = _speeds(plan, known, note) if calibrate else {}
-    ids = {t.trial_id for t in known.todo}
     at_a_time = min(slots or _fit_here(plan), execution.max_concurrent or sys.maxsize)
-    done = [t.trial_id for t in plan.trials if t.trial_id not in ids]
     gpus = execution.gang.gpus_per_rank
     return Estimate(
-        forecast=forecast(_works(plan), known.took, at_a_time, done=done, images_per_s=speeds),
+        forecast=forecast(known.works, known.took, at_a_time, done=known.done, images_per_s=speeds),
         finished=len(known.took),
         silent=known.silent,
         ranks=execution.gang.ranks,
@@ -166,38 +167,63 @@ def estimate(
     )
 
 
-def _works(plan: Plan) -> list[Work]:
-    return [
-        Work(
-            trial_id=t.trial_id,
-            upstream_id=t.upstream_id,
-            scale=t.trial.cell.model_scale,
-            cost=t.cost,
-            images=t.images,
-        )
-        for t in plan.trials
-    ]
+def _works(plan: Plan, searches: Mapping[str, Search]) -> list[Work]:
+    """Everything to train. What waits for a whole generation of a search waits for one trial of it: they take alike."""
+    works: list[Work] = []
+    last: dict[str, str] = {}
+    for search_id, search in searches.items():
+        before: list[PlannedTrial] = []
+        for generation in search.generations():
+            links: list[str | None] = [t.trial_id for t in before] or [t.upstream_id for t in generation]
+            works += [_work(t, links[k]) for k, t in enumerate(generation)]
+            before = generation
+            last[search_id] = generation[0].trial_id
+    return [*works, *(_work(t, last.get(t.search_id or "", t.upstream_id)) for t in plan.trials)]
+
+
+def _work(planned: PlannedTrial, before: str | None) -> Work:
+    return Work(
+        trial_id=planned.trial_id,
+        upstream_id=before,
+        scale=planned.trial.cell.model_scale,
+        cost=planned.cost,
+        images=planned.images,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Known:
-    """What the record says: seconds of trials that ended, trials to train, and why it says nothing if it does not."""
+    """What the record says: seconds of trials that ended, trials to train, and why it says nothing if it does not.
 
+    ``plan`` has the values that searches have chosen.
+    """
+
+    plan: Plan
+    works: list[Work]
     took: dict[str, float]
     todo: list[PlannedTrial]
+    done: list[str]
     silent: str = ""
 
 
 def _known(plan: Plan, places: Places) -> _Known:
     try:
         storage = places.storage_of(plan.study.name)
-        states = Record(plan.study, storage, places.tracking_uri).look(t.trial_id for t in plan.trials)
+        states = Record(plan.study, storage, places.tracking_uri).look()
         spooled = {item.key for item in storage.undelivered() if item.state is State.COMPLETE}
     except (TrackingError, UserError) as error:
-        return _Known(took={}, todo=list(plan.trials), silent=str(error))
-    took = {i: s.seconds for i, s in states.items() if s.state is State.COMPLETE and s.seconds is not None}
-    todo = remaining(plan, states, storage.has_weights).todo
-    return _Known(took=took, todo=[t for t in plan.trials if t.trial_id in todo and t.trial_id not in spooled])
+        works = _works(plan, searches_of(plan, {}))
+        return _Known(plan=plan, works=works, took={}, todo=list(plan.trials), done=[], silent=str(error))
+    searches = searches_of(plan, states)
+    plan = settled(plan, searches)
+    works = _works(plan, searches)
+    at = {work.trial_id: states.get(work.trial_id, TrialState(state=State.MISSING)) for work in works}
+    took = {i: s.seconds for i, s in at.items() if s.state is State.COMPLETE and s.seconds is not None}
+    left = remaining(plan, at, storage.has_weights).todo
+    left = {trial_id: t for trial_id, t in left.items() if trial_id not in spooled}
+    ended = [t.trial_id for s in searches.values() for g in s.generations() for t in g if s.has_ended(t.trial_id)]
+    done = [*ended, *spooled, *(t.trial_id for t in plan.trials if t.trial_id not in left)]
+    return _Known(plan=plan, works=works, took=took, todo=[t for t in plan.trials if t.trial_id in left], done=done)
 
 
 def _speeds(plan: Plan, known: _Known, note: Callable[[str], None]) -> dict[str, float]:

@@ -23,6 +23,9 @@ SPENT = (FailureClass.DIVERGENCE, FailureClass.MEMORY)
 """Failures that follow from the values themselves: the proposal counts and is the worst. Lost nodes, unreadable images
 and mistakes in the study say nothing about the values; such a trial is tried again."""
 
+NO_VALUE = "none of the proposals of its search gave a validation value; change tuning.space"
+"""Why a final trial cannot be trained when the whole budget was spent in vain."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
@@ -121,11 +124,15 @@ class Search:
         return 0 if self.is_over else (self._tuning.trials - len(self._proposals)) * len(self.planned.trials)
 
     @property
+    def rounds(self) -> int:
+        """Generations that will be proposed later, one after the other."""
+        left = 0 if self.is_over else self._tuning.trials - len(self._proposals)
+        return math.ceil(left / self._tuning.generation_size)
+
+    @property
     def counts(self) -> dict[str, int]:
         """Search trials: all, done, spent without a value, and missing (0 once the values are frozen)."""
-        numbers = [*self._proposals, *(p for p in self._recorded.values() if p.number >= len(self._proposals))]
-        trials = [self._trial(planned, proposal).trial_id for proposal in numbers for planned in self.planned.trials]
-        values = [self._ended[i] for i in trials if i in self._ended]
+        values = [self._ended[t.trial_id] for t in self._known_trials() if t.trial_id in self._ended]
         done = sum(value is not None for value in values)
         total = self._tuning.trials_per_cell
         return {
@@ -134,6 +141,28 @@ class Search:
             "failed": len(values) - done,
             "missing": 0 if self._frozen else total - len(values),
         }
+
+    def generations(self) -> list[list[PlannedTrial]]:
+        """All search trials in the order in which they may run; those that are not proposed yet under made ids."""
+        trials = self._known_trials()
+        if self._frozen is None:
+            per = len(self.planned.trials)
+            for k in range(len(trials), self._tuning.trials_per_cell):
+                made = f"{self.planned.search_id}/{k}"
+                trials.append(replace(self.planned.trials[k % per], trial_id=made, search_id=self.planned.search_id))
+        trials = list({t.trial_id: t for t in trials}.values())
+        size = self._tuning.generation_size * len(self.planned.trials)
+        return [trials[k : k + size] for k in range(0, len(trials), size)]
+
+    def has_ended(self, trial_id: str) -> bool:
+        """Whether a search trial has a result, a spent one included."""
+        return trial_id in self._ended
+
+    def _known_trials(self) -> list[PlannedTrial]:
+        """Of what was proposed, and of what the record has beyond that (once the values are frozen)."""
+        beyond = [p for number, p in sorted(self._recorded.items()) if number >= len(self._proposals)]
+        recorded = [self._trial(planned, proposal) for proposal in beyond for planned in self.planned.trials]
+        return [*(t for trials in self._trials for t in trials), *recorded]
 
     def _waiting(self) -> list[PlannedTrial]:
         waiting = {t.trial_id: t for trials in self._trials for t in trials if t.trial_id not in self._ended}
@@ -158,7 +187,8 @@ class Search:
     def _trial(self, planned: PlannedTrial, proposal: Proposal) -> PlannedTrial:
         templates = tuple(t.trial for t in self.planned.trials)
         trial = replace(planned.trial, proposal=proposal, search=templates)
-        return replace(planned, trial=trial, trial_id=self._resolver.trial_id(trial))
+        trial_id = self._resolver.trial_id(trial)
+        return replace(planned, trial=trial, trial_id=trial_id, search_id=self.planned.search_id)
 
 
 def searches_of(plan: Plan, states: Mapping[str, TrialState]) -> dict[str, Search]:
