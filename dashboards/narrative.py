@@ -12,6 +12,7 @@ import pandas as pd
 from dashboards.evidence import Evidence
 from dashboards.style import amount_text, count, metric_label, plural, seconds_text
 from dashboards.tables import Tables
+from dashboards.tuning_tables import tuning_caveats
 from search_spaces.amounts import expand_seeds
 from search_spaces.names import SCIENCE_VERSION
 
@@ -35,6 +36,7 @@ def caveats(evidence: Evidence, tables: Tables, problems: Iterable[str]) -> tupl
         *_unknown_patients(evidence.results),
         *_rising(tables.cells),
         *_seeds(evidence),
+        *tuning_caveats(tables.tuning),
         *_mixed(evidence.results),
         *_left_out(tables),
         *_unreadable(tables),
@@ -161,10 +163,16 @@ def methods(evidence: Evidence, tables: Tables) -> tuple[str, ...]:
         "on unknown patients, on cells with failed trials, or on an opponent whose validation was still improving. "
         "Below 20 patients per class nothing is tested.",
         "All of this is conditional on the pool of training images and on the protocol: the recipe, its budget and its "
-        "hyper-parameters are the same for all sources unless the study says otherwise. Two draws of a large share of "
+        f"hyper-parameters are {_hyper_parameters(tables)}. Two draws of a large share of "
         "one pool overlap, so their spread shrinks by construction. Macro averages run over the classes that the "
         "evaluation set defines. This is not a clinical trial, and no causal claim is made.",
     )
+
+
+def _hyper_parameters(tables: Tables) -> str:
+    if tables.tuning.empty:
+        return "the same for all sources unless the study says otherwise"
+    return "chosen for each cell by a search of equal budget, on validation and with other seeds (see Tuning)"
 
 
 def facts(evidence: Evidence, tables: Tables) -> tuple[tuple[str, str], ...]:
