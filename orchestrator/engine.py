@@ -228,6 +228,7 @@ class Engine:
                 note.close()
 
     def _resolve(self, planned: PlannedTrial) -> ResolvedTrial:
+        assert not planned.trial.is_open, "its values and its id are not known"
         attempt = f"{planned.trial_id}-{uuid.uuid4().hex[:8]}"
         # What others start from is their science: always kept, and always the selected weights.
         upstream = planned.trial_id in self._is_upstream

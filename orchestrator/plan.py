@@ -336,7 +336,7 @@ def _planned(
     for trial in trials:
         identity, cell = resolver.trial_id(trial), trial.cell
         subset = data.sizes.get((cell.task, cell.data_fraction), 0)
-        seen = _images_seen(resolver, cell, data.images.get(cell.task, {}), subset)
+        seen = _images_seen(resolver, trial, data.images.get(cell.task, {}), subset)
         parameters = sizes.get(cell.model_scale, 0)
         pixels = resolver.scale(cell.model_scale).input_size ** 2
         entry = PlannedTrial(
@@ -352,11 +352,12 @@ def _planned(
     return tuple(planned.values())
 
 
-def _images_seen(resolver: Resolver, cell: Cell, of_task: dict[str, int], subset: int) -> float:
+def _images_seen(resolver: Resolver, trial: Trial, of_task: dict[str, int], subset: int) -> float:
     from trainables.optimisation import evaluation_steps, total_steps
 
-    protocol = resolver.protocol(cell)
+    protocol = resolver.protocol_of(trial)
     steps = total_steps(protocol.budget, subset, protocol.global_batch_size)
-    of_sets = sum(n for name, n in of_task.items() if name not in ("train", "val"))
+    scored = trial.role is not Role.SEARCH
+    of_sets = sum(n for name, n in of_task.items() if scored and name not in ("train", "val"))
     evaluated = len(evaluation_steps(steps, protocol.evaluations)) * of_task.get("val", 0) + of_sets
     return steps * protocol.global_batch_size + evaluated / FORWARD_SHARE

@@ -75,8 +75,11 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """Short text: the cell's label and the seed."""
-        return f"{self.cell.label} · seed {self.seed.label}"
+        """Short text: the cell's label and the seed, of a search trial also its proposal."""
+        text = f"{self.cell.label} · seed {self.seed.label}"
+        if self.role is Role.SEARCH and self.proposal is not None:
+            text += f" · proposal {self.proposal.number}"
+        return text
 
     @property
     def stage(self) -> int:
