@@ -67,7 +67,9 @@ class Evidence:
         plan: What it plans.
         results: One row per done target trial, as ``target_results`` makes it.
         predictions: (trial_id, evaluation set) -> predictions; may read lazily.
-        failures: One row per failed attempt (``dashboards.load.load_failures``).
+        failures: One row per failed attempt at a target or upstream trial (``dashboards.load.load_failures``).
+        searches: One row per done search trial (``dashboards.load.load_results``).
+        search_failures: One row per search trial that failed.
     """
 
     name: str
@@ -76,6 +78,8 @@ class Evidence:
     failures: pd.DataFrame
     study: Study | None = None
     plan: Plan = field(default_factory=Plan)
+    searches: pd.DataFrame = field(default_factory=pd.DataFrame)
+    search_failures: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def baseline(self) -> str:

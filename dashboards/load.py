@@ -5,7 +5,7 @@ The results frame has one row per done trial. Its columns:
 
 ====================================================  ==================================================================
 trial_id, cell_id, attempt_id, run_id, name           ids; ``name`` is the run's
-role                                                  ``target`` or ``upstream``
+role                                                  ``target``, ``upstream`` or ``search``
 model_scale, pretraining_source, data_fraction, task  axis values as text (``0.05``, ``patients=9``)
 seed, seed_subset, seed_init                          seed's label; the two seeds as integers
 amount_kind, amount_value                             ``fraction``, ``images``, ``patients`` or ``per_class``
@@ -21,6 +21,7 @@ best_step, best_value, still_rising                   selection on validation; s
 seconds, setup_s, train_s, evaluate_s, samples_per_s  wall clock
 started_at, host, device, ranks, commit               Unix seconds; where it ran
 undefined, artifact_uri                               metrics without a value; where the files lie
+search_id, search_number, tuned                       search, proposal and its values (JSON) of tuned trials, else None
 ``<set>/<metric>[.<label>]``                          metrics (NaN where a trial lacks them), counts included
 ====================================================  ==================================================================
 """
@@ -109,8 +110,9 @@ def load_failures(study: str, tracking_uri: str | None = None) -> pd.DataFrame:
     """One row per failed attempt, earliest first.
 
     Returns:
-        Columns trial_id, cell_id, attempt_id, run_id, name, role, the axes, seed, failure_class, message, step (None if
-        it failed before training), started_at, and ``done``: whether a later attempt made the trial complete.
+        Columns trial_id, cell_id, attempt_id, run_id, name, role, the axes, seed, search_id, failure_class, message,
+        step (None if it failed before training), started_at, and ``done``: whether a later attempt made the trial
+        complete.
 
     Raises:
         UserError: As ``load_results``.
@@ -126,7 +128,7 @@ def load_failures(study: str, tracking_uri: str | None = None) -> pd.DataFrame:
         rows.append(
             {**_identity(run), **failure, "step": int(step) if step else None, "done": tags[Tag.TRIAL_ID] in done}
         )
-    columns = [*_IDENTITY, "started_at", "failure_class", "message", "step", "done"]
+    columns = [*_IDENTITY, "started_at", "search_id", "failure_class", "message", "step", "done"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -276,6 +278,7 @@ _COLUMNS = (
     *_FROM_METRICS,
     *("patients_known", "subset_hash", "order_hash", "manifest_hash", "still_rising"),
     *("host", "device", "ranks", "commit", "undefined", "artifact_uri"),
+    *("search_id", "search_number", "tuned"),
 )
 
 
@@ -317,6 +320,8 @@ def _row(run: Run) -> dict[str, Any]:
         "commit": tags.get(RecordTag.environment("commit")),
         "undefined": undefined,
         "artifact_uri": run.info.artifact_uri,
+        "search_number": int(number) if (number := tags.get(RecordTag.SEARCH_NUMBER)) else None,
+        "tuned": tags.get(RecordTag.TUNED),
         **{k: v for k, v in run.data.metrics.items() if k.split("/", 1)[0] in sets and k not in undefined},
     }
 
@@ -340,6 +345,7 @@ def _identity(run: Run) -> dict[str, Any]:
         "seed_subset": int(tags.get(RecordTag.SEED_SUBSET, -1)),
         "seed_init": int(tags.get(RecordTag.SEED_INIT, -1)),
         "started_at": run.info.start_time / 1000,
+        "search_id": tags.get(RecordTag.SEARCH),
     }
 
 

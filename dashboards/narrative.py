@@ -12,6 +12,7 @@ import pandas as pd
 from dashboards.evidence import Evidence
 from dashboards.style import amount_text, count, metric_label, plural, seconds_text
 from dashboards.tables import Tables
+from dashboards.tuning_tables import tuning_caveats
 from search_spaces.amounts import expand_seeds
 from search_spaces.names import SCIENCE_VERSION
 
@@ -35,6 +36,7 @@ def caveats(evidence: Evidence, tables: Tables, problems: Iterable[str]) -> tupl
         *_unknown_patients(evidence.results),
         *_rising(tables.cells),
         *_seeds(evidence),
+        *tuning_caveats(tables.tuning),
         *_mixed(evidence.results),
         *_left_out(tables),
         *_unreadable(tables),
@@ -160,10 +162,21 @@ def methods(evidence: Evidence, tables: Tables) -> tuple[str, ...]:
         "is undecided, which is not the same as equal. “Seems to” marks verdicts that rest on fewer than three seeds, "
         "on unknown patients, on cells with failed trials, or on an opponent whose validation was still improving. "
         "Below 20 patients per class nothing is tested.",
-        "All of this is conditional on the pool of training images and on the protocol: the recipe, its budget and its "
-        "hyper-parameters are the same for all sources unless the study says otherwise. Two draws of a large share of "
+        "All of this is conditional on the pool of training images and on the protocol: "
+        f"{_protocol_words(tables)}. Two draws of a large share of "
         "one pool overlap, so their spread shrinks by construction. Macro averages run over the classes that the "
         "evaluation set defines. This is not a clinical trial, and no causal claim is made.",
+    )
+
+
+def _protocol_words(tables: Tables) -> str:
+    if tables.tuning.empty:
+        same = "the recipe, its budget and its hyper-parameters are the same for all sources"
+        return f"{same} unless the study says otherwise"
+    return (
+        "the recipe and its budget are the same for all sources unless the study says otherwise, and some of its "
+        "hyper-parameters were chosen for each cell by a search of equal budget, on validation alone and with other "
+        "seeds (see Tuning)"
     )
 
 
@@ -175,6 +188,8 @@ def facts(evidence: Evidence, tables: Tables) -> tuple[tuple[str, str], ...]:
     shown = [("trials done", f"{count(done)} of {count(planned)}")]
     if len(completeness) and completeness["failed"].sum():
         shown.append(("trials failed", count(completeness["failed"].sum())))
+    if len(evidence.searches):
+        shown.append(("search trials done", count(len(evidence.searches))))
     if results.empty:
         return tuple(shown)
     shown += [

@@ -36,10 +36,12 @@ class Plan:
     Attributes:
         trials: Cell -> seed label -> trial id, None where it is not known.
         reasons: Excluded cell -> why.
+        searches: Cell -> id of the search that gives its trials their values, where one does.
     """
 
     trials: dict[CellName, dict[str, str | None]] = field(default_factory=dict)
     reasons: dict[CellName, str] = field(default_factory=dict)
+    searches: dict[CellName, str] = field(default_factory=dict)
 
     def axis_values(self, axis: str) -> list[str]:
         """Values of one axis in the order of the study."""
@@ -60,7 +62,10 @@ def make_plan(study: Study | None, planned: Mapping[str, Any] | None) -> Plan:
             plan.trials.setdefault(_name(trial.cell.coordinates), {})[trial.seed.label] = None
         plan.reasons.update({_name(e.cell.coordinates): e.reason for e in expansion.exclusions})
     for target in (planned or {}).get("targets", ()):
-        plan.trials.setdefault(_name(target), {})[str(target["seed"])] = str(target["trial_id"])
+        trial_id = target["trial_id"]
+        plan.trials.setdefault(_name(target), {})[str(target["seed"])] = None if trial_id is None else str(trial_id)
+        if target.get("search_id"):
+            plan.searches[_name(target)] = str(target["search_id"])
     for exclusion in (planned or {}).get("exclusions", ()):
         parts = str(exclusion["cell"]).split(_LABEL_SEPARATOR)
         if len(parts) == len(AXES):
@@ -91,7 +96,8 @@ def load_planned(study: str, tracking_uri: str | None = None) -> dict[str, Any] 
 def current_trials(results: pd.DataFrame, plan: Plan) -> tuple[pd.DataFrame, int]:
     """The finished trials that belong to the plan, one per cell and seed, and how many do not.
 
-    Where the plan does not know a trial's id, the trial that started last is taken.
+    Where the plan does not know a trial's id, the trial that started last is taken; of a tuned cell one that has its
+    values from the search that the plan names.
     """
     if results.empty or not plan.trials:
         return results, 0
@@ -102,6 +108,8 @@ def current_trials(results: pd.DataFrame, plan: Plan) -> tuple[pd.DataFrame, int
             continue
         wanted = plan.trials[cell][seed]
         if wanted is not None and wanted != row["trial_id"]:
+            continue
+        if cell in plan.searches and row.get("search_id") != plan.searches[cell]:
             continue
         candidate = (wanted is not None, _number(row.get("started_at")), index)
         keep[cell, seed] = max(keep.get((cell, seed), candidate), candidate, key=lambda c: c[:2])

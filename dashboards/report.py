@@ -32,7 +32,9 @@ from dashboards.row_plots import completeness_plot, forest_plots, subgroup_plots
 from dashboards.static import render
 from dashboards.style import plural
 from dashboards.tables import Tables, build_tables
+from dashboards.tuning_tables import tuning_intro
 from search_spaces.exceptions import ScalecurvesError, UserError
+from search_spaces.names import Role
 from search_spaces.study import Study
 
 
@@ -98,13 +100,16 @@ def gather(
         )
     if "done" in failures:
         failures = failures[~failures["done"].astype(bool)].reset_index(drop=True)
+    of_search = failures["role"] == Role.SEARCH
     evidence = Evidence(
         name=study_name,
         results=results,
         predictions=load_predictions(results, tracking_uri=tracking_uri or everything.attrs.get("tracking_uri")),
-        failures=failures,
+        failures=failures[~of_search].reset_index(drop=True),
         study=study,
         plan=plan,
+        searches=everything[everything["role"] == Role.SEARCH],
+        search_failures=failures[of_search].drop_duplicates("trial_id"),
     )
     return evidence, problems
 
@@ -217,6 +222,21 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
             "labels, too.",
             tables=(("Training subsets", tables.data),) if len(tables.data) else (),
             empty="No finished trial yet.",
+        ),
+        *_tuning_section(evidence, tables.tuning),
+    )
+
+
+def _tuning_section(evidence: Evidence, table: pd.DataFrame) -> tuple[Section, ...]:
+    if table.empty:
+        return ()
+    tuning = evidence.study.tuning if evidence.study else None
+    return (
+        Section(
+            anchor="tuning",
+            heading="Tuning",
+            intro=tuning_intro(tuning, table),
+            tables=(("Chosen values", table.drop(columns="tuned")),),
         ),
     )
 

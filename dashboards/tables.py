@@ -14,6 +14,7 @@ from dashboards.contrast_tables import contrast_rows, decide
 from dashboards.evidence import Evidence, task_estimates
 from dashboards.planned import CELL_COLUMNS, CellName
 from dashboards.robustness_tables import deficit_rows, shift_summary_rows, shifted_rows, subgroup_rows, with_holm
+from dashboards.tuning_tables import tuning_table
 
 _COUNTS = (
     "n_images",
@@ -46,6 +47,7 @@ class Tables:
         completeness: Planned, done, failed and missing trials of each cell.
         failures: Failed trials.
         data: Labelled images and patients of each amount.
+        tuning: What the search of each cell chose.
         unreadable: Predictions that could not be used, one sentence each.
         left_out: "task, set" -> labels with too few patients to be part of a macro AUC.
     """
@@ -61,6 +63,7 @@ class Tables:
     completeness: pd.DataFrame
     failures: pd.DataFrame
     data: pd.DataFrame
+    tuning: pd.DataFrame
     unreadable: tuple[str, ...] = field(default=())
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -98,6 +101,7 @@ def build_tables(evidence: Evidence) -> Tables:
         completeness=completeness,
         failures=evidence.failures,
         data=data_table(evidence),
+        tuning=tuning_table(evidence),
         unreadable=tuple(unreadable),
         left_out=left_out,
     )

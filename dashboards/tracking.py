@@ -52,6 +52,12 @@ class RecordTag:
     FAILED_STEP = "sc.failed_step"
     PATIENTS_KNOWN = "sc.patients_known"
     MANIFEST_HASH = "sc.manifest_hash"
+    SEARCH = "sc.search"
+    """Id of the search that a search trial belongs to, or that a final trial has its values from."""
+    SEARCH_NUMBER = "sc.search_number"
+    """Number of the proposal."""
+    TUNED = "sc.tuned"
+    """Its values: protocol field -> value, as JSON."""
     HEADLINE_PREFIX = "report."
 
     @staticmethod

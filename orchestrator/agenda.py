@@ -17,6 +17,9 @@ from orchestrator.fleet import Demand, Fleet, Room, Slots
 Kind = TypeVar("Kind")
 """Of gangs; hashable."""
 
+FIRST = 2**31
+"""Priority of what goes before all others."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry(Generic[Kind]):
@@ -62,6 +65,7 @@ class Agenda(Generic[Kind]):
         self._ready: dict[Kind, list[tuple[float, float, int, str]]] = {}
         self._work: dict[Kind, float] = {}
         self._waiting: dict[str, None] = {}
+        self._completed: set[str] = set()
         for trial_id, entry in self._entries.items():
             self._ready.setdefault(entry.gang, [])
             if entry.upstream_id in self._entries:
@@ -104,8 +108,33 @@ class Agenda(Generic[Kind]):
             for gang, heap in self._ready.items()
         }
 
+    def add(self, entry: Entry[Kind], *, first: bool = False) -> None:
+        """A trial that is known from now on; nothing on the agenda starts from it.
+
+        Args:
+            entry: The trial.
+            first: Whether it goes before all others, because more trials become known by its result.
+
+        Raises:
+            ValueError: The trial is there already.
+        """
+        if entry.trial_id in self._entries:
+            raise ValueError(f"trial {entry.trial_id} is on the agenda already")
+        upstream_id = entry.upstream_id
+        self._numbers[entry.trial_id] = len(self._entries)
+        self._entries[entry.trial_id] = entry
+        self._weights[entry.trial_id] = (FIRST if first else entry.priority), entry.cost
+        self._ready.setdefault(entry.gang, [])
+        if upstream_id is not None:
+            self._dependents.setdefault(upstream_id, []).append(entry.trial_id)
+        if upstream_id in self._entries and upstream_id not in self._completed:
+            self._waiting[entry.trial_id] = None
+        else:
+            self._push(entry.trial_id)
+
     def complete(self, trial_id: str) -> None:
         """A trial has its result: those that start from it may start."""
+        self._completed.add(trial_id)
         for dependent in self._dependents.get(trial_id, ()):
             if dependent in self._waiting:
                 del self._waiting[dependent]

@@ -21,8 +21,9 @@ from dashboards.tracking import RecordMetric, RecordTag, metric_key
 from orchestrator.metrics import SetMetrics, score_folder
 from orchestrator.redact import public_result, redact_json, redact_text
 from search_spaces.exceptions import DataError
-from search_spaces.names import SCHEMA_VERSION, Artifact, State, Tag
+from search_spaces.names import SCHEMA_VERSION, Artifact, Role, State, Tag
 from search_spaces.results import TrialResult
+from search_spaces.tuning import Proposal
 
 MAX_CURVE_POINTS = 50
 """Points per curve in MLflow; history.parquet has all."""
@@ -133,9 +134,11 @@ def read_result(path: Path) -> TrialResult:
 
 
 def run_name(result: TrialResult) -> str:
-    """Short text such as ``resnet20 · natural · 0.05 · ham10000 · s0``."""
-    seed = result.trial.seed.label
-    return " · ".join([*result.trial.axes.values(), seed if seed.startswith("s") else f"s{seed}"])
+    """Short text such as ``resnet20 · natural · 0.05 · ham10000 · s0``; a search trial adds its ``proposal 7``."""
+    trial = result.trial
+    seed = trial.seed.label
+    tried = [f"proposal {trial.search.number}"] if trial.search and trial.role is Role.SEARCH else []
+    return " · ".join([*trial.axes.values(), seed if seed.startswith("s") else f"s{seed}", *tried])
 
 
 def _tags(result: TrialResult) -> dict[str, str]:
@@ -166,7 +169,18 @@ def _tags(result: TrialResult) -> dict[str, str]:
         tags[Tag.SUBSET_HASH] = result.subset.subset_hash
         tags[RecordTag.ORDER_HASH] = result.subset.order_hash
         tags[RecordTag.PATIENTS_KNOWN] = result.subset.patients_known
-    return _texts(tags | _environment_tags(result) | _failure_tags(result), _MAX_TAG)
+    return _texts(tags | _search_tags(result) | _environment_tags(result) | _failure_tags(result), _MAX_TAG)
+
+
+def _search_tags(result: TrialResult) -> dict[str, Any]:
+    search = result.trial.search
+    if search is None:
+        return {}
+    return {
+        RecordTag.SEARCH: search.search_id,
+        RecordTag.SEARCH_NUMBER: search.number,
+        RecordTag.TUNED: Proposal.of(search.number, search.values).text,
+    }
 
 
 def _environment_tags(result: TrialResult) -> dict[str, Any]:

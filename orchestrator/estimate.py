@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,9 @@ from orchestrator.forecast import Forecast, Work, forecast
 from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
 from orchestrator.progress import duration
 from orchestrator.record import Record
+from orchestrator.record_states import TrialState
 from orchestrator.remaining import remaining
+from orchestrator.searches import Search, searches_of, settled
 from search_spaces.exceptions import ScalecurvesError, TrackingError, UserError
 from search_spaces.names import Role, State
 from search_spaces.study import GangSpec
@@ -160,18 +163,17 @@ def estimate(
         raise UserError(f"--price is that of a GPU-hour, 0 or more, got {price:g}")
     execution = plan.study.execution
     known = _known(plan, places)
+    plan = known.plan
     speeds = _speeds(plan, known, note) if calibrate else {}
-    ids = {t.trial_id for t in known.todo}
-    done = [t.trial_id for t in plan.trials if t.trial_id not in ids]
-    works = _works(plan, nodes)
+    works = [dataclasses.replace(work, gang=Shape.of(known.gangs[work.trial_id], nodes)) for work in known.works]
     most = execution.max_concurrent
     room = slots or _room({work.gang for work in works}, nodes)
     room = min(room, most) if isinstance(room, int) and most else room
     return Estimate(
-        forecast=forecast(works, known.took, room, done=done, most=most, images_per_s=speeds),
+        forecast=forecast(works, known.took, room, done=known.done, most=most, images_per_s=speeds),
         finished=len(known.took),
         silent=known.silent,
-        gangs={t.trial_id: t.gang for t in plan.trials},
+        gangs=known.gangs,
         price=price,
         weights_bytes=sum(BYTES_PER_WEIGHT * t.parameters for t in known.todo if _keeps_weights(plan, t)),
         store_bytes=_store_bytes(plan, places, known.todo),
@@ -218,40 +220,86 @@ def _cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _works(plan: Plan, nodes: Sequence[Node]) -> list[Work]:
-    return [
-        Work(
-            trial_id=t.trial_id,
-            upstream_id=t.upstream_id,
-            scale=t.trial.cell.model_scale,
-            cost=t.cost,
-            images=t.images,
-            gang=Shape.of(t.gang, nodes),
-            priority=t.priority,
-        )
-        for t in plan.trials
-    ]
+def _works(plan: Plan, searches: Mapping[str, Search]) -> list[Work]:
+    """Everything to train. What waits for a whole generation of a search waits for one trial of it: they take alike."""
+    works: list[Work] = []
+    last: dict[str, str] = {}
+    for search_id, search in searches.items():
+        before: list[PlannedTrial] = []
+        for generation in search.generations():
+            links: list[str | None] = [t.trial_id for t in before] or [t.upstream_id for t in generation]
+            works += [_work(t, links[k]) for k, t in enumerate(generation)]
+            before = generation
+            last[search_id] = generation[0].trial_id
+    return [*works, *(_work(t, last.get(t.search_id or "", t.upstream_id)) for t in plan.trials)]
+
+
+def _work(planned: PlannedTrial, before: str | None) -> Work:
+    return Work(
+        trial_id=planned.trial_id,
+        upstream_id=before,
+        scale=planned.trial.cell.model_scale,
+        cost=planned.cost,
+        images=planned.images,
+        gang=Shape.of(planned.gang, ()),
+        priority=planned.priority,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Known:
-    """What the record says: seconds of trials that ended, trials to train, and why it says nothing if it does not."""
+    """What the record says: seconds of trials that ended, trials to train, and why it says nothing if it does not.
 
+    ``plan`` has the values that searches have chosen; ``gangs`` those of all works.
+    """
+
+    plan: Plan
+    works: list[Work]
+    gangs: dict[str, GangSpec]
     took: dict[str, float]
     todo: list[PlannedTrial]
+    done: list[str]
     silent: str = ""
 
 
 def _known(plan: Plan, places: Places) -> _Known:
     try:
         storage = places.storage_of(plan.study.name)
-        states = Record(plan.study, storage, places.tracking_uri).look(t.trial_id for t in plan.trials)
+        states = Record(plan.study, storage, places.tracking_uri).look()
         spooled = {item.key for item in storage.undelivered() if item.state is State.COMPLETE}
     except (TrackingError, UserError) as error:
-        return _Known(took={}, todo=list(plan.trials), silent=str(error))
-    took = {i: s.seconds for i, s in states.items() if s.state is State.COMPLETE and s.seconds is not None}
-    todo = remaining(plan, states, storage.has_weights).todo
-    return _Known(took=took, todo=[t for t in plan.trials if t.trial_id in todo and t.trial_id not in spooled])
+        searches = searches_of(plan, {})
+        return _Known(
+            plan=plan,
+            works=_works(plan, searches),
+            gangs=_gangs(plan, searches),
+            took={},
+            todo=list(plan.trials),
+            done=[],
+            silent=str(error),
+        )
+    searches = searches_of(plan, states)
+    plan = settled(plan, searches)
+    works = _works(plan, searches)
+    at = {work.trial_id: states.get(work.trial_id, TrialState(state=State.MISSING)) for work in works}
+    took = {i: s.seconds for i, s in at.items() if s.state is State.COMPLETE and s.seconds is not None}
+    left = remaining(plan, at, storage.has_weights).todo
+    left = {trial_id: t for trial_id, t in left.items() if trial_id not in spooled}
+    ended = [t.trial_id for s in searches.values() for g in s.generations() for t in g if s.has_ended(t.trial_id)]
+    done = [*ended, *spooled, *(t.trial_id for t in plan.trials if t.trial_id not in left)]
+    return _Known(
+        plan=plan,
+        works=works,
+        gangs=_gangs(plan, searches),
+        took=took,
+        todo=[t for t in plan.trials if t.trial_id in left],
+        done=done,
+    )
+
+
+def _gangs(plan: Plan, searches: Mapping[str, Search]) -> dict[str, GangSpec]:
+    tried = [t for search in searches.values() for generation in search.generations() for t in generation]
+    return {t.trial_id: t.gang for t in (*tried, *plan.trials)}
 
 
 def _speeds(plan: Plan, known: _Known, note: Callable[[str], None]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from orchestrator.engine import Places
 from orchestrator.plan import Plan, PlannedTrial, import_paths
 from orchestrator.record import Record
 from orchestrator.record_states import TrialState
+from orchestrator.searches import searches_of, settled
 from search_spaces.exceptions import UnselectedWeightsError, UserError, unknown
 from search_spaces.names import Artifact, State
 from search_spaces.trial import Workspace
@@ -49,11 +50,13 @@ def evaluate_on(plan: Plan, set_name: str, places: Places, console: Console) -> 
     record = Record(plan.study, places.storage_of(plan.study.name), places.tracking_uri)
     record.open()
     record.deliver_all()
+    plan = settled(plan, searches_of(plan, record.states()))
     return record, _score_set(plan, set_name, _set_hashes(plan, places), places, record, console)
 
 
 def score_missing(plan: Plan, places: Places, record: Record, console: Console) -> int:
     """Score finished trials on the evaluation sets that the study has gained or defined anew; how many were scored."""
+    plan = settled(plan, searches_of(plan, record.states()))
     hashes = _set_hashes(plan, places)
     names = dict.fromkeys(name for of_task in hashes.values() for name in of_task)
     return sum(_score_set(plan, name, hashes, places, record, console).scored for name in names)

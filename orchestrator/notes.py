@@ -40,6 +40,7 @@ def study_note(study: Study, counts: Mapping[str, int]) -> str:
         f"**{len(expansion.cells)} cells x {seeds} seeds = {len(expansion.targets)} trials**"
         + (f", and {upstream} upstream" if (upstream := len(expansion.trials) - len(expansion.targets)) else "")
         + (f"; {len(expansion.exclusions)} cells excluded" if expansion.exclusions else "")
+        + (f"; {study.tuning.trials_per_cell} search trials before them in each cell" if study.tuning else "")
         + f". Baseline: `{study.statistics.baseline}`.",
         "",
         *_axes_table(expansion),

@@ -41,6 +41,8 @@ class PlannedTrial:
         parameters: Numbers of its model; 0 if the plan was made without loading weights.
         gang: What trains it.
         priority: A higher one starts first.
+        search_id: The search that gives it its values, if one does. Until that has ended ``trial_id`` is provisional,
+            and images and cost are those of the protocol before the search.
     """
 
     trial: Trial
@@ -51,6 +53,25 @@ class PlannedTrial:
     parameters: int
     gang: GangSpec
     priority: int = 0
+    search_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedSearch:
+    """The hyper-parameter search of one cell.
+
+    Attributes:
+        search_id: See ``Resolver.search_id``.
+        trials: What each proposal costs: one trial per search seed, values not known, ids provisional.
+    """
+
+    search_id: str
+    trials: tuple[PlannedTrial, ...]
+
+    @property
+    def cell(self) -> Cell:
+        """The cell that is searched."""
+        return self.trials[0].trial.cell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +87,7 @@ class Plan:
         notes: What the user should know.
         resolver: Resolves trials; None while there are problems.
         images: Task -> (training, validation) images and per evaluation set.
+        searches: Searches that give the targets their values.
     """
 
     loaded: LoadedStudy
@@ -76,6 +98,13 @@ class Plan:
     notes: tuple[str, ...]
     resolver: Resolver | None
     images: dict[str, dict[str, int]]
+    searches: tuple[PlannedSearch, ...] = ()
+
+    @property
+    def open_searches(self) -> tuple[PlannedSearch, ...]:
+        """Searches of which a target still waits for its values."""
+        waiting = {t.search_id for t in self.trials if t.trial.is_open}
+        return tuple(search for search in self.searches if search.search_id in waiting)
 
     @property
     def study(self) -> Study:
@@ -129,7 +158,7 @@ def make_plan(
     data = PlanData()
     if not found.problems:
         note("drawing subsets")
-        data = read_data(tasks, chosen, library, found)
+        data = read_data(tasks, [*chosen, *_templates(chosen)], library, found)
         chosen = data.drawable(chosen)
         if load_weights:
             note("looking for images of evaluation sets in upstream tasks")
@@ -146,6 +175,7 @@ def make_plan(
         notes=tuple(found.notes),
         resolver=None if found.problems else resolver,
         images=data.images,
+        searches=() if found.problems else _searches(study, resolver, chosen, sizes, data),
     )
 
 
@@ -284,6 +314,21 @@ def _note_idle_ranks(study: Study, resolver: Resolver, trials: Iterable[Trial], 
         )
 
 
+def _templates(trials: Iterable[Trial]) -> list[Trial]:
+    """The search trials, values not known, of the searches of these trials."""
+    return list(dict.fromkeys(template for trial in trials for template in trial.search))
+
+
+def _searches(
+    study: Study, resolver: Resolver, trials: Iterable[Trial], sizes: dict[str, int], data: PlanData
+) -> tuple[PlannedSearch, ...]:
+    searches = {resolver.search_id(trial): trial.search for trial in trials if trial.search}
+    return tuple(
+        PlannedSearch(search_id=str(search_id), trials=_planned(study, resolver, templates, sizes, data))
+        for search_id, templates in searches.items()
+    )
+
+
 def _planned(
     study: Study,
     resolver: Resolver,
@@ -295,7 +340,7 @@ def _planned(
     for trial in trials:
         identity, cell = resolver.trial_id(trial), trial.cell
         subset = data.sizes.get((cell.task, cell.data_fraction), 0)
-        seen = _images_seen(resolver, cell, data.images.get(cell.task, {}), subset)
+        seen = _images_seen(resolver, trial, data.images.get(cell.task, {}), subset)
         parameters = sizes.get(cell.model_scale, 0)
         pixels = resolver.scale(cell.model_scale).input_size ** 2
         entry = PlannedTrial(
@@ -307,16 +352,18 @@ def _planned(
             parameters=parameters,
             gang=gang_of(study, cell),
             priority=priority_of(study, cell),
+            search_id=resolver.search_id(trial),
         )
         planned.setdefault(identity, entry)
     return tuple(planned.values())
 
 
-def _images_seen(resolver: Resolver, cell: Cell, of_task: dict[str, int], subset: int) -> float:
+def _images_seen(resolver: Resolver, trial: Trial, of_task: dict[str, int], subset: int) -> float:
     from trainables.optimisation import evaluation_steps, total_steps
 
-    protocol = resolver.protocol(cell)
+    protocol = resolver.protocol_of(trial)
     steps = total_steps(protocol.budget, subset, protocol.global_batch_size)
-    of_sets = sum(n for name, n in of_task.items() if name not in ("train", "val"))
+    scored = trial.role is not Role.SEARCH
+    of_sets = sum(n for name, n in of_task.items() if scored and name not in ("train", "val"))
     evaluated = len(evaluation_steps(steps, protocol.evaluations)) * of_task.get("val", 0) + of_sets
     return steps * protocol.global_batch_size + evaluated / FORWARD_SHARE

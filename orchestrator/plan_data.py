@@ -88,10 +88,10 @@ class PlanData:
         return kept
 
     def _why_not(self, trial: Trial) -> str | None:
-        for link in _chain(trial):
+        for link in (*_chain(trial), *(up for searched in trial.search for up in _chain(searched))):
             reason = self.empty.get((link.cell.task, link.cell.data_fraction))
             if reason is not None:
-                return reason if link is trial else f"its source's trial {link.cell.label}: {reason}"
+                return reason if link.cell == trial.cell else f"its source's trial {link.cell.label}: {reason}"
         return None
 
 

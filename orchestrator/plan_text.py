@@ -11,6 +11,7 @@ from rich.table import Table
 from cluster.capacity import Shape
 from orchestrator.plan import Plan
 from search_spaces.names import AXES, Role
+from search_spaces.tuning import Tuning
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -29,8 +30,27 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "notes": list(plan.notes),
         "images": plan.images,
         "targets": [
-            {"trial_id": t.trial_id, **t.trial.cell.coordinates, "seed": t.trial.seed.label} for t in plan.targets
+            {
+                "trial_id": None if t.trial.is_open else t.trial_id,
+                **t.trial.cell.coordinates,
+                "seed": t.trial.seed.label,
+                **({"search_id": t.search_id} if t.search_id else {}),
+            }
+            for t in plan.targets
         ],
+        **({"tuning": _tuning_json(plan, plan.study.tuning)} if plan.study.tuning else {}),
+    }
+
+
+def _tuning_json(plan: Plan, tuning: Tuning) -> dict[str, Any]:
+    """Budget of the searches; the id of a target is null until its search has ended."""
+    return {
+        "cells": len(plan.searches),
+        "proposals_per_cell": tuning.trials,
+        "search_trials": len(plan.searches) * tuning.trials_per_cell,
+        "sampler": tuning.sampler,
+        "fields": list(tuning.space),
+        "searches": [{"search_id": s.search_id, **s.cell.coordinates} for s in plan.searches],
     }
 
 
@@ -39,6 +59,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     upstream = len(plan.trials) - len(plan.targets)
     extra = f" and {upstream} upstream trials" if upstream else ""
     console.print(f"[bold]{plan.study.name}[/]: {len(plan.cells)} cells, {len(plan.targets)} trials{extra}")
+    if plan.study.tuning is not None:
+        console.print(_tuning_line(plan, plan.study.tuning), markup=False, highlight=False)
     if plan.images:
         console.print(_task_table(plan))
     for number, stage in enumerate(plan.stages()):
@@ -53,6 +75,16 @@ def print_plan(plan: Plan, console: Console) -> None:
         console.print(f"note: {note}", markup=False, style="yellow")
     for problem in plan.problems:
         console.print(f"problem: {problem}", markup=False, style="red")
+
+
+def _tuning_line(plan: Plan, tuning: Tuning) -> str:
+    seeds = len(tuning.search_seed)
+    with_seeds = f", each with {seeds} seeds" if seeds > 1 else ""
+    return (
+        f"before them a search ({tuning.sampler}) over {', '.join(tuning.space)}: {tuning.trials} proposals in each of "
+        f"{len(plan.searches)} cells{with_seeds}, {tuning.generation_size} at a time, so "
+        f"{len(plan.searches) * tuning.trials_per_cell} search trials. Upstream trials are not tuned."
+    )
 
 
 def _task_table(plan: Plan) -> Table:

@@ -39,6 +39,10 @@ class Pace:
         self._clock = clock
         self._started = clock()
 
+    def expect(self, costs: dict[str, float]) -> None:
+        """Further trials with their expected work."""
+        self._left |= costs
+
     def finished(self, trial_id: str, seconds: float | None = None) -> None:
         """A trial has ended.
 
@@ -116,10 +120,29 @@ class ProgressView:
         note = f"val {value:.3f}" if isinstance(value, float) else ""
         self._bars.update(self._running[trial_id], completed=report.get("step", 0), note=note)
 
+    def revise(self, gone: list[str], labels: dict[str, str], costs: dict[str, float]) -> None:
+        """Expected trials have become others, or will not come."""
+        for trial_id in gone:
+            self._pace.finished(trial_id)
+            self._labels.pop(trial_id, None)
+        self._labels |= labels
+        self._pace.expect(costs)
+        self._bars.update(self._main, total=len(self._labels))
+
     def done(self, trial_id: str, seconds: float | None = None) -> None:
         """A trial is complete; it took so many seconds."""
         self._done += 1
         self._ended(trial_id, seconds)
+
+    def spent(self, trial_id: str, message: str) -> None:
+        """A search trial has failed by its values, which is a result like others."""
+        self._done += 1
+        self._console.print(
+            f"search trial counts as worst: {self._labels.get(trial_id, trial_id)} ({trial_id}): {message}",
+            style="dim",
+            markup=False,
+        )
+        self._ended(trial_id)
 
     def failed(self, trial_id: str, message: str) -> None:
         """A trial has failed; its message is shown at once."""

@@ -108,7 +108,7 @@ class Record:
         wanted = by_trial if trial_ids is None else dict.fromkeys(trial_ids)
         return {trial_id: trial_state(by_trial.get(trial_id, [])) for trial_id in wanted}
 
-    def look(self, trial_ids: Iterable[str]) -> dict[str, TrialState]:
+    def look(self, trial_ids: Iterable[str] | None = None) -> dict[str, TrialState]:
         """As ``states``, without writing anything: a study that has no record yet has only missing trials.
 
         Raises:
@@ -123,7 +123,7 @@ class Record:
 
         file = tracking.sqlite_file(self.uri)
         if (file is not None and not file.is_file()) or not self._retrying(find):
-            return {trial_id: TrialState(state=State.MISSING) for trial_id in trial_ids}
+            return {trial_id: TrialState(state=State.MISSING) for trial_id in trial_ids or ()}
         return self.states(trial_ids)
 
     def deliver(self, item: Undelivered) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dashboards.tracking import RecordMetric, RecordTag, tag_list
 from search_spaces.exceptions import TrackingError
 from search_spaces.names import FailureClass, State, Tag
+from search_spaces.tuning import Proposal
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -27,6 +28,10 @@ class TrialState:
         attempts: Number of delivered attempts, superseded ones included.
         seconds: Wall-clock seconds of the run that counts.
         sets: Evaluation set that it was scored on -> its ``set_hash`` then (empty if it was not recorded).
+        role: target, upstream or search; empty if missing.
+        best_value: Validation value of the primary metric at its best step; None if it is not defined.
+        search_id: Search that it belongs to or takes its values from; empty without one.
+        proposal: The proposal that it was trained with.
     """
 
     state: State
@@ -37,6 +42,10 @@ class TrialState:
     attempts: int = 0
     seconds: float | None = None
     sets: dict[str, str] = field(default_factory=dict)
+    role: str = ""
+    best_value: float | None = None
+    search_id: str = ""
+    proposal: Proposal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,4 +127,13 @@ def _of(run: Run, state: State, attempts: int) -> TrialState:
         attempts=attempts,
         seconds=run.data.metrics.get(RecordMetric.TOTAL_S),
         sets={name: tags.get(RecordTag.set_hash(name), "") for name in tag_list(tags, RecordTag.SETS)},
+        role=tags.get(Tag.ROLE, ""),
+        best_value=run.data.metrics.get(RecordMetric.VAL_BEST),
+        search_id=tags.get(RecordTag.SEARCH, ""),
+        proposal=_proposal(tags),
     )
+
+
+def _proposal(tags: Mapping[str, str]) -> Proposal | None:
+    number, values = tags.get(RecordTag.SEARCH_NUMBER), tags.get(RecordTag.TUNED)
+    return Proposal(int(number), values) if number is not None and values is not None else None

@@ -27,13 +27,14 @@ def remaining(plan: Plan, states: Mapping[str, TrialState], has_weights: Callabl
     """Trials that are neither complete nor diverged; upstream ones only if needed, and again if their weights are gone.
 
     Args:
-        plan: Upstream trials come before those that need them.
+        plan: Upstream trials come before those that need them. Targets whose search has not chosen are among the
+            trials to train, under their provisional ids.
         states: Of every trial of the plan.
         has_weights: Whether the weights of a complete trial are kept.
     """
     todo: dict[str, PlannedTrial] = {}
     diverged: dict[str, TrialState] = {}
-    starts: set[str | None] = set()
+    starts = {trial.upstream_id for search in plan.open_searches for trial in search.trials}
     for planned in reversed(plan.trials):
         state = states[planned.trial_id]
         needed = planned.trial_id in starts

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console, Group
@@ -16,16 +19,19 @@ from orchestrator.plan import Plan, PlannedTrial
 from orchestrator.progress import duration
 from orchestrator.record import Record
 from orchestrator.record_states import TrialState
+from orchestrator.searches import NO_VALUE, Search, searches_of, settled
 from search_spaces.exceptions import UserError
 from search_spaces.identity import canonical
-from search_spaces.names import AXES, State
+from search_spaces.names import AXES, FailureClass, State
 from search_spaces.trial import Workspace
 from trainables.storage import Storage
 
 WATCH_S = 5.0
 """Seconds between two looks at the record."""
 
-_NOT_COMPARED = ("trial_id", "cell_id", "attempt_id", "role", "workspace", "study", "axes")
+_NOT_COMPARED = ("trial_id", "cell_id", "attempt_id", "role", "workspace", "study", "axes", "search")
+_MISSING = TrialState(state=State.MISSING)
+_DIVERGED = FailureClass.DIVERGENCE
 
 
 def study_status(plan: Plan, places: Places) -> dict[str, Any]:
@@ -34,11 +40,16 @@ def study_status(plan: Plan, places: Places) -> dict[str, Any]:
     Returns:
         study, cells, trials, done, failed, running, missing (targets), eta_s (None if no driver runs), failures (list
         of trial_id, cell, class, message), waiting (finished attempts that MLflow does not have yet), axes (axis ->
-        value -> [done, failed, trials]).
+        value -> [done, failed, trials]), search (trials, done, failed, running and missing search trials; only if the
+        study is tuned). A target whose search has not ended is missing.
     """
     storage = places.storage_of(plan.study.name)
     record = Record(plan.study, storage, places.tracking_uri)
-    states = record.look(t.trial_id for t in plan.trials)
+    recorded = record.look()
+    searches = searches_of(plan, recorded)
+    plan = settled(plan, searches)
+    states = {t.trial_id: recorded.get(t.trial_id, _MISSING) for t in plan.trials}
+    states |= _without_values(plan, searches, states)
     spooled = {i.key for i in storage.undelivered() if i.state is State.COMPLETE}
     running, eta_s = running_now(storage, plan.study.name)
     stand = {t.trial_id: _stand(t, states[t.trial_id], spooled, running) for t in plan.trials}
@@ -64,7 +75,39 @@ def study_status(plan: Plan, places: Places) -> dict[str, Any]:
         ],
         "waiting": len(spooled & stand.keys()),
         "axes": _by_axis(plan, stand),
+        **({"search": _search_counts(searches, running)} if plan.study.tuning else {}),
     }
+
+
+def _without_values(
+    plan: Plan, searches: Mapping[str, Search], states: Mapping[str, TrialState]
+) -> dict[str, TrialState]:
+    """Failed: targets whose search ended without a value, or cannot begin because what it starts from diverged."""
+    failed: dict[str, TrialState] = {}
+    for target in plan.targets:
+        search = searches.get(target.search_id or "")
+        if search is None or not target.trial.is_open:
+            continue
+        starts = [states[t.upstream_id] for t in search.planned.trials if t.upstream_id]
+        if search.is_over:
+            failed[target.trial_id] = TrialState(state=State.FAILED, message=NO_VALUE, failure_class=_DIVERGED)
+        elif diverged := [s for s in starts if s.failure_class is _DIVERGED]:
+            failed[target.trial_id] = replace(
+                diverged[0], message=f"what its search starts from: {diverged[0].message}"
+            )
+    return failed
+
+
+def _search_counts(searches: Mapping[str, Search], running: set[str]) -> dict[str, int]:
+    counts = Counter[str]({"trials": 0, "done": 0, "failed": 0, "running": 0, "missing": 0})
+    for search in searches.values():
+        counts.update(search.counts)
+        ids = {
+            t.trial_id for generation in search.generations() for t in generation if not search.has_ended(t.trial_id)
+        }
+        counts["running"] += len(ids & running)
+    counts["missing"] -= counts["running"]
+    return dict(counts)
 
 
 def _stand(planned: PlannedTrial, state: TrialState, spooled: set[str], running: set[str]) -> State:
@@ -92,6 +135,13 @@ def status_view(status: dict[str, Any]) -> Group:
         + (f", about {duration(status['eta_s'])} left" if status["eta_s"] else "")
     )
     lines: list[Any] = [Text(counts, style="bold")]
+    if search := status.get("search"):
+        lines.append(
+            Text(
+                f"search before them: {search['done']} of {search['trials']} search trials done, {search['running']} "
+                f"running, {search['failed']} failed (they count as worst), {search['missing']} missing"
+            )
+        )
     if status["waiting"]:
         waiting = f"{status['waiting']} of the done are in the storage, not yet in MLflow"
         lines.append(Text(waiting, style="yellow"))
@@ -123,16 +173,23 @@ def explain(plan: Plan, start_of_id: str, places: Places, console: Console) -> N
     Raises:
         UserError: No trial, or several, whose id starts like this.
     """
-    planned = _find(plan, start_of_id)
     storage = places.storage_of(plan.study.name)
-    record = Record(plan.study, storage, places.tracking_uri)
-    states = record.look(t.trial_id for t in plan.trials)
+    recorded = Record(plan.study, storage, places.tracking_uri).look()
+    searches = searches_of(plan, recorded)
+    plan = settled(plan, searches)
+    states = {t.trial_id: recorded.get(t.trial_id, _MISSING) for t in plan.trials}
+    planned = _find(plan, start_of_id, searches)
+    states.setdefault(planned.trial_id, recorded.get(planned.trial_id, _MISSING))
     state = states[planned.trial_id]
     console.print(f"[bold]{planned.trial_id}[/] {planned.trial.label}")
     run = f", run {state.run_id}" if state.run_id else ""
     console.print(f"state: {state.state}, {state.attempts} attempts{run}")
     if planned.upstream_id:
         console.print(f"starts from trial {planned.upstream_id} ({states[planned.upstream_id].state})")
+    if planned.trial.proposal is not None:
+        proposal = planned.trial.proposal
+        origin = f"proposal {proposal.number} of search {planned.search_id}"
+        console.print(f"tuned: {proposal.text} ({origin})", markup=False, highlight=False)
     if state.message:
         console.print(f"last error ({state.failure_class}): {state.message}", markup=False, style="red")
     for line in _local_details(storage, planned.trial_id):
@@ -141,8 +198,10 @@ def explain(plan: Plan, start_of_id: str, places: Places, console: Console) -> N
         _print_difference(plan, planned, states, console)
 
 
-def _find(plan: Plan, start_of_id: str) -> PlannedTrial:
-    found = [t for t in plan.trials if t.trial_id.startswith(start_of_id)]
+def _find(plan: Plan, start_of_id: str, searches: Mapping[str, Search]) -> PlannedTrial:
+    tried = [t for s in searches.values() for g in s.generations() for t in g]
+    known = {t.trial_id: t for t in (*plan.trials, *tried) if not t.trial.is_open}
+    found = [t for trial_id, t in known.items() if trial_id.startswith(start_of_id)]
     if len(found) != 1:
         many = f"{len(found)} trials start with" if found else "no trial of the study has the id"
         raise UserError(f"{many} {start_of_id!r}; ids are listed by plan --json and in the MLflow tag sc.trial_id")
@@ -160,7 +219,7 @@ def _local_details(storage: Storage, trial_id: str) -> list[str]:
 
 
 def _print_difference(plan: Plan, planned: PlannedTrial, states: dict[str, TrialState], console: Console) -> None:
-    done = [t for t in plan.trials if states[t.trial_id].state is State.COMPLETE]
+    done = [t for t in plan.trials if states[t.trial_id].state is State.COMPLETE and not t.trial.is_open]
     if not done:
         console.print("no trial of the study is done yet")
         return

@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -24,8 +25,9 @@ from search_spaces.amounts import Amount, Seed, expand_seeds
 from search_spaces.exceptions import UserError, unknown
 from search_spaces.models import describe
 from search_spaces.names import AXES, Role
-from search_spaces.protocol import Protocol
+from search_spaces.protocol import Protocol, changed
 from search_spaces.study import ByScaleSource, GangSpec, Source, Study, TransformSource, TrialSource
+from search_spaces.tuning import Proposal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,24 +60,36 @@ class Trial:
     """A cell with a seed: the unit that is scheduled, resumed and recorded.
 
     Attributes:
-        role: Target (asked for by the axes) or upstream (needed by a source only).
+        role: Target (asked for by the axes), upstream (needed by a source only) or search.
         upstream: The trial whose weights this one starts from.
+        search: One search trial per search seed, without a proposal, if the protocol's values come from a search.
+        proposal: The values; None while a search has not ended (or without one).
     """
 
     cell: Cell
     seed: Seed
     role: Role = Role.TARGET
     upstream: Trial | None = None
+    search: tuple[Trial, ...] = ()
+    proposal: Proposal | None = None
 
     @property
     def label(self) -> str:
-        """Short text: the cell's label and the seed."""
-        return f"{self.cell.label} · seed {self.seed.label}"
+        """Short text: the cell's label and the seed, of a search trial also its proposal."""
+        text = f"{self.cell.label} · seed {self.seed.label}"
+        if self.role is Role.SEARCH and self.proposal is not None:
+            text += f" · proposal {self.proposal.number}"
+        return text
 
     @property
     def stage(self) -> int:
         """Number of trials that must be done before this one, one after the other."""
         return 0 if self.upstream is None else self.upstream.stage + 1
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its values come from a search and are not known."""
+        return self.proposal is None and (self.role is Role.SEARCH or bool(self.search))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +106,8 @@ class Expansion:
 
     Attributes:
         cells: Target cells, in the order of the axes.
-        trials: Target trials (cells x seeds), then upstream trials that are no targets themselves.
+        trials: Target trials (cells x seeds), then upstream trials that are no targets themselves. Trials of a
+            search are not among them (their values are not known), but the upstream trials that those need are.
         exclusions: Cells left out.
     """
 
@@ -111,7 +126,8 @@ def expand(study: Study) -> Expansion:
 
     Raises:
         UserError: An axis is unknown or missing, a value is not known, a zip has lists of different lengths, an
-            exclusion or override matches nothing that could exist, or no cell is left.
+            exclusion or override matches nothing that could exist, an override sets what is searched, or no cell is
+            left.
     """
     cells = list(
         dict.fromkeys(itertools.chain.from_iterable(_block(study, b, n) for n, b in enumerate(_blocks(study))))
@@ -133,6 +149,7 @@ def expand(study: Study) -> Expansion:
         raise UserError(
             f"study {study.name!r}: no cell is left after {len(exclusions)} exclusions; see exclude and sources"
         )
+    _check_tuning(study, kept)
     trials = _trials(study, kept)
     reached = list(dict.fromkeys(t.cell for t in trials))
     for where, several in (("gangs", study.execution.gangs), ("priorities", study.execution.priorities)):
@@ -159,16 +176,35 @@ def protocol_of(study: Study, cell: Cell) -> Protocol:
     Raises:
         UserError: An override sets an impossible value.
     """
+    changes = _overridden(study, cell)
+    return changed(study.protocol, changes, f"overrides for {cell.label}") if changes else study.protocol
+
+
+def _overridden(study: Study, cell: Cell) -> dict[str, Any]:
+    """Protocol field -> value of every override that matches, the last one wins."""
     changes: dict[str, Any] = {}
     for override in study.overrides:
         if matches(override.when, cell):
             changes |= override.set
-    if not changes:
-        return study.protocol
-    written = study.protocol.model_dump(exclude_unset=True)
-    if "global_batch_size" in changes and study.protocol.ghost_batches == 1:
-        written.pop("ghost_batch_size", None)  # it was equal to the global batch and goes on being so
-    return Protocol.parse(written | changes, f"overrides for {cell.label}")
+    return changes
+
+
+def _check_tuning(study: Study, cells: list[Cell]) -> None:
+    """A field is either set for a cell or searched, and every value fits what else is set for it."""
+    if study.tuning is None or not study.overrides:
+        return
+    checked: list[dict[str, Any]] = []
+    for cell in cells:
+        changes = _overridden(study, cell)
+        if changes in checked:
+            continue
+        checked.append(changes)
+        for name in study.tuning.space:
+            if name.partition(".")[0] in changes:
+                raise UserError(
+                    f"{name} is both searched (tuning.space) and set by overrides for {cell.label}; drop one of the two"
+                )
+        study.tuning.check_values(protocol_of(study, cell), f"overrides for {cell.label}")
 
 
 def matches(when: Mapping[str, Any], cell: Cell) -> bool:
@@ -303,23 +339,34 @@ def _refuse_useless_sources(study: Study, kept: list[Cell], exclusions: list[Exc
 def _trials(study: Study, cells: list[Cell]) -> tuple[Trial, ...]:
     seeds = expand_seeds(study.seeds)
     targets = {(c, s) for c in cells for s in seeds}
-    trials: dict[tuple[Cell, Seed], Trial] = {}
+    trials: dict[tuple[Cell, Seed, Role], Trial] = {}
 
-    def build(cell: Cell, seed: Seed, trail: tuple[Cell, ...] = ()) -> Trial:
-        if (cell, seed) in trials:
-            return trials[cell, seed]
+    def build(cell: Cell, seed: Seed, role: Role, trail: tuple[Cell, ...] = ()) -> Trial:
+        # A target is what others start from, too, unless it is tuned: upstream trials keep the study's protocol.
+        if role is Role.UPSTREAM and study.tuning is None and (cell, seed) in targets:
+            role = Role.TARGET
+        if (cell, seed, role) in trials:
+            return trials[cell, seed, role]
         if cell in trail:
             raise UserError(f"sources form a circle of trials: {' <- '.join(c.label for c in (*trail, cell))}")
-        needed = upstream_of(study, cell, seed)
-        role = Role.TARGET if (cell, seed) in targets else Role.UPSTREAM
-        upstream = build(*needed, (*trail, cell)) if needed else None
-        trial = Trial(cell=cell, seed=seed, role=role, upstream=upstream)
-        trials[cell, seed] = trial
+        upstream = start(cell, seed, trail)
+        search = search_of(cell) if role is Role.TARGET else ()
+        trial = Trial(cell=cell, seed=seed, role=role, upstream=upstream, search=search)
+        trials[cell, seed, role] = trial
         return trial
+
+    def start(cell: Cell, seed: Seed, trail: tuple[Cell, ...] = ()) -> Trial | None:
+        needed = upstream_of(study, cell, seed)
+        return build(*needed, Role.UPSTREAM, (*trail, cell)) if needed else None
+
+    @cache
+    def search_of(cell: Cell) -> tuple[Trial, ...]:
+        search_seeds = study.tuning.seeds if study.tuning else ()
+        return tuple(Trial(cell=cell, seed=s, role=Role.SEARCH, upstream=start(cell, s)) for s in search_seeds)
 
     for cell in cells:
         for seed in seeds:
-            build(cell, seed)
+            build(cell, seed, Role.TARGET)
     ordered = sorted(trials.values(), key=lambda t: t.role is Role.UPSTREAM)
     return tuple(ordered)
 

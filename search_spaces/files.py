@@ -189,8 +189,8 @@ def _set_axis(raw: dict[str, Any], axis: str, text: str) -> dict[str, Any]:
 
 
 def _set_key(raw: dict[str, Any], path: list[str], value: Any, change: str) -> dict[str, Any]:
-    if path[0] not in ("seeds", "protocol", "statistics", "execution", "name"):
-        known = (*AXES, "seeds", "protocol.FIELD", "statistics.FIELD", "execution.FIELD", "name")
+    if path[0] not in ("seeds", "protocol", "tuning", "statistics", "execution", "name"):
+        known = (*AXES, "seeds", "protocol.FIELD", "tuning.FIELD", "statistics.FIELD", "execution.FIELD", "name")
         raise UserError(unknown("target of --set", path[0], known, change))
     if len(path) == 1:
         return {**raw, path[0]: value}

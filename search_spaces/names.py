@@ -58,6 +58,7 @@ class Role(StrEnum):
     STUDY = "study"
     TARGET = "target"
     UPSTREAM = "upstream"
+    SEARCH = "search"
 
 
 class Tag:

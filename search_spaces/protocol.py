@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -126,3 +128,31 @@ class Protocol(StrictModel):
     def ghost_batches(self) -> int:
         """Ghost batches per optimiser step; ranks beyond this number idle."""
         return self.global_batch_size // self.ghost_batch_size
+
+
+@cache
+def field_names() -> tuple[str, ...]:
+    """All fields of a protocol; those of nested parts with a dot, such as ``budget.steps``."""
+    parts: dict[str, type[StrictModel]] = {"budget": Budget, "augmentation": Augmentation}
+    nested = [f"{part}.{name}" for part, model in parts.items() for name in model.model_fields]
+    return (*Protocol.model_fields, *nested)
+
+
+def changed(protocol: Protocol, changes: Mapping[str, Any], where: str) -> Protocol:
+    """The protocol with other values; a ghost batch that was the whole global batch goes on being so.
+
+    Args:
+        protocol: What is changed.
+        changes: Field -> value. A name with a dot changes one field of a nested part, a name without replaces it whole.
+        where: Where the changes were written; starts the message of an error.
+
+    Raises:
+        UserError: A field or value that a protocol does not take.
+    """
+    written = protocol.model_dump(exclude_unset=True)
+    if "global_batch_size" in changes and protocol.ghost_batches == 1:
+        written.pop("ghost_batch_size", None)
+    for name, value in changes.items():
+        part, _, field = name.partition(".")
+        written[part] = {**written.get(part, {}), field: value} if field else value
+    return Protocol.parse(written, where)

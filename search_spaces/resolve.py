@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from search_spaces.amounts import Seed
@@ -19,8 +20,8 @@ from search_spaces.identity import (
     task_identity,
     trial_id,
 )
-from search_spaces.names import Kind
-from search_spaces.protocol import Protocol
+from search_spaces.names import Kind, Role
+from search_spaces.protocol import Protocol, changed
 from search_spaces.study import (
     ByScaleSource,
     CheckpointSource,
@@ -38,6 +39,7 @@ from search_spaces.trial import (
     ResolvedTask,
     ResolvedTrial,
     ResolvedWeights,
+    SearchFacts,
     UpstreamSource,
     Workspace,
 )
@@ -65,17 +67,27 @@ class Resolver:
         self._tasks: dict[str, ResolvedTask] = {}
         self._sources: dict[tuple[str, str, str | None], ResolvedSource] = {}
         self._protocols: dict[tuple[bool, ...], Protocol] = {}
-        self._keys: dict[tuple[Cell, str | None], str] = {}
+        self._tuned: dict[tuple[tuple[bool, ...], str], Protocol] = {}
+        self._keys: dict[tuple[Cell, str | None, str], str] = {}
         self._texts: dict[tuple[Any, ...], str] = {}
-        self._ids: dict[tuple[Cell, Seed], str] = {}
+        self._ids: dict[tuple[Cell, Seed, str], str] = {}
 
     def trial_id(self, trial: Trial) -> str:
-        """The trial's id (16 hexadecimal digits)."""
-        known = self._ids.get((trial.cell, trial.seed))
+        """The trial's id (16 hexadecimal digits).
+
+        A trial whose values are to be found by a search has a provisional id that stands for the search; nothing is
+        ever trained or recorded under it.
+        """
+        index = (trial.cell, trial.seed, _variant(trial))
+        known = self._ids.get(index)
         if known is None:
-            known = trial_id(self._cell_key(trial), trial.seed)
-            self._ids[trial.cell, trial.seed] = known
+            known = self._ids[index] = trial_id(self._cell_key(trial), trial.seed)
         return known
+
+    def search_id(self, trial: Trial) -> str | None:
+        """Id of the search that gives a trial its values: a function of the cell, the space, budget and seeds alone."""
+        templates = [self.trial_id(template) for template in trial.search]
+        return digest("search:" + "|".join(templates)) if templates else None
 
     def cell_id(self, trial: Trial) -> str:
         """Id of the trial's cell: equal for all seeds, upstream seeds of a ``same`` source included."""
@@ -83,7 +95,9 @@ class Resolver:
 
     def resolved(self, trial: Trial, attempt_id: str, workspace: Workspace) -> ResolvedTrial:
         """Everything a rank needs to train ``trial``."""
-        cell = trial.cell
+        cell, task = trial.cell, self.task(trial.cell.task)
+        if trial.role is Role.SEARCH:  # nobody can select on a test set that is not scored
+            task = task.model_copy(update={"evaluate": {}})
         return ResolvedTrial(
             trial_id=self.trial_id(trial),
             cell_id=self.cell_id(trial),
@@ -94,14 +108,26 @@ class Resolver:
             seed=trial.seed,
             scale=self.scale(cell.model_scale),
             source=self._source_of(trial),
-            task=self.task(cell.task),
+            task=task,
             amount=cell.data_fraction,
-            protocol=self.protocol(cell),
+            protocol=self.protocol_of(trial),
             workspace=workspace,
+            search=self._search_facts(trial),
         )
 
+    def protocol_of(self, trial: Trial) -> Protocol:
+        """The trial's protocol: overrides applied, and the values of its search once they are known."""
+        if trial.proposal is None:
+            return self.protocol(trial.cell)
+        key = (self._protocol_key(trial.cell), trial.proposal.text)
+        if key not in self._tuned:
+            self._tuned[key] = changed(
+                self.protocol(trial.cell), trial.proposal.values, f"proposal {trial.proposal.number} of the search"
+            )
+        return self._tuned[key]
+
     def protocol(self, cell: Cell) -> Protocol:
-        """The cell's protocol, overrides applied."""
+        """The cell's protocol before any search, overrides applied."""
         key = self._protocol_key(cell)
         if key not in self._protocols:
             self._protocols[key] = protocol_of(self._study, cell)
@@ -180,7 +206,7 @@ class Resolver:
         upstream = None
         if trial.upstream is not None:
             upstream = self.cell_id(trial.upstream) if of_cell else self.trial_id(trial.upstream)
-        index = (trial.cell, upstream)
+        index = (trial.cell, upstream, _variant(trial))
         if index not in self._keys:
             cell = trial.cell
             source = (cell.pretraining_source, cell.model_scale, upstream)
@@ -189,9 +215,29 @@ class Resolver:
                 source=self._text(("source", source), lambda: source_identity(self._source(*source))),
                 task=self._text(("task", cell.task), lambda: task_identity(self.task(cell.task))),
                 subset=canonical(subset_identity(cell.data_fraction)),
-                protocol=self._text(("protocol", *self._protocol_key(cell)), lambda: self.protocol(cell).model_dump()),
+                protocol=self._text(
+                    ("protocol", self._protocol_key(cell), _variant(trial)), lambda: self._protocol_identity(trial)
+                ),
             )
         return self._keys[index]
+
+    def _protocol_identity(self, trial: Trial) -> dict[str, Any]:
+        written = self.protocol_of(trial).model_dump()
+        if trial.is_open and self._study.tuning is not None:
+            return {"base": written, "tuning": self._study.tuning.model_dump()}
+        return written
+
+    def _search_facts(self, trial: Trial) -> SearchFacts | None:
+        search_id, proposal = self.search_id(trial), trial.proposal
+        if search_id is None or proposal is None:
+            return None
+        tried = (replace(template, proposal=proposal) for template in trial.search)
+        return SearchFacts(
+            search_id=search_id,
+            number=proposal.number,
+            values=proposal.values,
+            trial_ids=tuple(self.trial_id(t) for t in tried),
+        )
 
     def _text(self, key: tuple[Any, ...], identity: Callable[[], dict[str, Any]]) -> str:
         if key not in self._texts:
@@ -247,6 +293,13 @@ class Resolver:
             return source.normalise
         scale = scale if source.trial.model_scale == "same" else source.trial.model_scale
         return self._weights(source.trial.pretraining_source, scale, None)[2]
+
+
+def _variant(trial: Trial) -> str:
+    """What sets the protocol of a trial apart from others of its cell: nothing, an open search, or its values."""
+    if trial.proposal is not None:
+        return trial.proposal.text
+    return "open" if trial.is_open else ""
 
 
 def resolve_ids(study: Study, trials: Iterable[Trial], cards: Cards) -> dict[str, Trial]:

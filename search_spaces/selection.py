@@ -21,7 +21,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def select(trials: Iterable[Trial], only: str | None) -> list[Trial]:
-    """Target trials that fulfil all conditions, plus the upstream trials that they need, upstream first.
+    """Target trials that fulfil all conditions, plus the upstream trials that they and their searches need, first.
 
     Args:
         trials: All trials of a study.
@@ -39,7 +39,7 @@ def select(trials: Iterable[Trial], only: str | None) -> list[Trial]:
         raise UserError(f"--only {only!r} selects no trial of the study")
     needed: dict[int, Trial] = {}
     for target in targets:
-        for trial in _chain(target):
+        for trial in (*(up for s in target.search for up in _chain(s)[:-1]), *_chain(target)):
             needed.setdefault(id(trial), trial)
     return list(needed.values())
 

@@ -13,6 +13,7 @@ from search_spaces.exceptions import unknown
 from search_spaces.models import StrictModel
 from search_spaces.names import AXES
 from search_spaces.protocol import Protocol
+from search_spaces.tuning import Tuning
 
 Where = dict[str, Any]
 """Column name -> value or list of values. Equality only; nothing is evaluated."""
@@ -366,6 +367,7 @@ class Study(StrictModel):
     sources: dict[str, Source] = {}
     tasks: dict[str, TaskSpec]
     protocol: Protocol = Protocol()
+    tuning: Tuning | None = None
     statistics: StatisticsSpec = StatisticsSpec()
     execution: ExecutionSpec = ExecutionSpec()
 
@@ -398,6 +400,9 @@ class Study(StrictModel):
             for field in override.set:
                 if field not in Protocol.model_fields:
                     raise ValueError(unknown("protocol field", field, Protocol.model_fields, "overrides.set"))
+        if self.tuning is not None:
+            self.tuning.check_seeds(expand_seeds(self.seeds))
+            self.tuning.check_values(self.protocol, "protocol")
         if self.statistics.baseline not in known:
             raise ValueError(unknown("source", self.statistics.baseline, known, "statistics.baseline"))
         return self

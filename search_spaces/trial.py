@@ -120,6 +120,22 @@ class Workspace(StrictModel):
     save_memory: bool = False
 
 
+class SearchFacts(StrictModel):
+    """Where the values of a tuned protocol come from. Never part of the identity: the values themselves are.
+
+    Attributes:
+        search_id: Equal for all trials of one search and for the final trials that use it.
+        number: Of the proposal.
+        values: Protocol field -> value, as proposed.
+        trial_ids: The search trials of this proposal, one per search seed.
+    """
+
+    search_id: str
+    number: int
+    values: dict[str, Any]
+    trial_ids: tuple[str, ...]
+
+
 class ResolvedTrial(StrictModel):
     """One trial, ready to train.
 
@@ -128,8 +144,9 @@ class ResolvedTrial(StrictModel):
         cell_id: The same without the seed.
         attempt_id: One try at this trial; new for each start.
         study: Name of the study.
-        role: target or upstream.
+        role: target, upstream or search.
         axes: Axis -> value as text, for tags.
+        search: Where the tuned values of the protocol come from; None if it was not tuned.
     """
 
     trial_id: str = Field(pattern=r"^[0-9a-f]{16}$")
@@ -145,3 +162,4 @@ class ResolvedTrial(StrictModel):
     amount: Amount
     protocol: Protocol
     workspace: Workspace
+    search: SearchFacts | None = None

@@ -203,3 +203,49 @@ def test_neither_large_nor_small_gangs_starve() -> None:
         starts = sorted(start for trial_id, (start, _) in times.items() if trial_id.startswith(gang))
         assert starts[0] <= PATIENCE_S + 100.0
         assert max(later - earlier for earlier, later in pairwise(starts)) <= PATIENCE_S + 300.0
+
+
+def test_what_more_depends_on_goes_first_and_the_rest_of_what_came_later_by_its_length() -> None:
+    agenda = Agenda([entry("a", 2), entry("b", 3)])
+    agenda.add(entry("final", 9))
+    agenda.add(entry("short", 1))
+    agenda.add(entry("try", 1), first=True)
+    agenda.add(entry("longer", 4), first=True)
+    assert len(agenda) == 6
+    assert drain(agenda) == ["longer", "try", "final", "b", "a", "short"]
+    assert len(agenda) == 0
+
+
+def test_what_came_later_waits_for_what_it_starts_from() -> None:
+    agenda = Agenda([entry("up"), entry("below", upstream="up")])
+    agenda.add(entry("late", upstream="up"))
+    agenda.add(entry("free", upstream="done before"))
+    assert drain(agenda) == ["up", "free"]
+    assert len(agenda) == 2
+    agenda.complete("up")
+    agenda.add(entry("later", upstream="up"), first=True)
+    assert drain(agenda) == ["later", "below", "late"]
+
+
+def test_what_starts_from_a_failed_trial_is_lost() -> None:
+    agenda = Agenda([entry("up"), entry("mid", upstream="up")])
+    agenda.add(entry("late", upstream="mid"))
+    agenda.add(entry("other"))
+    assert agenda.next() == "up"
+    assert agenda.fail("up") == ["mid", "late"]
+    assert drain(agenda) == ["other"]
+    assert len(agenda) == 0
+
+
+def test_chosen_trials_are_left_wherever_they_are() -> None:
+    agenda = Agenda([entry("x1"), entry("up"), entry("y1")])
+    agenda.add(entry("x2"), first=True)
+    agenda.add(entry("y2"))
+    agenda.add(entry("x3", upstream="up"))
+    assert sorted(agenda.leave(lambda trial_id: trial_id.startswith("x"))) == ["x1", "x2", "x3"]
+    agenda.complete("up")
+    assert drain(agenda) == ["up", "y1", "y2"]
+    lost = Agenda([entry("up")])
+    lost.add(entry("below", upstream="up"))
+    assert lost.leave(lambda trial_id: trial_id == "up") == ["up", "below"]
+    assert len(lost) == 0

@@ -1,0 +1,99 @@
+"""Stands in for the executor: trials end at once, in an order that a test chooses, and say what was planted.
+
+``Planted`` sets what all trials of a test do. Validation is best at a learning rate of 0.01; from 0.1 on training
+diverges. Nothing of Ray is used.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from orchestrator import engine
+from orchestrator.executor import TrialOutcome
+from orchestrator.feed import Feed
+from search_spaces.names import FailureClass
+from search_spaces.results import Failure, TrialResult
+from search_spaces.trial import ResolvedTrial
+from tests.orchestrator.record_fixtures import make_result, publish
+from trainables.storage import Storage
+
+DIVERGES_FROM = 0.1
+
+
+@dataclass
+class Planted:
+    """What the trials of a test do.
+
+    Attributes:
+        slots: Trials at a time.
+        order: Seed of the order in which running trials end.
+        stop_after: Interrupt the run once so many trials have ended.
+        breaks: Gives the failure class of a trial that is to fail; None for one that is not.
+        trained: Every trial that was started, earliest first.
+    """
+
+    slots: int = 2
+    order: int = 0
+    stop_after: int | None = None
+    breaks: Callable[[ResolvedTrial], FailureClass | None] = lambda trial: None
+    trained: list[ResolvedTrial] = field(default_factory=list)
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> Planted:
+        """Have the engine train like this."""
+        monkeypatch.setattr(engine, "connect", lambda *arguments, **options: nullcontext())
+        monkeypatch.setattr(engine, "Executor", lambda *arguments, **options: _Executor(self, options["on_done"]))
+        return self
+
+
+def value_of(lr: float) -> float:
+    """Validation value of a learning rate."""
+    return 0.9 - 0.1 * (math.log10(lr) + 2) ** 2
+
+
+class _Executor:
+    def __init__(self, planted: Planted, on_done: Callable[[TrialOutcome], None]) -> None:
+        self._planted, self._on_done = planted, on_done
+        self._order = random.Random(planted.order)
+
+    def __enter__(self) -> _Executor:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def run(self, feed: Feed) -> None:
+        running: list[ResolvedTrial] = []
+        ended = 0
+        while len(feed) or running:
+            while len(running) < self._planted.slots and len(feed) and (raw := feed.next()) is not None:
+                running.append(ResolvedTrial.model_validate(raw))
+                self._planted.trained.append(running[-1])
+            if not running:
+                assert not len(feed), f"{len(feed)} trials wait for others, but none is running"
+                return
+            if ended == self._planted.stop_after:
+                raise KeyboardInterrupt
+            self._on_done(self._end(running.pop(self._order.randrange(len(running)))))
+            ended += 1
+
+    def _end(self, trial: ResolvedTrial) -> TrialOutcome:
+        broken = self._planted.breaks(trial)
+        if broken is None and trial.protocol.lr >= DIVERGES_FROM:
+            broken = FailureClass.DIVERGENCE
+        ids: dict[str, Any] = {"trial_id": trial.trial_id, "attempt_id": trial.attempt_id}
+        if broken is not None:
+            message = f"planted {broken}"
+            return TrialOutcome(**ids, failure=Failure(failure_class=broken, message=message, public_message=message))
+        return TrialOutcome(**ids, result=self._publish(trial))
+
+    def _publish(self, trial: ResolvedTrial) -> TrialResult:
+        noise = 0.001 * (trial.seed.init % 7)
+        result = make_result(trial, best_value=value_of(trial.protocol.lr) + noise)
+        return publish(Storage(trial.workspace.storage), result, tuple(trial.task.evaluate))
