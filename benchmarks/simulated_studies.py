@@ -200,7 +200,7 @@ def crossed(design: Binormal, subsets: int, inits: int, subset_sd: float, init_s
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Training images of which every run sees a subset: nested prefixes of one order per seed, the same for all sources.
+    """Training images of which every run sees a prefix, of one order per seed that all sources share.
 
     A run's slope is ``base(fraction) + sensitivity * mean worth of its images + its own noise``. The truth is
     conditional on the pool: over new orders and new runs, with the worths as they are. At the full fraction all seeds
@@ -257,12 +257,10 @@ def dice(n_patients: int, seeds: int, seed_sd: float = 0.08) -> Study:
         cells: list[Runs] = []
         for centre in (1.4, 1.2):
             own = shared + rng.normal(0, source_sd, n_patients)
-            cells.append(
-                {
-                    s: _patient_mean(ids, expit(centre + rng.normal(0, seed_sd) + own + rng.normal(0, run_sd, len(ids))))
-                    for s in range(seeds)
-                }
-            )
+            of_seed = slopes(centre, seed_sd, seeds, rng)
+            noise = rng.normal(0, run_sd, (seeds, n_patients))
+            values = {s: expit(slope + own + noise[n]) for n, (s, slope) in enumerate(of_seed.items())}
+            cells.append({s: _patient_mean(ids, value) for s, value in values.items()})
         return outcome(contrast(*cells), expected(1.4) - expected(1.2), [(1.0, cells[0]), (-1.0, cells[1])])
 
     return study

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dashboards.statistics import discrimination
+from dashboards.statistics.degrees_of_freedom import sample_df, satterthwaite
 from dashboards.statistics.metrics import Metric, check_metric, decompose
 from dashboards.statistics.predictions import BoolArray, FloatArray, Predictions, check_predictions
 from search_spaces.names import Kind
@@ -320,23 +321,10 @@ def _group_df(group: Sequence[tuple[float, Influence]]) -> float:
     first = group[0][1]
     most = float(first.n_patients - 1)
     if first.sides is None:
-        return min(most, _sample_df(_combined(group), first.n_patients))
-    sides = list(zip(_combined_sides(group), (first.sides.n_positive, first.sides.n_negative), strict=True))
-    variances = [_small_sample(n) * float(values @ values) for values, n in sides]
-    noise = sum(v**2 / _sample_df(values, n) for v, (values, n) in zip(variances, sides, strict=True))
-    return min(most, sum(variances) ** 2 / noise) if noise > 0 else most
-
-
-def _sample_df(values: FloatArray, n: int) -> float:
-    """Degrees of freedom of ``sum(values^2)`` of n patients: n - 1, less if a few patients carry the sum.
-
-    Satterthwaite's for values that are normal, each with a variance of its own: ``3 (sum x^2)^2 / sum x^4``, which is n
-    where all variances agree. At least 1.
-    """
-    square = values**2
-    if not square.any():
-        return float(n - 1)
-    return float(np.clip(3.0 * square.sum() ** 2 / (square @ square) - 1.0, 1.0, n - 1))
+        return min(most, sample_df(_combined(group), first.n_patients))
+    sides = zip(_combined_sides(group), (first.sides.n_positive, first.sides.n_negative), strict=True)
+    df = satterthwaite((_small_sample(n) * float(values @ values), sample_df(values, n)) for values, n in sides)
+    return min(most, df) if np.isfinite(df) else most
 
 
 def _shared_covariance(groups: Sequence[Sequence[tuple[float, Influence]]]) -> float:
