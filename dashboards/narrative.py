@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from dashboards.evidence import Evidence
+from dashboards.statistics.gates import RISING_SHARE
 from dashboards.style import amount_text, count, metric_label, plural, seconds_text
 from dashboards.tables import Tables
 from search_spaces.amounts import expand_seeds
@@ -76,7 +77,7 @@ def _unknown_patients(results: pd.DataFrame) -> list[str]:
 def _rising(cells: pd.DataFrame) -> list[str]:
     if cells.empty:
         return []
-    rising = cells[cells["primary"] & (cells["still_rising"] >= 0.5)]
+    rising = cells[cells["primary"] & (cells["still_rising"] >= RISING_SHARE)]
     cells_rising = rising[["task", "model_scale", "pretraining_source", "data_fraction"]].drop_duplicates()
     if cells_rising.empty:
         return []

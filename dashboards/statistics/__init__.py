@@ -46,6 +46,7 @@ from dashboards.statistics.families import adjust_p_values as adjust_p_values
 from dashboards.statistics.families import adjust_study as adjust_study
 from dashboards.statistics.gates import Facts as Facts
 from dashboards.statistics.gates import Gate as Gate
+from dashboards.statistics.gates import GateName as GateName
 from dashboards.statistics.gates import Grade as Grade
 from dashboards.statistics.gates import Letter as Letter
 from dashboards.statistics.gates import Wording as Wording

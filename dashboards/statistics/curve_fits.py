@@ -25,6 +25,8 @@ MAX_EXTRAPOLATION = 2.0
 _MAX_EXPONENT = 2.0
 _STARTS = 20
 _BOUNDARY = 1e-3
+"""Exponents this near their bounds, and falls below this share of the largest error, are not identified."""
+
 _SMALLEST_FLOOR = 1e-6
 """Floor as a share of the smallest error below which there is none."""
 
@@ -38,7 +40,8 @@ class PowerLaw:
         scale: Positive.
         exponent: In (0, 2].
         cost: Sum of soft-L1 losses at the fit.
-        identified: Whether floor and exponent lie inside their bounds; else the curve is one of many that fit as well.
+        identified: Whether floor and exponent lie inside their bounds and the curve falls at all; else it is one of
+            many that fit as well.
         largest: Largest amount of the data.
     """
 
@@ -95,7 +98,7 @@ def fit_power_law(n: ArrayLike, error: ArrayLike, se: ArrayLike | None = None, *
     """Fit by least squares on the logarithm of the error, from many starts.
 
     Residuals ``(log fit - log error) * error / se`` under the soft-L1 loss, parameters in logarithms, the best of 20
-    starts with tight tolerances: one start that stops early gives exponents that are wrong and look certain (Besiroglu
+    starts and then tight tolerances: one start that stops early gives exponents that are wrong and look certain (Besiroglu
     et al. 2024 on Chinchilla).
 
     Args:
@@ -197,24 +200,25 @@ def _fit(n: FloatArray, error: FloatArray, weight: FloatArray, starts: list[Floa
         share = np.exp(p[0] - np.logaddexp(p[0], p[1] - p[2] * log_n))
         return np.asarray(np.c_[share, 1 - share, -(1 - share) * log_n] * weight[:, None])
 
-    tried: list[OptimizeResult] = [
-        least_squares(
+    def descend(start: FloatArray, tolerance: float) -> OptimizeResult:
+        return least_squares(
             residuals,
             np.clip(start, low + 1e-9, high - 1e-9),
             jac=slopes,
             bounds=(low, high),
             loss="soft_l1",
             x_scale="jac",
-            xtol=1e-15,
-            ftol=1e-15,
-            gtol=1e-15,
-            max_nfev=500,
+            xtol=tolerance,
+            ftol=tolerance,
+            gtol=tolerance,
+            max_nfev=300,
         )
-        for start in starts
-    ]
-    best = min(tried, key=lambda result: float(result.cost))
+
+    best = min((descend(start, 1e-8) for start in starts), key=lambda result: float(result.cost))
+    best = descend(best.x, 1e-15)
     floor, scale, exponent = float(np.exp(best.x[0])), float(np.exp(best.x[1])), float(best.x[2])
-    inside = best.x[0] > lowest + 1.0 and _BOUNDARY < exponent < _MAX_EXPONENT - _BOUNDARY
+    fallen = 1.0 - floor / error.max()
+    inside = best.x[0] > lowest + 1.0 and _BOUNDARY < exponent < _MAX_EXPONENT - _BOUNDARY and fallen > _BOUNDARY
     return PowerLaw(
         floor=floor,
         scale=scale,

@@ -36,6 +36,24 @@ class Wording(StrEnum):
     NONE = "no verdict"
 
 
+class GateName(StrEnum):
+    """What a gate asks about."""
+
+    LEAKAGE = "leakage"
+    UPSTREAM = "upstream overlap"
+    SELECTION = "selection"
+    PATIENTS = "patients"
+    PAIRING = "pairing"
+    CLASS_SET = "class set"
+    LADDER = "ladder"
+    WAIVED = "waived"
+    LOST_TRIALS = "lost trials"
+    CONVERGENCE = "convergence"
+    SIZE = "size"
+    SEEDS = "seeds"
+    EXTERNAL = "external"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What is known of one contrast. None where it is not known.
@@ -88,7 +106,7 @@ class Gate:
         wording: Strongest wording that is left.
     """
 
-    name: str
+    name: GateName
     reason: str
     cap: Letter
     wording: Wording
@@ -137,38 +155,42 @@ def grade(facts: Facts) -> Grade:
 def _leaks(facts: Facts) -> list[Gate]:
     found = []
     if facts.shared_patients is None:
-        found.append(_open("leakage", "patients shared by training and evaluation were not looked for"))
+        found.append(_open(GateName.LEAKAGE, "patients shared by training and evaluation were not looked for"))
     elif facts.shared_patients > 0:
-        found.append(_fatal("leakage", f"{_plural(facts.shared_patients, 'patient')} in both training and evaluation"))
+        found.append(
+            _fatal(GateName.LEAKAGE, f"{_plural(facts.shared_patients, 'patient')} in both training and evaluation")
+        )
     if facts.upstream_overlap == "yes":
-        found.append(_fatal("upstream overlap", "the source was trained on patients of the evaluation set"))
+        found.append(_fatal(GateName.UPSTREAM, "the source was trained on patients of the evaluation set"))
     elif facts.upstream_overlap != "no":
-        found.append(_open("upstream overlap", "the source may have seen patients of the evaluation set"))
+        found.append(_open(GateName.UPSTREAM, "the source may have seen patients of the evaluation set"))
     if facts.selected_on == "test":
-        found.append(_fatal("selection", "something was chosen on the evaluation set"))
+        found.append(_fatal(GateName.SELECTION, "something was chosen on the evaluation set"))
     elif facts.selected_on is None:
-        found.append(_open("selection", "what models were chosen on is not known"))
+        found.append(_open(GateName.SELECTION, "what models were chosen on is not known"))
     return found
 
 
 def _design(facts: Facts) -> list[Gate]:
     checks = (
-        ("patients", facts.patients_known, "patients unknown: images count as patients"),
-        ("pairing", facts.paired, "seeds are not paired: subset, order or task differ between the sides"),
-        ("class set", facts.class_set_frozen, "the classes that are averaged were not frozen before results"),
-        ("ladder", facts.one_ladder, "scales of different ladders: not an effect of scale"),
+        (GateName.PATIENTS, facts.patients_known, "patients unknown: images count as patients"),
+        (GateName.PAIRING, facts.paired, "seeds are not paired: subset, order or task differ between the sides"),
+        (GateName.CLASS_SET, facts.class_set_frozen, "the classes that are averaged were not frozen before results"),
+        (GateName.LADDER, facts.one_ladder, "scales of different ladders: not an effect of scale"),
     )
     found = [_open(name, reason) for name, passed, reason in checks if not passed]
-    return found + [_open("waived", f"waived: {what}") for what in facts.waived]
+    return found + [_open(GateName.WAIVED, f"waived: {what}") for what in facts.waived]
 
 
 def _trials(facts: Facts) -> list[Gate]:
     found = []
     if facts.lost_trials and not facts.holds_at_chance:
-        found.append(_open("lost trials", f"{_plural(facts.lost_trials, 'failed trial')}, not missing at random"))
+        found.append(
+            _open(GateName.LOST_TRIALS, f"{_plural(facts.lost_trials, 'failed trial')}, not missing at random")
+        )
     if facts.still_rising is not None and facts.still_rising >= RISING_SHARE:
         reason = f"{facts.losing_side} was still improving when training stopped"
-        found.append(Gate(name="convergence", reason=reason, cap=Letter.B, wording=Wording.SUGGESTS))
+        found.append(Gate(name=GateName.CONVERGENCE, reason=reason, cap=Letter.B, wording=Wording.SUGGESTS))
     return found
 
 
@@ -176,25 +198,25 @@ def _strength(facts: Facts) -> list[Gate]:
     found = []
     if facts.min_patients < MIN_TEST_PATIENTS:
         reason = f"{facts.min_patients} patients of the rarest class, a test needs {MIN_TEST_PATIENTS}"
-        found.append(Gate(name="size", reason=reason, cap=Letter.C, wording=Wording.NONE))
+        found.append(Gate(name=GateName.SIZE, reason=reason, cap=Letter.C, wording=Wording.NONE))
     if facts.n_seeds < MIN_SEEDS_FOR_A_WORD:
-        found.append(_open("seeds", f"fewer than {MIN_SEEDS_FOR_A_WORD} seeds"))
+        found.append(_open(GateName.SEEDS, f"fewer than {MIN_SEEDS_FOR_A_WORD} seeds"))
     elif facts.n_seeds < MIN_SEEDS:
-        found.append(_limit("seeds", f"fewer than {MIN_SEEDS} seeds"))
+        found.append(_limit(GateName.SEEDS, f"fewer than {MIN_SEEDS} seeds"))
     if not facts.external:
-        found.append(_limit("external", "no patients of another site"))
+        found.append(_limit(GateName.EXTERNAL, "no patients of another site"))
     return found
 
 
-def _fatal(name: str, reason: str) -> Gate:
+def _fatal(name: GateName, reason: str) -> Gate:
     return Gate(name=name, reason=reason, cap=Letter.F, wording=Wording.NONE)
 
 
-def _open(name: str, reason: str) -> Gate:
+def _open(name: GateName, reason: str) -> Gate:
     return Gate(name=name, reason=reason, cap=Letter.C, wording=Wording.SUGGESTS)
 
 
-def _limit(name: str, reason: str) -> Gate:
+def _limit(name: GateName, reason: str) -> Gate:
     return Gate(name=name, reason=reason, cap=Letter.B, wording=Wording.STATES)
 
 

@@ -44,7 +44,9 @@ class RankSummary:
     alpha: float
 
     def groups(self) -> tuple[tuple[str, ...], ...]:
-        """Maximal sets of neighbouring sources that are not shown to differ: the bars of a CD diagram."""
+        """Maximal sets of neighbours not shown to differ, the bars of a CD diagram; none if not tested."""
+        if np.isnan(self.critical_difference):
+            return ()
         names, ranks = list(self.mean_ranks), np.array(list(self.mean_ranks.values()))
         ends = [int(np.searchsorted(ranks, rank + self.critical_difference, side="left")) for rank in ranks]
         spans = [(i, end) for i, end in enumerate(ends) if end - i > 1 and (i == 0 or ends[i - 1] < end)]
