@@ -117,6 +117,15 @@ class EvaluationSet:
     shared: FloatArray
     index: PatientIndex
 
+    def thinned(self, n_images: int, rng: np.random.Generator) -> EvaluationSet:
+        """``n_images`` of the images: every patient's first, and of the others a random choice."""
+        codes = self.index.codes
+        first = np.r_[True, np.diff(codes) > 0]
+        others = np.flatnonzero(~first)
+        rows = np.sort(np.r_[np.flatnonzero(first), rng.permutation(others)[: n_images - int(first.sum())]])
+        index = PatientIndex(ids=self.index.ids, codes=codes[rows])
+        return EvaluationSet(design=self.design, y=self.y[rows], shared=self.shared[rows], index=index)
+
     def cell(self, slopes: dict[SeedKey, float], rng: np.random.Generator) -> dict[SeedKey, Influence]:
         """Runs of one source, by seed, from the slope of each."""
         return {seed: self.scored(z) for seed, z in self.logits(slopes, rng).items()}
@@ -124,7 +133,7 @@ class EvaluationSet:
     def logits(self, slopes: dict[SeedKey, float], rng: np.random.Generator) -> dict[SeedKey, FloatArray]:
         """Seed -> (N, L) scores of one source."""
         d, n_labels = self.design, self.y.shape[1]
-        own = self.shared + np.repeat(rng.normal(0, d.source_sd, (d.n_patients, n_labels)), d.images, axis=0)
+        own = self.shared + rng.normal(0, d.source_sd, (d.n_patients, n_labels))[self.index.codes]
         return {s: self.y * slope + own + rng.normal(0, d.run_sd, self.y.shape) for s, slope in slopes.items()}
 
     def scored(self, logits: FloatArray) -> Influence:

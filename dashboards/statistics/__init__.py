@@ -11,6 +11,7 @@ from dashboards.statistics.best_set import Compared as Compared
 from dashboards.statistics.best_set import compare_with_best as compare_with_best
 from dashboards.statistics.bootstrap import BootstrapInterval as BootstrapInterval
 from dashboards.statistics.bootstrap import bootstrap_draws as bootstrap_draws
+from dashboards.statistics.bootstrap import patient_sums as patient_sums
 from dashboards.statistics.bootstrap import patient_weights as patient_weights
 from dashboards.statistics.bootstrap import percentile_interval as percentile_interval
 from dashboards.statistics.class_sets import LabelCounts as LabelCounts

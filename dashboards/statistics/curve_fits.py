@@ -98,8 +98,8 @@ def fit_power_law(n: ArrayLike, error: ArrayLike, se: ArrayLike | None = None, *
     """Fit by least squares on the logarithm of the error, from many starts.
 
     Residuals ``(log fit - log error) * error / se`` under the soft-L1 loss, parameters in logarithms, the best of 20
-    starts and then tight tolerances: one start that stops early gives exponents that are wrong and look certain (Besiroglu
-    et al. 2024 on Chinchilla).
+    starts, then tight tolerances: one start that stops early gives exponents that are wrong and look certain
+    (Besiroglu et al. 2024 on Chinchilla).
 
     Args:
         n: (K,) labelled images or patients, positive; see ``why_not_fit``.
