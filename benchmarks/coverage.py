@@ -2,8 +2,9 @@
 
 Coverage of 95 % intervals for truths that are known in closed form, and their width over that of an oracle that knows
 the true standard error; then the whole decision procedure on studies in which nothing is to be found. 2,000
-replications each (``--quick``: 100, to see that it runs). Settings of ``LIMITS`` are those that the gates refuse to
-test; they are shown and not counted.
+replications each (``--quick``: 100, to see that it runs). Settings of ``LIMITS`` are those on which the
+gates let nothing be stated: fewer than 20 positive patients, fewer than 3 seeds; they are shown and not counted. So
+is the family-wise error with 3 seeds: below 5 the gates cap the words at "suggests".
 """
 
 from __future__ import annotations
@@ -71,11 +72,12 @@ SETTINGS: dict[str, Study] = {
     "shuffled labels": single_cell(Binormal(n_patients=200, seed_sd=0.0), 5, 0.0),
 }
 LIMITS: dict[str, Study] = {
+    "even, 2 seeds": difference(EVEN, 2),
     "cell of AUC 0.95, 10 positives": single_cell(Binormal(n_patients=300, positives=10), 5, 2.5),
 }
 NULLS: dict[str, tuple[str, null_studies.NullStudy]] = {
     "identical sources help or hurt, 5 seeds": ("familywise_error", null_studies.identical_sources(5)),
-    "identical sources help or hurt, 3 seeds": ("familywise_error", null_studies.identical_sources(3)),
+    "identical sources help or hurt, 3 seeds": ("familywise_error_3_seeds", null_studies.identical_sources(3)),
     "identical sources save labels, 5 seeds": ("false_savings", null_studies.plateau(5, null_studies.DELTA)),
     "identical sources save labels, 3 seeds": ("false_savings", null_studies.plateau(3, null_studies.DELTA)),
     "identical sources save labels, delta 0": ("false_savings", null_studies.plateau(5, 0.0)),
@@ -142,7 +144,7 @@ def main() -> None:
         refused = name in LIMITS
         print(
             f"{name:38}{found.coverage:9.4f}{found.seeds_only:12.3f}{found.width_ratio:14.3f}{found.bias:9.2f}"
-            f"{found.seconds:7.0f}{'  refused by the gate' if refused else ''}",
+            f"{found.seconds:7.0f}{'  capped by the gates' if refused else ''}",
             flush=True,
         )
         if refused:

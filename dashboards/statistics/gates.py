@@ -202,7 +202,9 @@ def _strength(facts: Facts) -> list[Gate]:
     if facts.n_seeds < MIN_SEEDS_FOR_A_WORD:
         found.append(_open(GateName.SEEDS, f"fewer than {MIN_SEEDS_FOR_A_WORD} seeds"))
     elif facts.n_seeds < MIN_SEEDS:
-        found.append(_limit(GateName.SEEDS, f"fewer than {MIN_SEEDS} seeds"))
+        # Simulated: over a family of 12 contrasts three seeds are wrong in 0.066 of studies, five in 0.029.
+        reason = f"fewer than {MIN_SEEDS} seeds"
+        found.append(Gate(name=GateName.SEEDS, reason=reason, cap=Letter.B, wording=Wording.SUGGESTS))
     if not facts.external:
         found.append(_limit(GateName.EXTERNAL, "no patients of another site"))
     return found

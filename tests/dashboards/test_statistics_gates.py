@@ -50,7 +50,7 @@ def test_a_sound_contrast_is_an_a_without_a_but():
         ({"n_seeds": 1}, GateName.SEEDS, "C", "suggests"),
         ({"min_patients": 19}, GateName.SIZE, "C", "no verdict"),
         ({"still_rising": 0.5}, GateName.CONVERGENCE, "B", "suggests"),
-        ({"n_seeds": 4}, GateName.SEEDS, "B", "states"),
+        ({"n_seeds": 4}, GateName.SEEDS, "B", "suggests"),
         ({"external": False}, GateName.EXTERNAL, "B", "states"),
     ],
 )
