@@ -251,11 +251,11 @@ def caps_of(results=None, failures=None, **changes):
 def test_verdict_against_a_source_that_was_still_improving_is_held_back():
     row = caps_of(changed(whole_study().results, BEATEN, still_rising=True))
     assert row["verdict"] == "helps, meaningfully"
-    assert row["cap"] == "random was still improving when training stopped"
+    assert row["cap"] == "random was still improving when training stopped; fewer than 5 seeds"
 
 
 def test_winner_that_was_still_improving_holds_nothing_back():
-    assert caps_of(changed(whole_study().results, HELPED, still_rising=True))["cap"] == ""
+    assert caps_of(changed(whole_study().results, HELPED, still_rising=True))["cap"] == "fewer than 5 seeds"
 
 
 def test_failed_trial_holds_a_verdict_back():
