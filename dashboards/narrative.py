@@ -158,7 +158,7 @@ def methods(evidence: Evidence, tables: Tables) -> tuple[str, ...]:
         "over the whole study. All else is exploratory.",
         f"Words: “helps” needs Holm's p below {evidence.alpha:g} and an interval above 0, “meaningfully” an interval "
         f"above {evidence.delta:g}; “no meaningful difference” a {inner} interval inside ±{evidence.delta:g}; else it "
-        "is undecided, which is not the same as equal. “Seems to” marks verdicts that rest on fewer than three seeds, "
+        "is undecided, which is not the same as equal. “Seems to” marks verdicts that rest on fewer than five seeds, "
         "on unknown patients, on cells with failed trials, or on an opponent whose validation was still improving. "
         "Below 20 patients per class nothing is tested.",
         "All of this is conditional on the pool of training images and on the protocol: the recipe, its budget and its "

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
 
 from dashboards.statistics import discrimination
 from dashboards.statistics.metrics import Metric, check_metric, decompose
@@ -70,9 +71,10 @@ def patient_sums(values: FloatArray, patient: PatientIndex) -> FloatArray:
     """
     if len(values) != len(patient.codes):
         raise ValueError(f"values has {len(values)} rows, patient {len(patient.codes)}; give one row per image")
-    order = np.argsort(patient.codes, kind="stable")
-    starts = np.searchsorted(patient.codes[order], np.arange(len(patient.ids)))
-    return np.asarray(np.add.reduceat(values[order], starts, axis=0))
+    members = csr_array(
+        (np.ones(len(values)), (patient.codes, np.arange(len(values)))), shape=(len(patient.ids), len(values))
+    )
+    return np.asarray(members @ values)
 
 
 def bootstrap_draws(

@@ -16,9 +16,9 @@ def satterthwaite(terms: Iterable[tuple[float, float]]) -> float:
 
     ``(sum C)^2 / sum(C^2 / df)`` (Satterthwaite 1946) with ``C = v (df + 2) / df``: ``(df + 2) / df`` is the second
     moment of a variance estimate over its squared mean. Without it an estimate on few degrees of freedom counts too
-    little just when it came out small: in the worst normal case 95 % intervals of three seeds then cover 0.923, with it
-    0.940 (``docs/statistics-decisions.md``). It is at most 2, its value for three seeds: two seeds would need 3 and
-    cover 0.897 instead of 0.911, but nothing is stated on two seeds, and their interval would be of no use. One term
+    little just when it came out small: in the worst normal case 95 % intervals of three seeds then cover 0.922, with it
+    0.939 (``docs/statistics-decisions.md``). It is at most 2, its value for three seeds: two seeds would need 3 and
+    cover 0.897 instead of 0.910, but nothing is stated on two seeds, and their interval would be of no use. One term
     keeps its own degrees of freedom.
 
     Args:
