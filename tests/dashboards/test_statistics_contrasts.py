@@ -27,6 +27,7 @@ from dashboards.statistics import (
 from dashboards.statistics.contrasts import (
     CONDITIONAL_ON_RUN,
     FEW_PATIENTS,
+    FEW_PATIENTS_CELL,
     FEW_SEEDS,
     NO_COMMON_SEEDS,
     NO_VARIANCE,
@@ -180,6 +181,7 @@ def test_below_twenty_patients_of_a_class_there_is_an_interval_but_no_test():
     assert np.isfinite([found.low, found.high]).all()
     assert FEW_PATIENTS in found.notes
     assert np.isfinite(contrast(*cells, min_test_patients=19).p)
+    assert FEW_PATIENTS_CELL in combined_interval(cells[0]).notes
 
 
 def test_one_positive_patient_gives_no_interval():
