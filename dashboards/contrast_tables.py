@@ -15,20 +15,21 @@ from dashboards.cell_tables import CellKey, TaskView, numbers
 from dashboards.evidence import IN_DOMAIN, Evidence
 from dashboards.statistics import (
     Estimate,
+    Facts,
+    GateName,
     Influence,
     SeedKey,
-    adjust_p_values,
+    Wording,
+    adjust_study,
     classify,
     contrast,
     higher_is_better,
+    open_gates,
     what_is_missing,
 )
 
-RISING_SHARE = 0.5
-"""Share of a cell's trials with validation still rising at the stop from which a verdict against it is held back."""
-
-MIN_SEEDS_FOR_A_WORD = 3
-"""Below this many seeds a verdict is at most "suggests"."""
+_CHECKED_GATES = (GateName.SEEDS, GateName.PATIENTS, GateName.CONVERGENCE, GateName.LOST_TRIALS)
+"""Gates whose facts the tables hold."""
 
 
 def contrast_rows(
@@ -92,24 +93,20 @@ def _caps(
     """Reasons why a verdict is at most "suggests"."""
     sign = 1 if higher_is_better(task.estimates.metric) else -1
     loser = base if sign * estimate.value > 0 else cell
-    reasons = []
-    if estimate.n_seeds < MIN_SEEDS_FOR_A_WORD:
-        reasons.append(f"fewer than {MIN_SEEDS_FOR_A_WORD} seeds")
-    if not task.facts[cell]["patients_known"]:
-        reasons.append("patients unknown: images count as patients")
-    if task.facts[loser]["still_rising"] >= RISING_SHARE:
-        reasons.append(f"{loser[1]} was still improving when training stopped")
-    lost = sum(failed.get((task.estimates.task, *side), 0) for side in (cell, base))
-    if lost:
-        reasons.append(f"{lost} failed trial{'s' if lost > 1 else ''}, not missing at random")
-    return reasons
+    facts = Facts(
+        n_seeds=estimate.n_seeds,
+        min_patients=estimate.min_patients,
+        patients_known=task.facts[cell]["patients_known"],
+        lost_trials=sum(failed.get((task.estimates.task, *side), 0) for side in (cell, base)),
+        losing_side=loser[1],
+        still_rising=task.facts[loser]["still_rising"],
+    )
+    gates = [gate for gate in open_gates(facts) if gate.name in _CHECKED_GATES]
+    return [gate.reason for gate in gates if gate.wording is not Wording.STATES]
 
 
 def decide(evidence: Evidence, contrasts: pd.DataFrame) -> pd.DataFrame:
-    """Adjusted p and verdicts, once all tasks are known.
-
-    Holm's correction over the primary family of the whole study; Benjamini and Hochberg's within a task and evaluation
-    set for the rest, which is exploratory.
+    """Adjusted p (``adjust_study``) and verdicts, once all tasks are known.
 
     Args:
         evidence: The study.
@@ -117,13 +114,7 @@ def decide(evidence: Evidence, contrasts: pd.DataFrame) -> pd.DataFrame:
     """
     if contrasts.empty:
         return contrasts
-    table = contrasts.assign(p_adjusted=float("nan"), correction="")
-    primary = table["primary"].astype(bool)
-    table.loc[primary, "p_adjusted"] = adjust_p_values(table.loc[primary, "p"], "holm")
-    table.loc[primary, "correction"] = "Holm, whole study"
-    for _, rows in table[~primary].groupby(["task", "set"], sort=False):
-        table.loc[rows.index, "p_adjusted"] = adjust_p_values(rows["p"], "fdr_bh")
-        table.loc[rows.index, "correction"] = "Benjamini-Hochberg, exploratory"
+    table = adjust_study(contrasts)
     judged = [_judge(evidence, row) for row in table.to_dict("records")]
     table["verdict"] = [word for word, _ in judged]
     table["missing"] = [missing for _, missing in judged]

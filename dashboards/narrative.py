@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from dashboards.evidence import Evidence
+from dashboards.statistics.gates import RISING_SHARE
 from dashboards.style import amount_text, count, metric_label, plural, seconds_text
 from dashboards.tables import Tables
 from dashboards.tuning_tables import tuning_caveats
@@ -78,7 +79,7 @@ def _unknown_patients(results: pd.DataFrame) -> list[str]:
 def _rising(cells: pd.DataFrame) -> list[str]:
     if cells.empty:
         return []
-    rising = cells[cells["primary"] & (cells["still_rising"] >= 0.5)]
+    rising = cells[cells["primary"] & (cells["still_rising"] >= RISING_SHARE)]
     cells_rising = rising[["task", "model_scale", "pretraining_source", "data_fraction"]].drop_duplicates()
     if cells_rising.empty:
         return []
@@ -159,7 +160,7 @@ def methods(evidence: Evidence, tables: Tables) -> tuple[str, ...]:
         "over the whole study. All else is exploratory.",
         f"Words: “helps” needs Holm's p below {evidence.alpha:g} and an interval above 0, “meaningfully” an interval "
         f"above {evidence.delta:g}; “no meaningful difference” a {inner} interval inside ±{evidence.delta:g}; else it "
-        "is undecided, which is not the same as equal. “Seems to” marks verdicts that rest on fewer than three seeds, "
+        "is undecided, which is not the same as equal. “Seems to” marks verdicts that rest on fewer than five seeds, "
         "on unknown patients, on cells with failed trials, or on an opponent whose validation was still improving. "
         "Below 20 patients per class nothing is tested.",
         "All of this is conditional on the pool of training images and on the protocol: "

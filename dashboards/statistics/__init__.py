@@ -1,36 +1,86 @@
 """Statistics of labels and logits: pure functions of arrays, no files, no plots, no tracking.
 
 Metrics of a run: ``compute_metrics``. Uncertainty: ``patient_influence`` of each run, then ``combined_interval`` of a
-cell, ``contrast`` of two, ``linear_contrast`` of any; ``adjust_p_values`` over the family; ``classify`` for the words.
+cell, ``contrast`` of two, ``linear_contrast`` of any; ``adjust_study`` over the families; ``classify`` for the words,
+``grade`` for how strong they may be. Over ladders: ``label_efficiency``, ``slope_coefficients``, ``fit_power_law``.
+Over cells: ``compare_with_best``, ``rank_summary``. What each decision controls: ``docs/statistics-decisions.md``.
 """
 
+from dashboards.statistics.best_set import BestSet as BestSet
+from dashboards.statistics.best_set import Compared as Compared
+from dashboards.statistics.best_set import compare_with_best as compare_with_best
 from dashboards.statistics.bootstrap import BootstrapInterval as BootstrapInterval
 from dashboards.statistics.bootstrap import bootstrap_draws as bootstrap_draws
+from dashboards.statistics.bootstrap import patient_sums as patient_sums
 from dashboards.statistics.bootstrap import patient_weights as patient_weights
 from dashboards.statistics.bootstrap import percentile_interval as percentile_interval
 from dashboards.statistics.class_sets import LabelCounts as LabelCounts
 from dashboards.statistics.class_sets import count_labels as count_labels
 from dashboards.statistics.class_sets import frozen_class_set as frozen_class_set
+from dashboards.statistics.clustered_draws import DrawnRun as DrawnRun
+from dashboards.statistics.clustered_draws import bootstrap_contrast as bootstrap_contrast
+from dashboards.statistics.clustered_draws import contrast_with_fallback as contrast_with_fallback
 from dashboards.statistics.contrasts import MIN_SEEDS as MIN_SEEDS
 from dashboards.statistics.contrasts import MIN_TEST_PATIENTS as MIN_TEST_PATIENTS
 from dashboards.statistics.contrasts import Estimate as Estimate
 from dashboards.statistics.contrasts import Runs as Runs
-from dashboards.statistics.contrasts import adjust_p_values as adjust_p_values
 from dashboards.statistics.contrasts import combined_interval as combined_interval
+from dashboards.statistics.contrasts import common_seeds as common_seeds
 from dashboards.statistics.contrasts import contrast as contrast
-from dashboards.statistics.contrasts import equivalence_p as equivalence_p
 from dashboards.statistics.contrasts import linear_contrast as linear_contrast
-from dashboards.statistics.contrasts import slope_coefficients as slope_coefficients
+from dashboards.statistics.convergence import MedianTime as MedianTime
+from dashboards.statistics.convergence import Reached as Reached
+from dashboards.statistics.convergence import area_over_log_steps as area_over_log_steps
+from dashboards.statistics.convergence import median_time as median_time
+from dashboards.statistics.convergence import threshold as threshold
+from dashboards.statistics.convergence import time_ratio as time_ratio
+from dashboards.statistics.convergence import time_to_threshold as time_to_threshold
+from dashboards.statistics.curve_fits import PowerLaw as PowerLaw
+from dashboards.statistics.curve_fits import fit_power_law as fit_power_law
+from dashboards.statistics.curve_fits import held_out_last_point as held_out_last_point
+from dashboards.statistics.curve_fits import power_law_band as power_law_band
+from dashboards.statistics.curve_fits import why_not_fit as why_not_fit
 from dashboards.statistics.discrimination import auc as auc
 from dashboards.statistics.discrimination import auc_macro as auc_macro
 from dashboards.statistics.discrimination import quadratic_kappa as quadratic_kappa
+from dashboards.statistics.families import adjust_p_values as adjust_p_values
+from dashboards.statistics.families import adjust_study as adjust_study
+from dashboards.statistics.gates import Facts as Facts
+from dashboards.statistics.gates import Gate as Gate
+from dashboards.statistics.gates import GateName as GateName
+from dashboards.statistics.gates import Grade as Grade
+from dashboards.statistics.gates import Letter as Letter
+from dashboards.statistics.gates import Wording as Wording
+from dashboards.statistics.gates import grade as grade
+from dashboards.statistics.gates import open_gates as open_gates
+from dashboards.statistics.joint import JointEstimate as JointEstimate
+from dashboards.statistics.joint import draw_means as draw_means
+from dashboards.statistics.joint import joint_estimate as joint_estimate
+from dashboards.statistics.label_efficiency import AmountTest as AmountTest
+from dashboards.statistics.label_efficiency import LabelEfficiency as LabelEfficiency
+from dashboards.statistics.label_efficiency import Labels as Labels
+from dashboards.statistics.label_efficiency import label_efficiency as label_efficiency
+from dashboards.statistics.ladders import area_coefficients as area_coefficients
+from dashboards.statistics.ladders import difference_terms as difference_terms
+from dashboards.statistics.ladders import slope_coefficients as slope_coefficients
+from dashboards.statistics.learning_curves import Censoring as Censoring
+from dashboards.statistics.learning_curves import Crossing as Crossing
+from dashboards.statistics.learning_curves import crossing_amount as crossing_amount
+from dashboards.statistics.margins import equivalence_p as equivalence_p
+from dashboards.statistics.margins import noninferiority_p as noninferiority_p
 from dashboards.statistics.metrics import Metric as Metric
 from dashboards.statistics.metrics import compute_metrics as compute_metrics
 from dashboards.statistics.metrics import higher_is_better as higher_is_better
 from dashboards.statistics.metrics import metric_names as metric_names
+from dashboards.statistics.missing_trials import Comparison as Comparison
+from dashboards.statistics.missing_trials import chance_run as chance_run
+from dashboards.statistics.missing_trials import verdict_holds as verdict_holds
+from dashboards.statistics.missing_trials import verdicts_at_chance as verdicts_at_chance
 from dashboards.statistics.predictions import Predictions as Predictions
 from dashboards.statistics.predictions import check_predictions as check_predictions
 from dashboards.statistics.predictions import ensemble_logits as ensemble_logits
+from dashboards.statistics.ranks import RankSummary as RankSummary
+from dashboards.statistics.ranks import rank_summary as rank_summary
 from dashboards.statistics.seeds import SeedDesign as SeedDesign
 from dashboards.statistics.seeds import SeedKey as SeedKey
 from dashboards.statistics.seeds import SeedSpread as SeedSpread
@@ -40,6 +90,10 @@ from dashboards.statistics.uncertainty import PatientIndex as PatientIndex
 from dashboards.statistics.uncertainty import index_patients as index_patients
 from dashboards.statistics.uncertainty import patient_influence as patient_influence
 from dashboards.statistics.uncertainty import patient_variance as patient_variance
+from dashboards.statistics.unpaired import SeedTest as SeedTest
+from dashboards.statistics.unpaired import unpaired_t_test as unpaired_t_test
+from dashboards.statistics.variance_split import VarianceSplit as VarianceSplit
+from dashboards.statistics.variance_split import variance_split as variance_split
 from dashboards.statistics.verdicts import Missing as Missing
 from dashboards.statistics.verdicts import Verdict as Verdict
 from dashboards.statistics.verdicts import classify as classify

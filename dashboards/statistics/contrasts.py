@@ -4,26 +4,25 @@ Seeds and patients are fully crossed, like readers and cases of a diagnostic stu
 the expected result over new seeds and new patients, conditional on the pool of training images. With ``V_case`` the
 variance over patients of the seed mean, and ``V_seed`` the variance over seeds of that mean::
 
-    SE = sqrt(V_case + V_seed),   df = SE^4 / (V_case^2 / (P - 1) + V_seed^2 / (S - 1))      (Satterthwaite)
+    SE = sqrt(V_case + V_seed),   df = satterthwaite((V_case, df_case), (V_seed, S - 1))
 
-Chance of seed and patient together is counted in both terms, so intervals are slightly wide rather than narrow.
+``df_case`` is at most P - 1, and near the number of positives where they are few. Chance of seed and patient together
+is counted in both terms, so intervals are slightly wide rather than narrow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal
+from typing import Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.special import expit, logit
 from scipy.stats import t as student_t
-from statsmodels.stats.multitest import multipletests
 
+from dashboards.statistics.degrees_of_freedom import satterthwaite
 from dashboards.statistics.metrics import Metric, split_name
-from dashboards.statistics.predictions import FloatArray
 from dashboards.statistics.seeds import SeedKey, SeedSpread, seed_spread
 from dashboards.statistics.uncertainty import Influence, PatientVariance, patient_variance
 
@@ -32,15 +31,38 @@ Runs = Mapping[SeedKey, Influence]
 
 Term = tuple[float, Runs]
 
+
+class Run(Protocol):
+    """What an estimate needs of a run: ``Influence``, or ``clustered_draws.DrawnRun``."""
+
+    @property
+    def value(self) -> float:
+        """The metric; NaN if undefined."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Classes that it averages."""
+        ...
+
+    @property
+    def undefined(self) -> tuple[str, ...]:
+        """Classes left out."""
+        ...
+
+
+R = TypeVar("R", bound=Run)
+
 MIN_TEST_PATIENTS = 20
 """Below this many patients per class no test is made."""
 
 MIN_SEEDS = 5
-"""Below this many seeds intervals carry a caveat: in the worst case 95 % intervals of three seeds cover 92 %."""
+"""Below this many seeds intervals carry a caveat: in the worst case 95 % intervals of three seeds cover 94 %."""
 
 CONDITIONAL_ON_RUN = "one seed: conditional on this run"
 FEW_SEEDS = f"fewer than {MIN_SEEDS} seeds: the interval may be too narrow"
 FEW_PATIENTS = "too few patients per class: no test"
+FEW_PATIENTS_CELL = f"fewer than {MIN_TEST_PATIENTS} patients of a class: the interval may be too narrow"
 NO_VARIANCE = "no variation between patients or seeds: no interval"
 NO_COMMON_SEEDS = "no seed is common to all cells"
 PERFECT = "perfect separation: the bound is heuristic"
@@ -124,7 +146,9 @@ def combined_interval(runs: Runs, *, level: float = 0.95) -> Estimate:
         level: Nominal coverage.
     """
     metric = next((influence.metric for influence in runs.values()), Metric.KAPPA)
-    return _estimate([(1.0, runs)], _SCALES[split_name(metric)[0]], level)
+    estimate = estimate_combination([(1.0, runs)], patient_variance, scale=_SCALES[split_name(metric)[0]], level=level)
+    few = estimate.n_seeds > 0 and estimate.min_patients < MIN_TEST_PATIENTS
+    return replace(estimate, notes=(*estimate.notes, FEW_PATIENTS_CELL)) if few else estimate
 
 
 def contrast(
@@ -149,7 +173,11 @@ def linear_contrast(
         level: Nominal coverage.
         min_test_patients: Least patients of the rarest class for which ``p`` is given.
     """
-    estimate = _estimate(terms, Scale.LINEAR, level)
+    return with_p(estimate_combination(terms, patient_variance, level=level), min_test_patients)
+
+
+def with_p(estimate: Estimate, min_test_patients: int = MIN_TEST_PATIENTS) -> Estimate:
+    """The estimate with its two-sided ``p``, or with the note that its patients are too few for a test."""
     if not estimate.se > 0:
         return estimate
     if estimate.min_patients < min_test_patients:
@@ -158,49 +186,29 @@ def linear_contrast(
     return replace(estimate, p=p)
 
 
-def slope_coefficients(x: ArrayLike) -> FloatArray:
-    """Coefficients that make ``linear_contrast`` the least-squares slope against ``x`` (K,), such as log10 parameters.
+def estimate_combination(
+    terms: Sequence[tuple[float, Mapping[SeedKey, R]]],
+    variance_over_patients: Callable[[Sequence[tuple[float, R]]], PatientVariance],
+    *,
+    scale: Scale = Scale.LINEAR,
+    level: float = 0.95,
+) -> Estimate:
+    """``sum(coefficient * cell)`` over the seeds that all cells have, without a test.
+
+    Args:
+        terms: (coefficient, seed -> run).
+        variance_over_patients: Of a linear combination of runs: ``patient_variance``, or of bootstrap draws.
+        scale: Scale on which the interval is symmetric.
+        level: Nominal coverage.
 
     Raises:
-        ValueError: All x are equal.
+        ValueError: There is no term.
     """
-    deviation = np.asarray(x, dtype=np.float64) - np.mean(np.asarray(x, dtype=np.float64))
-    if not np.any(deviation):
-        raise ValueError(f"a slope needs at least two different x, got {np.asarray(x).tolist()}")
-    return np.asarray(deviation / (deviation @ deviation))
-
-
-def equivalence_p(estimate: Estimate, delta: float) -> float:
-    """p of two one-sided tests (Schuirmann 1987) that a contrast lies outside +-delta; small means equivalent.
-
-    ``p < 0.05`` exactly when the 90 % interval lies inside +-delta. NaN where the contrast has no p itself.
-    """
-    if np.isnan(estimate.p):
-        return float("nan")
-    above = student_t.sf((estimate.value + delta) / estimate.se, estimate.df)
-    below = student_t.cdf((estimate.value - delta) / estimate.se, estimate.df)
-    return float(max(above, below))
-
-
-def adjust_p_values(p_values: ArrayLike, method: Literal["holm", "fdr_bh"] = "holm") -> FloatArray:
-    """p-values adjusted for a family: Holm (family-wise error) or Benjamini-Hochberg (false discovery rate).
-
-    NaN stays NaN and does not count as a member of the family.
-    """
-    raw = np.asarray(p_values, dtype=np.float64)
-    adjusted = np.full(raw.shape, np.nan)
-    tested = ~np.isnan(raw)
-    if tested.any():
-        adjusted[tested] = multipletests(raw[tested], method=method)[1]
-    return adjusted
-
-
-def _estimate(terms: Sequence[Term], scale: Scale, level: float) -> Estimate:
-    keys, notes = _common_seeds(terms)
+    keys, notes = common_seeds(terms)
     if not keys:
         return _undefined(notes, level, scale)
     spread = seed_spread({key: sum(c * runs[key].value for c, runs in terms) for key in keys})
-    patients = patient_variance([(c * spread.weights[key], runs[key]) for c, runs in terms for key in keys])
+    patients = variance_over_patients([(c * spread.weights[key], runs[key]) for c, runs in terms for key in keys])
     se, df = _standard_error(spread, patients)
     estimate = Estimate(
         value=spread.mean,
@@ -224,11 +232,15 @@ def _estimate(terms: Sequence[Term], scale: Scale, level: float) -> Estimate:
 def _standard_error(spread: SeedSpread, patients: PatientVariance) -> tuple[float, float]:
     terms = [*patients.df_terms] + ([(spread.variance, spread.df)] if spread.df > 0 else [])
     total = patients.variance + (spread.variance if spread.df > 0 else 0.0)
-    noise = sum(variance**2 / df for variance, df in terms)
-    return float(np.sqrt(total)), (total**2 / noise if noise > 0 else float("nan"))
+    return float(np.sqrt(total)), satterthwaite(terms)
 
 
-def _common_seeds(terms: Sequence[Term]) -> tuple[list[SeedKey], list[str]]:
+def common_seeds(terms: Sequence[tuple[float, Mapping[SeedKey, R]]]) -> tuple[list[SeedKey], list[str]]:
+    """Seeds that all cells have with a defined value, and notes that name the others.
+
+    Raises:
+        ValueError: There is no term.
+    """
     if not terms:
         raise ValueError("a contrast needs at least one (coefficient, runs)")
     everywhere = [key for key in terms[0][1] if all(key in runs for _, runs in terms)]
@@ -244,7 +256,7 @@ def _listed(keys: Mapping[SeedKey, None] | Sequence[SeedKey]) -> str:
     return ", ".join(str(getattr(key, "label", key)) for key in keys)
 
 
-def _class_notes(terms: Sequence[Term], keys: Sequence[SeedKey]) -> list[str]:
+def _class_notes(terms: Sequence[tuple[float, Mapping[SeedKey, R]]], keys: Sequence[SeedKey]) -> list[str]:
     seen = [runs[key] for _, runs in terms for key in keys]
     missing = sorted({label for influence in seen for label in influence.undefined})
     notes = [f"classes left out, undefined on the evaluation set: {', '.join(missing)}"] if missing else []

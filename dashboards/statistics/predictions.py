@@ -142,8 +142,9 @@ def _labelwise_truth(y: ArrayLike, labels: tuple[str, ...]) -> FloatArray:
     if truth.ndim != 2 or truth.shape[1] != len(labels):
         raise ValueError(f"y must have shape (N, {len(labels)}) for labels {labels}, got {truth.shape}")
     truth[truth == UNCERTAIN] = np.nan
-    if bad := set(truth[~np.isnan(truth)].tolist()) - {0.0, 1.0}:
-        raise ValueError(f"y may hold 0, 1, and NaN or {UNCERTAIN} (masked), got {sorted(bad)[:5]}")
+    bad = truth[~(np.isnan(truth) | (truth == 0) | (truth == 1))]
+    if len(bad):
+        raise ValueError(f"y may hold 0, 1, and NaN or {UNCERTAIN} (masked), got {np.unique(bad)[:5].tolist()}")
     return truth
 
 

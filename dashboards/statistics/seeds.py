@@ -47,6 +47,7 @@ class SeedSpread:
         subset_variance: Variance of one run due to the subset; None unless crossed.
         optimisation_variance: Variance of one run due to initialisation and optimisation; None unless crossed.
         residual_variance: Variance of one run due to their interaction; None unless crossed.
+        levels: Numbers of subset seeds and of init seeds where they are crossed, else (1, 1).
     """
 
     mean: float
@@ -57,6 +58,7 @@ class SeedSpread:
     subset_variance: float | None = None
     optimisation_variance: float | None = None
     residual_variance: float | None = None
+    levels: tuple[int, int] = (1, 1)
 
 
 def seed_spread(values: Mapping[SeedKey, float]) -> SeedSpread:
@@ -141,6 +143,7 @@ def _crossed(values: Mapping[SeedKey, float]) -> SeedSpread:
         subset_variance=max(0.0, (ms_subset - ms_rest) / k),
         optimisation_variance=max(0.0, (ms_init - ms_rest) / s),
         residual_variance=ms_rest,
+        levels=(s, k),
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dashboards.statistics import discrimination
+from dashboards.statistics.degrees_of_freedom import sample_df, satterthwaite
 from dashboards.statistics.metrics import Metric, check_metric, decompose
 from dashboards.statistics.predictions import BoolArray, FloatArray, Predictions, check_predictions
 from search_spaces.names import Kind
@@ -96,7 +97,7 @@ class PatientVariance:
     """
 
     variance: float
-    df_terms: tuple[tuple[float, int], ...]
+    df_terms: tuple[tuple[float, float], ...]
     n_patients: int
     min_patients: int
 
@@ -178,7 +179,7 @@ def patient_variance(terms: Sequence[tuple[float, Influence]]) -> PatientVarianc
     everyone = _union_size([group[0][1] for group in groups])
     if smallest < 2:
         return PatientVariance(variance=float("nan"), df_terms=(), n_patients=everyone, min_patients=smallest)
-    own = [(_group_variance(group), group[0][1].n_patients - 1) for group in groups]
+    own = [(_group_variance(group), _group_df(group)) for group in groups]
     shared = _shared_covariance(groups)
     total = sum(v for v, _ in own) + shared
     df_terms = tuple(own) if shared == 0.0 else ((total, min(df for _, df in own)),)
@@ -300,11 +301,30 @@ def _group_variance(group: Sequence[tuple[float, Influence]]) -> float:
     factor = _small_sample(first.n_patients)
     if first.sides is None:
         return float(factor * (psi @ psi))
-    a = np.sum([c * i.sides.positive for c, i in group if i.sides], axis=0)
-    b = np.sum([c * i.sides.negative for c, i in group if i.sides], axis=0)
+    a, b = _combined_sides(group)
     s10, s01 = _small_sample(first.sides.n_positive) * (a @ a), _small_sample(first.sides.n_negative) * (b @ b)
     # Never negative: s10 and s01 carry factors at least as large (fewer patients), so this is >= factor * |a + b|^2.
     return float(np.maximum(0.0, s10 + s01 + 2.0 * factor * (a @ b)))
+
+
+def _combined_sides(group: Sequence[tuple[float, Influence]]) -> tuple[FloatArray, FloatArray]:
+    positive = np.sum([c * i.sides.positive for c, i in group if i.sides], axis=0)
+    negative = np.sum([c * i.sides.negative for c, i in group if i.sides], axis=0)
+    return np.asarray(positive), np.asarray(negative)
+
+
+def _group_df(group: Sequence[tuple[float, Influence]]) -> float:
+    """Degrees of freedom of a group's variance: with few positives it rests on them, however many patients there are.
+
+    Of a single AUC Satterthwaite's over its two sides (as Brunner & Munzel 2000), of all else those of one sample.
+    """
+    first = group[0][1]
+    most = float(first.n_patients - 1)
+    if first.sides is None:
+        return min(most, sample_df(_combined(group), first.n_patients))
+    sides = zip(_combined_sides(group), (first.sides.n_positive, first.sides.n_negative), strict=True)
+    df = satterthwaite((_small_sample(n) * float(values @ values), sample_df(values, n)) for values, n in sides)
+    return min(most, df) if np.isfinite(df) else most
 
 
 def _shared_covariance(groups: Sequence[Sequence[tuple[float, Influence]]]) -> float:

@@ -81,7 +81,7 @@ class TestWholeReport:
 
     def test_findings_stand_before_the_figures(self, whole_report):
         page = whole_report.index_html.read_text(encoding="utf-8")
-        assert 0 < page.index("helps, meaningfully, on skin at") < page.index("<figure ")
+        assert 0 < page.index("seems to help on skin at") < page.index("<figure ")
 
     def test_verdict_is_strict_json_with_every_comparison(self, whole_report):
         def refuse(text):
@@ -93,7 +93,7 @@ class TestWholeReport:
         assert len(verdict["contrasts"]) == 48
         first = verdict["contrasts"][0]
         assert first["verdict"] == "helps, meaningfully"
-        assert first["wording"] == "states"
+        assert (first["wording"], first["suggests_only_because"]) == ("suggests", ["fewer than 5 seeds"])
         assert first["low"] < first["estimate"] < first["high"]
         assert isinstance(first["caveats"], list)
         assert len(verdict["shifted_sets"]) == 2
@@ -119,7 +119,7 @@ class TestWholeReport:
 def test_sentence_says_effect_interval_p_seeds_and_patients():
     row = records(whole_tables().contrasts.query("primary"))[0]
     row |= {"estimate": 0.0412, "low": 0.0101, "high": 0.0711, "p_adjusted": 0.0121, "verdict": "helps"}
-    assert contrast_sentence(row) == (
+    assert contrast_sentence(row | {"cap": ""}) == (
         "natural helps on skin at 5 % (small): +0.041 macro AUC "
         "(95 % CI +0.010 to +0.071; Holm p = 0.012; 3 seeds, 150 patients)."
     )

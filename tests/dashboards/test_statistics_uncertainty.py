@@ -13,6 +13,7 @@ from dashboards.statistics import (
     index_patients,
     metric_names,
     patient_influence,
+    patient_sums,
     patient_variance,
     patient_weights,
     percentile_interval,
@@ -198,6 +199,24 @@ def test_a_metric_of_another_kind_is_refused():
         patient_influence("auc", **task("multiclass"))
     with pytest.raises(ValueError, match="patient has 2 rows"):
         patient_influence("auc_macro", **(task("multiclass") | {"patient": [1, 2]}))
+
+
+def test_sums_over_patients_carry_any_sum_over_images():
+    given_task = task("multilabel", 0, 40)
+    index = index_patients(given_task["patient"])
+    weights = patient_weights(40, 20, np.random.default_rng(0))
+    np.testing.assert_allclose(
+        weights @ patient_sums(given_task["logits"], index), weights[:, index.codes] @ given_task["logits"]
+    )
+    with pytest.raises(ValueError, match="values has 3 rows"):
+        patient_sums(np.zeros((3, 1)), index)
+
+
+def test_weights_draw_every_patient_equally_often():
+    weights = patient_weights(50, 4000, np.random.default_rng(0))
+    assert (weights.sum(axis=1) == 50).all()
+    assert weights.mean(axis=0) == pytest.approx(np.ones(50), abs=5 * np.sqrt(0.98 / 4000))
+    assert weights.var(axis=0) == pytest.approx(np.full(50, 0.98), abs=0.15)
 
 
 def test_bootstrap_depends_on_its_generator_alone():

@@ -88,8 +88,21 @@ def reference_contrast(a, b):
     ]
     v_seed, seeds = np.var(deltas, ddof=1) / len(deltas), len(deltas)
     se = np.sqrt(v_case + v_seed)
-    df = se**4 / (v_case**2 / (patients - 1) + v_seed**2 / (seeds - 1))
+    sides = [
+        (i10 / (i10 - 1) * (pos @ pos) / m**2, own_df(pos, i10)),
+        (i01 / (i01 - 1) * (neg @ neg) / n**2, own_df(neg, i01)),
+    ]
+    df = pooled_df([(v_case, min(patients - 1, pooled_df(sides))), (v_seed, seeds - 1)])
     return np.mean(deltas), student_t.ppf(0.975, df) * se
+
+
+def own_df(values, n):
+    return np.clip(3 * (values**2).sum() ** 2 / (values**4).sum() - 1, 1, n - 1)
+
+
+def pooled_df(terms):
+    parts = np.array([v * min(2, (df + 2) / df) for v, df in terms])
+    return parts.sum() ** 2 / sum(part**2 / df for part, (_, df) in zip(parts, terms, strict=True))
 
 
 def test_every_cell_is_there_once_per_set_and_metric():
@@ -238,11 +251,11 @@ def caps_of(results=None, failures=None, **changes):
 def test_verdict_against_a_source_that_was_still_improving_is_held_back():
     row = caps_of(changed(whole_study().results, BEATEN, still_rising=True))
     assert row["verdict"] == "helps, meaningfully"
-    assert row["cap"] == "random was still improving when training stopped"
+    assert row["cap"] == "random was still improving when training stopped; fewer than 5 seeds"
 
 
 def test_winner_that_was_still_improving_holds_nothing_back():
-    assert caps_of(changed(whole_study().results, HELPED, still_rising=True))["cap"] == ""
+    assert caps_of(changed(whole_study().results, HELPED, still_rising=True))["cap"] == "fewer than 5 seeds"
 
 
 def test_failed_trial_holds_a_verdict_back():
