@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dashboards.statistics import discrimination
-from dashboards.statistics.metrics import Metric, check_metric, decompose
+from dashboards.statistics import average_precision, discrimination
+from dashboards.statistics.metrics import RANKING, Metric, check_metric, decompose, ece_parts
 from dashboards.statistics.predictions import FloatArray, Predictions, check_predictions
 from dashboards.statistics.uncertainty import PatientIndex, index_patients
 from search_spaces.names import Kind
@@ -102,10 +102,13 @@ def percentile_interval(draws: FloatArray, level: float = 0.95) -> BootstrapInte
 def _weighted(metric: str, predictions: Predictions, weights: FloatArray) -> FloatArray:
     """(B,) values of a metric under (B, N) weights of images."""
     name, label = check_metric(metric, predictions)
-    if name in (Metric.AUC, Metric.AUC_MACRO):
+    if name in RANKING:
         asked = predictions.class_set if label is None else (label,)
         classes = discrimination.defined_classes(predictions, asked)
-        return _mean([_weighted_auc(predictions, k, weights) for k in predictions.columns(classes)], weights)
+        weighted = _weighted_auc if name in (Metric.AUC, Metric.AUC_MACRO) else _weighted_ap
+        return _mean([weighted(predictions, k, weights) for k in predictions.columns(classes)], weights)
+    if name is Metric.ECE:
+        return _mean([part.weighted(weights) for part in ece_parts(predictions).values()], weights)
     if name is Metric.KAPPA:
         return _weighted_kappa(predictions, weights)
     parts = decompose(name, predictions).parts
@@ -132,6 +135,15 @@ def _weighted_auc(predictions: Predictions, column: int, weights: FloatArray) ->
     negative = np.add.reduceat(weights[:, rows] * (1 - truth), ties, axis=1)
     below = np.cumsum(negative, axis=1) - negative / 2
     return _ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
+
+
+def _weighted_ap(predictions: Predictions, column: int, weights: FloatArray) -> FloatArray:
+    rows = np.flatnonzero(predictions.labelled[:, column])
+    scores = predictions.scores[rows, column]
+    if not np.isfinite(scores).all():
+        return np.full(len(weights), np.nan)
+    ranked = average_precision.ranking(predictions.truth[rows, column] == 1, scores)
+    return average_precision.weighted_average_precision(ranked, weights[:, rows])
 
 
 def _weighted_kappa(predictions: Predictions, weights: FloatArray) -> FloatArray:
