@@ -4,11 +4,9 @@ Metrics of a run: ``compute_metrics``. Uncertainty: ``patient_influence`` of eac
 cell, ``contrast`` of two, ``linear_contrast`` of any; ``adjust_p_values`` over the family; ``classify`` for the words.
 Beyond the per-run metrics, one module per subject: ``operating_points``, ``segmentation``, ``calibration_error``,
 ``recalibration``, ``reliability``, ``selective``, ``ood_detection``, ``robustness``, ``subgroups``, ``fairness``,
-``group_rates``, ``harm``, ``similarity``, ``weight_change``, ``ensembles`` (docs/statistics-metrics.md).
+``error_rates``, ``harm``, ``similarity``, ``weight_change``, ``ensembles`` (docs/statistics-metrics.md).
 """
 
-from dashboards.statistics.average_precision import ap_macro as ap_macro
-from dashboards.statistics.average_precision import average_precision as average_precision
 from dashboards.statistics.bootstrap import BootstrapInterval as BootstrapInterval
 from dashboards.statistics.bootstrap import bootstrap_draws as bootstrap_draws
 from dashboards.statistics.bootstrap import patient_weights as patient_weights
@@ -16,7 +14,7 @@ from dashboards.statistics.bootstrap import percentile_interval as percentile_in
 from dashboards.statistics.calibration import brier_skill as brier_skill
 from dashboards.statistics.calibration_error import CalibrationError as CalibrationError
 from dashboards.statistics.calibration_error import adaptive_calibration_error as adaptive_calibration_error
-from dashboards.statistics.calibration_error import calibration_error as calibration_error
+from dashboards.statistics.calibration_error import assess_calibration as assess_calibration
 from dashboards.statistics.calibration_error import expected_calibration_error as expected_calibration_error
 from dashboards.statistics.calibration_error import null_errors as null_errors
 from dashboards.statistics.calibration_error import outcome_pairs as outcome_pairs
@@ -42,15 +40,15 @@ from dashboards.statistics.discrimination import top_k_accuracy as top_k_accurac
 from dashboards.statistics.ensembles import Ensemble as Ensemble
 from dashboards.statistics.ensembles import Member as Member
 from dashboards.statistics.ensembles import seed_ensemble as seed_ensemble
+from dashboards.statistics.error_rates import GroupRates as GroupRates
+from dashboards.statistics.error_rates import RateGaps as RateGaps
+from dashboards.statistics.error_rates import group_rates as group_rates
+from dashboards.statistics.error_rates import rate_gaps as rate_gaps
 from dashboards.statistics.fairness import GroupGap as GroupGap
 from dashboards.statistics.fairness import GroupValue as GroupValue
 from dashboards.statistics.fairness import cross_group_auc as cross_group_auc
 from dashboards.statistics.fairness import equity_scaled_auc as equity_scaled_auc
 from dashboards.statistics.fairness import group_gap as group_gap
-from dashboards.statistics.group_rates import GroupRates as GroupRates
-from dashboards.statistics.group_rates import RateGaps as RateGaps
-from dashboards.statistics.group_rates import group_rates as group_rates
-from dashboards.statistics.group_rates import rate_gaps as rate_gaps
 from dashboards.statistics.harm import GroupRuns as GroupRuns
 from dashboards.statistics.harm import Harm as Harm
 from dashboards.statistics.harm import harm_by_group as harm_by_group
@@ -60,7 +58,7 @@ from dashboards.statistics.metrics import compute_metrics as compute_metrics
 from dashboards.statistics.metrics import higher_is_better as higher_is_better
 from dashboards.statistics.metrics import metric_names as metric_names
 from dashboards.statistics.ood_detection import OodDetection as OodDetection
-from dashboards.statistics.ood_detection import ood_detection as ood_detection
+from dashboards.statistics.ood_detection import detect_ood as detect_ood
 from dashboards.statistics.operating_points import DecisionCurve as DecisionCurve
 from dashboards.statistics.operating_points import OperatingPoint as OperatingPoint
 from dashboards.statistics.operating_points import Threshold as Threshold
@@ -68,6 +66,8 @@ from dashboards.statistics.operating_points import ThresholdRule as ThresholdRul
 from dashboards.statistics.operating_points import choose_threshold as choose_threshold
 from dashboards.statistics.operating_points import net_benefit as net_benefit
 from dashboards.statistics.operating_points import operating_point as operating_point
+from dashboards.statistics.precision_recall import ap_macro as ap_macro
+from dashboards.statistics.precision_recall import average_precision as average_precision
 from dashboards.statistics.predictions import Predictions as Predictions
 from dashboards.statistics.predictions import check_predictions as check_predictions
 from dashboards.statistics.predictions import ensemble_logits as ensemble_logits
@@ -80,7 +80,7 @@ from dashboards.statistics.recalibration import fit_temperature as fit_temperatu
 from dashboards.statistics.recalibration import logistic_calibration as logistic_calibration
 from dashboards.statistics.recalibration import prior_corrected as prior_corrected
 from dashboards.statistics.reliability import ReliabilityBin as ReliabilityBin
-from dashboards.statistics.reliability import reliability as reliability
+from dashboards.statistics.reliability import reliability_bins as reliability_bins
 from dashboards.statistics.robustness import ProbitLine as ProbitLine
 from dashboards.statistics.robustness import effective_robustness as effective_robustness
 from dashboards.statistics.robustness import mean_loss as mean_loss
@@ -117,9 +117,9 @@ from dashboards.statistics.similarity import procrustes as procrustes
 from dashboards.statistics.similarity import pwcca as pwcca
 from dashboards.statistics.similarity import svcca as svcca
 from dashboards.statistics.subgroups import Subgroup as Subgroup
+from dashboards.statistics.subgroups import find_subgroups as find_subgroups
 from dashboards.statistics.subgroups import group_values as group_values
 from dashboards.statistics.subgroups import insufficient_data as insufficient_data
-from dashboards.statistics.subgroups import subgroups as subgroups
 from dashboards.statistics.uncertainty import Influence as Influence
 from dashboards.statistics.uncertainty import PatientIndex as PatientIndex
 from dashboards.statistics.uncertainty import index_patients as index_patients

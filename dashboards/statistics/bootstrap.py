@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dashboards.statistics import average_precision, discrimination
+from dashboards.statistics import discrimination, precision_recall
 from dashboards.statistics.metrics import RANKING, Metric, check_metric, decompose, ece_parts
 from dashboards.statistics.predictions import FloatArray, Predictions, check_predictions
 from dashboards.statistics.uncertainty import PatientIndex, index_patients
@@ -142,8 +142,8 @@ def _weighted_ap(predictions: Predictions, column: int, weights: FloatArray) -> 
     scores = predictions.scores[rows, column]
     if not np.isfinite(scores).all():
         return np.full(len(weights), np.nan)
-    ranked = average_precision.ranking(predictions.truth[rows, column] == 1, scores)
-    return average_precision.weighted_average_precision(ranked, weights[:, rows])
+    ranked = precision_recall.ranking(predictions.truth[rows, column] == 1, scores)
+    return precision_recall.weighted_average_precision(ranked, weights[:, rows])
 
 
 def _weighted_kappa(predictions: Predictions, weights: FloatArray) -> FloatArray:

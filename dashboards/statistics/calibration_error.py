@@ -197,7 +197,7 @@ def null_errors(
     return np.concatenate(found)
 
 
-def calibration_error(
+def assess_calibration(
     y: ArrayLike, p: ArrayLike, rng: np.random.Generator, n_bins: int = ECE_BINS, n_draws: int = NULL_DRAWS
 ) -> CalibrationError:
     """All calibration errors of one label, with what perfect calibration would give.

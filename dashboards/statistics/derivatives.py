@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dashboards.statistics import average_precision, discrimination
+from dashboards.statistics import discrimination, precision_recall
 from dashboards.statistics.metrics import Metric, decompose, ece_parts
 from dashboards.statistics.predictions import FloatArray, Predictions
 
@@ -75,7 +75,7 @@ def _part(rows: NDArray[np.intp], values: FloatArray) -> PartDerivative:
 def _average_precision(predictions: Predictions, asked: Sequence[str]) -> FirstOrder:
     defined = discrimination.defined_classes(predictions, asked)
     return FirstOrder(
-        value=average_precision.mean_ap(predictions, defined),
+        value=precision_recall.mean_ap(predictions, defined),
         parts=tuple(_average_precision_part(predictions, k) for k in predictions.columns(defined)),
         classes=defined,
         undefined=tuple(label for label in asked if label not in defined),
@@ -87,7 +87,7 @@ def _average_precision_part(predictions: Predictions, column: int) -> PartDeriva
     positive, scores = predictions.truth[rows, column] == 1, predictions.scores[rows, column]
     values = np.full(len(rows), np.nan)
     if np.isfinite(scores).all():
-        values = average_precision.average_precision_derivative(positive, scores)
+        values = precision_recall.average_precision_derivative(positive, scores)
     return PartDerivative(rows=rows, values=values, groups=(rows[positive], rows[~positive]))
 
 

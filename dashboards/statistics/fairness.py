@@ -2,7 +2,7 @@
 
 The largest gap between groups is biased upwards: equal groups differ by chance, the more of them the more. It is read
 beside its permutation null, in which patients of the same labels exchange their groups. Criteria at a threshold are in
-``group_rates``. They conflict where prevalences differ, so they are reported side by side and not merged.
+``error_rates``. They conflict where prevalences differ, so they are reported side by side and not merged.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def group_gap(
     Args:
         metric: A name of ``metric_names``.
         runs: Seed -> predictions on the same images; the metric is averaged over them.
-        groups: Groups of one attribute or one intersection, from ``subgroups``.
+        groups: Groups of one attribute or one intersection, from ``find_subgroups``.
         index: Patients of the N images.
         rng: Source of the permutations.
         permutations: Their number; 0 for no null.

@@ -14,7 +14,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dashboards.statistics import average_precision, calibration, discrimination
+from dashboards.statistics import calibration, discrimination, precision_recall
 from dashboards.statistics.calibration_error import BinnedGaps, binned_gaps, outcome_pairs
 from dashboards.statistics.predictions import FloatArray, Predictions, check_predictions
 from search_spaces.exceptions import unknown
@@ -173,12 +173,12 @@ def metric_value(metric: str, predictions: Predictions) -> float:
     """
     name, label = check_metric(metric, predictions)
     if label is not None:
-        per_label = discrimination.class_auc if name is Metric.AUC else average_precision.class_ap
+        per_label = discrimination.class_auc if name is Metric.AUC else precision_recall.class_ap
         return per_label(predictions, label)
     if name is Metric.AUC_MACRO:
         return discrimination.auc_macro(predictions)[0]
     if name is Metric.AP_MACRO:
-        return average_precision.ap_macro(predictions)[0]
+        return precision_recall.ap_macro(predictions)[0]
     if name is Metric.ECE:
         parts = ece_parts(predictions)
         return float(np.mean([part.value for part in parts.values()])) if parts else float("nan")

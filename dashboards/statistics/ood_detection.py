@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dashboards.statistics.average_precision import average_precision
 from dashboards.statistics.discrimination import auc
 from dashboards.statistics.operating_points import ThresholdRule, choose_threshold
+from dashboards.statistics.precision_recall import average_precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class OodDetection:
     n_out: int
 
 
-def ood_detection(scores_in: ArrayLike, scores_out: ArrayLike) -> OodDetection:
+def detect_ood(scores_in: ArrayLike, scores_out: ArrayLike) -> OodDetection:
     """How well a score (confidence, energy, ...) tells the two sets apart.
 
     Args:

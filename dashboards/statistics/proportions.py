@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike, NDArray
 from statsmodels.stats.proportion import proportion_confint
 
 from dashboards.statistics.bootstrap import patient_weights, percentile_interval
-from dashboards.statistics.predictions import FloatArray
 from dashboards.statistics.uncertainty import PatientIndex, index_patients
 
 BOOTSTRAP_DRAWS = 2000
@@ -92,16 +91,11 @@ def _interval(
     if hits.all() or not hits.any():
         return *_wilson(len(sizes) if hits.all() else 0, len(sizes), level), "wilson over patients"
     weights = patient_weights(len(sizes), n_draws, rng)
-    found = percentile_interval(
-        _share(weights, np.bincount(codes, hits.astype(np.float64)), sizes.astype(np.float64)), level
-    )
+    per_patient = np.bincount(codes, hits).astype(np.float64)
+    found = percentile_interval((weights @ per_patient) / (weights @ sizes), level)
     return found.low, found.high, "cluster bootstrap"
-
-
-def _share(weights: FloatArray, hits: FloatArray, sizes: FloatArray) -> FloatArray:
-    return np.asarray((weights @ hits) / (weights @ sizes))
 
 
 def _wilson(successes: int, n: int, level: float) -> tuple[float, float]:
     low, high = proportion_confint(successes, n, alpha=1 - level, method="wilson")
-    return float(low), float(high)
+    return (float(low) if successes else 0.0), (float(high) if successes < n else 1.0)  # exact, rounding aside

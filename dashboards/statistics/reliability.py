@@ -29,7 +29,7 @@ class ReliabilityBin:
     observed: Proportion
 
 
-def reliability(
+def reliability_bins(
     y: ArrayLike,
     p: ArrayLike,
     patient: ArrayLike | PatientIndex,

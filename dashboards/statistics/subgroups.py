@@ -48,7 +48,7 @@ def group_values(raw: ArrayLike | Sequence[Any]) -> NDArray[np.str_]:
     return np.array([UNKNOWN_GROUP if _blank(value) else str(value) for value in values], dtype=np.str_)
 
 
-def subgroups(
+def find_subgroups(
     attributes: Mapping[str, ArrayLike | Sequence[Any]], max_intersection: int = MAX_INTERSECTION
 ) -> tuple[Subgroup, ...]:
     """Groups of each attribute, then the intersections that occur, in order of attributes and values.

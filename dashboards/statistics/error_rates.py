@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
-from dashboards.statistics.calibration_error import CalibrationError, calibration_error
+from dashboards.statistics.calibration_error import CalibrationError, assess_calibration
 from dashboards.statistics.class_sets import MIN_SHOWN_PATIENTS, LabelCounts, count_labels
 from dashboards.statistics.operating_points import OperatingPoint, operating_point
 from dashboards.statistics.predictions import FloatArray
@@ -140,7 +140,7 @@ def _rates_of(
         counts=counts,
         point=operating_point(y, logit, threshold, own, rng),
         calibration=logistic_calibration(y, logit),
-        errors=calibration_error(y, np.asarray(expit(finite)), rng),
+        errors=assess_calibration(y, np.asarray(expit(finite)), rng),
         note="",
     )
 
