@@ -6,7 +6,7 @@ normal approximation. Draws of different runs made with the same weights are pai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,6 +97,12 @@ def percentile_interval(draws: FloatArray, level: float = 0.95) -> BootstrapInte
         undefined_share=undefined,
         flagged=undefined > FLAGGED_SHARE,
     )
+
+
+def weight_chunks(n_patients: int, n_draws: int, rng: np.random.Generator) -> Iterator[FloatArray]:
+    """``patient_weights`` in parts of at most 256 draws, so that memory does not grow with their number."""
+    for start in range(0, n_draws, _CHUNK_DRAWS):
+        yield patient_weights(n_patients, min(_CHUNK_DRAWS, n_draws - start), rng)
 
 
 def _weighted(metric: str, predictions: Predictions, weights: FloatArray) -> FloatArray:

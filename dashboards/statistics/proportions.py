@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from statsmodels.stats.proportion import proportion_confint
 
-from dashboards.statistics.bootstrap import patient_weights, percentile_interval
+from dashboards.statistics.bootstrap import percentile_interval, weight_chunks
 from dashboards.statistics.uncertainty import PatientIndex, index_patients
 
 BOOTSTRAP_DRAWS = 2000
@@ -90,9 +90,9 @@ def _interval(
         return *_wilson(int(hits.sum()), len(hits), level), "wilson"
     if hits.all() or not hits.any():
         return *_wilson(len(sizes) if hits.all() else 0, len(sizes), level), "wilson over patients"
-    weights = patient_weights(len(sizes), n_draws, rng)
     per_patient = np.bincount(codes, hits).astype(np.float64)
-    found = percentile_interval((weights @ per_patient) / (weights @ sizes), level)
+    draws = [(weights @ per_patient) / (weights @ sizes) for weights in weight_chunks(len(sizes), n_draws, rng)]
+    found = percentile_interval(np.concatenate(draws), level)
     return found.low, found.high, "cluster bootstrap"
 
 

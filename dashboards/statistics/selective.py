@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dashboards.statistics.bootstrap import BootstrapInterval, patient_weights, percentile_interval
+from dashboards.statistics.bootstrap import BootstrapInterval, percentile_interval, weight_chunks
 from dashboards.statistics.discrimination import image_correct
 from dashboards.statistics.operating_points import called_positive
 from dashboards.statistics.predictions import BoolArray, FloatArray, Predictions
@@ -21,8 +21,6 @@ from dashboards.statistics.uncertainty import PatientIndex, index_patients
 
 COVERAGES = (0.8, 0.9, 0.95)
 """Coverages at which the risk is reported."""
-
-_CHUNK_DRAWS = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,10 +197,8 @@ def risk_at_coverage_interval(
     order = np.argsort(-certain, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(certain[order]) != 0])
     codes, losses = index.codes[rows][order], wrong[order]
-    draws = []
-    for size in _chunks(n_draws):
-        weights = patient_weights(len(index.ids), size, rng)[:, codes]
-        draws.append(_weighted_risk(weights, losses, starts, coverage))
+    chunks = weight_chunks(len(index.ids), n_draws, rng)
+    draws = [_weighted_risk(weights[:, codes], losses, starts, coverage) for weights in chunks]
     return percentile_interval(np.concatenate(draws), level)
 
 
@@ -272,11 +268,6 @@ def _accepted(n: int, coverage: float) -> int:
 
 def _risk_at(curve: RiskCoverage, coverage: float) -> float:
     return float(curve.risk[_accepted(len(curve.risk), coverage) - 1]) if len(curve.risk) else float("nan")
-
-
-def _chunks(n_draws: int) -> list[int]:
-    sizes = [_CHUNK_DRAWS] * (n_draws // _CHUNK_DRAWS)
-    return [*sizes, n_draws % _CHUNK_DRAWS] if n_draws % _CHUNK_DRAWS else sizes
 
 
 def _weighted_risk(weights: FloatArray, losses: FloatArray, starts: NDArray[np.intp], coverage: float) -> FloatArray:

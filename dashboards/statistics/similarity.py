@@ -2,7 +2,7 @@
 
 A representation is (n images, d dimensions): one layer of a network in evaluation mode, pooled to one vector per image,
 the same images in the same order for both. All measures are computed in float64 on centred columns, and none of them
-changes when a representation is rotated, scaled (as a whole) or moved.
+changes when a representation is rotated, scaled (as a whole) or moved; but PWCCA does when its first one is rotated.
 
 With few images per dimension all but the debiased CKA are large for unrelated representations; read them beside
 ``permutation_null``. Similarity is no evidence of transfer by itself.
@@ -164,7 +164,8 @@ def pwcca(x: ArrayLike, y: ArrayLike) -> Similarity:
     """Canonical correlations weighted by how much of ``x`` each canonical direction accounts for (Morcos et al. 2018).
 
     Weights are ``sum_j |<h_i, x_j>|`` over the columns of x, h_i the canonical variates of x. Not symmetric: x is the
-    reference. Arguments as in ``debiased_cka``; not estimable below ten images per dimension.
+    reference, and each of its columns counts by itself. Arguments as in ``debiased_cka``; not estimable below ten
+    images per dimension.
     """
     a, b = _checked(x, y)
     of_x = _basis(a)

@@ -160,7 +160,7 @@ def test_interval_of_a_risk_covers_it_and_copies_add_nothing():
 def test_the_interval_at_unit_weights_is_the_risk(monkeypatch):
     rng = RNG(3)
     confidence, error = np.round(rng.normal(size=60), 1), rng.integers(0, 2, 60).astype(float)
-    monkeypatch.setattr("dashboards.statistics.selective.patient_weights", lambda n, size, rng: np.ones((size, n)))
+    monkeypatch.setattr("dashboards.statistics.bootstrap.patient_weights", lambda n, size, rng: np.ones((size, n)))
     for coverage in (0.5, 0.8, 1.0):
         found = risk_at_coverage_interval(confidence, error, np.arange(60), coverage, rng, n_draws=2)
         assert found.low == pytest.approx(selective_scores(confidence, error, [coverage]).risk_at[coverage])
