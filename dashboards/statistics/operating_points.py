@@ -61,7 +61,8 @@ class OperatingPoint:
         ppv: Share of called positives that are positive.
         npv: Share of called negatives that are negative.
         prevalence: Share of positive images; NaN without an image.
-        undefined: Labelled images whose score is not finite. If there is one, nothing can be said.
+        undefined: Labelled images that cannot be called: their score is not finite (all, if the threshold is not). If
+            there is one, the rates are NaN.
     """
 
     threshold: float

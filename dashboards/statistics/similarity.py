@@ -24,6 +24,9 @@ IMAGES_PER_DIMENSION = 10
 SVCCA_VARIANCE = 0.99
 """Share of the variance that SVCCA keeps (Raghu et al. 2017)."""
 
+_CONSTANT = 1e-12
+"""Relative to its size, a column that varies less is constant: float32 activations resolve 1e-7."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Similarity:
@@ -248,7 +251,14 @@ def _checked(x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
         raise ValueError(f"representations must be (n, d) and (n, e) of the same n images, got {a.shape} and {b.shape}")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("representations must be finite")
-    return a - a.mean(axis=0), b - b.mean(axis=0)
+    return _centred(a), _centred(b)
+
+
+def _centred(x: FloatArray) -> FloatArray:
+    """Columns minus their mean; exactly 0 where a column is constant up to rounding, which would pass for variation."""
+    centred = x - x.mean(axis=0)
+    constant = np.abs(centred).max(axis=0) <= _CONSTANT * np.abs(x).max(axis=0)
+    return np.where(constant, 0.0, centred)
 
 
 def _hsic(a: FloatArray, b: FloatArray) -> float:

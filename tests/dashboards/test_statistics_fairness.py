@@ -248,6 +248,9 @@ def test_runs_of_another_set_or_without_finite_logits_are_left_out_by_name():
     assert found.runs == 1
     assert found.left_out[1] == OTHER_SET
     assert "undefined" in found.left_out[2]
+    nothing = group_gap("auc", {2: runs[2]}, find_subgroups({"sex": sex}), index_patients(patient), RNG(0))
+    assert (nothing.runs, nothing.note) == (0, FEW_GROUPS)
+    assert np.isnan([nothing.overall, nothing.gap, *(v.value for v in nothing.values)]).all()
     with pytest.raises(ValueError, match="at least one run"):
         group_gap("auc", {}, find_subgroups({"sex": sex}), index_patients(patient), RNG(0))
     with pytest.raises(ValueError, match="the patient index"):

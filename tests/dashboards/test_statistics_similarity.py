@@ -146,11 +146,11 @@ def test_dead_units_do_not_count_as_dimensions():
 
 def test_representations_that_do_not_vary_are_not_estimable():
     x, _ = related()
-    constant = np.full((300, 3), 2.0)
-    for measure in MEASURES:
-        found = measure(x, constant)
-        assert np.isnan(found.value)
-        assert found.note.startswith("not estimable")
+    for constant in (np.full((300, 3), 2.0), np.full((300, 3), 0.1)):  # the mean of 300 times 0.1 is not 0.1
+        for measure in MEASURES:
+            found = measure(x, constant)
+            assert np.isnan(found.value)
+            assert found.note.startswith("not estimable")
     assert np.isnan(debiased_cka(x[:3], x[:3]).value)
     with pytest.raises(ValueError, match="at least 4 images"):
         hsic_terms(x[:3], x[:3])
