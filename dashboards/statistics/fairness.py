@@ -96,7 +96,8 @@ def group_gap(
     """A metric in each group of an attribute, the largest gap, and whether chance explains it.
 
     The null: patients with the same pattern of labels (positive or negative images of each label) exchange their
-    groups, so every permuted group keeps its numbers of positive and negative patients. Only groups large enough to be
+    groups, so every permuted group keeps its numbers of positive and negative patients. A pattern that one patient
+    alone has stays where it is: with many labels the test loses power, not its level. Only groups large enough to be
     tested take part. Adjust the p-values of several attributes by Holm.
 
     Args:

@@ -18,7 +18,9 @@ from dashboards.statistics import (
     GroupRuns,
     adjust_p_values,
     auc,
+    bootstrap_draws,
     check_predictions,
+    compute_metrics,
     count_labels,
     cross_group_auc,
     equity_scaled_auc,
@@ -208,6 +210,21 @@ def test_metrics_where_less_is_better_and_several_labels():
         assert found.values[0].gap_to_overall > 0 > found.values[1].gap_to_overall
     classes = {0: check_predictions("multiclass", ["a", "b"], y.astype(int), np.c_[-z, z])}
     assert group_gap("accuracy", classes, groups, index, RNG(0), permutations=50).worst == "sex=F"
+
+
+@pytest.mark.parametrize("kind", ["multilabel", "ordinal"])
+def test_a_group_as_weights_has_the_value_of_the_group_itself(kind):
+    """The null weighs patients; the observed values cut them out. Both must be one number for every metric."""
+    rng = RNG(0)
+    patient = np.repeat(np.arange(150), 2)
+    inside = rng.random(150) < 0.5
+    y = rng.integers(0, 3, 300) if kind == "ordinal" else (rng.random((300, 3)) < 0.4).astype(float)
+    z = np.round(rng.normal(size=(300, 3)), 1)
+    rows, index = np.flatnonzero(inside[patient]), index_patients(patient)
+    own = compute_metrics(kind, list("abc"), y[rows], z[rows])
+    for metric, value in own.items():
+        weighted = bootstrap_draws(metric, kind, list("abc"), y, z, index, inside[None].astype(float))
+        assert weighted[0] == pytest.approx(value, abs=1e-12)
 
 
 def test_a_null_is_refused_where_patients_cannot_exchange_groups():
