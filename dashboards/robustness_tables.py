@@ -18,8 +18,7 @@ from dashboards.statistics import (
     SeedKey,
     adjust_p_values,
     combined_interval,
-    higher_is_better,
-    linear_contrast,
+    mean_loss,
 )
 
 Pair = tuple[dict[SeedKey, Influence], dict[SeedKey, Influence]]
@@ -134,10 +133,7 @@ def with_holm(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mean_difference(evidence: Evidence, task: TaskView, pairs: list[Pair]) -> Estimate:
-    """Mean over pairs of first minus second, signed so that a positive number is worse performance in the second."""
-    weight = (1.0 if higher_is_better(task.estimates.metric) else -1.0) / len(pairs)
-    terms = [term for first, second in pairs for term in ((weight, first), (-weight, second))]
-    return linear_contrast(terms, level=1 - evidence.alpha)
+    return mean_loss(task.estimates.metric, pairs, level=1 - evidence.alpha)
 
 
 def _other_sets(task: TaskView) -> list[str]:

@@ -22,10 +22,8 @@ from dashboards.statistics import (
     index_patients,
 )
 from dashboards.statistics.class_sets import MIN_SHOWN_PATIENTS
+from dashboards.statistics.subgroups import group_values
 from search_spaces.names import Column
-
-UNKNOWN_GROUP = "unknown"
-"""Subgroup of patients whose attribute is blank; they are never dropped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,13 +135,7 @@ def _group_values(prediction: PredictionSet, column: str) -> NDArray[np.str_] | 
     """(N,) group of each image; None if the set lacks the column."""
     of_images = prediction.groups | ({} if prediction.site is None else {str(Column.SITE): prediction.site})
     raw = of_images.get(column.removeprefix(Column.GROUP_PREFIX))
-    if raw is None:
-        return None
-    return np.array([UNKNOWN_GROUP if _blank(value) else str(value) for value in raw], dtype=np.str_)
-
-
-def _blank(value: Any) -> bool:
-    return value is None or value == "" or value != value
+    return None if raw is None else group_values(raw)
 
 
 def _group_design(prediction: PredictionSet, column: str, name: str, inside: NDArray[np.bool_]) -> GroupDesign:

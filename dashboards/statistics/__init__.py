@@ -4,6 +4,9 @@ Metrics of a run: ``compute_metrics``. Uncertainty: ``patient_influence`` of eac
 cell, ``contrast`` of two, ``linear_contrast`` of any; ``adjust_study`` over the families; ``classify`` for the words,
 ``grade`` for how strong they may be. Over ladders: ``label_efficiency``, ``slope_coefficients``, ``fit_power_law``.
 Over cells: ``compare_with_best``, ``rank_summary``. What each decision controls: ``docs/statistics-decisions.md``.
+Beyond the per-run metrics, one module per subject: ``operating_points``, ``segmentation``, ``calibration_error``,
+``recalibration``, ``reliability``, ``selective``, ``ood_detection``, ``robustness``, ``subgroups``, ``fairness``,
+``error_rates``, ``harm``, ``similarity``, ``weight_change``, ``ensembles`` (docs/statistics-metrics.md).
 """
 
 from dashboards.statistics.best_set import BestSet as BestSet
@@ -14,6 +17,14 @@ from dashboards.statistics.bootstrap import bootstrap_draws as bootstrap_draws
 from dashboards.statistics.bootstrap import patient_sums as patient_sums
 from dashboards.statistics.bootstrap import patient_weights as patient_weights
 from dashboards.statistics.bootstrap import percentile_interval as percentile_interval
+from dashboards.statistics.calibration import brier_skill as brier_skill
+from dashboards.statistics.calibration_error import CalibrationError as CalibrationError
+from dashboards.statistics.calibration_error import adaptive_calibration_error as adaptive_calibration_error
+from dashboards.statistics.calibration_error import assess_calibration as assess_calibration
+from dashboards.statistics.calibration_error import expected_calibration_error as expected_calibration_error
+from dashboards.statistics.calibration_error import null_errors as null_errors
+from dashboards.statistics.calibration_error import outcome_pairs as outcome_pairs
+from dashboards.statistics.calibration_error import squared_l2_error as squared_l2_error
 from dashboards.statistics.class_sets import LabelCounts as LabelCounts
 from dashboards.statistics.class_sets import count_labels as count_labels
 from dashboards.statistics.class_sets import frozen_class_set as frozen_class_set
@@ -42,7 +53,21 @@ from dashboards.statistics.curve_fits import power_law_band as power_law_band
 from dashboards.statistics.curve_fits import why_not_fit as why_not_fit
 from dashboards.statistics.discrimination import auc as auc
 from dashboards.statistics.discrimination import auc_macro as auc_macro
+from dashboards.statistics.discrimination import grade_auc as grade_auc
 from dashboards.statistics.discrimination import quadratic_kappa as quadratic_kappa
+from dashboards.statistics.discrimination import top_k_accuracy as top_k_accuracy
+from dashboards.statistics.ensembles import Ensemble as Ensemble
+from dashboards.statistics.ensembles import Member as Member
+from dashboards.statistics.ensembles import seed_ensemble as seed_ensemble
+from dashboards.statistics.error_rates import GroupRates as GroupRates
+from dashboards.statistics.error_rates import RateGaps as RateGaps
+from dashboards.statistics.error_rates import group_rates as group_rates
+from dashboards.statistics.error_rates import rate_gaps as rate_gaps
+from dashboards.statistics.fairness import GroupGap as GroupGap
+from dashboards.statistics.fairness import GroupValue as GroupValue
+from dashboards.statistics.fairness import cross_group_auc as cross_group_auc
+from dashboards.statistics.fairness import equity_scaled_auc as equity_scaled_auc
+from dashboards.statistics.fairness import group_gap as group_gap
 from dashboards.statistics.families import adjust_p_values as adjust_p_values
 from dashboards.statistics.families import adjust_study as adjust_study
 from dashboards.statistics.gates import Facts as Facts
@@ -53,6 +78,10 @@ from dashboards.statistics.gates import Letter as Letter
 from dashboards.statistics.gates import Wording as Wording
 from dashboards.statistics.gates import grade as grade
 from dashboards.statistics.gates import open_gates as open_gates
+from dashboards.statistics.harm import GroupRuns as GroupRuns
+from dashboards.statistics.harm import Harm as Harm
+from dashboards.statistics.harm import harm_by_group as harm_by_group
+from dashboards.statistics.harm import worst_case as worst_case
 from dashboards.statistics.joint import JointEstimate as JointEstimate
 from dashboards.statistics.joint import draw_means as draw_means
 from dashboards.statistics.joint import joint_estimate as joint_estimate
@@ -76,15 +105,71 @@ from dashboards.statistics.missing_trials import Comparison as Comparison
 from dashboards.statistics.missing_trials import chance_run as chance_run
 from dashboards.statistics.missing_trials import verdict_holds as verdict_holds
 from dashboards.statistics.missing_trials import verdicts_at_chance as verdicts_at_chance
+from dashboards.statistics.ood_detection import OodDetection as OodDetection
+from dashboards.statistics.ood_detection import detect_ood as detect_ood
+from dashboards.statistics.operating_points import DecisionCurve as DecisionCurve
+from dashboards.statistics.operating_points import OperatingPoint as OperatingPoint
+from dashboards.statistics.operating_points import Threshold as Threshold
+from dashboards.statistics.operating_points import ThresholdRule as ThresholdRule
+from dashboards.statistics.operating_points import choose_threshold as choose_threshold
+from dashboards.statistics.operating_points import net_benefit as net_benefit
+from dashboards.statistics.operating_points import operating_point as operating_point
+from dashboards.statistics.precision_recall import ap_macro as ap_macro
+from dashboards.statistics.precision_recall import average_precision as average_precision
 from dashboards.statistics.predictions import Predictions as Predictions
 from dashboards.statistics.predictions import check_predictions as check_predictions
 from dashboards.statistics.predictions import ensemble_logits as ensemble_logits
+from dashboards.statistics.proportions import Proportion as Proportion
+from dashboards.statistics.proportions import proportion as proportion
 from dashboards.statistics.ranks import RankSummary as RankSummary
 from dashboards.statistics.ranks import rank_summary as rank_summary
+from dashboards.statistics.recalibration import LogisticCalibration as LogisticCalibration
+from dashboards.statistics.recalibration import Temperature as Temperature
+from dashboards.statistics.recalibration import apply_temperature as apply_temperature
+from dashboards.statistics.recalibration import fit_temperature as fit_temperature
+from dashboards.statistics.recalibration import logistic_calibration as logistic_calibration
+from dashboards.statistics.recalibration import prior_corrected as prior_corrected
+from dashboards.statistics.reliability import ReliabilityBin as ReliabilityBin
+from dashboards.statistics.reliability import reliability_bins as reliability_bins
+from dashboards.statistics.robustness import ProbitLine as ProbitLine
+from dashboards.statistics.robustness import effective_robustness as effective_robustness
+from dashboards.statistics.robustness import mean_loss as mean_loss
+from dashboards.statistics.robustness import probit_line as probit_line
+from dashboards.statistics.robustness import retention as retention
 from dashboards.statistics.seeds import SeedDesign as SeedDesign
 from dashboards.statistics.seeds import SeedKey as SeedKey
 from dashboards.statistics.seeds import SeedSpread as SeedSpread
 from dashboards.statistics.seeds import seed_spread as seed_spread
+from dashboards.statistics.segmentation import Overlap as Overlap
+from dashboards.statistics.segmentation import PixelCounts as PixelCounts
+from dashboards.statistics.segmentation import SegmentationScores as SegmentationScores
+from dashboards.statistics.segmentation import check_counts as check_counts
+from dashboards.statistics.segmentation import segmentation_influence as segmentation_influence
+from dashboards.statistics.segmentation import segmentation_scores as segmentation_scores
+from dashboards.statistics.selective import GroupCoverage as GroupCoverage
+from dashboards.statistics.selective import RiskCoverage as RiskCoverage
+from dashboards.statistics.selective import SelectiveScores as SelectiveScores
+from dashboards.statistics.selective import confidence_and_error as confidence_and_error
+from dashboards.statistics.selective import confidence_threshold as confidence_threshold
+from dashboards.statistics.selective import coverage_by_group as coverage_by_group
+from dashboards.statistics.selective import risk_at_coverage_interval as risk_at_coverage_interval
+from dashboards.statistics.selective import risk_coverage as risk_coverage
+from dashboards.statistics.selective import selective_scores as selective_scores
+from dashboards.statistics.similarity import HsicTerms as HsicTerms
+from dashboards.statistics.similarity import Similarity as Similarity
+from dashboards.statistics.similarity import compare_layers as compare_layers
+from dashboards.statistics.similarity import debiased_cka as debiased_cka
+from dashboards.statistics.similarity import hsic_terms as hsic_terms
+from dashboards.statistics.similarity import linear_cka as linear_cka
+from dashboards.statistics.similarity import mean_cca as mean_cca
+from dashboards.statistics.similarity import permutation_null as permutation_null
+from dashboards.statistics.similarity import procrustes as procrustes
+from dashboards.statistics.similarity import pwcca as pwcca
+from dashboards.statistics.similarity import svcca as svcca
+from dashboards.statistics.subgroups import Subgroup as Subgroup
+from dashboards.statistics.subgroups import find_subgroups as find_subgroups
+from dashboards.statistics.subgroups import group_values as group_values
+from dashboards.statistics.subgroups import insufficient_data as insufficient_data
 from dashboards.statistics.uncertainty import Influence as Influence
 from dashboards.statistics.uncertainty import PatientIndex as PatientIndex
 from dashboards.statistics.uncertainty import index_patients as index_patients
@@ -98,3 +183,7 @@ from dashboards.statistics.verdicts import Missing as Missing
 from dashboards.statistics.verdicts import Verdict as Verdict
 from dashboards.statistics.verdicts import classify as classify
 from dashboards.statistics.verdicts import what_is_missing as what_is_missing
+from dashboards.statistics.weight_change import FilterCorrelation as FilterCorrelation
+from dashboards.statistics.weight_change import WeightChange as WeightChange
+from dashboards.statistics.weight_change import filter_correlation as filter_correlation
+from dashboards.statistics.weight_change import weight_changes as weight_changes

@@ -6,15 +6,15 @@ normal approximation. Draws of different runs made with the same weights are pai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
-from dashboards.statistics import discrimination
-from dashboards.statistics.metrics import Metric, check_metric, decompose
+from dashboards.statistics import discrimination, precision_recall
+from dashboards.statistics.metrics import RANKING, Metric, check_metric, decompose, ece_parts
 from dashboards.statistics.predictions import FloatArray, Predictions, check_predictions
 from dashboards.statistics.uncertainty import PatientIndex, index_patients
 from search_spaces.names import Kind
@@ -127,13 +127,22 @@ def percentile_interval(draws: FloatArray, level: float = 0.95) -> BootstrapInte
     )
 
 
+def weight_chunks(n_patients: int, n_draws: int, rng: np.random.Generator) -> Iterator[FloatArray]:
+    """``patient_weights`` in parts of at most 256 draws, so that memory does not grow with their number."""
+    for start in range(0, n_draws, _CHUNK_DRAWS):
+        yield patient_weights(n_patients, min(_CHUNK_DRAWS, n_draws - start), rng)
+
+
 def _weighted(metric: str, predictions: Predictions, weights: FloatArray) -> FloatArray:
     """(B,) values of a metric under (B, N) weights of images."""
     name, label = check_metric(metric, predictions)
-    if name in (Metric.AUC, Metric.AUC_MACRO):
+    if name in RANKING:
         asked = predictions.class_set if label is None else (label,)
         classes = discrimination.defined_classes(predictions, asked)
-        return _mean([_weighted_auc(predictions, k, weights) for k in predictions.columns(classes)], weights)
+        weighted = _weighted_auc if name in (Metric.AUC, Metric.AUC_MACRO) else _weighted_ap
+        return _mean([weighted(predictions, k, weights) for k in predictions.columns(classes)], weights)
+    if name is Metric.ECE:
+        return _mean([part.weighted(weights) for part in ece_parts(predictions).values()], weights)
     if name is Metric.KAPPA:
         return _weighted_kappa(predictions, weights)
     parts = decompose(name, predictions).parts
@@ -160,6 +169,15 @@ def _weighted_auc(predictions: Predictions, column: int, weights: FloatArray) ->
     negative = np.add.reduceat(weights[:, rows] * (1 - truth), ties, axis=1)
     below = np.cumsum(negative, axis=1) - negative / 2
     return _ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
+
+
+def _weighted_ap(predictions: Predictions, column: int, weights: FloatArray) -> FloatArray:
+    rows = np.flatnonzero(predictions.labelled[:, column])
+    scores = predictions.scores[rows, column]
+    if not np.isfinite(scores).all():
+        return np.full(len(weights), np.nan)
+    ranked = precision_recall.ranking(predictions.truth[rows, column] == 1, scores)
+    return precision_recall.weighted_average_precision(ranked, weights[:, rows])
 
 
 def _weighted_kappa(predictions: Predictions, weights: FloatArray) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Proper scores per image, from logits in float64."""
+"""Proper scores from logits in float64, per image and relative to a forecast that knows only the prevalence."""
 
 from __future__ import annotations
 
@@ -35,3 +35,27 @@ def image_brier(predictions: Predictions) -> FloatArray:
         return np.asarray((expit(predictions.logits) - predictions.truth) ** 2)
     error = softmax(predictions.logits, axis=1) - predictions.truth
     return np.asarray(np.sum(error**2, axis=1, keepdims=True))
+
+
+def brier_skill(predictions: Predictions) -> dict[str, float]:
+    """``1 - Brier / Brier of the set's own prevalence`` (Murphy 1973): 1 is perfect, 0 no better than the prevalence.
+
+    Returns:
+        Label -> skill, at most 1; softmax kinds: one, of all classes, under ``all``. NaN where the labels of the set do
+        not vary, without a labelled image, or if a logit is not finite.
+    """
+    truth, scores = predictions.truth, image_brier(predictions)
+    names = predictions.labels if predictions.labelwise else ("all",)
+    groups = [[k] for k in range(len(predictions.labels))] if predictions.labelwise else [list(range(truth.shape[1]))]
+    return {
+        name: _skill(truth[:, columns], scores[:, k])
+        for k, (name, columns) in enumerate(zip(names, groups, strict=True))
+    }
+
+
+def _skill(truth: FloatArray, scores: FloatArray) -> float:
+    known = ~np.isnan(truth[:, 0])
+    if not known.any():
+        return float("nan")
+    by_chance = float(truth[known].var(axis=0).sum())
+    return 1.0 - float(scores[known].mean()) / by_chance if by_chance > 0 else float("nan")

@@ -80,10 +80,15 @@ class Scale(StrEnum):
 _SCALES = {
     Metric.AUC: Scale.LOGIT,
     Metric.AUC_MACRO: Scale.LOGIT,
+    Metric.AP: Scale.LOGIT,
+    Metric.AP_MACRO: Scale.LOGIT,
+    Metric.DICE: Scale.LOGIT,
+    Metric.IOU: Scale.LOGIT,
     Metric.ACCURACY: Scale.LOGIT,
     Metric.BALANCED_ACCURACY: Scale.LOGIT,
     Metric.NLL: Scale.LOG,
     Metric.BRIER: Scale.LOG,
+    Metric.ECE: Scale.LOG,
     Metric.KAPPA: Scale.LINEAR,
 }
 

@@ -1,4 +1,4 @@
-"""How well scores separate labels: AUC, accuracy, balanced accuracy, quadratic kappa.
+"""How well scores separate labels: AUC, accuracy, top-k accuracy, quadratic kappa.
 
 Undefined is NaN, never 0. Macro averages run over a class set that was frozen before results were seen; classes of it
 that an evaluation set cannot define (no positive or no negative image) are left out and named.
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import logsumexp
 
 from dashboards.statistics.predictions import BoolArray, FloatArray, Predictions
 
@@ -102,6 +103,57 @@ def image_correct(predictions: Predictions) -> FloatArray:
     return np.asarray(np.sum(guess * truth, axis=1, keepdims=True))
 
 
+def top_k_accuracy(predictions: Predictions, k: int) -> float:
+    """Share of images whose class is among the ``k`` largest logits, of equal ones those of the first classes.
+
+    ``k = 1`` is the accuracy. Only for softmax kinds.
+
+    Args:
+        predictions: N images of C classes.
+        k: 1 to C; C gives 1.
+
+    Returns:
+        A number in [0, 1]; NaN without a labelled image, or if one has no finite prediction.
+
+    Raises:
+        ValueError: k is outside 1 to C, or labels do not exclude each other.
+    """
+    _needs_classes("top-k accuracy", predictions)
+    if not 1 <= k <= len(predictions.labels):
+        raise ValueError(f"k must lie in 1..{len(predictions.labels)}, got {k}")
+    known = predictions.labelled[:, 0]
+    z, own = predictions.logits[known], predictions.class_index[known, None]
+    if not len(z) or not np.isfinite(z).all():
+        return float("nan")
+    true_logit = np.take_along_axis(z, own, axis=1)
+    ahead = (z > true_logit) | ((z == true_logit) & (np.arange(z.shape[1]) < own))
+    return float(np.mean(ahead.sum(axis=1) < k))
+
+
+def grade_auc(predictions: Predictions, grade: str) -> float:
+    """AUC of "this grade or worse" against all lower grades; with grade "moderate", of referable disease.
+
+    Images are ranked by the log-odds of the summed probability of the grades from ``grade`` on.
+
+    Args:
+        predictions: N images; classes in ascending order of severity.
+        grade: One of the classes but the first.
+
+    Returns:
+        A number in [0, 1]; NaN under the conditions of ``auc``.
+
+    Raises:
+        ValueError: The first or no grade of the task, or labels do not exclude each other.
+    """
+    _needs_classes("the AUC of a grade", predictions)
+    if grade not in predictions.labels[1:]:
+        raise ValueError(f"grade must be one of {predictions.labels[1:]}, got {grade!r}")
+    first = predictions.labels.index(grade)
+    worse = np.where(predictions.labelled[:, 0], predictions.class_index >= first, np.nan)
+    z = predictions.logits
+    return auc(worse, np.asarray(logsumexp(z[:, first:], axis=1) - logsumexp(z[:, :first], axis=1)))
+
+
 def confusion(predictions: Predictions) -> FloatArray:
     """(C, C): number of images of each class (rows) by predicted class (columns). Only for softmax kinds.
 
@@ -127,6 +179,11 @@ def quadratic_kappa(counts: FloatArray) -> FloatArray:
     expected = np.einsum("ij,...i,...j->...", weight, counts.sum(axis=-1), counts.sum(axis=-2))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(expected > 0, 1.0 - observed * total / expected, np.nan)
+
+
+def _needs_classes(what: str, predictions: Predictions) -> None:
+    if predictions.labelwise:
+        raise ValueError(f"{what} needs classes that exclude each other (multiclass, ordinal), got {predictions.kind}")
 
 
 def _twice_below(values: FloatArray, others: FloatArray) -> NDArray[np.intp]:

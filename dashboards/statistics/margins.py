@@ -24,7 +24,7 @@ def equivalence_p(estimate: Estimate, delta: float) -> float:
         ValueError: A negative margin.
     """
     above = noninferiority_p(estimate, delta)
-    return max(above, _p_below(estimate, delta)) if above == above else above
+    return max(above, one_sided_p(estimate, delta, below=True)) if above == above else above
 
 
 def noninferiority_p(estimate: Estimate, delta: float, *, higher_is_better: bool = True) -> float:
@@ -43,13 +43,18 @@ def noninferiority_p(estimate: Estimate, delta: float, *, higher_is_better: bool
     """
     if delta < 0:
         raise ValueError(f"a margin is at least 0, got {delta}; the direction is given by higher_is_better")
+    return one_sided_p(estimate, -delta if higher_is_better else delta, below=not higher_is_better)
+
+
+def one_sided_p(estimate: Estimate, limit: float, *, below: bool) -> float:
+    """p of "the contrast is at least ``limit``" (``below``), or at most; NaN where the contrast has no p itself.
+
+    Args:
+        estimate: The contrast, on the linear scale.
+        limit: In units of the metric.
+        below: Whether small p mean that the contrast lies below the limit; else above it.
+    """
     if estimate.p != estimate.p:
         return float("nan")
-    if not higher_is_better:
-        return _p_below(estimate, delta)
-    return float(student_t.sf((estimate.value + delta) / estimate.se, estimate.df))
-
-
-def _p_below(estimate: Estimate, delta: float) -> float:
-    """p of "the contrast is at least delta"."""
-    return float(student_t.cdf((estimate.value - delta) / estimate.se, estimate.df))
+    distance = (estimate.value - limit) / estimate.se
+    return float(student_t.cdf(distance, estimate.df) if below else student_t.sf(distance, estimate.df))

@@ -1,8 +1,8 @@
 """The metrics by name: one definition of each number, for the record and for the report.
 
-Every metric but AUC and kappa is a mean, over parts, of means over the images of a part: accuracy has one part (all
-labelled images) per label, balanced accuracy one per class. ``decompose`` gives those parts; ``uncertainty`` and
-``bootstrap`` reuse them.
+Every metric but those of ranks, ECE and kappa is a mean, over parts, of means over the images of a part: accuracy has
+one part (all labelled images) per label, balanced accuracy one per class. ``decompose`` gives those parts;
+``uncertainty`` and ``bootstrap`` reuse them.
 """
 
 from __future__ import annotations
@@ -14,30 +14,41 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dashboards.statistics import calibration, discrimination
+from dashboards.statistics import calibration, discrimination, precision_recall
+from dashboards.statistics.calibration_error import BinnedGaps, binned_gaps, outcome_pairs
 from dashboards.statistics.predictions import FloatArray, Predictions, check_predictions
 from search_spaces.exceptions import unknown
 from search_spaces.names import Kind
 
 
 class Metric(StrEnum):
-    """Names of metrics; ``auc`` of one label of several is written ``auc.<label>``."""
+    """Names of metrics; ``auc`` and ``ap`` of one label of several are written ``auc.<label>``, ``ap.<label>``."""
 
     AUC = "auc"
     AUC_MACRO = "auc_macro"
+    AP = "ap"
+    AP_MACRO = "ap_macro"
     ACCURACY = "accuracy"
     BALANCED_ACCURACY = "balanced_accuracy"
     KAPPA = "kappa"
     NLL = "nll"
     BRIER = "brier"
+    ECE = "ece"
+    DICE = "dice"
+    IOU = "iou"
 
 
-_SHARED = (Metric.ACCURACY, Metric.BALANCED_ACCURACY, Metric.NLL, Metric.BRIER)
+RANKING = (Metric.AUC, Metric.AUC_MACRO, Metric.AP, Metric.AP_MACRO)
+"""Metrics that need positives and negatives of a label, and only the order of their scores."""
+
+_PER_LABEL = (Metric.AUC, Metric.AP)
+_LOWER_IS_BETTER = (Metric.NLL, Metric.BRIER, Metric.ECE)
+_SHARED = (Metric.ACCURACY, Metric.BALANCED_ACCURACY, Metric.NLL, Metric.BRIER, Metric.ECE)
 _BY_KIND: dict[Kind, tuple[Metric, ...]] = {
-    Kind.BINARY: (Metric.AUC, *_SHARED),
-    Kind.MULTILABEL: (Metric.AUC_MACRO, *_SHARED),
-    Kind.MULTICLASS: (Metric.AUC_MACRO, *_SHARED),
-    Kind.ORDINAL: (Metric.AUC_MACRO, *_SHARED, Metric.KAPPA),
+    Kind.BINARY: (Metric.AUC, Metric.AP, *_SHARED),
+    Kind.MULTILABEL: (Metric.AUC_MACRO, Metric.AP_MACRO, *_SHARED),
+    Kind.MULTICLASS: (Metric.AUC_MACRO, Metric.AP_MACRO, *_SHARED),
+    Kind.ORDINAL: (Metric.AUC_MACRO, Metric.AP_MACRO, *_SHARED, Metric.KAPPA),
 }
 _IMAGE_VALUES = {
     Metric.ACCURACY: discrimination.image_correct,
@@ -80,20 +91,20 @@ class Decomposition:
 
 
 def metric_names(kind: Kind | str, labels: Sequence[str]) -> tuple[str, ...]:
-    """Names of all metrics of a task, ``auc.<label>`` of each label included.
+    """Names of all metrics of a task, ``auc.<label>`` and ``ap.<label>`` of each label included.
 
     Raises:
         ValueError: The kind has no metrics of labels and logits.
     """
     if kind not in _BY_KIND:
         raise ValueError(unknown("kind", str(kind), [known.value for known in _BY_KIND]))
-    per_label = () if kind == Kind.BINARY else tuple(f"{Metric.AUC}.{label}" for label in labels)
+    per_label = () if kind == Kind.BINARY else tuple(f"{name}.{label}" for name in _PER_LABEL for label in labels)
     return (*(metric.value for metric in _BY_KIND[Kind(kind)]), *per_label)
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether a larger value of a metric is the better one (not so for nll and brier)."""
-    return split_name(metric)[0] not in (Metric.NLL, Metric.BRIER)
+    """Whether a larger value of a metric is the better one (not so for nll, brier and ece)."""
+    return split_name(metric)[0] not in _LOWER_IS_BETTER
 
 
 def split_name(metric: str) -> tuple[Metric, str | None]:
@@ -109,7 +120,7 @@ def split_name(metric: str) -> tuple[Metric, str | None]:
 
 
 def check_metric(metric: str, predictions: Predictions) -> tuple[Metric, str | None]:
-    """Name and label of a metric that the predictions have; the label of a binary task's ``auc`` is filled in.
+    """Name and label of a metric that the predictions have; the label of a binary task's ``auc`` and ``ap`` is added.
 
     Raises:
         ValueError: The kind has no such metric, or no such label.
@@ -118,7 +129,7 @@ def check_metric(metric: str, predictions: Predictions) -> tuple[Metric, str | N
     if metric not in known:
         raise ValueError(unknown("metric", metric, known, f"a {predictions.kind} task"))
     name, label = split_name(metric)
-    return name, predictions.labels[0] if name is Metric.AUC and label is None else label
+    return name, predictions.labels[0] if name in _PER_LABEL and label is None else label
 
 
 def compute_metrics(
@@ -131,9 +142,11 @@ def compute_metrics(
     """All metrics of one run on one evaluation set.
 
     ``auc`` (binary) or ``auc_macro`` and ``auc.<label>`` (one-vs-rest where classes exclude each other, ranked by the
-    log-odds of the softmax probability), ``accuracy``, ``balanced_accuracy`` (mean of sensitivity and specificity, or
-    mean recall of the classes that occur), ``nll`` in nats, ``brier`` (in [0, 1], for softmax in [0, 2]), and for
-    ordinal tasks ``kappa`` with quadratic weights. Multilabel metrics are means over the labels of the class set.
+    log-odds of the softmax probability), average precision likewise (``ap``, ``ap_macro``, ``ap.<label>``),
+    ``accuracy``, ``balanced_accuracy`` (mean of sensitivity and specificity, or mean recall of the classes that occur),
+    ``nll`` in nats, ``brier`` (in [0, 1], for softmax in [0, 2]), ``ece`` with 15 bins of equal width (of the label's
+    probability, for softmax of the top label's), and for ordinal tasks ``kappa`` with quadratic weights. Multilabel
+    metrics are means over the labels of the class set.
 
     Args:
         kind: binary, multilabel, multiclass or ordinal.
@@ -160,12 +173,30 @@ def metric_value(metric: str, predictions: Predictions) -> float:
     """
     name, label = check_metric(metric, predictions)
     if label is not None:
-        return discrimination.class_auc(predictions, label)
+        per_label = discrimination.class_auc if name is Metric.AUC else precision_recall.class_ap
+        return per_label(predictions, label)
     if name is Metric.AUC_MACRO:
         return discrimination.auc_macro(predictions)[0]
+    if name is Metric.AP_MACRO:
+        return precision_recall.ap_macro(predictions)[0]
+    if name is Metric.ECE:
+        parts = ece_parts(predictions)
+        return float(np.mean([part.value for part in parts.values()])) if parts else float("nan")
     if name is Metric.KAPPA:
         return float(discrimination.quadratic_kappa(discrimination.confusion(predictions)))
     return decompose(name, predictions).value
+
+
+def ece_parts(predictions: Predictions) -> dict[str, BinnedGaps]:
+    """What the ECE is the mean of: the gaps of each label of the class set that is labelled anywhere.
+
+    Softmax kinds have one part, of the top label, under the name ``top_label``.
+    """
+    if not predictions.labelwise:
+        found = {"top_label": binned_gaps(*outcome_pairs(predictions))}
+    else:
+        found = {label: binned_gaps(*outcome_pairs(predictions, label)) for label in predictions.class_set}
+    return {label: gaps for label, gaps in found.items() if len(gaps.rows)}
 
 
 def decompose(metric: Metric, predictions: Predictions) -> Decomposition:

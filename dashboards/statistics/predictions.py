@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -66,6 +66,10 @@ class Predictions:
     def columns(self, labels: Sequence[str]) -> list[int]:
         """Column numbers of labels."""
         return [self.labels.index(label) for label in labels]
+
+    def at(self, rows: NDArray[np.intp]) -> Predictions:
+        """The same of some images: (n,) row numbers."""
+        return replace(self, truth=self.truth[rows], logits=self.logits[rows])
 
 
 def check_predictions(

@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from dashboards.statistics import discrimination
 from dashboards.statistics.degrees_of_freedom import sample_df, satterthwaite
-from dashboards.statistics.metrics import Metric, check_metric, decompose
+from dashboards.statistics.derivatives import FirstOrder, first_order
+from dashboards.statistics.metrics import Metric, check_metric
 from dashboards.statistics.predictions import BoolArray, FloatArray, Predictions, check_predictions
 from search_spaces.names import Kind
 
@@ -63,8 +64,8 @@ class Influence:
         value: The metric; NaN if undefined.
         patients: (P,) sorted ids of the patients with a labelled image.
         psi: (P,) contributions, sum 0; NaN if ``value`` is.
-        min_patients: Patients in the smallest group that the metric needs: of AUC and balanced accuracy the rarest side
-            or class, of the others all.
+        min_patients: Patients in the smallest group that the metric needs: of AUC, AP and balanced accuracy the rarest
+            side or class, of the others all.
         sides: The two sides of a single AUC, whose variance then is Obuchowski's; None for other metrics.
         classes: Classes that a macro average runs over.
         undefined: Classes of the class set left out because the labels do not define them.
@@ -133,7 +134,7 @@ def patient_influence(
 
     Contributions: of AUC the clustered placement values (DeLong et al. 1988; Obuchowski 1997), of a macro AUC their
     mean over classes, of means over images the patient's sum of deviations, of balanced accuracy the mean of that over
-    classes, of kappa the first-order (delta method) contribution.
+    classes, of average precision, ECE and kappa the first-order (delta method) contribution.
 
     Args:
         metric: A name of ``metric_names(kind, labels)``.
@@ -152,11 +153,10 @@ def patient_influence(
     if len(index.codes) != len(predictions.truth):
         raise ValueError(f"patient has {len(index.codes)} rows, y {len(predictions.truth)}; give one row per image")
     name, label = check_metric(metric, predictions)
+    asked = predictions.class_set if label is None else (label,)
     if name in (Metric.AUC, Metric.AUC_MACRO):
-        return _auc_influence(metric, predictions, index, predictions.class_set if label is None else (label,))
-    if name is Metric.KAPPA:
-        return _kappa_influence(predictions, index)
-    return _mean_influence(name, predictions, index)
+        return _auc_influence(metric, predictions, index, asked)
+    return _first_order_influence(metric, first_order(name, predictions, asked), index)
 
 
 def patient_variance(terms: Sequence[tuple[float, Influence]]) -> PatientVariance:
@@ -221,57 +221,21 @@ def _auc_sides(predictions: Predictions, index: PatientIndex, column: int) -> Au
     )
 
 
-def _mean_influence(metric: Metric, predictions: Predictions, index: PatientIndex) -> Influence:
-    whole = decompose(metric, predictions)
+def _first_order_influence(metric: str, whole: FirstOrder, index: PatientIndex) -> Influence:
     used = np.zeros(len(index.codes), dtype=bool)
     for part in whole.parts:
         used[part.rows] = True
     labelled = _labelled_patients(index, used)
-    psi = [_mean_psi(part.values, labelled.codes[part.rows], len(labelled.ids)) for part in whole.parts]
+    psi = [np.bincount(labelled.codes[part.rows], part.values, len(labelled.ids)) for part in whole.parts]
     return Influence(
-        metric=metric.value,
+        metric=metric,
         value=whole.value,
         patients=labelled.ids,
         psi=np.mean(psi, axis=0) if psi else np.full(len(labelled.ids), np.nan),
-        min_patients=min((_count(index.codes[part.rows]) for part in whole.parts), default=0),
+        min_patients=min((_count(index.codes[rows]) for part in whole.parts for rows in part.groups), default=0),
         classes=whole.classes,
         undefined=whole.undefined,
     )
-
-
-def _kappa_influence(predictions: Predictions, index: PatientIndex) -> Influence:
-    counts = discrimination.confusion(predictions)
-    value = float(discrimination.quadratic_kappa(counts))
-    labelled = _labelled_patients(index, predictions.labelled[:, 0])
-    rows = np.flatnonzero(predictions.labelled[:, 0])
-    psi = np.full(len(labelled.ids), np.nan)
-    if np.isfinite(value):
-        deviation = _kappa_derivative(
-            counts / counts.sum(), predictions.class_index[rows], np.argmax(predictions.logits[rows], axis=1)
-        )
-        psi = np.bincount(labelled.codes[rows], deviation, len(labelled.ids)) / len(rows)
-    return Influence(
-        metric=Metric.KAPPA.value,
-        value=value,
-        patients=labelled.ids,
-        psi=psi,
-        min_patients=len(labelled.ids),
-        classes=predictions.labels,
-    )
-
-
-def _kappa_derivative(share: FloatArray, true_class: NDArray[np.intp], guess: NDArray[np.intp]) -> FloatArray:
-    """(n,): derivative of ``kappa = 1 - q/e`` in the weight of each image, q observed and e expected disagreement."""
-    classes = np.arange(len(share))
-    weight = (classes[:, None] - classes) ** 2
-    by_truth, by_guess = weight @ share.sum(axis=0), weight @ share.sum(axis=1)
-    q, e = float((weight * share).sum()), float(share.sum(axis=1) @ by_truth)
-    moved_q, moved_e = weight[true_class, guess] - q, by_truth[true_class] + by_guess[guess] - 2 * e
-    return np.asarray(q * moved_e / e**2 - moved_q / e)
-
-
-def _mean_psi(values: FloatArray, codes: NDArray[np.intp], n_ids: int) -> FloatArray:
-    return np.asarray(np.bincount(codes, values - values.mean(), n_ids) / len(values))
 
 
 def _labelled_patients(index: PatientIndex, rows: BoolArray) -> PatientIndex:

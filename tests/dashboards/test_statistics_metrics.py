@@ -214,7 +214,7 @@ def test_arguments_are_not_changed():
 
 def test_direction_of_metrics():
     names = {*metric_names("ordinal", LABELS), *metric_names("binary", ["d"])}
-    assert {name for name in names if not higher_is_better(name)} == {"nll", "brier"}
+    assert {name for name in names if not higher_is_better(name)} == {"nll", "brier", "ece"}
     with pytest.raises(ValueError, match="Did you mean 'accuracy'"):
         higher_is_better("acuracy")
 

@@ -34,6 +34,9 @@ def test_binary_values_are_those_computed_by_hand(tmp_path: Path) -> None:
     assert scores.values["test/auc"] == pytest.approx(3 / 4)
     assert scores.values["test/accuracy"] == pytest.approx(3 / 4)
     assert scores.values["test/nll"] == pytest.approx(np.mean(np.logaddexp(0, [-2.0, -1.0, -0.5, 1.0])))
+    assert scores.values["test/ap"] == pytest.approx(1 / 2 + 1 / 2 * 2 / 3)
+    probability = 1 / (1 + np.exp([-2.0, 1.0, -0.5, -1.0]))
+    assert scores.values["test/ece"] == pytest.approx(np.mean(np.abs([1, 0, 1, 0] - probability)))  # a bin each
     assert scores.values["test/n_images"] == 5
     assert scores.values["test/n_patients"] == 4
     assert scores.values["test/n_positive.tumour"] == 2

@@ -1,0 +1,136 @@
+"""Whether a source harms a subgroup, compared with the baseline on the same patients (levelling down).
+
+A narrower gap through a worse best group is no improvement, so each group is judged on its own difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from dashboards.statistics.contrasts import MIN_TEST_PATIENTS, Estimate, Runs, contrast
+from dashboards.statistics.families import adjust_p_values
+from dashboards.statistics.margins import one_sided_p
+from dashboards.statistics.metrics import higher_is_better
+
+HARM_DELTA = 0.01
+"""Differences up to this are no harm, in units of the metric, unless the study says otherwise."""
+
+HarmWord = Literal[
+    "harmed, more than delta", "harmed", "harm cannot be excluded", "no harm beyond delta", "insufficient data"
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRuns:
+    """Both sides of one subgroup on one evaluation set.
+
+    Attributes:
+        source: Seed -> metric in the group, with the source.
+        baseline: The same with the baseline.
+    """
+
+    source: Runs
+    baseline: Runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Harm:
+    """The judgement on one subgroup.
+
+    Attributes:
+        group: Its name.
+        word: The judgement.
+        estimate: Source minus baseline, in the metric's own direction, with its unadjusted interval.
+        p_harmed: Of "no worse than the baseline", one-sided, Holm-adjusted over the eligible groups; NaN if not tested.
+        p_beyond: Of "worse by at most delta", likewise.
+        p_excluded: Of "worse by at least delta", likewise.
+        note: Why it was not tested; empty if it was.
+    """
+
+    group: str
+    word: HarmWord
+    estimate: Estimate
+    p_harmed: float
+    p_beyond: float
+    p_excluded: float
+    note: str
+
+
+def harm_by_group(
+    metric: str,
+    groups: Mapping[str, GroupRuns],
+    *,
+    delta: float = HARM_DELTA,
+    alpha: float = 0.05,
+    min_patients: int = MIN_TEST_PATIENTS,
+) -> tuple[Harm, ...]:
+    """Harm of every group of one evaluation set, in domain or shifted.
+
+    With the Holm-adjusted interval of "source minus baseline" (positive is better), in this order: upper end below
+    -delta: *harmed, more than delta*; upper end below 0: *harmed*; lower end below -delta: *harm cannot be excluded*;
+    else *no harm beyond delta*. An end of the two-sided ``1 - alpha`` interval lies beyond a limit exactly if the
+    one-sided p of that limit is below ``alpha / 2``, so Holm's correction is applied to these p, for each limit over
+    the eligible groups.
+
+    Args:
+        metric: Name of the metric; says which direction is worse.
+        groups: Name -> runs of both sides, paired by seed.
+        delta: At least 0, in units of the metric.
+        alpha: Two-sided error level of each of the three families.
+        min_patients: Least patients per class for a group to be tested.
+
+    Raises:
+        ValueError: delta is negative.
+    """
+    if delta < 0:
+        raise ValueError(f"delta must be at least 0, got {delta}")
+    names = list(groups)
+    found = [contrast(g.source, g.baseline, level=1 - alpha, min_test_patients=min_patients) for g in groups.values()]
+    sign = 1.0 if higher_is_better(metric) else -1.0
+    harmed, beyond, excluded = (
+        adjust_p_values([one_sided_p(estimate, sign * limit, below=below == (sign > 0)) for estimate in found])
+        for limit, below in ((0.0, True), (-delta, True), (-delta, False))
+    )
+    return tuple(
+        _judged(name, estimate, (float(h), float(b), float(e)), alpha)
+        for name, estimate, h, b, e in zip(names, found, harmed, beyond, excluded, strict=True)
+    )
+
+
+def worst_case(harms: Sequence[Harm]) -> HarmWord:
+    """The gravest word of all groups that were tested; "insufficient data" if none was."""
+    order: tuple[HarmWord, ...] = (
+        "harmed, more than delta",
+        "harmed",
+        "harm cannot be excluded",
+        "no harm beyond delta",
+    )
+    words = {harm.word for harm in harms}
+    return next((word for word in order if word in words), "insufficient data")
+
+
+def _judged(name: str, estimate: Estimate, p: tuple[float, float, float], alpha: float) -> Harm:
+    harmed, beyond, excluded = p
+    word: HarmWord = "no harm beyond delta"
+    if np.isnan(harmed):
+        word = "insufficient data"
+    elif beyond < alpha / 2:
+        word = "harmed, more than delta"
+    elif harmed < alpha / 2:
+        word = "harmed"
+    elif not excluded < alpha / 2:
+        word = "harm cannot be excluded"
+    note = "; ".join(estimate.notes) if word == "insufficient data" else ""
+    return Harm(
+        group=name,
+        word=word,
+        estimate=estimate,
+        p_harmed=harmed,
+        p_beyond=beyond,
+        p_excluded=excluded,
+        note=note or ("not tested" if word == "insufficient data" else ""),
+    )
