@@ -29,7 +29,7 @@ from cluster.connection import draining_nodes
 from orchestrator.broker import Broker, BrokerConfig
 from orchestrator.feed import Feed, TuneFeed
 from orchestrator.leases import ENDING, REPORT, GangTrainable
-from orchestrator.places import SoloConfig, Yard
+from orchestrator.yard import SoloConfig, Yard
 from search_spaces.results import Failure, TrialResult
 from trainables.failures import node_failure
 
