@@ -123,6 +123,12 @@ class Shape:
         return f"{self.ranks} rank{'s' if self.ranks > 1 else ''} x ({self.cpus} CPU{gpus})"
 
 
+def gpus_per_trial(spec: GangSpec) -> float:
+    """GPUs that a trial of this shape holds on the connected cluster, fractions included."""
+    shape = Shape.of(spec, ray.nodes())
+    return shape.ranks * shape.gpus
+
+
 def trials_at_a_time(shape: Shape, nodes: Sequence[dict[str, Any]]) -> int:
     """How many trials of this shape fit the cluster at once. Ranks of one trial may lie on several nodes.
 

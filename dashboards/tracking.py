@@ -98,16 +98,18 @@ class RecordArtifact:
     REPORT = "report"
 
 
-def resolve_tracking_uri(given: str | None = None) -> str:
+def resolve_tracking_uri(given: str | None = None, home: Path | None = None) -> str:
     """The MLflow tracking URI to use, absolute.
 
     Args:
         given: The argument; else ``MLFLOW_TRACKING_URI``, else ``sqlite:///<home>/mlflow.db``.
+        home: ``SCALECURVES_HOME`` if not given.
 
     Raises:
         UserError: A folder or ``file:`` URI (MLflow no longer writes those), or a scheme that is not supported.
     """
-    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{scalecurves_home() / 'mlflow.db'}"
+    default = f"sqlite:///{(home or scalecurves_home()) / 'mlflow.db'}"
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or default
     scheme = uri.split("://", 1)[0].split("+", 1)[0] if "://" in uri else ""
     if scheme == "sqlite":
         return _absolute_sqlite(uri)

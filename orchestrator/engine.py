@@ -6,15 +6,18 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from cluster.connection import connect
+from cluster.connection import connect, gpus_per_trial
+from dashboards.tracking import resolve_tracking_uri
 from orchestrator.agenda import Agenda, Entry
 from orchestrator.breaker import Breaker
+from orchestrator.budget import Budget, works_of
+from orchestrator.cancel import Cancellation
 from orchestrator.drivers import DriverNote
 from orchestrator.executor import Executor, Limits, Report, TrialOutcome
 from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
@@ -24,7 +27,9 @@ from orchestrator.record import Record
 from orchestrator.record_states import TrialState
 from orchestrator.record_writer import RecordWriter
 from orchestrator.remaining import remaining
+from orchestrator.run_terms import FailedTrial, RunOptions, RunSummary
 from search_spaces.exceptions import TrackingError, UserError
+from search_spaces.home import scalecurves_home
 from search_spaces.names import FailureClass, State
 from search_spaces.results import Failure, TrialResult
 from search_spaces.trial import ResolvedTrial, Workspace
@@ -49,57 +54,26 @@ class Places:
     tracking_uri: str | None = None
     address: str = "local"
 
+    @classmethod
+    def of(
+        cls,
+        home: Path | None = None,
+        storage: str | None = None,
+        tracking_uri: str | None = None,
+        address: str = "local",
+    ) -> Places:
+        """Places as a user names them; what is not given follows from the home, that from ``SCALECURVES_HOME``."""
+        if home is not None and not tracking_uri:
+            tracking_uri = resolve_tracking_uri(None, home)
+        home = (home or scalecurves_home()).expanduser().resolve()
+        place = storage or str(home / "storage")
+        if "://" not in place:
+            place = str(Path(place).expanduser().resolve())
+        return cls(home=home, storage=place, tracking_uri=tracking_uri, address=address)
+
     def storage_of(self, study: str) -> Storage:
         """A study's own part of the storage: two studies may train one trial under the same id."""
         return Storage(f"{self.storage.rstrip('/')}/{study}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailedTrial:
-    """A selected trial that is not done.
-
-    Attributes:
-        trial_id: Its id.
-        label: Cell and seed.
-        failure_class: Why.
-        message: What happened, for the terminal.
-    """
-
-    trial_id: str
-    label: str
-    failure_class: FailureClass | None
-    message: str
-
-    @classmethod
-    def of(cls, planned: PlannedTrial, failure: Failure) -> FailedTrial:
-        """What to say of a planned trial that failed."""
-        return cls(
-            trial_id=planned.trial_id,
-            label=planned.trial.label,
-            failure_class=failure.failure_class,
-            message=failure.message,
-        )
-
-
-@dataclass(slots=True, kw_only=True)
-class RunSummary:
-    """What a run did.
-
-    Attributes:
-        trained: Trials finished by this run.
-        skipped: Selected trials that were done before.
-        failed: Selected trials that are not done.
-        left: Selected trials that were not started, because others of their kind kept failing alike.
-        waiting: Finished trials that MLflow could not take yet; they are in the storage.
-        seconds: Wall clock.
-    """
-
-    trained: int = 0
-    skipped: int = 0
-    failed: list[FailedTrial] = field(default_factory=list)
-    left: int = 0
-    waiting: int = 0
-    seconds: float = 0.0
 
 
 class Engine:
@@ -109,15 +83,18 @@ class Engine:
         plan: A plan without problems.
         places: Where to read and write.
         console: Where to say what happens.
+        options: What this run does differently from what the study says.
 
     Raises:
         UserError: The plan has problems.
     """
 
-    def __init__(self, plan: Plan, places: Places, console: Console) -> None:
+    def __init__(self, plan: Plan, places: Places, console: Console, options: RunOptions | None = None) -> None:
         if plan.problems or plan.resolver is None:
             raise UserError("\n".join(plan.problems))
-        self._plan = plan
+        self._options = options or RunOptions()
+        self._whole_plan = plan
+        self._plan = plan if self._options.targets is None else plan.narrowed(self._options.targets)
         self._resolver = plan.resolver
         self._places = places
         self._console = console
@@ -151,16 +128,17 @@ class Engine:
             self._console.print(f"delivered {spool.delivered} attempts that were waiting in the storage")
         for message in spool.damaged:
             self._console.print(f"cannot be read and stays in the storage: {message}", style="yellow", markup=False)
-        self.record.set_plan(json.dumps(plan_json(self._plan), indent=2))
+        self.record.set_plan(json.dumps(plan_json(self._whole_plan), indent=2))
         states = self.record.states(t.trial_id for t in self._plan.trials)
-        left = remaining(self._plan, states, self._storage.has_weights)
+        left = remaining(self._plan, states, self._storage.has_weights, diverged_too=self._options.diverged_too)
         todo = left.todo
         self._broken |= {trial_id: _diverged(state) for trial_id, state in left.diverged.items()}
         done = {i for i, state in states.items() if state.state is State.COMPLETE}
         summary = RunSummary(skipped=len(done - todo.keys()))
         if todo:
             self._build_stores(todo)
-            self._train(todo, [t for t in self._plan.trials if t.trial_id in done], summary)
+            took = {i: s.seconds for i, s in states.items() if i in done and s.seconds is not None}
+            self._train(todo, [t for t in self._plan.trials if t.trial_id in done], took, summary)
         self._finish(summary)
         summary.seconds = time.monotonic() - started
         return summary
@@ -172,7 +150,13 @@ class Engine:
             with self._console.status(f"decoding the images of {name} to {side} px"):
                 open_store(library, library.load(name), storage_size, side)
 
-    def _train(self, todo: Mapping[str, PlannedTrial], done: Iterable[PlannedTrial], summary: RunSummary) -> None:
+    def _train(
+        self,
+        todo: Mapping[str, PlannedTrial],
+        done: Iterable[PlannedTrial],
+        took: Mapping[str, float],
+        summary: RunSummary,
+    ) -> None:
         execution = self._plan.study.execution
         labels = {i: t.trial.label for i, t in todo.items()}
         writer = RecordWriter(self.record)
@@ -187,17 +171,22 @@ class Engine:
                 course.give_up_the_hopeless()
                 if not len(course):
                     return
-                with (
-                    connect(self._places.address, import_paths=self._workspace.import_paths),
-                    Executor(
+                with connect(self._places.address, import_paths=self._workspace.import_paths):
+                    if self._options.max_gpu_hours is not None:
+                        gpus = gpus_per_trial(execution.gang)
+                        course.keep_within(
+                            Budget(self._options.max_gpu_hours, gpus, works_of(self._plan.trials), took)
+                        )
+                    with Executor(
                         execution.gang,
-                        max_concurrent=execution.max_concurrent,
+                        max_concurrent=self._options.max_concurrent or execution.max_concurrent,
                         limits=Limits(report_deadline_s=execution.report_deadline_s),
                         on_report=course.report,
                         on_done=course.take,
-                    ) as executor,
-                ):
-                    executor.run(course)
+                    ) as executor:
+                        course.stops_with(lambda trial_id: executor.stop(trial_id))
+                        note.listen(course.cancel)
+                        executor.run(course)
         finally:
             try:
                 summary.waiting = writer.close()
@@ -217,7 +206,7 @@ class Engine:
             failure = self._broken.get(planned.trial_id)
             if failure is not None and planned.trial_id not in reported:
                 summary.failed.append(FailedTrial.of(planned, failure))
-        done = len(self._plan.trials) - len(summary.failed) - summary.left
+        done = len(self._plan.trials) - len(summary.failed) - summary.put_off
         try:
             self.record.set_progress({"complete": done, "failed": len(summary.failed)})
         except TrackingError as error:
@@ -249,15 +238,40 @@ class _Course:
         self._agenda = Agenda(Entry(trial_id=t.trial_id, cost=t.cost, upstream_id=t.upstream_id) for t in in_order)
         self._breaker = breaker
         self._started: dict[str, tuple[ResolvedTrial, float]] = {}
+        self._ended: set[str] = set()
+        self._budget: Budget | None = None
+        self._cancellation = Cancellation(todo)
+        self._stop: Callable[[str], None] | None = None
 
     def __len__(self) -> int:
         """Trials that have not been handed out."""
+        # Called in each turn of Tune's loop, in its thread: the place to hear what was asked from another one.
+        self._obey()
         return len(self._agenda)
 
     def next(self) -> dict[str, Any] | None:
         """The ResolvedTrial that should start now, as plain data."""
         trial_id = self._agenda.next()
-        return None if trial_id is None else self._start(trial_id).model_dump(mode="json")
+        if trial_id is None:
+            return None
+        trial = self._start(trial_id)
+        if self._budget is not None:
+            self._budget.started(trial_id)
+            self._leave_unaffordable()
+        return trial.model_dump(mode="json")
+
+    def keep_within(self, budget: Budget) -> None:
+        """Start no trial that would exceed the budget."""
+        self._budget = budget
+        self._leave_unaffordable()
+
+    def stops_with(self, stop: Callable[[str], None]) -> None:
+        """How a running trial is told to stop at its next report."""
+        self._stop = stop
+
+    def cancel(self, trial_ids: Iterable[str]) -> None:
+        """Do not start these trials, and stop those that run. May be called from any thread; soon obeyed."""
+        self._cancellation.ask(trial_ids)
 
     def give_up_the_hopeless(self) -> None:
         """Fail the trials that start from one that failed before this run."""
@@ -266,12 +280,20 @@ class _Course:
 
     def report(self, report: Report) -> None:
         """A running trial has reported."""
-        self._view.report(report)
-        self._note.started(str(report["trial_id"]))
+        trial_id = str(report["trial_id"])
+        if not self._cancellation.holds(trial_id):
+            self._view.report(report)
+            self._note.started(trial_id)
+        if self._budget is not None:
+            self._budget.reported(trial_id)
 
     def take(self, outcome: TrialOutcome) -> None:
         """The executor says that a trial has ended."""
         self._note.ended(outcome.trial_id)
+        self._ended.add(outcome.trial_id)
+        self._cancellation.ended(outcome.trial_id)
+        self._summary.cancelled = len(self._cancellation)
+        self._spend(outcome)
         if outcome.result is not None:
             self._summary.trained += 1
             self._agenda.complete(outcome.trial_id)
@@ -293,6 +315,35 @@ class _Course:
         if kind and left:
             self._summary.left += len(left)
             self._view.left(left, kind.label, failure.message)
+
+    def _spend(self, outcome: TrialOutcome) -> None:
+        if self._budget is not None:
+            timing = outcome.result.timing if outcome.result else None
+            self._budget.ended(outcome.trial_id, timing.total_s if timing else None)
+            self._leave_unaffordable()
+
+    def _leave_unaffordable(self) -> None:
+        refuses = self._budget.unaffordable() if self._budget else None
+        left = self._agenda.leave(refuses) if refuses else []
+        if left and self._budget:
+            self._summary.over_budget += len(left)
+            self._view.put_off(left, f"they would exceed the GPU-hours allowed ({self._budget.spent_gpu_hours:.2f} spent)")
+
+    def _obey(self) -> None:
+        chosen = self._cancellation.asked(self._ended)
+        if not chosen:
+            return
+        held = self._agenda.leave(chosen.__contains__)
+        running = [i for i in self._started if i in chosen and i not in self._ended]
+        for trial_id in running:
+            held += self._agenda.fail(trial_id)
+            if self._stop is not None:
+                self._stop(trial_id)
+            self._note.ended(trial_id)
+        self._cancellation.hold([*held, *running])
+        self._summary.cancelled = len(self._cancellation)
+        if held or running:
+            self._view.put_off([*held, *running], f"they were cancelled; {len(running)} of them stop at their next report")
 
     def _start(self, trial_id: str) -> ResolvedTrial:
         trial = self._resolve(self._todo[trial_id])

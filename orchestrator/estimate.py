@@ -8,12 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.agenda import Entry
+from orchestrator.budget import Budget, count_affordable, works_of
 from orchestrator.engine import Places
-from orchestrator.forecast import Forecast, Work, forecast
+from orchestrator.forecast import Forecast, forecast
 from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
 from orchestrator.progress import duration
 from orchestrator.record import Record
 from orchestrator.remaining import remaining
+from orchestrator.run_terms import RunOptions
 from search_spaces.exceptions import ScalecurvesError, TrackingError, UserError
 from search_spaces.names import Role, State
 from search_spaces.trial import Workspace
@@ -35,6 +38,8 @@ class Estimate:
         cpus: Per trial.
         gpus: Per trial; None if the study leaves it to the cluster.
         price: Of a GPU-hour; None if not asked for.
+        max_gpu_hours: Limit of the run that is planned; None for none.
+        affordable: Trials that it would start within the limit; None without one, or while a scale is unknown.
         weights_bytes: Of the weights that they will keep.
         store_bytes: Of the image stores that they read, those that exist already included.
     """
@@ -46,6 +51,8 @@ class Estimate:
     cpus: int
     gpus: float | None
     price: float | None
+    max_gpu_hours: float | None
+    affordable: int | None
     weights_bytes: int
     store_bytes: int
 
@@ -67,6 +74,8 @@ class Estimate:
             "busy_s": made.busy_s if whole else None,
             "gpu_hours": hours,
             "cpu_hours": made.busy_s / 3600 * self.cpus if whole else None,
+            "max_gpu_hours": self.max_gpu_hours,
+            "affordable": self.affordable,
             "price": None if self.price is None or hours is None else self.price * hours,
             "relative_error": made.relative_error,
             "basis": dict(made.basis),
@@ -109,7 +118,12 @@ class Estimate:
             return ["GPU-hours and their price are known once trials have ended on GPUs"]
         condition = " if every rank has a GPU" if self.gpus is None else ""
         money = "" if self.price is None else f", {self.price * hours:.2f} at {self.price:g} per GPU-hour"
-        return [f"{hours:.2f} GPU-hours{money}{condition}"]
+        return [f"{hours:.2f} GPU-hours{money}{condition}", *self._limit_line()]
+
+    def _limit_line(self) -> list[str]:
+        if self.affordable is None:
+            return []
+        return [f"{self.affordable} of {self.forecast.trials} trials fit {self.max_gpu_hours:g} GPU-hours"]
 
     def _basis(self) -> str:
         words = {
@@ -128,6 +142,7 @@ def estimate(
     price: float | None = None,
     calibrate: bool = False,
     note: Callable[[str], None] = lambda _: None,
+    options: RunOptions | None = None,
 ) -> Estimate:
     """Look into the record, time a few steps if asked to, and add up.
 
@@ -138,9 +153,10 @@ def estimate(
         price: Of a GPU-hour, in any currency.
         calibrate: Time a few steps of each scale of which no trial has ended, on the CPU.
         note: Told what is being timed.
+        options: How the run differs from what the study says.
 
     Raises:
-        UserError: The plan has problems; fewer than 1 slot.
+        UserError: The plan has problems; fewer than 1 slot; a limit of GPU-hours for trials that use no GPU.
     """
     if plan.resolver is None:
         raise UserError("\n".join(plan.problems))
@@ -150,33 +166,38 @@ def estimate(
     known = _known(plan, places)
     speeds = _speeds(plan, known, note) if calibrate else {}
     ids = {t.trial_id for t in known.todo}
-    at_a_time = min(slots or _fit_here(plan), execution.max_concurrent or sys.maxsize)
+    options = options or RunOptions()
+    at_a_time = min(slots or _fit_here(plan), options.max_concurrent or execution.max_concurrent or sys.maxsize)
     done = [t.trial_id for t in plan.trials if t.trial_id not in ids]
     gpus = execution.gang.gpus_per_rank
+    made = forecast(works_of(plan.trials), known.took, at_a_time, done=done, images_per_s=speeds)
     return Estimate(
-        forecast=forecast(_works(plan), known.took, at_a_time, done=done, images_per_s=speeds),
+        forecast=made,
         finished=len(known.took),
         silent=known.silent,
         ranks=execution.gang.ranks,
         cpus=execution.gang.ranks * execution.gang.cpus_per_rank,
         gpus=None if gpus is None else execution.gang.ranks * gpus,
         price=price,
+        max_gpu_hours=options.max_gpu_hours,
+        affordable=_affordable(plan, known, made, options.max_gpu_hours),
         weights_bytes=sum(BYTES_PER_WEIGHT * t.parameters for t in known.todo if _keeps_weights(plan, t)),
         store_bytes=_store_bytes(plan, places, known.todo),
     )
 
 
-def _works(plan: Plan) -> list[Work]:
-    return [
-        Work(
-            trial_id=t.trial_id,
-            upstream_id=t.upstream_id,
-            scale=t.trial.cell.model_scale,
-            cost=t.cost,
-            images=t.images,
-        )
-        for t in plan.trials
+def _affordable(plan: Plan, known: _Known, made: Forecast, max_gpu_hours: float | None) -> int | None:
+    if max_gpu_hours is None:
+        return None
+    gang = plan.study.execution.gang
+    works = works_of(plan.trials)
+    budget = Budget(max_gpu_hours, gang.ranks * (1.0 if gang.gpus_per_rank is None else gang.gpus_per_rank), works, known.took)
+    if made.unknown:
+        return None
+    entries = [
+        Entry(trial_id=t.trial_id, cost=made.seconds[t.trial_id], upstream_id=t.upstream_id) for t in known.todo
     ]
+    return count_affordable(budget, entries)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

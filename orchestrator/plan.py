@@ -6,8 +6,8 @@ network once; it touches no GPU and trains nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,6 +87,16 @@ class Plan:
     def cells(self) -> tuple[Cell, ...]:
         """Different cells of the targets."""
         return tuple(dict.fromkeys(t.trial.cell for t in self.targets))
+
+    def narrowed(self, target_ids: Collection[str]) -> Plan:
+        """The plan of these targets alone, with what they start from."""
+        needed: set[str | None] = set(target_ids)
+        kept: list[PlannedTrial] = []
+        for planned in reversed(self.trials):
+            if planned.trial_id in needed:
+                kept.append(planned)
+                needed.add(planned.upstream_id)
+        return replace(self, trials=tuple(reversed(kept)))
 
     def stages(self) -> Iterator[list[PlannedTrial]]:
         """Trials that may run at the same time, stage after stage, most work first."""

@@ -225,15 +225,16 @@ class Storage:
         """Replace a note: small, disposable text that other processes may read."""
         self._write(f"{_NOTES}/{name}", text.encode())
 
-    def notes(self) -> list[str]:
-        """The texts of all notes."""
-        texts = []
-        for name in self._files(_NOTES):
-            with (
-                contextlib.suppress(FileNotFoundError),
-                self.fs.open_input_stream(self._path(f"{_NOTES}/{name}")) as file,
-            ):
-                texts.append(file.read().decode())
+    def notes(self, prefix: str = "") -> dict[str, str]:
+        """Name -> text of the notes whose names start like this."""
+        texts = {}
+        for name in sorted(self._files(_NOTES)):
+            if name.startswith(prefix):
+                with (
+                    contextlib.suppress(FileNotFoundError),
+                    self.fs.open_input_stream(self._path(f"{_NOTES}/{name}")) as file,
+                ):
+                    texts[name] = file.read().decode()
         return texts
 
     def delete_note(self, name: str) -> None:
