@@ -223,14 +223,21 @@ def hide_password(text: str) -> str:
 
 def search_all(client: MlflowClient, experiment_id: str, filter_string: str = "") -> list[Run]:
     """All active runs of an experiment that match, earliest first (start time, then run id)."""
-    runs: list[Run] = []
+    runs = [run for page in search_pages(client, experiment_id, filter_string) for run in page]
+    return sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+
+
+def search_pages(
+    client: MlflowClient, experiment_id: str, filter_string: str = "", page: int = PAGE
+) -> Iterator[list[Run]]:
+    """The same in pages of so many runs, in MLflow's order."""
     token = None
     while True:
-        page = client.search_runs([experiment_id], filter_string, max_results=PAGE, page_token=token)
-        runs.extend(page)
-        token = page.token
+        found = client.search_runs([experiment_id], filter_string, max_results=page, page_token=token)
+        yield list(found)
+        token = found.token
         if not token:
-            return sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+            return
 
 
 def find_parents(client: MlflowClient, experiment_id: str) -> list[Run]:

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from orchestrator.engine import Engine, Places
-from orchestrator.further_sets import score_missing
+from orchestrator.places import Places
 from orchestrator.plan import Note, Plan, make_plan
 from orchestrator.plan_text import plan_json
 from orchestrator.record import Record
@@ -247,6 +246,9 @@ def carry_out(
         DataError: Images cannot be read.
         TrackingError: MLflow cannot be reached at the start.
     """
+    from orchestrator.engine import Engine  # here, as it brings Ray and torch, which only runs need
+    from orchestrator.further_sets import score_missing
+
     engine = Engine(plan, places, console, options)
     with parent_closed(engine.record, console):
         summary = engine.run()

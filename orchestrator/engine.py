@@ -6,20 +6,18 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from cluster.connection import connect, gpus_per_trial
-from dashboards.tracking import resolve_tracking_uri
 from orchestrator.agenda import Agenda, Entry
 from orchestrator.breaker import Breaker
 from orchestrator.budget import Budget, works_of
 from orchestrator.cancel import Cancellation
 from orchestrator.drivers import DriverNote
 from orchestrator.executor import Executor, Limits, Report, TrialOutcome
+from orchestrator.places import Places
 from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
 from orchestrator.plan_text import plan_json
 from orchestrator.progress import ProgressView
@@ -29,51 +27,11 @@ from orchestrator.record_writer import RecordWriter
 from orchestrator.remaining import remaining
 from orchestrator.run_terms import FailedTrial, RunOptions, RunSummary
 from search_spaces.exceptions import TrackingError, UserError
-from search_spaces.home import scalecurves_home
 from search_spaces.names import FailureClass, State
 from search_spaces.results import Failure, TrialResult
 from search_spaces.trial import ResolvedTrial, Workspace
 from trainables.library import TaskLibrary
-from trainables.storage import Storage
 from trainables.store import open_store
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
-    """Where a command reads and writes.
-
-    Attributes:
-        home: Imported tasks and image stores.
-        storage: Path or URI of the record's files.
-        tracking_uri: MLflow; ``MLFLOW_TRACKING_URI`` or a SQLite file in the home if None.
-        address: Ray: ``local``, ``auto`` or an address.
-    """
-
-    home: Path
-    storage: str
-    tracking_uri: str | None = None
-    address: str = "local"
-
-    @classmethod
-    def of(
-        cls,
-        home: Path | None = None,
-        storage: str | None = None,
-        tracking_uri: str | None = None,
-        address: str = "local",
-    ) -> Places:
-        """Places as a user names them; what is not given follows from the home, that from ``SCALECURVES_HOME``."""
-        if home is not None and not tracking_uri:
-            tracking_uri = resolve_tracking_uri(None, home)
-        home = (home or scalecurves_home()).expanduser().resolve()
-        place = storage or str(home / "storage")
-        if "://" not in place:
-            place = str(Path(place).expanduser().resolve())
-        return cls(home=home, storage=place, tracking_uri=tracking_uri, address=address)
-
-    def storage_of(self, study: str) -> Storage:
-        """A study's own part of the storage: two studies may train one trial under the same id."""
-        return Storage(f"{self.storage.rstrip('/')}/{study}")
 
 
 class Engine:

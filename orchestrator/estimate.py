@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.agenda import Entry
 from orchestrator.budget import Budget, count_affordable, works_of
-from orchestrator.engine import Places
+from orchestrator.places import Places
 from orchestrator.forecast import Forecast, forecast
 from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
 from orchestrator.progress import duration

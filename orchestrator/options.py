@@ -42,8 +42,8 @@ class Shared:
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False
 
     def places(self) -> Any:
-        """The ``orchestrator.engine.Places`` that they name."""
-        from orchestrator.engine import Places
+        """The ``orchestrator.places.Places`` that they name."""
+        from orchestrator.places import Places
 
         return Places.of(storage=self.storage, tracking_uri=self.tracking_uri, address=self.address)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from orchestrator.known_models import KnownModels
 from orchestrator.plan_data import Findings, PlanData, find_leaks, read_data
 from search_spaces.expand import Cell, Exclusion, Expansion, Trial, expand
 from search_spaces.files import LoadedStudy
@@ -129,7 +130,8 @@ def make_plan(
     expansion = expand(study)
     chosen = select(expansion.trials, only)
     found = Findings()
-    cards = _cards(loaded, chosen, library, found, note)
+    models = KnownModels(library.home)
+    cards = _cards(loaded, chosen, library, models, found, note)
     resolver = Resolver(study, cards)
     tasks = {} if found.problems else _tasks(resolver, chosen, found)
     data = PlanData()
@@ -140,7 +142,8 @@ def make_plan(
         if load_weights:
             note("looking for images of evaluation sets in upstream tasks")
             find_leaks(data, chosen, library, found)
-    sizes = {} if found.problems or not load_weights else _check_weights(loaded, resolver, chosen, found, note)
+    sizes = {} if found.problems or not load_weights else _check_weights(loaded, resolver, chosen, models, found, note)
+    models.save()
     _note_idle_ranks(study, resolver, chosen, found)
     trials = () if found.problems else _planned(resolver, chosen, sizes, data)
     return Plan(
@@ -173,10 +176,14 @@ def stores_needed(resolver: Resolver, trials: Iterable[PlannedTrial]) -> list[tu
     return list(wanted)
 
 
-def _cards(loaded: LoadedStudy, trials: Sequence[Trial], library: TaskLibrary, found: Findings, note: Note) -> Cards:
-
-    from trainables.models import scale_card
-
+def _cards(
+    loaded: LoadedStudy,
+    trials: Sequence[Trial],
+    library: TaskLibrary,
+    models: KnownModels,
+    found: Findings,
+    note: Note,
+) -> Cards:
     study = loaded.study
     paths = import_paths(loaded)
     manifests = sorted({study.tasks[t.cell.task].manifest for t in trials} | _evaluation_manifests(study, trials))
@@ -187,7 +194,7 @@ def _cards(loaded: LoadedStudy, trials: Sequence[Trial], library: TaskLibrary, f
         _keep(tasks, name, found.attempt(library.card, name))
     scales: dict[str, ScaleCard] = {}
     for name in dict.fromkeys(t.cell.model_scale for t in trials):
-        _keep(scales, name, found.attempt(scale_card, name, study.scale(name), paths))
+        _keep(scales, name, found.attempt(models.scale_card, name, study.scale(name), paths))
     return Cards(scales=scales, files=_file_hashes(study, trials, found), tasks=tasks)
 
 
@@ -253,7 +260,12 @@ def _check_sizes(resolver: Resolver, cell: Cell) -> None:
 
 
 def _check_weights(
-    loaded: LoadedStudy, resolver: Resolver, trials: Sequence[Trial], found: Findings, note: Note
+    loaded: LoadedStudy,
+    resolver: Resolver,
+    trials: Sequence[Trial],
+    models: KnownModels,
+    found: Findings,
+    note: Note,
 ) -> dict[str, int]:
     """Build each scale and load each source into it once; scale -> number of its parameters."""
     sizes: dict[str, int] = {}
@@ -265,16 +277,13 @@ def _check_weights(
             continue
         checked.add(key)
         note(f"loading {cell.pretraining_source} into {cell.model_scale}")
-
-        _keep(sizes, cell.model_scale, found.attempt(_check_one, loaded, resolver, trial))
+        _keep(sizes, cell.model_scale, found.attempt(_check_one, loaded, resolver, models, trial))
     return sizes
 
 
-def _check_one(loaded: LoadedStudy, resolver: Resolver, trial: Trial) -> int:
-    from trainables.sources import check_source
-
+def _check_one(loaded: LoadedStudy, resolver: Resolver, models: KnownModels, trial: Trial) -> int:
     resolved = resolver.resolved(trial, "plan", _nowhere(loaded))
-    return check_source(resolved.scale, resolved.source, len(resolved.task.labels), import_paths(loaded))
+    return models.check_source(resolved.scale, resolved.source, len(resolved.task.labels), import_paths(loaded))
 
 
 def _nowhere(loaded: LoadedStudy) -> Workspace:
@@ -317,7 +326,7 @@ def _planned(
 
 
 def _images_seen(resolver: Resolver, cell: Cell, of_task: dict[str, int], subset: int) -> float:
-    from trainables.optimisation import evaluation_steps, total_steps
+    from trainables.steps import evaluation_steps, total_steps
 
     protocol = resolver.protocol(cell)
     steps = total_steps(protocol.budget, subset, protocol.global_batch_size)

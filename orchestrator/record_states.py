@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from dashboards.tracking import RecordMetric, RecordTag, tag_list
+from dashboards.run_heads import RunHead
+from dashboards.tracking import RecordTag, tag_list
 from search_spaces.exceptions import TrackingError
 from search_spaces.names import FailureClass, State, Tag
 
-if TYPE_CHECKING:
-    from mlflow.entities import Run
+
+_ENDED = ("FINISHED", "FAILED")
+"""Status of a run that was delivered to its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,48 +75,48 @@ class KnownRun:
     artifact_uri: str
 
     @classmethod
-    def of(cls, run: Run) -> KnownRun:
+    def of(cls, run: RunHead) -> KnownRun:
         """What to remember of an MLflow run."""
         return cls(
-            run_id=run.info.run_id,
-            attempt_id=run.data.tags.get(Tag.ATTEMPT_ID, ""),
-            trial_id=run.data.tags.get(Tag.TRIAL_ID, ""),
-            start_ms=run.info.start_time,
-            terminated=run.info.status in ("FINISHED", "FAILED"),
+            run_id=run.run_id,
+            attempt_id=run.tags.get(Tag.ATTEMPT_ID, ""),
+            trial_id=run.tags.get(Tag.TRIAL_ID, ""),
+            start_ms=run.start_ms,
+            terminated=run.status in _ENDED,
             complete=is_complete(run),
-            artifact_uri=run.info.artifact_uri,
+            artifact_uri=run.artifact_uri,
         )
 
 
-def is_complete(run: Run) -> bool:
+def is_complete(run: RunHead) -> bool:
     """Whether a run counts as a done trial: FINISHED with ``sc.state=complete``."""
-    return bool(run.info.status == "FINISHED" and run.data.tags.get(Tag.STATE) == State.COMPLETE)
+    return run.status == "FINISHED" and run.tags.get(Tag.STATE) == State.COMPLETE
 
 
-def trial_state(runs: Sequence[Run]) -> TrialState:
+def trial_state(runs: Sequence[RunHead]) -> TrialState:
     """Where a trial stands.
 
     Args:
         runs: Its runs, earliest first.
     """
-    ended = [run for run in runs if run.info.status in ("FINISHED", "FAILED")]
+    ended = [run for run in runs if run.status in _ENDED]
     counts = next((run for run in ended if is_complete(run)), None)
     if counts is not None:
         return _of(counts, State.COMPLETE, len(ended))
-    failed = [run for run in ended if run.data.tags.get(Tag.STATE) == State.FAILED]
+    failed = [run for run in ended if run.tags.get(Tag.STATE) == State.FAILED]
     return _of(failed[-1], State.FAILED, len(ended)) if failed else TrialState(state=State.MISSING, attempts=len(ended))
 
 
-def _of(run: Run, state: State, attempts: int) -> TrialState:
-    tags = run.data.tags
+def _of(run: RunHead, state: State, attempts: int) -> TrialState:
+    tags = run.tags
     failed = state is State.FAILED
     return TrialState(
         state=state,
-        run_id=run.info.run_id,
-        name=run.info.run_name,
+        run_id=run.run_id,
+        name=run.name,
         failure_class=FailureClass(tags[Tag.FAILURE_CLASS]) if failed and Tag.FAILURE_CLASS in tags else None,
         message=tags.get(Tag.FAILURE_MESSAGE, "") if failed else "",
         attempts=attempts,
-        seconds=run.data.metrics.get(RecordMetric.TOTAL_S),
+        seconds=run.seconds,
         sets={name: tags.get(RecordTag.set_hash(name), "") for name in tag_list(tags, RecordTag.SETS)},
     )

@@ -28,12 +28,11 @@ from trainables.optimisation import (
     MovingAverage,
     Precision,
     Update,
-    evaluation_steps,
     learning_rate,
     make_loss,
     sampling_weights,
-    total_steps,
 )
+from trainables.steps import evaluation_steps, total_steps
 from trainables.training_log import LOSS_WINDOW, LossLog, still_rising
 from trainables.validation_metrics import is_better, validation_value
 
