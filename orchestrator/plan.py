@@ -307,10 +307,11 @@ def _planned(
     data: PlanData,
 ) -> tuple[PlannedTrial, ...]:
     planned: dict[str, PlannedTrial] = {}
+    images = data.images
     for trial in trials:
         identity, cell = resolver.trial_id(trial), trial.cell
         subset = data.sizes.get((cell.task, cell.data_fraction), 0)
-        seen = _images_seen(resolver, cell, data.images.get(cell.task, {}), subset)
+        seen = _images_seen(resolver, cell, images.get(cell.task, {}), subset)
         parameters = sizes.get(cell.model_scale, 0)
         pixels = resolver.scale(cell.model_scale).input_size ** 2
         entry = PlannedTrial(
