@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from dashboards import tracking
 from orchestrator.delivery import spooled
@@ -187,6 +188,7 @@ def _predictions(trial: ResolvedTrial) -> pa.Table:
     generator = np.random.default_rng(0)
     labels = trial.task.labels
     columns: dict[str, Any] = {name: [f"{k:08x}" for k in range(_IMAGES)] for name in ("image_id", "patient_id")}
+    truth: NDArray[Any]
     if trial.task.kind == "multilabel":
         truth = (generator.random((_IMAGES, len(labels))) < 0.4).astype(np.float32)
         columns |= {f"y_{label}": truth[:, k] for k, label in enumerate(labels)}

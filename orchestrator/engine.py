@@ -26,9 +26,10 @@ from orchestrator.record_states import TrialState
 from orchestrator.record_writer import RecordWriter
 from orchestrator.remaining import remaining
 from orchestrator.run_terms import FailedTrial, RunOptions, RunSummary
+from orchestrator.whereabouts import Whereabouts
 from search_spaces.exceptions import TrackingError, UserError
 from search_spaces.names import FailureClass, State
-from search_spaces.results import Failure, TrialResult
+from search_spaces.results import Failure
 from search_spaces.trial import ResolvedTrial, Workspace
 from trainables.library import TaskLibrary
 from trainables.store import open_store
@@ -132,9 +133,7 @@ class Engine:
                 with connect(self._places.address, import_paths=self._workspace.import_paths):
                     if self._options.max_gpu_hours is not None:
                         gpus = gpus_per_trial(execution.gang)
-                        course.keep_within(
-                            Budget(self._options.max_gpu_hours, gpus, works_of(self._plan.trials), took)
-                        )
+                        course.keep_within(Budget(self._options.max_gpu_hours, gpus, works_of(self._plan.trials), took))
                     with Executor(
                         execution.gang,
                         max_concurrent=self._options.max_concurrent or execution.max_concurrent,
@@ -197,6 +196,7 @@ class _Course:
         self._breaker = breaker
         self._started: dict[str, tuple[ResolvedTrial, float]] = {}
         self._ended: set[str] = set()
+        self._whereabouts = Whereabouts()
         self._budget: Budget | None = None
         self._cancellation = Cancellation(todo)
         self._stop: Callable[[str], None] | None = None
@@ -242,6 +242,7 @@ class _Course:
         if not self._cancellation.holds(trial_id):
             self._view.report(report)
             self._note.started(trial_id)
+        self._whereabouts.reported(report)
         if self._budget is not None:
             self._budget.reported(trial_id)
 
@@ -285,7 +286,9 @@ class _Course:
         left = self._agenda.leave(refuses) if refuses else []
         if left and self._budget:
             self._summary.over_budget += len(left)
-            self._view.put_off(left, f"they would exceed the GPU-hours allowed ({self._budget.spent_gpu_hours:.2f} spent)")
+            self._view.put_off(
+                left, f"they would exceed the GPU-hours allowed ({self._budget.spent_gpu_hours:.2f} spent)"
+            )
 
     def _obey(self) -> None:
         chosen = self._cancellation.asked(self._ended)
@@ -301,7 +304,9 @@ class _Course:
         self._cancellation.hold([*held, *running])
         self._summary.cancelled = len(self._cancellation)
         if held or running:
-            self._view.put_off([*held, *running], f"they were cancelled; {len(running)} of them stop at their next report")
+            self._view.put_off(
+                [*held, *running], f"they were cancelled; {len(running)} of them stop at their next report"
+            )
 
     def _start(self, trial_id: str) -> ResolvedTrial:
         trial = self._resolve(self._todo[trial_id])
@@ -318,11 +323,7 @@ class _Course:
         trial, started_at = self._started[trial_id]
         self._broken[trial_id] = failure
         self._summary.failed.append(FailedTrial.of(self._todo[trial_id], failure))
-        self._writer.put(
-            TrialResult(
-                trial=trial, state=State.FAILED, failure=failure, started_at=started_at, finished_at=time.time()
-            )
-        )
+        self._writer.put(self._whereabouts.failed_attempt(trial, failure, started_at))
         self._view.failed(trial_id, failure.message)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from orchestrator.agenda import Entry
 from orchestrator.budget import Budget, count_affordable, works_of
-from orchestrator.places import Places
 from orchestrator.forecast import Forecast, forecast
+from orchestrator.places import Places
 from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
 from orchestrator.progress import duration
 from orchestrator.record import Record
@@ -94,7 +94,9 @@ class Estimate:
         made = self.forecast
         if not made.trials:
             return ["nothing is left to train"]
-        disk = f"disk: {_size(self.weights_bytes)} of weights to keep, {_size(self.store_bytes)} of image stores"
+        disk = (
+            f"disk: {size_text(self.weights_bytes)} of weights to keep, {size_text(self.store_bytes)} of image stores"
+        )
         if not made.seconds:
             return [
                 f"{made.trials} trials to train; how long they take is known once some have ended, or with --calibrate",
@@ -191,12 +193,12 @@ def _affordable(plan: Plan, known: _Known, made: Forecast, max_gpu_hours: float 
         return None
     gang = plan.study.execution.gang
     works = works_of(plan.trials)
-    budget = Budget(max_gpu_hours, gang.ranks * (1.0 if gang.gpus_per_rank is None else gang.gpus_per_rank), works, known.took)
+    budget = Budget(
+        max_gpu_hours, gang.ranks * (1.0 if gang.gpus_per_rank is None else gang.gpus_per_rank), works, known.took
+    )
     if made.unknown:
         return None
-    entries = [
-        Entry(trial_id=t.trial_id, cost=made.seconds[t.trial_id], upstream_id=t.upstream_id) for t in known.todo
-    ]
+    entries = [Entry(trial_id=t.trial_id, cost=made.seconds[t.trial_id], upstream_id=t.upstream_id) for t in known.todo]
     return count_affordable(budget, entries)
 
 
@@ -259,7 +261,8 @@ def _store_bytes(plan: Plan, places: Places, todo: list[PlannedTrial]) -> int:
     return sum(len(library.load(name)) * side * side * 3 for name, _, side in stores_needed(plan.resolver, todo))
 
 
-def _size(size: float) -> str:
+def size_text(size: float) -> str:
+    """Short text: ``3.2 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"

@@ -132,8 +132,11 @@ class ProgressView:
 
     def left(self, trial_ids: list[str], kind: str, message: str) -> None:
         """These trials will not be started: others of their kind kept failing alike."""
-        self._put_off(trial_ids, f"{len(trial_ids)} trials of {kind} are not started, because trials there keep failing "
-            f"alike: {message}", "red")
+        self._put_off(
+            trial_ids,
+            f"{len(trial_ids)} trials of {kind} are not started, because trials there keep failing alike: {message}",
+            "red",
+        )
 
     def put_off(self, trial_ids: list[str], why: str) -> None:
         """These trials will not end in this run, for another reason than failures."""

@@ -12,7 +12,6 @@ import shutil
 import tempfile
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +27,7 @@ from orchestrator.delivery import added_tags, batches, metric_rows, set_rows, sp
 from orchestrator.entries import Entry, read_entry
 from orchestrator.metrics import score_file
 from orchestrator.notes import experiment_note, study_note
-from orchestrator.record_states import Delivery, KnownRun, TrialState, trial_state
+from orchestrator.record_states import Delivery, KnownRun, TrialState, trial_states
 from orchestrator.redact import public_study
 from search_spaces.exceptions import DataError, TrackingError, UserError
 from search_spaces.identity import digest
@@ -98,7 +97,7 @@ class Record:
             trial_ids: The trials asked for; those without a run are missing. All that have a run if not given.
         """
         with self._lock:
-            return _states(self._retrying(self._children), trial_ids)
+            return trial_states(self._retrying(self._children), trial_ids)
 
     def look(self, trial_ids: Iterable[str]) -> dict[str, TrialState]:
         """As ``states``, without writing anything: a study that has no record yet has only missing trials.
@@ -106,7 +105,7 @@ class Record:
         Raises:
             TrackingError: MLflow cannot be reached.
         """
-        return _states(self.attempts(), trial_ids)
+        return trial_states(self.attempts(), trial_ids)
 
     def attempts(self) -> list[RunHead]:
         """All delivered attempts, earliest first, without writing anything.
@@ -395,11 +394,3 @@ class Record:
 
 def _children(runs: Iterable[RunHead]) -> list[RunHead]:
     return [run for run in runs if run.tags.get(Tag.TRIAL_ID)]
-
-
-def _states(runs: Iterable[RunHead], trial_ids: Iterable[str] | None) -> dict[str, TrialState]:
-    by_trial: dict[str, list[RunHead]] = defaultdict(list)
-    for run in runs:
-        by_trial[run.tags[Tag.TRIAL_ID]].append(run)
-    wanted = by_trial if trial_ids is None else dict.fromkeys(trial_ids)
-    return {trial_id: trial_state(by_trial.get(trial_id, [])) for trial_id in wanted}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from dashboards.run_heads import RunHead
 from dashboards.tracking import RecordTag, tag_list
 from search_spaces.exceptions import TrackingError
 from search_spaces.names import FailureClass, State, Tag
-
 
 _ENDED = ("FINISHED", "FAILED")
 """Status of a run that was delivered to its end."""
@@ -105,6 +105,20 @@ def trial_state(runs: Sequence[RunHead]) -> TrialState:
         return _of(counts, State.COMPLETE, len(ended))
     failed = [run for run in ended if run.tags.get(Tag.STATE) == State.FAILED]
     return _of(failed[-1], State.FAILED, len(ended)) if failed else TrialState(state=State.MISSING, attempts=len(ended))
+
+
+def trial_states(runs: Iterable[RunHead], trial_ids: Iterable[str] | None = None) -> dict[str, TrialState]:
+    """Where trials stand.
+
+    Args:
+        runs: All attempts of a study, earliest first.
+        trial_ids: The trials asked for; those without a run are missing. All that have a run if not given.
+    """
+    by_trial: dict[str, list[RunHead]] = defaultdict(list)
+    for run in runs:
+        by_trial[run.tags[Tag.TRIAL_ID]].append(run)
+    wanted = by_trial if trial_ids is None else dict.fromkeys(trial_ids)
+    return {trial_id: trial_state(by_trial.get(trial_id, [])) for trial_id in wanted}
 
 
 def _of(run: RunHead, state: State, attempts: int) -> TrialState:

@@ -16,11 +16,7 @@ from orchestrator.plan import Plan, PlannedTrial
 from orchestrator.progress import duration
 from orchestrator.record import Record
 from orchestrator.record_states import TrialState
-from search_spaces.exceptions import UserError
-from search_spaces.identity import canonical
 from search_spaces.names import AXES, State
-from search_spaces.trial import Workspace
-from trainables.storage import Storage
 
 WATCH_S = 5.0
 """Seconds between two looks at the record."""

@@ -46,8 +46,8 @@ GpuHoursOption = Annotated[
     float | None,
     typer.Option(
         "--max-gpu-hours",
-        help="Start no trial that would exceed so many GPU-hours in this run (spent, and expected of what runs); running "
-        "ones finish. Exit code 3 if trials are left, which are counted.",
+        help="Start no trial that would exceed so many GPU-hours in this run (spent, and expected of what runs); "
+        "running ones finish. Exit code 3 if trials are left, which are counted.",
     ),
 ]
 
@@ -143,7 +143,8 @@ def cancel(
 
     if shared.only is None:
         raise UserError(
-            "cancel needs --only, such as --only 'task=chest'; to stop the whole run, press Ctrl-C there (or ray job stop)"
+            "cancel needs --only, such as --only 'task=chest'; to stop the whole run, press Ctrl-C there "
+            "(or ray job stop)"
         )
     made = _sound_plan(study, shared, quiet=True, load_weights=False)
     storage = shared.places().storage_of(made.study.name)
@@ -287,8 +288,8 @@ def prune(
         WeightsRule | None,
         typer.Option(
             "--weights",
-            help="Also weights: of trials that are not done (failed), also of done ones that nothing of the study starts "
-            "from (not-upstream), of all that nothing still has to start from (all).",
+            help="Also weights: of trials that are not done (failed), also of done ones that nothing of the study "
+            "starts from (not-upstream), of all that nothing still has to start from (all).",
         ),
     ] = None,
     stores: Annotated[

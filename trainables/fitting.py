@@ -112,7 +112,7 @@ def fit(
         seed: The trial's init seed.
         primary: Validation metric.
         group: The trial's ranks.
-        tell: Takes the report of an evaluation (step, steps, loss, val, samples_per_s) and gives the order.
+        tell: Takes the report of an evaluation (step, steps, loss, val, samples_per_s, resumed_from), gives the order.
         checkpoints: Where to continue from and to save to; None keeps none.
 
     Raises:
@@ -268,7 +268,8 @@ class _Fit:
         self._history.append(row)
         report = {key: row[key] for key in ("step", "loss", "val")}
         samples = len(losses) * self._protocol.global_batch_size
-        order = self._tell({**report, "steps": self._steps, "samples_per_s": samples / seconds})
+        whole = {"steps": self._steps, "samples_per_s": samples / seconds, "resumed_from": self._resumed_from}
+        order = self._tell({**report, **whole})
         if self._checkpoints is not None:
             self._checkpoints.after_evaluation(order, self._state)
         if order is Order.STOP:
