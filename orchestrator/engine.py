@@ -322,6 +322,7 @@ class _Course:
     def _fail(self, trial_id: str, failure: Failure) -> None:
         trial, started_at = self._started[trial_id]
         self._broken[trial_id] = failure
+        self._ended.add(trial_id)
         self._summary.failed.append(FailedTrial.of(self._todo[trial_id], failure))
         self._writer.put(self._whereabouts.failed_attempt(trial, failure, started_at))
         self._view.failed(trial_id, failure.message)

@@ -22,7 +22,7 @@ from search_spaces.names import FailureClass
 if TYPE_CHECKING:
     from orchestrator.plan import Plan
     from orchestrator.record import Record
-    from orchestrator.run_terms import RunOptions, RunSummary
+    from orchestrator.run_terms import RunOptions
     from search_spaces.files import LoadedStudy
 
 app = typer.Typer(
@@ -343,61 +343,23 @@ def _confirm(trials: int, shared: Shared) -> None:
 def _carry_out(plan: Plan, shared: Shared, options: RunOptions, out: Path | None) -> None:
     """Run, say what came of it, and end with exit code 3 if not everything asked is true."""
     from orchestrator.api import carry_out
+    from orchestrator.run_text import print_report, print_summary
 
-    ran = carry_out(plan, shared.places(), console, options, out, on_summary=_print_summary)
-    _print_report(ran.report, ran.headlines, ran.tracking_uri)
+    ran = carry_out(
+        plan, shared.places(), console, options, out, on_summary=lambda summary: print_summary(summary, console)
+    )
+    print_report(ran.report, ran.headlines, ran.tracking_uri, console)
     if not ran.summary.everything_asked_is_true:
         raise typer.Exit(EXIT_FAILED)
 
 
 def _report(plan: Plan, record: Record, out: Path | None) -> None:
     from orchestrator.api import parent_closed, write_report
+    from orchestrator.run_text import print_report
 
     with parent_closed(record, console):
         page, headlines = write_report(plan, record, console, out)
-    _print_report(page, headlines, record.uri)
-
-
-def _print_summary(summary: RunSummary) -> None:
-    from orchestrator.progress import duration
-
-    console.print(
-        f"{summary.trained} trials trained, {summary.skipped} were done before, {len(summary.failed)} failed, "
-        f"in {duration(summary.seconds)}"
-    )
-    if summary.left:
-        console.print(
-            f"{summary.left} trials were not started, because others of their kind kept failing alike; "
-            "mend the cause and run again",
-            style="red",
-        )
-    if summary.cancelled:
-        console.print(f"{summary.cancelled} trials were cancelled; the next run takes them up", style="yellow")
-    if summary.over_budget:
-        console.print(
-            f"{summary.over_budget} trials were not started, because they would have exceeded --max-gpu-hours; "
-            "the next run takes them up",
-            style="yellow",
-        )
-    if summary.waiting:
-        console.print(f"{summary.waiting} results wait in the storage until MLflow answers again", style="yellow")
-    for failure in summary.failed:
-        console.print(f"failed ({failure.failure_class}) {failure.label}: {failure.message}", style="red", markup=False)
-
-
-def _print_report(page: Path | None, headlines: tuple[str, ...], tracking_uri: str) -> None:
-    from dashboards.tracking import hide_password
-
-    if page is None:
-        return
-    console.print()
-    for line in headlines:
-        console.print(f"• {line}", markup=False)
-    console.print()
-    console.print(f"report: {page}", soft_wrap=True, markup=False)
-    uri = hide_password(tracking_uri)
-    look = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri '{uri}'"
-    console.print(f"MLflow: {look}", soft_wrap=True, markup=False)
+    print_report(page, headlines, record.uri, console)
 
 
 if __name__ == "__main__":
