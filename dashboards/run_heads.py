@@ -142,7 +142,7 @@ def _from_sqlite(file: Path, column: str, value: Any) -> list[RunHead] | None:
             query = f"select experiment_id from experiments where {column} = ? and lifecycle_stage = 'active'"
             found = connection.execute(query, (value,)).fetchall()
             if len(found) != 1:
-                return None  # none, deleted, or of several workspaces: MLflow says which
+                return None  # none, deleted, or one in several workspaces: MLflow says which
             connection.execute("begin")  # one state of the record for all that is read
             return _read(connection, found[0][0])
     except sqlite3.Error as error:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
-
 import pytest
 
-from dashboards import tracking
 from dashboards.run_heads import RunHead, experiment_heads, study_heads
+from dashboards.tracking import RecordTag
 from orchestrator.delivery import spooled
 from search_spaces.exceptions import TrackingError
 from search_spaces.names import Tag
@@ -38,13 +35,17 @@ def test_the_tables_say_what_the_search_says(filled):
     complete = [h for h in heads if h.tags.get(Tag.STATE) == "complete"]
     assert [h.seconds for h in complete] == [20.0, 20.0]
     assert complete[0].tags["sc.sets"] == "head_neck,test"
-    assert set(complete[0].tags) >= {"sc.set_hash/test", "env.host"}
+    assert complete[0].tags["env.host"] == "node1"
+    client_of(filled).set_tag(complete[0].run_id, RecordTag.set_hash("test"), "abc")
+    changed = {h.run_id: h for h in study_heads(filled.uri, "skin")}
+    assert changed[complete[0].run_id].tags["sc.set_hash/test"] == "abc"
+    assert list(changed.values()) == searched(filled)
 
 
 def test_deleted_runs_and_changed_tags_are_seen_at_once(filled):
     client = client_of(filled)
-    run = next(h for h in study_heads(filled.uri, "skin") if h.tags.get(Tag.STATE) == "complete")
-    trial_id = run.tags[Tag.TRIAL_ID]
+    trial_id = make_trial(seed=1).trial_id
+    run = next(h for h in study_heads(filled.uri, "skin") if h.tags.get(Tag.TRIAL_ID) == trial_id)
     assert filled.look([trial_id])[trial_id].state == "complete"
     client.set_tag(run.run_id, Tag.STATE, "superseded")
     assert filled.look([trial_id])[trial_id].state == "missing"
@@ -78,14 +79,3 @@ def test_a_damaged_file_is_an_outage_and_not_an_empty_record(tmp_path):
     file.write_bytes(b"no database, but long enough to look like a file of one" * 50)
     with pytest.raises(TrackingError, match="cannot be read"):
         study_heads(f"sqlite:///{file}", "skin")
-
-
-def test_two_experiments_of_a_name_are_told_apart_by_mlflow(filled):
-    """MLflow's workspaces may hold an experiment of one name each."""
-    file = tracking.sqlite_file(filled.uri)
-    with closing(sqlite3.connect(file)) as connection, connection:
-        connection.execute(
-            "insert into experiments (name, artifact_location, lifecycle_stage, workspace) values (?, ?, ?, ?)",
-            ("skin", "/elsewhere", "active", "another"),
-        )
-    assert study_heads(filled.uri, "skin") == searched(filled)

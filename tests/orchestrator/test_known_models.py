@@ -16,16 +16,21 @@ from search_spaces.study import ScaleSpec
 from tests.orchestrator.small_study import write_study
 from trainables.models import scale_card
 
-NETS = "from helper import depth\nfrom torch import nn\n\ndef net(num_classes):\n    return nn.Sequential(" + (
-    "nn.Flatten(), nn.Linear(3 * 16 * 16, num_classes))\n"
-)
+NETS = """
+from torch import nn
+
+from helper import width
+
+def net(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(768, width), nn.Linear(width, num_classes))
+"""
 SPEC = ScaleSpec(factory="nets:net", input_size=16)
 
 
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "nets.py").write_text(NETS)
-    (tmp_path / "helper.py").write_text("depth = 1\n")
+    (tmp_path / "helper.py").write_text("width = 8\n")
     return tmp_path
 
 
@@ -64,7 +69,7 @@ def test_a_change_of_the_factory_or_of_what_it_imports_is_seen(remembered, monke
 
 
 def test_another_question_or_another_torch_is_asked_again(remembered, monkeypatch):
-    assert asked(remembered, monkeypatch, SPEC.model_copy(update={"input_size": 32})) == 1
+    assert asked(remembered, monkeypatch, SPEC.model_copy(update={"ladder": "mine"})) == 1
     monkeypatch.setattr(known_models, "_versions", lambda: {"torch": "99"})
     assert asked(remembered, monkeypatch) == 1
 
@@ -80,8 +85,8 @@ def test_the_cache_may_be_damaged_or_deleted(remembered, monkeypatch):
 
 def test_it_does_not_grow_for_ever(remembered, monkeypatch):
     monkeypatch.setattr(known_models, "MOST", 3)
-    for size in range(16, 24):
-        asked(remembered, monkeypatch, SPEC.model_copy(update={"input_size": size}))
+    for number in range(8):
+        card_of(remembered, SPEC.model_copy(update={"ladder": str(number)}))
     kept = json.loads((remembered / "cache" / "models.json").read_text())
     assert len(kept) == 3
 
