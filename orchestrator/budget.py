@@ -93,8 +93,11 @@ class Budget:
 
         Args:
             trial_id: Its id.
-            seconds: How long it ran, if it is complete; else the time since its first report is counted.
+            seconds: How long it ran, if it is complete; else (failed, or told to stop) the time since its first report
+                is counted.
         """
+        if trial_id not in self._running:
+            return  # it was stopped, and counted then
         elapsed = self._elapsed_s(trial_id)
         self._running.discard(trial_id)
         self._began.pop(trial_id, None)

@@ -9,10 +9,14 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from orchestrator.drivers import Driver, ask_to_cancel, is_heard
 from orchestrator.plan import PlannedTrial
-from search_spaces.names import Role
+from search_spaces.expand import expand
+from search_spaces.names import AXES, Role
+from search_spaces.selection import select
+from search_spaces.study import Study
 from trainables.storage import Storage
 
 PATIENCE_S = 30.0
@@ -81,6 +85,26 @@ def needless(todo: Iterable[PlannedTrial], gone: Collection[str]) -> set[str]:
                 found.add(planned.trial_id)
                 del still_open[planned.trial_id]
     return found
+
+
+def selected_ids(study: Study, only: str, recorded: Mapping[str, Any]) -> set[str]:
+    """Ids of target trials of a run, from the study file and the plan in the record alone: who cancels needs no images.
+
+    Args:
+        study: The study.
+        only: See ``search_spaces.selection.select``.
+        recorded: ``plan.json`` as the run wrote it.
+
+    Raises:
+        UserError: ``only`` cannot be read, or selects no trial of the study.
+    """
+    targets = [t for t in select(expand(study).trials, only) if t.role is Role.TARGET]
+    wanted = {(*t.cell.coordinates.items(), t.seed.label) for t in targets}
+    return {
+        str(target["trial_id"])
+        for target in recorded["targets"]
+        if (*((axis, target[axis]) for axis in AXES), target["seed"]) in wanted
+    }
 
 
 def request(

@@ -301,6 +301,8 @@ class _Course:
             if self._stop is not None:
                 self._stop(trial_id)
             self._note.ended(trial_id)
+            if self._budget is not None:
+                self._budget.ended(trial_id)
         self._cancellation.hold([*held, *running])
         self._summary.cancelled = len(self._cancellation)
         if held or running:

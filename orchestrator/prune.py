@@ -160,6 +160,7 @@ def _find_in_storage(
 def _find_weights(
     found: Prunable, plan: Plan, storage: Storage, known: _Known, rule: WeightsRule, selected: bool
 ) -> None:
+    _require_its_record(plan, storage, known)
     mine = {t.trial_id for t in plan.trials}
     needed = still_needed(plan, known.is_done)
     starts = {t.upstream_id for t in plan.trials}
@@ -181,6 +182,20 @@ def _find_weights(
         for i in chosen
     ]
     found.notes += _what_is_lost(plan, known, chosen)
+
+
+def _require_its_record(plan: Plan, storage: Storage, known: _Known) -> None:
+    """Of the wrong record, all weights would look like those of trials that are not done.
+
+    Raises:
+        UserError: The storage holds weights, and the record knows none of the trials they are of.
+    """
+    delivered = storage.weights().keys() - known.waiting
+    if delivered and not any(known.is_done(trial_id) for trial_id in delivered):
+        raise UserError(
+            f"storage {storage.place} holds weights of {len(delivered)} trials of {plan.study.name}, but none of them "
+            "is done in this record: is --tracking-uri the one that they were run with?"
+        )
 
 
 def still_needed(plan: Plan, is_done: Callable[[str], bool]) -> set[str]:

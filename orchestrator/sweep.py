@@ -138,7 +138,8 @@ def cancel(
 
     Example: python -m orchestrator.sweep cancel my_study.yaml --only 'task=chest'
     """
-    from orchestrator.cancel import request
+    from dashboards.planned import load_planned
+    from orchestrator.cancel import request, selected_ids
     from orchestrator.drivers import drivers_now
 
     if shared.only is None:
@@ -146,12 +147,15 @@ def cancel(
             "cancel needs --only, such as --only 'task=chest'; to stop the whole run, press Ctrl-C there "
             "(or ray job stop)"
         )
-    made = _sound_plan(study, shared, quiet=True, load_weights=False)
-    storage = shared.places().storage_of(made.study.name)
-    drivers = drivers_now(storage, made.study.name)
+    asked = _loaded(study, shared).study
+    places = shared.places()
+    storage = places.storage_of(asked.name)
+    drivers = drivers_now(storage, asked.name)
     if not drivers:
-        raise UserError(f"no run of {made.study.name} goes on, as far as the notes in storage {storage.place} say")
-    chosen = {t.trial_id for t in made.targets}
+        raise UserError(f"no run of {asked.name} goes on, as far as the notes in storage {storage.place} say")
+    chosen = selected_ids(asked, shared.only, load_planned(asked.name, places.tracking_uri) or {"targets": []})
+    if not chosen:
+        raise UserError(f"the run that goes on has no trial that --only {shared.only!r} selects")
     running = chosen & {trial for driver in drivers for trial in driver.running}
     where = ", ".join(driver.label for driver in drivers)
     console.print(f"{len(chosen)} trials selected, {len(running)} of them running; the run is {where}", markup=False)

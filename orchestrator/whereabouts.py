@@ -15,15 +15,18 @@ JOB = "ray_job"
 """Key of ``TrialResult.extra``: the submission id of the job whose log holds the driver's output."""
 
 
+_PLACE = ("host", "log")
+
+
 class Whereabouts:
     """The last report of each attempt, as far as it says where the attempt is."""
 
     def __init__(self) -> None:
-        self._last: dict[str, Mapping[str, Any]] = {}
+        self._last: dict[str, dict[str, Any]] = {}
 
     def reported(self, report: Mapping[str, Any]) -> None:
         """An attempt has reported: keys ``trial_id`` and, if known, ``host``, ``log`` and ``resumed_from``."""
-        self._last[str(report["trial_id"])] = report
+        self._last[str(report["trial_id"])] = {k: report[k] for k in (*_PLACE, "resumed_from") if k in report}
 
     def failed_attempt(self, trial: ResolvedTrial, failure: Failure, started_at: float) -> TrialResult:
         """What is recorded of an attempt that failed now; a process that was lost is placed by its last report.
@@ -34,7 +37,7 @@ class Whereabouts:
             started_at: When it was handed out, Unix seconds.
         """
         last = self._last.get(trial.trial_id, {})
-        known = {name: str(last[name]) for name in ("host", "log") if name in last and not getattr(failure, name)}
+        known = {name: str(last[name]) for name in _PLACE if name in last and not getattr(failure, name)}
         job = submitted_job()
         return TrialResult(
             trial=trial,

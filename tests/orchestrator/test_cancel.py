@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -9,14 +10,14 @@ from typing import Any
 import pytest
 
 from orchestrator.breaker import Breaker
-from orchestrator.cancel import Cancellation, needless, request
+from orchestrator.cancel import Cancellation, needless, request, selected_ids
 from orchestrator.drivers import DriverNote, ask_to_cancel, drivers_now, stale_notes
 from orchestrator.engine import _Course
 from orchestrator.executor import TrialOutcome
 from orchestrator.run_terms import RunSummary
 from search_spaces.names import Role
 from tests.orchestrator.planned_trials import planned
-from tests.orchestrator.record_fixtures import make_result
+from tests.orchestrator.record_fixtures import make_result, make_study
 from trainables.storage import Storage
 
 EVERY_S = 0.01
@@ -159,6 +160,28 @@ def test_a_driver_that_does_not_listen_is_named_and_its_notes_go_stale(storage):
     assert storage.notes() == {}, "a driver takes what it was asked with it"
     lost = ask_to_cancel(storage, driver, [LONG.trial_id])
     assert stale_notes(storage) == [lost]
+
+
+def test_trials_are_selected_by_the_plan_in_the_record():
+    study = make_study()
+    recorded = {
+        "targets": [
+            {
+                "trial_id": f"{n:016x}",
+                "model_scale": "resnet20",
+                "pretraining_source": source,
+                "data_fraction": amount,
+                "task": "ham10000",
+                "seed": seed,
+            }
+            for n, (source, amount, seed) in enumerate(
+                itertools.product(["random", "natural"], ["0.05", "patients=9"], ["0"])
+            )
+        ]
+    }
+    assert selected_ids(study, "pretraining_source=natural", recorded) == {f"{n:016x}" for n in (2, 3)}
+    assert selected_ids(study, "data_fraction<=0.05,seed=0", recorded) == {f"{n:016x}" for n in (0, 2)}
+    assert selected_ids(study, "seed=1", recorded) == set(), "the run was of seed 0 alone"
 
 
 def wait_for(look, turns: int = 3000):

@@ -161,6 +161,14 @@ def test_a_running_study_is_left_alone_but_for_stores(field):
         note.close()
 
 
+def test_weights_are_not_taken_for_leftovers_of_another_record(field, tmp_path):
+    field.finish(*field.alone)
+    other = Places.of(tracking_uri=f"sqlite:///{tmp_path / 'other.db'}")
+    for rule in WeightsRule:
+        with pytest.raises(UserError, match="is --tracking-uri the one"):
+            find(field.plan, other, weights=rule)
+
+
 def test_nothing_is_known_and_nothing_deleted_while_mlflow_is_away(field):
     away = Places.of(tracking_uri="http://127.0.0.1:1")
     with pytest.raises(TrackingError):
