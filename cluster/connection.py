@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -40,6 +41,10 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
+
+
+_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray for the entry point of a submitted job."""
 
 
 @contextmanager
@@ -86,9 +91,17 @@ def connect(address: str = "local", *, import_paths: Sequence[str] = (), num_cpu
         ray.shutdown()
 
 
+def submitted_job() -> str:
+    """Submission id of the Ray job that this process is the driver of (``ray job logs ID``); empty outside of one."""
+    try:
+        return str(json.loads(os.environ.get(_JOB_CONFIG, "{}")).get("metadata", {}).get("job_submission_id", ""))
+    except (ValueError, AttributeError):
+        return ""
+
+
 def _runtime_env(import_paths: Sequence[str]) -> dict[str, Any]:
     variables = {"RAY_CHDIR_TO_TRIAL_DIR": "0"}
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+    if _JOB_CONFIG not in os.environ:
         # Inside a submitted job the working directory of the job is on the path of all workers already.
         paths = [str(ROOT), *import_paths, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         variables["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))

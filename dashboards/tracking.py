@@ -112,16 +112,18 @@ class RecordArtifact:
     REPORT = "report"
 
 
-def resolve_tracking_uri(given: str | None = None) -> str:
+def resolve_tracking_uri(given: str | None = None, home: Path | None = None) -> str:
     """The MLflow tracking URI to use, absolute.
 
     Args:
         given: The argument; else ``MLFLOW_TRACKING_URI``, else ``sqlite:///<home>/mlflow.db``.
+        home: ``SCALECURVES_HOME`` if not given.
 
     Raises:
         UserError: A folder or ``file:`` URI (MLflow no longer writes those), or a scheme that is not supported.
     """
-    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{scalecurves_home() / 'mlflow.db'}"
+    default = f"sqlite:///{(home or scalecurves_home()) / 'mlflow.db'}"
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or default
     scheme = uri.split("://", 1)[0].split("+", 1)[0] if "://" in uri else ""
     if scheme == "sqlite":
         return _absolute_sqlite(uri)
@@ -235,14 +237,21 @@ def hide_password(text: str) -> str:
 
 def search_all(client: MlflowClient, experiment_id: str, filter_string: str = "") -> list[Run]:
     """All active runs of an experiment that match, earliest first (start time, then run id)."""
-    runs: list[Run] = []
+    runs = [run for page in search_pages(client, experiment_id, filter_string) for run in page]
+    return sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+
+
+def search_pages(
+    client: MlflowClient, experiment_id: str, filter_string: str = "", page: int = PAGE
+) -> Iterator[list[Run]]:
+    """The same in pages of so many runs, in MLflow's order."""
     token = None
     while True:
-        page = client.search_runs([experiment_id], filter_string, max_results=PAGE, page_token=token)
-        runs.extend(page)
-        token = page.token
+        found = client.search_runs([experiment_id], filter_string, max_results=page, page_token=token)
+        yield list(found)
+        token = found.token
         if not token:
-            return sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+            return
 
 
 def find_parents(client: MlflowClient, experiment_id: str) -> list[Run]:

@@ -1,6 +1,9 @@
-"""What running drivers say about themselves, so that ``status`` can see trials that have no run in the record yet.
+"""What running drivers say about themselves, and what they are asked, as notes in the storage: the one place that all
+machines share.
 
-A note is disposable: it is overwritten every few seconds, ignored when stale, and nothing but ``status`` reads it.
+A driver's note lists the trials that have no run in the record yet; it is overwritten every few seconds and ignored
+when stale. A request to cancel is addressed to one driver, which deletes it when it has heard it. Both are disposable:
+no result depends on them.
 """
 
 from __future__ import annotations
@@ -11,35 +14,77 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 import pyarrow as pa
 
 from trainables.storage import Storage
 
+STALE_S = 60.0
+"""A note that is older belongs to a driver that is no more."""
+
 _EVERY_S = 5.0
-_STALE_S = 60.0
+_DRIVER, _CANCEL = "driver-", "cancel-"
 _STORAGE_ERRORS = (OSError, pa.ArrowException)
+Listener = Callable[[Collection[str]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Driver:
+    """A driver that runs a study now.
+
+    Attributes:
+        name: Of its note.
+        host: Machine that it runs on.
+        pid: Its process there.
+        running: Trials that have reported and not ended.
+        eta_s: Seconds left; None if not known yet.
+    """
+
+    name: str
+    host: str
+    pid: int
+    running: frozenset[str]
+    eta_s: float | None
+
+    @property
+    def label(self) -> str:
+        """Short text: ``process 4711 on node1``."""
+        return f"process {self.pid} on {self.host}"
 
 
 class DriverNote:
-    """Says from a thread of its own which trials a driver runs now. A storage that is away costs the note, no more.
+    """Says from a thread of its own which trials a driver runs now, and hears what it is asked. A storage that is away
+    costs that, no more.
 
     Args:
         storage: Where notes lie.
         study: Name of the study.
         eta_s: Gives the seconds left, None if not known.
+        every_s: Seconds between two looks.
     """
 
-    def __init__(self, storage: Storage, study: str, eta_s: Callable[[], float | None]) -> None:
+    def __init__(
+        self, storage: Storage, study: str, eta_s: Callable[[], float | None], every_s: float = _EVERY_S
+    ) -> None:
         self._storage = storage
         self._study = study
         self._eta_s = eta_s
-        self._name = f"{study}-{socket.gethostname()}-{os.getpid()}"
+        self._every_s = every_s
+        self._host, self._pid = socket.gethostname(), os.getpid()
+        # Process numbers come again, in containers at once; a request to an earlier driver must not reach this one.
+        self._name = f"{self._host}-{self._pid}-{uuid.uuid4().hex[:8]}"
         self._running: set[str] = set()
+        self._listener: Listener | None = None
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="driver-note", daemon=True)
+        self._thread = threading.Thread(target=self._live, name="driver-note", daemon=True)
         self._thread.start()
+
+    def listen(self, listener: Listener) -> None:
+        """Call this, in a thread of its own, with trials that someone asks to cancel."""
+        self._listener = listener
 
     def started(self, trial_id: str) -> None:
         """A trial has reported for the first time."""
@@ -54,18 +99,82 @@ class DriverNote:
         self._ended.set()
         self._thread.join()
         with contextlib.suppress(*_STORAGE_ERRORS):
-            self._storage.delete_note(self._name)
+            for request in self._requests():
+                self._storage.delete_note(request)
+            self._storage.delete_note(_DRIVER + self._name)
 
-    def _beat(self) -> None:
-        while not self._ended.wait(_EVERY_S):
-            note = {"study": self._study, "time": time.time(), "running": sorted(self._running), "eta_s": self._eta_s()}
+    def _live(self) -> None:
+        while True:
             with contextlib.suppress(*_STORAGE_ERRORS):
-                self._storage.put_note(self._name, json.dumps(note))
+                self._storage.put_note(_DRIVER + self._name, json.dumps(self._note()))
+                self._hear()
+            if self._ended.wait(self._every_s):
+                return
+
+    def _note(self) -> dict[str, object]:
+        return {
+            "study": self._study,
+            "host": self._host,
+            "pid": self._pid,
+            "time": time.time(),
+            "running": sorted(self._running),
+            "eta_s": self._eta_s(),
+        }
+
+    def _hear(self) -> None:
+        if self._listener is None:
+            return
+        for name, text in self._requests().items():
+            self._listener(json.loads(text)["trial_ids"])
+            self._storage.delete_note(name)
+
+    def _requests(self) -> dict[str, str]:
+        return self._storage.notes(f"{_CANCEL}{self._name}-")
+
+
+def drivers_now(storage: Storage, study: str) -> list[Driver]:
+    """Drivers that run this study now, as far as their notes say."""
+    found = []
+    for name, text in storage.notes(_DRIVER).items():
+        note = json.loads(text)
+        if note["study"] == study and time.time() - note["time"] < STALE_S:
+            found.append(
+                Driver(
+                    name=name.removeprefix(_DRIVER),
+                    host=note["host"],
+                    pid=note["pid"],
+                    running=frozenset(note["running"]),
+                    eta_s=note["eta_s"],
+                )
+            )
+    return found
 
 
 def running_now(storage: Storage, study: str) -> tuple[set[str], float | None]:
     """Trials that drivers of this study run now, and the longest of their times left in seconds."""
-    notes = [json.loads(text) for text in storage.notes()]
-    fresh = [n for n in notes if n["study"] == study and time.time() - n["time"] < _STALE_S]
-    left = [n["eta_s"] for n in fresh if n["eta_s"] is not None]
-    return {trial for n in fresh for trial in n["running"]}, max(left, default=None)
+    drivers = drivers_now(storage, study)
+    left = [d.eta_s for d in drivers if d.eta_s is not None]
+    return {trial for d in drivers for trial in d.running}, max(left, default=None)
+
+
+def ask_to_cancel(storage: Storage, driver: Driver, trial_ids: Collection[str]) -> str:
+    """Ask a driver to stop these trials and to start none of them; the name of the request."""
+    name = f"{_CANCEL}{driver.name}-{uuid.uuid4().hex[:8]}"
+    storage.put_note(name, json.dumps({"time": time.time(), "trial_ids": sorted(trial_ids)}))
+    return name
+
+
+def is_heard(storage: Storage, request: str) -> bool:
+    """Whether a driver has taken a request, or has ended."""
+    return request not in storage.notes(request)
+
+
+def stale_notes(storage: Storage) -> list[str]:
+    """Names of notes that no driver stands behind any more, and of requests that it can no longer hear."""
+    notes = {name: json.loads(text) for name, text in storage.notes().items()}
+    fresh = {
+        name.removeprefix(_DRIVER)
+        for name, note in notes.items()
+        if name.startswith(_DRIVER) and time.time() - note["time"] < STALE_S
+    }
+    return [name for name in notes if not any(driver in name for driver in fresh)]

@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.capacity import Capacity, Node, Shape
-from orchestrator.engine import Places
+from orchestrator.agenda import Entry
+from orchestrator.budget import Budget, count_affordable, work_of
 from orchestrator.forecast import Forecast, Work, forecast
+from orchestrator.places import Places
 from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
 from orchestrator.progress import duration
 from orchestrator.record import Record
 from orchestrator.record_states import TrialState
 from orchestrator.remaining import remaining
+from orchestrator.run_terms import RunOptions
 from orchestrator.searches import Search, searches_of, settled
 from search_spaces.exceptions import ScalecurvesError, TrackingError, UserError
 from search_spaces.names import Role, State
@@ -39,6 +42,8 @@ class Estimate:
         silent: Why the record does not answer; then every trial counts as not done.
         gangs: Trial -> its gang.
         price: Of a GPU-hour; None if not asked for.
+        max_gpu_hours: Limit of the run that is planned; None for none.
+        affordable: Trials that it would start within the limit; None without one, or while a scale is unknown.
         weights_bytes: Of the weights that they will keep.
         store_bytes: Of the image stores that they read, those that exist already included.
     """
@@ -48,6 +53,8 @@ class Estimate:
     silent: str
     gangs: dict[str, GangSpec]
     price: float | None
+    max_gpu_hours: float | None
+    affordable: int | None
     weights_bytes: int
     store_bytes: int
 
@@ -77,6 +84,8 @@ class Estimate:
             "busy_s": made.busy_s if whole else None,
             "gpu_hours": hours,
             "cpu_hours": self.cpu_hours,
+            "max_gpu_hours": self.max_gpu_hours,
+            "affordable": self.affordable,
             "price": None if self.price is None or hours is None else self.price * hours,
             "relative_error": made.relative_error,
             "basis": dict(made.basis),
@@ -95,7 +104,9 @@ class Estimate:
         made = self.forecast
         if not made.trials:
             return ["nothing is left to train"]
-        disk = f"disk: {_size(self.weights_bytes)} of weights to keep, {_size(self.store_bytes)} of image stores"
+        disk = (
+            f"disk: {size_text(self.weights_bytes)} of weights to keep, {size_text(self.store_bytes)} of image stores"
+        )
         if not made.seconds:
             return [
                 f"{made.trials} trials to train; how long they take is known once some have ended, or with --calibrate",
@@ -120,7 +131,12 @@ class Estimate:
             return ["GPU-hours and their price are known once trials have ended on GPUs"]
         condition = " if every rank has a GPU" if any(gang.gpus_per_rank is None for gang in several) else ""
         money = "" if self.price is None else f", {self.price * hours:.2f} at {self.price:g} per GPU-hour"
-        return [f"{hours:.2f} GPU-hours{money}{condition}"]
+        return [f"{hours:.2f} GPU-hours{money}{condition}", *self._limit_line()]
+
+    def _limit_line(self) -> list[str]:
+        if self.affordable is None:
+            return []
+        return [f"{self.affordable} of {self.forecast.trials} trials fit {self.max_gpu_hours:g} GPU-hours"]
 
     def _basis(self) -> str:
         words = {
@@ -140,6 +156,7 @@ def estimate(
     price: float | None = None,
     calibrate: bool = False,
     note: Callable[[str], None] = lambda _: None,
+    options: RunOptions | None = None,
 ) -> Estimate:
     """Look into the record, time a few steps if asked to, and add up.
 
@@ -151,9 +168,11 @@ def estimate(
         price: Of a GPU-hour, in any currency.
         calibrate: Time a few steps of each scale of which no trial has ended, on the CPU.
         note: Told what is being timed.
+        options: How the run differs from what the study says.
 
     Raises:
-        UserError: The plan has problems; fewer than 1 slot; a negative price; a gang that does not fit the nodes.
+        UserError: The plan has problems; fewer than 1 slot; a negative price; a gang that does not fit the nodes; a
+            limit of GPU-hours for trials that use no GPU.
     """
     if plan.resolver is None:
         raise UserError("\n".join(plan.problems))
@@ -165,16 +184,22 @@ def estimate(
     known = _known(plan, places)
     plan = known.plan
     speeds = _speeds(plan, known, note) if calibrate else {}
+    options = options or RunOptions()
     works = [dataclasses.replace(work, gang=Shape.of(known.gangs[work.trial_id], nodes)) for work in known.works]
-    most = execution.max_concurrent
+    most = options.max_concurrent or execution.max_concurrent
     room = slots or _room({work.gang for work in works}, nodes)
     room = min(room, most) if isinstance(room, int) and most else room
+    # A GPU per rank where the study leaves it to the cluster, as for the GPU-hours.
+    priced = [dataclasses.replace(work, gang=_with_gpus(known.gangs[work.trial_id])) for work in works]
+    made = forecast(works, known.took, room, done=known.done, most=most, images_per_s=speeds)
     return Estimate(
-        forecast=forecast(works, known.took, room, done=known.done, most=most, images_per_s=speeds),
+        forecast=made,
         finished=len(known.took),
         silent=known.silent,
         gangs=known.gangs,
         price=price,
+        max_gpu_hours=options.max_gpu_hours,
+        affordable=_affordable(priced, known, made, options.max_gpu_hours),
         weights_bytes=sum(BYTES_PER_WEIGHT * t.parameters for t in known.todo if _keeps_weights(plan, t)),
         store_bytes=_store_bytes(plan, places, known.todo),
     )
@@ -228,22 +253,28 @@ def _works(plan: Plan, searches: Mapping[str, Search]) -> list[Work]:
         before: list[PlannedTrial] = []
         for generation in search.generations():
             links: list[str | None] = [t.trial_id for t in before] or [t.upstream_id for t in generation]
-            works += [_work(t, links[k]) for k, t in enumerate(generation)]
+            works += [work_of(t, upstream_id=links[k]) for k, t in enumerate(generation)]
             before = generation
             last[search_id] = generation[0].trial_id
-    return [*works, *(_work(t, last.get(t.search_id or "", t.upstream_id)) for t in plan.trials)]
+    return [*works, *(work_of(t, upstream_id=last.get(t.search_id or "", t.upstream_id)) for t in plan.trials)]
 
 
-def _work(planned: PlannedTrial, before: str | None) -> Work:
-    return Work(
-        trial_id=planned.trial_id,
-        upstream_id=before,
-        scale=planned.trial.cell.model_scale,
-        cost=planned.cost,
-        images=planned.images,
-        gang=Shape.of(planned.gang, ()),
-        priority=planned.priority,
-    )
+def _with_gpus(gang: GangSpec) -> Shape:
+    return Shape.of(gang, [{"Resources": {"GPU": 1.0}}])
+
+
+def _affordable(works: Sequence[Work], known: _Known, made: Forecast, max_gpu_hours: float | None) -> int | None:
+    if max_gpu_hours is None:
+        return None
+    budget = Budget(max_gpu_hours, works, known.took)
+    if made.unknown:
+        return None
+    entries: list[Entry[object]] = [
+        Entry(trial_id=w.trial_id, cost=made.seconds[w.trial_id], upstream_id=w.upstream_id)
+        for w in works
+        if w.trial_id in made.seconds
+    ]
+    return count_affordable(budget, entries)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,7 +365,8 @@ def _store_bytes(plan: Plan, places: Places, todo: list[PlannedTrial]) -> int:
     return sum(len(library.load(name)) * side * side * 3 for name, _, side in stores_needed(plan.resolver, todo))
 
 
-def _size(size: float) -> str:
+def size_text(size: float) -> str:
+    """Short text: ``3.2 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"

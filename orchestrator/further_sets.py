@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from orchestrator.engine import Places
+from orchestrator.places import Places
 from orchestrator.plan import Plan, PlannedTrial, import_paths
 from orchestrator.record import Record
 from orchestrator.record_states import TrialState

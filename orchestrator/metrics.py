@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from dashboards.prediction_sets import PredictionSet, read_predictions
-from dashboards.statistics import compute_metrics
 from dashboards.tracking import metric_key
 from search_spaces.exceptions import DataError
 
@@ -53,6 +52,8 @@ def score(predictions: PredictionSet) -> SetMetrics:
     Raises:
         DataError: Truth or logits are not what the kind asks for.
     """
+    from dashboards.statistics import compute_metrics  # here, as it brings scipy, which few commands need
+
     try:
         metrics = compute_metrics(predictions.kind, predictions.labels, predictions.y, predictions.logits)
     except ValueError as error:

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, get_type_hints
 
@@ -43,15 +42,10 @@ class Shared:
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False
 
     def places(self) -> Any:
-        """The ``orchestrator.engine.Places`` that they name."""
-        from orchestrator.engine import Places
-        from search_spaces.home import scalecurves_home
+        """The ``orchestrator.places.Places`` that they name."""
+        from orchestrator.places import Places
 
-        home = scalecurves_home().resolve()
-        place = self.storage or str(home / "storage")
-        if "://" not in place:
-            place = str(Path(place).expanduser().resolve())
-        return Places(home=home, storage=place, tracking_uri=self.tracking_uri, address=self.address)
+        return Places.of(storage=self.storage, tracking_uri=self.tracking_uri, address=self.address)
 
 
 def command(app: typer.Typer) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -6,11 +6,12 @@ network once; it touches no GPU and trains nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from orchestrator.known_models import KnownModels
 from orchestrator.plan_data import Findings, PlanData, find_leaks, read_data
 from search_spaces.expand import Cell, Exclusion, Expansion, Trial, expand, gang_of, priority_of
 from search_spaces.files import LoadedStudy
@@ -121,6 +122,16 @@ class Plan:
         """Different cells of the targets."""
         return tuple(dict.fromkeys(t.trial.cell for t in self.targets))
 
+    def narrowed(self, target_ids: Collection[str]) -> Plan:
+        """The plan of these targets alone, with what they start from."""
+        needed: set[str | None] = set(target_ids)
+        kept: list[PlannedTrial] = []
+        for planned in reversed(self.trials):
+            if planned.trial_id in needed:
+                kept.append(planned)
+                needed.add(planned.upstream_id)
+        return replace(self, trials=tuple(reversed(kept)))
+
     def stages(self) -> Iterator[list[PlannedTrial]]:
         """Trials that may run at the same time, stage after stage, most work first."""
         for stage in sorted({t.trial.stage for t in self.trials}):
@@ -152,7 +163,8 @@ def make_plan(
     expansion = expand(study)
     chosen = select(expansion.trials, only)
     found = Findings()
-    cards = _cards(loaded, chosen, library, found, note)
+    models = KnownModels(library.home)
+    cards = _cards(loaded, chosen, library, models, found, note)
     resolver = Resolver(study, cards)
     tasks = {} if found.problems else _tasks(resolver, chosen, found)
     data = PlanData()
@@ -163,7 +175,8 @@ def make_plan(
         if load_weights:
             note("looking for images of evaluation sets in upstream tasks")
             find_leaks(data, chosen, library, found)
-    sizes = {} if found.problems or not load_weights else _check_weights(loaded, resolver, chosen, found, note)
+    sizes = {} if found.problems or not load_weights else _check_weights(loaded, resolver, chosen, models, found, note)
+    models.save()
     _note_idle_ranks(study, resolver, chosen, found)
     trials = () if found.problems else _planned(study, resolver, chosen, sizes, data)
     return Plan(
@@ -197,10 +210,14 @@ def stores_needed(resolver: Resolver, trials: Iterable[PlannedTrial]) -> list[tu
     return list(wanted)
 
 
-def _cards(loaded: LoadedStudy, trials: Sequence[Trial], library: TaskLibrary, found: Findings, note: Note) -> Cards:
-
-    from trainables.models import scale_card
-
+def _cards(
+    loaded: LoadedStudy,
+    trials: Sequence[Trial],
+    library: TaskLibrary,
+    models: KnownModels,
+    found: Findings,
+    note: Note,
+) -> Cards:
     study = loaded.study
     paths = import_paths(loaded)
     manifests = sorted({study.tasks[t.cell.task].manifest for t in trials} | _evaluation_manifests(study, trials))
@@ -211,7 +228,7 @@ def _cards(loaded: LoadedStudy, trials: Sequence[Trial], library: TaskLibrary, f
         _keep(tasks, name, found.attempt(library.card, name))
     scales: dict[str, ScaleCard] = {}
     for name in dict.fromkeys(t.cell.model_scale for t in trials):
-        _keep(scales, name, found.attempt(scale_card, name, study.scale(name), paths))
+        _keep(scales, name, found.attempt(models.scale_card, name, study.scale(name), paths))
     return Cards(scales=scales, files=_file_hashes(study, trials, found), tasks=tasks)
 
 
@@ -277,7 +294,12 @@ def _check_sizes(resolver: Resolver, cell: Cell) -> None:
 
 
 def _check_weights(
-    loaded: LoadedStudy, resolver: Resolver, trials: Sequence[Trial], found: Findings, note: Note
+    loaded: LoadedStudy,
+    resolver: Resolver,
+    trials: Sequence[Trial],
+    models: KnownModels,
+    found: Findings,
+    note: Note,
 ) -> dict[str, int]:
     """Build each scale and load each source into it once; scale -> number of its parameters."""
     sizes: dict[str, int] = {}
@@ -289,16 +311,13 @@ def _check_weights(
             continue
         checked.add(key)
         note(f"loading {cell.pretraining_source} into {cell.model_scale}")
-
-        _keep(sizes, cell.model_scale, found.attempt(_check_one, loaded, resolver, trial))
+        _keep(sizes, cell.model_scale, found.attempt(_check_one, loaded, resolver, models, trial))
     return sizes
 
 
-def _check_one(loaded: LoadedStudy, resolver: Resolver, trial: Trial) -> int:
-    from trainables.sources import check_source
-
+def _check_one(loaded: LoadedStudy, resolver: Resolver, models: KnownModels, trial: Trial) -> int:
     resolved = resolver.resolved(trial, "plan", _nowhere(loaded))
-    return check_source(resolved.scale, resolved.source, len(resolved.task.labels), import_paths(loaded))
+    return models.check_source(resolved.scale, resolved.source, len(resolved.task.labels), import_paths(loaded))
 
 
 def _nowhere(loaded: LoadedStudy) -> Workspace:
@@ -337,10 +356,11 @@ def _planned(
     data: PlanData,
 ) -> tuple[PlannedTrial, ...]:
     planned: dict[str, PlannedTrial] = {}
+    images = data.images
     for trial in trials:
         identity, cell = resolver.trial_id(trial), trial.cell
         subset = data.sizes.get((cell.task, cell.data_fraction), 0)
-        seen = _images_seen(resolver, trial, data.images.get(cell.task, {}), subset)
+        seen = _images_seen(resolver, trial, images.get(cell.task, {}), subset)
         parameters = sizes.get(cell.model_scale, 0)
         pixels = resolver.scale(cell.model_scale).input_size ** 2
         entry = PlannedTrial(
@@ -359,7 +379,7 @@ def _planned(
 
 
 def _images_seen(resolver: Resolver, trial: Trial, of_task: dict[str, int], subset: int) -> float:
-    from trainables.optimisation import evaluation_steps, total_steps
+    from trainables.steps import evaluation_steps, total_steps
 
     protocol = resolver.protocol_of(trial)
     steps = total_steps(protocol.budget, subset, protocol.global_batch_size)

@@ -80,6 +80,7 @@ class ProgressView:
         self._labels = dict(labels)
         self._pace = Pace(costs)
         self._done = self._failed = 0
+        self._left: dict[str, str] = {}
         self._running: dict[str, TaskID] = {}
         self._last_line = 0.0
         self._live = console.is_terminal
@@ -144,6 +145,12 @@ class ProgressView:
         )
         self._ended(trial_id)
 
+    def again(self, trial_id: str, message: str) -> None:
+        """A trial has failed and will be tried once more."""
+        label = self._labels.get(trial_id, trial_id)
+        self._console.print(f"tried again: {label} ({trial_id}): {message}", style="yellow", markup=False)
+        self._hide(trial_id)
+
     def failed(self, trial_id: str, message: str) -> None:
         """A trial has failed; its message is shown at once."""
         self._failed += 1
@@ -154,20 +161,35 @@ class ProgressView:
 
     def left(self, trial_ids: list[str], kind: str, message: str) -> None:
         """These trials will not be started: others of their kind kept failing alike."""
-        self._console.print(
+        self._put_off(
+            trial_ids,
             f"{len(trial_ids)} trials of {kind} are not started, because trials there keep failing alike: {message}",
-            style="red",
-            markup=False,
+            "red",
         )
+
+    def put_off(self, trial_ids: list[str], why: str) -> None:
+        """These trials will not end in this run, for another reason than failures."""
+        self._put_off(trial_ids, f"{len(trial_ids)} trials are put off: {why}", "yellow")
+
+    def _put_off(self, trial_ids: list[str], line: str, style: str) -> None:
+        self._console.print(line, style=style, markup=False)
         for trial_id in trial_ids:
             self._pace.finished(trial_id)
-            self._labels.pop(trial_id, None)
+            self._hide(trial_id)
+            if trial_id in self._labels:
+                self._left[trial_id] = self._labels.pop(trial_id)
         self._bars.update(self._main, total=len(self._labels))
+
+    def _hide(self, trial_id: str) -> None:
+        if trial_id in self._running:
+            self._bars.remove_task(self._running.pop(trial_id))
 
     def _ended(self, trial_id: str, seconds: float | None = None) -> None:
         self._pace.finished(trial_id, seconds)
-        if trial_id in self._running:
-            self._bars.remove_task(self._running.pop(trial_id))
+        self._hide(trial_id)
+        if trial_id in self._left:  # it was put off, but ended before it could be stopped
+            self._labels[trial_id] = self._left.pop(trial_id)
+            self._bars.update(self._main, total=len(self._labels))
         eta = self._pace.eta_s()
         note = f"{self._failed} failed" if self._failed else ""
         note += f"  about {duration(eta)} left" if eta else ""

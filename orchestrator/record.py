@@ -12,22 +12,22 @@ import shutil
 import tempfile
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from dashboards import tracking
+from dashboards.run_heads import RunHead, experiment_heads, study_heads
 from dashboards.tracking import RecordArtifact, RecordTag
 from orchestrator.delivery import added_tags, batches, metric_rows, set_rows, split_tags, spooled, write_files
 from orchestrator.entries import Entry, read_entry
 from orchestrator.metrics import score_file
 from orchestrator.notes import experiment_note, study_note
-from orchestrator.record_states import Delivery, KnownRun, TrialState, trial_state
+from orchestrator.record_states import Delivery, KnownRun, TrialState, trial_states
 from orchestrator.redact import public_study
 from search_spaces.exceptions import DataError, TrackingError, UserError
 from search_spaces.failpoints import failpoint
@@ -36,9 +36,6 @@ from search_spaces.names import SCHEMA_VERSION, Artifact, Role, State, Tag
 from search_spaces.results import TrialResult
 from search_spaces.study import Study
 from trainables.storage import Storage, Undelivered
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
 
 T = TypeVar("T")
 
@@ -101,12 +98,7 @@ class Record:
             trial_ids: The trials asked for; those without a run are missing. All that have a run if not given.
         """
         with self._lock:
-            runs = self._retrying(self._children)
-        by_trial: dict[str, list[Run]] = defaultdict(list)
-        for run in runs:
-            by_trial[run.data.tags[Tag.TRIAL_ID]].append(run)
-        wanted = by_trial if trial_ids is None else dict.fromkeys(trial_ids)
-        return {trial_id: trial_state(by_trial.get(trial_id, [])) for trial_id in wanted}
+            return trial_states(self._retrying(self._children), trial_ids)
 
     def look(self, trial_ids: Iterable[str] | None = None) -> dict[str, TrialState]:
         """As ``states``, without writing anything: a study that has no record yet has only missing trials.
@@ -114,17 +106,15 @@ class Record:
         Raises:
             TrackingError: MLflow cannot be reached.
         """
+        return trial_states(self.attempts(), trial_ids)
 
-        def find() -> bool:
-            self._client = self._client or tracking.connect(self.uri, create=False)
-            experiment = self._client.get_experiment_by_name(self.study.name)
-            self.experiment_id = "" if experiment is None else str(experiment.experiment_id)
-            return experiment is not None
+    def attempts(self) -> list[RunHead]:
+        """All delivered attempts, earliest first, without writing anything.
 
-        file = tracking.sqlite_file(self.uri)
-        if (file is not None and not file.is_file()) or not self._retrying(find):
-            return {trial_id: TrialState(state=State.MISSING) for trial_id in trial_ids or ()}
-        return self.states(trial_ids)
+        Raises:
+            TrackingError: MLflow cannot be reached.
+        """
+        return _children(self._again(lambda: study_heads(self.uri, self.study.name)))
 
     def deliver(self, item: Undelivered) -> str:
         """Deliver one attempt from the spool as a child run and mark it delivered; a second time changes nothing.
@@ -292,10 +282,9 @@ class Record:
             found = tracking.find_parents(self._client, self.experiment_id)
         return str(found[0].info.run_id)
 
-    def _children(self) -> list[Run]:
+    def _children(self) -> list[RunHead]:
         """All attempts in MLflow, earliest first; they replace what was remembered (runs may have been deleted)."""
-        runs = tracking.search_all(self._client, self.experiment_id)
-        children = [run for run in runs if run.data.tags.get(Tag.TRIAL_ID)]
+        children = _children(experiment_heads(self._client, self.uri, self.experiment_id))
         # Of two runs of one attempt (two drivers at once) the one that ended is taken.
         known = sorted(map(KnownRun.of, children), key=lambda k: k.terminated)
         self._by_attempt = {k.attempt_id: k for k in known}
@@ -365,12 +354,12 @@ class Record:
         if attempt not in self._by_attempt and attempt in self._unsure:
             found = tracking.search_all(self._client, self.experiment_id, f"tags.`{Tag.ATTEMPT_ID}` = '{attempt}'")
             if found:
-                self._by_attempt[attempt] = KnownRun.of(found[0])
+                self._by_attempt[attempt] = KnownRun.of(RunHead.of(found[0]))
         if attempt not in self._by_attempt:
             self._unsure.add(attempt)
             tags = {**split_tags(entry)[0], Tag.PARENT: self.parent_id}
             run = self._client.create_run(self.experiment_id, entry.started_ms, tags, entry.tags[Tag.RUN_NAME])
-            self._by_attempt[attempt] = KnownRun.of(run)
+            self._by_attempt[attempt] = KnownRun.of(RunHead.of(run))
         self._unsure.discard(attempt)
         return self._by_attempt[attempt]
 
@@ -392,11 +381,21 @@ class Record:
             self._by_attempt[run.attempt_id] = dataclasses.replace(run, complete=False)
 
     def _retrying(self, action: Callable[[], T]) -> T:
+        def attempt() -> T:
+            with tracking.tracking(self.uri):
+                return action()
+
+        return self._again(attempt)
+
+    def _again(self, action: Callable[[], T]) -> T:
+        """What an action gives that raises our errors, tried again while the record is away."""
         for pause_s in self._pauses_s:
             try:
-                with tracking.tracking(self.uri):
-                    return action()
+                return action()
             except TrackingError:
                 time.sleep(pause_s)
-        with tracking.tracking(self.uri):
-            return action()
+        return action()
+
+
+def _children(runs: Iterable[RunHead]) -> list[RunHead]:
+    return [run for run in runs if run.tags.get(Tag.TRIAL_ID)]

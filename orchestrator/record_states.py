@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from dashboards.run_heads import RunHead
 from dashboards.tracking import RecordMetric, RecordTag, tag_list
 from search_spaces.exceptions import TrackingError
 from search_spaces.names import FailureClass, State, Tag
 from search_spaces.tuning import Proposal
 
-if TYPE_CHECKING:
-    from mlflow.entities import Run
+_ENDED = ("FINISHED", "FAILED")
+"""Status of a run that was delivered to its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,52 +84,66 @@ class KnownRun:
     artifact_uri: str
 
     @classmethod
-    def of(cls, run: Run) -> KnownRun:
+    def of(cls, run: RunHead) -> KnownRun:
         """What to remember of an MLflow run."""
         return cls(
-            run_id=run.info.run_id,
-            attempt_id=run.data.tags.get(Tag.ATTEMPT_ID, ""),
-            trial_id=run.data.tags.get(Tag.TRIAL_ID, ""),
-            start_ms=run.info.start_time,
-            terminated=run.info.status in ("FINISHED", "FAILED"),
+            run_id=run.run_id,
+            attempt_id=run.tags.get(Tag.ATTEMPT_ID, ""),
+            trial_id=run.tags.get(Tag.TRIAL_ID, ""),
+            start_ms=run.start_ms,
+            terminated=run.status in _ENDED,
             complete=is_complete(run),
-            artifact_uri=run.info.artifact_uri,
+            artifact_uri=run.artifact_uri,
         )
 
 
-def is_complete(run: Run) -> bool:
+def is_complete(run: RunHead) -> bool:
     """Whether a run counts as a done trial: FINISHED with ``sc.state=complete``."""
-    return bool(run.info.status == "FINISHED" and run.data.tags.get(Tag.STATE) == State.COMPLETE)
+    return run.status == "FINISHED" and run.tags.get(Tag.STATE) == State.COMPLETE
 
 
-def trial_state(runs: Sequence[Run]) -> TrialState:
+def trial_state(runs: Sequence[RunHead]) -> TrialState:
     """Where a trial stands.
 
     Args:
         runs: Its runs, earliest first.
     """
-    ended = [run for run in runs if run.info.status in ("FINISHED", "FAILED")]
+    ended = [run for run in runs if run.status in _ENDED]
     counts = next((run for run in ended if is_complete(run)), None)
     if counts is not None:
         return _of(counts, State.COMPLETE, len(ended))
-    failed = [run for run in ended if run.data.tags.get(Tag.STATE) == State.FAILED]
+    failed = [run for run in ended if run.tags.get(Tag.STATE) == State.FAILED]
     return _of(failed[-1], State.FAILED, len(ended)) if failed else TrialState(state=State.MISSING, attempts=len(ended))
 
 
-def _of(run: Run, state: State, attempts: int) -> TrialState:
-    tags = run.data.tags
+def trial_states(runs: Iterable[RunHead], trial_ids: Iterable[str] | None = None) -> dict[str, TrialState]:
+    """Where trials stand.
+
+    Args:
+        runs: All attempts of a study, earliest first.
+        trial_ids: The trials asked for; those without a run are missing. All that have a run if not given.
+    """
+    by_trial: dict[str, list[RunHead]] = defaultdict(list)
+    for run in runs:
+        by_trial[run.tags[Tag.TRIAL_ID]].append(run)
+    wanted = by_trial if trial_ids is None else dict.fromkeys(trial_ids)
+    return {trial_id: trial_state(by_trial.get(trial_id, [])) for trial_id in wanted}
+
+
+def _of(run: RunHead, state: State, attempts: int) -> TrialState:
+    tags = run.tags
     failed = state is State.FAILED
     return TrialState(
         state=state,
-        run_id=run.info.run_id,
-        name=run.info.run_name,
+        run_id=run.run_id,
+        name=run.name,
         failure_class=FailureClass(tags[Tag.FAILURE_CLASS]) if failed and Tag.FAILURE_CLASS in tags else None,
         message=tags.get(Tag.FAILURE_MESSAGE, "") if failed else "",
         attempts=attempts,
-        seconds=run.data.metrics.get(RecordMetric.TOTAL_S),
+        seconds=run.seconds,
         sets={name: tags.get(RecordTag.set_hash(name), "") for name in tag_list(tags, RecordTag.SETS)},
         role=tags.get(Tag.ROLE, ""),
-        best_value=run.data.metrics.get(RecordMetric.VAL_BEST),
+        best_value=run.metrics.get(RecordMetric.VAL_BEST),
         search_id=tags.get(RecordTag.SEARCH, ""),
         proposal=_proposal(tags),
     )

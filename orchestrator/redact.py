@@ -61,7 +61,7 @@ def public_result(result: TrialResult) -> dict[str, Any]:
     """``trial.json`` as MLflow may have it: the public message for the message, no traceback, no places on disk."""
     raw = result.model_dump(mode="json")
     if result.failure is not None:
-        raw["failure"] |= {"message": result.failure.public_message, "detail": ""}
+        raw["failure"] |= {"message": result.failure.public_message, "detail": "", "log": ""}
     raw["trial"]["workspace"] |= {"home": "", "storage": "", "import_paths": []}
     axes, versions = raw["trial"]["axes"], raw["environment"]["versions"] if raw["environment"] else None
     public: dict[str, Any] = redact_json(raw)

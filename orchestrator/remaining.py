@@ -23,7 +23,9 @@ class Remaining:
     diverged: dict[str, TrialState]
 
 
-def remaining(plan: Plan, states: Mapping[str, TrialState], has_weights: Callable[[str], bool]) -> Remaining:
+def remaining(
+    plan: Plan, states: Mapping[str, TrialState], has_weights: Callable[[str], bool], *, diverged_too: bool = False
+) -> Remaining:
     """Trials that are neither complete nor diverged; upstream ones only if needed, and again if their weights are gone.
 
     Args:
@@ -31,6 +33,7 @@ def remaining(plan: Plan, states: Mapping[str, TrialState], has_weights: Callabl
             trials to train, under their provisional ids.
         states: Of every trial of the plan.
         has_weights: Whether the weights of a complete trial are kept.
+        diverged_too: Whether diverged trials are tried again as well.
     """
     todo: dict[str, PlannedTrial] = {}
     diverged: dict[str, TrialState] = {}
@@ -38,7 +41,7 @@ def remaining(plan: Plan, states: Mapping[str, TrialState], has_weights: Callabl
     for planned in reversed(plan.trials):
         state = states[planned.trial_id]
         needed = planned.trial_id in starts
-        if state.failure_class is FailureClass.DIVERGENCE:
+        if state.failure_class is FailureClass.DIVERGENCE and not diverged_too:
             diverged[planned.trial_id] = state
         elif state.state is not State.COMPLETE:
             if planned.trial.role is Role.TARGET or needed:

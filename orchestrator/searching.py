@@ -112,9 +112,9 @@ class Searching:
         each = self._open.pop(self._trials.get(trial_id, ""), None)
         return Step() if each is None else Step(lost=each.finals, gone=each.expected)
 
-    def plan(self) -> Plan:
-        """The plan with all values that are known by now."""
-        return replace(self._plan, trials=tuple(settle(self._plan, t, self._searches) for t in self._plan.trials))
+    def settled(self, plan: Plan) -> Plan:
+        """A plan of the same study with all values that are known by now."""
+        return replace(plan, trials=tuple(settle(plan, t, self._searches) for t in plan.trials))
 
     def _step(self, search_id: str, waiting: list[PlannedTrial]) -> Step:
         each = self._open[search_id]

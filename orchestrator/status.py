@@ -1,4 +1,4 @@
-"""Where a study stands, and why a trial stands where it does."""
+"""Where a study stands."""
 
 from __future__ import annotations
 
@@ -14,17 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.drivers import running_now
-from orchestrator.engine import Places
+from orchestrator.places import Places
 from orchestrator.plan import Plan, PlannedTrial
 from orchestrator.progress import duration
 from orchestrator.record import Record
 from orchestrator.record_states import TrialState
 from orchestrator.searches import NO_VALUE, Search, searches_of, settled
-from search_spaces.exceptions import UserError
-from search_spaces.identity import canonical
 from search_spaces.names import AXES, FailureClass, State
-from search_spaces.trial import Workspace
-from trainables.storage import Storage
 
 WATCH_S = 5.0
 """Seconds between two looks at the record."""
@@ -165,89 +161,3 @@ def watch(plan: Plan, places: Places, console: Console, every_s: float = WATCH_S
             if status["done"] + status["failed"] >= status["trials"]:
                 return
             time.sleep(every_s)
-
-
-def explain(plan: Plan, start_of_id: str, places: Places, console: Console) -> None:
-    """Say where a trial stands, what its attempts did, and how it differs from the nearest done trial.
-
-    Raises:
-        UserError: No trial, or several, whose id starts like this.
-    """
-    storage = places.storage_of(plan.study.name)
-    recorded = Record(plan.study, storage, places.tracking_uri).look()
-    searches = searches_of(plan, recorded)
-    plan = settled(plan, searches)
-    states = {t.trial_id: recorded.get(t.trial_id, _MISSING) for t in plan.trials}
-    planned = _find(plan, start_of_id, searches)
-    states.setdefault(planned.trial_id, recorded.get(planned.trial_id, _MISSING))
-    state = states[planned.trial_id]
-    console.print(f"[bold]{planned.trial_id}[/] {planned.trial.label}")
-    run = f", run {state.run_id}" if state.run_id else ""
-    console.print(f"state: {state.state}, {state.attempts} attempts{run}")
-    if planned.upstream_id:
-        console.print(f"starts from trial {planned.upstream_id} ({states[planned.upstream_id].state})")
-    if planned.trial.proposal is not None:
-        proposal = planned.trial.proposal
-        origin = f"proposal {proposal.number} of search {planned.search_id}"
-        console.print(f"tuned: {proposal.text} ({origin})", markup=False, highlight=False)
-    if state.message:
-        console.print(f"last error ({state.failure_class}): {state.message}", markup=False, style="red")
-    for line in _local_details(storage, planned.trial_id):
-        console.print(line, markup=False, style="dim")
-    if state.state is not State.COMPLETE:
-        _print_difference(plan, planned, states, console)
-
-
-def _find(plan: Plan, start_of_id: str, searches: Mapping[str, Search]) -> PlannedTrial:
-    tried = [t for s in searches.values() for g in s.generations() for t in g]
-    known = {t.trial_id: t for t in (*plan.trials, *tried) if not t.trial.is_open}
-    found = [t for trial_id, t in known.items() if trial_id.startswith(start_of_id)]
-    if len(found) != 1:
-        many = f"{len(found)} trials start with" if found else "no trial of the study has the id"
-        raise UserError(f"{many} {start_of_id!r}; ids are listed by plan --json and in the MLflow tag sc.trial_id")
-    return found[0]
-
-
-def _local_details(storage: Storage, trial_id: str) -> list[str]:
-    """Tails of the tracebacks that stay out of MLflow."""
-    lines: list[str] = []
-    for result in storage.failures(trial_id):
-        if result.failure is not None:
-            lines.append(f"attempt {result.trial.attempt_id}: {result.failure.message}")
-            lines += result.failure.detail.rstrip().splitlines()[-12:]
-    return lines
-
-
-def _print_difference(plan: Plan, planned: PlannedTrial, states: dict[str, TrialState], console: Console) -> None:
-    done = [t for t in plan.trials if states[t.trial_id].state is State.COMPLETE and not t.trial.is_open]
-    if not done:
-        console.print("no trial of the study is done yet")
-        return
-    mine = _flat(plan, planned)
-    nearest = min(done, key=lambda t: len(_changes(mine, _flat(plan, t))))
-    console.print(f"differs from the done trial {nearest.trial_id} in:")
-    for key, (here, there) in _changes(mine, _flat(plan, nearest)).items():
-        console.print(f"  {key}: {here} (done: {there})", markup=False)
-
-
-def _flat(plan: Plan, planned: PlannedTrial) -> dict[str, str]:
-    if plan.resolver is None:
-        raise UserError("\n".join(plan.problems))
-    resolved = plan.resolver.resolved(planned.trial, "why", Workspace(home="", storage=""))
-    flat: dict[str, str] = {}
-
-    def visit(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                visit(f"{prefix}.{key}" if prefix else key, inner)
-        else:
-            flat[prefix] = canonical(value)
-
-    visit("", resolved.model_dump(mode="json", exclude=set(_NOT_COMPARED)))
-    return flat
-
-
-def _changes(one: dict[str, str], other: dict[str, str]) -> dict[str, tuple[str, str]]:
-    keys = sorted(one.keys() | other.keys())
-    pairs = {k: (one.get(k, "absent"), other.get(k, "absent")) for k in keys}
-    return {k: pair for k, pair in pairs.items() if pair[0] != pair[1]}

@@ -1,23 +1,29 @@
-"""The command line: ``python -m orchestrator.sweep [run|plan|status|why|evaluate|report] STUDY``."""
+"""The command line: ``python -m orchestrator.sweep [run|retry|cancel|plan|status|why|evaluate|report|prune] STUDY``."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.status import Status
 
 from orchestrator.options import Shared, command
+from orchestrator.prune_rules import WeightsRule
 from orchestrator.terminal import EXIT_FAILED, EXIT_USER, make_console
-from search_spaces.exceptions import TrackingError, UserError
-from search_spaces.failpoints import failpoint
-from search_spaces.files import LoadedStudy, load_study
+from search_spaces.exceptions import UserError
+from search_spaces.names import FailureClass
+
+if TYPE_CHECKING:
+    from orchestrator.plan import Plan
+    from orchestrator.record import Record
+    from orchestrator.run_terms import RunOptions
+    from search_spaces.files import LoadedStudy
 
 app = typer.Typer(
     add_completion=True,
@@ -27,8 +33,23 @@ app = typer.Typer(
 )
 console = make_console()
 
+MANY_TRIALS = 1000
+"""From here on a run asks before it starts."""
+
 StudyArgument = Annotated[str, typer.Argument(help="Preset (demo), YAML file, or module:function.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder of the report; else ./reports/<study>.")]
+ConcurrentOption = Annotated[
+    int | None,
+    typer.Option("--max-concurrent", min=1, help="Most trials at a time, instead of execution.max_concurrent."),
+]
+GpuHoursOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-gpu-hours",
+        help="Start no trial that would exceed so many GPU-hours in this run (spent, and expected of what runs); "
+        "running ones finish. Exit code 3 if trials are left, which are counted.",
+    ),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -42,6 +63,8 @@ def main(context: typer.Context) -> None:
 def run(
     study: StudyArgument = "demo",
     out: OutOption = None,
+    max_concurrent: ConcurrentOption = None,
+    max_gpu_hours: GpuHoursOption = None,
     *,
     shared: Shared,
 ) -> None:
@@ -49,22 +72,100 @@ def run(
 
     Example: python -m orchestrator.sweep run my_study.yaml --only 'seed=0'
     """
-    from orchestrator.engine import Engine
-    from orchestrator.further_sets import score_missing
+    from orchestrator.run_terms import RunOptions
 
-    plan = _sound_plan(study, shared)
-    if len(plan.targets) > 1000 and not shared.yes and sys.stdin.isatty():
-        typer.confirm(f"{len(plan.targets)} trials; go on?", abort=True)
+    made = _sound_plan(study, shared)
+    _confirm(len(made.targets), shared)
+    _carry_out(made, shared, RunOptions(max_concurrent=max_concurrent, max_gpu_hours=max_gpu_hours), out)
+
+
+@command(app)
+def retry(
+    study: StudyArgument,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="All failed trials but diverged ones, which would diverge again.")
+    ] = False,
+    classes: Annotated[
+        list[FailureClass] | None, typer.Option("--class", help="Failed trials of this class alone. Repeatable.")
+    ] = None,
+    out: OutOption = None,
+    max_concurrent: ConcurrentOption = None,
+    max_gpu_hours: GpuHoursOption = None,
+    *,
+    shared: Shared,
+) -> None:
+    """Run failed trials again, and nothing else but what they start from; then write the report.
+
+    Example: python -m orchestrator.sweep retry my_study.yaml --class memory
+    """
+    from orchestrator.record import Record
+    from orchestrator.retry import failed_targets, what_failed
+    from orchestrator.run_terms import RunOptions
+
+    made = _sound_plan(study, shared)
     places = shared.places()
-    engine = Engine(plan, places, console)
-    with _parent_closed(engine.record):
-        summary = engine.run()
-        _print_summary(summary)
-        if not summary.waiting:
-            score_missing(plan, places, engine.record, console)
-            _report_of(plan, engine.record, out)
-    if summary.failed or summary.left:
-        raise typer.Exit(EXIT_FAILED)
+    record = Record(made.study, places.storage_of(made.study.name), places.tracking_uri)
+    states = record.look(t.trial_id for t in made.trials)
+    listed = what_failed(made, states)
+    if not failed and not classes:
+        raise UserError(
+            f"{listed}. Choose with --failed (all but divergence) or --class CLASS (repeatable), and --only if need be"
+        )
+    chosen = failed_targets(made, states, classes or ())
+    asked = f" of class {' or '.join(classes)}" if classes else ""
+    console.print(f"{listed}; {len(chosen)} of them{asked} selected to run again", markup=False)
+    if not chosen:
+        return
+    _confirm(len(chosen), shared)
+    options = RunOptions(
+        max_concurrent=max_concurrent,
+        max_gpu_hours=max_gpu_hours,
+        targets=frozenset(t.trial_id for t in chosen),
+        diverged_too=FailureClass.DIVERGENCE in (classes or ()),
+    )
+    _carry_out(made, shared, options, out)
+
+
+@command(app)
+def cancel(
+    study: StudyArgument,
+    *,
+    shared: Shared,
+) -> None:
+    """Take the trials that --only selects out of a run that goes on, here or on another machine with this storage.
+
+    Running ones stop at their next report with a checkpoint, the others are not started; the next run takes them up.
+
+    Example: python -m orchestrator.sweep cancel my_study.yaml --only 'task=chest'
+    """
+    from dashboards.planned import load_planned
+    from orchestrator.cancel import request, selected_ids
+    from orchestrator.drivers import drivers_now
+
+    if shared.only is None:
+        raise UserError(
+            "cancel needs --only, such as --only 'task=chest'; to stop the whole run, press Ctrl-C there "
+            "(or ray job stop)"
+        )
+    asked = _loaded(study, shared).study
+    places = shared.places()
+    storage = places.storage_of(asked.name)
+    drivers = drivers_now(storage, asked.name)
+    if not drivers:
+        raise UserError(f"no run of {asked.name} goes on, as far as the notes in storage {storage.place} say")
+    chosen = selected_ids(asked, shared.only, load_planned(asked.name, places.tracking_uri) or {"targets": []})
+    if not chosen:
+        raise UserError(f"the run that goes on has no trial that --only {shared.only!r} selects")
+    running = chosen & {trial for driver in drivers for trial in driver.running}
+    where = ", ".join(driver.label for driver in drivers)
+    console.print(f"{len(chosen)} trials selected, {len(running)} of them running; the run is {where}", markup=False)
+    if not shared.yes and sys.stdin.isatty():
+        typer.confirm("Take them out of it?", abort=True)
+    with console.status("waiting until the run has heard it"):
+        deaf = request(storage, drivers, chosen)
+    if deaf:
+        raise UserError(f"{', '.join(d.label for d in deaf)} has not answered; it obeys when it next reads the storage")
+    console.print("heard: what has not ended is held back, what runs stops at its next report; run takes it up again")
 
 
 @command(app)
@@ -78,6 +179,8 @@ def plan(
     nodes: Annotated[
         str | None, typer.Option("--nodes", help="The cluster, for the time: 2x(32,8) is two nodes of 32 CPUs, 8 GPUs.")
     ] = None,
+    max_concurrent: ConcurrentOption = None,
+    max_gpu_hours: GpuHoursOption = None,
     price: Annotated[float | None, typer.Option("--price", help="Of a GPU-hour, for the cost in money.")] = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Time a few steps of scales of which no trial has ended, on the CPU.")
@@ -88,6 +191,7 @@ def plan(
     """Cells, trials, exclusions with reasons, time, money, disk, and every problem at once; trains nothing."""
     from orchestrator.estimate import estimate, parse_nodes
     from orchestrator.plan_text import plan_json, print_plan
+    from orchestrator.run_terms import RunOptions
 
     cluster = parse_nodes(nodes) if nodes else ()
     made = _plan(study, shared, quiet=json_)
@@ -95,8 +199,16 @@ def plan(
     if not made.problems:
         with redirect_stdout(sys.stderr) if json_ else console.status("estimating") as shown:
             note: Callable[[str], None] = shown.update if isinstance(shown, Status) else lambda _: None
+            options = RunOptions(max_concurrent=max_concurrent, max_gpu_hours=max_gpu_hours)
             costs = estimate(
-                made, shared.places(), slots=slots, nodes=cluster, price=price, calibrate=calibrate, note=note
+                made,
+                shared.places(),
+                slots=slots,
+                nodes=cluster,
+                price=price,
+                calibrate=calibrate,
+                note=note,
+                options=options,
             )
     if json_:
         extra = {"estimate": costs.to_json()} if costs else {}
@@ -138,8 +250,8 @@ def why(
     *,
     shared: Shared,
 ) -> None:
-    """State and attempts of a trial, its last error, and what makes it differ from a done trial."""
-    from orchestrator.status import explain
+    """State and attempts of a trial, errors and where their logs are, and what makes it differ from a done trial."""
+    from orchestrator.why import explain
 
     made = _sound_plan(study, replace(shared, only=None), quiet=True, load_weights=False)
     explain(made, trial, shared.places(), console)
@@ -162,8 +274,7 @@ def evaluate(
         f"{scored.scored} trials scored on {on}, {scored.known} were before, {scored.unfinished} are not done, "
         f"{scored.without_weights} are done but kept no weights"
     )
-    with _parent_closed(record):
-        _report_of(made, record, out)
+    _report(made, record, out)
     if scored.unfinished or scored.without_weights:
         raise typer.Exit(EXIT_FAILED)
 
@@ -182,91 +293,88 @@ def report(
     places = shared.places()
     record = Record(made.study, places.storage_of(made.study.name), places.tracking_uri)
     record.open()
-    with _parent_closed(record):
-        _report_of(made, record, out)
+    _report(made, record, out)
 
 
-def _plan(text: str, shared: Shared, quiet: bool = False, load_weights: bool = True) -> Any:
-    from orchestrator.plan import make_plan
-    from search_spaces.home import scalecurves_home
-    from trainables.library import TaskLibrary
+@command(app)
+def prune(
+    study: StudyArgument,
+    weights: Annotated[
+        WeightsRule | None,
+        typer.Option(
+            "--weights",
+            help="Also weights: of trials that are not done (failed), also of done ones that nothing of the study "
+            "starts from (not-upstream), of all that nothing still has to start from (all).",
+        ),
+    ] = None,
+    stores: Annotated[
+        bool, typer.Option("--stores", help="Also image stores of data sets that are no longer imported.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    *,
+    shared: Shared,
+) -> None:
+    """List what may be deleted from storage and home, with sizes; --yes deletes it.
 
-    loaded: LoadedStudy = load_study(text, shared.set_ or ())
-    library = TaskLibrary(scalecurves_home())
-    if quiet:
-        with redirect_stdout(sys.stderr):  # a user's factory may print; stdout belongs to the JSON
-            return make_plan(loaded, library, shared.only, load_weights=load_weights)
-    with console.status("planning") as shown:
-        note: Callable[[str], None] = lambda what: shown.update(f"planning: {what}")  # noqa: E731
-        return make_plan(loaded, library, shared.only, note, load_weights)
-
-
-def _sound_plan(text: str, shared: Shared, quiet: bool = False, load_weights: bool = True) -> Any:
-    """A plan without problems.
-
-    Raises:
-        UserError: It has some; names them all.
+    Always: checkpoints of trials that are done or no longer in the study, details of their delivered failures, and what
+    crashed processes left half-written. Never what MLflow does not have yet.
     """
-    plan = _plan(text, shared, quiet, load_weights)
-    if plan.problems:
-        many = len(plan.problems) > 1
-        listed = "".join(f"\n- {problem}" for problem in plan.problems)
-        raise UserError(f"{len(plan.problems)} problems:{listed}" if many else plan.problems[0])
-    return plan
+    from orchestrator.prune import find, prune_json, prune_view
+
+    made = _sound_plan(study, shared, quiet=True, load_weights=False)
+    found = find(made, shared.places(), weights=weights, stores=stores, selected=shared.only is not None)
+    if shared.yes:
+        found.delete()
+    if json_:
+        print(json.dumps(prune_json(found, deleted=shared.yes), indent=2))
+    else:
+        console.print(prune_view(found, deleted=shared.yes))
 
 
-def _print_summary(summary: Any) -> None:
-    from orchestrator.progress import duration
+def _loaded(text: str, shared: Shared) -> LoadedStudy:
+    from orchestrator.api import loaded
 
-    console.print(
-        f"{summary.trained} trials trained, {summary.skipped} were done before, {len(summary.failed)} failed, "
-        f"in {duration(summary.seconds)}"
+    return loaded(text, shared.set_ or ())
+
+
+def _plan(text: str, shared: Shared, quiet: bool = False) -> Plan:
+    from orchestrator.api import a_plan
+
+    return a_plan(_loaded(text, shared), shared.places(), shared.only, console=None if quiet else console)
+
+
+def _sound_plan(text: str, shared: Shared, quiet: bool = False, load_weights: bool = True) -> Plan:
+    from orchestrator.api import sound_plan
+
+    shown = None if quiet else console
+    return sound_plan(_loaded(text, shared), shared.places(), shared.only, console=shown, load_weights=load_weights)
+
+
+def _confirm(trials: int, shared: Shared) -> None:
+    if trials > MANY_TRIALS and not shared.yes and sys.stdin.isatty():
+        typer.confirm(f"{trials} trials; go on?", abort=True)
+
+
+def _carry_out(plan: Plan, shared: Shared, options: RunOptions, out: Path | None) -> None:
+    """Run, say what came of it, and end with exit code 3 if not everything asked is true."""
+    from orchestrator.api import carry_out
+    from orchestrator.run_text import print_report, print_summary
+
+    ran = carry_out(
+        plan, shared.places(), console, options, out, on_summary=lambda summary: print_summary(summary, console)
     )
-    if summary.left:
-        console.print(
-            f"{summary.left} trials were not started, because others of their kind kept failing alike; "
-            "mend the cause and run again",
-            style="red",
-        )
-    if summary.waiting:
-        console.print(f"{summary.waiting} results wait in the storage until MLflow answers again", style="yellow")
-    for failure in summary.failed:
-        console.print(f"failed ({failure.failure_class}) {failure.label}: {failure.message}", style="red", markup=False)
+    print_report(ran.report, ran.headlines, ran.tracking_uri, console)
+    if not ran.summary.everything_asked_is_true:
+        raise typer.Exit(EXIT_FAILED)
 
 
-@contextmanager
-def _parent_closed(record: Any) -> Iterator[None]:
-    """Leave the study's parent run FINISHED, or KILLED if something broke it off."""
-    finished = False
-    try:
-        yield
-        finished = True
-    finally:
-        if record.parent_id:
-            try:
-                record.close(finished=finished)
-            except TrackingError as error:
-                console.print(f"the record does not answer: {error}", style="yellow", markup=False)
+def _report(plan: Plan, record: Record, out: Path | None) -> None:
+    from orchestrator.api import parent_closed, write_report
+    from orchestrator.run_text import print_report
 
-
-def _report_of(plan: Any, record: Any, out: Path | None) -> None:
-    from dashboards.report import build_report
-    from dashboards.tracking import hide_password
-    from orchestrator.plan_text import plan_json
-
-    folder = out or Path("reports") / plan.study.name
-    with console.status("writing the report"):
-        files = build_report(plan.study.name, folder, record.uri, planned=plan_json(plan))
-        failpoint("report.before_attach")
-        record.attach_report(folder)
-    console.print()
-    for line in files.headlines:
-        console.print(f"• {line}", markup=False)
-    console.print()
-    console.print(f"report: {files.index_html.resolve()}", soft_wrap=True, markup=False)
-    uri = hide_password(record.uri)
-    look = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri '{uri}'"
-    console.print(f"MLflow: {look}", soft_wrap=True, markup=False)
+    with parent_closed(record, console):
+        page, headlines = write_report(plan, record, console, out)
+    print_report(page, headlines, record.uri, console)
 
 
 if __name__ == "__main__":

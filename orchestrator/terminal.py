@@ -16,11 +16,15 @@ EXIT_USER, EXIT_FAILED, EXIT_INTERRUPTED = 1, 3, 130
 """Exit codes (docs/failures.md); 0 is success and 2 a wrong command line."""
 
 
-def make_console() -> Console:
-    """Wide enough on a pipe that no line is cut: other programs read it."""
-    if sys.stdout.isatty():
-        return Console(soft_wrap=True, highlight=False)
-    return Console(soft_wrap=True, highlight=False, width=200)
+def make_console(quiet: bool = False) -> Console:
+    """Wide enough on a pipe that no line is cut: other programs read it. Plain lines in a notebook's cell.
+
+    Args:
+        quiet: Print nothing.
+    """
+    width = None if sys.stdout.isatty() else 200
+    # Rich's own drawing in notebooks needs widgets that few have installed, and leaves no text in the saved notebook.
+    return Console(soft_wrap=True, highlight=False, width=width, force_jupyter=False, quiet=quiet)
 
 
 @contextmanager

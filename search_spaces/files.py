@@ -73,10 +73,29 @@ def load_study(text: str, sets: Sequence[str] = ()) -> LoadedStudy:
         UserError: Nothing of that name, or the study is not valid.
     """
     raw, folder = _read(text)
-    raw = _apply(raw, sets)
+    return _loaded(_apply(raw, sets), text, folder)
+
+
+def adopt_study(study: Study | Mapping[str, Any]) -> LoadedStudy:
+    """A study that a program has made, as if it had been loaded from a file in the current folder.
+
+    Args:
+        study: A study, or what its YAML file would hold.
+
+    Raises:
+        UserError: The study is not valid.
+    """
+    return _loaded(_plain(study), "given as an object", Path.cwd())
+
+
+def _loaded(raw: dict[str, Any], origin: str, folder: Path) -> LoadedStudy:
     shown = yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=120)
-    study = Study.parse(_absolute_files(_expand(raw, text), folder), f"study {text}")
-    return LoadedStudy(study=study, text=shown, folder=folder, origin=text)
+    study = Study.parse(_absolute_files(_expand(raw, origin), folder), f"study {origin}")
+    return LoadedStudy(study=study, text=shown, folder=folder, origin=origin)
+
+
+def _plain(study: Study | Mapping[str, Any]) -> dict[str, Any]:
+    return study.model_dump(mode="json", by_alias=True, exclude_unset=True) if isinstance(study, Study) else {**study}
 
 
 def study_name(text: str) -> str:
@@ -126,10 +145,8 @@ def _call(text: str) -> dict[str, Any]:
     except (ImportError, AttributeError) as error:
         raise UserError(f"study {text}: {error}") from error
     made = function()
-    if isinstance(made, Study):
-        return made.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    if isinstance(made, dict):
-        return made
+    if isinstance(made, Study | dict):
+        return _plain(made)
     raise UserError(f"study {text}: the function must return a Study or a mapping, got {type(made).__name__}")
 
 

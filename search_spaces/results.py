@@ -29,6 +29,8 @@ class Failure(StrictModel):
         public_message: For MLflow; holds no path and no patient.
         step: Optimiser step at which it happened, if training had begun.
         detail: Tail of the traceback, for ``why``; stays out of MLflow.
+        host: Machine on which the process that failed, or was lost, ran; empty if not known.
+        log: File there with the output of that process; stays out of MLflow; empty if not known.
     """
 
     failure_class: FailureClass
@@ -36,6 +38,8 @@ class Failure(StrictModel):
     public_message: str
     step: int | None = None
     detail: str = ""
+    host: str = ""
+    log: str = ""
 
 
 class SubsetFacts(StrictModel):

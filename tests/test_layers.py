@@ -37,8 +37,11 @@ TORCH_FREE = (
     "trainables.storage",
     "dashboards.statistics",
     "dashboards.report",
+    "orchestrator.api",
     "orchestrator.broker",
     "orchestrator.leases",
+    "orchestrator.prune",
+    "orchestrator.why",
     "orchestrator.tasks",
 )
 

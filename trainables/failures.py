@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import socket
 import sys
 import traceback
+from pathlib import Path
 
 from search_spaces.exceptions import ScalecurvesError
 from search_spaces.names import FailureClass
@@ -48,7 +50,18 @@ def failure_of(error: BaseException, step: int | None) -> Failure:
         public_message=public_message(message, values=failure_class is FailureClass.DATA or not named),
         step=step,
         detail="".join(traceback.format_exception(error))[-DETAIL_CHARACTERS:],
+        host=socket.gethostname(),
+        log=output_file(),
     )
+
+
+def output_file() -> str:
+    """The file that this process writes its errors to, as Ray's workers do; empty if that is a terminal or a pipe."""
+    try:
+        file = Path("/proc/self/fd/2").resolve(strict=True)
+    except OSError:  # no such folder (macOS), or the stream is closed or no file
+        return ""
+    return str(file) if file.is_file() else ""
 
 
 def node_failure(message: str) -> Failure:

@@ -30,13 +30,12 @@ from trainables.optimisation import (
     MovingAverage,
     Precision,
     Update,
-    evaluation_steps,
     learning_rate,
     make_loss,
     sampling_weights,
-    total_steps,
 )
 from trainables.recompute import recomputed
+from trainables.steps import evaluation_steps, total_steps
 from trainables.telemetry import DeviceUse, Phase, StepClock
 from trainables.training_log import LOSS_WINDOW, LossLog, still_rising
 from trainables.validation_metrics import is_better, validation_value
@@ -126,7 +125,7 @@ def fit(
         seed: The trial's init seed.
         primary: Validation metric.
         group: The trial's ranks.
-        tell: Takes the report of an evaluation (step, steps, loss, val, samples_per_s) and gives the order.
+        tell: Takes the report of an evaluation (step, steps, loss, val, samples_per_s, resumed_from), gives the order.
         checkpoints: Where to continue from and to save to; None keeps none.
         save_memory: Compute activations twice instead of keeping them.
 
@@ -310,7 +309,8 @@ class _Fit:
         failpoint("trial.evaluated")
         report = {key: row[key] for key in ("step", "loss", "val")}
         with self._clock.waiting():
-            order = self._tell({**report, "steps": self._steps, "samples_per_s": samples_per_s})
+            whole = {"steps": self._steps, "samples_per_s": samples_per_s, "resumed_from": self._resumed_from}
+            order = self._tell({**report, **whole})
             if self._checkpoints is not None and order is Order.GO:
                 self._checkpoints.save_if_due(self._state)
         self._obey(order)

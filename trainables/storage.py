@@ -15,7 +15,6 @@ renamed into place; elsewhere ``trial.json`` is uploaded last and, on replacemen
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 import time
@@ -23,7 +22,6 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -32,9 +30,12 @@ from search_spaces.exceptions import UserError
 from search_spaces.failpoints import failpoint
 from search_spaces.names import Artifact, State
 from search_spaces.results import TrialResult
+from trainables.filesystems import LOCAL, open_filesystem
 
 _TRIALS, _ATTEMPTS, _CHECKPOINTS, _NOTES, _TMP = "trials", "attempts", "checkpoints", "notes", "tmp"
 _FAILURE = "failure.json"
+_ABANDONED_S = 86400.0
+"""What has been half-written for so long will not be finished."""
 _WHOLE_OBJECTS = frozenset({"s3", "gcs", "abfs"})
 """File systems on which a file is seen whole or not at all, so that it needs no temporary name."""
 
@@ -67,7 +68,7 @@ class Storage:
 
     def __init__(self, place: str | Path, filesystem: pafs.FileSystem | None = None) -> None:
         self.place = str(place)
-        self.fs, self._root = (filesystem, self.place) if filesystem is not None else _open(self.place)
+        self.fs, self._root = (filesystem, self.place) if filesystem is not None else open_filesystem(self.place)
         self._cache: tempfile.TemporaryDirectory[str] | None = None
 
     @property
@@ -167,7 +168,7 @@ class Storage:
         local = Path(self._cache.name) / PurePosixPath(where)
         local.parent.mkdir(parents=True, exist_ok=True)
         partial = local.with_name(f"{local.name}.{uuid.uuid4().hex}")
-        pafs.copy_files(self._path(where), str(partial), source_filesystem=self.fs, destination_filesystem=_LOCAL)
+        pafs.copy_files(self._path(where), str(partial), source_filesystem=self.fs, destination_filesystem=LOCAL)
         return partial.replace(local)
 
     def mark_delivered(self, key: str | Undelivered) -> None:
@@ -227,31 +228,77 @@ class Storage:
         """Replace a note: small, disposable text that other processes may read."""
         self._write(f"{_NOTES}/{name}", text.encode())
 
-    def notes(self) -> list[str]:
-        """The texts of all notes."""
-        texts = []
-        for name in self._files(_NOTES):
-            with (
-                contextlib.suppress(FileNotFoundError),
-                self.fs.open_input_stream(self._path(f"{_NOTES}/{name}")) as file,
-            ):
-                texts.append(file.read().decode())
+    def notes(self, prefix: str = "") -> dict[str, str]:
+        """Name -> text of the notes whose names start like this."""
+        texts = {}
+        for name in sorted(self._files(_NOTES)):
+            if name.startswith(prefix):
+                with (
+                    contextlib.suppress(FileNotFoundError),
+                    self.fs.open_input_stream(self._path(f"{_NOTES}/{name}")) as file,
+                ):
+                    texts[name] = file.read().decode()
         return texts
 
     def delete_note(self, name: str) -> None:
         """Delete a note, if it is there."""
         self._delete(f"{_NOTES}/{name}")
 
-    def clean_tmp(self, older_than_s: float = 86400.0) -> int:
+    def weights(self) -> dict[str, int]:
+        """Trial id -> bytes of the weights that are here."""
+        return self._folders_with(_TRIALS, Artifact.WEIGHTS)
+
+    def delete_weights(self, trial_id: str) -> None:
+        """Delete the weights of a trial, if any; those of a result that waits for delivery stay."""
+        if not self.is_published(trial_id):
+            folder = f"{_TRIALS}/{trial_id}"
+            self._delete(f"{folder}/{Artifact.WEIGHTS}")
+            if not self._files(folder):
+                self._delete_folder(folder)
+
+    def checkpoints(self) -> dict[str, int]:
+        """Trial id -> bytes of the checkpoint that is here."""
+        return {name.removesuffix(".pt"): size for name, size in self._sizes(_CHECKPOINTS).items()}
+
+    def delivered_failures(self) -> dict[str, int]:
+        """Attempt id -> bytes of the details kept of a failed attempt that MLflow has."""
+        waiting = self._folders_with(_ATTEMPTS, Artifact.TRIAL)
+        return {i: size for i, size in self._folders_with(_ATTEMPTS, _FAILURE).items() if i not in waiting}
+
+    def delete_delivered_failure(self, attempt_id: str) -> None:
+        """Delete the details of a failed attempt, if MLflow has it."""
+        if not self._exists(f"{_ATTEMPTS}/{attempt_id}/{Artifact.TRIAL}"):
+            self._delete_folder(f"{_ATTEMPTS}/{attempt_id}")
+
+    def tmp(self, older_than_s: float = _ABANDONED_S) -> dict[str, int]:
+        """Name -> bytes of what crashed processes left half-written."""
+        inside = self._sizes(_TMP)
+        return {
+            name: sum(size for path, size in inside.items() if path.split("/")[0] == name)
+            for name, _ in self._abandoned(older_than_s)
+        }
+
+    def clean_tmp(self, older_than_s: float = _ABANDONED_S) -> int:
         """Delete what crashed processes left half-written; returns the number of entries deleted."""
+        abandoned = self._abandoned(older_than_s)
+        for name, is_folder in abandoned:
+            (self._delete_folder if is_folder else self._delete)(f"{_TMP}/{name}")
+        return len(abandoned)
+
+    def _abandoned(self, older_than_s: float) -> list[tuple[str, bool]]:
+        """Names of old entries of tmp, and whether each is a folder."""
         horizon = time.time() - older_than_s
-        deleted = 0
-        for entry in self.fs.get_file_info(pafs.FileSelector(self._path(_TMP), allow_not_found=True)):
-            if entry.mtime is not None and entry.mtime.timestamp() < horizon:
-                where = f"{_TMP}/{PurePosixPath(entry.path).name}"
-                (self._delete_folder if entry.type == pafs.FileType.Directory else self._delete)(where)
-                deleted += 1
-        return deleted
+        entries = self.fs.get_file_info(pafs.FileSelector(self._path(_TMP), allow_not_found=True))
+        return [
+            (PurePosixPath(entry.path).name, entry.type == pafs.FileType.Directory)
+            for entry in entries
+            if entry.mtime is not None and entry.mtime.timestamp() < horizon
+        ]
+
+    def _folders_with(self, parent: str, file: str) -> dict[str, int]:
+        """Name of each folder that holds this file -> bytes of it."""
+        paths = {PurePosixPath(path): size for path, size in self._sizes(parent).items()}
+        return {str(path.parent): size for path, size in paths.items() if path.name == file and len(path.parts) == 2}
 
     def _publish_by_rename(self, source: Path, target: Path) -> None:
         tmp = Path(self._path(_TMP))
@@ -288,7 +335,7 @@ class Storage:
         direct = self.fs.type_name in _WHOLE_OBJECTS
         first = where if direct else f"{_TMP}/{uuid.uuid4().hex}"
         self._make_parent(first)
-        pafs.copy_files(str(source), self._path(first), source_filesystem=_LOCAL, destination_filesystem=self.fs)
+        pafs.copy_files(str(source), self._path(first), source_filesystem=LOCAL, destination_filesystem=self.fs)
         if not direct:
             self._move(first, where)
 
@@ -335,43 +382,22 @@ class Storage:
         return sorted(PurePosixPath(entry.path).name for entry in entries if entry.type == pafs.FileType.Directory)
 
     def _files(self, folder: str) -> list[str]:
+        return list(self._sizes(folder))
+
+    def _sizes(self, folder: str) -> dict[str, int]:
+        """Path below a folder -> bytes, of every file in it."""
         root = PurePosixPath(self._path(folder))
         selector = pafs.FileSelector(str(root), recursive=True, allow_not_found=True)
         depth = len(root.parts)
-        return [
-            PurePosixPath(*PurePosixPath(entry.path).parts[depth - _missing_root(root, entry.path) :]).as_posix()
+        return {
+            PurePosixPath(*PurePosixPath(entry.path).parts[depth - _missing_root(root, entry.path) :]).as_posix(): (
+                entry.size or 0
+            )
             for entry in self.fs.get_file_info(selector)
             if entry.type == pafs.FileType.File
-        ]
-
-
-_LOCAL = pafs.LocalFileSystem()
+        }
 
 
 def _missing_root(root: PurePosixPath, path: str) -> int:
     """1 if the file system gives paths without the leading slash of ``root`` (fsspec's memory does), else 0."""
     return int(root.is_absolute() and not path.startswith("/"))
-
-
-def _open(place: str) -> tuple[pafs.FileSystem, str]:
-    if "://" not in place:
-        return _LOCAL, os.path.abspath(Path(place).expanduser())  # noqa: PTH100 - resolve() would follow links
-    if place.startswith("file://"):
-        return _LOCAL, unquote(urlsplit(place.replace("?", "%3F").replace("#", "%23")).path)
-    try:
-        filesystem, path = pafs.FileSystem.from_uri(place)
-        return filesystem, path
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        return _open_fsspec(place, error)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"storage {place} cannot be opened: {error}") from error
-
-
-def _open_fsspec(place: str, reason: Exception) -> tuple[pafs.FileSystem, str]:
-    try:
-        import fsspec  # type: ignore[import-untyped]
-
-        filesystem, path = fsspec.core.url_to_fs(place)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"storage {place}: no file system for this URI ({reason}; {error})") from None
-    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path

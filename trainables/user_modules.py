@@ -80,6 +80,20 @@ def code_sha256(module: ModuleType, function: Any) -> str:
     return _code_hash(_with_imports(modules))
 
 
+def code_state(name: str, import_paths: Sequence[str]) -> str | None:
+    """Hash of a module's code and of what it imports from its own folder, without importing anything.
+
+    Args:
+        name: Dotted name.
+        import_paths: Folders in which it is looked up first, then ``sys.path``.
+
+    Returns:
+        None if it is not found, or has no source.
+    """
+    file = _locate(name, [*import_paths, *sys.path])
+    return _code_hash(_with_imports({name: Path(file)})) if file is not None and Path(file).is_file() else None
+
+
 def _code_hash(files: Iterable[Path]) -> str:
     hashes = sorted(file_sha256(f) for f in files)
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()

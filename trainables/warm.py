@@ -7,6 +7,7 @@ import gc
 import importlib
 import os
 import random
+import socket
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import torch
 
 from search_spaces.results import Failure, Order, TrialResult
 from search_spaces.trial import ResolvedTrial
-from trainables.failures import failure_of, lost_a_peer
+from trainables.failures import failure_of, lost_a_peer, output_file
 from trainables.groups import Group
 
 Tell = Callable[[dict[str, Any]], Order]
@@ -63,10 +64,12 @@ def attempt(train: Train, payload: dict[str, Any], group: Group, tell: Tell) -> 
     """
     step: int | None = None
     order = Order.GO
+    # Of a process that is lost without a word, its reports are all that says where it was.
+    place = {"host": socket.gethostname(), "log": output_file()}
 
     def listening(report: dict[str, Any]) -> Order:
         nonlocal step, order
-        step, order = report.get("step"), Order(tell(report))
+        step, order = report.get("step"), Order(tell({**report, **place}))
         return order
 
     try:

@@ -64,7 +64,7 @@ def test_a_plan_says_what_is_unknown_and_times_it_when_asked(folder):
     ran = CliRunner().invoke(app, ["plan", str(file), "--calibrate", "--slots", "2", "--price", "3", "--json"])
     made = json.loads(ran.output)["estimate"]
     assert made["basis"] == {"narrow": "calibration"}
-    assert 0 < made["wall_s"] < made["busy_s"] <= 2 * made["wall_s"]
+    assert 0 < made["wall_s"] < made["busy_s"] <= 2 * made["wall_s"] + 1e-9
     assert made["price"] is made["gpu_hours"] is None, "seconds of a CPU say nothing of a GPU"
     assert made["record_silent"] == ""
     assert made["weights_bytes"] > 0

@@ -61,7 +61,8 @@ def test_reports_and_history_are_those_of_the_evaluations():
     tell = Teller()
     _, result = _fit(toy_protocol(budget=Budget(steps=50)), tell=tell)
     assert [report["step"] for report in tell.reports] == [10, 20, 30, 40, 50]
-    assert all(set(report) == {"step", "steps", "loss", "val", "samples_per_s"} for report in tell.reports)
+    keys = {"step", "steps", "loss", "val", "samples_per_s", "resumed_from"}
+    assert all(set(report) == keys for report in tell.reports)
     assert {report["steps"] for report in tell.reports} == {50}
     for row, report in zip(result.history, tell.reports, strict=True):
         assert row["loss"] == report["loss"] == pytest.approx(math.fsum(row["step_losses"]) / 10)

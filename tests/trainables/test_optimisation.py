@@ -20,13 +20,12 @@ from trainables.optimisation import (
     Precision,
     Update,
     class_weights,
-    evaluation_steps,
     learning_rate,
     make_loss,
     make_optimizer,
     sampling_weights,
-    total_steps,
 )
+from trainables.steps import evaluation_steps, total_steps
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,304 @@
+"""Studies from Python: the same as the command line, whose commands call this.
+
+Example, also in a notebook's cell::
+
+    from orchestrator import run_study
+
+    ran = run_study("my_study.yaml", only="seed=0", max_concurrent=2)
+    ran.results().groupby(["pretraining_source", "data_fraction"])["test/auc"].mean()
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from orchestrator.places import Places
+from orchestrator.plan import Note, Plan, make_plan
+from orchestrator.plan_text import plan_json
+from orchestrator.record import Record
+from orchestrator.run_terms import RunOptions, RunSummary
+from orchestrator.status import study_status as status_of
+from orchestrator.terminal import make_console
+from search_spaces.exceptions import TrackingError, UserError
+from search_spaces.failpoints import failpoint
+from search_spaces.files import LoadedStudy, adopt_study, load_study
+from search_spaces.study import Study
+from trainables.library import TaskLibrary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+StudyLike = Study | Mapping[str, Any] | str | Path
+"""A study, what its file would hold, the path of its YAML file, a preset's name or ``module:function``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRun:
+    """A run that has ended.
+
+    Attributes:
+        plan: What was planned.
+        summary: What the run did.
+        report: ``index.html``; None if it was not written, because results wait for MLflow.
+        headlines: What the report found, in sentences.
+        tracking_uri: Where the record is.
+    """
+
+    plan: Plan
+    summary: RunSummary
+    report: Path | None
+    headlines: tuple[str, ...]
+    tracking_uri: str
+
+    def results(self) -> pd.DataFrame:
+        """One row per done trial of the study, this run's and earlier ones (``dashboards.load_results``).
+
+        Raises:
+            TrackingError: MLflow cannot be reached.
+        """
+        from dashboards.load import load_results
+
+        return load_results(self.plan.study.name, self.tracking_uri)
+
+
+def run_study(
+    study: StudyLike,
+    *,
+    home: Path | str | None = None,
+    storage: str | None = None,
+    tracking_uri: str | None = None,
+    address: str = "local",
+    only: str | None = None,
+    max_concurrent: int | None = None,
+    max_gpu_hours: float | None = None,
+    out: Path | str | None = None,
+    progress: bool = True,
+) -> StudyRun:
+    """Make every trial of a study true, skip what is done, resume what broke, then write the report.
+
+    Trials that fail do not raise: they are in ``summary.failed``.
+
+    Args:
+        study: The study.
+        home: Imported tasks and image stores; ``SCALECURVES_HOME`` if not given.
+        storage: Path or URI of weights and spool; ``<home>/storage`` if not given.
+        tracking_uri: MLflow; ``MLFLOW_TRACKING_URI`` if not given, else a SQLite file in the home.
+        address: Ray: ``local``, ``auto`` or an address. A connection of this process is used if there is one.
+        only: Selects target trials, such as ``task=ham10000,data_fraction<=0.1``.
+        max_concurrent: Most trials at a time, at least 1; as the study says if not given.
+        max_gpu_hours: Start no trial that would exceed so many GPU-hours in this run; those left are counted in
+            ``summary.over_budget``.
+        out: Folder of the report; ``reports/<study>`` if not given.
+        progress: Print what happens.
+
+    Raises:
+        UserError: The study has problems; names them all.
+        DataError: Images cannot be read.
+        TrackingError: MLflow cannot be reached at the start.
+        KeyboardInterrupt: It was interrupted; the same call goes on from there.
+    """
+    places = places_of(home, storage, tracking_uri, address)
+    console = make_console(quiet=not progress)
+    plan = sound_plan(loaded(study), places, only, console=console)
+    options = RunOptions(max_concurrent=_at_least_one(max_concurrent), max_gpu_hours=max_gpu_hours)
+    return carry_out(plan, places, console, options, Path(out) if out is not None else None)
+
+
+def plan_study(study: StudyLike, *, home: Path | str | None = None, only: str | None = None) -> Plan:
+    """Cells, trials, exclusions with reasons and every problem of a study; trains nothing.
+
+    Args:
+        study: The study.
+        home: Imported tasks; ``SCALECURVES_HOME`` if not given.
+        only: Selects target trials.
+
+    Raises:
+        UserError: The study cannot be expanded, or ``only`` selects nothing. What else is wrong is in ``problems``.
+    """
+    return a_plan(loaded(study), places_of(home), only)
+
+
+def study_status(
+    study: StudyLike,
+    *,
+    home: Path | str | None = None,
+    storage: str | None = None,
+    tracking_uri: str | None = None,
+    only: str | None = None,
+) -> dict[str, Any]:
+    """Done, failed, running and missing target trials: what ``status --json`` prints.
+
+    Args:
+        study: The study.
+        home: As in ``run_study``.
+        storage: As in ``run_study``.
+        tracking_uri: As in ``run_study``.
+        only: As in ``run_study``.
+
+    Raises:
+        UserError: The study has problems.
+        TrackingError: MLflow cannot be reached.
+    """
+    places = places_of(home, storage, tracking_uri)
+    return status_of(sound_plan(loaded(study), places, only, load_weights=False), places)
+
+
+def places_of(
+    home: Path | str | None = None, storage: str | None = None, tracking_uri: str | None = None, address: str = "local"
+) -> Places:
+    """Where a call reads and writes; see ``run_study``."""
+    return Places.of(Path(home) if home is not None else None, storage, tracking_uri, address)
+
+
+def loaded(study: StudyLike, sets: Sequence[str] = ()) -> LoadedStudy:
+    """A study however it is given, with the changes of ``--set``.
+
+    Raises:
+        UserError: Nothing of that name, or the study is not valid.
+    """
+    if isinstance(study, str | Path):
+        return load_study(str(study), sets)
+    return adopt_study(study)
+
+
+def a_plan(
+    study: LoadedStudy,
+    places: Places,
+    only: str | None = None,
+    *,
+    console: Console | None = None,
+    load_weights: bool = True,
+) -> Plan:
+    """The plan of a study, sound or not.
+
+    Args:
+        study: The study.
+        places: Where its tasks are.
+        only: Selects target trials.
+        console: Where to show what is being looked at; nothing is printed without one.
+        load_weights: See ``make_plan``.
+
+    Raises:
+        UserError: The study cannot be expanded, or ``only`` selects nothing.
+    """
+    library = TaskLibrary(places.home)
+    if console is None:
+        with redirect_stdout(sys.stderr):  # a user's factory may print; stdout may belong to JSON
+            return make_plan(study, library, only, load_weights=load_weights)
+    with showing(console, "planning") as note:
+        return make_plan(study, library, only, lambda what: note(f"planning: {what}"), load_weights)
+
+
+def sound_plan(
+    study: LoadedStudy,
+    places: Places,
+    only: str | None = None,
+    *,
+    console: Console | None = None,
+    load_weights: bool = True,
+) -> Plan:
+    """A plan without problems; see ``a_plan``.
+
+    Raises:
+        UserError: It has some; names them all.
+    """
+    plan = a_plan(study, places, only, console=console, load_weights=load_weights)
+    if plan.problems:
+        many = len(plan.problems) > 1
+        listed = "".join(f"\n- {problem}" for problem in plan.problems)
+        raise UserError(f"{len(plan.problems)} problems:{listed}" if many else plan.problems[0])
+    return plan
+
+
+@contextmanager
+def showing(console: Console, what: str) -> Iterator[Note]:
+    """A line that says what goes on, as long as it does; gives what changes it."""
+    with console.status(what) as shown:
+        yield shown.update
+
+
+def carry_out(
+    plan: Plan,
+    places: Places,
+    console: Console,
+    options: RunOptions | None = None,
+    out: Path | None = None,
+    on_summary: Callable[[RunSummary], None] = lambda _: None,
+) -> StudyRun:
+    """Run a sound plan, score what the study's evaluation sets have gained, and write the report.
+
+    Args:
+        plan: A plan without problems.
+        places: Where to read and write.
+        console: Where to say what happens.
+        options: What this run does differently from what the study says.
+        out: Folder of the report.
+        on_summary: Called when training has ended, before the report.
+
+    Raises:
+        UserError: The storage cannot be written.
+        DataError: Images cannot be read.
+        TrackingError: MLflow cannot be reached at the start.
+    """
+    from orchestrator.engine import Engine  # here, as it brings Ray and torch, which only runs need
+    from orchestrator.further_sets import score_missing
+
+    engine = Engine(plan, places, console, options)
+    with parent_closed(engine.record, console):
+        summary = engine.run()
+        on_summary(summary)
+        if summary.waiting:
+            return StudyRun(plan=plan, summary=summary, report=None, headlines=(), tracking_uri=engine.record.uri)
+        score_missing(plan, places, engine.record, console)
+        page, headlines = write_report(plan, engine.record, console, out)
+    return StudyRun(plan=plan, summary=summary, report=page, headlines=headlines, tracking_uri=engine.record.uri)
+
+
+@contextmanager
+def parent_closed(record: Record, console: Console) -> Iterator[None]:
+    """Leave the study's parent run FINISHED, or KILLED if something broke it off."""
+    finished = False
+    try:
+        yield
+        finished = True
+    finally:
+        if record.parent_id:
+            try:
+                record.close(finished=finished)
+            except TrackingError as error:
+                console.print(f"the record does not answer: {error}", style="yellow", markup=False)
+
+
+def write_report(plan: Plan, record: Record, console: Console, out: Path | None) -> tuple[Path, tuple[str, ...]]:
+    """Build the report from the record and attach it to the parent run: its page, and what it found.
+
+    Args:
+        plan: What the study asks for, done or not.
+        record: Open.
+        console: Where to say that it takes a while.
+        out: Folder; ``reports/<study>`` if None.
+
+    Raises:
+        TrackingError: MLflow cannot be reached.
+    """
+    from dashboards.report import build_report
+
+    folder = out or Path("reports") / plan.study.name
+    with console.status("writing the report"):
+        files = build_report(plan.study.name, folder, record.uri, planned=plan_json(plan))
+        failpoint("report.before_attach")
+        record.attach_report(folder)
+    return files.index_html.resolve(), tuple(files.headlines)
+
+
+def _at_least_one(max_concurrent: int | None) -> int | None:
+    if max_concurrent is not None and max_concurrent < 1:
+        raise UserError(f"max_concurrent is the number of trials at a time, at least 1, got {max_concurrent}")
+    return max_concurrent

@@ -1,0 +1,161 @@
+"""GPU-hours that a run may spend: which trials still fit, from what was spent and what trials are expected to take.
+
+A trial costs its seconds times its GPUs. The seconds of one that has not ended are those of ``orchestrator.forecast``;
+as long as nothing is known of its scale it counts as free, so that the first trials of a new study can start and be
+measured. What runs is never stopped, so a run exceeds its limit by no more than the error of those expectations.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from cluster.capacity import Node, Shape
+from orchestrator.agenda import Agenda, Entry
+from orchestrator.forecast import Work, forecast
+from orchestrator.plan import PlannedTrial
+from search_spaces.exceptions import UserError
+
+_REFIT_GROWTH = 1.1
+"""Expectations are computed anew when the trials they rest on have grown by this factor."""
+
+
+def work_of(planned: PlannedTrial, *, upstream_id: str | None = None, nodes: Sequence[Node] = ()) -> Work:
+    """What a trial of a plan has to do.
+
+    Args:
+        planned: The trial.
+        upstream_id: What it waits for.
+        nodes: The cluster, which decides about GPUs where the study does not.
+    """
+    return Work(
+        trial_id=planned.trial_id,
+        upstream_id=upstream_id,
+        scale=planned.trial.cell.model_scale,
+        cost=planned.cost,
+        images=planned.images,
+        gang=Shape.of(planned.gang, nodes),
+        priority=planned.priority,
+    )
+
+
+class Budget:
+    """Counts what a run has spent and says what still fits.
+
+    Args:
+        gpu_hours: Most that may be spent, above 0.
+        works: All trials of the plan, with the gangs that hold GPUs while they run.
+        took: Trial -> seconds, of those that ended in earlier runs.
+        clock: Seconds, never going back.
+
+    Raises:
+        UserError: No hours, or trials that use no GPU.
+    """
+
+    def __init__(
+        self,
+        gpu_hours: float,
+        works: Iterable[Work],
+        took: Mapping[str, float],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not gpu_hours > 0:
+            raise UserError(f"--max-gpu-hours is the most a run may spend, above 0, got {gpu_hours:g}")
+        self._works = list(works)
+        self._gpus = {w.trial_id: w.gang.ranks * w.gang.gpus for w in self._works}
+        self._most_gpus = max(self._gpus.values(), default=0.0)
+        if not self._most_gpus:
+            raise UserError(
+                "--max-gpu-hours limits GPU-hours, but no trial here uses a GPU (execution.gang.gpus_per_rank is 0, "
+                "or the cluster has none); run without it"
+            )
+        self._limit_s = gpu_hours * 3600
+        self._took = dict(took)
+        self._clock = clock
+        self._spent_s = 0.0
+        self._running: set[str] = set()
+        self._began: dict[str, float] = {}
+        self._expected: Mapping[str, float] = {}
+        self._largest_s = 0.0
+        self._rests_on = 0
+        self._expect()
+
+    @property
+    def spent_gpu_hours(self) -> float:
+        """Of the attempts that have ended."""
+        return self._spent_s / 3600
+
+    def started(self, trial_id: str) -> None:
+        """A trial was handed out."""
+        self._running.add(trial_id)
+
+    def reported(self, trial_id: str) -> None:
+        """A running trial has reported."""
+        self._began.setdefault(trial_id, self._clock())
+
+    def ended(self, trial_id: str, seconds: float | None = None) -> None:
+        """A trial has ended.
+
+        Args:
+            trial_id: Its id.
+            seconds: How long it ran, if it is complete; else (failed, or told to stop) the time since its first report
+                is counted.
+        """
+        if trial_id not in self._running:
+            return  # it was stopped, and counted then
+        elapsed = self._elapsed_s(trial_id)
+        self._running.discard(trial_id)
+        self._began.pop(trial_id, None)
+        self._spent_s += self._gpu_s(trial_id, elapsed if seconds is None else seconds)
+        if seconds is not None:
+            self._took[trial_id] = seconds
+            if len(self._took) >= _REFIT_GROWTH * self._rests_on:
+                self._expect()
+
+    def unaffordable(self) -> Callable[[str], bool] | None:
+        """Tells of a trial whether it would exceed the limit; None while every one fits."""
+        left_s = self._limit_s - self._spent_s - sum(map(self._committed_s, self._running))
+        if left_s > 0 and self._largest_s <= left_s:
+            return None
+        return lambda trial_id: (
+            self._gpu_s(trial_id, 1.0) > 0
+            and (left_s <= 0 or self._gpu_s(trial_id, self._expected.get(trial_id, 0.0)) > left_s)
+        )
+
+    def _committed_s(self, trial_id: str) -> float:
+        return self._gpu_s(trial_id, max(self._expected.get(trial_id, 0.0), self._elapsed_s(trial_id)))
+
+    def _gpu_s(self, trial_id: str, seconds: float) -> float:
+        """GPU-seconds; a trial that was not in the plan, of a search, counts as one of the largest."""
+        return seconds * self._gpus.get(trial_id, self._most_gpus)
+
+    def _elapsed_s(self, trial_id: str) -> float:
+        return self._clock() - self._began[trial_id] if trial_id in self._began else 0.0
+
+    def _expect(self) -> None:
+        self._expected = forecast(self._works, self._took, 1, done=()).seconds
+        self._largest_s = max((self._gpu_s(i, s) for i, s in self._expected.items()), default=0.0)
+        self._rests_on = len(self._took)
+
+
+def count_affordable(budget: Budget, entries: Iterable[Entry[object]]) -> int:
+    """How many trials a run would start, if each takes what is expected of it.
+
+    Args:
+        budget: Fresh; it is used up.
+        entries: The trials that are left; ``cost`` is in seconds.
+    """
+    entries = list(entries)
+    seconds = {e.trial_id: e.cost for e in entries}
+    agenda = Agenda(entries)
+    count = 0
+    while True:
+        if (refuses := budget.unaffordable()) is not None:
+            agenda.leave(refuses)
+        trial_id = agenda.next()
+        if trial_id is None:
+            return count
+        budget.started(trial_id)
+        budget.ended(trial_id, seconds[trial_id])
+        agenda.complete(trial_id)
+        count += 1

@@ -1,0 +1,135 @@
+"""Trials that are taken out of a run while it goes on, on whatever machine: ``cancel`` asks, the run's course obeys.
+
+A request is a note in the storage, addressed to one driver, which reads it within seconds and deletes it. It holds for
+that run alone: the next one takes the trials up again, from their checkpoints.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from orchestrator.drivers import Driver, ask_to_cancel, is_heard
+from orchestrator.plan import PlannedTrial
+from search_spaces.expand import expand
+from search_spaces.names import AXES, Role
+from search_spaces.selection import select
+from search_spaces.study import Study
+from trainables.storage import Storage
+
+PATIENCE_S = 30.0
+"""How long ``cancel`` waits for the drivers to hear it."""
+
+
+class Cancellation:
+    """What a run was asked to leave out. ``ask`` may be called from any thread, the rest from the run's.
+
+    Args:
+        todo: Trials of the run.
+    """
+
+    def __init__(self, todo: Mapping[str, PlannedTrial]) -> None:
+        self._todo = todo
+        self._requests: queue.SimpleQueue[frozenset[str]] = queue.SimpleQueue()
+        self._held: set[str] = set()
+
+    def __len__(self) -> int:
+        """Trials that are held back."""
+        return len(self._held)
+
+    def ask(self, trial_ids: Iterable[str]) -> None:
+        """Leave these out; those that are not trials of the run are ignored."""
+        self._requests.put(frozenset(trial_ids) & self._todo.keys())
+
+    def asked(self, ended: Collection[str]) -> set[str]:
+        """The trials of the requests since the last call that have not ended, and the upstream ones only they need."""
+        chosen: set[str] = set()
+        while not self._requests.empty():
+            chosen |= self._requests.get()
+        if not chosen:
+            return chosen
+        gone = {*chosen, *ended, *self._held}
+        return (chosen | needless(self._todo.values(), gone)) - {*ended, *self._held}
+
+    def hold(self, trial_ids: Iterable[str]) -> None:
+        """These are held back from now on."""
+        self._held |= set(trial_ids)
+
+    def holds(self, trial_id: str) -> bool:
+        """Whether a trial is held back."""
+        return trial_id in self._held
+
+    def ended(self, trial_id: str) -> None:
+        """A trial has ended, perhaps before it could be stopped."""
+        self._held.discard(trial_id)
+
+
+def needless(todo: Iterable[PlannedTrial], gone: Collection[str]) -> set[str]:
+    """Upstream trials that nothing will start from any more.
+
+    Args:
+        todo: Trials of a run.
+        gone: Those of them that need nothing: ended, or left out.
+    """
+    gone = set(gone)
+    still_open = {t.trial_id: t for t in todo if t.trial_id not in gone}
+    found: set[str] = set()
+    # What needs an upstream trial is of a later stage, so that going from the last to the first finds whole chains.
+    for stage in sorted({t.trial.stage for t in still_open.values()}, reverse=True):
+        needed = {t.upstream_id for t in still_open.values()}
+        upstream = [t for t in still_open.values() if t.trial.role is Role.UPSTREAM and t.trial.stage == stage]
+        for planned in upstream:
+            if planned.trial_id not in needed:
+                found.add(planned.trial_id)
+                del still_open[planned.trial_id]
+    return found
+
+
+def selected_ids(study: Study, only: str, recorded: Mapping[str, Any]) -> set[str]:
+    """Ids of target trials of a run, from the study file and the plan in the record alone: who cancels needs no images.
+
+    Args:
+        study: The study.
+        only: See ``search_spaces.selection.select``.
+        recorded: ``plan.json`` as the run wrote it.
+
+    Raises:
+        UserError: ``only`` cannot be read, or selects no trial of the study.
+    """
+    targets = [t for t in select(expand(study).trials, only) if t.role is Role.TARGET]
+    wanted = {(*t.cell.coordinates.items(), t.seed.label) for t in targets}
+    return {
+        str(target["trial_id"])
+        for target in recorded["targets"]
+        if (*((axis, target[axis]) for axis in AXES), target["seed"]) in wanted
+    }
+
+
+def request(
+    storage: Storage,
+    drivers: Sequence[Driver],
+    trial_ids: Collection[str],
+    patience_s: float = PATIENCE_S,
+    every_s: float = 0.5,
+) -> list[Driver]:
+    """Ask drivers to leave trials out, and wait until they have heard it.
+
+    Args:
+        storage: The study's.
+        drivers: Those that run the study now.
+        trial_ids: The trials.
+        patience_s: Longest wait.
+        every_s: Between two looks.
+
+    Returns:
+        The drivers that have not heard it yet.
+    """
+    asked = {driver: ask_to_cancel(storage, driver, trial_ids) for driver in drivers}
+    until = time.monotonic() + patience_s
+    while True:
+        deaf = [driver for driver, note in asked.items() if not is_heard(storage, note)]
+        if not deaf or time.monotonic() >= until:
+            return deaf
+        time.sleep(every_s)

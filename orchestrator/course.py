@@ -1,0 +1,319 @@
+"""The trials of one run: handed out as they become ready, and taken down as they end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from orchestrator.agenda import Agenda, Entry
+from orchestrator.breaker import Breaker
+from orchestrator.budget import Budget
+from orchestrator.cancel import Cancellation
+from orchestrator.drivers import DriverNote
+from orchestrator.executor import Report, TrialOutcome
+from orchestrator.feed import Handout
+from orchestrator.fleet import Demand
+from orchestrator.plan import PlannedTrial
+from orchestrator.progress import ProgressView
+from orchestrator.record_states import TrialState
+from orchestrator.record_writer import RecordWriter
+from orchestrator.retries import Retries
+from orchestrator.run_terms import FailedTrial, RunSummary
+from orchestrator.searches import NO_VALUE, validation_value
+from orchestrator.searching import Searching, Step
+from orchestrator.whereabouts import Whereabouts
+from search_spaces.failpoints import failpoint
+from search_spaces.names import FailureClass, Role
+from search_spaces.results import Failure, TrialResult
+from search_spaces.study import GangSpec
+from search_spaces.trial import ResolvedTrial
+
+_NO_VALUE = Failure(failure_class=FailureClass.DIVERGENCE, message=NO_VALUE, public_message=NO_VALUE)
+
+Resolve = Callable[[PlannedTrial, bool], ResolvedTrial]
+"""From a planned trial, and whether it should save memory, to one that can be trained."""
+
+
+class Course:
+    """A feed of the trials of one run (``orchestrator.feed.Feed``).
+
+    Args:
+        todo: The trials, by id; those that a search is to find come from ``searching``.
+        resolve: Makes a trial ready to train.
+        writer: Records how attempts ended.
+        view: Shows them.
+        note: Tells other processes what runs.
+        summary: Filled in.
+        broken: Trials without a result and why; those from before the run are there already.
+        breaker: Stops what keeps failing alike.
+        searching: The searches of the run.
+    """
+
+    def __init__(
+        self,
+        todo: Mapping[str, PlannedTrial],
+        resolve: Resolve,
+        writer: RecordWriter,
+        view: ProgressView,
+        note: DriverNote,
+        summary: RunSummary,
+        broken: dict[str, Failure],
+        breaker: Breaker,
+        searching: Searching,
+    ) -> None:
+        self._searching = searching
+        first = searching.start()
+        self._todo = {**todo, **{t.trial_id: t for t in first.trials}}
+        self._resolve = resolve
+        self._writer = writer
+        self._view = view
+        self._note = note
+        self._summary = summary
+        self._broken = broken
+        in_order = sorted(self._todo.values(), key=lambda t: t.trial.stage)
+        self._agenda = Agenda(map(self._entry, in_order))
+        self._breaker = breaker
+        self._retries = Retries()
+        self._started: dict[str, tuple[ResolvedTrial, float]] = {}
+        self._ended: set[str] = set()
+        self._whereabouts = Whereabouts()
+        self._budget: Budget | None = None
+        self._cancellation = Cancellation(self._todo)
+        self._stop_trial: Callable[[str], None] | None = None
+        self._expect(first)
+        self._give_up(first.lost, _NO_VALUE)
+
+    # What the executor asks
+
+    def __len__(self) -> int:
+        """Trials that have not been handed out, those that a search may still ask for included."""
+        # Called in each turn of Tune's loop, in its thread: the place to hear what was asked from another one.
+        self._obey()
+        return len(self._agenda) + len(self._searching)
+
+    def demands(self, running: Mapping[GangSpec, int]) -> dict[GangSpec, Demand]:
+        """What there is to do for each gang."""
+        return self._agenda.demands(running)
+
+    def next(self, gangs: Collection[GangSpec]) -> Handout | None:
+        """The trial that should start now."""
+        trial_id = self._agenda.next(gangs)
+        if trial_id is None:
+            return None
+        trial = self._start(trial_id)
+        if self._budget is not None:
+            self._budget.started(trial_id)
+            self._leave_unaffordable()
+        return Handout(trial.model_dump(mode="json"), self._todo[trial_id].gang)
+
+    def report(self, report: Report) -> None:
+        """A running trial has reported."""
+        trial_id = str(report["trial_id"])
+        self._view.report(report)
+        self._note.started(trial_id)
+        self._whereabouts.reported(report)
+        if self._budget is not None:
+            self._budget.reported(trial_id)
+
+    def take(self, outcome: TrialOutcome) -> None:
+        """A trial has ended."""
+        trial_id, failure = outcome.trial_id, outcome.failure
+        self._note.ended(trial_id)
+        failpoint("driver.told")
+        self._spend(outcome)
+        if failure is not None and not self._cancellation.holds(trial_id) and self._retries.again(trial_id, failure):
+            self._try_again(trial_id, failure)
+            return
+        self._ended.add(trial_id)
+        if not outcome.stopped:
+            self._cancellation.ended(trial_id)
+        self._summary.cancelled = len(self._cancellation)
+        if outcome.result is not None:
+            self._complete(outcome.result)
+        elif failure is not None and self._searching.spends(trial_id, failure):
+            self._record_failure(trial_id, failure)
+            self._view.spent(trial_id, failure.message)
+            self._follow(self._searching.ended(trial_id, None))
+        elif failure is not None:
+            self._fail(trial_id, failure)
+            self._fail_dependents(trial_id)
+            self._give_up(self._end_search(trial_id), inherited(failure, f"search trial {trial_id}"))
+            self._leave_alike(trial_id, failure)
+
+    # What the engine and other processes ask
+
+    def give_up_the_hopeless(self) -> None:
+        """Fail the trials that start from one that failed before this run."""
+        for trial_id in self._broken.keys() - self._todo.keys():
+            self._fail_dependents(trial_id)
+
+    def keep_within(self, budget: Budget) -> None:
+        """Start no trial that would exceed the budget."""
+        self._budget = budget
+        self._leave_unaffordable()
+
+    def stops_with(self, stop: Callable[[str], None]) -> None:
+        """How a running trial is told to stop."""
+        self._stop_trial = stop
+
+    def cancel(self, trial_ids: Iterable[str]) -> None:
+        """Do not start these trials, and stop those that run. May be called from any thread; soon obeyed."""
+        self._cancellation.ask(trial_ids)
+
+    # Ends
+
+    def _complete(self, result: TrialResult) -> None:
+        trial_id, timing = result.trial.trial_id, result.timing
+        self._summary.trained += 1
+        self._agenda.complete(trial_id)
+        self._breaker.completed(self._coordinates(trial_id))
+        self._writer.put(result)
+        self._view.done(trial_id, timing.total_s if timing else None)
+        self._follow(self._searching.ended(trial_id, validation_value(result)))
+
+    def _try_again(self, trial_id: str, failure: Failure) -> None:
+        self._record_failure(trial_id, failure)
+        self._view.again(trial_id, failure.message)
+        self._agenda.put_back(trial_id)
+
+    def _fail(self, trial_id: str, failure: Failure) -> None:
+        self._broken[trial_id] = failure
+        self._ended.add(trial_id)
+        self._summary.failed.append(FailedTrial.of(self._todo[trial_id], failure))
+        self._record_failure(trial_id, failure)
+        self._view.failed(trial_id, failure.message)
+
+    def _record_failure(self, trial_id: str, failure: Failure) -> None:
+        trial, started_at = self._started[trial_id]
+        self._writer.put(self._whereabouts.failed_attempt(trial, failure, started_at))
+
+    def _fail_dependents(self, trial_id: str) -> None:
+        for lost in self._agenda.fail(trial_id):
+            self._lose(self._todo[lost])
+
+    def _lose(self, planned: PlannedTrial) -> None:
+        """A trial cannot start because the one that it starts from failed."""
+        failure = inherited(self._broken[str(planned.upstream_id)], f"upstream trial {planned.upstream_id}")
+        if self._searching.holds(planned.trial_id):  # not a result of the search, so nothing to record
+            self._view.revise([planned.trial_id], {}, {})
+            self._give_up(self._end_search(planned.trial_id), failure)
+            return
+        self._start(planned.trial_id)
+        self._fail(planned.trial_id, failure)
+
+    def _leave_alike(self, trial_id: str, failure: Failure) -> None:
+        kind = self._breaker.failed(self._coordinates(trial_id), failure)
+        left = self._agenda.leave(lambda i: kind.holds(self._coordinates(i))) if kind else []
+        waiting = [t.trial_id for i in left for t in self._end_search(i)]
+        if kind and left:
+            self._summary.left += len(left) + len(waiting)
+            self._view.left([*left, *waiting], kind.label, failure.message)
+
+    # Searches
+
+    def _follow(self, step: Step) -> None:
+        """A search has gone on or ended."""
+        self._todo |= {t.trial_id: t for t in step.trials}
+        self._expect(step)
+        for planned in step.trials:
+            if planned.upstream_id in self._broken:
+                self._lose(planned)
+            else:
+                self._agenda.add(self._entry(planned), first=planned.trial.role is Role.SEARCH)
+        self._summary.skipped += len(step.done)
+        self._broken |= {trial_id: diverged(state) for trial_id, state in step.diverged.items()}
+        self._give_up(step.lost, _NO_VALUE)
+
+    def _expect(self, step: Step) -> None:
+        """What was expected is known now."""
+        labels = {t.trial_id: t.trial.label for t in step.trials}
+        self._view.revise(step.gone, labels, {t.trial_id: t.cost for t in step.trials})
+
+    def _end_search(self, trial_id: str) -> list[PlannedTrial]:
+        """End the search of a trial for this run; the final trials that get no values."""
+        step = self._searching.stop(trial_id)
+        self._expect(step)
+        return step.lost
+
+    def _give_up(self, finals: Iterable[PlannedTrial], cause: Failure) -> None:
+        """Final trials get no values. They were never anything that could run, so the record has no attempt at them."""
+        for planned in finals:
+            failed = FailedTrial.of(planned, cause)
+            self._summary.failed.append(failed)
+            self._view.failed(planned.trial_id, failed.message)
+
+    # Limits and wishes
+
+    def _spend(self, outcome: TrialOutcome) -> None:
+        if self._budget is not None:
+            timing = outcome.result.timing if outcome.result else None
+            self._budget.ended(outcome.trial_id, timing.total_s if timing else None)
+            self._leave_unaffordable()
+
+    def _leave_unaffordable(self) -> None:
+        refuses = self._budget.unaffordable() if self._budget else None
+        left = self._agenda.leave(refuses) if refuses else []
+        if left and self._budget:
+            waiting = [t.trial_id for i in left for t in self._end_search(i)]
+            self._summary.over_budget += len(left) + len(waiting)
+            spent = f"{self._budget.spent_gpu_hours:.2f} spent"
+            self._view.put_off([*left, *waiting], f"they would exceed the GPU-hours allowed ({spent})")
+
+    def _obey(self) -> None:
+        chosen = self._cancellation.asked(self._ended)
+        if not chosen:
+            return
+        held = self._agenda.leave(chosen.__contains__)
+        running = [i for i in self._started if i in chosen and i not in self._ended and i not in held]
+        for trial_id in running:
+            held += self._agenda.fail(trial_id)
+            if self._stop_trial is not None:
+                self._stop_trial(trial_id)
+            self._note.ended(trial_id)
+            if self._budget is not None:
+                self._budget.ended(trial_id)
+        self._cancellation.hold([*held, *running])
+        self._summary.cancelled = len(self._cancellation)
+        if held or running:
+            self._view.put_off([*held, *running], f"they were cancelled; {len(running)} of them stop now")
+
+    # Parts
+
+    def _start(self, trial_id: str) -> ResolvedTrial:
+        trial = self._resolve(self._todo[trial_id], self._retries.should_save_memory(trial_id))
+        self._started[trial_id] = (trial, time.time())
+        failpoint("driver.handed_out")
+        return trial
+
+    def _entry(self, planned: PlannedTrial) -> Entry[GangSpec]:
+        return Entry(
+            trial_id=planned.trial_id,
+            cost=self._searching.weight(planned),
+            upstream_id=planned.upstream_id,
+            gang=planned.gang,
+            priority=planned.priority,
+        )
+
+    def _coordinates(self, trial_id: str) -> dict[str, str]:
+        return self._todo[trial_id].trial.cell.coordinates
+
+
+def diverged(state: TrialState) -> Failure:
+    """The failure of a trial that diverged in an earlier run."""
+    message = state.message or "diverged before"
+    return Failure(failure_class=FailureClass.DIVERGENCE, message=message, public_message=message)
+
+
+def inherited(cause: Failure, other: str) -> Failure:
+    """The failure of a trial that needs another one, which failed.
+
+    Args:
+        cause: Why the other one failed.
+        other: Which one it is.
+    """
+    start = f"its {other} failed: "
+    return Failure(
+        failure_class=cause.failure_class,
+        message=start + cause.message,
+        public_message=start + cause.public_message,
+    )

@@ -1,0 +1,134 @@
+"""What a plan finds out with torch, remembered: facts about scales, and which sources were loaded into them.
+
+Importing torch and building every network takes seconds and most of a gigabyte, at each ``plan`` and ``status``. Facts
+and successful checks are kept in ``<home>/cache/models.json``, under a hash of all that they follow from: what the
+study says, content hashes, the code of a user's factory with what it imports, this project's training code, and the
+versions of torch, torchvision and timm. Failures are not kept. The file may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from search_spaces.identity import ScaleCard, canonical, digest
+from search_spaces.study import ScaleSpec
+from search_spaces.trial import ResolvedScale, ResolvedSource
+from trainables.user_modules import code_state
+
+CACHE = "cache"
+"""Folder of the home; what is in it can be found out again."""
+
+MOST = 5000
+"""Entries kept; the oldest go first."""
+
+_FILE = "models.json"
+_PACKAGES = ("torch", "torchvision", "timm", "numpy")
+_NOT_USER = ("timm", "torchvision")
+
+
+class KnownModels:
+    """Answers of ``trainables.models.scale_card`` and ``trainables.sources.check_source``, asked once.
+
+    Args:
+        home: Its cache is used.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._file = home / CACHE / _FILE
+        self._known = _read(self._file)
+        self._changed = False
+
+    def scale_card(self, name: str, spec: ScaleSpec, import_paths: Sequence[str]) -> ScaleCard:
+        """Facts about a scale.
+
+        Raises:
+            UserError: As ``trainables.models.scale_card``.
+        """
+        key = self._key("scale", name, spec.model_dump(mode="json"), spec.factory or name, import_paths)
+        if key not in self._known:
+            from trainables.models import scale_card
+
+            self._keep(key, dataclasses.asdict(scale_card(name, spec, import_paths)))
+        return _card(self._known[key])
+
+    def check_source(
+        self, scale: ResolvedScale, source: ResolvedSource, num_outputs: int, import_paths: Sequence[str]
+    ) -> int:
+        """Trainable numbers of a scale's model that was filled from a source.
+
+        Raises:
+            UserError: As ``trainables.sources.check_source``.
+        """
+        asked = [scale.model_dump(mode="json"), source.model_dump(mode="json"), num_outputs]
+        key = self._key("source", scale.name, asked, scale.factory, import_paths)
+        if key not in self._known:
+            from trainables.sources import check_source
+
+            self._keep(key, check_source(scale, source, num_outputs, import_paths))
+        return int(self._known[key])
+
+    def save(self) -> None:
+        """Keep what is new. A home that cannot be written costs the next command's time, no more."""
+        if not self._changed:
+            return
+        kept = dict(list({**_read(self._file), **self._known}.items())[-MOST:])
+        partial = self._file.with_name(f"{_FILE}.{uuid.uuid4().hex}")
+        with contextlib.suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps(kept), encoding="utf-8")
+            partial.replace(self._file)
+            self._changed = False
+
+    def _keep(self, key: str, value: Any) -> None:
+        self._known[key] = json.loads(json.dumps(value))
+        self._changed = True
+
+    def _key(self, kind: str, name: str, asked: Any, factory: str, import_paths: Sequence[str]) -> str:
+        return digest(canonical([kind, name, asked, _code_of(factory, tuple(import_paths)), _versions(), _own_code()]))
+
+
+def _code_of(factory: str, import_paths: tuple[str, ...]) -> str | None:
+    module, colon, _ = factory.partition(":")
+    return code_state(module, import_paths) if colon and module not in _NOT_USER else None
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+@functools.cache
+def _own_code() -> str:
+    """Changes whenever a file of the training code does."""
+    import trainables
+
+    folder = Path(trainables.__path__[0])
+    states = {file.name: file.stat() for file in folder.glob("*.py")}
+    return digest(canonical({name: [s.st_size, s.st_mtime_ns] for name, s in states.items()}))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _card(raw: dict[str, Any]) -> ScaleCard:
+    normalise = raw["normalise"]
+    if normalise is not None:
+        normalise = {tag: (tuple(mean), tuple(std)) for tag, (mean, std) in normalise.items()}
+    return ScaleCard(**{**raw, "normalise": normalise})

@@ -1,0 +1,271 @@
+"""What may be deleted from a study's storage and from the home, and deleting it.
+
+Nothing that MLflow does not have is ever touched, nor weights that a trial of the study still has to start from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.drivers import drivers_now, stale_notes
+from orchestrator.estimate import size_text
+from orchestrator.places import Places
+from orchestrator.plan import Plan
+from orchestrator.prune_rules import WeightsRule
+from orchestrator.record import Record
+from orchestrator.record_states import TrialState
+from search_spaces.exceptions import UserError
+from search_spaces.names import Role, State
+from trainables.library import TaskLibrary
+from trainables.storage import Storage
+
+ATTEMPT_SEPARATOR = "-"
+"""An attempt's id is its trial's, this, and eight digits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One thing that may be deleted.
+
+    Attributes:
+        name: Trial id, attempt id or file name.
+        size: Bytes.
+        delete: Deletes it.
+    """
+
+    name: str
+    size: int
+    delete: Callable[[], object]
+
+
+@dataclass(slots=True, kw_only=True)
+class Prunable:
+    """What may be deleted, by kind, and what the user should know before.
+
+    Attributes:
+        items: Kind -> items, in the order in which they are listed.
+        notes: Sentences.
+    """
+
+    items: dict[str, list[Item]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all together."""
+        return sum(item.size for items in self.items.values() for item in items)
+
+    def delete(self) -> None:
+        """Delete everything found.
+
+        Raises:
+            OSError: The storage or the home cannot be written; what was deleted before stays deleted.
+        """
+        for items in self.items.values():
+            for item in items:
+                item.delete()
+
+
+def find(
+    plan: Plan, places: Places, *, weights: WeightsRule | None = None, stores: bool = False, selected: bool = False
+) -> Prunable:
+    """Look for what may be deleted.
+
+    Args:
+        plan: The study; the trials that ``--only`` selects if ``selected``.
+        places: Its record, storage and home.
+        weights: Which weights; none if None.
+        stores: Also image stores whose data set is not imported (any more).
+        selected: Whether only trials of the plan count; else also those that are no longer in the study.
+
+    Raises:
+        UserError: A run of the study goes on, and more than image stores was asked for.
+        TrackingError: MLflow cannot be reached: what is done is then not known.
+    """
+    storage = places.storage_of(plan.study.name)
+    found = Prunable()
+    drivers = drivers_now(storage, plan.study.name)
+    if drivers and (weights is not None or not stores):
+        running = ", ".join(driver.label for driver in drivers)
+        raise UserError(
+            f"{plan.study.name} is running ({running}); prune when it has ended. Image stores of data sets that are no "
+            "longer imported can go meanwhile: prune --stores"
+        )
+    if drivers:
+        found.notes.append("the study is running, so only image stores were looked at")
+    else:
+        _find_in_storage(found, plan, storage, _Known.of(plan, places, storage), weights, selected)
+    if stores:
+        found.items["image stores of data sets that are not imported"] = _stores(places.home)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """What the record and the spool say."""
+
+    states: Mapping[str, TrialState]
+    waiting: frozenset[str]
+
+    @classmethod
+    def of(cls, plan: Plan, places: Places, storage: Storage) -> _Known:
+        record = Record(plan.study, storage, places.tracking_uri)
+        ids = {t.trial_id for t in plan.trials} | storage.checkpoints().keys() | storage.weights().keys()
+        ids |= {_trial_of(attempt) for attempt in storage.delivered_failures()}
+        waiting = frozenset(i.key for i in storage.undelivered() if i.state is State.COMPLETE)
+        return cls(states=record.look(ids), waiting=waiting)
+
+    def is_done(self, trial_id: str) -> bool:
+        """Whether the record itself has the result."""
+        return self.states[trial_id].state is State.COMPLETE and trial_id not in self.waiting
+
+
+def _find_in_storage(
+    found: Prunable, plan: Plan, storage: Storage, known: _Known, rule: WeightsRule | None, selected: bool
+) -> None:
+    mine = {t.trial_id for t in plan.trials}
+
+    def leftover(trial_id: str) -> bool:
+        gone = trial_id not in mine and not selected
+        return gone or (trial_id in mine and known.is_done(trial_id))
+
+    found.items["checkpoints of trials that are done or not in the study"] = [
+        Item(name=i, size=size, delete=lambda i=i: storage.delete_checkpoint(i))  # type: ignore[misc]
+        for i, size in storage.checkpoints().items()
+        if leftover(i)
+    ]
+    found.items["details of delivered failures of such trials"] = [
+        Item(name=i, size=size, delete=lambda i=i: storage.delete_delivered_failure(i))  # type: ignore[misc]
+        for i, size in storage.delivered_failures().items()
+        if leftover(_trial_of(i))
+    ]
+    found.items["half-written by processes that crashed"] = [
+        *(Item(name=name, size=size, delete=storage.clean_tmp) for name, size in storage.tmp().items()),
+        *(
+            Item(name=name, size=len(storage.notes()[name]), delete=lambda name=name: storage.delete_note(name))  # type: ignore[misc]
+            for name in stale_notes(storage)
+        ),
+    ]
+    if rule is not None:
+        _find_weights(found, plan, storage, known, rule, selected)
+
+
+def _find_weights(
+    found: Prunable, plan: Plan, storage: Storage, known: _Known, rule: WeightsRule, selected: bool
+) -> None:
+    _require_its_record(plan, storage, known)
+    mine = {t.trial_id for t in plan.trials}
+    needed = still_needed(plan, known.is_done)
+    starts = {t.upstream_id for t in plan.trials}
+    chosen: list[str] = []
+    for trial_id in storage.weights():
+        if trial_id in known.waiting or trial_id in needed or (selected and trial_id not in mine):
+            continue
+        if not known.is_done(trial_id):
+            allowed = True
+        elif trial_id in mine:
+            allowed = rule is WeightsRule.ALL or (rule is WeightsRule.NOT_UPSTREAM and trial_id not in starts)
+        else:
+            allowed = rule is WeightsRule.ALL
+        if allowed:
+            chosen.append(trial_id)
+    sizes = storage.weights()
+    found.items[f"weights ({rule})"] = [
+        Item(name=i, size=sizes[i], delete=lambda i=i: storage.delete_weights(i))  # type: ignore[misc]
+        for i in chosen
+    ]
+    found.notes += _what_is_lost(plan, known, chosen)
+
+
+def _require_its_record(plan: Plan, storage: Storage, known: _Known) -> None:
+    """Of the wrong record, all weights would look like those of trials that are not done.
+
+    Raises:
+        UserError: The storage holds weights, and the record knows none of the trials they are of.
+    """
+    delivered = storage.weights().keys() - known.waiting
+    if delivered and not any(known.is_done(trial_id) for trial_id in delivered):
+        raise UserError(
+            f"storage {storage.place} holds weights of {len(delivered)} trials of {plan.study.name}, but none of them "
+            "is done in this record: is --tracking-uri the one that they were run with?"
+        )
+
+
+def still_needed(plan: Plan, is_done: Callable[[str], bool]) -> set[str]:
+    """Trials whose weights a trial of the study still has to start from.
+
+    An upstream trial that has lost its weights is trained again if it is needed, so what it starts from is needed then,
+    too: a chain is kept from its first trial to the last one that is not done.
+    """
+    needed: set[str] = set()
+    for planned in reversed(plan.trials):
+        open_target = planned.trial.role is Role.TARGET and not is_done(planned.trial_id)
+        if planned.upstream_id is not None and (open_target or planned.trial_id in needed):
+            needed.add(planned.upstream_id)
+    return needed
+
+
+def _what_is_lost(plan: Plan, known: _Known, chosen: Iterable[str]) -> list[str]:
+    """What can no longer be done once these weights are gone."""
+    gone = set(chosen)
+    targets = [t for t in plan.targets if t.trial_id in gone and known.is_done(t.trial_id)]
+    starts = {t.upstream_id for t in plan.trials} & gone
+    notes = []
+    if targets:
+        notes.append(
+            f"evaluate --on, and new evaluation sets of the study file, will not score {len(targets)} done trials "
+            "any more: that needs their weights"
+        )
+    if starts:
+        notes.append(
+            f"{len(starts)} trials from which others start will train again if the study gains trials that need them"
+        )
+    return notes
+
+
+def _stores(home: Path) -> list[Item]:
+    """Image stores of content that no imported data set has."""
+    from trainables.store import STORES
+
+    folder = home / STORES
+    library = TaskLibrary(home)
+    contents = tuple(f"{library.content_hash(library.load(name))}-" for name in library.names())
+    files = sorted(folder.glob("*.arrow")) if folder.is_dir() else []
+    return [
+        Item(name=file.name, size=file.stat().st_size, delete=lambda file=file: _delete_store(file))  # type: ignore[misc]
+        for file in files
+        if not file.name.startswith(contents)
+    ]
+
+
+def _delete_store(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    file.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def _trial_of(attempt_id: str) -> str:
+    return attempt_id.rpartition(ATTEMPT_SEPARATOR)[0]
+
+
+def prune_json(found: Prunable, deleted: bool) -> dict[str, Any]:
+    """Plain data: per kind the number and bytes, the total, the notes, and whether it was deleted."""
+    kinds = {kind: {"number": len(i), "bytes": sum(x.size for x in i)} for kind, i in found.items.items()}
+    return {"deleted": deleted, "kinds": kinds, "bytes": found.size, "notes": found.notes}
+
+
+def prune_view(found: Prunable, deleted: bool) -> Group:
+    """The same for the terminal."""
+    table = Table("", "number", "size", box=None, pad_edge=False)
+    for kind, items in found.items.items():
+        table.add_row(kind, str(len(items)), size_text(sum(item.size for item in items)))
+    notes = [Text(note, style="yellow") for note in found.notes]
+    total = f"{'deleted' if deleted else 'may be deleted'}: {size_text(found.size)}"
+    hint = "" if deleted or not found.size else "; --yes deletes it"
+    return Group(*notes, table, Text(total + hint, style="bold"))

@@ -1,0 +1,193 @@
+"""Trials that are taken out of a run while it goes on."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from orchestrator.breaker import Breaker
+from orchestrator.cancel import Cancellation, needless, request, selected_ids
+from orchestrator.drivers import DriverNote, ask_to_cancel, drivers_now, stale_notes
+from orchestrator.engine import _Course
+from orchestrator.executor import TrialOutcome
+from orchestrator.run_terms import RunSummary
+from search_spaces.names import Role
+from tests.orchestrator.planned_trials import planned
+from tests.orchestrator.record_fixtures import make_result, make_study
+from trainables.storage import Storage
+
+EVERY_S = 0.01
+PATIENCE_S = 30.0
+
+UP = planned("a" * 16, role=Role.UPSTREAM, cost=9.0)
+ONE, TWO = (planned(c * 16, UP, seed=n) for n, c in enumerate("bc"))
+ALONE, LONG = planned("d" * 16, seed=5, cost=2.0), planned("e" * 16, seed=6, cost=50.0)
+
+
+class Quiet:
+    """Takes every call of a progress view, a note or a writer."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments: self.calls.append((name, arguments))
+
+
+class Run:
+    """A course of these trials with an executor that only writes down what it is told to stop."""
+
+    def __init__(self, *trials: Any) -> None:
+        self.stopped: list[str] = []
+        self.summary = RunSummary()
+        self.view, self.note = Quiet(), Quiet()
+        self.course = _Course(
+            {t.trial_id: t for t in trials},
+            lambda t: SimpleNamespace(trial_id=t.trial_id, model_dump=lambda mode: {"trial_id": t.trial_id}),
+            Quiet(),
+            self.view,
+            self.note,
+            self.summary,
+            {},
+            Breaker(),
+        )
+        self.course.stops_with(self.stopped.append)
+
+    def start(self) -> str:
+        payload = self.course.next()
+        assert payload is not None
+        return str(payload["trial_id"])
+
+    def finish(self, trial_id: str) -> None:
+        result = make_result()
+        self.course.take(TrialOutcome(trial_id=trial_id, attempt_id="x", result=result))
+
+
+def test_waiting_trials_are_held_back_and_running_ones_stopped():
+    run = Run(ALONE, LONG, UP, ONE, TWO)
+    assert [run.start(), run.start()] == [LONG.trial_id, UP.trial_id]
+    run.course.cancel([LONG.trial_id, ALONE.trial_id])
+    assert len(run.course) == 2, "those that start from the upstream trial are left"
+    assert run.stopped == [LONG.trial_id]
+    assert run.summary.cancelled == 2
+    assert not run.summary.everything_asked_is_true
+    run.finish(UP.trial_id)
+    assert {run.start(), run.start()} == {ONE.trial_id, TWO.trial_id}
+    assert len(run.course) == 0
+
+
+def test_an_upstream_trial_goes_on_as_long_as_one_that_needs_it_does():
+    run = Run(UP, ONE, TWO)
+    assert run.start() == UP.trial_id
+    run.course.cancel([ONE.trial_id])
+    assert (len(run.course), run.stopped) == (1, [])
+    run.course.cancel([TWO.trial_id])
+    assert (len(run.course), run.stopped) == (0, [UP.trial_id])
+    assert run.summary.cancelled == 3
+
+
+def test_a_trial_that_ended_before_it_could_be_stopped_counts_as_trained():
+    run = Run(LONG)
+    run.start()
+    run.course.cancel([LONG.trial_id])
+    assert (len(run.course), run.summary.cancelled) == (0, 1)
+    run.finish(LONG.trial_id)
+    assert (run.summary.trained, run.summary.cancelled) == (1, 0)
+    assert run.summary.everything_asked_is_true
+
+
+def test_what_has_ended_or_is_unknown_is_not_cancelled():
+    run = Run(LONG, ALONE)
+    run.finish(run.start())
+    run.course.cancel([LONG.trial_id, "f" * 16])
+    assert (len(run.course), run.summary.cancelled, run.stopped) == (1, 0, [])
+
+
+def test_needless_are_whole_chains():
+    top = planned("1" * 16, role=Role.UPSTREAM)
+    middle = planned("2" * 16, top, role=Role.UPSTREAM)
+    low = planned("3" * 16, middle)
+    assert needless([top, middle, low], {low.trial_id}) == {top.trial_id, middle.trial_id}
+    assert needless([top, middle, low], set()) == set()
+
+
+def test_requests_of_another_thread_are_heard_once():
+    cancellation = Cancellation({LONG.trial_id: LONG})
+    asking = threading.Thread(target=cancellation.ask, args=([LONG.trial_id, "f" * 16],))
+    asking.start()
+    asking.join()
+    assert cancellation.asked(set()) == {LONG.trial_id}
+    assert cancellation.asked(set()) == set()
+
+
+@pytest.fixture(params=["local", "memory"])
+def storage(request, tmp_path):
+    if request.param == "memory":
+        pytest.importorskip("fsspec", reason="the storage in memory needs fsspec")
+        return Storage(f"memory://{tmp_path.name}")
+    return Storage(tmp_path / "storage")
+
+
+def test_a_driver_hears_a_request_over_the_storage(storage):
+    heard: list[list[str]] = []
+    note = DriverNote(storage, "skin", lambda: 60.0, every_s=EVERY_S)
+    note.listen(lambda trial_ids: heard.append(list(trial_ids)))
+    note.started(LONG.trial_id)
+    try:
+        [driver] = wait_for(lambda: [d for d in drivers_now(storage, "skin") if d.running])
+        assert driver.running == {LONG.trial_id}
+        assert driver.eta_s == 60
+        assert request(storage, [driver], {LONG.trial_id}, patience_s=PATIENCE_S, every_s=EVERY_S) == []
+        assert heard == [[LONG.trial_id]]
+        assert not drivers_now(storage, "another")
+    finally:
+        note.close()
+    assert storage.notes() == {}
+
+
+def test_a_driver_that_does_not_listen_is_named_and_its_notes_go_stale(storage):
+    note = DriverNote(storage, "skin", lambda: None, every_s=EVERY_S)
+    try:
+        [driver] = wait_for(lambda: drivers_now(storage, "skin"))
+        assert request(storage, [driver], {LONG.trial_id}, patience_s=0.0) == [driver]
+        assert stale_notes(storage) == []
+    finally:
+        note.close()
+    assert storage.notes() == {}, "a driver takes what it was asked with it"
+    lost = ask_to_cancel(storage, driver, [LONG.trial_id])
+    assert stale_notes(storage) == [lost]
+
+
+def test_trials_are_selected_by_the_plan_in_the_record():
+    study = make_study()
+    recorded = {
+        "targets": [
+            {
+                "trial_id": f"{n:016x}",
+                "model_scale": "resnet20",
+                "pretraining_source": source,
+                "data_fraction": amount,
+                "task": "ham10000",
+                "seed": seed,
+            }
+            for n, (source, amount, seed) in enumerate(
+                itertools.product(["random", "natural"], ["0.05", "patients=9"], ["0"])
+            )
+        ]
+    }
+    assert selected_ids(study, "pretraining_source=natural", recorded) == {f"{n:016x}" for n in (2, 3)}
+    assert selected_ids(study, "data_fraction<=0.05,seed=0", recorded) == {f"{n:016x}" for n in (0, 2)}
+    assert selected_ids(study, "seed=1", recorded) == set(), "the run was of seed 0 alone"
+
+
+def wait_for(look, turns: int = 3000):
+    """What ``look`` gives once it gives something."""
+    for _ in range(turns):
+        if found := look():
+            return found
+        threading.Event().wait(EVERY_S)
+    raise AssertionError("nothing in half a minute")

@@ -1,0 +1,193 @@
+"""What ``prune`` deletes, and above all what it does not."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from orchestrator.api import plan_study
+from orchestrator.drivers import DriverNote
+from orchestrator.places import Places
+from orchestrator.prune import find, prune_json, still_needed
+from orchestrator.prune_rules import WeightsRule
+from orchestrator.record import Record
+from search_spaces.exceptions import TrackingError, UserError
+from search_spaces.home import scalecurves_home
+from search_spaces.names import Role
+from search_spaces.trial import Workspace
+from tests.orchestrator.planned_trials import plan_of, planned
+from tests.orchestrator.record_fixtures import make_failure, make_result, publish
+from tests.orchestrator.small_study import write_study
+from trainables.library import TaskLibrary
+from trainables.store import open_store
+
+pytest_plugins = ("tests.orchestrator.record_plugin",)
+
+GONE = "0" * 16
+"""A trial that is not in the study."""
+
+
+class Field:
+    """A small study of 2 upstream and 8 target trials, with a record and a storage."""
+
+    def __init__(self, folder, tracking_uri):
+        self.plan = plan_study(write_study(folder))
+        self.places = Places.of(tracking_uri=tracking_uri)
+        self.storage = self.places.storage_of("small")
+        self.record = Record(self.plan.study, self.storage, tracking_uri, retry_pauses_s=())
+        self.record.open()
+        self.upstream = [t for t in self.plan.trials if t.trial.role is Role.UPSTREAM]
+        self.below = [t for t in self.plan.targets if t.upstream_id]
+        self.alone = [t for t in self.plan.targets if not t.upstream_id]
+
+    def resolved(self, planned_trial, attempt="a0"):
+        trial = self.plan.resolver.resolved(
+            planned_trial.trial, f"{planned_trial.trial_id}-{attempt}", Workspace(home="", storage="")
+        )
+        # predictions of the fixtures are of three classes
+        return trial.model_copy(
+            update={"task": trial.task.model_copy(update={"kind": "multiclass", "labels": ("bcc", "mel", "nv")})}
+        )
+
+    def finish(self, *trials):
+        for one in trials:
+            publish(self.storage, make_result(self.resolved(one)), ("test",))
+        self.record.deliver_all()
+
+    def find(self, **options):
+        return find(self.plan, self.places, **options)
+
+    def names(self, word, **options):
+        """Names of the items of the kind that starts with this word."""
+        return {i.name for kind, items in self.find(**options).items.items() if kind.startswith(word) for i in items}
+
+
+@pytest.fixture
+def field(tmp_path, tracking_uri):
+    return Field(tmp_path, tracking_uri)
+
+
+def ids(*trials):
+    return {t.trial_id for t in trials}
+
+
+def test_weights_go_by_rule_and_never_those_that_a_trial_still_starts_from(field):
+    field.finish(*field.upstream, *field.alone, *field.below[:1])
+    field.storage.put_checkpoint(GONE, b"1")
+    upstream = ids(*field.upstream)
+    assert field.names("weights") == set(), "without a rule weights stay"
+    assert field.names("weights", weights=WeightsRule.FAILED) == set()
+    assert field.names("weights", weights=WeightsRule.NOT_UPSTREAM) == ids(*field.alone, *field.below[:1])
+    assert not field.names("weights", weights=WeightsRule.ALL) & upstream, "three trials still start from them"
+    field.finish(*field.below[1:])
+    assert field.names("weights", weights=WeightsRule.NOT_UPSTREAM) == ids(*field.plan.targets)
+    assert field.names("weights", weights=WeightsRule.ALL) == ids(*field.plan.trials)
+    notes = " ".join(field.find(weights=WeightsRule.ALL).notes)
+    assert "will not score 8 done trials" in notes
+    assert "2 trials from which others start" in notes
+
+    found = field.find(weights=WeightsRule.NOT_UPSTREAM)
+    assert found.size >= 8 * len(b"weights" * 100)
+    found.delete()
+    assert set(field.storage.weights()) == upstream
+    assert field.find(weights=WeightsRule.NOT_UPSTREAM).size == 0
+
+
+def test_what_mlflow_does_not_have_is_never_touched(field):
+    waiting, failed = field.alone[0], field.alone[1]
+    publish(field.storage, make_result(field.resolved(waiting)), ("test",))
+    field.storage.put_checkpoint(waiting.trial_id, b"1")
+    field.storage.publish_failure(make_failure(field.resolved(failed, "f0")))
+    field.find(weights=WeightsRule.ALL, stores=True).delete()
+    assert len(field.storage.undelivered()) == 2
+    assert field.storage.has_weights(waiting.trial_id)
+    assert field.storage.get_checkpoint(waiting.trial_id) == b"1"
+
+
+def test_checkpoints_and_failures_go_once_their_trial_is_done_or_gone(field):
+    done, open_ = field.alone[:2]
+    for trial in (done, open_):
+        field.record.failed(make_failure(field.resolved(trial, "f0")))
+        field.storage.put_checkpoint(trial.trial_id, b"12")
+    field.storage.put_checkpoint(GONE, b"123")
+    field.finish(done)
+    assert field.names("checkpoints") == {done.trial_id, GONE}
+    assert field.names("checkpoints", selected=True) == {done.trial_id}, "--only is about trials of the study"
+    assert field.names("details") == {f"{done.trial_id}-f0"}
+    field.find().delete()
+    assert field.storage.get_checkpoint(open_.trial_id) == b"12"
+    assert len(field.storage.failures(open_.trial_id)) == 1
+    assert field.storage.failures(done.trial_id) == []
+
+
+def test_half_written_files_go_when_they_are_old(field, monkeypatch):
+    with field.storage.staging() as staged:
+        (staged / "a").write_bytes(b"12345")
+        assert field.names("half-written") == set()
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 2 * 86400)
+        [item] = next(v for k, v in field.find().items.items() if k.startswith("half"))
+        assert (item.name, item.size) == (staged.name, 5)
+        field.find().delete()
+        assert not staged.exists()
+
+
+def test_stores_of_imported_data_sets_stay(field):
+    library = TaskLibrary(scalecurves_home())
+    kept = open_store(library, library.load("spots"), 20).path
+    stray = kept.with_name(f"{'f' * 16}-20-v1.arrow")
+    stray.write_bytes(b"old")
+    assert not any(k.startswith("image") for k in field.find().items)
+    assert field.names("image", stores=True) == {stray.name}
+    field.find(stores=True).delete()
+    assert kept.is_file()
+    assert not stray.exists()
+
+
+def test_a_running_study_is_left_alone_but_for_stores(field):
+    field.finish(*field.alone)
+    note = DriverNote(field.storage, "small", lambda: None, every_s=0.01)
+    try:
+        while not field.storage.notes():
+            time.sleep(0.01)
+        with pytest.raises(UserError, match=r"small is running \(process \d+ on .*prune --stores"):
+            field.find()
+        with pytest.raises(UserError, match="is running"):
+            field.find(weights=WeightsRule.FAILED, stores=True)
+        assert list(field.find(stores=True).items) == ["image stores of data sets that are not imported"]
+    finally:
+        note.close()
+
+
+def test_weights_are_not_taken_for_leftovers_of_another_record(field, tmp_path):
+    field.finish(*field.alone)
+    other = Places.of(tracking_uri=f"sqlite:///{tmp_path / 'other.db'}")
+    for rule in WeightsRule:
+        with pytest.raises(UserError, match="is --tracking-uri the one"):
+            find(field.plan, other, weights=rule)
+
+
+def test_nothing_is_known_and_nothing_deleted_while_mlflow_is_away(field):
+    away = Places.of(tracking_uri="http://127.0.0.1:1")
+    with pytest.raises(TrackingError):
+        find(field.plan, away, weights=WeightsRule.ALL)
+
+
+def test_chains_are_kept_up_to_the_last_trial_that_is_not_done():
+    top = planned("1" * 16, role=Role.UPSTREAM)
+    middle = planned("2" * 16, top, role=Role.UPSTREAM)
+    low, other = planned("3" * 16, middle), planned("4" * 16, top, seed=4)
+    plan = plan_of(top, middle, low, other)
+    assert still_needed(plan, lambda i: i != low.trial_id) == ids(top, middle)
+    assert still_needed(plan, lambda i: i != other.trial_id) == ids(top)
+    assert still_needed(plan, lambda i: True) == set()
+
+
+def test_the_json_counts_by_kind(field):
+    field.storage.put_checkpoint(GONE, b"123")
+    made = json.loads(json.dumps(prune_json(field.find(), deleted=False)))
+    assert made["deleted"] is False
+    assert made["bytes"] == 3
+    assert made["kinds"]["checkpoints of trials that are done or not in the study"] == {"number": 1, "bytes": 3}
