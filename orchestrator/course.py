@@ -129,7 +129,7 @@ class Course:
             self._cancellation.ended(trial_id)
         self._summary.cancelled = len(self._cancellation)
         if outcome.result is not None:
-            self._complete(outcome.result)
+            self._complete(trial_id, outcome.result)
         elif failure is not None and self._searching.spends(trial_id, failure):
             self._record_failure(trial_id, failure)
             self._view.spent(trial_id, failure.message)
@@ -162,8 +162,8 @@ class Course:
 
     # Ends
 
-    def _complete(self, result: TrialResult) -> None:
-        trial_id, timing = result.trial.trial_id, result.timing
+    def _complete(self, trial_id: str, result: TrialResult) -> None:
+        timing = result.timing
         self._summary.trained += 1
         self._agenda.complete(trial_id)
         self._breaker.completed(self._coordinates(trial_id))

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import itertools
 import threading
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from orchestrator.breaker import Breaker
 from orchestrator.cancel import Cancellation, needless, request, selected_ids
+from orchestrator.course import Course
 from orchestrator.drivers import DriverNote, ask_to_cancel, drivers_now, stale_notes
-from orchestrator.engine import _Course
 from orchestrator.executor import TrialOutcome
 from orchestrator.run_terms import RunSummary
-from search_spaces.names import Role
-from tests.orchestrator.planned_trials import planned
+from orchestrator.searching import Searching
+from search_spaces.names import FailureClass, Role
+from search_spaces.results import Failure
+from search_spaces.study import GangSpec
+from tests.orchestrator.planned_trials import plan_of, planned
 from tests.orchestrator.record_fixtures import make_result, make_study
 from trainables.storage import Storage
 
@@ -26,6 +28,9 @@ PATIENCE_S = 30.0
 UP = planned("a" * 16, role=Role.UPSTREAM, cost=9.0)
 ONE, TWO = (planned(c * 16, UP, seed=n) for n, c in enumerate("bc"))
 ALONE, LONG = planned("d" * 16, seed=5, cost=2.0), planned("e" * 16, seed=6, cost=50.0)
+
+
+EXAMPLE = make_result().trial
 
 
 class Quiet:
@@ -45,22 +50,23 @@ class Run:
         self.stopped: list[str] = []
         self.summary = RunSummary()
         self.view, self.note = Quiet(), Quiet()
-        self.course = _Course(
+        self.course = Course(
             {t.trial_id: t for t in trials},
-            lambda t: SimpleNamespace(trial_id=t.trial_id, model_dump=lambda mode: {"trial_id": t.trial_id}),
+            lambda t, save_memory: EXAMPLE.model_copy(update={"trial_id": t.trial_id}),
             Quiet(),
             self.view,
             self.note,
             self.summary,
             {},
             Breaker(),
+            Searching(plan_of(*trials), {}, {}),
         )
         self.course.stops_with(self.stopped.append)
 
     def start(self) -> str:
-        payload = self.course.next()
-        assert payload is not None
-        return str(payload["trial_id"])
+        handout = self.course.next([GangSpec()])
+        assert handout is not None
+        return str(handout.payload["trial_id"])
 
     def finish(self, trial_id: str) -> None:
         result = make_result()
@@ -191,3 +197,17 @@ def wait_for(look, turns: int = 3000):
             return found
         threading.Event().wait(EVERY_S)
     raise AssertionError("nothing in half a minute")
+
+
+def test_memory_that_ran_out_is_answered_once_with_less_and_then_the_trial_has_failed():
+    run = Run(LONG)
+    saving = []
+    resolve = run.course._resolve
+    run.course._resolve = lambda t, save_memory: (saving.append(save_memory), resolve(t, save_memory))[1]
+    out_of_memory = Failure(failure_class=FailureClass.MEMORY, message="m", public_message="m")
+    for _ in range(2):
+        trial_id = run.start()
+        run.course.take(TrialOutcome(trial_id=trial_id, attempt_id="x", failure=out_of_memory))
+    assert saving == [False, True]
+    assert len(run.course) == 0
+    assert [f.failure_class for f in run.summary.failed] == [FailureClass.MEMORY]
