@@ -6,6 +6,7 @@ tables, made of the same entries, and the rows of the delivered ones must equal 
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sqlite3
 import uuid
@@ -17,18 +18,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from numpy.typing import NDArray
 
 from dashboards import tracking
 from orchestrator.delivery import spooled
 from orchestrator.entries import Entry, failed_entry, read_entry, run_name
-from orchestrator.plan import Plan, PlannedTrial
+from orchestrator.plan import Plan, PlannedTrial, make_plan
 from orchestrator.record import Record
 from search_spaces.amounts import Amount
+from search_spaces.files import load_study
 from search_spaces.names import Artifact, State, Tag
 from search_spaces.results import Environment, SubsetFacts, Timing, TrialResult
 from search_spaces.study import Study
 from search_spaces.trial import ResolvedTrial, Workspace
+from trainables.library import TaskLibrary
+from trainables.phantoms import PhantomSizes, make_phantoms
 from trainables.storage import Storage
 
 DELIVERED = 6
@@ -263,3 +268,22 @@ def _insert(connection: sqlite3.Connection, entries: Iterator[Rows]) -> None:
             for table, columns in _TABLES.items():
                 places = ", ".join("?" * len(columns.split(",")))
                 connection.executemany(f"insert into {table} ({columns}) values ({places})", rows[table])
+
+
+def main() -> None:
+    """Make images, study file and record below the folder of ``FILE``; print the numbers of runs and of targets."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path, help="study file to write")
+    parser.add_argument("seeds", type=int)
+    arguments = parser.parse_args()
+    home = arguments.file.parent
+    library = TaskLibrary(home)
+    make_phantoms(library, sizes=PhantomSizes(natural=(60, 20, 20), chest=(60, 20, 30, 30), skin=(60, 30, 30)))
+    study = study_of(arguments.seeds).model_dump(mode="json", by_alias=True, exclude_unset=True)
+    arguments.file.write_text(yaml.safe_dump(study, sort_keys=False))
+    plan = make_plan(load_study(str(arguments.file)), library)
+    print(make_record(plan, home, f"sqlite:///{home / 'mlflow.db'}"), len(plan.targets))
+
+
+if __name__ == "__main__":
+    main()

@@ -19,14 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from benchmarks.large_record import make_record, study_of
-from orchestrator.plan import make_plan
-from search_spaces.files import load_study
 from search_spaces.home import HOME_VARIABLE
-from trainables.library import TaskLibrary
-from trainables.phantoms import PhantomSizes, make_phantoms
 
 TARGETS = {"cold_s": 20.0, "warm_s": 3.0, "peak_mib": 500.0}
 SEEDS, QUICK_SEEDS = 25, 2
@@ -43,6 +36,10 @@ class Ran:
     output: dict[str, Any]
 
 
+def _environment(home: Path) -> dict[str, str]:
+    return {**os.environ, HOME_VARIABLE: str(home), "MLFLOW_TRACKING_URI": ""}
+
+
 def run(home: Path, *arguments: str) -> Ran:
     """Run a command of the sweep.
 
@@ -54,7 +51,7 @@ def run(home: Path, *arguments: str) -> Ran:
         process = subprocess.Popen(
             [sys.executable, "-m", "orchestrator.sweep", *arguments],
             stdout=output,
-            env={**os.environ, HOME_VARIABLE: str(home), "MLFLOW_TRACKING_URI": ""},
+            env=_environment(home),
         )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
@@ -83,20 +80,18 @@ def main() -> None:
     seeds = QUICK_SEEDS if parser.parse_args().quick else SEEDS
     with tempfile.TemporaryDirectory(prefix="scalecurves-benchmark-") as folder:
         home = Path(folder)
-        library = TaskLibrary(home)
-        make_phantoms(library, sizes=PhantomSizes(natural=(60, 20, 20), chest=(60, 20, 30, 30), skin=(60, 30, 30)))
         file = home / "study.yaml"
-        study = study_of(seeds).model_dump(mode="json", by_alias=True, exclude_unset=True)
-        file.write_text(yaml.safe_dump(study, sort_keys=False))
         started = time.perf_counter()
-        plan = make_plan(load_study(str(file)), library)
-        runs = make_record(plan, home, f"sqlite:///{home / 'mlflow.db'}")
+        # In a process of its own: a child's peak memory starts from what its parent holds, so this one stays small.
+        making = [sys.executable, "-m", "benchmarks.large_record", str(file), str(seeds)]
+        made = subprocess.run(making, env=_environment(home), stdout=subprocess.PIPE, text=True, check=True)
+        runs, targets = map(int, made.stdout.split()[-2:])
         made_s = time.perf_counter() - started
         ran = measure(home, file)
         left = ran["plan_warm"].output["estimate"]["trials_left"]
         done = ran["status_warm"].output["done"]
-    if left or done != len(plan.targets):
-        raise RuntimeError(f"{done} of {len(plan.targets)} trials count as done and {left} as left")
+    if left or done != targets:
+        raise RuntimeError(f"{done} of {targets} trials count as done and {left} as left")
     print(f"{runs} finished runs, made in {made_s:.0f} s; each command in a fresh process, {os.cpu_count()} CPUs")
     for name, one in ran.items():
         print(f"{one.seconds:8.2f} s {one.peak_mib:7.0f} MiB  {name.replace('_', ', ')}")
