@@ -146,9 +146,20 @@ def test_divergence_costs_its_trial_and_what_starts_from_it(tmp_path):
     assert {f["class"] for f in found["failures"]} == {"divergence"}
     again = " ".join(run(file, code=3).split())
     assert "0 trials trained, 5 were done before, 5 failed" in again
-    why = call("why", file, found["failures"][0]["trial_id"])
-    assert "divergence" in why
-    assert "step" in why
+    assert "failed trials of small: 4 divergence. Choose with --failed" in " ".join(call("retry", file, code=1).split())
+    assert "0 of them selected to run again" in call("retry", file, "--failed")
+    chosen = "pretraining_source=random,data_fraction=1.0"
+    more = ("--class", "divergence", "--only", chosen, "--out", tmp_path / "report")
+    retried = " ".join(call("retry", file, *more, code=3).split())
+    assert "1 of them of class divergence selected to run again" in retried
+    assert "0 trials trained, 0 were done before, 1 failed" in retried
+    again = next(f for f in found["failures"] if "bomb · random · 1 ·" in f["cell"])
+    why = call("why", file, again["trial_id"])
+    assert "state: failed, 2 attempts" in why
+    assert why.count("divergence at step") == 2
+    assert why.count("  log: /") == 2, "the file with the output of the worker"
+    report = json.loads((tmp_path / "report" / "verdict.json").read_text())
+    assert report, "of the whole study, not of the one trial"
 
 
 def test_what_keeps_failing_alike_is_left_until_the_next_run(tmp_path):
