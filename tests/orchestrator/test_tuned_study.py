@@ -16,7 +16,8 @@ from orchestrator.engine import Engine, Places, RunSummary
 from orchestrator.estimate import estimate
 from orchestrator.plan import Plan, make_plan
 from orchestrator.plan_text import plan_json
-from orchestrator.status import explain, study_status
+from orchestrator.status import study_status
+from orchestrator.why import explain
 from search_spaces.files import load_study
 from search_spaces.home import scalecurves_home
 from search_spaces.names import FailureClass, Role
