@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlparse
 
 from search_spaces.exceptions import TrackingError, UserError, unknown
 from search_spaces.home import scalecurves_home
-from search_spaces.names import Role, Tag
+from search_spaces.names import SCHEMA_VERSION, Role, Tag
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -255,8 +255,21 @@ def search_pages(
 
 
 def find_parents(client: MlflowClient, experiment_id: str) -> list[Run]:
-    """The parent runs of a study, earliest first; the first one counts."""
-    return search_all(client, experiment_id, f"tags.`{Tag.ROLE}` = '{Role.STUDY}'")
+    """The parent runs of a study, earliest first; the first one counts.
+
+    Raises:
+        UserError: The record was written by a version of scalecurves whose records look different.
+    """
+    parents = search_all(client, experiment_id, f"tags.`{Tag.ROLE}` = '{Role.STUDY}'")
+    for parent in parents[:1]:
+        written = parent.data.tags.get(Tag.SCHEMA)
+        if written != str(SCHEMA_VERSION):
+            raise UserError(
+                f"the record of study {parent.data.tags.get(Tag.STUDY, '')!r} has schema {written}, this version reads "
+                f"and writes schema {SCHEMA_VERSION}: use the version that wrote it (CHANGELOG.md), or give the study "
+                "another name"
+            )
+    return parents
 
 
 def find_experiment(client: MlflowClient, study: str, uri: str) -> Any:

@@ -30,6 +30,7 @@ from orchestrator.broker import Broker, BrokerConfig
 from orchestrator.feed import Feed, TuneFeed
 from orchestrator.leases import ENDING, REPORT, GangTrainable
 from orchestrator.yard import SoloConfig, Yard
+from search_spaces.exceptions import Paused
 from search_spaces.results import Failure, TrialResult
 from trainables.failures import node_failure
 
@@ -136,7 +137,8 @@ class Executor:
 
         Raises:
             UserError: A gang of the feed does not fit the cluster.
-            KeyboardInterrupt: It was interrupted.
+            Paused: It was interrupted once, by Ctrl-C.
+            KeyboardInterrupt: It was interrupted otherwise.
         """
         self._yard.require(list(feed.demands({})))
         brake = _Brake(self._broker, self._limits.stop_patience_s)
@@ -148,7 +150,7 @@ class Executor:
         if brake.error is not None:
             raise brake.error
         if brake.pulled:
-            raise KeyboardInterrupt
+            raise Paused if brake.by == signal.SIGINT and not brake.hurry else KeyboardInterrupt
 
     def stop(self, trial_id: str) -> None:
         """Stop one trial, running or about to; it ends as ``stopped``, with a checkpoint if it ran. From any thread."""
@@ -236,6 +238,7 @@ class _Brake:
         self._waiting_for: list[Any] = []
         self.pulled = False
         self.hurry = False
+        self.by: int | None = None
         self.error: Exception | None = None
 
     def guard(self, function: Callable[..., Made], *arguments: Any) -> Made | None:
@@ -351,7 +354,7 @@ def _signals(brake: _Brake) -> Iterator[None]:
         if brake.hurry:
             raise KeyboardInterrupt
         brake.hurry = brake.pulled
-        brake.pulled = True
+        brake.pulled, brake.by = True, number
 
     watched = (signal.SIGINT, signal.SIGTERM)
     # Tune takes SIGUSR1 and does not give it back.

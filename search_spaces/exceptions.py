@@ -24,6 +24,10 @@ class UnselectedWeightsError(UserError):
     """The weights that were kept are not those that a trial was scored with."""
 
 
+class Paused(KeyboardInterrupt):
+    """One Ctrl-C has stopped a run: what ran has written its checkpoint, and nothing goes on."""
+
+
 class DataError(ScalecurvesError):
     """Images or labels are not what the manifest promises."""
 

@@ -18,7 +18,7 @@ from orchestrator.agenda import Agenda, Entry  # noqa: E402
 from orchestrator.executor import Executor, Limits, TrialOutcome  # noqa: E402
 from orchestrator.feed import Feed, Handout, InOrder  # noqa: E402
 from orchestrator.fleet import Demand  # noqa: E402
-from search_spaces.exceptions import UserError  # noqa: E402
+from search_spaces.exceptions import Paused, UserError  # noqa: E402
 from search_spaces.names import FailureClass  # noqa: E402
 from search_spaces.study import GangSpec  # noqa: E402
 from tests.orchestrator.fake_training import payload  # noqa: E402
@@ -229,7 +229,7 @@ def test_a_single_process_that_crashes_each_time_fails_with_class_node(solo: Ben
 def test_interrupted_single_processes_write_their_checkpoint(solo: Bench, tmp_path: Path) -> None:
     solo.on_report = lambda report: os.kill(os.getpid(), signal.SIGINT) if report is solo.reports[0] else None
     trials = [payload(n, tmp_path, steps=40, evaluations=40, sleep_s=0.05) for n in range(3)]
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Paused):
         solo.run(trials)
     assert solo.outcomes == []
     assert (tmp_path / f"{int(solo.reports[0]['trial_id'], 16):016x}.pt").exists()
@@ -242,8 +242,9 @@ def test_more_signals_end_a_run_without_waiting(solo: Bench, tmp_path: Path) -> 
         os.kill(os.getpid(), signal.SIGINT)
 
     solo.on_report = impatient
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as ended:
         solo.run([payload(n, steps=100, evaluations=50, sleep_s=1.0) for n in range(3)])
+    assert not isinstance(ended.value, Paused)
     assert solo.outcomes == []
 
 

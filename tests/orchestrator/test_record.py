@@ -17,7 +17,7 @@ from orchestrator.entries import Point, read_entry, thin
 from orchestrator.record import Record
 from search_spaces.amounts import Seed
 from search_spaces.exceptions import DataError, TrackingError, UserError
-from search_spaces.names import FailureClass, State
+from search_spaces.names import FailureClass, State, Tag
 from search_spaces.results import TrialResult
 from tests.orchestrator.record_fixtures import (
     STARTED_AT,
@@ -461,3 +461,10 @@ def test_crossed_seeds_have_their_own_name_and_tags(record: Record, storage: Sto
     run = client_of(record).get_run(record.deliver(spooled(publish(storage, make_result(trial)))))
     assert run.info.run_name.endswith(" · s3i1")
     assert (run.data.tags["seed.subset"], run.data.tags["seed.init"]) == ("3", "1")
+
+
+def test_a_record_of_another_schema_is_refused(record, storage):
+    record.open()
+    record._client.set_tag(record.parent_id, Tag.SCHEMA, "99")
+    with pytest.raises(UserError, match="has schema 99, this version reads and writes schema 1"):
+        Record(record.study, storage, record.uri).open()
