@@ -146,19 +146,20 @@ class Agenda(Generic[Kind]):
 
     def fail(self, trial_id: str) -> list[str]:
         """A trial has none, now or from before: takes off and returns those below it in the chain."""
-        lost = [i for i in self._below(trial_id) if i in self._open()]
+        still_open = self._open()
+        lost = [i for i in self._below(trial_id) if i in still_open]
         self._drop(lost)
         return lost
 
     def leave(self, chosen: Callable[[str], bool]) -> list[str]:
         """Takes off and returns the chosen trials that were not handed out, and those below them in the chain."""
-        left: list[str] = []
-        for trial_id in self._open():
+        left: dict[str, None] = {}
+        still_open = self._open()
+        for trial_id in still_open:
             if chosen(trial_id):
-                left += [trial_id, *self._below(trial_id)]
-        left = list(dict.fromkeys(left))
-        self._drop(left)
-        return left
+                left |= dict.fromkeys(i for i in (trial_id, *self._below(trial_id)) if i in still_open)
+        self._drop(list(left))
+        return list(left)
 
     def _open(self) -> dict[str, None]:
         ready = sorted(item for heap in self._ready.values() for item in heap)
@@ -283,7 +284,7 @@ class _Simulation(Generic[Kind]):
             self._agenda.complete(ended)
 
     def _start_what_fits(self) -> None:
-        targets = self._fleet.targets(self._agenda.demands(self._busy), self._room, self._now)
+        targets = self._fleet.targets(self._agenda.demands(self._busy), self._room, self._now, self._busy)
         # A gang that trains keeps its room until its trial has ended.
         for gang, number in targets.items():
             self._gangs[gang] = max(self._busy[gang], min(self._gangs[gang], number))

@@ -128,6 +128,7 @@ class _Gang:
     barren_deaths: int = 0
     shot: str = ""
     retired: bool = False
+    leaves: bool = False
     kind: tuple[str, ...] = ()
 
 
@@ -235,6 +236,7 @@ class Broker:
                 await asyncio.wait_for(self._changed.wait_for(lambda: queue or leaves()), self._config.tick_s)
             # Only now: while it waited, the group that asks may have died, and must not swallow a trial.
             if leaves():
+                state.leaves = state.retired
                 return Task.BYE.value, None, None
             if not queue:
                 return Task.IDLE.value, None, None
@@ -254,8 +256,8 @@ class Broker:
 
     async def urgent(self, gang: str, generation: int, key: str) -> str:
         """What a gang that trains should do before its next report; asked for every few seconds."""
-        state = self._gang(gang)
-        if generation != state.generation or self._stops(key):
+        state, job = self._gang(gang), self._jobs.get(key)
+        if generation != state.generation or state.job is not job or self._stops(key):
             return Order.STOP.value
         return (Order.SAVE if state.nodes & self._leaving else Order.GO).value
 
@@ -299,7 +301,8 @@ class Broker:
         """A gang has ended for good. If it was to go on and was the last of its queue, every trial there fails."""
         await self._take_back(gang, message)
         state = self._gangs.pop(gang)
-        if state.retired or self._closing or any(other.queue == state.queue for other in self._gangs.values()):
+        others = (s for s in self._gangs.values() if s.queue == state.queue and not s.retired)
+        if state.retired or self._closing or any(others):
             return
         self._hopeless[state.queue] = f"no gang of ranks can be kept alive; the last one said: {message}"
         failure = node_failure(self._hopeless[state.queue]).model_dump(mode="json")
@@ -326,12 +329,17 @@ class Broker:
         Returns:
             How many do.
         """
-        staying = [state for state in self._gangs.values() if state.queue == queue and not state.retired]
-        idle_last = sorted(staying, key=lambda state: state.job is None)
-        for state in idle_last[number:]:
-            state.retired = True
+        there = [state for state in self._gangs.values() if state.queue == queue and not state.leaves]
+        idle_last = sorted(there, key=lambda state: (state.job is None, state.retired))
+        for position, state in enumerate(idle_last):
+            # One that was to go, but is still there, is as good as a new one.
+            state.retired = position >= number
         await self._notify()
-        return min(number, len(staying))
+        return min(number, len(there))
+
+    async def live(self) -> dict[str, int]:
+        """Queue -> gangs that hold their place, those that are to go after their trial included."""
+        return dict(Counter(state.queue for state in self._gangs.values() if state.rank0 is not None))
 
     async def preempt(self, nodes: Sequence[str]) -> None:
         """These nodes will soon go away: what trains there saves its state, and nothing new is started there."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.drivers import Driver, ask_to_cancel, is_heard
@@ -28,10 +28,12 @@ class Cancellation:
 
     Args:
         todo: Trials of the run.
+        needed: Gives upstream trials that others will start from which are not known yet.
     """
 
-    def __init__(self, todo: Mapping[str, PlannedTrial]) -> None:
+    def __init__(self, todo: Mapping[str, PlannedTrial], needed: Callable[[], Collection[str]] = tuple) -> None:
         self._todo = todo
+        self._needed = needed
         self._requests: queue.SimpleQueue[frozenset[str]] = queue.SimpleQueue()
         self._held: set[str] = set()
 
@@ -51,7 +53,7 @@ class Cancellation:
         if not chosen:
             return chosen
         gone = {*chosen, *ended, *self._held}
-        return (chosen | needless(self._todo.values(), gone)) - {*ended, *self._held}
+        return (chosen | (needless(self._todo.values(), gone) - set(self._needed()))) - {*ended, *self._held}
 
     def hold(self, trial_ids: Iterable[str]) -> None:
         """These are held back from now on."""

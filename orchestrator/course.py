@@ -78,7 +78,8 @@ class Course:
         self._ended: set[str] = set()
         self._whereabouts = Whereabouts()
         self._budget: Budget | None = None
-        self._cancellation = Cancellation(self._todo)
+        self._cancellation = Cancellation(self._todo, self._needed_by_searches)
+        self._off: set[str] = set()
         self._stop_trial: Callable[[str], None] | None = None
         self._expect(first)
         self._give_up(first.lost, _NO_VALUE)
@@ -139,6 +140,7 @@ class Course:
             self._fail_dependents(trial_id)
             self._give_up(self._end_search(trial_id), inherited(failure, f"search trial {trial_id}"))
             self._leave_alike(trial_id, failure)
+        self._leave_unaffordable()
 
     # What the engine and other processes ask
 
@@ -174,7 +176,9 @@ class Course:
     def _try_again(self, trial_id: str, failure: Failure) -> None:
         self._record_failure(trial_id, failure)
         self._view.again(trial_id, failure.message)
+        del self._started[trial_id]
         self._agenda.put_back(trial_id)
+        self._leave_unaffordable()
 
     def _fail(self, trial_id: str, failure: Failure) -> None:
         self._broken[trial_id] = failure
@@ -207,6 +211,7 @@ class Course:
         waiting = [t.trial_id for i in left for t in self._end_search(i)]
         if kind and left:
             self._summary.left += len(left) + len(waiting)
+            self._off.update(left, waiting)
             self._view.left([*left, *waiting], kind.label, failure.message)
 
     # Searches
@@ -218,6 +223,9 @@ class Course:
         for planned in step.trials:
             if planned.upstream_id in self._broken:
                 self._lose(planned)
+            elif planned.upstream_id in self._off:
+                self._summary.left += 1
+                self._put_off([planned.trial_id], f"what they start from, {planned.upstream_id}, was put off")
             else:
                 self._agenda.add(self._entry(planned), first=planned.trial.role is Role.SEARCH)
         self._summary.skipped += len(step.done)
@@ -248,7 +256,6 @@ class Course:
         if self._budget is not None:
             timing = outcome.result.timing if outcome.result else None
             self._budget.ended(outcome.trial_id, timing.total_s if timing else None)
-            self._leave_unaffordable()
 
     def _leave_unaffordable(self) -> None:
         refuses = self._budget.unaffordable() if self._budget else None
@@ -257,7 +264,7 @@ class Course:
             waiting = [t.trial_id for i in left for t in self._end_search(i)]
             self._summary.over_budget += len(left) + len(waiting)
             spent = f"{self._budget.spent_gpu_hours:.2f} spent"
-            self._view.put_off([*left, *waiting], f"they would exceed the GPU-hours allowed ({spent})")
+            self._put_off([*left, *waiting], f"they would exceed the GPU-hours allowed ({spent})")
 
     def _obey(self) -> None:
         chosen = self._cancellation.asked(self._ended)
@@ -275,7 +282,15 @@ class Course:
         self._cancellation.hold([*held, *running])
         self._summary.cancelled = len(self._cancellation)
         if held or running:
-            self._view.put_off([*held, *running], f"they were cancelled; {len(running)} of them stop now")
+            self._put_off([*held, *running], f"they were cancelled; {len(running)} of them stop now")
+
+    def _put_off(self, trial_ids: list[str], why: str) -> None:
+        self._off.update(trial_ids)
+        self._view.put_off(trial_ids, why)
+
+    def _needed_by_searches(self) -> set[str]:
+        """What final trials will start from that are known once their search has ended."""
+        return {str(t.upstream_id) for t in self._searching.expected.values()}
 
     # Parts
 

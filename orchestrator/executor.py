@@ -23,6 +23,7 @@ from typing import Any, Self, TypeVar
 
 import ray
 from ray import tune
+from ray.tune.execution import tune_controller
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.connection import draining_nodes
@@ -225,7 +226,27 @@ class Executor:
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
-        tuner.fit()
+        with _cache_that_makes_room(self._yard):
+            tuner.fit()
+
+
+@contextmanager
+def _cache_that_makes_room(yard: Yard) -> Iterator[None]:
+    """Tune keeps the process of the last trial, and its CPUs and GPUs, in case that another one like it comes.
+
+    Where a gang of another shape waits for them, neither it nor what starts from its result would ever come. Tune has
+    no option for this.
+    """
+
+    class Cache(tune_controller._ObjectCache):  # type: ignore[misc]
+        _may_keep_one = property(lambda _: not yard.crowded, lambda _, wanted: None)
+
+    plain = tune_controller._ObjectCache
+    tune_controller._ObjectCache = Cache
+    try:
+        yield
+    finally:
+        tune_controller._ObjectCache = plain
 
 
 class _Brake:

@@ -100,13 +100,21 @@ class Fleet(Generic[Kind]):
         self._targets: dict[Kind, int] = {}
         self._short_since: dict[Kind, float] = {}
 
-    def targets(self, demands: Mapping[Kind, Demand], room: Room[Kind], now: float) -> dict[Kind, int]:
+    def targets(
+        self,
+        demands: Mapping[Kind, Demand],
+        room: Room[Kind],
+        now: float,
+        live: Mapping[Kind, int] | None = None,
+    ) -> dict[Kind, int]:
         """How many gangs of each shape there should be from now on.
 
         Args:
             demands: Per shape.
             room: What fits.
             now: Seconds on a clock that never goes back.
+            live: Gangs that hold their room, those that end their last trial included. A shape waits only while it has
+                none; else two shapes with long trials would take each other's turns before they could begin.
         """
         made = _Targets(dict.fromkeys(demands, 0), room.packing(), self._most)
         for kind in self._in_turn([k for k, demand in demands.items() if demand.now], now):
@@ -116,7 +124,7 @@ class Fleet(Generic[Kind]):
         targets = made.numbers
         self._targets = targets
         for kind in demands:
-            if not targets[kind] and demands[kind].now:
+            if not targets[kind] and demands[kind].now and not (live or {}).get(kind):
                 self._short_since.setdefault(kind, now)
             else:
                 self._short_since.pop(kind, None)

@@ -73,10 +73,10 @@ class Gangs:
 
         Returns at once; ranks take about ten seconds to come.
         """
-        if number == self._number:
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        if number == self._number and len(self._threads) >= number:
             return
         self._number = number
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
         live = ray.get(self._broker.retire.remote(self._shape.queue, number))
         for _ in range(number - live):
             name = f"gang-{uuid.uuid4().hex[:8]}"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import ray
 from ray.tune.execution.placement_groups import resource_dict_to_pg_factory
 from ray.tune.registry import register_trainable
 
@@ -23,9 +26,13 @@ from search_spaces.study import GangSpec
 if TYPE_CHECKING:
     from trainables.gang import RankConfig
 
+logger = logging.getLogger(__name__)
+
 GANG, SOLO = "scalecurves_gang", "scalecurves_solo"
 LOOK_S = 10.0
 """Seconds between two looks at the nodes of the cluster: an autoscaler may have added some."""
+IDLE_S = 60.0
+"""After so many seconds in which nothing fits a warning is given, again and again."""
 HEAD_SHARE = 0.9
 """Of the one unit of ``node:__internal_head__`` that leases share: Tune never starts one that asks for the whole."""
 
@@ -64,10 +71,12 @@ class Yard:
         self._gangs: dict[Shape, Gangs] = {}
         self._fleet: Fleet[Shape] | None = None
         self._targets: dict[Shape, int] = {}
+        self._lives: dict[Shape, int] = {}
         self._asked: dict[Shape, Demand] = {}
         self._capacity = Capacity()
         self._looked_at = -math.inf
         self._decided_at = -math.inf
+        self._idle_since = math.inf
         register_trainable(GANG, GangTrainable)
         register_trainable(SOLO, SoloTrainable)
 
@@ -123,12 +132,36 @@ class Yard:
         if self._fleet is None or any(shape not in self._targets for shape in demands):
             sizes = {shape: shape.size for shape in {*self._shapes.values()}}
             self._fleet = Fleet(sizes, most=self._most)
-        self._targets = self._fleet.targets(demands, self._capacity, now)
+        self._lives = self._live(demands)
+        self._targets = self._fleet.targets(demands, self._capacity, now, self._lives)
+        self._warn_if_nothing_fits(demands, now)
         self._asked, self._decided_at = dict(demands), now
         several = {shape for shape in self._targets if shape.ranks > 1} | self._gangs.keys()
         # Those that are to shrink first: the others need their room.
         for shape in sorted(several, key=lambda shape: self._targets.get(shape, 0)):
             self._gangs_of(shape).resize(self._targets.get(shape, 0))
+
+    @property
+    def crowded(self) -> bool:
+        """Whether a shape needs room that others hold, so that no process may be kept for later."""
+        waits = any(demand.ready and not self._targets.get(shape) for shape, demand in self._asked.items())
+        comes = any(s.ranks > 1 and number > self._lives.get(s, 0) for s, number in self._targets.items())
+        return len(self._targets) > 1 and (waits or comes)
+
+    def _live(self, demands: Mapping[Shape, Demand]) -> dict[Shape, int]:
+        """Gangs that hold their room; of single processes, trials that were handed out."""
+        if len(demands) < 2:
+            return {}
+        gangs = ray.get(ray.get_actor(self._broker).live.remote())
+        return {s: gangs.get(s.queue, 0) if s.ranks > 1 else demand.running for s, demand in demands.items()}
+
+    def _warn_if_nothing_fits(self, demands: Mapping[Shape, Demand], now: float) -> None:
+        waiting = sum(demand.ready for demand in demands.values())
+        if not waiting or any(self._targets.values()):
+            self._idle_since = now
+        elif now - self._idle_since > IDLE_S:
+            self._idle_since = now
+            logger.warning("%d trials wait for nodes: no gang fits what is left of the cluster", waiting)
 
     def _gangs_of(self, shape: Shape) -> Gangs:
         if shape not in self._gangs:
@@ -170,5 +203,9 @@ class Yard:
         all. There is one more than gangs of each shape, so that a gang that ends a trial finds the next one waiting
         instead of Tune's loop.
         """
-        leases = sum(number + 1 for shape, number in self._targets.items() if shape.ranks > 1 and number)
+        gangs = [shape for shape in self._targets if shape.ranks > 1]
+        # The same for all and for as long as the cluster stays the same: what waits for a gang of one shape must not
+        # take the place of what could start on another.
+        ahead = 1 if len(gangs) == 1 else 2
+        leases = sum(min(self._capacity.most(shape), self._most or sys.maxsize) + ahead for shape in gangs)
         return math.floor(HEAD_SHARE / max(1, leases) * 10_000) / 10_000

@@ -43,6 +43,11 @@ class Notice:
             self._obeyed = self._severity
             return self._severity
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the trial has obeyed an order to stop."""
+        return self._obeyed == _SEVERITY[Order.STOP]
+
 
 NOTICE = Notice()
 """Of this process, which trains one trial at a time."""

@@ -21,6 +21,7 @@ from search_spaces.results import Failure, Order, TrialResult
 from search_spaces.trial import ResolvedTrial
 from trainables.failures import failure_of, lost_a_peer, output_file
 from trainables.groups import Group
+from trainables.notice import NOTICE
 
 Tell = Callable[[dict[str, Any]], Order]
 Train = Callable[[ResolvedTrial, Group, Tell], TrialResult | None]
@@ -74,9 +75,10 @@ def attempt(train: Train, payload: dict[str, Any], group: Group, tell: Tell) -> 
 
     try:
         result = train(ResolvedTrial.model_validate(payload), group, listening)
-        if result is None and group.rank == 0 and order is not Order.STOP:
+        told_to_stop = order is Order.STOP or NOTICE.stopped
+        if result is None and group.rank == 0 and not told_to_stop:
             raise RuntimeError("the training function returned no result although it was not told to stop")
-        return Attempt(result=result, stopped=result is None and order is Order.STOP)
+        return Attempt(result=result, stopped=result is None and told_to_stop)
     except BaseException as error:
         failed = Attempt(failure=failure_of(error, step), lost_a_peer=lost_a_peer(error))
         _forget(error)

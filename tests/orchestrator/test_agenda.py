@@ -249,3 +249,10 @@ def test_chosen_trials_are_left_wherever_they_are() -> None:
     lost.add(entry("below", upstream="up"))
     assert lost.leave(lambda trial_id: trial_id == "up") == ["up", "below"]
     assert len(lost) == 0
+
+
+def test_what_was_taken_off_is_not_taken_off_again() -> None:
+    agenda = Agenda([entry("up"), entry("mid", upstream="up"), entry("end", upstream="mid")])
+    assert agenda.leave(lambda trial_id: trial_id == "mid") == ["mid", "end"]
+    assert agenda.leave(lambda trial_id: trial_id == "up") == ["up"]
+    assert len(agenda) == 0

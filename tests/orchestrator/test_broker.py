@@ -391,3 +391,106 @@ def test_after_an_interruption_a_gang_whose_lease_was_killed_is_free_again() -> 
         assert (await bench.broker.next("a", generation))[1] == "y"
 
     run(test)
+
+
+def test_each_queue_is_served_by_its_own_gangs() -> None:
+    async def test() -> None:
+        broker = Bench().broker
+        await broker.expect("a", "wide")
+        await broker.expect("b", "narrow")
+        await broker.submit("x", {}, "narrow")
+        assert (await broker.next("a", await broker.hello("a")))[0] == "idle"
+        assert (await broker.next("b", await broker.hello("b")))[1] == "x"
+
+    run(test)
+
+
+def test_surplus_gangs_go_home_idle_ones_first_and_come_back_while_they_are_there() -> None:
+    async def test() -> None:
+        broker = Bench().broker
+        for gang in "ab":
+            await broker.expect(gang, "")
+        await broker.submit("x", {}, "")
+        busy = await broker.hello("a", "rank 0 of a")
+        idle = await broker.hello("b", "rank 0 of b")
+        assert (await broker.next("a", busy))[1] == "x"
+        assert await broker.retire("", 1) == 1
+        assert (await broker.next("b", idle))[0] == "bye"
+        assert await broker.lost("b", "went home") is False
+        await broker.gone("b", "went home")
+        assert await broker.retire("", 0) == 0
+        assert await broker.live() == {"": 1}, "it trains to the end"
+        assert await broker.retire("", 1) == 1, "needed again before it went"
+        await broker.done("a", busy, "x", RESULT)
+        await broker.submit("y", {}, "")
+        assert (await broker.next("a", busy))[1] == "y"
+
+    run(test)
+
+
+def test_the_last_gang_that_was_to_stay_takes_the_hope_of_its_queue_with_it() -> None:
+    async def test() -> None:
+        bench = Bench()
+        for gang in "ab":
+            await bench.broker.expect(gang, "")
+        await bench.broker.submit("w", {}, "")
+        await bench.gang_takes("a")
+        await bench.broker.hello("b", "rank 0 of b")
+        await bench.broker.retire("", 1)
+        await bench.broker.submit("x", {}, "")
+        await bench.broker.gone("a", "no node left")
+        for key in "wx":
+            assert "no node left" in (await bench.broker.next_report(key))["failure"]["message"]
+
+    run(test)
+
+
+def test_orders_between_reports() -> None:
+    async def test() -> None:
+        broker = Bench().broker
+        await broker.submit("x", {}, "")
+        generation = await broker.hello("a", "rank 0", ["node 1", "node 2"])
+        await broker.next("a", generation)
+        assert await broker.urgent("a", generation, "x") == "go"
+        await broker.preempt(["node 2"])
+        assert await broker.urgent("a", generation, "x") == "save"
+        assert await broker.urgent_alone("node 2", "z") == "save"
+        assert await broker.urgent_alone("node 3", "z") == "go"
+        await broker.stop("x")
+        assert await broker.urgent("a", generation, "x") == "stop"
+        await broker.done("a", generation, "x", {"stopped": True})
+        assert (await broker.next("a", generation))[0] == "bye", "nothing new on a node that goes away"
+
+    run(test)
+
+
+def test_a_trial_whose_lease_came_back_is_trained_once() -> None:
+    async def test() -> None:
+        broker = Bench().broker
+        await broker.submit("x", {"attempt": 1}, "")
+        generation = await broker.hello("a")
+        await broker.next("a", generation)
+        await broker.submit("x", {"attempt": 2}, "")
+        assert await broker.urgent("a", generation, "x") == "stop"
+
+    run(test)
+
+
+def test_a_gang_prefers_what_it_has_read_but_nobody_waits_for_ever() -> None:
+    def trial(scale: str) -> dict[str, Any]:
+        return {"axes": {"task": "t", "model_scale": scale, "pretraining_source": "s"}}
+
+    async def test() -> None:
+        broker = Bench().broker
+        generation = await broker.hello("a")
+        await broker.submit("first", trial("small"), "")
+        taken = [(await broker.next("a", generation))[1]]
+        await broker.submit("other", trial("large"), "")
+        for n in range(5):
+            await broker.submit(f"same {n}", trial("small"), "")
+        for _ in range(6):
+            await broker.done("a", generation, str(taken[-1]), RESULT)
+            taken.append((await broker.next("a", generation))[1])
+        assert taken == ["first", "same 0", "same 1", "same 2", "other", "same 3", "same 4"]
+
+    run(test)

@@ -75,3 +75,15 @@ def test_an_idle_gang_stays_for_trials_that_wait_unless_its_room_is_needed() -> 
 
 def test_nothing_to_do_needs_no_gang() -> None:
     assert Fleet(SIZES).targets(demands(), Cpus(8), 0) == {"big": 0, "small": 0}
+
+
+def test_a_shape_whose_last_trials_still_run_does_not_wait_yet() -> None:
+    fleet = Fleet(SIZES)
+    both = demands(big=9, small=9)
+    assert fleet.targets(both, Cpus(4), 0) == {"big": 1, "small": 0}
+    assert fleet.targets(both, Cpus(4), PATIENCE_S, live={"big": 1}) == {"big": 0, "small": 4}
+    for now in (2 * PATIENCE_S, 9 * PATIENCE_S):
+        assert fleet.targets(both, Cpus(4), now, live={"big": 1})["small"] == 4, "its turn has not begun"
+    fleet.targets(both, Cpus(4), 10 * PATIENCE_S, live={"small": 4})
+    assert fleet.targets(both, Cpus(4), 10.5 * PATIENCE_S, live={"small": 4})["small"] == 4
+    assert fleet.targets(both, Cpus(4), 11 * PATIENCE_S, live={"small": 4}) == {"big": 1, "small": 0}

@@ -20,6 +20,7 @@ from search_spaces.results import Order, TrialResult
 from search_spaces.trial import ResolvedTrial
 from tests.orchestrator.fake_training import payload
 from trainables.groups import Group, SingleProcess
+from trainables.notice import NOTICE, order_of
 from trainables.warm import Attempt, ProcessState, Tell, Train, Wear, attempt, load_function, private_memory_bytes
 
 
@@ -64,6 +65,19 @@ def test_nothing_that_training_raises_gets_out(error: BaseException) -> None:
         raise error
 
     assert try_it(train).failure is not None
+
+
+def test_a_trial_that_obeyed_an_order_between_two_reports_has_stopped() -> None:
+    def train(trial: ResolvedTrial, group: Group, tell: Tell) -> TrialResult | None:
+        tell({"step": 20})
+        NOTICE.give(Order.STOP)
+        return None if order_of(NOTICE.take()) is Order.STOP else result_of(trial)
+
+    NOTICE.clear()
+    try:
+        assert try_it(train).message() == {"stopped": True}
+    finally:
+        NOTICE.clear()
 
 
 def test_after_a_failure_nothing_keeps_the_model_alive() -> None:
