@@ -15,7 +15,7 @@ import psutil
 import typer
 
 POLL_S = 1.0
-_TRIAL_PROCESSES = ("ray::RayTrainWorker", "ray::ResourceTrainable.train")
+_TRIAL_PROCESSES = ("ray::RayTrainWorker", "ray::SoloTrainable.train")
 """Titles that Ray gives to processes that train: a rank of Ray Train, a Tune worker in the middle of a step."""
 
 

@@ -26,7 +26,7 @@ def titled(title: str) -> Iterator[psutil.Process]:
     ("title", "trains"),
     [
         ("ray::RayTrainWorker", True),
-        ("ray::ResourceTrainable.train", True),
+        ("ray::SoloTrainable.train", True),
         ("ray::ResourceTrainable", False),
         ("ray::IDLE", False),
         ("raylet", False),

@@ -68,12 +68,15 @@ class _Executor:
     def __exit__(self, *error: object) -> None:
         return None
 
+    def stop(self, trial_id: str) -> None:
+        """Trials end at once, so that there is none to stop."""
+
     def run(self, feed: Feed) -> None:
         running: list[ResolvedTrial] = []
         ended = 0
         while len(feed) or running:
-            while len(running) < self._planted.slots and len(feed) and (raw := feed.next()) is not None:
-                running.append(ResolvedTrial.model_validate(raw))
+            while len(running) < self._planted.slots and len(feed) and (made := feed.next(list(feed.demands({})))):
+                running.append(ResolvedTrial.model_validate(made.payload))
                 self._planted.trained.append(running[-1])
             if not running:
                 assert not len(feed), f"{len(feed)} trials wait for others, but none is running"

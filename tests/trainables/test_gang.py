@@ -48,8 +48,11 @@ class Broker:
         self.ended: list[dict[str, Any]] = []
         self.steps: list[int] = []
 
-    def hello(self, me: Any) -> int:
+    def hello(self, me: Any, nodes: list[str]) -> int:
         return 7
+
+    def urgent(self, generation: int, key: str) -> str:
+        return "go"
 
     def next(self, generation: int) -> tuple[str, str | None, dict[str, Any] | None]:
         assert generation == 7
