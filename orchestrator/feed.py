@@ -65,14 +65,14 @@ class Place:
         trainable: Name under which Tune knows what leases it.
         config: What the Trainable is told, beside the trial.
         resources: Of the lease.
-        gangs: How many trials can run at a time.
-        named: Most trials that Tune may know of at a time; a few more than can run, so that it finds the next one.
+        first: Most trials that Tune may know of before any has spoken: whose process is up first would start first.
+        named: Most after that; a few more than can run, so that it finds the next one.
     """
 
     trainable: str
     config: dict[str, Any]
     resources: PlacementGroupFactory
-    gangs: int
+    first: int
     named: int
 
 
@@ -172,8 +172,7 @@ class TuneFeed(SearchAlgorithm):  # type: ignore[misc]
         return trial
 
     def _limit(self, place: Place) -> int:
-        # Whose process is up first would start first: before anybody speaks, no more are named than can start.
-        return place.named if self._anybody_spoke else place.gangs
+        return place.named if self._anybody_spoke else place.first
 
     def _trial(self, payload: dict[str, Any], place: Place) -> Trial:
         assert self._experiment is not None, "Tune adds its experiment before it asks for trials"

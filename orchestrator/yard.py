@@ -177,14 +177,14 @@ class Yard:
                 trainable=SOLO,
                 config={"broker": self._broker, **config},
                 resources=resource_dict_to_pg_factory(shape.resources),
-                gangs=gangs,
+                first=gangs,
                 named=gangs + self._solo_in_line(gangs),
             )
         return Place(
             trainable=GANG,
             config={"broker": self._broker, "queue": shape.queue},
             resources=resource_dict_to_pg_factory({"CPU": 0, "node:__internal_head__": self._share()}),
-            gangs=gangs,
+            first=gangs and gangs + 1,
             named=gangs and gangs + 1 + (gangs + 1 if len(self._targets) == 1 else 1),
         )
 
