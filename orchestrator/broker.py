@@ -19,16 +19,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from orchestrator.jobs import GangState, Job, take_alike
 from search_spaces.names import FailureClass
 from search_spaces.results import Order
 from trainables.failures import node_failure
-
-MAX_PASSED_OVER = 3
-"""How often a trial may be passed over for one whose files the gang has read already."""
 
 
 class Task(StrEnum):
@@ -59,79 +57,6 @@ class BrokerConfig:
     max_barren_deaths: int = 10
 
 
-@dataclass(slots=True, kw_only=True)
-class _Job:
-    """A trial on its way.
-
-    Attributes:
-        messages: For the lease: each message with the question that it asks, if it is a report.
-        questions: Not answered yet, oldest first.
-        read: The question whose report the lease has read; asking for the next report answers this one and no later.
-        waits: Whether the ranks wait for an answer, so that their silence is ours.
-        lost: How often its ranks were lost.
-        passed_over: How often a later one was taken before it.
-    """
-
-    key: str
-    queue: str
-    trial: dict[str, Any]
-    messages: asyncio.Queue[tuple[dict[str, Any], asyncio.Future[Order] | None]] = field(default_factory=asyncio.Queue)
-    questions: deque[asyncio.Future[Order]] = field(default_factory=deque)
-    read: asyncio.Future[Order] | None = None
-    waits: bool = False
-    lost: int = 0
-    passed_over: int = 0
-
-    @property
-    def kind(self) -> tuple[str, ...]:
-        """What a process keeps from one trial to the next: trials that agree in it read the same files."""
-        axes = self.trial.get("axes", {})
-        return tuple(str(axes.get(name)) for name in ("task", "model_scale", "pretraining_source"))
-
-    async def ask(self, report: dict[str, Any], ahead: int) -> Order:
-        """Hand the lease a report; wait until no more than ``ahead`` are unanswered."""
-        question: asyncio.Future[Order] = asyncio.get_running_loop().create_future()
-        self.questions.append(question)
-        self.messages.put_nowait(({"report": report}, question))
-        if len(self.questions) <= ahead:
-            return Order.GO
-        self.waits = True
-        try:
-            return await self.questions[-1 - ahead]
-        finally:
-            self.waits = False
-
-    def go_on(self) -> None:
-        """Answer the report that the lease has read."""
-        if self.read is not None and not self.read.done():
-            self.read.set_result(Order.GO)
-            self.questions.remove(self.read)
-
-    def stop(self) -> None:
-        """Answer whatever waits with stop."""
-        while self.questions:
-            self.questions.popleft().set_result(Order.STOP)
-
-    def end(self, message: dict[str, Any]) -> None:
-        """Hand the lease its last message."""
-        self.messages.put_nowait((message, None))
-
-
-@dataclass(slots=True, kw_only=True)
-class _Gang:
-    queue: str = ""
-    nodes: frozenset[str] = frozenset()
-    generation: int = 0
-    rank0: Any = None
-    job: _Job | None = None
-    heard_at: float = 0.0
-    barren_deaths: int = 0
-    shot: str = ""
-    retired: bool = False
-    leaves: bool = False
-    kind: tuple[str, ...] = ()
-
-
 class Broker:
     """An async Ray actor (``ray.remote(Broker)``); plain asyncio inside, so that it is tested without Ray.
 
@@ -151,9 +76,9 @@ class Broker:
         self._shoot = shoot or _ray_kill
         self._clock = clock
         self._changed = asyncio.Condition()
-        self._queues: dict[str, deque[_Job]] = {}
-        self._jobs: dict[str, _Job] = {}
-        self._gangs: dict[str, _Gang] = {}
+        self._queues: dict[str, deque[Job]] = {}
+        self._jobs: dict[str, Job] = {}
+        self._gangs: dict[str, GangState] = {}
         self._draining = False
         self._closing = False
         self._hopeless: dict[str, str] = {}
@@ -172,7 +97,7 @@ class Broker:
             queue: Of the gangs that may train it.
         """
         await self.cancel(key)
-        job = _Job(key=key, trial=trial, queue=queue)
+        job = Job(key=key, trial=trial, queue=queue)
         self._jobs[key] = job
         if self._draining or key in self._stopped:
             job.end({"stopped": True})
@@ -240,7 +165,7 @@ class Broker:
                 return Task.BYE.value, None, None
             if not queue:
                 return Task.IDLE.value, None, None
-            job = self._of_its_kind(queue, state)
+            job = take_alike(queue, state)
         state.job, state.heard_at = job, self._clock()
         return Task.TRIAL.value, job.key, job.trial
 
@@ -412,35 +337,19 @@ class Broker:
 
     # Parts
 
-    def _gang(self, gang: str) -> _Gang:
-        return self._gangs.setdefault(gang, _Gang())
+    def _gang(self, gang: str) -> GangState:
+        return self._gangs.setdefault(gang, GangState())
 
-    def _queue(self, name: str) -> deque[_Job]:
+    def _queue(self, name: str) -> deque[Job]:
         return self._queues.setdefault(name, deque())
 
     def _stops(self, key: str) -> bool:
         return self._draining or key in self._stopped
 
-    async def _enqueue(self, job: _Job, front: bool = False) -> None:
+    async def _enqueue(self, job: Job, front: bool = False) -> None:
         queue = self._queue(job.queue)
         (queue.appendleft if front else queue.append)(job)
         await self._notify()
-
-    @staticmethod
-    def _of_its_kind(queue: deque[_Job], state: _Gang) -> _Job:
-        """The first trial whose images and weights this gang has read already, unless the first of all waits too long.
-
-        Trials stand in order of their start, and those of one cell are alike in length, so that little is lost.
-        """
-        first = queue[0]
-        alike = next((job for job in queue if job.kind == state.kind), first)
-        if alike is not first:
-            first.passed_over += 1
-            if first.passed_over > MAX_PASSED_OVER:
-                alike = first
-        queue.remove(alike)
-        state.kind = alike.kind
-        return alike
 
     async def _notify(self) -> None:
         async with self._changed:
@@ -456,7 +365,7 @@ class Broker:
             await self._try_again(job, message)
         await self._notify()
 
-    async def _try_again(self, job: _Job, message: str) -> None:
+    async def _try_again(self, job: Job, message: str) -> None:
         job.lost += 1
         self._counts["lost"] += 1
         if self._stops(job.key):
@@ -467,7 +376,7 @@ class Broker:
             text = f"the ranks that trained this trial were lost {job.lost} times; the last time: {message}"
             job.end({"failure": node_failure(text).model_dump(mode="json")})
 
-    def _kill(self, state: _Gang, message: str) -> None:
+    def _kill(self, state: GangState, message: str) -> None:
         state.shot = message
         if state.rank0 is not None:
             self._shoot(state.rank0)
