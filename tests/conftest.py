@@ -18,6 +18,16 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start clusters or studies come first, the longest of them (the demo) before all.
+
+    Each worker takes one file after the other: a long one that starts last would be waited for alone.
+    """
+    heavy = {item.path for item in items if item.get_closest_marker("ray")}
+    long = {item.path for item in items if item.get_closest_marker("ray") and item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in long, item.path not in heavy))
+
+
 def free_port() -> int:
     """A port of this machine that nothing listens on."""
     with socket.socket() as listener:
