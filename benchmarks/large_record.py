@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from dashboards import tracking
 from orchestrator.delivery import spooled
-from orchestrator.entries import Entry, failed_entry, read_entry, run_name
+from orchestrator.entries import Entry, failed_entry, read_entry
 from orchestrator.plan import Plan, PlannedTrial, make_plan
 from orchestrator.record import Record
 from search_spaces.amounts import Amount
@@ -119,7 +119,7 @@ def make_record(plan: Plan, home: Path, uri: str) -> int:
         number += len(results)
         with storage.staging() as folder:
             _write_folder(folder, results[0])
-            template = read_entry(folder)
+            template = results[0], read_entry(folder)
         sample = _spread(results)
         runs = {r.trial.trial_id: _delivered(record, storage, r) for r in sample}
         with closing(sqlite3.connect(database)) as connection:
@@ -220,16 +220,16 @@ def _delivered(record: Record, storage: Storage, result: TrialResult) -> str:
     return record.deliver(spooled(result))
 
 
-def _entry(template: Entry, result: TrialResult) -> Entry:
+def _entry(template: tuple[TrialResult, Entry], result: TrialResult) -> Entry:
     """The entry of a result whose predictions and curves are the template's."""
-    of_template, own = failed_entry(template.result), failed_entry(result)
+    of_template, own, whole = failed_entry(template[0]), failed_entry(result), template[1]
     known = set(of_template.points)
     return dataclasses.replace(
-        template,
-        result=result,
-        tags=own.tags | {k: v for k, v in template.tags.items() if k not in of_template.tags},
+        whole,
+        attempt=own.attempt,
+        tags=own.tags | {k: v for k, v in whole.tags.items() if k not in of_template.tags},
         params=own.params,
-        points=(*own.points, *(p for p in template.points if p not in known)),
+        points=(*own.points, *(p for p in whole.points if p not in known)),
     )
 
 
@@ -237,7 +237,7 @@ def _rows(record: Record, entry: Entry, run_id: str) -> Rows:
     """What delivering an entry leaves in MLflow's tables."""
     root = tracking.artifact_root(record.uri, record.study.name)
     user = entry.tags["mlflow.user"]
-    name = run_name(entry.result)
+    name = entry.tags[Tag.RUN_NAME]
     start, end = entry.started_ms, entry.finished_ms
     artifacts = f"{root}/{run_id}/artifacts"
     run = (run_id, name, "UNKNOWN", "", "", user, "FINISHED", start, end, "", "active", artifacts)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from dashboards.amounts import amount_ranks, mean_images
 from dashboards.evidence import IN_DOMAIN, Evidence, TaskEstimates
 from dashboards.statistics import Estimate, Influence, SeedKey, combined_interval
 from search_spaces.amounts import Seed
@@ -22,7 +23,7 @@ class TaskView:
 
     Attributes:
         cells: Cell -> its trial ids by seed, in the study's order.
-        facts: Cell -> images, patients, share still rising and the like.
+        facts: Cell -> images and patients (NaN if not known), place of its amount, share still rising and the like.
     """
 
     estimates: TaskEstimates
@@ -66,7 +67,10 @@ def view(evidence: Evidence, estimates: TaskEstimates) -> TaskView:
         cells.setdefault(key, {})[seed] = str(row["trial_id"])
     order = _axis_order(evidence, estimates.rows)
     cells = dict(sorted(cells.items(), key=lambda item: tuple(order[a].get(v, 0) for a, v in enumerate(item[0]))))
-    facts = {key: _cell_facts(estimates.rows.loc[list(trials.values())]) for key, trials in cells.items()}
+    facts = {
+        key: _cell_facts(estimates.rows.loc[list(trials.values())]) | {"amount_rank": order[2][key[2]]}
+        for key, trials in cells.items()
+    }
     return TaskView(estimates=estimates, cells=cells, facts=facts)
 
 
@@ -74,9 +78,9 @@ def _axis_order(evidence: Evidence, rows: pd.DataFrame) -> list[dict[str, float]
     """Position of each scale, source and amount: as in the study, amounts by images, the baseline first."""
     scales = dict.fromkeys([*evidence.plan.axis_values("model_scale"), *rows["model_scale"].astype(str)])
     sources = dict.fromkeys([*evidence.plan.axis_values("pretraining_source"), *rows["pretraining_source"].astype(str)])
-    by_images = rows.groupby(rows["data_fraction"].astype(str))["n_images"].mean().sort_values()
+    amounts = amount_ranks(rows["data_fraction"].astype(str), mean_images(rows))
     ranked = [s for s in sources if s == evidence.baseline] + [s for s in sources if s != evidence.baseline]
-    return [{str(name): float(i) for i, name in enumerate(names)} for names in (scales, ranked, by_images.index)]
+    return [*({str(name): float(i) for i, name in enumerate(names)} for names in (scales, ranked)), amounts]
 
 
 def _cell_facts(rows: pd.DataFrame) -> dict[str, Any]:

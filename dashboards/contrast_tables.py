@@ -25,6 +25,7 @@ from dashboards.statistics import (
     contrast,
     higher_is_better,
     open_gates,
+    sign_flip_p,
     what_is_missing,
 )
 
@@ -54,6 +55,7 @@ def contrast_rows(
                 continue
             estimate = contrast(a, b, level=1 - evidence.alpha)
             caps = _caps(task, cell, base, estimate, failed)
+            seeds_only = _sign_flip_note(a, b) if estimate.seeds_only else []
             yield {
                 **task.coordinates(cell),
                 "baseline": evidence.baseline,
@@ -65,7 +67,7 @@ def contrast_rows(
                 "delta": evidence.delta,
                 "images": task.facts[cell]["images"],
                 "order": order,
-                "caveats": "; ".join([*unpaired, *estimate.notes, *caps]),
+                "caveats": "; ".join([*unpaired, *estimate.notes, *seeds_only, *caps]),
                 "cap": "; ".join(caps),
                 "_estimate": estimate,
             }
@@ -83,6 +85,12 @@ def _paired(
     return {s: r for s, r in a.items() if s not in odd}, {s: r for s, r in b.items() if s not in odd}, note
 
 
+def _sign_flip_note(a: Mapping[SeedKey, Influence], b: Mapping[SeedKey, Influence]) -> list[str]:
+    """The test that assumes least of seeds alone, beside Student's t."""
+    p = sign_flip_p([a[seed].value - b[seed].value for seed in a if seed in b])
+    return [f"exact sign flip over seeds: p = {p:.4g}"] if p == p else []
+
+
 def _differ(a: Any, b: Any) -> bool:
     return isinstance(a, str) and isinstance(b, str) and a != b
 
@@ -96,6 +104,7 @@ def _caps(
     facts = Facts(
         n_seeds=estimate.n_seeds,
         min_patients=estimate.min_patients,
+        seeds_only=estimate.seeds_only,
         patients_known=task.facts[cell]["patients_known"],
         lost_trials=sum(failed.get((task.estimates.task, *side), 0) for side in (cell, base)),
         losing_side=loser[1],

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from dashboards.amounts import amount_positions
 from dashboards.plots import (
     PANELS_PER_ROW,
     CurvePlot,
@@ -38,6 +39,12 @@ from dashboards.style import (
     source_styles,
 )
 
+_X_LABELS = {True: "labelled training images", False: "amount of labelled training data"}
+_X_CAPTIONS = {
+    True: "labelled training images, logarithmic, with the share of the training set below",
+    False: "amount of labelled training data as reported, logarithmic; the number of images is not known",
+}
+
 
 def scale_curves(cells: pd.DataFrame, trials: pd.DataFrame, baseline: str) -> list[CurvePlot]:
     """Metric against labelled training images: a figure per task and evaluation set, a panel per scale.
@@ -62,7 +69,7 @@ def _curve_plot(
     task: str, set_name: str, cells: pd.DataFrame, seeds: pd.DataFrame, styles: dict[str, LineStyle], suffix: str
 ) -> CurvePlot:
     metric = str(cells["metric"].iloc[0])
-    positions = cells.groupby("data_fraction", sort=False)["images"].mean().sort_values()
+    positions, in_images = amount_positions(cells)
     x_range = _log_range(positions)
     names = [n for n in styles if n in set(cells["pretraining_source"])]
     shift = dict(zip(names, _dodge(len(names), x_range), strict=True))
@@ -79,19 +86,18 @@ def _curve_plot(
     return CurvePlot(
         key=file_key("scale_curves", task, set_name) + suffix,
         title=f"{task}: {metric_label(metric)} on {set_name}",
-        caption=f"Horizontal axis: labelled training images, logarithmic, with the share of the training set below; "
-        f"points of one amount are moved apart sideways so that they can be read; {intervals}.",
-        alt=f"{metric_label(metric)} of {task} on {set_name} against labelled training images. "
-        f"{_curves_in_words(cells)}",
+        caption=f"Horizontal axis: {_X_CAPTIONS[in_images]}; points of one amount are moved apart sideways so that "
+        f"they can be read; {intervals}.",
+        alt=f"{metric_label(metric)} of {task} on {set_name} against {_X_LABELS[in_images]}. {_curves_in_words(cells)}",
         table=cells,
         panels=panels,
         styles={n: styles[n] for n in names},
-        x_label="labelled training images",
+        x_label=_X_LABELS[in_images],
         y_label=metric_label(metric),
         x_range=x_range,
         y_range=y_range,
         x_log=True,
-        x_ticks=_image_ticks(positions, x_range, len(panels)),
+        x_ticks=_amount_ticks(positions, in_images, x_range, len(panels)),
         reference=chance_level(metric),
     )
 
@@ -124,8 +130,8 @@ def _curve(
 
 def _hover(row: dict[str, Any]) -> str:
     return (
-        f"{row['pretraining_source']} · {row['model_scale']} · {amount_text(str(row['data_fraction']))} "
-        f"({count(as_float(row['images']))} images)\n{interval(row['value'], row['low'], row['high'])}, "
+        f"{row['pretraining_source']} · {row['model_scale']} · {amount_text(str(row['data_fraction']))}"
+        f"{_in_images(row)}\n{interval(row['value'], row['low'], row['high'])}, "
         f"{plural(int(as_float(row['n_seeds'])), 'seed')}"
     )
 
@@ -252,7 +258,7 @@ def _shifted_plot(task: str, set_name: str, rows: pd.DataFrame, styles: dict[str
 
 
 def _shifted_series(rows: pd.DataFrame, name: str) -> Series:
-    mine = rows.sort_values("images")
+    mine = rows.sort_values("images", kind="stable")
     return Series(
         name=name,
         x=list(mine["in_domain"]),
@@ -270,11 +276,22 @@ def _shifted_series(rows: pd.DataFrame, name: str) -> Series:
     )
 
 
+def _in_images(row: dict[str, Any]) -> str:
+    """`` (120 images)``; nothing if the number is not known."""
+    images = as_float(row["images"])
+    return f" ({count(images)} images)" if math.isfinite(images) else ""
+
+
+def _amount_words(row: dict[str, Any]) -> str:
+    images = as_float(row["images"])
+    return f"{count(images)} images" if math.isfinite(images) else amount_text(str(row["data_fraction"]))
+
+
 def _curves_in_words(cells: pd.DataFrame) -> str:
     lines = []
     for (scale, source), part in split(cells, "model_scale", "pretraining_source"):
         points = ", ".join(
-            f"{number(r['value'])} at {count(r['images'])} images" for r in records(part.sort_values("images"))
+            f"{number(r['value'])} at {_amount_words(r)}" for r in records(part.sort_values("images", kind="stable"))
         )
         lines.append(f"{scale}, {source}: {points}.")
     return " ".join(lines)
@@ -303,10 +320,11 @@ def _dodge(n: int, x_range: tuple[float, float]) -> list[float]:
     return [float(10 ** (step * (i - (n - 1) / 2))) for i in range(n)]
 
 
-def _image_ticks(
-    positions: pd.Series[float], x_range: tuple[float, float], panels: int
+def _amount_ticks(
+    positions: pd.Series[float], in_images: bool, x_range: tuple[float, float], panels: int
 ) -> tuple[tuple[float, str], ...]:
-    ticks = [(float(x), f"{count(x)}\n{amount_text(str(label))}") for label, x in positions.items()]
+    texts = {label: amount_text(str(label)) for label in positions.index}
+    ticks = [(float(x), f"{count(x)}\n{texts[k]}" if in_images else texts[k]) for k, x in positions.items()]
     return _spaced(ticks, x_range, panels)
 
 

@@ -5,6 +5,7 @@ Every trial's predictions are read once. Estimates are held for one task at a ti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,15 +15,26 @@ import pandas as pd
 from dashboards.planned import Plan
 from dashboards.prediction_sets import PredictionSet
 from dashboards.set_design import GroupDesign, Part, SetDesign, design_of
-from dashboards.statistics import Influence, Metric, index_patients, metric_names, patient_influence
+from dashboards.statistics import (
+    Influence,
+    Metric,
+    index_patients,
+    metric_names,
+    patient_influence,
+    reported_influence,
+)
 from search_spaces.exceptions import ScalecurvesError
+from search_spaces.ingested import IngestedStudy
 from search_spaces.names import AXES, Role
-from search_spaces.study import Study
+from search_spaces.study import StatisticsSpec, Study
 
 SECONDARY_METRICS = (Metric.NLL, Metric.ACCURACY)
 """Shown in the table of cells beside each task's primary metric."""
 
 IN_DOMAIN = "test"
+
+_NO_SIZES: dict[str, Any] = {"images": math.nan, "patients": math.nan, "rarest_label": "", "n_pos": math.nan}
+"""Of a set of which only numbers are known."""
 
 
 _NUMBERS = ("n_images", "n_patients", "n_val_images", "parameters", "backbone_parameters", "seed_subset", "seed_init")
@@ -70,6 +82,7 @@ class Evidence:
         failures: One row per failed attempt at a target or upstream trial (``dashboards.load.load_failures``).
         searches: One row per done search trial (``dashboards.load.load_results``).
         search_failures: One row per search trial that failed.
+        ingested: What is known of others' study, if these are results of others.
     """
 
     name: str
@@ -80,21 +93,28 @@ class Evidence:
     plan: Plan = field(default_factory=Plan)
     searches: pd.DataFrame = field(default_factory=pd.DataFrame)
     search_failures: pd.DataFrame = field(default_factory=pd.DataFrame)
+    ingested: IngestedStudy | None = None
+
+    @property
+    def statistics(self) -> StatisticsSpec:
+        """How results are compared; the defaults if the study file could not be read."""
+        known = self.study or self.ingested
+        return known.statistics if known else StatisticsSpec()
 
     @property
     def baseline(self) -> str:
         """Source that all are compared with."""
-        return self.study.statistics.baseline if self.study else "random"
+        return self.statistics.baseline
 
     @property
     def delta(self) -> float:
         """Largest difference of no practical meaning."""
-        return self.study.statistics.delta if self.study else 0.01
+        return self.statistics.delta
 
     @property
     def alpha(self) -> float:
         """Two-sided error level."""
-        return self.study.statistics.alpha if self.study else 0.05
+        return self.statistics.alpha
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +175,7 @@ def _estimates_of(evidence: Evidence, task: str, rows: pd.DataFrame) -> TaskEsti
         task=task, metric=_primary(evidence, task, rows), rows=rows.set_index("trial_id", drop=False)
     )
     designs: dict[str, SetDesign] = {}
-    columns = evidence.study.statistics.groups if evidence.study else ()
+    columns = evidence.statistics.groups
     for trial_id, name in _available(evidence, rows):
         try:
             prediction = evidence.predictions[trial_id, name]
@@ -165,11 +185,23 @@ def _estimates_of(evidence: Evidence, task: str, rows: pd.DataFrame) -> TaskEsti
             _estimate_trial(result, trial_id, prediction, design)
         except (ValueError, KeyError, ScalecurvesError) as error:
             result.unreadable.append(f"{trial_id} {name}: {error}")
+    _add_reported(result, rows)
     if result.metric == Metric.AUC_MACRO and IN_DOMAIN in designs:
         for name in designs.keys() - {IN_DOMAIN}:
             for trial_id in result.rows.index:
                 _compare_shared_classes(result, evidence, (str(trial_id), name), designs)
     return result
+
+
+def _add_reported(result: TaskEstimates, rows: pd.DataFrame) -> None:
+    """Numbers of sets without predictions: no patients, so no subgroups, and intervals over seeds alone."""
+    for row in rows.to_dict("records") if "reported" in rows else ():
+        for name in row["reported"] if isinstance(row["reported"], list) else ():
+            for metric in dict.fromkeys([result.metric, *SECONDARY_METRICS]):
+                value = row.get(f"{name}/{metric}")
+                if value is not None and (value == value or metric == result.metric):
+                    result.values[str(row["trial_id"]), name, metric] = reported_influence(metric, float(value))
+            result.sizes.setdefault(name, _NO_SIZES)
 
 
 def _compare_shared_classes(
@@ -203,6 +235,8 @@ def _macro_auc(prediction: PredictionSet, design: SetDesign, classes: tuple[str,
 def _primary(evidence: Evidence, task: str, rows: pd.DataFrame) -> str:
     if evidence.study and task in evidence.study.tasks:
         return evidence.study.tasks[task].primary
+    if evidence.ingested and task in evidence.ingested.primary:
+        return evidence.ingested.primary[task]
     written = rows["primary"].dropna() if "primary" in rows else pd.Series(dtype=str)
     return str(written.iloc[0]) if len(written) else str(Metric.AUC_MACRO)
 

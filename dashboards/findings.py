@@ -11,7 +11,7 @@ import pandas as pd
 from dashboards.evidence import Evidence
 from dashboards.page import Finding, FindingList
 from dashboards.plots import records
-from dashboards.style import amount_text, direction, metric_label, p_value, plural, signed
+from dashboards.style import amount_text, direction, metric_label, p_value, plural, sample_text, signed
 from dashboards.tables import Tables
 
 VERDICT_SCHEMA = 1
@@ -94,7 +94,7 @@ def contrast_sentence(row: dict[str, Any]) -> str:
     evidence = [
         _interval_text(row["low"], row["high"], row["level"]),
         f"{adjusted} {p_value(row['p_adjusted'])}" if math.isfinite(row["p_adjusted"]) else "not tested",
-        f"{plural(int(row['n_seeds']), 'seed')}, {plural(int(row['n_patients']), 'patient')}",
+        sample_text(row["n_seeds"], row["n_patients"]),
     ]
     return f"{claim}: {signed(row['estimate'])} {metric_label(row['metric'])} ({'; '.join(evidence)})."
 

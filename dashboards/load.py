@@ -20,6 +20,7 @@ parameters, backbone_parameters, steps                of the model; optimiser st
 best_step, best_value, still_rising                   selection on validation; still_rising is None if not known
 seconds, setup_s, train_s, evaluate_s, samples_per_s  wall clock
 started_at, host, device, ranks, commit               Unix seconds; where it ran
+reported, gpu_seconds                                 sets of which only numbers are known; of others' results
 undefined, artifact_uri                               metrics without a value; where the files lie
 search_id, search_number, tuned                       search, proposal and its values (JSON) of tuned trials, else None
 ``<set>/<metric>[.<label>]``                          metrics (NaN where a trial lacks them), counts included
@@ -42,6 +43,7 @@ from dashboards.prediction_sets import PredictionReader, PredictionSet
 from dashboards.tracking import RecordArtifact, RecordMetric, RecordTag
 from search_spaces.exceptions import TrackingError, UserError
 from search_spaces.home import scalecurves_home
+from search_spaces.ingested import IngestedStudy
 from search_spaces.names import AXES, Artifact, State, Tag
 from search_spaces.study import Study
 
@@ -70,6 +72,7 @@ _FROM_METRICS = {
     "train_s": RecordMetric.TRAIN_S,
     "evaluate_s": RecordMetric.EVALUATE_S,
     "samples_per_s": RecordMetric.SAMPLES_PER_S,
+    "gpu_seconds": RecordMetric.GPU_S,
 }
 _COUNTS = (
     *(name for name in _FROM_METRICS if name.startswith(("n_", "pool_"))),
@@ -136,9 +139,30 @@ def load_study(study: str, tracking_uri: str | None = None) -> Study:
     """The study file as last run, from the parent run.
 
     Raises:
-        UserError: As ``load_results``; or the parent run holds no study file that this version can read.
+        UserError: As ``load_results``; or the parent run holds no study file that this version can read, or what is
+            known of others' study (``load_ingested``).
         TrackingError: As ``load_results``.
     """
+    written = _study_file(study, tracking_uri)
+    if "ingested" in written:
+        raise UserError(f"the record of study {study!r} holds results of others: there is no study file")
+    return Study.parse(written, f"study file of {study!r} in the record")
+
+
+def load_ingested(study: str, tracking_uri: str | None = None) -> IngestedStudy | None:
+    """What is known of others' study; None if the study was run here.
+
+    Raises:
+        UserError: As ``load_results``; or it was written by another version.
+        TrackingError: As ``load_results``.
+    """
+    written = _study_file(study, tracking_uri)
+    if "ingested" not in written:
+        return None
+    return IngestedStudy.parse(written, f"study file of {study!r} in the record")
+
+
+def _study_file(study: str, tracking_uri: str | None) -> dict[str, Any]:
     source = _open(study, tracking_uri)
     with tracking.tracking(source.uri):
         parents = tracking.find_parents(source.client, source.experiment_id)
@@ -147,8 +171,10 @@ def load_study(study: str, tracking_uri: str | None = None) -> Study:
     files = _Files(source.uri)
     with tempfile.TemporaryDirectory(prefix="scalecurves-study-") as fresh:
         path = files.path(parents[0].info.run_id, parents[0].info.artifact_uri, RecordArtifact.STUDY, Path(fresh))
-        text = path.read_text("utf-8")
-    return Study.parse(yaml.safe_load(text), f"study file of {study!r} in the record")
+        written = yaml.safe_load(path.read_text("utf-8"))
+    if not isinstance(written, dict):
+        raise UserError(f"the study file of {study!r} in the record is no mapping")
+    return written
 
 
 def load_predictions(
@@ -181,7 +207,7 @@ def load_predictions(
         for row in rows
         if trial_ids is None or row["trial_id"] in trial_ids
         for name in row["sets"]
-        if sets is None or name in sets
+        if (sets is None or name in sets) and name not in row.get("reported", ())
     }
     return LazyPredictions(runs, uri)
 
@@ -277,7 +303,7 @@ _COLUMNS = (
     *("amount_kind", "amount_value", "kind", "primary", "ladder", "sets", "set_hashes"),
     *_FROM_METRICS,
     *("patients_known", "subset_hash", "order_hash", "manifest_hash", "still_rising"),
-    *("host", "device", "ranks", "commit", "undefined", "artifact_uri"),
+    *("host", "device", "ranks", "commit", "reported", "undefined", "artifact_uri"),
     *("search_id", "search_number", "tuned"),
 )
 
@@ -318,6 +344,7 @@ def _row(run: Run) -> dict[str, Any]:
         "device": tags.get(RecordTag.environment("device")),
         "ranks": int(ranks) if ranks else None,
         "commit": tags.get(RecordTag.environment("commit")),
+        "reported": tracking.tag_list(tags, RecordTag.REPORTED),
         "undefined": undefined,
         "artifact_uri": run.info.artifact_uri,
         "search_number": int(number) if (number := tags.get(RecordTag.SEARCH_NUMBER)) else None,

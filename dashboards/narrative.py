@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from dashboards.evidence import Evidence
+from dashboards.reported import only_numbers, reported_caveats, reported_methods
 from dashboards.statistics.gates import RISING_SHARE
 from dashboards.style import amount_text, count, metric_label, plural, seconds_text
 from dashboards.tables import Tables
@@ -33,6 +34,7 @@ def caveats(evidence: Evidence, tables: Tables, problems: Iterable[str]) -> tupl
     """
     lines = [
         *problems,
+        *reported_caveats(evidence),
         *_unfinished(tables.completeness),
         *_unknown_patients(evidence.results),
         *_rising(tables.cells),
@@ -67,7 +69,9 @@ def _unfinished(completeness: pd.DataFrame) -> list[str]:
 def _unknown_patients(results: pd.DataFrame) -> list[str]:
     if results.empty:
         return []
-    unknown = sorted({str(t) for t in results.loc[results["patients_known"].isin([False]), "task"]})
+    without = set(only_numbers(results).index)
+    known = results.loc[[i for i in results.index if i not in without]]
+    unknown = sorted({str(t) for t in known.loc[known["patients_known"].isin([False]), "task"]})
     if not unknown:
         return []
     return [
@@ -148,6 +152,7 @@ def methods(evidence: Evidence, tables: Tables) -> tuple[str, ...]:
     size = plural(len(primary), "comparison")
     inner = f"{100 * (1 - 2 * evidence.alpha):g} %"
     return (
+        *reported_methods(evidence),
         f"Intervals are {level} and cover two sources of chance together: other test patients and other seeds. The "
         "variance over patients is that of the mean over seeds, with patients, not images, as the unit: for an AUC the "
         "clustered placement values of DeLong (1988) and Obuchowski (1997), for means over images the patients' sums. "
@@ -212,6 +217,9 @@ def provenance(evidence: Evidence, tracking_uri: str) -> tuple[tuple[str, str], 
     """
     results = evidence.results
     rows = [("study", evidence.name), ("record", tracking_uri)]
+    if evidence.ingested:
+        origin = evidence.ingested.ingested
+        rows.append(("table of others' results", f"{origin.file}, {origin.rows} rows, sha256 {origin.sha256[:16]}"))
     if evidence.study:
         primaries = ", ".join(f"{name}: {metric_label(task.primary)}" for name, task in evidence.study.tasks.items())
         seeds = ", ".join(seed.label for seed in expand_seeds(evidence.study.seeds))

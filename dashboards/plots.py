@@ -165,9 +165,13 @@ def interval(value: object, low: object, high: object, form: Callable[[float], s
 
 
 def interval_name(table: pd.DataFrame) -> str:
-    """``95 % interval over patients and seeds``, from the table's column ``level``."""
+    """``95 % interval over patients and seeds``, from the table's columns ``level`` and ``n_patients``."""
     level = table["level"].dropna()
-    return f"{100 * float(level.iloc[0]):g} % interval over patients and seeds" if len(level) else "interval"
+    if not len(level):
+        return "interval"
+    patients = table["n_patients"] > 0 if "n_patients" in table else pd.Series([True])
+    over = "patients and seeds" if patients.all() else "seeds" if not patients.any() else "seeds, and patients if known"
+    return f"{100 * float(level.iloc[0]):g} % interval over {over}"
 
 
 def split(frame: pd.DataFrame, *by: str) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:

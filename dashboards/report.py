@@ -24,7 +24,7 @@ from dashboards import narrative, tracking
 from dashboards.curve_plots import parameter_plots, scale_curves, shifted_plots
 from dashboards.evidence import IN_DOMAIN, Evidence, target_results
 from dashboards.findings import findings, headlines, summary, verdict
-from dashboards.load import load_failures, load_predictions, load_results, load_study
+from dashboards.load import load_failures, load_ingested, load_predictions, load_results, load_study
 from dashboards.page import PageContent, Section, render_page
 from dashboards.planned import current_trials, load_planned, readable_plan
 from dashboards.plots import AnyPlot
@@ -34,6 +34,7 @@ from dashboards.style import plural
 from dashboards.tables import Tables, build_tables
 from dashboards.tuning_tables import tuning_intro
 from search_spaces.exceptions import ScalecurvesError, UserError
+from search_spaces.ingested import IngestedStudy
 from search_spaces.names import Role
 from search_spaces.study import Study
 
@@ -90,7 +91,7 @@ def gather(
     """
     everything = load_results(study_name, tracking_uri)
     failures = load_failures(study_name, tracking_uri)
-    study, problem = _readable_study(study_name, tracking_uri)
+    study, ingested, problem = _readable_study(study_name, tracking_uri)
     plan, plan_problem = readable_plan(study, planned or load_planned(study_name, tracking_uri))
     results, stale = current_trials(target_results(everything), plan)
     problems = [p for p in (problem, plan_problem) if p]
@@ -107,6 +108,7 @@ def gather(
         predictions=load_predictions(results, tracking_uri=tracking_uri or everything.attrs.get("tracking_uri")),
         failures=failures[~of_search].reset_index(drop=True),
         study=study,
+        ingested=ingested,
         plan=plan,
         searches=everything[everything["role"] == Role.SEARCH],
         search_failures=failures[of_search].drop_duplicates("trial_id"),
@@ -114,11 +116,12 @@ def gather(
     return evidence, problems
 
 
-def _readable_study(study_name: str, tracking_uri: str | None) -> tuple[Study | None, str]:
+def _readable_study(study_name: str, tracking_uri: str | None) -> tuple[Study | None, IngestedStudy | None, str]:
     try:
-        return load_study(study_name, tracking_uri), ""
+        ingested = load_ingested(study_name, tracking_uri)
+        return None if ingested else load_study(study_name, tracking_uri), ingested, ""
     except UserError as error:
-        return None, f"The study file could not be read, defaults are assumed: {error}"
+        return None, None, f"The study file could not be read, defaults are assumed: {error}"
 
 
 def write_report(evidence: Evidence, out: Path, *, problems: list[str], record: str) -> ReportFiles:
@@ -193,7 +196,7 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
             anchor="size",
             heading="Model size",
             plots=tuple(parameter_plots(in_domain, baseline)) if len(in_domain) else (),
-            empty="This needs two model scales with finished trials.",
+            empty="This needs two model scales with finished trials and known numbers of parameters.",
         ),
         Section(
             anchor="shift",

@@ -141,7 +141,7 @@ def _other_sets(task: TaskView) -> list[str]:
 
 
 def _largest_cells(task: TaskView) -> list[CellKey]:
-    largest = max(task.facts, key=lambda cell: task.facts[cell]["images"])[2]
+    largest = max(task.facts, key=lambda cell: task.facts[cell]["amount_rank"])[2]
     return [cell for cell in task.cells if cell[2] == largest]
 
 

@@ -104,7 +104,7 @@ def subgroup_plots(subgroups: pd.DataFrame, baseline: str) -> list[IntervalPlot]
     """
     plots = []
     for (task, set_name, column), of_group in split(subgroups, "task", "set", "column"):
-        largest = of_group.sort_values("images")["data_fraction"].iloc[-1]
+        largest = of_group.sort_values("images", kind="stable")["data_fraction"].iloc[-1]
         at_largest = of_group[of_group["data_fraction"] == largest]
         sources = ordered(at_largest["pretraining_source"], baseline)
         for part, names in enumerate(source_groups(sources, baseline)):

@@ -140,6 +140,12 @@ def plural(n: int, word: str) -> str:
     return f"{count(n)} {word[:-1]}ies" if word.endswith("y") else f"{count(n)} {word}s"
 
 
+def sample_text(n_seeds: float, n_patients: float) -> str:
+    """``5 seeds, 1,234 patients``; of numbers without patients ``5 seeds, no patient data``."""
+    patients = plural(int(n_patients), "patient") if n_patients else "no patient data"
+    return f"{plural(int(n_seeds), 'seed')}, {patients}"
+
+
 def amount_text(label: str) -> str:
     """An amount label for people: ``0.05`` is ``5 %``, ``patients=9`` is ``9 patients``."""
     if "=" in label:

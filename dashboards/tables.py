@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from dashboards.amounts import amount_ranks, mean_images
 from dashboards.cell_tables import TaskView, cell_rows, view
 from dashboards.contrast_tables import contrast_rows, decide
 from dashboards.evidence import Evidence, task_estimates
@@ -112,7 +113,7 @@ _PARTS = ("cells", "trial_values", "contrasts", "in_domain_vs_shifted", "shift_s
 
 def primary_fractions(evidence: Evidence, task: TaskView) -> frozenset[str]:
     """Amounts of the primary family: the study's, else the smallest and the largest that are planned for the task."""
-    given = evidence.study.statistics.primary_fractions if evidence.study else None
+    given = evidence.statistics.primary_fractions
     if given is not None:
         return frozenset(amount.label for amount in given)
     planned = {cell[3] for cell in evidence.plan.trials if cell[0] == task.estimates.task}
@@ -156,19 +157,7 @@ def _seeds_by_cell(rows: pd.DataFrame) -> dict[CellName, set[str]]:
 
 def _amount_rank(evidence: Evidence, labels: Iterable[str]) -> dict[str, float]:
     """Order of amounts: by the images they gave, else by their number; kinds of amount stay together."""
-    images: dict[str, float] = {}
-    if {"data_fraction", "n_images"} <= set(evidence.results.columns):
-        means = evidence.results.groupby(evidence.results["data_fraction"].astype(str))["n_images"].mean()
-        images = {str(k): float(v) for k, v in means.items()}
-    ordered = sorted(set(labels), key=_written_amount)
-    if all(label in images for label in ordered):
-        ordered = sorted(ordered, key=lambda label: images[label])
-    return {label: float(i) for i, label in enumerate(ordered)}
-
-
-def _written_amount(label: str) -> tuple[str, float]:
-    kind, _, n = label.rpartition("=")
-    return kind, float(n)
+    return amount_ranks(labels, mean_images(evidence.results))
 
 
 def _failed_by_cell(completeness: pd.DataFrame) -> Counter[CellName]:

@@ -58,6 +58,11 @@ class RecordTag:
     """Number of the proposal."""
     TUNED = "sc.tuned"
     """Its values: protocol field -> value, as JSON."""
+    REPORTED = "sc.reported"
+    """Of those sets, the ones whose metrics were taken from a table, without predictions; comma-separated."""
+    ORIGIN = "sc.origin"
+    """Of a parent run: ``INGESTED`` if its trials are others' results; absent if they were run here."""
+    INGESTED = "ingested"
     HEADLINE_PREFIX = "report."
 
     @staticmethod
@@ -91,6 +96,8 @@ class RecordMetric:
     UTILISATION = "sys/utilisation"
     MEMORY_MIB = "sys/memory_mib"
     EARLIER_S = "time/earlier_s"
+    GPU_S = "time/gpu_s"
+    """GPU-seconds as others reported them."""
     LOAD_S = "time/load_s"
     FORWARD_S = "time/forward_s"
     BACKWARD_S = "time/backward_s"

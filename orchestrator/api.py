@@ -288,11 +288,29 @@ def write_report(plan: Plan, record: Record, console: Console, out: Path | None)
     Raises:
         TrackingError: MLflow cannot be reached.
     """
+    return attach_report(record, console, out, plan_json(plan))
+
+
+def attach_report(
+    record: Record, console: Console, out: Path | None, planned: Mapping[str, Any] | None = None
+) -> tuple[Path, tuple[str, ...]]:
+    """The same of any record: of others' results there is no plan.
+
+    Args:
+        record: Open.
+        console: Where to say that it takes a while.
+        out: Folder; ``reports/<study>`` if None.
+        planned: What the study asks for, as ``plan --json`` prints it.
+
+    Raises:
+        TrackingError: MLflow cannot be reached.
+    """
     from dashboards.report import build_report
 
-    folder = out or Path("reports") / plan.study.name
+    name = record.study.name
+    folder = out or Path("reports") / name
     with console.status("writing the report"):
-        files = build_report(plan.study.name, folder, record.uri, planned=plan_json(plan))
+        files = build_report(name, folder, record.uri, planned=planned)
         failpoint("report.before_attach")
         record.attach_report(folder)
     return files.index_html.resolve(), tuple(files.headlines)

@@ -28,8 +28,9 @@ from search_spaces.tuning import Proposal
 MAX_CURVE_POINTS = 50
 """Points per curve in MLflow; history.parquet has all."""
 
-_MAX_TAG = 4000
-_MAX_PARAM = 500
+MAX_TAG = 4000
+MAX_PARAM = 500
+"""Most characters of a tag and of a param."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +49,41 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What the record must know of an attempt to write it once.
+
+    Attributes:
+        trial_id: The trial.
+        attempt_id: This try at it.
+        state: complete or failed.
+        started_at: Unix seconds.
+        finished_at: Unix seconds.
+    """
+
+    trial_id: str
+    attempt_id: str
+    state: State
+    started_at: float
+    finished_at: float
+
+    @classmethod
+    def of(cls, result: TrialResult) -> Attempt:
+        """The attempt of a ``trial.json``."""
+        return cls(
+            trial_id=result.trial.trial_id,
+            attempt_id=result.trial.attempt_id,
+            state=result.state,
+            started_at=result.started_at,
+            finished_at=result.finished_at,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One attempt, ready for MLflow.
 
     Attributes:
-        result: ``trial.json``.
+        attempt: Which one it is.
         tags: All tags, the state included.
         params: All params.
         points: All metric values.
@@ -60,7 +91,7 @@ class Entry:
         files: Artifact path -> file, for files that go as they are.
     """
 
-    result: TrialResult
+    attempt: Attempt
     tags: dict[str, str]
     params: dict[str, str]
     points: tuple[Point, ...]
@@ -70,12 +101,12 @@ class Entry:
     @property
     def started_ms(self) -> int:
         """Start of the attempt, Unix milliseconds; timestamps of metrics are this plus their step."""
-        return round(self.result.started_at * 1000)
+        return round(self.attempt.started_at * 1000)
 
     @property
     def finished_ms(self) -> int:
         """End of the attempt, Unix milliseconds."""
-        return round(self.result.finished_at * 1000)
+        return round(self.attempt.finished_at * 1000)
 
 
 def read_entry(folder: Path) -> Entry:
@@ -101,8 +132,8 @@ def read_entry(folder: Path) -> Entry:
         files[Artifact.HISTORY] = folder / Artifact.HISTORY
         curves = _curves(folder / Artifact.HISTORY, result)
     return Entry(
-        result=result,
-        tags=_tags(result) | _set_tags(sets),
+        attempt=Attempt.of(result),
+        tags=_tags(result) | set_tags(sets),
         params=_params(result),
         points=(*curves, *_summaries(result), *(Point(k, v) for s in sets for k, v in s.values.items())),
         texts=texts,
@@ -113,7 +144,7 @@ def read_entry(folder: Path) -> Entry:
 def failed_entry(result: TrialResult) -> Entry:
     """The entry of a failed attempt, from its result alone."""
     return Entry(
-        result=result,
+        attempt=Attempt.of(result),
         tags=_tags(result),
         params=_params(result),
         points=tuple(_summaries(result)),
@@ -162,14 +193,14 @@ def _tags(result: TrialResult) -> dict[str, str]:
         RecordTag.STILL_RISING: result.still_rising,
         "mlflow.source.type": "JOB",
         "mlflow.source.name": "scalecurves",
-        "mlflow.user": _user(),
+        "mlflow.user": user_name(),
     }
     tags |= {Tag.axis(axis): value for axis, value in trial.axes.items()}
     if result.subset is not None:
         tags[Tag.SUBSET_HASH] = result.subset.subset_hash
         tags[RecordTag.ORDER_HASH] = result.subset.order_hash
         tags[RecordTag.PATIENTS_KNOWN] = result.subset.patients_known
-    return _texts(tags | _search_tags(result) | _environment_tags(result) | _failure_tags(result), _MAX_TAG)
+    return texts(tags | _search_tags(result) | _environment_tags(result) | _failure_tags(result), MAX_TAG)
 
 
 def _search_tags(result: TrialResult) -> dict[str, Any]:
@@ -205,11 +236,12 @@ def _failure_tags(result: TrialResult) -> dict[str, Any]:
     }
 
 
-def _set_tags(sets: Sequence[SetMetrics]) -> dict[str, str]:
+def set_tags(sets: Sequence[SetMetrics]) -> dict[str, str]:
+    """The tags that say what a trial was scored on."""
     names = {RecordTag.SETS: ",".join(s.name for s in sets)}
     names |= {RecordTag.set_hash(s.name): s.set_hash for s in sets if s.set_hash}
     undefined = [key for s in sets for key in s.undefined]
-    return names | ({RecordTag.UNDEFINED: ",".join(undefined)[:_MAX_TAG]} if undefined else {})
+    return names | ({RecordTag.UNDEFINED: ",".join(undefined)[:MAX_TAG]} if undefined else {})
 
 
 def _params(result: TrialResult) -> dict[str, str]:
@@ -221,7 +253,7 @@ def _params(result: TrialResult) -> dict[str, str]:
     params |= {"scale.input_size": trial.scale.input_size, "source.content": trial.source.content}
     params |= {"task.manifest": trial.task.manifest, "task.kind": trial.task.kind}
     params |= dict(_flat("protocol", trial.protocol.model_dump(mode="json")))
-    return _texts(params, _MAX_PARAM)
+    return texts(params, MAX_PARAM)
 
 
 def _flat(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
@@ -235,7 +267,7 @@ def _flat(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
         yield prefix, value
 
 
-def _texts(values: Mapping[str, Any], longest: int) -> dict[str, str]:
+def texts(values: Mapping[str, Any], longest: int) -> dict[str, str]:
     """Values as text, without those that are None; booleans as JSON writes them."""
     return {
         key: (str(value).lower() if isinstance(value, bool) else str(value))[:longest]
@@ -321,7 +353,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Who writes the record."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # no account of that number, as in many containers

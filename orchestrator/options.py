@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from types import FrameType
@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from orchestrator.terminal import user_errors
+from search_spaces.exceptions import UserError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,30 @@ class Shared:
         from orchestrator.places import Places
 
         return Places.of(storage=self.storage, tracking_uri=self.tracking_uri, address=self.address)
+
+
+def pairs(option: str, given: Sequence[str], *, single: bool = False) -> dict[str, str]:
+    """``OLD=NEW`` texts, several in one separated by commas, as a mapping.
+
+    Args:
+        option: Name of the option, for the message.
+        given: What the user wrote.
+        single: A text without ``=`` is the value of the key ``""``.
+
+    Raises:
+        UserError: A text of another form, or a key given twice.
+    """
+    found: dict[str, str] = {}
+    for part in (part.strip() for text in given for part in text.split(",")):
+        old, equals, new = (piece.strip() for piece in part.partition("="))
+        if single and not equals:
+            old, new = "", old
+        if not new or (not old and not single):
+            raise UserError(f"{option} takes {'METRIC or ' if single else ''}OLD=NEW, got {part!r}")
+        if old in found:
+            raise UserError(f"{option} names {old or new!r} twice")
+        found[old] = new
+    return found
 
 
 def command(app: typer.Typer) -> Callable[[Callable[..., None]], Callable[..., None]]:

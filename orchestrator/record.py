@@ -32,6 +32,7 @@ from orchestrator.redact import public_study
 from search_spaces.exceptions import DataError, TrackingError, UserError
 from search_spaces.failpoints import failpoint
 from search_spaces.identity import digest
+from search_spaces.ingested import IngestedStudy
 from search_spaces.names import SCHEMA_VERSION, Artifact, Role, State, Tag
 from search_spaces.results import TrialResult
 from search_spaces.study import Study
@@ -47,7 +48,7 @@ class Record:
     """Writes one study's record. Methods may be called from several threads, after ``open``.
 
     Args:
-        study: The study; its name is the MLflow experiment's.
+        study: The study, or what is known of others'; its name is the MLflow experiment's.
         storage: The spool.
         tracking_uri: Where MLflow is; ``MLFLOW_TRACKING_URI`` if not given, else a SQLite file in the home folder.
         retry_pauses_s: Seconds between tries of a call that found MLflow away.
@@ -63,7 +64,7 @@ class Record:
 
     def __init__(
         self,
-        study: Study,
+        study: Study | IngestedStudy,
         storage: Storage,
         tracking_uri: str | None = None,
         *,
@@ -138,6 +139,25 @@ class Record:
         with self._storage_errors():
             self._storage.mark_delivered(item)
         return run_id
+
+    def add(self, entry: Entry) -> str:
+        """Write an attempt that never was in the spool, such as a result of others; a second time changes nothing.
+
+        Returns:
+            The id of its run.
+
+        Raises:
+            TrackingError: MLflow stayed away.
+        """
+        return self._deliver(entry)
+
+    def supersede(self, run_id: str) -> None:
+        """Mark a run as replaced by a later result of the same cell and seed; it stays, but no reader counts it.
+
+        Raises:
+            TrackingError: MLflow stayed away.
+        """
+        self._retrying(lambda: self._client.set_tag(run_id, Tag.STATE, State.SUPERSEDED))
 
     def deliver_all(self) -> Delivery:
         """Deliver what the spool holds of this study; what MLflow does not take now waits for the next time."""
@@ -275,11 +295,18 @@ class Record:
     def _ensure_parent(self) -> str:
         """Run id of the earliest parent; after two drivers made one each, both take the same."""
         found = tracking.find_parents(self._client, self.experiment_id)
+        origin = {RecordTag.ORIGIN: RecordTag.INGESTED} if isinstance(self.study, IngestedStudy) else {}
         if not found:
-            tags = {Tag.SCHEMA: str(SCHEMA_VERSION), Tag.STUDY: self.study.name, Tag.ROLE: str(Role.STUDY)}
+            tags = {Tag.SCHEMA: str(SCHEMA_VERSION), Tag.STUDY: self.study.name, Tag.ROLE: str(Role.STUDY), **origin}
             tags[Tag.NOTE] = study_note(self.study, {})
             self._client.create_run(self.experiment_id, tags=tags, run_name=f"study {self.study.name}")
             found = tracking.find_parents(self._client, self.experiment_id)
+        if found[0].data.tags.get(RecordTag.ORIGIN) != origin.get(RecordTag.ORIGIN):
+            kinds = ("results of others", "trials that were run here")
+            there, wanted = kinds if not origin else kinds[::-1]
+            raise UserError(
+                f"the record of study {self.study.name!r} holds {there}, not {wanted}; give the study another name"
+            )
         return str(found[0].info.run_id)
 
     def _children(self) -> list[RunHead]:
@@ -342,7 +369,7 @@ class Record:
             for batch in batches(metric_rows(entry), entry.params, split_tags(entry)[1]):
                 self._client.log_batch(run.run_id, **batch)
             failpoint("record.before_done")
-            complete = entry.result.state is State.COMPLETE
+            complete = entry.attempt.state is State.COMPLETE
             self._client.set_terminated(run.run_id, "FINISHED" if complete else "FAILED", entry.finished_ms)
             self._by_attempt[run.attempt_id] = dataclasses.replace(run, terminated=True, complete=complete)
         self._supersede(run.trial_id)
@@ -350,7 +377,7 @@ class Record:
 
     def _run_of(self, entry: Entry) -> KnownRun:
         """The run of this attempt: remembered, else found (if an earlier try may have made it), else new."""
-        attempt = entry.result.trial.attempt_id
+        attempt = entry.attempt.attempt_id
         if attempt not in self._by_attempt and attempt in self._unsure:
             found = tracking.search_all(self._client, self.experiment_id, f"tags.`{Tag.ATTEMPT_ID}` = '{attempt}'")
             if found:

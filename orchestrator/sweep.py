@@ -1,4 +1,4 @@
-"""The command line: ``python -m orchestrator.sweep [run|retry|cancel|plan|status|why|evaluate|report|prune] STUDY``."""
+"""The command line ``python -m orchestrator.sweep [COMMAND]``: run (of the demo if none is given), plan, report, ..."""
 
 from __future__ import annotations
 
@@ -294,6 +294,75 @@ def report(
     record = Record(made.study, places.storage_of(made.study.name), places.tracking_uri)
     record.open()
     _report(made, record, out)
+
+
+@command(app)
+def ingest(
+    table: Annotated[Path, typer.Argument(metavar="CSV", help="CSV or Parquet: a row per trial, set and metric.")],
+    study: Annotated[str, typer.Option("--study", help="Name of the study in the record.")],
+    map_: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="Columns (or metrics) under other names: arch=model_scale,f=data_fraction."),
+    ] = None,
+    scale: Annotated[
+        float | None, typer.Option("--scale", help="Factor of metrics that lie in [0, 1]: 0.01 for percent.")
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            "--predictions",
+            help="Folder of predictions: where the column predictions starts from, else "
+            "task/scale/source/amount/seed/set.parquet.",
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="Source that all are compared with; else random or scratch.")
+    ] = None,
+    primary: Annotated[
+        list[str] | None, typer.Option("--primary", help="Metric that leads: auc, or TASK=auc. Repeatable.")
+    ] = None,
+    delta: Annotated[
+        float, typer.Option("--delta", min=0.0, help="Differences below this are of no practical meaning.")
+    ] = 0.01,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and count; write nothing.")] = False,
+    out: OutOption = None,
+    *,
+    shared: Shared,
+) -> None:
+    """Turn results of others into a record with the same report; repeated, it adds what is new.
+
+    Example: python -m orchestrator.sweep ingest results.csv --study padchest --map arch=model_scale
+    """
+    from orchestrator.api import attach_report, parent_closed
+    from orchestrator.ingest import IngestOptions, ingest, new_trials, read_ingestion
+    from orchestrator.options import pairs
+    from orchestrator.record import Record
+    from orchestrator.run_text import print_report
+
+    options = IngestOptions(
+        renames=pairs("--map", map_ or ()),
+        scale=scale,
+        predictions=predictions,
+        baseline=baseline,
+        primary=pairs("--primary", primary or (), single=True),
+        delta=delta,
+    )
+    with console.status("reading the table"):
+        ingestion = read_ingestion(table, study, options)
+    for line in ingestion.lines():
+        console.print(line, markup=False)
+    places = shared.places()
+    record = Record(ingestion.study, places.storage_of(study), places.tracking_uri)
+    if dry_run:
+        new = new_trials(ingestion, record)
+        console.print(f"{new} trials would be added, {len(ingestion.trials) - new} are in the record; nothing written")
+        return
+    record.open()
+    with parent_closed(record, console):
+        for line in ingest(ingestion, record, console).lines():
+            console.print(line, markup=False)
+        page, headlines = attach_report(record, console, out)
+    print_report(page, headlines, record.uri, console)
 
 
 @command(app)

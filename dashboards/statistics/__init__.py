@@ -140,6 +140,7 @@ from dashboards.statistics.seeds import SeedDesign as SeedDesign
 from dashboards.statistics.seeds import SeedKey as SeedKey
 from dashboards.statistics.seeds import SeedSpread as SeedSpread
 from dashboards.statistics.seeds import seed_spread as seed_spread
+from dashboards.statistics.seeds import sign_flip_p as sign_flip_p
 from dashboards.statistics.segmentation import Overlap as Overlap
 from dashboards.statistics.segmentation import PixelCounts as PixelCounts
 from dashboards.statistics.segmentation import SegmentationScores as SegmentationScores
@@ -175,6 +176,7 @@ from dashboards.statistics.uncertainty import PatientIndex as PatientIndex
 from dashboards.statistics.uncertainty import index_patients as index_patients
 from dashboards.statistics.uncertainty import patient_influence as patient_influence
 from dashboards.statistics.uncertainty import patient_variance as patient_variance
+from dashboards.statistics.uncertainty import reported_influence as reported_influence
 from dashboards.statistics.unpaired import SeedTest as SeedTest
 from dashboards.statistics.unpaired import unpaired_t_test as unpaired_t_test
 from dashboards.statistics.variance_split import VarianceSplit as VarianceSplit

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from dashboards.statistics.contrasts import MIN_TEST_PATIENTS, NO_COMMON_SEEDS, Runs, common_seeds
+from dashboards.statistics.contrasts import MIN_TEST_PATIENTS, NO_COMMON_SEEDS, SEEDS_ONLY, Runs, common_seeds
 from dashboards.statistics.joint import factor, joint_estimate
 from dashboards.statistics.predictions import FloatArray
 
@@ -110,7 +110,8 @@ def _usable(cells: Mapping[Name, Runs], min_test_patients: int) -> tuple[dict[Na
     left_out: dict[Name, str] = {}
     kept: dict[Name, Runs] = {}
     for name, runs in cells.items():
-        fewest = min((run.min_patients for run in runs.values()), default=0)
+        known = [run.min_patients for run in runs.values() if not run.without_patients]
+        fewest = min(known, default=min_test_patients)
         if not runs:
             left_out[name] = "no finished run"
         elif fewest < min_test_patients:
@@ -122,6 +123,8 @@ def _usable(cells: Mapping[Name, Runs], min_test_patients: int) -> tuple[dict[Na
     seeds, notes = common_seeds([(1.0, runs) for runs in kept.values()])
     if not seeds:
         return {}, left_out | dict.fromkeys(kept, notes[-1] if notes else NO_COMMON_SEEDS)
+    if len(seeds) == 1 and any(run.without_patients for runs in kept.values() for run in runs.values()):
+        return {}, left_out | dict.fromkeys(kept, f"{SEEDS_ONLY}, and one seed")
     return {name: {seed: runs[seed] for seed in seeds} for name, runs in kept.items()}, left_out
 
 

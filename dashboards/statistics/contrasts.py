@@ -8,6 +8,9 @@ variance over patients of the seed mean, and ``V_seed`` the variance over seeds 
 
 ``df_case`` is at most P - 1, and near the number of positives where they are few. Chance of seed and patient together
 is counted in both terms, so intervals are slightly wide rather than narrow.
+
+Of metrics that came without patients (``reported_influence``) only ``V_seed`` is known: the interval is Student's t
+over the (paired) seeds, and the estimate says that it holds nothing of other patients.
 """
 
 from __future__ import annotations
@@ -67,6 +70,7 @@ NO_VARIANCE = "no variation between patients or seeds: no interval"
 NO_COMMON_SEEDS = "no seed is common to all cells"
 PERFECT = "perfect separation: the bound is heuristic"
 NOT_ESTIMABLE = "fewer than two patients in a class: no interval"
+SEEDS_ONLY = "no patient data: seeds only"
 
 
 class Scale(StrEnum):
@@ -104,7 +108,7 @@ class Estimate:
         se: Standard error, of patients and seeds together.
         df: Degrees of freedom of ``se``.
         p: Two-sided p of "the value is 0"; NaN for a single cell, and where there are too few patients for a test.
-        v_case: Variance over patients.
+        v_case: Variance over patients; NaN with ``seeds_only``.
         v_seed: Variance over seeds; NaN with one seed, whose ``se`` then holds patients only.
         n_seeds: Seeds used.
         n_patients: Patients used.
@@ -112,6 +116,7 @@ class Estimate:
         notes: What a reader must know, in words.
         level: Nominal coverage of the interval.
         scale: Scale on which the interval is symmetric.
+        seeds_only: A metric came without patients: ``se`` and ``p`` hold the variance over seeds alone.
     """
 
     value: float
@@ -128,6 +133,7 @@ class Estimate:
     notes: tuple[str, ...] = ()
     level: float = 0.95
     scale: Scale = Scale.LINEAR
+    seeds_only: bool = False
 
     def interval(self, level: float) -> tuple[float, float]:
         """The interval of another nominal coverage, in (0, 1)."""
@@ -152,7 +158,7 @@ def combined_interval(runs: Runs, *, level: float = 0.95) -> Estimate:
     """
     metric = next((influence.metric for influence in runs.values()), Metric.KAPPA)
     estimate = estimate_combination([(1.0, runs)], patient_variance, scale=_SCALES[split_name(metric)[0]], level=level)
-    few = estimate.n_seeds > 0 and estimate.min_patients < MIN_TEST_PATIENTS
+    few = estimate.n_seeds > 0 and estimate.min_patients < MIN_TEST_PATIENTS and not estimate.seeds_only
     return replace(estimate, notes=(*estimate.notes, FEW_PATIENTS_CELL)) if few else estimate
 
 
@@ -185,7 +191,7 @@ def with_p(estimate: Estimate, min_test_patients: int = MIN_TEST_PATIENTS) -> Es
     """The estimate with its two-sided ``p``, or with the note that its patients are too few for a test."""
     if not estimate.se > 0:
         return estimate
-    if estimate.min_patients < min_test_patients:
+    if estimate.min_patients < min_test_patients and not estimate.seeds_only:
         return replace(estimate, notes=(*estimate.notes, FEW_PATIENTS))
     p = 2.0 * float(student_t.sf(abs(estimate.value) / estimate.se, estimate.df))
     return replace(estimate, p=p)
@@ -229,6 +235,7 @@ def estimate_combination(
         min_patients=patients.min_patients,
         level=level,
         scale=scale,
+        seeds_only=patients.absent,
     )
     low, high = estimate.interval(level)
     return replace(estimate, low=low, high=high, notes=(*notes, *_class_notes(terms, keys), *_flags(estimate)))
@@ -236,6 +243,8 @@ def estimate_combination(
 
 def _standard_error(spread: SeedSpread, patients: PatientVariance) -> tuple[float, float]:
     terms = [*patients.df_terms] + ([(spread.variance, spread.df)] if spread.df > 0 else [])
+    if patients.absent:
+        return (float(np.sqrt(spread.variance)), spread.df) if spread.df > 0 else (float("nan"), float("nan"))
     total = patients.variance + (spread.variance if spread.df > 0 else 0.0)
     return float(np.sqrt(total)), satterthwaite(terms)
 
@@ -276,7 +285,11 @@ def _flags(estimate: Estimate) -> list[str]:
         flags.append(CONDITIONAL_ON_RUN)
     elif estimate.n_seeds < MIN_SEEDS:
         flags.append(FEW_SEEDS)
-    if np.isnan(estimate.v_case):
+    if estimate.seeds_only:
+        flags.append(SEEDS_ONLY)
+        if estimate.n_seeds > 1 and not estimate.se > 0:
+            flags.append(NO_VARIANCE)
+    elif np.isnan(estimate.v_case):
         flags.append(NOT_ESTIMABLE)
     elif not estimate.se > 0:
         perfect = estimate.scale is Scale.LOGIT and _is_perfect(estimate.value)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from dashboards.statistics.contrasts import MIN_SEEDS, MIN_TEST_PATIENTS
+from dashboards.statistics.contrasts import MIN_SEEDS, MIN_TEST_PATIENTS, SEEDS_ONLY
 from dashboards.statistics.verdicts import Verdict
 
 MIN_SEEDS_FOR_A_WORD = 3
@@ -62,6 +62,7 @@ class Facts:
         n_seeds: Paired seeds.
         min_patients: Patients of the rarest class on the evaluation set.
         patients_known: Whether images are grouped by patient.
+        seeds_only: Whether the metric came without patients, so that nothing of ``min_patients`` is known.
         shared_patients: Patients of an evaluation set that are in training or validation too, over all fractions.
         upstream_overlap: Whether the source was trained on images of the task: ``no``, ``possible`` (the same data set
             or one drawn from it) or ``yes`` (images or patients of an evaluation set).
@@ -81,6 +82,7 @@ class Facts:
     n_seeds: int
     min_patients: int
     patients_known: bool | None = None
+    seeds_only: bool = False
     shared_patients: int | None = None
     upstream_overlap: Literal["no", "possible", "yes"] | None = None
     paired: bool | None = None
@@ -173,13 +175,17 @@ def _leaks(facts: Facts) -> list[Gate]:
 
 def _design(facts: Facts) -> list[Gate]:
     checks = (
-        (GateName.PATIENTS, facts.patients_known, "patients unknown: images count as patients"),
+        (GateName.PATIENTS, facts.patients_known and not facts.seeds_only, _why_no_patients(facts)),
         (GateName.PAIRING, facts.paired, "seeds are not paired: subset, order or task differ between the sides"),
         (GateName.CLASS_SET, facts.class_set_frozen, "the classes that are averaged were not frozen before results"),
         (GateName.LADDER, facts.one_ladder, "scales of different ladders: not an effect of scale"),
     )
     found = [_open(name, reason) for name, passed, reason in checks if not passed]
     return found + [_open(GateName.WAIVED, f"waived: {what}") for what in facts.waived]
+
+
+def _why_no_patients(facts: Facts) -> str:
+    return SEEDS_ONLY if facts.seeds_only else "patients unknown: images count as patients"
 
 
 def _trials(facts: Facts) -> list[Gate]:
@@ -196,7 +202,7 @@ def _trials(facts: Facts) -> list[Gate]:
 
 def _strength(facts: Facts) -> list[Gate]:
     found = []
-    if facts.min_patients < MIN_TEST_PATIENTS:
+    if facts.min_patients < MIN_TEST_PATIENTS and not facts.seeds_only:
         reason = f"{facts.min_patients} patients of the rarest class, a test needs {MIN_TEST_PATIENTS}"
         found.append(Gate(name=GateName.SIZE, reason=reason, cap=Letter.C, wording=Wording.NONE))
     if facts.n_seeds < MIN_SEEDS_FOR_A_WORD:

@@ -85,22 +85,42 @@ class Influence:
         """Number of patients with a labelled image."""
         return len(self.patients)
 
+    @property
+    def without_patients(self) -> bool:
+        """Whether the metric was reported as a number only: what its patients contribute is not known."""
+        return not len(self.patients)
+
+
+def reported_influence(metric: str, value: float) -> Influence:
+    """A metric of which only the number is known, from a table of others' results.
+
+    Nothing can be said of other patients: estimates made of it hold the variance over seeds alone and say so.
+
+    Args:
+        metric: Name of the metric.
+        value: Its value; NaN if undefined.
+    """
+    nobody = np.empty(0)
+    return Influence(metric=metric, value=value, patients=nobody, psi=nobody, min_patients=0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatientVariance:
     """Variance of a linear combination of runs over patients.
 
     Attributes:
-        variance: At least 0; NaN if a group has fewer than two patients or a value is undefined.
+        variance: At least 0; NaN if a group has fewer than two patients, a value is undefined or ``absent``.
         df_terms: (variance, degrees of freedom) of each independent set of patients, for Satterthwaite.
         n_patients: Patients in all sets together.
         min_patients: Smallest group of any metric.
+        absent: Some run came without patients, so that the variance is not known.
     """
 
     variance: float
     df_terms: tuple[tuple[float, float], ...]
     n_patients: int
     min_patients: int
+    absent: bool = False
 
 
 def index_patients(patient: ArrayLike) -> PatientIndex:
@@ -171,6 +191,8 @@ def patient_variance(terms: Sequence[tuple[float, Influence]]) -> PatientVarianc
     """
     if not terms:
         raise ValueError("patient_variance needs at least one (coefficient, influence)")
+    if any(influence.without_patients for _, influence in terms):
+        return PatientVariance(variance=float("nan"), df_terms=(), n_patients=0, min_patients=0, absent=True)
     groups: list[list[tuple[float, Influence]]] = []
     for term in terms:
         home = next((g for g in groups if _same_patients(g[0][1], term[1])), None)

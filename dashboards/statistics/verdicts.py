@@ -61,16 +61,18 @@ class Missing:
 def what_is_missing(estimate: Estimate, delta: float, *, alpha: float = 0.05) -> Missing | None:
     """The smallest S' or P' with ``z * sqrt(V_case P/P' + V_seed S/S') < delta``; None if nothing is known.
 
-    A planning figure: it takes today's variances for true, and holds on the condition that they stay.
+    A planning figure: it takes today's variances for true, and holds on the condition that they stay. Without patient
+    data it is about seeds alone.
     """
-    if not np.isfinite(estimate.v_case) or not estimate.se > 0 or delta <= 0:
+    v_case = 0.0 if estimate.seeds_only else estimate.v_case
+    if not np.isfinite(v_case) or not estimate.se > 0 or delta <= 0:
         return None
     room = (delta / float(norm.ppf(1 - alpha / 2))) ** 2
     v_seed = 0.0 if np.isnan(estimate.v_seed) else estimate.v_seed
     return Missing(
-        n_seeds=None if np.isnan(estimate.v_seed) else _needed(v_seed, estimate.n_seeds, room - estimate.v_case),
-        n_patients=_needed(estimate.v_case, estimate.n_patients, room - v_seed),
-        dominated_by="patients" if estimate.v_case >= v_seed else "seeds",
+        n_seeds=None if np.isnan(estimate.v_seed) else _needed(v_seed, estimate.n_seeds, room - v_case),
+        n_patients=None if estimate.seeds_only else _needed(v_case, estimate.n_patients, room - v_seed),
+        dominated_by="patients" if v_case >= v_seed and not estimate.seeds_only else "seeds",
     )
 
 

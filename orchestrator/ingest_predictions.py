@@ -1,0 +1,189 @@
+"""Predictions of others: checked, and their ids replaced by keyed hashes before anything leaves for MLflow."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dashboards.statistics import metric_names
+from search_spaces.exceptions import DataError
+from search_spaces.names import Column, Kind
+from trainables.predictions import NO_AGGREGATION, set_hash
+
+_IDS = (Column.IMAGE_ID, Column.PATIENT_ID, Column.STUDY_ID)
+_GROUPS = (Column.SITE, Column.SEX, Column.AGE_BAND)
+_PREFIXES = (Column.LABEL_PREFIX, Column.RAW_PREFIX, Column.LOGIT_PREFIX, Column.GROUP_PREFIX)
+_CLASS_KINDS = (Kind.MULTICLASS, Kind.ORDINAL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truth:
+    """What all trials scored on one evaluation set have in common.
+
+    Attributes:
+        digest: Of images, patients and labels as written, in any order of rows.
+        patients_known: Whether the file says which patient an image is of.
+        metrics: Metrics that can be computed.
+        groups: Columns of subgroups, the prefix ``g_`` left out.
+    """
+
+    digest: str
+    patients_known: bool
+    metrics: tuple[str, ...]
+    groups: tuple[str, ...]
+
+
+class PredictionFiles:
+    """Reads predictions of others. One object serves a whole table: what trials share is hashed once."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, bytes] = {}
+        self._hashed: dict[tuple[str, str], tuple[dict[str, pa.Array], str]] = {}
+
+    def check(self, path: Path, task: str) -> Truth:
+        """Whether a file can be used, and what it is about. The first one checked of a task gives the key of its ids.
+
+        Raises:
+            DataError: It is not there, not Parquet, lacks metadata or columns, repeats an image, or holds
+                probabilities.
+        """
+        table = _read(path)
+        truth = Truth(
+            digest=_digest(table),
+            patients_known=_patients_known(table),
+            metrics=metric_names(*_metadata(table, path)),
+            groups=tuple(
+                name.removeprefix(Column.GROUP_PREFIX)
+                for name in table.column_names
+                if name in _GROUPS or name.startswith(Column.GROUP_PREFIX)
+            ),
+        )
+        self._keys.setdefault(task, truth.digest.encode())
+        return truth
+
+    def publishable(self, path: Path, *, task: str, set_name: str, trial_id: str) -> pa.Table:
+        """The predictions as the record may have them: known columns only, ids as keyed hashes.
+
+        The key follows from images, patients and labels of the task, so a patient has the same hash in all trials, and
+        nobody without the data can make it.
+
+        Args:
+            path: A file that was checked.
+            task: Its task.
+            set_name: The evaluation set.
+            trial_id: The trial.
+
+        Raises:
+            DataError: As ``check``.
+        """
+        table = _read(path)
+        digest = _digest(table)
+        columns, hashed = self._shared(table, task, digest)
+        logits = {c: table.column(c) for c in table.column_names if c.startswith(Column.LOGIT_PREFIX)}
+        kind, labels = _metadata(table, path)
+        metadata = {
+            "trial_id": trial_id,
+            "task": task,
+            "kind": kind,
+            "labels": json.dumps(labels),
+            "set": set_name,
+            "set_hash": hashed,
+            "aggregation": (table.schema.metadata or {}).get(b"aggregation", NO_AGGREGATION.encode()).decode(),
+        }
+        return pa.table({**columns, **logits}).replace_schema_metadata(metadata)
+
+    def _shared(self, table: pa.Table, task: str, digest: str) -> tuple[dict[str, pa.Array], str]:
+        if (task, digest) not in self._hashed:
+            key = self._keys[task]
+            columns = {name: table.column(name).combine_chunks() for name in _kept(table) if name not in _IDS}
+            ids = {name: _hashes(table.column(name), key) for name in _IDS if name in table.column_names}
+            if Column.PATIENT_ID not in ids:
+                ids[Column.PATIENT_ID] = ids[Column.IMAGE_ID]
+            whole = {**ids, **columns}
+            about = {n: c for n, c in whole.items() if not n.startswith(Column.LOGIT_PREFIX)}
+            self._hashed[task, digest] = about, set_hash(pa.table(about).to_pandas())
+        return self._hashed[task, digest]
+
+
+def _kept(table: pa.Table) -> Iterator[str]:
+    for name in table.column_names:
+        if name in (*_IDS, *_GROUPS, Column.Y) or name.startswith(_PREFIXES):
+            yield name
+
+
+def _hashes(column: pa.ChunkedArray, key: bytes) -> pa.Array:
+    texts = [str(value) for value in column.to_pylist()]
+    known = {text: hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:16] for text in set(texts)}
+    return pa.array([known[text] for text in texts])
+
+
+def _read(path: Path) -> pa.Table:
+    if not path.is_file():
+        raise DataError(f"predictions {path} are not there")
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"predictions {path.name} cannot be read: {error}") from error
+    kind, labels = _metadata(table, path)
+    truth = [Column.Y] if kind in _CLASS_KINDS else [Column.LABEL_PREFIX + label for label in labels]
+    needed = [Column.IMAGE_ID, *truth, *(Column.LOGIT_PREFIX + label for label in labels)]
+    if missing := [name for name in needed if name not in table.column_names]:
+        raise DataError(f"predictions {path.name} lack the columns {', '.join(missing)}; labels are {labels}")
+    images = table.column(Column.IMAGE_ID)
+    if images.null_count or len(images.unique()) != len(images):
+        raise DataError(f"predictions {path.name}: image_id is blank or repeated; give one row per image")
+    if Column.PATIENT_ID in table.column_names and table.column(Column.PATIENT_ID).null_count:
+        raise DataError(f"predictions {path.name}: patient_id is blank; leave the column out if patients are unknown")
+    _refuse_probabilities(table, kind, labels, path)
+    return table
+
+
+def _metadata(table: pa.Table, path: Path) -> tuple[str, list[str]]:
+    metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
+    try:
+        kind, labels = metadata[b"kind"].decode(), [str(label) for label in json.loads(metadata[b"labels"])]
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(
+            f"predictions {path.name}: the Parquet metadata needs kind and labels (a JSON list), see docs/results.md"
+        ) from error
+    if kind not in (*_CLASS_KINDS, Kind.BINARY, Kind.MULTILABEL):
+        raise DataError(f"predictions {path.name}: kind {kind!r} is none of binary, multilabel, multiclass, ordinal")
+    return kind, labels
+
+
+def _refuse_probabilities(table: pa.Table, kind: str, labels: list[str], path: Path) -> None:
+    logits = np.column_stack(
+        [np.asarray(table.column(Column.LOGIT_PREFIX + label).to_numpy(), dtype=float) for label in labels]
+    )
+    inside = bool(np.all((logits >= 0) & (logits <= 1))) and bool(np.ptp(logits) > 0)
+    summing = kind not in _CLASS_KINDS or bool(np.allclose(logits.sum(axis=1), 1.0, atol=1e-3))
+    if len(logits) and inside and summing:
+        raise DataError(
+            f"predictions {path.name}: every z_ lies in [0, 1], as probabilities do; give values before sigmoid or "
+            "softmax (log(p / (1 - p)), or log(p) of classes that exclude each other)"
+        )
+
+
+def _patients_known(table: pa.Table) -> bool:
+    if Column.PATIENT_ID not in table.column_names:
+        return False
+    return not bool(table.column(Column.PATIENT_ID).equals(table.column(Column.IMAGE_ID)))
+
+
+def _digest(table: pa.Table) -> str:
+    """sha256 that stands for images, patients and labels, whatever the order of rows."""
+    ids = [c for c in (Column.IMAGE_ID, Column.PATIENT_ID) if c in table.column_names]
+    truth = sorted(c for c in table.column_names if c == Column.Y or c.startswith(Column.LABEL_PREFIX))
+    frame: pd.DataFrame = table.select([*ids, *truth]).to_pandas()
+    rows: Any = pd.util.hash_pandas_object(frame, index=False).to_numpy()
+    return hashlib.sha256("|".join([*ids, *truth]).encode() + np.sort(rows).tobytes()).hexdigest()
