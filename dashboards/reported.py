@@ -34,9 +34,9 @@ def reported_caveats(evidence: Evidence) -> list[str]:
         return lines
     tasks = ", ".join(sorted({str(task) for task in rows["task"]}))
     lines.append(
-        f"No predictions came with {plural(len(rows), 'trial')} ({tasks}): intervals there hold the spread over seeds on "
-        "one fixed test set, not that over patients, and cover other patients too seldom (nominal 95 % intervals covered "
-        "37 to 94 % in simulations). Verdicts say “seems to”, and no grade is above C."
+        f"No predictions came with {plural(len(rows), 'trial')} ({tasks}): intervals there hold the spread over seeds "
+        "on one fixed test set, not that over patients, and cover other patients too seldom (nominal 95 % intervals "
+        "covered 37 to 94 % in simulations). Verdicts say “seems to”, and no grade is above C."
     )
     lines.append(f"Not answered there: {'; '.join(_unanswered(rows))}.")
     return lines
@@ -57,7 +57,7 @@ def reported_methods(evidence: Evidence) -> tuple[str, ...]:
     if only_numbers(evidence.results).empty:
         return ()
     return (
-        "Where only numbers were reported, intervals and p-values are Student's t over seeds, paired where both sources "
-        "have the seed; the exact sign-flip p beside them assumes less and cannot fall below 2 / 2^S with S seeds. "
-        "Neither says anything of other patients.",
+        "Where only numbers were reported, intervals and p-values are Student's t over seeds, paired where both "
+        "sources have the seed; the exact sign-flip p beside them assumes less and cannot fall below 2 / 2^S with S "
+        "seeds. Neither says anything of other patients.",
     )
