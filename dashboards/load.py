@@ -40,6 +40,8 @@ import yaml
 
 from dashboards import tracking
 from dashboards.prediction_sets import PredictionReader, PredictionSet
+from dashboards.run_heads import study_heads
+from dashboards.run_rows import RunRow, ended_runs
 from dashboards.tracking import RecordArtifact, RecordMetric, RecordTag
 from search_spaces.exceptions import TrackingError, UserError
 from search_spaces.home import scalecurves_home
@@ -49,10 +51,8 @@ from search_spaces.study import Study
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
-_COMPLETE = f"attributes.status = 'FINISHED' and tags.`{Tag.STATE}` = '{State.COMPLETE}'"
-_FAILED = f"attributes.status = 'FAILED' and tags.`{Tag.STATE}` = '{State.FAILED}'"
+_PARAMS = ("amount.kind", "amount.value")
 
 _FROM_METRICS = {
     "n_images": RecordMetric.TRAIN_IMAGES,
@@ -100,12 +100,12 @@ def load_results(study: str, tracking_uri: str | None = None) -> pd.DataFrame:
         UserError: No record of that name (the message lists those there are), or a URI that is not supported.
         TrackingError: MLflow cannot be reached.
     """
-    source = _open(study, tracking_uri)
-    first: dict[str, Run] = {}
-    for run in _runs(source, _COMPLETE):
-        first.setdefault(run.data.tags[Tag.TRIAL_ID], run)
+    uri = tracking.resolve_tracking_uri(tracking_uri)
+    first: dict[str, RunRow] = {}
+    for run in ended_runs(uri, study, "FINISHED", State.COMPLETE, _PARAMS):
+        first.setdefault(run.tags[Tag.TRIAL_ID], run)
     frame = _frame([_row(run) for run in first.values()])
-    frame.attrs |= {"study": study, "tracking_uri": source.uri}
+    frame.attrs |= {"study": study, "tracking_uri": uri}
     return frame
 
 
@@ -121,11 +121,13 @@ def load_failures(study: str, tracking_uri: str | None = None) -> pd.DataFrame:
         UserError: As ``load_results``.
         TrackingError: As ``load_results``.
     """
-    source = _open(study, tracking_uri)
-    done = {run.data.tags[Tag.TRIAL_ID] for run in _runs(source, _COMPLETE)}
+    uri = tracking.resolve_tracking_uri(tracking_uri)
+    failed = ended_runs(uri, study, "FAILED", State.FAILED)
+    ends = [h for h in study_heads(uri, study) if h.status == "FINISHED"] if failed else []
+    done = {h.tags.get(Tag.TRIAL_ID) for h in ends if h.tags.get(Tag.STATE) == State.COMPLETE}
     rows = []
-    for run in _runs(source, _FAILED):
-        tags = run.data.tags
+    for run in failed:
+        tags = run.tags
         step = tags.get(RecordTag.FAILED_STEP)
         failure = {"failure_class": tags.get(Tag.FAILURE_CLASS), "message": tags.get(Tag.FAILURE_MESSAGE, "")}
         rows.append(
@@ -291,11 +293,6 @@ def _open(study: str, tracking_uri: str | None) -> _Source:
     return _Source(client, experiment.experiment_id, uri)
 
 
-def _runs(source: _Source, filter_string: str) -> list[Run]:
-    with tracking.tracking(source.uri):
-        return tracking.search_all(source.client, source.experiment_id, filter_string)
-
-
 _IDENTITY = ("trial_id", "cell_id", "attempt_id", "run_id", "name", "role", *AXES, "seed", "seed_subset", "seed_init")
 _COLUMNS = (
     *_IDENTITY,
@@ -320,8 +317,8 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return frame
 
 
-def _row(run: Run) -> dict[str, Any]:
-    tags, params = run.data.tags, run.data.params
+def _row(run: RunRow) -> dict[str, Any]:
+    tags, params = run.tags, run.params
     sets, undefined = tracking.tag_list(tags, RecordTag.SETS), tracking.tag_list(tags, RecordTag.UNDEFINED)
     ranks = tags.get(RecordTag.environment("ranks"))
     return {
@@ -333,8 +330,8 @@ def _row(run: Run) -> dict[str, Any]:
         "ladder": tags.get(RecordTag.LADDER),
         "sets": sets,
         "set_hashes": {name: tags.get(RecordTag.set_hash(name), "") for name in sets},
-        **{column: run.data.metrics.get(key) for column, key in _FROM_METRICS.items()},
-        **_positives(run.data.metrics),
+        **{column: run.metrics.get(key) for column, key in _FROM_METRICS.items()},
+        **_positives(run.metrics),
         "patients_known": _flag(tags.get(RecordTag.PATIENTS_KNOWN)),
         "subset_hash": tags.get(Tag.SUBSET_HASH),
         "order_hash": tags.get(RecordTag.ORDER_HASH),
@@ -346,32 +343,32 @@ def _row(run: Run) -> dict[str, Any]:
         "commit": tags.get(RecordTag.environment("commit")),
         "reported": tracking.tag_list(tags, RecordTag.REPORTED),
         "undefined": undefined,
-        "artifact_uri": run.info.artifact_uri,
+        "artifact_uri": run.artifact_uri,
         "search_number": int(number) if (number := tags.get(RecordTag.SEARCH_NUMBER)) else None,
         "tuned": tags.get(RecordTag.TUNED),
-        **{k: v for k, v in run.data.metrics.items() if k.split("/", 1)[0] in sets and k not in undefined},
+        **{k: v for k, v in run.metrics.items() if k.split("/", 1)[0] in sets and k not in undefined},
     }
 
 
-def _positives(metrics: dict[str, float]) -> dict[str, float]:
+def _positives(metrics: Mapping[str, float]) -> dict[str, float]:
     prefix = RecordMetric.POSITIVES_PREFIX
     return {f"n_positive.{key.removeprefix(prefix)}": n for key, n in metrics.items() if key.startswith(prefix)}
 
 
-def _identity(run: Run) -> dict[str, Any]:
-    tags = run.data.tags
+def _identity(run: RunRow) -> dict[str, Any]:
+    tags = run.tags
     return {
         "trial_id": tags[Tag.TRIAL_ID],
         "cell_id": tags.get(Tag.CELL_ID),
         "attempt_id": tags.get(Tag.ATTEMPT_ID),
-        "run_id": run.info.run_id,
-        "name": run.info.run_name,
+        "run_id": run.run_id,
+        "name": run.name,
         "role": tags.get(Tag.ROLE),
         **{axis: tags.get(Tag.axis(axis)) for axis in AXES},
         "seed": tags.get(Tag.SEED),
         "seed_subset": int(tags.get(RecordTag.SEED_SUBSET, -1)),
         "seed_init": int(tags.get(RecordTag.SEED_INIT, -1)),
-        "started_at": run.info.start_time / 1000,
+        "started_at": run.start_ms / 1000,
         "search_id": tags.get(RecordTag.SEARCH),
     }
 

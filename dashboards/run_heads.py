@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dashboards import tracking
 from dashboards.tracking import RecordMetric, RecordTag
@@ -23,6 +23,8 @@ from search_spaces.names import Tag
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+
+T = TypeVar("T")
 
 PAGE = 500
 """Runs searched at once: with all they hold, 5000 of them take a gigabyte."""
@@ -51,6 +53,7 @@ _NEEDED = {
         *("experiment_id", "lifecycle_stage"),
     },
     "tags": {"run_uuid", "key", "value"},
+    "params": {"run_uuid", "key", "value"},
     "latest_metrics": {"run_uuid", "key", "value", "is_nan"},
 }
 
@@ -145,7 +148,26 @@ def _sorted(heads: list[RunHead]) -> list[RunHead]:
 
 
 def _from_sqlite(file: Path, column: str, value: Any) -> list[RunHead] | None:
-    """Heads of the experiment with this value; None if the tables are not as known here, or several fit."""
+    return read_tables(file, column, value, _read)
+
+
+def read_tables(
+    file: Path, column: str, value: Any, read: Callable[[sqlite3.Connection, Any], list[T]]
+) -> list[T] | None:
+    """What is read of one experiment in a SQLite file, from one state of the record.
+
+    Args:
+        file: The database; never written.
+        column: ``name`` or ``experiment_id``.
+        value: Of the experiment.
+        read: Gets an open connection and the experiment's id.
+
+    Returns:
+        None if the tables are not as known here, or not exactly one experiment fits.
+
+    Raises:
+        TrackingError: The file cannot be read.
+    """
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=_BUSY_S)) as connection:
             if not _is_known(connection):
@@ -155,7 +177,7 @@ def _from_sqlite(file: Path, column: str, value: Any) -> list[RunHead] | None:
             if len(found) != 1:
                 return None  # none, deleted, or one in several workspaces: MLflow says which
             connection.execute("begin")  # one state of the record for all that is read
-            return _read(connection, found[0][0])
+            return read(connection, found[0][0])
     except sqlite3.Error as error:
         raise TrackingError(f"the record in {file} cannot be read: {error}") from error
 
