@@ -125,7 +125,7 @@ def make_record(plan: Plan, home: Path, uri: str) -> int:
         with closing(sqlite3.connect(database)) as connection:
             _require_equal(connection, record, [(_entry(template, r), runs[r.trial.trial_id]) for r in sample])
             rest = [_entry(template, r) for r in results if r.trial.trial_id not in runs]
-            _insert(connection, (_rows(record, entry, uuid.uuid4().hex) for entry in rest))
+            insert_rows(connection, (rows_of(record, entry, uuid.uuid4().hex) for entry in rest))
     record.close()
     return number
 
@@ -233,7 +233,7 @@ def _entry(template: tuple[TrialResult, Entry], result: TrialResult) -> Entry:
     )
 
 
-def _rows(record: Record, entry: Entry, run_id: str) -> Rows:
+def rows_of(record: Record, entry: Entry, run_id: str) -> Rows:
     """What delivering an entry leaves in MLflow's tables."""
     root = tracking.artifact_root(record.uri, record.study.name)
     user = entry.tags["mlflow.user"]
@@ -255,19 +255,23 @@ def _rows(record: Record, entry: Entry, run_id: str) -> Rows:
 
 def _require_equal(connection: sqlite3.Connection, record: Record, delivered: list[tuple[Entry, str]]) -> None:
     for entry, run_id in delivered:
-        for table, rows in _rows(record, entry, run_id).items():
+        for table, rows in rows_of(record, entry, run_id).items():
             query = f"select {_TABLES[table]} from {table} where run_uuid = ?"
             written = set(connection.execute(query, (run_id,)).fetchall())
             if written != set(rows):
                 raise RuntimeError(f"{table} of run {run_id}: the record wrote otherwise: {written ^ set(rows)}")
 
 
-def _insert(connection: sqlite3.Connection, entries: Iterator[Rows]) -> None:
+def insert_rows(connection: sqlite3.Connection, entries: Iterator[Rows]) -> int:
+    """Add runs to MLflow's tables; returns their number."""
+    number = 0
     with connection:
         for rows in entries:
+            number += 1
             for table, columns in _TABLES.items():
                 places = ", ".join("?" * len(columns.split(",")))
                 connection.executemany(f"insert into {table} ({columns}) values ({places})", rows[table])
+    return number
 
 
 def main() -> None:
