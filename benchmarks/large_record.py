@@ -123,8 +123,8 @@ def make_record(plan: Plan, home: Path, uri: str) -> int:
         sample = _spread(results)
         runs = {r.trial.trial_id: _delivered(record, storage, r) for r in sample}
         with closing(sqlite3.connect(database)) as connection:
-            _require_equal(connection, record, [(_entry(template, r), runs[r.trial.trial_id]) for r in sample])
-            rest = [_entry(template, r) for r in results if r.trial.trial_id not in runs]
+            _require_equal(connection, record, [(entry_like(template, r), runs[r.trial.trial_id]) for r in sample])
+            rest = [entry_like(template, r) for r in results if r.trial.trial_id not in runs]
             insert_rows(connection, (rows_of(record, entry, uuid.uuid4().hex) for entry in rest))
     record.close()
     return number
@@ -220,7 +220,7 @@ def _delivered(record: Record, storage: Storage, result: TrialResult) -> str:
     return record.deliver(spooled(result))
 
 
-def _entry(template: tuple[TrialResult, Entry], result: TrialResult) -> Entry:
+def entry_like(template: tuple[TrialResult, Entry], result: TrialResult) -> Entry:
     """The entry of a result whose predictions and curves are the template's."""
     of_template, own, whole = failed_entry(template[0]), failed_entry(result), template[1]
     known = set(of_template.points)

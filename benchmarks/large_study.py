@@ -25,9 +25,9 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from benchmarks.large_record import insert_rows, rows_of
+from benchmarks.large_record import entry_like, insert_rows, rows_of
 from dashboards import tracking
-from orchestrator.entries import read_entry
+from orchestrator.entries import Entry, read_entry
 from orchestrator.record import Record
 from search_spaces.amounts import Amount, Seed
 from search_spaces.names import Artifact, Role, State
@@ -77,6 +77,11 @@ class Crowd:
     frame: pd.DataFrame
     truth: NDArray[np.float64]
     effect: NDArray[np.float64]
+
+    def logits(self, signal: float, rng: np.random.Generator) -> NDArray[np.float64]:
+        """(N, L) of one trial."""
+        scores = signal * (self.truth * 2 - 1) + self.effect + rng.normal(0, 1, self.truth.shape) - 1.0
+        return np.asarray(scores)
 
 
 def study_of(seeds: int) -> Study:
@@ -141,26 +146,40 @@ def make_study(seeds: int, home: Path, uri: str) -> int:
 
 
 def _trials(study: Study, record: Record, seeds: int, home: Path) -> Iterator[dict[str, list[tuple[Any, ...]]]]:
+    """Rows of every run, whose files are put in place; logged metrics are those of a task's first trial."""
     rng = np.random.default_rng(0)
     for name, task in TASKS.items():
         crowds = {s: crowd(s, task, n, rng) for s, n in (("test", task.test), ("site_b", task.shifted))}
+        template: tuple[TrialResult, Entry] | None = None
+        tables: dict[str, pa.Table] = {}
         cells = product(SCALES, SOURCES, AMOUNTS, range(seeds))
         for number, (scale, source, amount, seed) in enumerate(cells):
             result = _result(study, name, task, (scale, source, amount, seed), number)
-            run_id = uuid.uuid4().hex
-            staged = home / "staged"
             signal = 0.9 + 0.12 * list(SCALES).index(scale) + (0.5 if amount == 1 else 0.0)
             signal += GAIN[source] * (0.2 if amount == 1 else 1.0) + rng.normal(0, 0.04)
+            staged = home / "staged"
             for set_name, images in crowds.items():
-                own = signal - (0.3 if set_name != "test" else 0.0)
-                logits = own * (images.truth * 2 - 1) + images.effect + rng.normal(0, 1, images.truth.shape)
-                table: pa.Table = predictions_table(images.frame, logits - 1.0, result.trial, set_name)
+                logits = images.logits(signal - (0.3 if set_name != "test" else 0.0), rng)
+                if set_name not in tables:
+                    tables[set_name] = predictions_table(images.frame, logits, result.trial, set_name)
+                table = _with_logits(tables[set_name], logits, task.labels, result.trial.trial_id)
                 write_predictions(table, staged / Artifact.PREDICTIONS, set_name)
-            (staged / Artifact.TRIAL).write_text(result.model_dump_json())
-            yield rows_of(record, read_entry(staged), run_id)
+            if template is None:
+                (staged / Artifact.TRIAL).write_text(result.model_dump_json())
+                template = result, read_entry(staged)
+            run_id = uuid.uuid4().hex
+            yield rows_of(record, entry_like(template, result), run_id)
             target = database_artifacts(record, run_id)
             target.parent.mkdir(parents=True, exist_ok=True)
             staged.rename(target)
+
+
+def _with_logits(table: pa.Table, logits: NDArray[np.float64], labels: tuple[str, ...], trial_id: str) -> pa.Table:
+    """The table of one trial: all but logits and id is the same in every trial."""
+    for k, label in enumerate(labels):
+        place = table.column_names.index(f"z_{label}")
+        table = table.set_column(place, f"z_{label}", pa.array(logits[:, k].astype(np.float32)))
+    return table.replace_schema_metadata({**table.schema.metadata, b"trial_id": trial_id.encode()})
 
 
 def database_artifacts(record: Record, run_id: str) -> Path:

@@ -196,7 +196,7 @@ def _check_range(
     low, high = limits
     finite = [row for row in rows if math.isfinite(row.value)]
     outside = [row for row in finite if not low <= row.value <= high]
-    above = [row for row in outside if high < row.value <= 100 * high]
+    above = [row for row in outside if 2 * high < row.value <= 100 * high]
     if factor is None and above and 2 * len(above) >= len(finite) and len(above) == len(outside):
         inside = len(finite) - len(above)
         mixed = f"; but {inside} are not: bring all to one scale first" if inside else ": say --scale 0.01"
