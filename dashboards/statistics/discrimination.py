@@ -47,10 +47,12 @@ def auc_components(positive: BoolArray, scores: FloatArray) -> tuple[float, Floa
         The AUC, with the bits of ``auc``; (m,) share of negatives below each positive; (n,) share of positives above
         each negative. Ties count half. Both have the AUC as their mean.
     """
-    above, below = scores[positive], scores[~positive]
-    wins = _twice_below(above, below)
-    v10, v01 = wins / (2 * len(below)), 1.0 - _twice_below(below, above) / (2 * len(above))
-    return float(wins.sum() / (2 * len(above) * len(below))), v10, v01
+    negative = ~positive
+    m, n = int(np.count_nonzero(positive)), int(np.count_nonzero(negative))
+    positives_below, negatives_below = _twice_below_both(positive, scores)
+    wins = negatives_below[positive]
+    v10, v01 = wins / (2 * n), 1.0 - positives_below[negative] / (2 * m)
+    return float(wins.sum() / (2 * m * n)), v10, v01
 
 
 def class_auc(predictions: Predictions, label: str) -> float:
@@ -190,3 +192,23 @@ def _twice_below(values: FloatArray, others: FloatArray) -> NDArray[np.intp]:
     """For each value, twice the number of others below it plus the number equal to it."""
     ordered = np.sort(others)
     return np.searchsorted(ordered, values, side="left") + np.searchsorted(ordered, values, side="right")
+
+
+def _twice_below_both(positive: BoolArray, scores: FloatArray) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """For each score, twice the number of positives below it plus those equal to it, and the same of negatives.
+
+    One sort serves both sides; whole numbers, as ``_twice_below`` gives them.
+    """
+    order = np.argsort(scores)
+    ordered = scores[order]
+    before, after = np.arange(len(order)), np.arange(1, len(order) + 1)
+    if (tied := ordered[1:] == ordered[:-1]).any():
+        block = np.concatenate([[0], np.cumsum(~tied)])
+        firsts = np.flatnonzero(np.concatenate([[True], ~tied]))
+        before, after = firsts[block], np.append(firsts[1:], len(order))[block]
+    counted = np.concatenate([[0], np.cumsum(positive[order])])
+    positives = np.empty(len(order), dtype=np.intp)
+    negatives = np.empty(len(order), dtype=np.intp)
+    positives[order] = counted[before] + counted[after]
+    negatives[order] = before + after - positives[order]
+    return positives, negatives
