@@ -23,11 +23,11 @@ import typer
 from dashboards import narrative, tracking
 from dashboards.curve_plots import parameter_plots, scale_curves, shifted_plots
 from dashboards.evidence import IN_DOMAIN, Evidence, target_results
+from dashboards.figure_files import write_figures
 from dashboards.findings import findings, headlines, summary, verdict
 from dashboards.load import load_failures, load_ingested, load_predictions, load_results, load_study
 from dashboards.page import PageContent, Section, render_page
 from dashboards.planned import current_trials, load_planned, readable_plan
-from dashboards.plots import AnyPlot
 from dashboards.row_plots import completeness_plot, forest_plots, subgroup_plots
 from dashboards.static import render
 from dashboards.style import plural
@@ -159,7 +159,8 @@ def write_report(evidence: Evidence, out: Path, *, problems: list[str], record: 
         text = json.dumps(verdict(evidence, tables), indent=2, allow_nan=False, ensure_ascii=False)
         (fresh / "verdict.json").write_text(text + "\n", encoding="utf-8")
         _write_tables(tables, fresh / "tables")
-        _write_figures(plots, fresh / "figures")
+        (fresh / "figures").mkdir()
+        write_figures(plots, fresh / "figures", render)
         _replace(out, fresh)
     return ReportFiles(
         folder=out,
@@ -255,14 +256,6 @@ def _write_tables(tables: Tables, folder: Path) -> None:
         if len(table.columns):
             table.to_csv(folder / f"{name}.csv", index=False)
             table.to_parquet(folder / f"{name}.parquet", index=False)
-
-
-def _write_figures(plots: list[AnyPlot], folder: Path) -> None:
-    folder.mkdir()
-    for plot in plots:
-        svg, png = render(plot)
-        (folder / f"{plot.key}.svg").write_bytes(svg)
-        (folder / f"{plot.key}.png").write_bytes(png)
 
 
 def _replace(out: Path, fresh: Path) -> None:
