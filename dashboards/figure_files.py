@@ -49,7 +49,7 @@ def write_figures(plots: Sequence[AnyPlot], folder: Path, draw: Draw = render) -
 
 def _start(plots: Sequence[AnyPlot], file: Path, folder: Path) -> subprocess.Popen[bytes]:
     file.write_bytes(pickle.dumps(list(plots)))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
     command = [sys.executable, "-m", "dashboards.figure_files", str(file), str(folder)]
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
 

@@ -212,7 +212,7 @@ def _auc_influence(metric: str, predictions: Predictions, index: PatientIndex, a
     defined = discrimination.defined_classes(predictions, asked)
     columns = predictions.columns(defined)
     labelled = _labelled_patients(index, np.asarray(predictions.labelled[:, columns].any(axis=1)))
-    sides = [_auc_sides(predictions, labelled, k) for k in columns]
+    sides = _all_sides(predictions, labelled, columns)
     psi = [side.positive + side.negative for side in sides]
     return Influence(
         metric=metric,
@@ -224,6 +224,46 @@ def _auc_influence(metric: str, predictions: Predictions, index: PatientIndex, a
         classes=defined,
         undefined=tuple(label for label in asked if label not in defined),
     )
+
+
+def _all_sides(predictions: Predictions, index: PatientIndex, columns: Sequence[int]) -> list[AucSides]:
+    """The sides of each label: together where no label is masked, which takes a fraction of the time."""
+    scores = predictions.scores[:, columns]
+    if len(columns) < 2 or not predictions.labelled[:, columns].all() or not np.isfinite(scores).all():
+        return [_auc_sides(predictions, index, k) for k in columns]
+    return _sides_together(predictions.truth[:, columns].T == 1, np.ascontiguousarray(scores.T), index)
+
+
+def _sides_together(positive: BoolArray, scores: FloatArray, index: PatientIndex) -> list[AucSides]:
+    """``_auc_sides`` of L labels at once, with the same bits.
+
+    Args:
+        positive: (L, N), each label with positives and negatives.
+        scores: (L, N), finite.
+        index: Patients of the N images.
+    """
+    n_labels, n_ids = len(scores), len(index.ids)
+    m = np.count_nonzero(positive, axis=1)
+    n = positive.shape[1] - m
+    positives_below, negatives_below = discrimination.twice_below_both(positive, scores)
+    values = np.sum(negatives_below, axis=1, where=positive) / (2 * m * n)
+    v10, v01 = negatives_below / (2 * n)[:, None], 1.0 - positives_below / (2 * m)[:, None]
+    # One bin per label, side and patient; within a bin images are added in their order, as for one label alone.
+    bins = (index.codes + n_ids * (2 * np.arange(n_labels)[:, None] + ~positive)).ravel()
+    deviations = (np.where(positive, v10, v01) - values[:, None]).ravel()
+    shape = (n_labels, 2, n_ids)
+    sums = np.bincount(bins, deviations, 2 * n_labels * n_ids).reshape(shape)
+    patients = (np.bincount(bins, minlength=2 * n_labels * n_ids).reshape(shape) > 0).sum(axis=2)
+    return [
+        AucSides(
+            positive=sums[k, 0] / m[k],
+            negative=sums[k, 1] / n[k],
+            n_positive=int(patients[k, 0]),
+            n_negative=int(patients[k, 1]),
+            auc=float(values[k]),
+        )
+        for k in range(n_labels)
+    ]
 
 
 def _auc_sides(predictions: Predictions, index: PatientIndex, column: int) -> AucSides:
