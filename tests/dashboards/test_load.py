@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 import dashboards
-from dashboards import load_failures, load_predictions, load_results, load_study
+from dashboards import load_failures, load_predictions, load_results, load_study, tracking
 from dashboards.prediction_sets import read_predictions
 from orchestrator.delivery import spooled
 from orchestrator.metrics import score
@@ -198,3 +198,40 @@ def test_read_predictions_alone(record: Record, storage: Storage) -> None:
     loaded = read_predictions(Path(frame["artifact_uri"].iloc[0]) / "predictions" / "test.parquet")
     assert loaded.y.shape == (60, 2)
     assert loaded.positives == {label: int(loaded.y[:, k].sum()) for k, label in enumerate(loaded.labels)}
+
+
+def by_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dashboards.run_heads._is_known", lambda connection: False)
+
+
+def test_the_tables_and_the_search_give_equal_frames(
+    record: Record, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(3):
+        deliver(record, storage, seed=seed)
+    deliver(record, storage, source="random", amount={"patients": 9}, role=Role.UPSTREAM)
+    for seed in (5, 1):
+        record.failed(make_failure(make_trial(seed=seed, attempt=f"f{seed}")))
+    client = tracking.connect(record.uri)
+    rows = load_results("skin", record.uri)
+    client.log_metric(rows["run_id"][0], "test/auc_macro", float("nan"))
+    client.log_metric(rows["run_id"][1], "test/auc_macro", float("inf"))
+    client.log_metric(rows["run_id"][1], "test/nll", 0.125)
+    client.delete_run(rows["run_id"][2])
+    fast, failed = load_results("skin", record.uri), load_failures("skin", record.uri)
+    assert len(fast) == 3
+    assert fast["test/auc_macro"].isna().sum() == 1
+    by_search(monkeypatch)
+    pd.testing.assert_frame_equal(fast, load_results("skin", record.uri))
+    pd.testing.assert_frame_equal(failed, load_failures("skin", record.uri))
+    assert fast.attrs == load_results("skin", record.uri).attrs
+
+
+def test_a_study_that_is_not_there_is_named_beside_those_that_are(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="Did you mean 'skin'"):
+        load_results("skn", record.uri)
+    by_search(monkeypatch)
+    with pytest.raises(UserError, match="Did you mean 'skin'"):
+        load_results("skn", record.uri)
