@@ -10,7 +10,14 @@ from typing import Any
 import pandas as pd
 
 from dashboards.evidence import Evidence
-from dashboards.reported import only_numbers, reported_caveats, reported_methods
+from dashboards.reported import (
+    PAIRED_AS_REPORTED,
+    PROTOCOL_AS_REPORTED,
+    all_numbers,
+    only_numbers,
+    reported_caveats,
+    reported_methods,
+)
 from dashboards.statistics.gates import RISING_SHARE
 from dashboards.style import amount_text, count, metric_label, plural, seconds_text
 from dashboards.tables import Tables
@@ -20,6 +27,16 @@ from search_spaces.names import SCIENCE_VERSION
 
 FEW_SEEDS = 5
 """Below this many seeds the report says that its intervals may be too narrow."""
+
+_INTERVALS = (
+    "Intervals are {level} and cover two sources of chance together: other test patients and other seeds. The variance "
+    "over patients is that of the mean over seeds, with patients, not images, as the unit: for an AUC the clustered "
+    "placement values of DeLong (1988) and Obuchowski (1997), for means over images the patients' sums. The variance "
+    "over seeds is added, and degrees of freedom follow Satterthwaite. Intervals of a single cell are symmetric on the "
+    "logit scale for metrics in [0, 1]. A t-test over seeds alone would ignore that all seeds share one test set."
+)
+
+_PAIRED = "the same seed has the same training subset, and the same patients are scored"
 
 _PACKAGES = ("scalecurves", "numpy", "scipy", "pandas", "plotly")
 
@@ -153,13 +170,8 @@ def methods(evidence: Evidence, tables: Tables) -> tuple[str, ...]:
     inner = f"{100 * (1 - 2 * evidence.alpha):g} %"
     return (
         *reported_methods(evidence),
-        f"Intervals are {level} and cover two sources of chance together: other test patients and other seeds. The "
-        "variance over patients is that of the mean over seeds, with patients, not images, as the unit: for an AUC the "
-        "clustered placement values of DeLong (1988) and Obuchowski (1997), for means over images the patients' sums. "
-        "The variance over seeds is added, and degrees of freedom follow Satterthwaite. Intervals of a single cell are "
-        "symmetric on the logit scale for metrics in [0, 1]. A t-test over seeds alone would ignore that all seeds "
-        "share one test set.",
-        "Comparisons are paired: the same seed has the same training subset, and the same patients are scored. "
+        *([] if all_numbers(evidence.results) else [_INTERVALS.format(level=level)]),
+        f"Comparisons are paired: {PAIRED_AS_REPORTED if evidence.ingested else _PAIRED}. "
         f"A source is compared with {evidence.baseline} at the same model scale, amount and task. The primary family "
         f"holds every such comparison on the test set at the declared amounts ({fractions}): {size}, corrected by Holm "
         "over the whole study. All else is exploratory.",
@@ -169,7 +181,7 @@ def methods(evidence: Evidence, tables: Tables) -> tuple[str, ...]:
         "on unknown patients, on cells with failed trials, or on an opponent whose validation was still improving. "
         "Below 20 patients per class nothing is tested.",
         "All of this is conditional on the pool of training images and on the protocol: "
-        f"{_protocol_words(tables)}. Two draws of a large share of "
+        f"{PROTOCOL_AS_REPORTED if evidence.ingested else _protocol_words(tables)}. Two draws of a large share of "
         "one pool overlap, so their spread shrinks by construction. Macro averages run over the classes that the "
         "evaluation set defines. This is not a clinical trial, and no causal claim is made.",
     )
@@ -234,7 +246,8 @@ def provenance(evidence: Evidence, tracking_uri: str) -> tuple[tuple[str, str], 
         first, last = (
             datetime.fromtimestamp(float(f), UTC) for f in (results["started_at"].min(), results["started_at"].max())
         )
-        rows.append(("trials started", f"{first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"))
+        what = "table written" if evidence.ingested else "trials started"
+        rows.append((what, f"{first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"))
     installed = ", ".join(f"{name} {v}" for name in _PACKAGES if (v := _version(name)))
     rows += [("report made by", installed), ("science version", str(SCIENCE_VERSION))]
     rows.append(("report made at", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"))

@@ -12,6 +12,9 @@ _NEEDS_PREDICTIONS = (
     "whether the probabilities can be trusted (it needs predictions with their labels)",
     "how sure the results are for other patients (it needs predictions with patients)",
 )
+PAIRED_AS_REPORTED = "trials with the same seed are taken as pairs, as the table says"
+PROTOCOL_AS_REPORTED = "what the training was, and whether it was alike for all sources, is for its authors to say"
+
 _NEEDS_TRAINING = "whether it trains faster (it needs validation curves)"
 _NEEDS_COST = "which is the cheapest within noise of the best (it needs parameters or gpu_seconds)"
 _NEEDS_AMOUNTS = "how many labels are saved (it needs at least two amounts)"
@@ -22,6 +25,14 @@ def only_numbers(results: pd.DataFrame) -> pd.DataFrame:
     if "reported" not in results:
         return results.iloc[:0]
     return results[[isinstance(sets, list) and bool(sets) for sets in results["reported"]]]
+
+
+def all_numbers(results: pd.DataFrame) -> bool:
+    """Whether there are trials, and no evaluation set of any of them has predictions."""
+    if results.empty or "reported" not in results:
+        return False
+    pairs = zip(results["sets"], results["reported"], strict=True)
+    return all(isinstance(numbers, list) and set(sets) <= set(numbers) for sets, numbers in pairs)
 
 
 def reported_caveats(evidence: Evidence) -> list[str]:
