@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -118,10 +119,13 @@ def gather(
 
 def _readable_study(study_name: str, tracking_uri: str | None) -> tuple[Study | None, IngestedStudy | None, str]:
     try:
-        ingested = load_ingested(study_name, tracking_uri)
-        return None if ingested else load_study(study_name, tracking_uri), ingested, ""
+        return load_study(study_name, tracking_uri), None, ""
     except UserError as error:
-        return None, None, f"The study file could not be read, defaults are assumed: {error}"
+        problem = f"The study file could not be read, defaults are assumed: {error}"
+    with suppress(UserError):
+        if (ingested := load_ingested(study_name, tracking_uri)) is not None:
+            return None, ingested, ""
+    return None, None, problem
 
 
 def write_report(evidence: Evidence, out: Path, *, problems: list[str], record: str) -> ReportFiles:
