@@ -122,7 +122,8 @@ def _read(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} is no file (current folder: {Path.cwd()})")
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
-            return pq.read_table(path).to_pandas()
+            frame: pd.DataFrame = pq.read_table(path).to_pandas()
+            return frame
         with path.open(encoding="utf-8-sig") as file:
             heading = file.readline()
         separator = max((",", ";", "\t"), key=heading.count)
@@ -151,11 +152,8 @@ def _check_columns(frame: pd.DataFrame, renames: Mapping[str, str], problems: Pr
             hint = f"; perhaps --map {near}={column}" if near else ""
             problems.add(f"column {column!r} is missing{hint}. Columns that are there: {', '.join(map(str, frame))}")
     for column in free:
-        near = difflib.get_close_matches(column, [c for c in OPTIONAL if c not in frame], n=1, cutoff=0.75)
-        if near:
-            problems.add(
-                f"unknown column {column!r}. Did you mean {near[0]!r}? Say --map {column}={near[0]}, or drop it"
-            )
+        for meant in difflib.get_close_matches(column, [c for c in OPTIONAL if c not in frame], n=1, cutoff=0.75):
+            problems.add(f"unknown column {column!r}. Did you mean {meant!r}? Say --map {column}={meant}, or drop it")
 
 
 def _near(column: str, free: Sequence[str]) -> str | None:
