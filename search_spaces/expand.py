@@ -26,8 +26,12 @@ from search_spaces.exceptions import UserError, unknown
 from search_spaces.models import describe
 from search_spaces.names import AXES, Role
 from search_spaces.protocol import Protocol, changed
-from search_spaces.study import ByScaleSource, GangSpec, Source, Study, TransformSource, TrialSource
+from search_spaces.source_specs import ByScaleSource, RandomSource, Source, TransformSource, TrialSource
+from search_spaces.study import GangSpec, Study
 from search_spaces.tuning import Proposal
+
+RANDOM = "random"
+"""Source of random weights that every study knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,11 +113,13 @@ class Expansion:
         trials: Target trials (cells x seeds), then upstream trials that are no targets themselves. Trials of a
             search are not among them (their values are not known), but the upstream trials that those need are.
         exclusions: Cells left out.
+        controls: Cells of random weights that the axes do not name (``controls`` of the study); among ``cells``.
     """
 
     cells: tuple[Cell, ...]
     trials: tuple[Trial, ...]
     exclusions: tuple[Exclusion, ...] = field(default=())
+    controls: tuple[Cell, ...] = field(default=())
 
     @property
     def targets(self) -> tuple[Trial, ...]:
@@ -132,6 +138,8 @@ def expand(study: Study) -> Expansion:
     cells = list(
         dict.fromkeys(itertools.chain.from_iterable(_block(study, b, n) for n, b in enumerate(_blocks(study))))
     )
+    controls = _controls(study, cells)
+    cells = [*cells, *controls]
     rules = _exclusion_rules(study, cells)
     for override in study.overrides:
         _matcher(override.when, cells, "overrides.when")
@@ -155,7 +163,38 @@ def expand(study: Study) -> Expansion:
     for where, several in (("gangs", study.execution.gangs), ("priorities", study.execution.priorities)):
         for rule in several:
             _matcher(rule.when, reached, f"execution.{where}.when")
-    return Expansion(cells=tuple(kept), trials=trials, exclusions=tuple(exclusions))
+    return Expansion(
+        cells=tuple(kept),
+        trials=trials,
+        exclusions=tuple(exclusions),
+        controls=tuple(c for c in controls if c in kept),
+    )
+
+
+def _controls(study: Study, cells: list[Cell]) -> list[Cell]:
+    """A cell of random weights for each scale, amount and task with a cell of other weights and none of random ones.
+
+    A study that names random weights for such a place, even to leave them out by ``exclude``, has decided for itself.
+    """
+    if study.controls == "none":
+        return []
+    random = {name for name, source in study.sources.items() if isinstance(source, RandomSource)} | {RANDOM}
+    if RANDOM in study.sources and not isinstance(study.sources[RANDOM], RandomSource):
+        random.discard(RANDOM)
+    has_control = {_place(c) for c in cells if c.pretraining_source in random}
+    useful = [c for c in cells if _missing_weights(study, c.pretraining_source, c.model_scale) is None]
+    wanted = dict.fromkeys(_place(c) for c in useful if _place(c) not in has_control)
+    control = RANDOM if RANDOM in random else next(iter(sorted(random)), None)
+    if control is None:
+        return []
+    return [
+        Cell(model_scale=scale, pretraining_source=control, data_fraction=amount, task=task)
+        for scale, amount, task in wanted
+    ]
+
+
+def _place(cell: Cell) -> tuple[str, Amount, str]:
+    return cell.model_scale, cell.data_fraction, cell.task
 
 
 def gang_of(study: Study, cell: Cell) -> GangSpec:

@@ -14,8 +14,15 @@ from typing import Any
 
 from search_spaces.amounts import Amount, Seed
 from search_spaces.names import SCHEMA_VERSION, SCIENCE_VERSION
-from search_spaces.study import CheckpointSource, RandomSource, TimmSource
-from search_spaces.trial import MeanVarSource, ResolvedScale, ResolvedSource, ResolvedTask, ResolvedWeights
+from search_spaces.source_specs import CheckpointSource, GaborSpec, RandomSource, TimmSource
+from search_spaces.trial import (
+    MeanVarSource,
+    PartialSource,
+    ResolvedScale,
+    ResolvedSource,
+    ResolvedTask,
+    ResolvedWeights,
+)
 
 SUBSET_RULE = "patient-prefix-1"
 """Name of the rule that draws subsets (trainables.subsets); changes when the rule does."""
@@ -126,7 +133,7 @@ def scale_identity(scale: ResolvedScale) -> dict[str, Any]:
 
 
 def source_identity(source: ResolvedSource) -> dict[str, Any]:
-    """Content hash and loader options; not the source's name, nor where the file lies."""
+    """Content hash and loader options; not the source's name, its catalogue entry, nor where the file lies."""
     return {"content": source.content, "normalise": source.normalise.model_dump(), **_loader(source.weights)}
 
 
@@ -134,13 +141,28 @@ def _loader(weights: ResolvedWeights) -> dict[str, Any]:
     if isinstance(weights, RandomSource):
         return {"init": "random"}
     if isinstance(weights, MeanVarSource):
-        return {"transform": weights.transform, "norm": weights.norm, "of": _loader(weights.of)}
+        drawn = {} if weights.draw == "gaussian" else {"draw": weights.draw}
+        return {"transform": weights.transform, "norm": weights.norm, **drawn, "of": _loader(weights.of)}
+    if isinstance(weights, PartialSource):
+        return {"transform": weights.transform, "up_to": weights.up_to, "of": _loader(weights.of)}
+    if isinstance(weights, GaborSpec):
+        return weights.model_dump(mode="json", exclude={"normalise"})
     if isinstance(weights, CheckpointSource):
-        prefixes = [weights.strip_prefix] if isinstance(weights.strip_prefix, str) else list(weights.strip_prefix)
-        return {"state_key": weights.state_key, "strip_prefix": prefixes, "drop": sorted(weights.drop)}
+        return _file_loader(weights)
     if isinstance(weights, TimmSource):
         return {"timm": weights.timm}
     return {"upstream": weights.upstream_trial_id}
+
+
+def _file_loader(weights: CheckpointSource) -> dict[str, Any]:
+    """How a file is read. What was added later is left out where it says nothing, so that older ids stay."""
+    prefixes = [weights.strip_prefix] if isinstance(weights.strip_prefix, str) else list(weights.strip_prefix)
+    loader: dict[str, Any] = {"state_key": weights.state_key, "strip_prefix": prefixes, "drop": sorted(weights.drop)}
+    if weights.keep is not None:
+        loader["keep"] = weights.keep
+    if weights.rename:
+        loader["rename"] = [rule.model_dump() for rule in weights.rename]
+    return loader
 
 
 def task_identity(task: ResolvedTask) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 
 from search_spaces.models import StrictModel
 
+_NEVER = object()
+
 
 class Budget(StrictModel):
     """How long to train. Exactly one of the two.
@@ -87,6 +89,11 @@ class Protocol(StrictModel):
         select: Which weights are evaluated and kept: best on validation, or those of the last step.
         evaluations: Evenly spaced validation passes, the last one after the last step.
         augmentation: Random changes to training images.
+        freeze: Last part of the network, from the bottom, that stays as its source made it: ``layer2`` of a ResNet,
+            ``stages.0`` of a ConvNeXt (``python -m orchestrator.sources show SCALE`` lists them). Batch norm there
+            keeps its running statistics. None trains everything.
+        layer_lr_decay: Factor of the learning rate per layer going down from the head, which has the full one; 1 is the
+            same for all (Howard and Ruder 2018; layers as counted by timm).
     """
 
     base: Literal["finetune"] = "finetune"
@@ -108,6 +115,8 @@ class Protocol(StrictModel):
     select: Literal["best_val", "last"] = "best_val"
     evaluations: int = Field(default=10, ge=1)
     augmentation: Augmentation = Augmentation()
+    freeze: str | None = None
+    layer_lr_decay: float = Field(default=1.0, gt=0, le=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -128,6 +137,18 @@ class Protocol(StrictModel):
     def ghost_batches(self) -> int:
         """Ghost batches per optimiser step; ranks beyond this number idle."""
         return self.global_batch_size // self.ghost_batch_size
+
+
+LATER_FIELDS: dict[str, Any] = {"freeze": None, "layer_lr_decay": 1.0}
+"""Fields that came after the first trials, with the value that changes nothing."""
+
+
+def protocol_identity(written: Mapping[str, Any]) -> dict[str, Any]:
+    """A dumped protocol as it goes into the identity of trials: without later fields that change nothing.
+
+    So finished trials keep their ids when a field is added.
+    """
+    return {name: value for name, value in written.items() if LATER_FIELDS.get(name, _NEVER) != value}
 
 
 @cache

@@ -20,20 +20,25 @@ from search_spaces.identity import (
     task_identity,
     trial_id,
 )
+from search_spaces.ladders import ladder
 from search_spaces.names import Kind, Role
-from search_spaces.protocol import Protocol, changed
-from search_spaces.study import (
+from search_spaces.normalisation import Normalisation
+from search_spaces.protocol import Protocol, changed, protocol_identity
+from search_spaces.source_specs import (
     ByScaleSource,
     CheckpointSource,
-    Normalisation,
+    GaborSpec,
+    MeanVarSpec,
+    PartialSpec,
     RandomSource,
-    Study,
     TimmSource,
     TransformSource,
     TrialSource,
 )
+from search_spaces.study import Study
 from search_spaces.trial import (
     MeanVarSource,
+    PartialSource,
     ResolvedScale,
     ResolvedSource,
     ResolvedTask,
@@ -151,7 +156,7 @@ class Resolver:
                 factory=str(spec.factory),
                 arguments=spec.arguments,
                 input_size=size,
-                ladder=spec.ladder,
+                ladder=ladder(spec.ladder, str(spec.factory), spec.arguments),
                 factory_sha256=card.factory_sha256,
             )
         return self._scales[name]
@@ -222,7 +227,7 @@ class Resolver:
         return self._keys[index]
 
     def _protocol_identity(self, trial: Trial) -> dict[str, Any]:
-        written = self.protocol_of(trial).model_dump()
+        written = protocol_identity(self.protocol_of(trial).model_dump())
         if trial.is_open and self._study.tuning is not None:
             return {"base": written, "tuning": self._study.tuning.model_dump()}
         return written
@@ -263,7 +268,7 @@ class Resolver:
         source = self._study.source(name)
         if isinstance(source, ByScaleSource):
             source = source.by_scale[scale]
-        if isinstance(source, RandomSource):
+        if isinstance(source, RandomSource | GaborSpec):
             return source, None, source.normalise
         if isinstance(source, CheckpointSource):
             return source, self._cards.files[source.file], source.normalise
@@ -271,8 +276,8 @@ class Resolver:
             return self._timm(source, scale)
         if isinstance(source, TransformSource):
             weights, content, normalise = self._weights(source.of, scale, upstream)
-            of: ResolvedWeights = weights
-            return MeanVarSource(transform=source.transform, norm=source.norm, of=of), content, normalise
+            return _transformed(source, weights), content, normalise
+        assert isinstance(source, TrialSource)
         return UpstreamSource(upstream_trial_id=str(upstream)), upstream, self._upstream_normalisation(source, scale)
 
     def _timm(self, source: TimmSource, scale: str) -> tuple[TimmSource, str, Normalisation]:
@@ -293,6 +298,13 @@ class Resolver:
             return source.normalise
         scale = scale if source.trial.model_scale == "same" else source.trial.model_scale
         return self._weights(source.trial.pretraining_source, scale, None)[2]
+
+
+def _transformed(source: TransformSource, of: Any) -> ResolvedWeights:
+    if isinstance(source, MeanVarSpec):
+        return MeanVarSource(transform=source.transform, norm=source.norm, draw=source.draw, of=of)
+    assert isinstance(source, PartialSpec)
+    return PartialSource(transform=source.transform, up_to=source.up_to, of=of)
 
 
 def _variant(trial: Trial) -> str:

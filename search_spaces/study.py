@@ -8,53 +8,21 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from search_spaces.amounts import Amount, Seed, expand_seeds
+from search_spaces.amounts import Amount, expand_seeds
 from search_spaces.exceptions import unknown
 from search_spaces.models import StrictModel
 from search_spaces.names import AXES
+from search_spaces.normalisation import NORMALISATIONS as NORMALISATIONS
+from search_spaces.normalisation import Normalisation as Normalisation
 from search_spaces.protocol import Protocol
+from search_spaces.source_specs import ByScaleSource as ByScaleSource
+from search_spaces.source_specs import CheckpointSource as CheckpointSource
+from search_spaces.source_specs import GaborSpec, RandomSource, Source, TransformSource, TrialSource, source_form
+from search_spaces.source_specs import TimmSource as TimmSource
 from search_spaces.tuning import Tuning
 
 Where = dict[str, Any]
 """Column name -> value or list of values. Equality only; nothing is evaluated."""
-
-NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "cifar10": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "cifar10_channel": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
-"""Named input scalings: mean and standard deviation of RGB in [0, 1].
-
-``cifar10`` is what the CIFAR-10 ResNets of akamaster/pytorch_resnet_cifar10 were trained with (ImageNet's values);
-``cifar10_channel`` are CIFAR-10's own channel statistics; ``half`` maps to [-1, 1] (BiT); ``unit`` keeps [0, 1]
-(SimCLR).
-"""
-
-
-class Normalisation(StrictModel):
-    """Input scaling: (x - mean) / std per channel of RGB in [0, 1]. Written as a name or as ``{mean, std}``."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, raw: Any) -> Any:
-        if isinstance(raw, str):
-            if raw not in NORMALISATIONS:
-                raise ValueError(unknown("normalisation", raw, NORMALISATIONS))
-            mean, std = NORMALISATIONS[raw]
-            return {"mean": mean, "std": std}
-        return raw
-
-    @field_validator("std")
-    @classmethod
-    def _positive(cls, std: tuple[float, float, float]) -> tuple[float, float, float]:
-        if min(std) <= 0:
-            raise ValueError(f"std must be positive, got {list(std)}")
-        return std
 
 
 class ScaleSpec(StrictModel):
@@ -65,130 +33,15 @@ class ScaleSpec(StrictModel):
             ``num_classes`` and ``arguments``. The key of the scale itself if not given.
         arguments: Further keyword arguments of the factory.
         input_size: Side in pixels of the square input; the model's native size if not given.
-        ladder: Scales of one ladder may be joined by a line; a scale without one stands alone.
+        ladder: Scales of one ladder may be joined by a line. If not given, that of ``search_spaces/ladders.yaml`` which
+            holds the factory (families are never joined there), if one does and there are no arguments; ``none`` lets
+            the scale stand alone.
     """
 
     factory: str | None = None
     arguments: dict[str, Any] = {}
     input_size: int | None = Field(default=None, ge=8)
     ladder: str | None = None
-
-
-class RandomSource(StrictModel):
-    """No pretraining: the factory's own initialisation, drawn from the trial's init seed."""
-
-    init: Literal["random"] = "random"
-    normalise: Normalisation = Normalisation.model_validate("imagenet")
-
-
-class CheckpointSource(StrictModel):
-    """Weights in a file. Every backbone tensor must be found in it by name and shape, or the trial is refused.
-
-    Attributes:
-        file: Path of a ``.safetensors``, ``.npz`` or torch file (``.pth``, ``.pt``, ``.th``, ``.tar``, ``.bin``; read
-            weights-only).
-        state_key: Where the state dict lies inside the file, such as ``state_dict`` or ``model.trunk``; found by itself
-            if it is the only nested one.
-        strip_prefix: Removed from the start of each key; one text or several, each at most once, in this order.
-        drop: Prefixes (after stripping) of tensors to leave out: the old head, projection heads, queues.
-        normalise: Input scaling that these weights expect.
-        contents: Names of the data sets that the weights have seen, for contamination flags.
-    """
-
-    file: str
-    state_key: str | None = None
-    strip_prefix: str | tuple[str, ...] = ()
-    drop: tuple[str, ...] = ()
-    normalise: Normalisation = Normalisation.model_validate("imagenet")
-    contents: tuple[str, ...] = ()
-
-
-class TimmSource(StrictModel):
-    """timm's own pretrained weights of the scale's model, online or from the local cache.
-
-    Attributes:
-        timm: Pretrained tag such as ``a1_in1k``, or ``default``.
-        normalise: Input scaling; that of the weights' ``pretrained_cfg`` if not given.
-        contents: Data sets that the weights have seen.
-    """
-
-    timm: str
-    normalise: Normalisation | None = None
-    contents: tuple[str, ...] = ()
-
-
-class ByScaleSource(StrictModel):
-    """Weights per scale. A scale of the study that is missing here is an exclusion with a reason."""
-
-    by_scale: dict[str, CheckpointSource | TimmSource] = Field(min_length=1)
-
-    @field_validator("by_scale", mode="before")
-    @classmethod
-    def _by_key(cls, raw: Any) -> Any:
-        return {k: _weights(v) for k, v in raw.items()} if isinstance(raw, dict) else raw
-
-
-class TransformSource(StrictModel):
-    """Weights derived from another source.
-
-    Attributes:
-        transform: ``mean_var``: every conv and linear tensor drawn i.i.d. from a normal with the mean and standard
-            deviation of the source's tensor (Transfusion, Raghu et al. 2019), by the trial's init seed.
-        of: Name of the source.
-        norm: What happens to normalisation layers: ``reset`` (weight 1, bias 0, mean 0, variance 1), ``resample``
-            (affine drawn like the rest, statistics reset) or ``keep``.
-    """
-
-    transform: Literal["mean_var"]
-    of: str
-    norm: Literal["reset", "resample", "keep"] = "reset"
-
-
-class UpstreamSpec(StrictModel):
-    """The trial whose final backbone another trial starts from."""
-
-    task: str
-    data_fraction: Amount = Amount(kind="fraction", value=1.0)
-    pretraining_source: str = "random"
-    model_scale: str = "same"
-    seed: Literal["same"] | Seed = "same"
-
-
-class TrialSource(StrictModel):
-    """The result of another trial, which the engine runs first."""
-
-    trial: UpstreamSpec
-    normalise: Normalisation | None = None
-    """Input scaling; that of the upstream trial's own source if not given."""
-
-
-Source = RandomSource | CheckpointSource | TimmSource | ByScaleSource | TransformSource | TrialSource
-_SOURCE_KEYS: dict[str, type[StrictModel]] = {
-    "init": RandomSource,
-    "file": CheckpointSource,
-    "timm": TimmSource,
-    "by_scale": ByScaleSource,
-    "transform": TransformSource,
-    "trial": TrialSource,
-}
-
-
-def _source(raw: Any) -> Any:
-    """Validate by the key that names the form, so that an error speaks of that form alone."""
-    if not isinstance(raw, dict):
-        return raw
-    forms = [key for key in _SOURCE_KEYS if key in raw]
-    if len(forms) != 1:
-        raise ValueError(f"a source has exactly one of the keys {', '.join(_SOURCE_KEYS)}; got {sorted(raw) or 'none'}")
-    return _SOURCE_KEYS[forms[0]].model_validate(raw)
-
-
-def _weights(raw: Any) -> Any:
-    if isinstance(raw, dict):
-        if "file" not in raw and "timm" not in raw:
-            raise ValueError(f"weights of a scale need the key file (or timm); got {sorted(raw) or 'none'}")
-        return (CheckpointSource if "file" in raw else TimmSource).model_validate(raw)
-    return raw
 
 
 class EvaluationSetSpec(StrictModel):
@@ -361,6 +214,9 @@ class Study(StrictModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
     axes: dict[str, Any] | list[dict[str, Any]]
     seeds: Any = 5
+    controls: Literal["random", "none"] = "random"
+    """``random``: every scale, amount and task that has a cell also gets one of random weights, without which no gain
+    can be told; ``none``: only what the axes name."""
     exclude: list[dict[str, Any]] = []
     overrides: list[Override] = []
     scales: dict[str, ScaleSpec] = {}
@@ -374,7 +230,7 @@ class Study(StrictModel):
     @field_validator("sources", mode="before")
     @classmethod
     def _sources_by_form(cls, raw: Any) -> Any:
-        return {k: _source(v) for k, v in raw.items()} if isinstance(raw, dict) else raw
+        return {k: source_form(v) for k, v in raw.items()} if isinstance(raw, dict) else raw
 
     @field_validator("seeds")
     @classmethod
@@ -412,9 +268,9 @@ class Study(StrictModel):
             if source.of not in known:
                 raise ValueError(unknown("source", source.of, known, f"sources.{name}.of"))
             of = self.source(source.of)
-            if isinstance(of, RandomSource | TransformSource):
+            if isinstance(of, RandomSource | TransformSource | GaborSpec):
                 what = "random weights" if isinstance(of, RandomSource) else "a transform"
-                raise ValueError(f"sources.{name}: {source.transform} of {what}; give a trained source")
+                raise ValueError(f"sources.{name}: {_transform(source)} of {what}; give a trained source")
         if isinstance(source, TrialSource):
             if source.trial.task not in self.tasks:
                 raise ValueError(unknown("task", source.trial.task, self.tasks, f"sources.{name}.trial.task"))
@@ -434,3 +290,7 @@ class Study(StrictModel):
         """The scale of that name, with its factory filled in; a name without an entry is its own factory."""
         scale = self.scales.get(name, ScaleSpec())
         return scale if scale.factory else scale.model_copy(update={"factory": name})
+
+
+def _transform(source: TransformSource) -> str:
+    return str(getattr(source, "transform", "a transform"))

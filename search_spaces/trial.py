@@ -13,8 +13,10 @@ from pydantic import Field
 from search_spaces.amounts import Amount, Seed
 from search_spaces.models import StrictModel
 from search_spaces.names import Role
+from search_spaces.normalisation import Normalisation
 from search_spaces.protocol import Protocol
-from search_spaces.study import CheckpointSource, EvaluationSetSpec, Normalisation, RandomSource, TimmSource, Where
+from search_spaces.source_specs import CheckpointSource, GaborSpec, RandomSource, TimmSource
+from search_spaces.study import EvaluationSetSpec, Where
 
 
 class ResolvedScale(StrictModel):
@@ -43,15 +45,29 @@ class UpstreamSource(StrictModel):
     upstream_trial_id: str
 
 
+TrainedWeights = CheckpointSource | TimmSource | UpstreamSource
+
+
 class MeanVarSource(StrictModel):
-    """Weights drawn from the per-tensor mean and standard deviation of another source."""
+    """Weights drawn anew, tensor by tensor, from those of another source; see ``MeanVarSpec``."""
 
     transform: Literal["mean_var"]
     norm: Literal["reset", "resample", "keep"]
-    of: CheckpointSource | TimmSource | UpstreamSource
+    draw: Literal["gaussian", "permutation", "resampling"] = "gaussian"
+    of: TrainedWeights
 
 
-ResolvedWeights = RandomSource | CheckpointSource | TimmSource | UpstreamSource | MeanVarSource
+class PartialSource(StrictModel):
+    """Weights of another source up to a cut, random ones above; see ``PartialSpec``."""
+
+    transform: Literal["partial", "slim"]
+    up_to: str
+    of: TrainedWeights
+
+
+ResolvedWeights = (
+    RandomSource | CheckpointSource | TimmSource | UpstreamSource | MeanVarSource | PartialSource | GaborSpec
+)
 
 
 class ResolvedSource(StrictModel):

@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from search_spaces.exceptions import UserError
 from trainables.batches import Stream, stream_seed
+from trainables.freezing import is_frozen
 from trainables.groups import Group, sum_over_ranks
 
 _OWN_BUFFERS: dict[str, Any] = {
@@ -165,7 +166,7 @@ class RunningStatistics:
     """
 
     def __init__(self, module: nn.Module, ghosts: int, group: Group, recomputed: bool = False) -> None:
-        layers = [m for m in module.modules() if isinstance(m, _NormBase)]
+        layers = [m for m in module.modules() if isinstance(m, _NormBase) and not is_frozen(m)]
         if any(isinstance(layer, nn.SyncBatchNorm) for layer in layers):
             raise UserError(
                 "the model holds SyncBatchNorm, which normalises over ranks; results would depend on their number. "

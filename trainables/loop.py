@@ -29,6 +29,7 @@ from trainables.checkpoint import Checkpoints
 from trainables.environment import borrowed_globals, environment
 from trainables.evaluation import LEAST_BATCH_SIZE, predict
 from trainables.fitting import FitResult, Stopped, Tell, fit
+from trainables.freezing import freeze
 from trainables.groups import Group
 from trainables.library import TaskLibrary
 from trainables.models import BuiltModel, build_model
@@ -140,6 +141,7 @@ class _Run:
         data = self.load_data()
         built = self.build()
         receipt = initialise(built, trial.source, self._upstream_weights, trial.seed.init)
+        freeze(built.module, built.head, trial.protocol.freeze)
         checkpoints = Checkpoints(self._storage, trial.trial_id, trial.workspace.checkpoint_every_s, group)
         setup_s = time.perf_counter() - self._started
         fitted = fit(

@@ -7,13 +7,15 @@ backbone must be found by name and shape, and every tensor of the checkpoint mus
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from search_spaces.catalogue import KeyRule
 from search_spaces.exceptions import UserError
+from trainables.key_maps import KeyMap
 
 _COUNTER = "num_batches_tracked"
 """Batch norm's count of steps. It affects nothing at the fixed momentum that is usual, and old files lack it."""
@@ -27,7 +29,8 @@ class Match:
     Attributes:
         tensors: Name in the model -> tensor of the checkpoint; the whole backbone but ``missing``.
         missing: Batch norm counters that the checkpoint lacks.
-        dropped: Names, prefixes stripped, of the checkpoint's tensors that were left out: by ``drop``, or as the head.
+        dropped: The checkpoint's tensors that were left out: by ``drop`` or as the head (prefixes stripped), by
+            ``keep`` (as in the file), or because only a part of the model was asked for.
     """
 
     tensors: dict[str, Tensor]
@@ -42,6 +45,10 @@ def match_backbone(
     what: str,
     strip_prefix: Sequence[str] = (),
     drop: Sequence[str] = (),
+    *,
+    keep: str | None = None,
+    rename: Sequence[KeyRule] = (),
+    wanted: Callable[[str], bool] | None = None,
 ) -> Match:
     """Find every backbone tensor of a model in a checkpoint.
 
@@ -52,15 +59,21 @@ def match_backbone(
         what: Names the checkpoint and the model; starts the message.
         strip_prefix: Removed from the start of each name, each at most once, in this order.
         drop: Prefixes, after stripping, of tensors to leave out.
+        keep: Prefix of the tensors that count, removed before ``strip_prefix``; the others are left out.
+        rename: Applied to each name after ``strip_prefix``.
+        wanted: Whether a name belongs to the part of the model that is to be filled; what the checkpoint has elsewhere
+            is left out. None is the whole backbone.
 
     Raises:
         UserError: Something is missing, left over, of another shape, or not finite.
     """
-    found = _stripped(checkpoint, strip_prefix, what)
+    names = KeyMap(keep=keep, strip_prefix=tuple(strip_prefix), rename=tuple(rename))
+    found, not_kept = names.apply(checkpoint, what)
     head = set(head)
     left_out = {n for n in found if n in head or n.startswith(tuple(drop))}
-    offered = {n: t for n, t in found.items() if n not in left_out}
-    backbone = {n: t for n, t in model.items() if n not in head}
+    elsewhere = {n for n in found if wanted is not None and not wanted(n)}
+    offered = {n: t for n, t in found.items() if n not in left_out | elsewhere}
+    backbone = {n: t for n, t in model.items() if n not in head and (wanted is None or wanted(n))}
     problem = _Problem(
         backbone=backbone,
         offered=offered,
@@ -69,31 +82,18 @@ def match_backbone(
         leftover=[n for n in offered if n not in backbone],
         left_out=left_out,
         strip_prefix=strip_prefix,
-        keys=list(checkpoint),
+        keys=[k for k in checkpoint if k not in not_kept],
     )
     if problem.exists:
         raise UserError(problem.text(what))
     tensors = {n: offered[n] for n in backbone if n in offered}
     _refuse_non_finite(tensors, what)
     counters = tuple(n for n in backbone if n not in offered)
-    return Match(tensors=tensors, missing=counters, dropped=tuple(sorted(left_out)))
+    return Match(tensors=tensors, missing=counters, dropped=tuple(sorted(left_out | elsewhere | set(not_kept))))
 
 
 def _is_counter(name: str) -> bool:
     return name.rpartition(".")[2] == _COUNTER
-
-
-def _stripped(checkpoint: Mapping[str, Tensor], prefixes: Sequence[str], what: str) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-    origin: dict[str, str] = {}
-    for key, tensor in checkpoint.items():
-        name = key
-        for prefix in prefixes:
-            name = name.removeprefix(prefix)
-        if name in found:
-            raise UserError(f"{what}: {origin[name]!r} and {key!r} are both {name!r} once prefixes are stripped")
-        found[name], origin[name] = tensor, key
-    return found
 
 
 def _misfit(expected: Tensor, got: Tensor) -> bool:
@@ -125,11 +125,17 @@ class _Problem:
         return sum(not _is_counter(n) for n in self.backbone)
 
     @property
+    def fitting(self) -> int:
+        """Of them, those that it has with the right shape."""
+        return self.needed - len(self.missing) - sum(not _is_counter(n) for n in self.misfits)
+
+    @property
     def exists(self) -> bool:
         return bool(self.missing or self.misfits or self.leftover)
 
     def text(self, what: str) -> str:
         lines = [f"{what}: the checkpoint does not fit the model."]
+        lines.append(f"matched: {self.fitting} of {self.needed} backbone tensors")
         if self.missing:
             lines.append(f"missing: {len(self.missing)} of {self.needed} backbone tensors: {_some(self.missing)}")
         if self.misfits:
@@ -155,6 +161,11 @@ class _Problem:
             word = "add one of these to strip_prefix" if len(prefixes) > 1 else "add it to strip_prefix"
             listed = ", ".join(f"{p!r} ({n} tensors)" for p, n in prefixes)
             return [*hints, f"without a prefix the names would fit: {listed}: {word}"]
+        if channels := self.other_channels():
+            return [
+                *hints,
+                f"the checkpoint was made for images of {channels} channel(s); this model reads 3 (RGB)",
+            ]
         if any("pos_embed" in n for n in self.misfits):
             return [*hints, "position embeddings depend on the input size: give the scale that of the checkpoint"]
         return hints + self.other_network_or_drop(over_dropped)
@@ -169,10 +180,9 @@ class _Problem:
         return [(p, n) for p, n in counts.most_common(3) if 2 * n >= len(wanted)]
 
     def other_network_or_drop(self, over_dropped: Sequence[str]) -> list[str]:
-        fitting = self.needed - len(self.missing) - len(self.misfits)
         if self.misfits or (self.missing and not over_dropped):
-            if 2 * fitting < self.needed:
-                return [f"this looks like another network: {fitting} of {self.needed} backbone tensors fit"]
+            if 2 * self.fitting < self.needed:
+                return [f"this looks like another network: {self.fitting} of {self.needed} backbone tensors fit"]
             return []
         prefixes = sorted({self.own_prefix(n) for n in self.leftover})
         if any("." in p.rstrip(".") for p in prefixes):
@@ -185,6 +195,14 @@ class _Problem:
                 f"if these belong to an old head or to training only, leave them out: drop: [{', '.join(prefixes)}]"
             ]
         return []
+
+    def other_channels(self) -> int | None:
+        """Input channels of the checkpoint's first convolution, if they are all that is wrong with its shape."""
+        for name in self.misfits:
+            got, expected = self.offered[name].shape, self.backbone[name].shape
+            if len(got) == len(expected) == 4 and expected[1] == 3 and got[1] != 3:
+                return int(got[1]) if (got[0], got[2:]) == (expected[0], expected[2:]) else None
+        return None
 
     def own_prefix(self, name: str) -> str:
         """The shortest start of a left-over name that drops no backbone tensor."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from search_spaces.exceptions import UserError
 from search_spaces.protocol import Protocol
+from trainables.parts import layer_depths
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits, targets) -> mean over the observed labels of the batch; 0 if none is observed."""
@@ -36,16 +37,30 @@ def learning_rate(protocol: Protocol, step: int, steps: int) -> float:
 
 
 def make_optimizer(module: nn.Module, protocol: Protocol) -> torch.optim.Optimizer:
-    """The protocol's optimiser; weight decay acts on tensors of two and more dimensions only."""
-    trained = [p for p in module.parameters() if p.requires_grad]
+    """The protocol's optimiser; weight decay acts on tensors of two and more dimensions only.
+
+    A group's ``lr_scale`` is what its learning rate is multiplied by. No optimiser of torch knows it: ``Update``
+    applies it at every step.
+    """
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": protocol.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": params, "weight_decay": protocol.weight_decay if matrices else 0.0, "lr_scale": scale}
+        for scale, layer in _layers(module, protocol.layer_lr_decay)
+        for matrices in (True, False)
+        if (params := [p for p in layer if (p.ndim >= 2) is matrices])
     ]
-    groups = [group for group in groups if group["params"]]
     if protocol.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=protocol.lr, fused=True)
     return torch.optim.SGD(groups, lr=protocol.lr, momentum=protocol.momentum, fused=True)
+
+
+def _layers(module: nn.Module, decay: float) -> list[tuple[float, list[nn.Parameter]]]:
+    """(learning rate scale, trained parameters) of each layer; all in one without decay."""
+    trained = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+    if decay == 1:
+        return [(1.0, [p for _, p in trained])]
+    depths = layer_depths(module)
+    top = max(depths.values())
+    return [(decay ** (top - d), [p for n, p in trained if depths[n] == d]) for d in range(top + 1)]
 
 
 class MovingAverage:
@@ -149,7 +164,7 @@ class Update:
     def __call__(self, step: int) -> None:
         """Apply the gradients of step ``step`` (from 0)."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self._protocol, step, self._steps)
+            group["lr"] = learning_rate(self._protocol, step, self._steps) * group["lr_scale"]
         if self._protocol.clip_norm is not None:
             if self._scaler is not None:
                 self._scaler.unscale_(self.optimizer)
