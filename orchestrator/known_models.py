@@ -16,12 +16,15 @@ import json
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search_spaces.identity import ScaleCard, canonical, digest
 from search_spaces.study import ScaleSpec
 from search_spaces.trial import ResolvedScale, ResolvedSource
 from trainables.user_modules import code_state
+
+if TYPE_CHECKING:
+    from trainables.scale_cards import ModelCard
 
 CACHE = "cache"
 """Folder of the home; what is in it can be found out again."""
@@ -59,20 +62,50 @@ class KnownModels:
             self._keep(key, dataclasses.asdict(scale_card(name, spec, import_paths)))
         return _card(self._known[key])
 
+    def model_card(
+        self, factory: str, spec: ScaleSpec, num_classes: int = 1000, import_paths: Sequence[str] = ()
+    ) -> ModelCard:
+        """What a scale is and costs; see ``trainables.scale_cards.model_card``.
+
+        Args:
+            factory: As in a study.
+            spec: Arguments and input size.
+            num_classes: Outputs.
+            import_paths: Folders in which a user's module is looked up first.
+
+        Raises:
+            UserError: As ``trainables.scale_cards.model_card``.
+        """
+        from trainables.scale_cards import ModelCard, model_card
+
+        asked = [factory, spec.arguments, spec.input_size, num_classes]
+        key = self._key("card", factory, asked, factory, import_paths)
+        if key not in self._known:
+            card = model_card(factory, spec.arguments, spec.input_size, num_classes, tuple(import_paths))
+            self._keep(key, dataclasses.asdict(card))
+        raw: dict[str, Any] = self._known[key]
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        return ModelCard(**values)
+
     def check_source(
-        self, scale: ResolvedScale, source: ResolvedSource, num_outputs: int, import_paths: Sequence[str]
+        self,
+        scale: ResolvedScale,
+        source: ResolvedSource,
+        num_outputs: int,
+        import_paths: Sequence[str],
+        frozen: str | None = None,
     ) -> int:
         """Trainable numbers of a scale's model that was filled from a source.
 
         Raises:
             UserError: As ``trainables.sources.check_source``.
         """
-        asked = [scale.model_dump(mode="json"), source.model_dump(mode="json"), num_outputs]
+        asked = [scale.model_dump(mode="json"), source.model_dump(mode="json"), num_outputs, frozen]
         key = self._key("source", scale.name, asked, scale.factory, import_paths)
         if key not in self._known:
             from trainables.sources import check_source
 
-            self._keep(key, check_source(scale, source, num_outputs, import_paths))
+            self._keep(key, check_source(scale, source, num_outputs, import_paths, frozen))
         return int(self._known[key])
 
     def save(self) -> None:

@@ -19,7 +19,8 @@ from search_spaces.identity import Cards, ScaleCard, TaskCard
 from search_spaces.names import Role
 from search_spaces.resolve import Resolver
 from search_spaces.selection import select
-from search_spaces.study import ByScaleSource, CheckpointSource, GangSpec, Study, TransformSource, TrialSource
+from search_spaces.source_specs import ByScaleSource, CheckpointSource, TransformSource, TrialSource
+from search_spaces.study import GangSpec, Study
 from search_spaces.trial import ResolvedTask, Workspace
 from trainables.library import TaskLibrary
 
@@ -178,6 +179,7 @@ def make_plan(
     sizes = {} if found.problems or not load_weights else _check_weights(loaded, resolver, chosen, models, found, note)
     models.save()
     _note_idle_ranks(study, resolver, chosen, found)
+    _note_controls(expansion, chosen, found)
     trials = () if found.problems else _planned(study, resolver, chosen, sizes, data)
     return Plan(
         loaded=loaded,
@@ -303,10 +305,10 @@ def _check_weights(
 ) -> dict[str, int]:
     """Build each scale and load each source into it once; scale -> number of its parameters."""
     sizes: dict[str, int] = {}
-    checked: set[tuple[str, str]] = set()
+    checked: set[tuple[str, str, str | None]] = set()
     for trial in trials:
         cell = trial.cell
-        key = (cell.model_scale, cell.pretraining_source)
+        key = (cell.model_scale, cell.pretraining_source, resolver.protocol(cell).freeze)
         if key in checked:
             continue
         checked.add(key)
@@ -317,7 +319,8 @@ def _check_weights(
 
 def _check_one(loaded: LoadedStudy, resolver: Resolver, models: KnownModels, trial: Trial) -> int:
     resolved = resolver.resolved(trial, "plan", _nowhere(loaded))
-    return models.check_source(resolved.scale, resolved.source, len(resolved.task.labels), import_paths(loaded))
+    outputs, frozen = len(resolved.task.labels), resolver.protocol(trial.cell).freeze
+    return models.check_source(resolved.scale, resolved.source, outputs, import_paths(loaded), frozen)
 
 
 def _nowhere(loaded: LoadedStudy) -> Workspace:
@@ -330,6 +333,16 @@ def _note_idle_ranks(study: Study, resolver: Resolver, trials: Iterable[Trial], 
         found.notes.append(
             f"{ranks} ranks share {ghosts} ghost batch(es) per step, so {ranks - ghosts} idle: lower "
             "protocol.ghost_batch_size (which makes another trial of it) or the ranks in execution.gang"
+        )
+
+
+def _note_controls(expansion: Expansion, trials: Iterable[Trial], found: Findings) -> None:
+    added = {t.cell for t in trials} & set(expansion.controls)
+    if added:
+        scales = sorted({cell.model_scale for cell in added})
+        found.notes.append(
+            f"{len(added)} cells of random weights are added as controls ({', '.join(scales)}): the axes have none, "
+            "and without them no gain can be told; controls: none in the study declines"
         )
 
 

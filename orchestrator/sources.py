@@ -1,4 +1,4 @@
-"""Command line for initial weights: ``python -m orchestrator.sources list|show|check``."""
+"""Command line for initial weights and scales: ``python -m orchestrator.sources list|show|check|convert``."""
 
 from __future__ import annotations
 
@@ -11,27 +11,42 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.known_models import KnownModels
+from orchestrator.source_texts import (
+    is_factory,
+    nothing_of_that_name,
+    print_catalogue,
+    print_entry,
+    print_scale,
+    print_scales,
+)
 from orchestrator.terminal import make_console, user_errors
+from search_spaces.catalogue import catalogue
 from search_spaces.exceptions import ScalecurvesError, UserError, unknown
 from search_spaces.expand import expand
 from search_spaces.files import LoadedStudy, load_study
+from search_spaces.home import scalecurves_home
 from search_spaces.identity import Cards, ScaleCard
+from search_spaces.normalisation import Normalisation
 from search_spaces.resolve import Resolver
-from search_spaces.study import (
+from search_spaces.source_specs import (
     ByScaleSource,
     CheckpointSource,
-    Normalisation,
+    GaborSpec,
+    MeanVarSpec,
+    PartialSpec,
     RandomSource,
     Source,
     TimmSource,
     TransformSource,
     TrialSource,
 )
+from trainables.converters import CONVERTERS, convert_file
 from trainables.hashing import file_sha256
 
 app = typer.Typer(
     name="sources",
-    help="Look at the initial weights of a study and check that they fit its models.",
+    help="Look at the initial weights and models of a study, and check that they fit each other.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -56,31 +71,66 @@ class _Weights:
 
 
 @app.command("list")
-def list_(study: StudyOption = "demo") -> None:
+def list_(
+    study: StudyOption = "demo",
+    catalogue: Annotated[bool, typer.Option("--catalogue", help="List published weights that are known.")] = False,
+    scales: Annotated[bool, typer.Option("--scales", help="List model scales with size and cost.")] = False,
+    family: Annotated[str | None, typer.Option("--family", help="With --scales: a ladder or family, or all.")] = None,
+) -> None:
     """List the sources of a study: per scale, where the weights come from and whether they are there."""
     with user_errors():
-        loaded = load_study(study)
-        table = Table("source", "scale", "form", "weights", "sha256", "state", title=f"sources of {loaded.study.name}")
-        for name in _names(loaded):
-            for weights in _per_scale(loaded, name):
-                table.add_row(escape(name), escape(weights.scale), weights.form, *map(escape, _found(weights)))
-        make_console().print(table)
+        console = make_console()
+        if scales or family is not None:
+            print_scales(family, KnownModels(scalecurves_home()), console)
+        elif catalogue:
+            print_catalogue(console)
+        else:
+            _list_study(load_study(study), console)
+
+
+def _list_study(loaded: LoadedStudy, console: Console) -> None:
+    table = Table("source", "scale", "form", "weights", "sha256", "state", title=f"sources of {loaded.study.name}")
+    for name in _names(loaded):
+        for weights in _per_scale(loaded, name):
+            table.add_row(escape(name), escape(weights.scale), weights.form, *map(escape, _found(weights)))
+    console.print(table)
+    console.print("Published weights: list --catalogue. Models: list --scales. One of them: show NAME.", style="dim")
 
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Name of a source.")],
+    name: Annotated[str, typer.Argument(help="A source of the study, a catalogue entry, a scale or a factory.")],
     study: StudyOption = "demo",
 ) -> None:
-    """Show one source: how its weights are read, and the first tensors of each file."""
+    """Show one source (how its weights are read), one entry of the catalogue (what is known), or one model scale."""
     with user_errors():
-        loaded = load_study(study)
-        _refuse_unknown(loaded, name)
-        console = make_console()
-        for weights in _per_scale(loaded, name):
-            console.print(f"[bold]{escape(name)}[/bold] for {escape(weights.scale)}: {weights.form}", highlight=False)
-            for key, value in _settings(weights).items():
-                console.print(f"  {key}: {escape(value)}", highlight=False)
+        loaded, console = load_study(study), make_console()
+        if name in _names(loaded):
+            for weights in _per_scale(loaded, name):
+                console.print(
+                    f"[bold]{escape(name)}[/bold] for {escape(weights.scale)}: {weights.form}", highlight=False
+                )
+                for key, value in _settings(weights).items():
+                    console.print(f"  {key}: {escape(value)}", highlight=False)
+        elif name in catalogue():
+            print_entry(name, console)
+        elif name in loaded.study.scales or is_factory(name):
+            print_scale(name, loaded, KnownModels(scalecurves_home()), console)
+        else:
+            raise UserError(nothing_of_that_name(name, _names(loaded), loaded))
+
+
+@app.command()
+def convert(
+    kind: Annotated[str, typer.Argument(help=f"What the file is: {', '.join(CONVERTERS)}.")],
+    file: Annotated[Path, typer.Argument(help="The published file.")],
+    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+) -> None:
+    """Convert weights that were published in a form that only other software reads. No code of the file is run."""
+    with user_errors():
+        if kind not in CONVERTERS:
+            raise UserError(unknown("kind of file", kind, CONVERTERS))
+        make_console().print(f"{out}: {convert_file(kind, file, out)} tensors, names as torchvision's ResNet-50")
 
 
 @app.command()
@@ -91,8 +141,8 @@ def check(
     """Load sources into the scales of a study and print the receipts; exit code 1 if one does not fit."""
     with user_errors():
         loaded = load_study(study)
-        if name is not None:
-            _refuse_unknown(loaded, name)
+        if name is not None and name not in _names(loaded):
+            raise UserError(unknown("source", name, _names(loaded), f"study {loaded.study.name}"))
         console = make_console()
         failed = 0
         for source in [name] if name is not None else _names(loaded):
@@ -108,11 +158,6 @@ def _names(loaded: LoadedStudy) -> list[str]:
     return list(dict.fromkeys([*used, *loaded.study.sources]))
 
 
-def _refuse_unknown(loaded: LoadedStudy, name: str) -> None:
-    if name not in _names(loaded):
-        raise UserError(unknown("source", name, _names(loaded), f"study {loaded.study.name}"))
-
-
 def _per_scale(loaded: LoadedStudy, name: str) -> list[_Weights]:
     """The source for each scale that the study uses it with; for all its scales if it is used with none."""
     trials = expand(loaded.study).trials
@@ -125,17 +170,30 @@ def _weights(loaded: LoadedStudy, name: str, scale: str) -> _Weights:
     source = loaded.study.source(name)
     if isinstance(source, TransformSource):
         inner = _weights(loaded, source.of, scale)
-        form = f"{source.transform} ({source.norm} norms) of {source.of}"
-        return _Weights(scale=scale, form=form, weights=inner.weights)
+        return _Weights(scale=scale, form=_transform_form(source), weights=inner.weights)
     if isinstance(source, ByScaleSource):
         weights = source.by_scale.get(scale)
         return _Weights(scale=scale, form=_form(weights), weights=weights)
     return _Weights(scale=scale, form=_form(source), weights=source)
 
 
+def _transform_form(source: TransformSource) -> str:
+    if isinstance(source, MeanVarSpec):
+        drawn = "" if source.draw == "gaussian" else f"{source.draw}, "
+        return f"{source.transform} ({drawn}{source.norm} norms) of {source.of}"
+    assert isinstance(source, PartialSpec)
+    return f"{source.transform} (up to {source.up_to}) of {source.of}"
+
+
 def _form(source: Source | None) -> str:
-    forms = {RandomSource: "random", CheckpointSource: "file", TimmSource: "timm", TrialSource: "trial"}
-    return forms.get(type(source), "none")  # type: ignore[arg-type]
+    forms: tuple[tuple[type[object], str], ...] = (
+        (RandomSource, "random"),
+        (GaborSpec, "gabor"),
+        (CheckpointSource, "file"),
+        (TimmSource, "timm"),
+        (TrialSource, "trial"),
+    )
+    return next((form for kind, form in forms if isinstance(source, kind)), "none")
 
 
 def _found(weights: _Weights) -> tuple[str, str, str]:

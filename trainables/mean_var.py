@@ -2,7 +2,8 @@
 
 Raghu, Zhang, Kleinberg, Bengio, "Transfusion: Understanding Transfer Learning for Medical Imaging" (2019), section 5:
 each tensor is drawn i.i.d. from a normal distribution with the mean and standard deviation of the trained tensor. It
-tells whether pretraining helps by its features or by the scale of its weights.
+tells whether pretraining helps by its features or by the scale of its weights. Two stricter variants keep each tensor's
+whole distribution: its own numbers in another order, or drawn from them with replacement.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from search_spaces.exceptions import UserError
 
 NormRule = Literal["reset", "resample", "keep"]
+Draw = Literal["gaussian", "permutation", "resampling"]
 
 _NORM_CLASSES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 _ONE = ("weight", "gamma", "scale", "running_var")
@@ -35,17 +37,20 @@ class MeanVarReport:
         kept: Number of tensors of normalisation layers that were kept.
     """
 
-    drawn: int
-    reset: int
-    kept: int
+    drawn: int = 0
+    reset: int = 0
+    kept: int = 0
 
 
-def apply_mean_var(module: nn.Module, head: Iterable[str], norm: NormRule, seed: int) -> MeanVarReport:
+def apply_mean_var(
+    module: nn.Module, head: Iterable[str], norm: NormRule, seed: int, draw: Draw = "gaussian"
+) -> MeanVarReport:
     """Draw the backbone's weights anew, in place.
 
     Every parameter of the backbone outside of normalisation layers (weights and biases of convolutions and linear
-    layers, embeddings, layer scales) becomes Normal(mean, std) of its own numbers, std with divisor n. Each tensor has
-    its own generator, seeded by ``seed`` and its name: the global random state is neither used nor changed.
+    layers, embeddings, layer scales) becomes Normal(mean, std) of its own numbers, std with divisor n, or is drawn from
+    them. Each tensor has its own generator, seeded by ``seed`` and its name: the global random state is neither used
+    nor changed.
 
     Args:
         module: Model that holds the trained weights.
@@ -53,6 +58,8 @@ def apply_mean_var(module: nn.Module, head: Iterable[str], norm: NormRule, seed:
         norm: ``reset``: normalisation layers become weight 1, bias 0, mean 0, variance 1; ``resample``: their weight
             and bias are drawn like the rest, statistics reset; ``keep``: they stay as they are.
         seed: The trial's init seed.
+        draw: ``gaussian`` as above; ``permutation``: its own numbers in another order; ``resampling``: drawn from its
+            own numbers with replacement.
 
     Raises:
         UserError: A normalisation layer has a tensor that ``reset`` does not know.
@@ -67,7 +74,7 @@ def apply_mean_var(module: nn.Module, head: Iterable[str], norm: NormRule, seed:
                 continue
             rule = _rule(name, norm, name in norm_tensors)
             if rule == "draw":
-                tensor.copy_(_drawn_like(tensor, name, seed))
+                tensor.copy_(_drawn_like(tensor, name, seed, draw))
                 drawn += 1
             elif rule == "reset":
                 tensor.fill_(_identity_value(name))
@@ -130,9 +137,17 @@ def _identity_value(name: str) -> float:
     )
 
 
-def _drawn_like(tensor: Tensor, name: str, seed: int) -> Tensor:
+def _drawn_like(tensor: Tensor, name: str, seed: int, draw: Draw) -> Tensor:
     digest = hashlib.sha256(f"mean_var:{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
     numbers = tensor.detach().to("cpu", torch.float64)
+    if draw != "gaussian":
+        count = numbers.numel()
+        order = (
+            torch.randperm(count, generator=generator)
+            if draw == "permutation"
+            else torch.randint(count, (count,), generator=generator)
+        )
+        return numbers.flatten()[order].reshape(tensor.shape).to(tensor)
     standard = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
     return (numbers.mean() + numbers.std(correction=0) * standard).to(tensor)

@@ -6,29 +6,26 @@ The head keeps its fresh weights whatever the source, so that with one seed all 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from search_spaces.exceptions import UserError
 from search_spaces.models import StrictModel
-from search_spaces.study import CheckpointSource, Normalisation, RandomSource, TimmSource
-from search_spaces.trial import MeanVarSource, ResolvedScale, ResolvedSource, UpstreamSource
-from trainables.checkpoint_files import read_safetensors, read_state_dict
-from trainables.factories import Origin
-from trainables.hashing import file_sha256
-from trainables.matching import Match, match_backbone
+from search_spaces.normalisation import Normalisation
+from search_spaces.source_specs import GaborSpec
+from search_spaces.trial import MeanVarSource, PartialSource, ResolvedScale, ResolvedSource, UpstreamSource
+from trainables.freezing import freeze
+from trainables.gabor import apply_gabor
+from trainables.loading import HEAD_KEY as HEAD_KEY
+from trainables.loading import Loaded, copy_into, load, subject
 from trainables.mean_var import MeanVarReport, apply_mean_var
 from trainables.models import BuiltModel, build_model
-from trainables.timm_weights import fetch_pretrained
-
-HEAD_KEY = "head"
-"""Metadata key of a kept ``weights.safetensors``: JSON list of the names of the head's tensors."""
+from trainables.parts import below, parts_of
 
 
 class Receipt(StrictModel):
@@ -39,7 +36,9 @@ class Receipt(StrictModel):
         form: random, file, timm or trial.
         content: sha256 of the file, timm's revision, or id of the upstream trial; None for random weights.
         file: Name of the checkpoint file, without its folder.
-        strip_prefix, drop: As the study says.
+        catalogue: Entry of the catalogue that says how the file is read.
+        keep, strip_prefix, rename, drop: As the study or the catalogue says; each rule of ``rename`` as "pattern
+            -> to".
         normalise: Input scaling that the weights are used with.
         contents: Data sets that the weights have seen, as the study says.
         backbone_tensors: Tensors of the model without its head, buffers included.
@@ -49,9 +48,12 @@ class Receipt(StrictModel):
         dropped: Tensors of the checkpoint that were left out.
         head: Tensors that keep their fresh weights.
         seed: Init seed: of the head, of random weights and of the transform.
-        transform: mean_var or None.
-        norm: What the transform did with normalisation layers.
-        transform_drawn, transform_reset, transform_kept: Tensors that the transform drew, reset and kept.
+        transform: mean_var, partial, slim, gabor or None.
+        draw, norm: How mean_var drew, and what it did with normalisation layers.
+        up_to: Cut point of partial and slim.
+        transform_drawn, transform_reset, transform_kept: Tensors that the transform drew anew (or put back to their
+        random
+            start), reset, and kept.
         backbone_sha256: Hash of the backbone's numbers as training starts.
     """
 
@@ -59,7 +61,10 @@ class Receipt(StrictModel):
     form: Literal["random", "file", "timm", "trial"]
     content: str | None
     file: str | None = None
+    catalogue: str | None = None
+    keep: str | None = None
     strip_prefix: tuple[str, ...] = ()
+    rename: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     normalise: Normalisation
     contents: tuple[str, ...] = ()
@@ -70,8 +75,10 @@ class Receipt(StrictModel):
     dropped: tuple[str, ...] = ()
     head: tuple[str, ...]
     seed: int
-    transform: Literal["mean_var"] | None = None
+    transform: Literal["mean_var", "partial", "slim", "gabor"] | None = None
+    draw: Literal["gaussian", "permutation", "resampling"] | None = None
     norm: Literal["reset", "resample", "keep"] | None = None
+    up_to: str | None = None
     transform_drawn: int = 0
     transform_reset: int = 0
     transform_kept: int = 0
@@ -79,15 +86,14 @@ class Receipt(StrictModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Loaded:
-    """What a load did, for the receipt."""
+class _Transformed:
+    """What a transform did, for the receipt."""
 
-    form: Literal["random", "file", "timm", "trial"]
-    match: Match | None = None
-    file: str | None = None
-    strip_prefix: tuple[str, ...] = ()
-    drop: tuple[str, ...] = ()
-    contents: tuple[str, ...] = ()
+    transform: Literal["mean_var", "partial", "slim", "gabor"] | None = None
+    draw: Literal["gaussian", "permutation", "resampling"] | None = None
+    norm: Literal["reset", "resample", "keep"] | None = None
+    up_to: str | None = None
+    report: MeanVarReport = field(default_factory=MeanVarReport)
 
 
 def initialise(built: BuiltModel, source: ResolvedSource, fetch_upstream: Callable[[str], Path], seed: int) -> Receipt:
@@ -102,14 +108,7 @@ def initialise(built: BuiltModel, source: ResolvedSource, fetch_upstream: Callab
     Raises:
         UserError: The weights are missing, are not those that the study was planned with, or do not fill the backbone.
     """
-    transform: MeanVarSource | None = None
-    report = MeanVarReport(drawn=0, reset=0, kept=0)
-    if isinstance(source.weights, MeanVarSource):
-        transform = source.weights
-        loaded = _load(built, transform.of, source, fetch_upstream)
-        report = apply_mean_var(built.module, built.head, transform.norm, seed)
-    else:
-        loaded = _load(built, source.weights, source, fetch_upstream)
+    loaded, done = _start(built, source, fetch_upstream, seed)
     backbone = {n: t for n, t in built.module.state_dict().items() if n not in built.head}
     match = loaded.match
     return Receipt(
@@ -117,7 +116,10 @@ def initialise(built: BuiltModel, source: ResolvedSource, fetch_upstream: Callab
         form=loaded.form,
         content=source.content,
         file=loaded.file,
+        catalogue=loaded.catalogue,
+        keep=loaded.keep,
         strip_prefix=loaded.strip_prefix,
+        rename=loaded.rename,
         drop=loaded.drop,
         normalise=source.normalise,
         contents=loaded.contents,
@@ -128,36 +130,83 @@ def initialise(built: BuiltModel, source: ResolvedSource, fetch_upstream: Callab
         dropped=match.dropped if match else (),
         head=built.head,
         seed=seed,
-        transform=transform.transform if transform else None,
-        norm=transform.norm if transform else None,
-        transform_drawn=report.drawn,
-        transform_reset=report.reset,
-        transform_kept=report.kept,
+        transform=done.transform,
+        draw=done.draw,
+        norm=done.norm,
+        up_to=done.up_to,
+        transform_drawn=done.report.drawn,
+        transform_reset=done.report.reset,
+        transform_kept=done.report.kept,
         backbone_sha256=tensors_sha256(backbone),
     )
 
 
+def _start(
+    built: BuiltModel, source: ResolvedSource, fetch_upstream: Callable[[str], Path], seed: int
+) -> tuple[Loaded, _Transformed]:
+    """Load and transform."""
+    weights = source.weights
+    if isinstance(weights, MeanVarSource):
+        loaded = load(built, weights.of, source, fetch_upstream)
+        report = apply_mean_var(built.module, built.head, weights.norm, seed, weights.draw)
+        return loaded, _Transformed(transform=weights.transform, draw=weights.draw, norm=weights.norm, report=report)
+    if isinstance(weights, PartialSource):
+        return _load_bottom(built, weights, source, fetch_upstream)
+    if isinstance(weights, GaborSpec):
+        apply_gabor(built.module, weights, seed)
+        kept = len(built.module.state_dict()) - len(built.head) - 1
+        report = MeanVarReport(drawn=1, reset=0, kept=kept)
+        return Loaded(form="random"), _Transformed(transform="gabor", report=report)
+    return load(built, weights, source, fetch_upstream), _Transformed()
+
+
+def _load_bottom(
+    built: BuiltModel, weights: PartialSource, source: ResolvedSource, fetch_upstream: Callable[[str], Path]
+) -> tuple[Loaded, _Transformed]:
+    """Pretrained up to the cut, random above, batch norm's statistics included in both."""
+    parts = parts_of(built.module, built.head)
+    bottom = below(parts, weights.up_to, f"{subject(built, source)}: {weights.transform}")
+    backbone = {n: t for n, t in built.module.state_dict().items() if n not in built.head}
+    above = {n: t.clone() for n, t in backbone.items() if n not in bottom}
+    if weights.transform == "slim":
+        modules = tuple(f"{part.name}." for part in parts if set(part.tensors) <= bottom)
+        loaded = load(built, weights.of, source, fetch_upstream, lambda n: n in bottom or n.startswith(modules))
+    else:
+        loaded = load(built, weights.of, source, fetch_upstream)
+        copy_into(built.module, above)
+    report = MeanVarReport(drawn=len(above), reset=0, kept=len(bottom))
+    return loaded, _Transformed(transform=weights.transform, up_to=weights.up_to, report=report)
+
+
 def check_source(
-    scale: ResolvedScale, source: ResolvedSource, num_outputs: int, import_paths: Sequence[str] = ()
+    scale: ResolvedScale,
+    source: ResolvedSource,
+    num_outputs: int,
+    import_paths: Sequence[str] = (),
+    frozen: str | None = None,
 ) -> int:
-    """Try before anything is trained whether a scale can be built and filled from a source.
+    """Try before anything is trained whether a scale can be built, filled from a source, and frozen.
 
     Args:
         scale: What to build.
         source: Where its weights come from; those of a trial do not exist yet and are not tried.
         num_outputs: Outputs of the model.
         import_paths: Folders in which a user's module is looked up first.
+        frozen: The protocol's ``freeze``.
 
     Returns:
-        Trainable numbers of the model.
+        Trainable numbers of the model before anything is frozen.
 
     Raises:
-        UserError: As for build_model and initialise.
+        UserError: As for build_model, initialise and freeze.
     """
     built = build_model(scale, num_outputs, seed=0, import_paths=import_paths)
-    weights = source.weights.of if isinstance(source.weights, MeanVarSource) else source.weights
-    if not isinstance(weights, UpstreamSource):
+    weights = source.weights
+    if not isinstance(getattr(weights, "of", weights), UpstreamSource):
         initialise(built, source, _no_upstream, seed=0)
+    elif isinstance(weights, PartialSource):
+        below(parts_of(built.module, built.head), weights.up_to, f"{subject(built, source)}: {weights.transform}")
+    freeze(built.module, built.head, frozen, f"protocol.freeze for scale {scale.name!r}")
     return built.parameters
 
 
@@ -174,93 +223,3 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
         if tensor.numel():
             digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _load(
-    built: BuiltModel,
-    weights: RandomSource | CheckpointSource | TimmSource | UpstreamSource,
-    source: ResolvedSource,
-    fetch_upstream: Callable[[str], Path],
-) -> _Loaded:
-    if isinstance(weights, RandomSource):
-        return _Loaded(form="random")
-    if isinstance(weights, CheckpointSource):
-        return _load_file(built, weights, source)
-    if isinstance(weights, TimmSource):
-        return _load_timm(built, weights, source)
-    return _load_trial(built, weights, source, fetch_upstream)
-
-
-def _load_file(built: BuiltModel, weights: CheckpointSource, source: ResolvedSource) -> _Loaded:
-    sha256 = file_sha256(weights.file)
-    if source.content is not None and sha256 != source.content:
-        raise UserError(
-            f"source {source.name!r}: {weights.file} has changed since the study was planned "
-            f"(was {source.content[:8]}, is {sha256[:8]}); plan and run the study again"
-        )
-    prefixes = (weights.strip_prefix,) if isinstance(weights.strip_prefix, str) else weights.strip_prefix
-    checkpoint = read_state_dict(weights.file, weights.state_key)
-    match = _fill(built, checkpoint, f"{_subject(built, source)}, file {weights.file}", prefixes, weights.drop)
-    return _Loaded(
-        form="file",
-        match=match,
-        file=Path(weights.file).name,
-        strip_prefix=prefixes,
-        drop=weights.drop,
-        contents=weights.contents,
-    )
-
-
-def _load_timm(built: BuiltModel, weights: TimmSource, source: ResolvedSource) -> _Loaded:
-    if built.factory.origin is not Origin.TIMM:
-        raise UserError(
-            f"{_subject(built, source)}: timm has weights for its own models only, not {built.factory.text}"
-        )
-    tensors = fetch_pretrained(built.factory, weights.timm, built.scale.arguments, built.scale.input_size)
-    match = _fill(built, tensors, f"{_subject(built, source)}, timm weights {weights.timm}")
-    return _Loaded(form="timm", match=match, contents=weights.contents)
-
-
-def _load_trial(
-    built: BuiltModel, weights: UpstreamSource, source: ResolvedSource, fetch_upstream: Callable[[str], Path]
-) -> _Loaded:
-    trial_id = weights.upstream_trial_id
-    tensors, metadata = read_safetensors(fetch_upstream(trial_id))
-    if HEAD_KEY not in metadata:
-        raise UserError(
-            f"{_subject(built, source)}: the weights of trial {trial_id} do not say which tensors are the head"
-        )
-    if metadata.get("trial_id", trial_id) != trial_id or metadata.get("selected", "true") != "true":
-        raise UserError(
-            f"{_subject(built, source)}: the kept weights of trial {trial_id} are not those that it was scored with; "
-            "delete them and run again (execution.keep_weights was final when it was trained)"
-        )
-    head = tuple(json.loads(metadata[HEAD_KEY]))
-    backbone = {n: t for n, t in tensors.items() if n not in head}
-    match = _fill(built, backbone, f"{_subject(built, source)}, weights of trial {trial_id}")
-    dropped = tuple(sorted({*match.dropped, *head}))
-    return _Loaded(form="trial", match=Match(tensors=match.tensors, missing=match.missing, dropped=dropped))
-
-
-def _subject(built: BuiltModel, source: ResolvedSource) -> str:
-    return f"source {source.name!r} for scale {built.scale.name!r}"
-
-
-def _fill(
-    built: BuiltModel,
-    checkpoint: Mapping[str, Tensor],
-    what: str,
-    strip_prefix: tuple[str, ...] = (),
-    drop: tuple[str, ...] = (),
-) -> Match:
-    match = match_backbone(built.module.state_dict(), built.head, checkpoint, what, strip_prefix, drop)
-    _copy_into(built.module, match.tensors)
-    return match
-
-
-def _copy_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy by name, converting to the model's number formats (float16 checkpoints become float32)."""
-    own = module.state_dict()
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            own[name].copy_(tensor)

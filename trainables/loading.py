@@ -1,0 +1,185 @@
+"""Weights of a checkpoint file, of timm or of another trial, into a freshly built model: all of the backbone, or
+refusal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from search_spaces.catalogue import catalogue
+from search_spaces.exceptions import UserError
+from search_spaces.source_specs import CheckpointSource, RandomSource, TimmSource
+from search_spaces.trial import ResolvedSource, UpstreamSource
+from trainables.checkpoint_files import read_safetensors, read_state_dict
+from trainables.factories import Origin
+from trainables.hashing import file_sha256
+from trainables.key_maps import KeyMap
+from trainables.matching import Match, match_backbone
+from trainables.models import BuiltModel
+from trainables.timm_weights import fetch_pretrained
+
+Wanted = Callable[[str], bool]
+"""Whether a tensor's name belongs to the part of the model that is to be filled."""
+
+HEAD_KEY = "head"
+"""Metadata key of a kept ``weights.safetensors``: JSON list of the names of the head's tensors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """What a load did, for the receipt."""
+
+    form: Literal["random", "file", "timm", "trial"]
+    match: Match | None = None
+    file: str | None = None
+    catalogue: str | None = None
+    keep: str | None = None
+    strip_prefix: tuple[str, ...] = ()
+    rename: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    contents: tuple[str, ...] = ()
+
+
+def load(
+    built: BuiltModel,
+    weights: RandomSource | CheckpointSource | TimmSource | UpstreamSource,
+    source: ResolvedSource,
+    fetch_upstream: Callable[[str], Path],
+    wanted: Wanted | None = None,
+) -> Loaded:
+    """Load into a model, in place; the head keeps its fresh weights.
+
+    Args:
+        built: The model.
+        weights: Where the weights come from.
+        source: The source that they belong to, for messages and the expected content.
+        fetch_upstream: Trial id -> local path of that trial's ``weights.safetensors``.
+        wanted: The part of the model that is to be filled; None is the whole backbone.
+
+    Raises:
+        UserError: The weights are missing, are not those that the study was planned with, or do not fill the backbone.
+    """
+    if isinstance(weights, RandomSource):
+        return Loaded(form="random")
+    if isinstance(weights, CheckpointSource):
+        return _load_file(built, weights, source, wanted)
+    if isinstance(weights, TimmSource):
+        return _load_timm(built, weights, source, wanted)
+    return _load_trial(built, weights, source, fetch_upstream, wanted)
+
+
+def _load_file(built: BuiltModel, weights: CheckpointSource, source: ResolvedSource, wanted: Wanted | None) -> Loaded:
+    sha256 = file_sha256(weights.file)
+    if source.content is not None and sha256 != source.content:
+        raise UserError(
+            f"source {source.name!r}: {weights.file} has changed since the study was planned "
+            f"(was {source.content[:8]}, is {sha256[:8]}); plan and run the study again"
+        )
+    prefixes = (weights.strip_prefix,) if isinstance(weights.strip_prefix, str) else weights.strip_prefix
+    checkpoint = read_state_dict(weights.file, weights.state_key)
+    what = f"{subject(built, source)}, file {weights.file}"
+    names = KeyMap(keep=weights.keep, strip_prefix=prefixes, rename=weights.rename)
+    try:
+        match = _fill(built, checkpoint, what, names, weights.drop, wanted)
+    except UserError as error:
+        raise UserError(f"{error}{_of_the_catalogue(weights, built, sha256)}") from None
+    return Loaded(
+        form="file",
+        match=match,
+        file=Path(weights.file).name,
+        catalogue=weights.catalogue,
+        keep=weights.keep,
+        strip_prefix=prefixes,
+        rename=tuple(f"{rule.pattern} -> {rule.to}" for rule in weights.rename),
+        drop=weights.drop,
+        contents=weights.contents,
+    )
+
+
+def _of_the_catalogue(weights: CheckpointSource, built: BuiltModel, sha256: str) -> str:
+    """What the catalogue knows about a file that does not fit."""
+    entry = catalogue().get(weights.catalogue or "")
+    if entry is None:
+        return ""
+    lines = []
+    if entry.architectures and built.factory.name not in entry.architectures:
+        lines.append(f"catalogue entry {weights.catalogue} is for {', '.join(entry.architectures)}")
+    if entry.sha256 and entry.sha256 != sha256:
+        lines.append(f"the published {entry.file_name} has sha256 {entry.sha256[:12]}..., this file {sha256[:12]}...")
+    return "".join(f"\n  hint: {line}" for line in lines)
+
+
+def _load_timm(built: BuiltModel, weights: TimmSource, source: ResolvedSource, wanted: Wanted | None) -> Loaded:
+    if built.factory.origin is not Origin.TIMM:
+        raise UserError(f"{subject(built, source)}: timm has weights for its own models only, not {built.factory.text}")
+    # With a part wanted only, the scale's arguments make another network than the published one.
+    arguments = built.scale.arguments if wanted is None else {}
+    tensors = fetch_pretrained(built.factory, weights.timm, arguments, built.scale.input_size)
+    match = _fill(built, tensors, f"{subject(built, source)}, timm weights {weights.timm}", wanted=wanted)
+    return Loaded(form="timm", match=match, contents=weights.contents)
+
+
+def _load_trial(
+    built: BuiltModel,
+    weights: UpstreamSource,
+    source: ResolvedSource,
+    fetch_upstream: Callable[[str], Path],
+    wanted: Wanted | None,
+) -> Loaded:
+    trial_id = weights.upstream_trial_id
+    tensors, metadata = read_safetensors(fetch_upstream(trial_id))
+    if HEAD_KEY not in metadata:
+        raise UserError(
+            f"{subject(built, source)}: the weights of trial {trial_id} do not say which tensors are the head"
+        )
+    if metadata.get("trial_id", trial_id) != trial_id or metadata.get("selected", "true") != "true":
+        raise UserError(
+            f"{subject(built, source)}: the kept weights of trial {trial_id} are not those that it was scored with; "
+            "delete them and run again (execution.keep_weights was final when it was trained)"
+        )
+    head = tuple(json.loads(metadata[HEAD_KEY]))
+    backbone = {n: t for n, t in tensors.items() if n not in head}
+    match = _fill(built, backbone, f"{subject(built, source)}, weights of trial {trial_id}", wanted=wanted)
+    return Loaded(form="trial", match=replace(match, dropped=tuple(sorted({*match.dropped, *head}))))
+
+
+def subject(built: BuiltModel, source: ResolvedSource) -> str:
+    """What a message is about."""
+    return f"source {source.name!r} for scale {built.scale.name!r}"
+
+
+def _fill(
+    built: BuiltModel,
+    checkpoint: Mapping[str, Tensor],
+    what: str,
+    names: KeyMap = KeyMap(),  # noqa: B008 - frozen
+    drop: tuple[str, ...] = (),
+    wanted: Wanted | None = None,
+) -> Match:
+    match = match_backbone(
+        built.module.state_dict(),
+        built.head,
+        checkpoint,
+        what,
+        names.strip_prefix,
+        drop,
+        keep=names.keep,
+        rename=names.rename,
+        wanted=wanted,
+    )
+    copy_into(built.module, match.tensors)
+    return match
+
+
+def copy_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy by name, converting to the model's number formats (float16 checkpoints become float32)."""
+    own = module.state_dict()
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)

@@ -1,0 +1,192 @@
+"""Cards of model scales: family, ladder, size and cost of one image, counted without allocating a single number.
+
+Networks are built on torch's meta device, which knows shapes and no values. Operations are those of
+``torch.utils.flop_counter`` (a multiplication and an addition count as two, so 2.0 GFLOPs are 1.0 GMACs); activation
+memory is what autograd keeps for the backward pass, in float32.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from search_spaces.exceptions import UserError
+from search_spaces.ladders import ladder_of
+from search_spaces.normalisation import NORMALISATIONS
+from trainables.factories import Factory, Origin, find_factory
+from trainables.parts import layer_depths, parts_of
+from trainables.random_state import own_random_state
+
+Scaling = tuple[tuple[float, ...], tuple[float, ...]]
+
+OWN_SCALES: dict[str, tuple[str, int]] = {
+    **{f"trainables.cbr_nets:{name}": ("cbr", 224) for name in ("cbr_large_t", "cbr_large_w", "cbr_small", "cbr_tiny")},
+    **{f"trainables.slim_nets:{name}": ("slim", 224) for name in ("slim_resnet50", "slim_cbr_small")},
+    **{f"trainables.ladder_nets:resnet{n}": ("cifar_resnet", 32) for n in (8, 14, 20, 32, 44, 56, 110)},
+}
+"""Factories of this project -> family, input size in pixels that their cards are counted at."""
+
+_BATCHES = (2, 4)
+"""Images of the counted passes (some batch norm layers refuse one). Memory is their difference: what does not grow with
+the images, such as standardised weights, is no part of an image's share."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What a scale is and costs.
+
+    Attributes:
+        factory: As in a study.
+        family: timm's module (``resnetv2``, ``vision_transformer``), torchvision's, or a family of this project's.
+        ladder: Shipped ladder that it gets when a study names none.
+        depth: Layers one after another as counted by ``trainables.parts.layer_depths`` (residual or transformer blocks,
+            plus stem and head).
+        width: Features that the head reads.
+        parameters: Trainable numbers, with ``num_classes`` outputs.
+        backbone_parameters: Without the head.
+        num_classes: Outputs that were counted.
+        input_size: Side in pixels that was counted.
+        gflops: 1e9 operations of one image's forward pass.
+        activation_mib: Memory kept for one image's backward pass, float32, MiB.
+        native_size: Side in pixels that the model is made for; None if it states none.
+        mean, std: Input scaling of its default pretrained weights; None if it has none.
+        tags: Pretrained tags of timm.
+        cut_points: Names for ``up_to`` and ``freeze``, from the bottom.
+    """
+
+    factory: str
+    family: str
+    ladder: str | None
+    depth: int
+    width: int
+    parameters: int
+    backbone_parameters: int
+    num_classes: int
+    input_size: int
+    gflops: float
+    activation_mib: float
+    native_size: int | None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    tags: tuple[str, ...] = ()
+    cut_points: tuple[str, ...] = ()
+
+
+def timm_families() -> dict[str, tuple[str, ...]]:
+    """timm's families (its modules) -> names of their models."""
+    import timm
+
+    return {family: tuple(timm.list_models(module=family)) for family in timm.list_modules()}
+
+
+def family_of(factory: Factory) -> str:
+    """See ``ModelCard.family``."""
+    if factory.origin is Origin.TIMM:
+        from timm.models import model_entrypoint
+
+        return str(model_entrypoint(factory.name).__module__).rpartition(".")[2]
+    if factory.origin is Origin.TORCHVISION:
+        return "torchvision"
+    known = OWN_SCALES.get(factory.name)
+    return known[0] if known else factory.name.partition(":")[0]
+
+
+def model_card(
+    text: str,
+    arguments: Mapping[str, Any] | None = None,
+    input_size: int | None = None,
+    num_classes: int = 1000,
+    import_paths: tuple[str, ...] = (),
+) -> ModelCard:
+    """Build a scale on the meta device and count it.
+
+    Args:
+        text: The factory, as in a study.
+        arguments: Of the scale.
+        input_size: Side in pixels; the model's native size if not given.
+        num_classes: Outputs.
+        import_paths: Folders in which a user's module is looked up first.
+
+    Raises:
+        UserError: No such factory, no size, or a model that cannot be built or run without numbers.
+    """
+    factory = find_factory(text, import_paths)
+    size = input_size or factory.native_size or OWN_SCALES.get(factory.name, ("", None))[1]
+    if size is None:
+        raise UserError(f"{text} states no native input size; give one")
+    given = dict(arguments or {})
+    try:
+        with torch.device("meta"), own_random_state(0):
+            module = factory.make(num_classes, given, size)
+            wider = factory.make(num_classes + 1, given, size)
+            costs = [_cost(module.train(), size, images) for images in _BATCHES]
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{text} cannot be counted at {size} pixels: {type(error).__name__}: {error}") from error
+    gflops, activation_mib = ((costs[1][k] - costs[0][k]) / (_BATCHES[1] - _BATCHES[0]) for k in (0, 1))
+    shapes = {n: t.shape for n, t in wider.state_dict().items()}
+    head = tuple(n for n, t in module.state_dict().items() if shapes.get(n) != t.shape)
+    trained = {n: p.numel() for n, p in module.named_parameters() if p.requires_grad}
+    scaling, tags = _published(factory)
+    return ModelCard(
+        factory=text,
+        family=family_of(factory),
+        ladder=ladder_of(factory.name if factory.origin is Origin.TIMM else factory.text, arguments),
+        depth=max(layer_depths(module).values()) + 1,
+        width=_width(module, head),
+        parameters=sum(trained.values()),
+        backbone_parameters=sum(n for name, n in trained.items() if name not in head),
+        num_classes=num_classes,
+        input_size=size,
+        gflops=round(gflops, 6),
+        activation_mib=round(activation_mib, 3),
+        native_size=factory.native_size,
+        mean=scaling[0] if scaling else None,
+        std=scaling[1] if scaling else None,
+        tags=tags,
+        cut_points=tuple(part.name for part in parts_of(module, head)),
+    )
+
+
+def _cost(module: nn.Module, size: int, images: int) -> tuple[float, float]:
+    """(1e9 operations, MiB kept for backward) of a batch."""
+    own = {t.untyped_storage()._cdata for t in (*module.parameters(), *module.buffers())}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()._cdata
+        if storage not in own:
+            kept.setdefault(storage, tensor)  # held, so that its storage's address is not given to another
+        return tensor
+
+    batch = torch.empty(images, 3, size, size, device="meta")
+    counter = FlopCounterMode(display=False)
+    with warnings.catch_warnings(), counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        warnings.simplefilter("ignore")
+        module(batch)
+    mib = sum(t.untyped_storage().nbytes() for t in kept.values()) / 2**20
+    return counter.get_total_flops() / 1e9, mib
+
+
+def _width(module: nn.Module, head: tuple[str, ...]) -> int:
+    weights = [t for n, t in module.state_dict().items() if n in head and t.ndim >= 2]
+    return int(weights[0].shape[1]) if weights else 0
+
+
+def _published(factory: Factory) -> tuple[Scaling | None, tuple[str, ...]]:
+    """Input scaling of the default weights, and all tags that have some."""
+    if factory.origin is Origin.TIMM:
+        from trainables.timm_weights import published_weights
+
+        scaling, _ = published_weights(factory)
+        return scaling.get("default"), tuple(tag for tag in scaling if tag != "default")
+    if factory.origin is Origin.TORCHVISION:
+        return NORMALISATIONS["imagenet"], ()
+    return None, ()
