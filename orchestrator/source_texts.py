@@ -37,7 +37,8 @@ def print_catalogue(console: Console) -> None:
         networks = ", ".join(entry.architectures[:1]) + (" ..." if len(entry.architectures) > 1 else "")
         top1 = f"{entry.upstream_top1:g}" if entry.upstream_top1 else ""
         data = entry.data or ("a layout of files" if entry.kind == "format" else "")
-        cells = (name, networks or "any", data, top1, entry.licence or "not read", scaling_name(entry.normalise))
+        licence = entry.licence or ("not read" if entry.kind == "weights" and entry.available else "")
+        cells = (name, networks or "any", data, top1, licence, scaling_name(entry.normalise))
         table.add_row(*map(escape, (*cells, _how(entry))))
     console.print(table)
 
@@ -89,17 +90,20 @@ def print_scales(family: str | None, models: KnownModels, console: Console) -> N
         names = list(dict.fromkeys((*(n for rungs in ladders().values() for n in rungs), *OWN_SCALES)))
         title = "scales of the shipped ladders, and this project's own"
     else:
-        known = {**families, **ladders(), **own, ALL: [*OWN_SCALES, *(n for f in families.values() for n in f)]}
+        known: dict[str, list[str]] = {ALL: [*OWN_SCALES, *(n for several in families.values() for n in several)]}
+        for groups in (ladders(), own, families):  # a ladder may have the name of its family: its rungs come first
+            for name, several in groups.items():
+                known[name] = list(dict.fromkeys([*known.get(name, []), *several]))
         if family not in known:
             raise UserError(unknown("family of scales", family, known))
-        names, title = list(known[family]), f"scales: {family}"
+        names, title = known[family], f"scales: {family}"
     cards, failed = _cards(names, models, console)
     console.print(_scale_table(cards, title))
     for name, why in failed.items():
         console.print(f"not counted: {name}: {why}", markup=False, style="yellow")
     if family is None:
         listed = ", ".join(f"{name} ({len(several)})" for name, several in families.items())
-        console.print(f"--family takes a ladder ({', '.join(ladders())}), {', '.join(own)}, all, or a family of timm:")
+        console.print(f"--family takes {', '.join(dict.fromkeys((*ladders(), *own, ALL)))}, or a family of timm:")
         console.print(listed, style="dim")
 
 

@@ -169,20 +169,21 @@ def _per_scale(loaded: LoadedStudy, name: str) -> list[_Weights]:
 def _weights(loaded: LoadedStudy, name: str, scale: str) -> _Weights:
     source = loaded.study.source(name)
     if isinstance(source, TransformSource):
-        inner = _weights(loaded, source.of, scale)
-        return _Weights(scale=scale, form=_transform_form(source), weights=inner.weights)
+        inner = _weights(loaded, source.of, scale).weights
+        has_cut = not isinstance(source, PartialSpec) or source.cut(scale) is not None
+        return _Weights(scale=scale, form=_transform_form(source, scale), weights=inner if has_cut else None)
     if isinstance(source, ByScaleSource):
         weights = source.by_scale.get(scale)
         return _Weights(scale=scale, form=_form(weights), weights=weights)
     return _Weights(scale=scale, form=_form(source), weights=source)
 
 
-def _transform_form(source: TransformSource) -> str:
+def _transform_form(source: TransformSource, scale: str) -> str:
     if isinstance(source, MeanVarSpec):
         drawn = "" if source.draw == "gaussian" else f"{source.draw}, "
         return f"{source.transform} ({drawn}{source.norm} norms) of {source.of}"
     assert isinstance(source, PartialSpec)
-    return f"{source.transform} (up to {source.up_to}) of {source.of}"
+    return f"{source.transform} (up to {source.cut(scale) or 'nothing here'}) of {source.of}"
 
 
 def _form(source: Source | None) -> str:

@@ -26,7 +26,7 @@ from search_spaces.exceptions import UserError, unknown
 from search_spaces.models import describe
 from search_spaces.names import AXES, Role
 from search_spaces.protocol import Protocol, changed
-from search_spaces.source_specs import ByScaleSource, RandomSource, Source, TransformSource, TrialSource
+from search_spaces.source_specs import ByScaleSource, PartialSpec, RandomSource, Source, TransformSource, TrialSource
 from search_spaces.study import GangSpec, Study
 from search_spaces.tuning import Proposal
 
@@ -347,6 +347,8 @@ def _missing_weights(study: Study, source_name: str, scale: str, trail: tuple[st
     source: Source = study.source(source_name)
     if isinstance(source, ByScaleSource) and scale not in source.by_scale:
         return f"source {source_name!r} has no weights for scale {scale!r} (sources.{source_name}.by_scale)"
+    if isinstance(source, PartialSpec) and source.cut(scale) is None:
+        return f"source {source_name!r} has no cut point for scale {scale!r} (sources.{source_name}.up_to)"
     if isinstance(source, TransformSource):
         return _missing_weights(study, source.of, scale, trail)
     if isinstance(source, TrialSource):
@@ -369,10 +371,15 @@ def _refuse_useless_sources(study: Study, kept: list[Cell], exclusions: list[Exc
     scales = {c.model_scale for c in kept} | {e.cell.model_scale for e in exclusions} | set(study.scales)
     scales |= {s.trial.model_scale for s in study.sources.values() if isinstance(s, TrialSource)}
     for name, source in study.sources.items():
+        given: Iterable[str] = ()
+        where = f"sources.{name}.by_scale"
         if isinstance(source, ByScaleSource):
-            for scale in source.by_scale:
-                if scale not in scales:
-                    raise UserError(unknown("scale", scale, scales - {"same"}, f"sources.{name}.by_scale"))
+            given = source.by_scale
+        elif isinstance(source, PartialSpec) and not isinstance(source.up_to, str):
+            given, where = source.up_to, f"sources.{name}.up_to"
+        for scale in given:
+            if scale not in scales:
+                raise UserError(unknown("scale", scale, scales - {"same"}, where))
 
 
 def _trials(study: Study, cells: list[Cell]) -> tuple[Trial, ...]:

@@ -276,7 +276,7 @@ class Resolver:
             return self._timm(source, scale)
         if isinstance(source, TransformSource):
             weights, content, normalise = self._weights(source.of, scale, upstream)
-            return _transformed(source, weights), content, normalise
+            return _transformed(source, scale, weights), content, normalise
         assert isinstance(source, TrialSource)
         return UpstreamSource(upstream_trial_id=str(upstream)), upstream, self._upstream_normalisation(source, scale)
 
@@ -300,11 +300,11 @@ class Resolver:
         return self._weights(source.trial.pretraining_source, scale, None)[2]
 
 
-def _transformed(source: TransformSource, of: Any) -> ResolvedWeights:
+def _transformed(source: TransformSource, scale: str, of: Any) -> ResolvedWeights:
     if isinstance(source, MeanVarSpec):
         return MeanVarSource(transform=source.transform, norm=source.norm, draw=source.draw, of=of)
     assert isinstance(source, PartialSpec)
-    return PartialSource(transform=source.transform, up_to=source.up_to, of=of)
+    return PartialSource(transform=source.transform, up_to=str(source.cut(scale)), of=of)
 
 
 def _variant(trial: Trial) -> str:

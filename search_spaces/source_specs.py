@@ -133,11 +133,16 @@ class PartialSpec(TransformSource):
             start. ``slim``: the model's top is lighter than the source's, so only what lies below the cut is asked for.
         up_to: Last part that keeps the source's weights: ``conv1``, ``bn1``, ``layer1`` ... of a ResNet, ``Mixed_5``
             of Inception-v3, ``block2`` of a CBR net, ``stages.1`` of a ConvNeXt (``python -m orchestrator.sources
-            show SCALE`` lists them).
+            show SCALE`` lists them). As families have different parts, also one per scale: ``{r50: layer2, vit:
+            blocks.3}``; a scale that is missing there is an exclusion with a reason.
     """
 
     transform: Literal["partial", "slim"]
-    up_to: str
+    up_to: str | dict[str, str]
+
+    def cut(self, scale: str) -> str | None:
+        """The cut point of a scale; None if it has none."""
+        return self.up_to if isinstance(self.up_to, str) else self.up_to.get(scale)
 
 
 class GaborSpec(_Scaled):

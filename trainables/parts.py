@@ -8,6 +8,7 @@ in their order for anything else.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from search_spaces.exceptions import UserError, unknown
+from search_spaces.exceptions import UserError
 
 _FAMILIES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     (
@@ -79,15 +80,17 @@ def below(parts: Sequence[Part], up_to: str, where: str) -> frozenset[str]:
     """
     known = [part.name for part in parts]
     if up_to not in known:
-        raise UserError(f"{where}: {unknown('cut point', up_to, known)} From bottom to top: {', '.join(known)}.")
+        near = difflib.get_close_matches(up_to, known, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"{where}: unknown cut point {up_to!r}.{hint} From bottom to top: {', '.join(known)}.")
     return frozenset(name for part in parts[: known.index(up_to) + 1] for name in part.tensors)
 
 
 def layer_depths(module: nn.Module) -> dict[str, int]:
     """Parameter -> its layer, from 0 at the bottom; the head is in the last one.
 
-    timm's models are numbered as by ``timm.optim.param_groups_layer_decay`` (residual and transformer blocks), others
-    by their parts.
+    timm's models are numbered as by ``timm.optim.param_groups_layer_decay`` (residual and transformer blocks), other
+    ResNets the same way, anything else by its parts.
     """
     matcher = getattr(module, "group_matcher", None)
     if callable(matcher):
@@ -95,7 +98,13 @@ def layer_depths(module: nn.Module) -> dict[str, int]:
 
         depths: dict[str, int] = group_parameters(module, matcher(coarse=False), reverse=True)
         return depths
-    placed = {name: depth for depth, part in enumerate(parts_of(module, ())) for name in part.tensors}
+    layers: dict[str, int] = {}
+    placed: dict[str, int] = {}
+    for part in parts_of(module, ()):
+        for name in part.tensors:
+            block = re.match(r"layer\d+\.\d+\.", name)
+            layer = block[0] if block else STEM if part.name in ("conv1", "bn1") else part.name
+            placed[name] = layers.setdefault(layer, len(layers))
     return {name: placed[name] for name, _ in module.named_parameters()}
 
 

@@ -2,7 +2,7 @@
 
 Networks are built on torch's meta device, which knows shapes and no values. Operations are those of
 ``torch.utils.flop_counter`` (a multiplication and an addition count as two, so 2.0 GFLOPs are 1.0 GMACs); activation
-memory is what autograd keeps for the backward pass, in float32.
+memory is what autograd keeps for the backward pass, in float32, with attention matrices (fused attention keeps less).
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,12 @@ from torch import Tensor, nn
 from search_spaces.exceptions import UserError, unknown
 from trainables.factories import Factory
 from trainables.random_state import own_random_state
+
+LOCAL_VARIABLE = "SCALECURVES_TIMM_WEIGHTS"
+"""Folder with timm's weights as files: ``<name>.<tag>/model.safetensors`` or ``<name>.<tag>.safetensors`` (or ``.pth``,
+``.bin``). What is not there is fetched by timm: from its cache, a mirror (``HF_ENDPOINT``) or the network."""
+
+_LOCAL_FORMS = ("{}/model.safetensors", "{}/pytorch_model.bin", "{}.safetensors", "{}.pth", "{}.bin")
 
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel of RGB in [0, 1]."""
@@ -61,17 +69,32 @@ def fetch_pretrained(factory: Factory, tag: str, arguments: Mapping[str, Any], i
     chosen = (factory.tag or "") if tag == "default" else tag
     name = f"{factory.name}.{chosen}" if chosen else factory.name
     loaded: list[nn.Module] = []
+    keywords = factory.keywords(arguments, input_size)
+    local = _local_file(known[tag].partition("@")[0])
+    if local is not None:
+        keywords["pretrained_cfg_overlay"] = {"file": str(local)}
     try:
         with own_random_state(0), _marked_before_loading(loaded):
-            model = timm.create_model(name, pretrained=True, **factory.keywords(arguments, input_size))
+            model = timm.create_model(name, pretrained=True, **keywords)
     except Exception as error:
-        raise UserError(_fetch_trouble(name, known[tag], error)) from error
+        raise UserError(_fetch_trouble(name, f"@{local}" if local else known[tag], error)) from error
     tensors: dict[str, Tensor] = model.state_dict()
     unfilled = [n for n, t in tensors.items() if t.is_floating_point() and bool(torch.isnan(t).any())]
     if model not in loaded or unfilled:
         listed = ", ".join(unfilled[:5]) or "all of them"
         raise UserError(f"timm's weights {name} leave {len(unfilled) or len(tensors)} tensors unset: {listed}")
     return tensors
+
+
+def _local_file(name: str) -> Path | None:
+    """The file of ``name.tag`` in the folder that LOCAL_VARIABLE names."""
+    folder = os.environ.get(LOCAL_VARIABLE, "").strip()
+    if not folder:
+        return None
+    if not Path(folder).expanduser().is_dir():
+        raise UserError(f"{LOCAL_VARIABLE} names {folder}, which is no folder")
+    candidates = (Path(folder).expanduser() / form.format(name) for form in _LOCAL_FORMS)
+    return next((file for file in candidates if file.is_file()), None)
 
 
 @contextmanager
@@ -104,5 +127,6 @@ def _fetch_trouble(name: str, location: str, error: Exception) -> str:
     return (
         f"timm's weights {name} could not be fetched from {location.partition('@')[2]} ({cause}). Without network, "
         f"fetch them once elsewhere (python -c \"import timm; timm.create_model('{name}', pretrained=True)\"), share "
-        "that cache by HF_HOME, or give the file itself as a source: {file: ...}"
+        f"that cache by HF_HOME, put the file into a folder named by {LOCAL_VARIABLE}, name a mirror by HF_ENDPOINT, "
+        "or give the file itself as a source: {file: ...}"
     )
