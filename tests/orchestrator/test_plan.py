@@ -244,3 +244,24 @@ def test_unwritable_storage_is_refused_with_the_reason(folder):
 def test_idle_ranks_are_noted(folder):
     plan = plan_of(rewrite_study(folder, execution={"gang": {"ranks": 3}}))
     assert "3 ranks share 2 ghost batch" in " ".join(plan.notes)
+
+
+def test_controls_are_added_and_said(folder):
+    plan = plan_of(rewrite_study(folder, axes=axes(pretraining_source=["spots_pre"])))
+    assert len(plan.cells) == 4
+    assert {c.pretraining_source for c in plan.cells} == {"random", "spots_pre"}
+    assert any("2 cells of random weights are added as controls (narrow)" in note for note in plan.notes)
+    plan = plan_of(rewrite_study(folder, axes=axes(pretraining_source=["spots_pre"]), controls="none"))
+    assert {c.pretraining_source for c in plan.cells} == {"spots_pre"}
+    assert not any("controls" in note for note in plan.notes)
+
+
+def test_what_cannot_be_frozen_or_cut_is_found(folder):
+    output = refused(folder, protocol={"budget": {"steps": 2}, "freeze": "stages.0"})
+    assert "protocol.freeze for scale 'narrow': unknown cut point 'stages.0'" in output
+    sources = {**raw_study()["sources"], "spots_pre": {"transform": "partial", "of": "before", "up_to": "layer9"}}
+    sources["before"] = {"trial": {"task": "other_spots"}}
+    output = refused(folder, sources=sources, protocol={"budget": {"steps": 2}})
+    assert (
+        "partial: unknown cut point 'layer9'. Did you mean 'layer1'? From bottom to top: conv1, bn1, layer1" in output
+    )

@@ -7,6 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from orchestrator.sources import app
+from search_spaces.home import scalecurves_home
 from trainables.ladder_nets import resnet8
 
 STUDY = """
@@ -114,3 +115,59 @@ def test_bad_study_is_one_message(study: Path) -> None:
     code, output = _run("list", study=study)
     assert code == 1
     assert "Did you mean 'tasks'?" in output
+
+
+def test_catalogue_is_listed_and_shown(study: Path) -> None:
+    code, output = _run("list", "--catalogue", study=study)
+    assert code == 0
+    for expected in ("moco_v2", "never released", "timm (goog_in21k) or a file", "CC BY-NC 4.0"):
+        assert expected in output
+    code, output = _run("show", "simclr_v2", study=study)
+    assert code == 0
+    assert "normalise: unit" in output
+    assert "catalogue: simclr_v2, file: PATH" in output
+    assert r"rename: ^net\.0\.0\. -> conv1." in output
+    assert "sha256: not known" in output
+
+
+def test_scales_are_listed_counted_once_and_shown(study: Path) -> None:
+    code, output = _run("list", "--scales", "--family", "cifar_resnet", study=study)
+    assert code == 0
+    assert "ladder_nets:resnet110" in output
+    assert "1,727,312" in output
+    known = scalecurves_home() / "cache" / "models.json"
+    before = known.read_text()
+    assert _run("list", "--scales", "--family", "cifar_resnet", study=study)[0] == 0
+    assert known.read_text() == before
+    code, output = _run("show", "tiny", study=study)
+    assert code == 0
+    assert "cut points: conv1, bn1, layer1, layer2, layer3" in output
+    assert "at 16 pixels" in output
+    assert _run("show", "wide", study=study)[0] == 0
+    code, output = _run("show", "resnet18", study=study)
+    assert "ladder: resnet" in output
+    assert "11,689,512 with 1,000 outputs, 11,176,512 without" in output
+
+
+def test_unknown_families_and_names_list_what_is_near(study: Path) -> None:
+    code, output = _run("list", "--scales", "--family", "convnxt", study=study)
+    assert (code, "Did you mean 'convnext'?" in output) == (1, True)
+    code, output = _run("show", "moco_v3", study=study)
+    assert code == 1
+    assert "In the catalogue: moco_v" in output
+    code, output = _run("show", "resnet5", study=study)
+    assert "Scales: resnet50" in output
+
+
+def test_partial_source_per_scale(study: Path) -> None:
+    text = STUDY.replace(
+        "{transform: mean_var, of: natural}", "{transform: partial, of: natural, up_to: {tiny: layer1}}"
+    )
+    study.write_text(text)
+    code, output = _run("check", "drawn", study=study)
+    assert code == 0
+    assert "up_to: layer1" in output
+    study.write_text(text.replace("layer1", "layer7"))
+    code, output = _run("check", "drawn", study=study)
+    assert code == 1
+    assert "From bottom to top: conv1, bn1, layer1, layer2, layer3" in output

@@ -29,6 +29,7 @@ from tests.trainables.ranks import on_ranks
 from tests.trainables.toy import NORMALISE, TRIAL_ID, Teller, same, toy_trial
 from trainables.groups import SingleProcess
 from trainables.loop import evaluate_only, train
+from trainables.models import build_model
 from trainables.storage import Storage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -278,6 +279,26 @@ def test_two_ranks_publish_what_one_does_and_only_rank_0_answers(make_trial, tmp
     assert [r["val"] for r in reports] == [r["val"] for r in other_reports]
     for name in ("test", "site_b"):
         np.testing.assert_allclose(_logits(_published(alone), name), _logits(_published(together), name), atol=2e-3)
+
+
+def test_a_frozen_bottom_stays_whoever_trains_and_stops(make_trial, tmp_path):
+    """One rank, two ranks, interrupted: the same frozen numbers, running statistics included, and the same top."""
+    scale = ResolvedScale(name="n", factory="trainables.ladder_nets:resnet8", arguments={"width": 4}, input_size=10)
+    protocol = PROTOCOL.model_copy(update={"freeze": "layer1", "layer_lr_decay": 0.5})
+    alone, parted, together = (
+        make_trial(storage=tmp_path / name, scale=scale, protocol=protocol) for name in ("alone", "parted", "together")
+    )
+    train(alone, ONE, Teller())
+    assert train(parted, ONE, Teller([Order.STOP])) is None
+    train(parted, ONE, Teller())
+    on_ranks(_train_json, 2, tmp_path / "ranks", together.model_dump_json())
+    start = build_model(scale, len(alone.task.labels), alone.seed.init).module.state_dict()
+    ends = [load_file(_published(t) / Artifact.WEIGHTS) for t in (alone, parted, together)]
+    for name, tensor in start.items():
+        frozen = name.startswith(("conv1", "bn1", "layer1"))
+        assert all(torch.equal(end[name], tensor) for end in ends) == frozen, name
+        torch.testing.assert_close(ends[1][name], ends[0][name], rtol=0, atol=0)
+        torch.testing.assert_close(ends[2][name], ends[0][name], rtol=1e-3, atol=1e-4)
 
 
 def _global_state():

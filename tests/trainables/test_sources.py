@@ -13,8 +13,10 @@ import torchvision
 from timm.layers import StdConv2d
 from timm.models.resnetv2 import ResNetV2
 
+from search_spaces.catalogue import find_entry
 from search_spaces.exceptions import UserError
-from search_spaces.study import CheckpointSource, Normalisation, RandomSource, TimmSource
+from search_spaces.source_specs import CheckpointSource, RandomSource, TimmSource, source_form
+from search_spaces.study import Normalisation
 from search_spaces.trial import MeanVarSource, ResolvedScale, ResolvedSource, ResolvedWeights, UpstreamSource
 from trainables.hashing import file_sha256
 from trainables.ladder_nets import resnet8
@@ -259,6 +261,20 @@ def test_original_bit_file(bit) -> None:
         assert torch.equal(built.module.eval().forward_features(images), model.forward_features(images))
 
 
+@pytest.mark.parametrize("entry", ["bit_s", "bit_m", "bit_l"])
+def test_bit_entries_of_the_catalogue_read_the_original_file(bit, entry: str) -> None:
+    """``bit_l`` is the way in for a JFT file of one's own."""
+    path, model = bit
+    built = build_model(_scale(BIT), 2, seed=0)
+    weights = source_form({"catalogue": entry, "file": str(path)})
+    receipt = initialise(
+        built, ResolvedSource(name="bit", weights=weights, normalise=weights.normalise), _no_upstream, 0
+    )
+    assert receipt.matched_tensors == receipt.backbone_tensors
+    assert receipt.normalise == Normalisation.model_validate("half")
+    assert torch.equal(built.module.state_dict()["norm.weight"], model.state_dict()["norm.weight"])
+
+
 def test_bit_conversion_agrees_with_timm(bit) -> None:
     path, _ = bit
     theirs = tiny_bit(num_classes=2)
@@ -282,6 +298,18 @@ CIFAR = {20: "cifar10_resnet20-12fca82f.th", 56: "cifar10_resnet56-4bfd9763.th"}
 
 def _cifar(shared_data: Path, depth: int, **keywords: Any) -> CheckpointSource:
     return CheckpointSource(file=str(shared_data / "weights" / CIFAR[depth]), **keywords)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("depth", [20, 56])
+def test_real_cifar_weights_through_the_catalogue(shared_data: Path, depth: int) -> None:
+    file = shared_data / "weights" / CIFAR[depth]
+    entry = find_entry(f"cifar10_resnet{depth}")
+    assert file_sha256(file) == entry.sha256
+    built = build_model(_scale(f"trainables.ladder_nets:resnet{depth}"), 7, seed=0)
+    weights = source_form({"catalogue": f"cifar10_resnet{depth}", "file": str(file)})
+    receipt = initialise(built, ResolvedSource(name="a", weights=weights, normalise=weights.normalise), _no_upstream, 0)
+    assert receipt.matched_tensors + len(receipt.missing) == receipt.backbone_tensors
 
 
 @pytest.mark.shared_data

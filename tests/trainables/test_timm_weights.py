@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import safetensors.torch
@@ -16,7 +22,7 @@ from search_spaces.trial import ResolvedScale, ResolvedSource
 from trainables.factories import find_factory
 from trainables.models import build_model
 from trainables.sources import Receipt, initialise
-from trainables.timm_weights import fetch_pretrained, published_weights
+from trainables.timm_weights import LOCAL_VARIABLE, fetch_pretrained, published_weights
 
 
 @pytest.fixture
@@ -116,3 +122,71 @@ def test_published_weights() -> None:
     assert published_weights(find_factory("coatnet_0_224")) == ({}, {})
     scaling, revision = published_weights(find_factory("resnet10t"))
     assert scaling.keys() == revision.keys() >= {"default", "c3_in1k"}
+
+
+def test_weights_from_a_folder(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = _state("resnet10t")
+    folder = tmp_path / "mirror"
+    (folder / "resnet10t.c3_in1k").mkdir(parents=True)
+    safetensors.torch.save_file(state, folder / "resnet10t.c3_in1k" / "model.safetensors")
+    monkeypatch.setenv(LOCAL_VARIABLE, str(folder))
+    for factory, tag in (("resnet10t", "c3_in1k"), ("resnet10t", "default")):
+        module, receipt = _load(factory, tag)
+        assert torch.equal(module.state_dict()["conv1.0.weight"], state["conv1.0.weight"])
+        assert receipt.matched_tensors == receipt.backbone_tensors
+    cut = {n: t for n, t in state.items() if not n.startswith("layer4.")}
+    (folder / "resnet10t.c3_in1k" / "model.safetensors").unlink()
+    torch.save(cut, folder / "resnet10t.c3_in1k.pth")
+    with pytest.raises(UserError, match=r"do not fit its model: (?s:.)*layer4"):
+        _load("resnet10t", "c3_in1k")
+    monkeypatch.setenv(LOCAL_VARIABLE, str(tmp_path / "elsewhere"))
+    with pytest.raises(UserError, match="elsewhere, which is no folder"):
+        _load("resnet10t", "c3_in1k")
+
+
+class _Hub(http.server.BaseHTTPRequestHandler):
+    """As much of a Hugging Face server as one file needs."""
+
+    content = b""
+    asked: ClassVar[list[str]] = []
+
+    def do_HEAD(self) -> None:
+        self._answer(b"")
+
+    def do_GET(self) -> None:
+        self._answer(self.content)
+
+    def _answer(self, body: bytes) -> None:
+        self.asked.append(self.path)
+        found = self.path.startswith("/timm/resnet10t.c3_in1k/resolve/main/model.safetensors")
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Length", str(len(self.content)) if found else "0")
+        self.send_header("ETag", '"c0ffee"')
+        self.send_header("X-Repo-Commit", "c0ffee")
+        self.end_headers()
+        self.wfile.write(body if found else b"")
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_weights_from_a_mirror(tmp_path: Path) -> None:
+    """HF_ENDPOINT is read when its library is imported, so a fresh process asks for the weights."""
+    safetensors.torch.save_file(_state("resnet10t"), tmp_path / "net.safetensors")
+    _Hub.content = (tmp_path / "net.safetensors").read_bytes()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    code = (
+        "from trainables.factories import find_factory; from trainables.timm_weights import fetch_pretrained;"
+        "print(len(fetch_pretrained(find_factory('resnet10t'), 'c3_in1k', {}, 64)))"
+    )
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    try:
+        ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert ran.stdout.split()[-1] == str(len(_state("resnet10t")))
+    assert _Hub.asked
