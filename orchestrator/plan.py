@@ -337,9 +337,10 @@ def _note_idle_ranks(study: Study, resolver: Resolver, trials: Iterable[Trial], 
 
 
 def _note_controls(expansion: Expansion, trials: Iterable[Trial], found: Findings) -> None:
-    added = {t.cell for t in trials} & set(expansion.controls)
+    chosen = {t.cell for t in trials}
+    added = [cell for cell in expansion.controls if cell in chosen]
     if added:
-        scales = sorted({cell.model_scale for cell in added})
+        scales = dict.fromkeys(cell.model_scale for cell in added)
         found.notes.append(
             f"{len(added)} cells of random weights are added as controls ({', '.join(scales)}): the axes have none, "
             "and without them no gain can be told; controls: none in the study declines"
