@@ -13,6 +13,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -92,11 +93,11 @@ def layer_depths(module: nn.Module) -> dict[str, int]:
     timm's models are numbered as by ``timm.optim.param_groups_layer_decay`` (residual and transformer blocks), other
     ResNets the same way, anything else by its parts.
     """
-    matcher = getattr(module, "group_matcher", None)
-    if callable(matcher):
+    matcher = _timm_matcher(module, coarse=False)
+    if matcher is not None:
         from timm.models import group_parameters
 
-        depths: dict[str, int] = group_parameters(module, matcher(coarse=False), reverse=True)
+        depths: dict[str, int] = group_parameters(module, matcher, reverse=True)
         return depths
     layers: dict[str, int] = {}
     placed: dict[str, int] = {}
@@ -122,12 +123,12 @@ def _by_family(module: nn.Module, names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _by_timm(module: nn.Module, names: Sequence[str]) -> dict[str, list[str]]:
-    matcher = getattr(module, "group_matcher", None)
-    if not callable(matcher):
+    matcher = _timm_matcher(module, coarse=True)
+    if matcher is None:
         return {}
     from timm.models._manipulate import group_with_matcher
 
-    numbered: Mapping[str, int] = group_with_matcher(((n, None) for n in names), matcher(coarse=True), reverse=True)
+    numbered: Mapping[str, int] = group_with_matcher(((n, None) for n in names), matcher, reverse=True)
     groups: dict[int, list[str]] = {}
     for name in names:
         groups.setdefault(numbered[name], []).append(name)
@@ -135,6 +136,17 @@ def _by_timm(module: nn.Module, names: Sequence[str]) -> dict[str, list[str]]:
     for number in sorted(groups):
         grouped.setdefault(STEM if number == 0 else _module_of(groups[number]), []).extend(groups[number])
     return grouped
+
+
+def _timm_matcher(module: nn.Module, coarse: bool) -> Any:
+    """What timm groups a model's tensors by; None if it says nothing. Some models have the fine grouping only."""
+    matcher = getattr(module, "group_matcher", None)
+    if not callable(matcher):
+        return None
+    try:
+        return matcher(coarse=coarse)
+    except (AssertionError, NotImplementedError):
+        return matcher(coarse=not coarse)
 
 
 def _module_of(names: Sequence[str]) -> str:

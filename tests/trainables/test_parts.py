@@ -74,6 +74,12 @@ def test_trainable_numbers_below_each_cut_of_a_resnet50() -> None:
     assert sum(per_part.values()) == 23_508_032
 
 
+def test_model_that_timm_groups_finely_only() -> None:
+    parts = _names(_meta("rdnet_tiny"), ("head.fc.weight", "head.fc.bias"))
+    assert parts[0] == "stem"
+    assert len(parts) > 4
+
+
 def test_below_takes_buffers_and_names_the_cuts() -> None:
     parts = parts_of(resnet20(3), ("linear.weight", "linear.bias"))
     assert below(parts, "bn1", "here") >= {"conv1.weight", "bn1.running_mean", "bn1.num_batches_tracked"}
