@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from search_spaces.exceptions import DataError
-from search_spaces.names import MISSING_CLASS, UNCERTAIN, Column, Kind, Split
+from search_spaces.names import MISSING_CLASS, UNCERTAIN, Column, Split
 from trainables.duplicates import identical_images
 from trainables.library import TaskLibrary
 from trainables.manifest import CLASS_KINDS, Manifest, label_columns
+from trainables.row_checks import read_rows
 from trainables.splits import patients_in_two_splits
 
 FEW_PATIENTS = 10
 """A label with fewer positive or negative patients than this in a split is near-empty."""
 
-_THREADS = min(32, 4 * (os.cpu_count() or 1))
 _LEARNING_SPLITS = (Split.TRAIN, Split.VAL, Split.TEST)
 _MISSING_SHARE_WORTH_A_WARNING = 0.2
 
@@ -38,14 +35,6 @@ class CheckReport:
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
     facts: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Finding:
-    """Problems of one image."""
-
-    errors: tuple[str, ...] = ()
-    constant: bool = False
 
 
 def check_task(library: TaskLibrary, name: str) -> CheckReport:
@@ -137,38 +126,14 @@ def _label_values(manifest: Manifest) -> Iterator[tuple[str, pd.Series[float]]]:
 
 
 def _image_problems(manifest: Manifest) -> tuple[list[str], list[str]]:
-    with ThreadPoolExecutor(_THREADS) as pool:
-        findings = list(pool.map(lambda row: _check_row(manifest, row), range(len(manifest))))
-    errors = [error for finding in findings for error in finding.errors]
-    constant = [row for row, finding in enumerate(findings) if finding.constant]
-    if not constant:
+    read = read_rows(manifest)
+    errors = [problem.detail for problem in read.problems]
+    if not read.constant:
         return errors, []
-    first = manifest.table[Column.IMAGE_ID].iat[constant[0]]
-    return errors, [f"{len(constant)} images have one single value in all pixels, such as {first} (row {constant[0]})"]
-
-
-def _check_row(manifest: Manifest, row: int) -> _Finding:
-    errors: list[str] = []
-    shape: tuple[int, ...] | None = None
-    constant = False
-    try:
-        pixels = manifest.pixels(row)
-        shape, constant = pixels.shape[:2], bool((pixels == pixels[:1, :1]).all())
-    except DataError as error:
-        errors.append(str(error))
-    try:
-        mask = manifest.mask(row)
-    except DataError as error:
-        errors.append(str(error))
-        mask = None
-    if mask is not None and shape is not None and mask.shape != shape:
-        errors.append(
-            f"mask {manifest.table[Column.MASK].iat[row]} is {mask.shape[1]} x {mask.shape[0]}, its image "
-            f"{manifest.table[Column.PATH].iat[row]} is {shape[1]} x {shape[0]} (row {row})"
-        )
-    if mask is None and not errors and manifest.kind is Kind.SEGMENTATION:
-        errors.append(f"image {manifest.table[Column.PATH].iat[row]} has no mask (row {row})")
-    return _Finding(errors=tuple(errors), constant=constant)
+    first = manifest.table[Column.IMAGE_ID].iat[read.constant[0]]
+    return errors, [
+        f"{len(read.constant)} images have one single value in all pixels, such as {first} (row {read.constant[0]})"
+    ]
 
 
 def _leaks(manifest: Manifest) -> tuple[list[str], list[str]]:

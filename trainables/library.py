@@ -6,7 +6,9 @@ import hashlib
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,8 +18,12 @@ import pyarrow.parquet as pq
 from search_spaces.exceptions import DataError, UserError, unknown
 from search_spaces.identity import TaskCard
 from search_spaces.names import Column, Kind
-from trainables.manifest import MANIFEST_FILE, Manifest, write_parquet
+from trainables.manifest import MANIFEST_FILE, MASK_COLUMNS, Manifest, write_parquet
 from trainables.pixels import FRAME_SEPARATOR, read_frame, split_npz
+from trainables.places import stamp
+
+if TYPE_CHECKING:
+    from trainables.places import Place
 
 IMPORT_HINT = "Import one with: python -m orchestrator.tasks import csv|folder|npz PATH --name NAME"
 _TASKS = "tasks"
@@ -179,7 +185,7 @@ def _stat_images(manifest: Manifest) -> pd.DataFrame:
     files = [_container(manifest, row) for row in range(len(manifest))]
     unique = list(dict.fromkeys(files))
     with ThreadPoolExecutor(_THREADS) as pool:
-        stats = dict(zip(unique, pool.map(_stat, unique), strict=True))
+        stats = dict(zip(unique, pool.map(stamp, unique), strict=True))
     missing = [row for row, file in enumerate(files) if stats[file] is None]
     if missing:
         raise DataError(
@@ -199,41 +205,47 @@ def _stat_images(manifest: Manifest) -> pd.DataFrame:
     )
 
 
-def _container(manifest: Manifest, row: int) -> Path:
+def _container(manifest: Manifest, row: int) -> Place:
     file = manifest.file(row)
-    return split_npz(file)[0] if manifest.frame(row) is not None and FRAME_SEPARATOR in str(file) else file
+    return split_npz(file)[0] if _in_npz(manifest, row) else file
 
 
-def _stat(file: Path) -> tuple[int, int] | None:
-    try:
-        status = file.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error}") from error
-    return status.st_size, status.st_mtime_ns
+def _in_npz(manifest: Manifest, row: int) -> bool:
+    return manifest.frame(row) is not None and FRAME_SEPARATOR in manifest.file(row).name
 
 
 def _sha256(manifest: Manifest, row: int) -> str:
-    frame = manifest.frame(row)
+    frame, file = manifest.frame(row), manifest.file(row)
     if frame is None:
-        return _file_sha256(manifest.file(row), row)
-    values = np.ascontiguousarray(read_frame(manifest.file(row), frame))
+        return _file_sha256(file, row)
+    if not _in_npz(manifest, row):  # frame of a DICOM file or page: what the file says of it counts, too
+        whole = _container_sha256(file, stamp(file))
+        return hashlib.sha256(f"{whole} frame {frame}".encode()).hexdigest()
+    values = np.ascontiguousarray(read_frame(file, frame))
     head = f"{values.shape} {values.dtype.str}".encode()
     return hashlib.sha256(head + values.tobytes()).hexdigest()
 
 
-def _file_sha256(file: Path, row: int) -> str:
+@lru_cache(maxsize=64)
+def _container_sha256(file: Place, stamped: tuple[int, int] | None) -> str:
+    return _file_sha256(file, None)
+
+
+def _file_sha256(file: Place, row: int | None) -> str:
     try:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"{file} (row {row}) cannot be read: {error}") from error
+        where = "" if row is None else f" (row {row})"
+        raise DataError(f"{file}{where} cannot be read: {error}") from error
 
 
 def _mask_lines(manifest: Manifest) -> list[str]:
-    masks = manifest.table[Column.MASK]
-    rows = np.flatnonzero(masks.notna()).tolist()
-    with ThreadPoolExecutor(_THREADS) as pool:
-        digests = list(pool.map(lambda row: _file_sha256(manifest.root / str(masks.iat[row]), row), rows))
-    return [f"{manifest.table[Column.IMAGE_ID].iat[r]} mask {d}" for r, d in zip(rows, digests, strict=True)]
+    lines: list[str] = []
+    for column in (c for c in MASK_COLUMNS if c in manifest.table):
+        files = [(row, file) for row in range(len(manifest)) if (file := manifest.mask_file(row, column)) is not None]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            digests = list(pool.map(lambda entry: _file_sha256(entry[1], entry[0]), files))
+        ids = manifest.table[Column.IMAGE_ID]
+        lines += [f"{ids.iat[row]} {column} {d}" for (row, _), d in zip(files, digests, strict=True)]
+    return lines

@@ -11,9 +11,9 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,9 @@ import pyarrow.parquet as pq
 
 from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import MISSING_CLASS, SCHEMA_VERSION, Column, Kind, Split
-from trainables.pixels import read_mask, read_rgb
+from trainables.dicom import Window
+from trainables.pixels import Colour, read_mask, read_rgb
+from trainables.places import is_remote, place
 from trainables.rows import UNKNOWN as UNKNOWN
 from trainables.rows import age_band as age_band
 from trainables.rows import group_column as group_column
@@ -31,7 +33,13 @@ from trainables.rows import group_names as group_names
 from trainables.rows import texts
 from trainables.rows import where_mask as where_mask
 
+if TYPE_CHECKING:
+    from trainables.places import Place
+
 MANIFEST_FILE = "manifest.parquet"
+MASK_COLUMNS = (Column.MASK, Column.MASK_SECOND, Column.VALID_AREA)
+"""Columns that name mask files, under ``mask_root``."""
+
 CLASS_KINDS = frozenset({Kind.MULTICLASS, Kind.ORDINAL})
 """Kinds whose labels are the classes of one column ``y``; the others have a column per label."""
 
@@ -50,27 +58,38 @@ class Manifest:
         kind: What one label is.
         labels: Labels, or classes in the order of column ``y``.
         table: Columns ``image_id, path, frame?, width?, height?, patient_id, study_id?, site?, split, y_<label> or y,
-            mask?, sex?, age_years?, g_<name>*`` (docs/formats.md); index 0..n-1.
-        root: Folder that ``path`` and ``mask`` are relative to.
+            mask?, mask_second?, valid_area?, sex?, age_years?, g_<name>*`` (docs/formats.md); index 0..n-1.
+        root: Folder or URL that ``path`` is relative to, and masks if ``mask_root`` is not given.
         importer: What made this manifest.
         patients_known: Whether ``patient_id`` groups images; if not, every image counts as its own patient.
         grouping: What ``patient_id`` really holds: patient, lesion, smear, ...
         hash_key: Key of the hashes that stand for ids outside this machine; see ``hashed``.
         bit_depth: Bits that 16-bit images use.
         notes: What a reader of results must know.
+        mask_root: Folder of the masks, where it is another than that of the images.
+        colour: What the images are.
+        window: Centre and width for DICOM files; their own if None.
+        expected: What the data set's release holds: ``images``, ``patients``, ``split.<split>``, ``label.<label>`` and
+            ``label.<label>.<split>`` (positive images) -> count. Empty if not known.
+        set_aside: Reason -> rows that were set aside on import or by a check.
     """
 
     name: str
     kind: Kind
     labels: tuple[str, ...]
     table: pd.DataFrame
-    root: Path
+    root: Place
     importer: str
     patients_known: bool
     grouping: str = "patient"
     hash_key: bytes = b""
     bit_depth: int = 16
     notes: tuple[str, ...] = ()
+    mask_root: Place | None = None
+    colour: Colour = Colour.AS_STORED
+    window: Window | None = None
+    expected: Mapping[str, int] = field(default_factory=dict)
+    set_aside: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         problems = _problems(self.kind, self.labels, self.table)
@@ -106,12 +125,17 @@ class Manifest:
         """
         return where_mask(self.table, where, self.labels)
 
-    def file(self, row: int) -> Path:
+    def file(self, row: int) -> Place:
         """Path of a row's image file; for an npz frame ``FILE.npz#ARRAY``."""
         return self.root / str(self.table[Column.PATH].iat[row])
 
+    def mask_file(self, row: int, column: str = Column.MASK) -> Place | None:
+        """Path of a row's mask; None if it has none."""
+        path: Any = self.table[column].iat[row] if column in self.table else None
+        return None if path is None or pd.isna(path) else (self.mask_root or self.root) / str(path)
+
     def frame(self, row: int) -> int | None:
-        """Index of a row's npz frame; None for an image file."""
+        """Index of a row's npz frame, DICOM frame or page; None for a file of one image."""
         if Column.FRAME not in self.table:
             return None
         value: Any = self.table[Column.FRAME].iat[row]
@@ -124,21 +148,25 @@ class Manifest:
             DataError: The image is missing or unreadable; names file and row.
         """
         try:
-            return read_rgb(self.file(row), self.frame(row), self.bit_depth)
+            return read_rgb(self.file(row), self.frame(row), self.bit_depth, self.window, self.colour)
         except DataError as error:
             raise DataError(f"{error} (manifest {self.name!r}, row {row})") from error
 
-    def mask(self, row: int) -> npt.NDArray[np.int32] | None:
+    def mask(self, row: int, column: str = Column.MASK) -> npt.NDArray[np.int32] | None:
         """The row's mask as stored, shape (H, W); None if it has none.
+
+        Args:
+            row: Position in the table.
+            column: One of ``MASK_COLUMNS``.
 
         Raises:
             DataError: The mask is missing or unreadable; names file and row.
         """
-        path: Any = self.table[Column.MASK].iat[row] if Column.MASK in self.table else None
-        if path is None or pd.isna(path):
+        file = self.mask_file(row, column)
+        if file is None:
             return None
         try:
-            return read_mask(self.root / str(path))
+            return read_mask(file)
         except DataError as error:
             raise DataError(f"{error} (manifest {self.name!r}, row {row})") from error
 
@@ -165,6 +193,11 @@ class Manifest:
             "hash_key": self.hash_key.hex(),
             "table_hash": self.table_hash,
             "notes": list(self.notes),
+            "mask_root": None if self.mask_root is None else _portable_root(self.mask_root, folder),
+            "colour": self.colour.value,
+            "window": None if self.window is None else list(self.window),
+            "expected": dict(self.expected),
+            "set_aside": dict(self.set_aside),
         }
         table = pa.Table.from_pandas(self.table, preserve_index=False)
         metadata = {**(table.schema.metadata or {}), _METADATA_KEY: json.dumps(facts).encode()}
@@ -193,13 +226,18 @@ class Manifest:
             kind=Kind(facts["kind"]),
             labels=tuple(facts["labels"]),
             table=table.to_pandas(),
-            root=folder.absolute() / facts["root"],
+            root=_found_root(facts["root"], folder),
             importer=facts["importer"],
             patients_known=facts["patients_known"],
             grouping=facts["grouping"],
             hash_key=bytes.fromhex(facts["hash_key"]),
             bit_depth=int(facts.get("bit_depth", 16)),
             notes=tuple(facts["notes"]),
+            mask_root=_found_root(facts["mask_root"], folder) if facts.get("mask_root") else None,
+            colour=Colour(facts.get("colour", Colour.AS_STORED)),
+            window=(facts["window"][0], facts["window"][1]) if facts.get("window") else None,
+            expected=facts.get("expected", {}),
+            set_aside=facts.get("set_aside", {}),
         )
 
     def with_hash_key(self, hash_key: bytes) -> Manifest:
@@ -234,10 +272,16 @@ def write_parquet(table: pa.Table, file: Path) -> None:
         raise UserError(f"{file} cannot be written: {error}") from error
 
 
-def _portable_root(root: Path, folder: Path) -> str:
+def _portable_root(root: Place, folder: Path) -> str:
     """Relative when the images lie under the manifest's own folder, so that both can be moved together."""
+    if not isinstance(root, Path):
+        return str(root)
     root, folder = root.absolute(), folder.absolute()
     return str(root.relative_to(folder)) if root.is_relative_to(folder) else str(root)
+
+
+def _found_root(written: str, folder: Path) -> Place:
+    return place(written) if is_remote(written) else folder.absolute() / written
 
 
 def _problems(kind: Kind, labels: Sequence[str], table: pd.DataFrame) -> list[str]:
@@ -280,23 +324,32 @@ def _digest(manifest: Manifest, purpose: str) -> Any:
     """
     table = manifest.table
     order = np.argsort(table[Column.IMAGE_ID].to_numpy(dtype=str), kind="stable")
-    head = {"purpose": purpose, "schema": SCHEMA_VERSION, "kind": manifest.kind, "labels": list(manifest.labels)}
+    head: dict[str, Any] = {
+        "purpose": purpose,
+        "schema": SCHEMA_VERSION,
+        "kind": manifest.kind,
+        "labels": list(manifest.labels),
+    }
     if manifest.bit_depth != 16:  # full scale, which earlier manifests do not name
         head["bit_depth"] = manifest.bit_depth
+    if manifest.colour is not Colour.AS_STORED:
+        head["colour"] = manifest.colour.value
+    if manifest.window is not None:
+        head["window"] = list(manifest.window)
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     for column in sorted(str(c) for c in table.columns if c not in _WHERE_BYTES_LIE):
-        values = table[column].notna() if column == Column.MASK else table[column]
+        values = table[column].notna() if column in MASK_COLUMNS else table[column]
         cells = texts(values, missing=None)[order].tolist()
         digest.update(json.dumps([column, cells], ensure_ascii=True).encode())
     return digest
 
 
-def checked_root(root: Path) -> Path:
-    """``root`` made absolute.
+def checked_root(root: Place) -> Place:
+    """``root``; a path is made absolute.
 
     Raises:
         UserError: It is no folder.
     """
     if not root.is_dir():
         raise UserError(f"folder of images {root} does not exist")
-    return root.absolute()
+    return root.absolute() if isinstance(root, Path) else root

@@ -1,64 +1,122 @@
-"""Image files and npz frames as arrays. The only place that decodes."""
+"""Image files, DICOM files and npz frames as arrays. With ``trainables.dicom`` the only place that decodes."""
 
 from __future__ import annotations
 
 import functools
-from pathlib import Path
+from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from search_spaces.exceptions import DataError
+from trainables.dicom import DICOM_SUFFIXES, Window, dicom_size, is_dicom, read_dicom, read_stored
+from trainables.pixel_limit import refuse_too_large
+from trainables.places import is_remote, place, stamp
+
+if TYPE_CHECKING:
+    from trainables.places import Place
 
 FRAME_SEPARATOR = "#"
 """In a path, parts the npz file from the name of its array: ``set.npz#train_images``."""
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp"}) | DICOM_SUFFIXES
 
 BIT_DEPTHS = range(8, 17)
 """Bits that 16-bit files may use: scanners often write 12."""
+
+Image.MAX_IMAGE_PIXELS = None
+"""Pillow's own limit warns instead of refusing; ``trainables.pixel_limit`` refuses, and names what to set."""
 
 _SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
 
 Pixels = npt.NDArray[np.uint8]
 
 
-def read_rgb(path: Path, frame: int | None = None, bit_depth: int = 16) -> Pixels:
+class Colour(StrEnum):
+    """What a task's images are."""
+
+    AS_STORED = "as_stored"
+    """Grey files become three equal channels, colour files keep theirs."""
+
+    GREY = "grey"
+    """Colour files become their luma (ITU-R BT.601), in three equal channels."""
+
+    RGB = "rgb"
+    """Grey files are refused."""
+
+
+def read_rgb(
+    path: Place,
+    frame: int | None = None,
+    bit_depth: int = 16,
+    window: Window | None = None,
+    colour: Colour = Colour.AS_STORED,
+) -> Pixels:
     """One image as uint8 RGB, shape (H, W, 3).
 
     Grey becomes three equal channels, transparency is dropped, 16-bit grey is scaled so that the full scale of its bit
-    depth becomes 255, EXIF orientation is not applied (arrays of masks and points refer to the stored pixels).
+    depth becomes 255, EXIF orientation is not applied (arrays of masks and points refer to the stored pixels). DICOM
+    files are shown as they are meant to be seen; see ``trainables.dicom.read_dicom``.
 
     Args:
-        path: An image file, or ``FILE.npz#ARRAY``.
-        frame: Index into the npz array; None for an image file.
+        path: An image or DICOM file, or ``FILE.npz#ARRAY``.
+        frame: Index into the npz array, frame of a DICOM file or page of a TIFF file; None for a file of one image.
         bit_depth: Bits that 16-bit images use, 8 to 16; of no meaning for others.
+        window: Centre and width for DICOM files; their own if not given.
+        colour: What the image must be or becomes.
 
     Raises:
-        DataError: The file is missing, cannot be decoded, is of a kind that has no 8-bit meaning, or has a value above
-            its bit depth.
+        DataError: The file is missing, cannot be decoded, is of a kind that has no 8-bit meaning, has a value above
+            its bit depth, more pixels than the limit, or is grey where colour was declared.
     """
-    if frame is not None:
-        return _grey_to_rgb(read_frame(path, frame), path, bit_depth)
+    pixels = _any_rgb(path, frame, bit_depth, window)
+    if colour is Colour.AS_STORED:
+        return pixels
+    grey = bool((pixels == pixels[..., :1]).all())
+    if colour is Colour.RGB and grey:
+        raise DataError(f"image {path} is grey; its task declares colour")
+    if colour is Colour.GREY and not grey:
+        luma = np.asarray(Image.fromarray(pixels).convert("L"))
+        return np.repeat(luma[..., None], 3, axis=2)
+    return pixels
+
+
+def _any_rgb(path: Place, frame: int | None, bit_depth: int, window: Window | None) -> Pixels:
+    if _is_npz_frame(path, frame):
+        values = read_frame(path, frame or 0)
+        if values.ndim > 1:
+            refuse_too_large(values.shape[1], values.shape[0], path)
+        return _grey_to_rgb(values, path, bit_depth)
+    if is_dicom(path):
+        return _grey_to_rgb(read_dicom(path, frame, window), path, bit_depth)
     with _opened(path) as image:
-        return _decoded(image, path, bit_depth)
+        return _decoded(image, path, bit_depth, frame)
 
 
-def sixteen_bit_peak(path: Path, frame: int | None = None) -> int | None:
-    """The largest value of a 16-bit image; None for any other, which is not decoded.
+def _is_npz_frame(path: Place, frame: int | None) -> bool:
+    """Frames of other than DICOM and TIFF files are those of npz arrays."""
+    return frame is not None and path.suffix.lower() not in {*DICOM_SUFFIXES, ".tif", ".tiff", ""}
+
+
+def sixteen_bit_peak(path: Place, frame: int | None = None) -> int | None:
+    """The largest value of a 16-bit image; None for any other, and for DICOM files, which say what is white.
 
     Args:
         path: An image file, or ``FILE.npz#ARRAY``.
-        frame: Index into the npz array; None for an image file.
+        frame: Index into the npz array or page; None for an image file.
 
     Raises:
         DataError: The file is missing or cannot be decoded.
     """
-    if frame is not None:
-        values = read_frame(path, frame)
+    if _is_npz_frame(path, frame):
+        values = read_frame(path, frame or 0)
         return int(values.max()) if values.dtype == np.uint16 and values.size else None
+    if is_dicom(path):
+        return None
     with _opened(path) as image:
+        _to_page(image, path, frame)
         if image.mode not in _SIXTEEN_BIT_MODES:
             return None
         try:
@@ -67,17 +125,20 @@ def sixteen_bit_peak(path: Path, frame: int | None = None) -> int | None:
             raise DataError(f"image {path} cannot be decoded: {error}") from error
 
 
-def read_mask(path: Path) -> npt.NDArray[np.int32]:
+def read_mask(path: Place) -> npt.NDArray[np.int32]:
     """A mask as stored, shape (H, W): palette and label values are kept, colour masks are refused.
 
     Raises:
         DataError: The file is missing, cannot be decoded, or has more than one channel.
     """
-    with _opened(path) as image:
-        try:
-            values = np.asarray(image)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise DataError(f"mask {path} cannot be decoded: {error}") from error
+    if is_dicom(path):
+        values = np.asarray(read_stored(path))
+    else:
+        with _opened(path) as image:
+            try:
+                values = np.asarray(image)
+            except (OSError, ValueError, SyntaxError) as error:
+                raise DataError(f"mask {path} cannot be decoded: {error}") from error
     if values.ndim == 3 and values.shape[2] in (3, 4) and (values[..., :3] == values[..., :1]).all():
         values = values[..., 0]
     if values.ndim != 2 or values.dtype.kind not in "bui":
@@ -87,20 +148,23 @@ def read_mask(path: Path) -> npt.NDArray[np.int32]:
     return values.astype(np.int32)
 
 
-def image_size(path: Path, frame: int | None = None) -> tuple[int, int]:
+def image_size(path: Place, frame: int | None = None) -> tuple[int, int]:
     """Width and height from the header alone, in pixels.
 
     Raises:
-        DataError: The file is missing or is no image.
+        DataError: The file is missing, is no image, or has more pixels than the limit.
     """
-    if frame is not None:
+    if _is_npz_frame(path, frame):
         height, width = npz_array(*split_npz(path)).shape[1:3]
         return int(width), int(height)
+    if is_dicom(path):
+        return dicom_size(path, frame)
     with _opened(path) as image:
+        _to_page(image, path, frame)
         return image.size
 
 
-def split_npz(path: Path) -> tuple[Path, str]:
+def split_npz(path: Place) -> tuple[Place, str]:
     """``(FILE.npz, ARRAY)`` of ``FILE.npz#ARRAY``.
 
     Raises:
@@ -109,24 +173,25 @@ def split_npz(path: Path) -> tuple[Path, str]:
     file, separator, array = str(path).rpartition(FRAME_SEPARATOR)
     if not separator:
         raise DataError(f"{path} names a frame but no array; FILE.npz{FRAME_SEPARATOR}ARRAY expected")
-    return Path(file), array
+    return place(file), array
 
 
-def npz_array(file: Path, array: str) -> npt.NDArray[np.generic]:
+def npz_array(file: Place, array: str) -> npt.NDArray[np.generic]:
     """An array of an npz file, kept in memory while it is being read from.
 
     Raises:
         DataError: The file or the array is missing or cannot be read.
     """
+    stamped = stamp(file)
+    if stamped is None:
+        raise DataError(f"file {file} is missing")
     try:
-        return _cached_array(file, array, file.stat().st_mtime_ns)
-    except FileNotFoundError:
-        raise DataError(f"file {file} is missing") from None
+        return _cached_array(str(file), array, stamped)
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise DataError(f"array {array!r} of {file} cannot be read: {error}") from error
 
 
-def read_frame(path: Path, frame: int) -> npt.NDArray[np.generic]:
+def read_frame(path: Place, frame: int) -> npt.NDArray[np.generic]:
     """Frame ``frame`` of ``FILE.npz#ARRAY``, as stored.
 
     Raises:
@@ -140,26 +205,58 @@ def read_frame(path: Path, frame: int) -> npt.NDArray[np.generic]:
 
 
 @functools.lru_cache(maxsize=4)
-def _cached_array(file: Path, array: str, mtime_ns: int) -> npt.NDArray[np.generic]:
-    with np.load(file, allow_pickle=False) as arrays:
+def _cached_array(file: str, array: str, stamped: tuple[int, int]) -> npt.NDArray[np.generic]:
+    with place(file).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         read: npt.NDArray[np.generic] = arrays[array]
     return read
 
 
-def _opened(path: Path) -> Image.Image:
+def _opened(path: Place) -> Image.Image:
+    """The image with its header read.
+
+    Raises:
+        DataError: The file is missing, no image, or has more pixels than the limit.
+    """
     try:
-        return Image.open(path)
+        image = Image.open(path.open("rb") if is_remote(path) else str(path))
     except FileNotFoundError:
         raise DataError(f"image {path} is missing") from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"image {path} cannot be read: {error}") from error
-
-
-def _decoded(image: Image.Image, path: Path, bit_depth: int) -> Pixels:
-    pages = getattr(image, "n_frames", 1)
-    if pages > 1 and image.format != "MPO":  # what a camera adds to its JPEG is a preview of the same picture
-        raise DataError(f"image {path} has {pages} pages; one image per file expected")
+        raise DataError(f"image {path} cannot be read: {_plain(error)}") from error
     try:
+        refuse_too_large(*image.size, path)
+    except DataError:
+        image.close()
+        raise
+    return image
+
+
+def _plain(error: Exception) -> str:
+    """What is wrong, without naming the file again."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no image of a known format"
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _to_page(image: Image.Image, path: Place, frame: int | None) -> None:
+    """Turn to a page of a multi-page file.
+
+    Raises:
+        DataError: There are several and none is named, or there is no such page.
+    """
+    pages = getattr(image, "n_frames", 1)
+    if frame is None:
+        if pages > 1 and image.format != "MPO":  # what a camera adds to its JPEG is a preview of the same picture
+            raise DataError(f"image {path} has {pages} pages; one image per file, or a column 'frame', expected")
+        return
+    if not 0 <= frame < pages:
+        raise DataError(f"image {path} has {pages} pages; there is no page {frame}")
+    image.seek(frame)
+
+
+def _decoded(image: Image.Image, path: Place, bit_depth: int, frame: int | None) -> Pixels:
+    try:
+        _to_page(image, path, frame)
         if image.mode in _SIXTEEN_BIT_MODES:
             return _grey_to_rgb(_sixteen_bit(np.asarray(image), path), path, bit_depth)
         if image.mode == "F":
@@ -169,14 +266,14 @@ def _decoded(image: Image.Image, path: Path, bit_depth: int) -> Pixels:
         raise DataError(f"image {path} cannot be decoded: {error}") from error
 
 
-def _sixteen_bit(values: npt.NDArray[np.generic], path: Path) -> npt.NDArray[np.uint16]:
+def _sixteen_bit(values: npt.NDArray[np.generic], path: Place) -> npt.NDArray[np.uint16]:
     numbers = values.astype(np.int64)
     if numbers.size and not 0 <= numbers.min() <= numbers.max() <= 65535:
         raise DataError(f"image {path} has values from {numbers.min()} to {numbers.max()}; 8 or 16 bit expected")
     return numbers.astype(np.uint16)
 
 
-def _grey_to_rgb(values: npt.NDArray[np.generic], path: Path, bit_depth: int) -> Pixels:
+def _grey_to_rgb(values: npt.NDArray[np.generic], path: Place, bit_depth: int) -> Pixels:
     """Shape (H, W), (H, W, 1) or (H, W, 3), uint8 or uint16 -> uint8 (H, W, 3)."""
     if values.dtype == np.uint16:
         full = 2**bit_depth - 1

@@ -6,19 +6,27 @@ import os
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import Column, Split
+from trainables.importers.columns import BadCellsError
+from trainables.importers.found import Found as Found
 from trainables.importers.labels import Labels
 from trainables.importers.options import ImportOptions, Tell
-from trainables.manifest import Manifest
-from trainables.pixels import IMAGE_SUFFIXES, image_size, sixteen_bit_peak
+from trainables.importers.quarantine import Quarantine, header_problems, repeated_images
+from trainables.manifest import MASK_COLUMNS, Manifest
+from trainables.pixels import IMAGE_SUFFIXES, sixteen_bit_peak
+from trainables.row_checks import read_rows
 from trainables.splits import assign_splits, patients_in_two_splits
+
+if TYPE_CHECKING:
+    from trainables.places import Place
 
 _THREADS = min(32, 4 * (os.cpu_count() or 1))
 
@@ -34,41 +42,43 @@ SPLIT_NAMES = {
 """What data sets call their splits, in lower case."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What an importer read, before patients and splits are settled.
-
-    Attributes:
-        rows: ``image_id`` and ``path``, and whatever else of the manifest's columns is known.
-        labels: Labels of the same rows.
-        root: Folder of the images.
-        importer: Name of the importer.
-    """
-
-    rows: pd.DataFrame
-    labels: Labels
-    root: Path
-    importer: str
-
-
 def assemble(found: Found, options: ImportOptions, tell: Tell) -> Manifest:
     """The manifest of what an importer found.
 
     Raises:
-        UserError: Image ids repeat, the patient pattern fits a path not at all, or nothing is left to train on.
-        DataError: Image or mask files are missing.
+        UserError: The patient pattern fits a path not at all, or nothing is left to train on.
+        DataError: Rows cannot be used (files missing or unreadable, image ids repeated, cells with other values than
+            allowed, masks of another size), and ``options.quarantine`` is not given; lists all of them.
     """
-    notes: list[str] = []
+    aside = Quarantine(options.quarantine)
+    sizes, problems = header_problems(found)
+    problems = [*found.problems, *repeated_images(found), *problems]
+    found = aside.usable(replace(found, rows=pd.concat([found.rows, sizes], axis=1)), problems)
+    manifest = _manifest(found, options, tell)
+    if options.quarantine is None:
+        return manifest
+    sound = aside.usable(found, read_rows(manifest).problems)
+    if len(sound.rows) < len(found.rows):
+        manifest = _manifest(sound, options, tell)
+    aside.write()
+    if not aside.counts:
+        return manifest
+    tell(aside.in_words(len(manifest)))
+    notes = (*manifest.notes, aside.in_words(len(manifest)))
+    return replace(manifest, set_aside=aside.counts, notes=notes)
+
+
+def _manifest(found: Found, options: ImportOptions, tell: Tell) -> Manifest:
+    """The manifest of rows that can all be used."""
+    notes = list(found.notes)
 
     def note(line: str) -> None:
         notes.append(line)
         tell(line)
 
-    _refuse_repeated_images(found.rows)
     rows = pd.concat([found.rows, found.labels.columns], axis=1)
     rows, patients_known = _with_patients(rows, options, note)
     rows = _with_splits(rows, found.labels, options, note)
-    rows = _with_sizes(rows, found.root, tell)
     bit_depth = _bit_depth(rows, found.root, options, note)
     return Manifest(
         name=options.name,
@@ -81,26 +91,36 @@ def assemble(found: Found, options: ImportOptions, tell: Tell) -> Manifest:
         grouping=options.groups_patients if patients_known else "image",
         bit_depth=bit_depth,
         notes=tuple(notes),
+        mask_root=found.mask_root,
+        colour=options.colour,
+        window=options.window,
+        expected=found.expected,
     )
 
 
-def split_of(names: pd.Series[str], where: str) -> pd.Series[str]:
+def split_of(names: pd.Series[str], where: str, column: str) -> pd.Series[str]:
     """The user's split names as ours.
 
     Raises:
-        UserError: A name that is none of ``SPLIT_NAMES``, or a blank.
+        BadCellsError: A name that is none of ``SPLIT_NAMES``, or a blank.
     """
     plain = names.map(lambda v: str(v).strip().lower())
     known = plain.map({name: split.value for name, split in SPLIT_NAMES.items()})
     if known.isna().any():
+        allowed = ", ".join(SPLIT_NAMES)
         strange = sorted({"(blank)" if v is None else str(v) for v in names[known.isna()]})
-        raise UserError(f"{where} has {', '.join(strange[:10])}; known splits are {', '.join(SPLIT_NAMES)}")
+        message = f"{where} has {', '.join(strange[:10])}; known splits are {allowed}"
+        raise BadCellsError(message, column, np.flatnonzero(known.isna()), allowed, stand_in=Split.UNUSED.value)
     return known.astype("str")
 
 
-def files_under(folder: Path) -> tuple[list[Path], Counter[str]]:
+def files_under(folder: Place) -> tuple[list[Place], Counter[str]]:
     """Image files under a folder, sorted, and the suffixes of other files; hidden files are passed over."""
-    images: list[Path] = []
+    if not isinstance(folder, Path):
+        files = sorted((f for f in folder.rglob("*") if not f.name.startswith(".") and f.is_file()), key=str)
+        known = [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES]
+        return known, Counter(f.suffix or f.name for f in files if f.suffix.lower() not in IMAGE_SUFFIXES)
+    images: list[Place] = []
     others: Counter[str] = Counter()
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
@@ -111,16 +131,6 @@ def files_under(folder: Path) -> tuple[list[Path], Counter[str]]:
             else:
                 others[path.suffix or file] += 1
     return images, others
-
-
-def _refuse_repeated_images(rows: pd.DataFrame) -> None:
-    ids = rows[Column.IMAGE_ID]
-    repeated = ids[ids.duplicated()].unique()
-    if len(repeated):
-        raise UserError(
-            f"{len(repeated)} images stand in more than one row, such as {', '.join(map(repr, repeated[:3]))}; "
-            "a manifest has one row per image (join several labels with a separator, see --label-separator)"
-        )
 
 
 def _with_patients(rows: pd.DataFrame, options: ImportOptions, note: Tell) -> tuple[pd.DataFrame, bool]:
@@ -176,23 +186,7 @@ def _with_splits(rows: pd.DataFrame, labels: Labels, options: ImportOptions, not
     return rows.assign(**{Column.SPLIT: split})
 
 
-def _with_sizes(rows: pd.DataFrame, root: Path, tell: Tell) -> pd.DataFrame:
-    """Width and height from the headers; null where a header cannot be read.
-
-    Raises:
-        DataError: Image or mask files are missing; names the first and counts them.
-    """
-    _refuse_missing_files(rows, root)
-    frames = rows[Column.FRAME].tolist() if Column.FRAME in rows else [None] * len(rows)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        sizes = list(pool.map(lambda path, frame: _size_or_none(root / path, frame), rows[Column.PATH], frames))
-    if unreadable := sum(size is None for size in sizes):
-        tell(f"{unreadable} images cannot be read; tasks check lists them")
-    width, height = ([None if s is None else s[i] for s in sizes] for i in (0, 1))
-    return rows.assign(**{Column.WIDTH: pd.array(width, dtype="Int32"), Column.HEIGHT: pd.array(height, dtype="Int32")})
-
-
-def _bit_depth(rows: pd.DataFrame, root: Path, options: ImportOptions, note: Tell) -> int:
+def _bit_depth(rows: pd.DataFrame, root: Place, options: ImportOptions, note: Tell) -> int:
     """The bits that 16-bit images use; 16 where there are none."""
     frames = rows[Column.FRAME].tolist() if Column.FRAME in rows else [None] * len(rows)
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -213,42 +207,18 @@ def _bit_depth(rows: pd.DataFrame, root: Path, options: ImportOptions, note: Tel
     return needed
 
 
-def _peak_or_none(file: Path, frame: int | None) -> int | None:
+def _peak_or_none(file: Place, frame: int | None) -> int | None:
     try:
         return sixteen_bit_peak(file, frame)
     except DataError:
         return None  # tasks check names it
 
 
-def _refuse_missing_files(rows: pd.DataFrame, root: Path) -> None:
-    for column in (Column.PATH, Column.MASK):
-        if column not in rows or (column == Column.PATH and Column.FRAME in rows):
-            continue
-        positions = np.flatnonzero(rows[column].notna()).tolist()
-        with ThreadPoolExecutor(_THREADS) as pool:
-            there = list(pool.map(lambda p: (root / str(p)).is_file(), rows[column].iloc[positions]))
-        missing = [row for row, exists in zip(positions, there, strict=True) if not exists]
-        if missing:
-            what = "images" if column == Column.PATH else "masks"
-            first = root / str(rows[column].iat[missing[0]])
-            raise DataError(
-                f"{len(missing)} of {len(positions)} {what} are missing, the first: {first} (row {missing[0]}); "
-                "paths are relative to the table's folder, --image-root gives another"
-            )
-
-
-def _size_or_none(path: Path, frame: int | None) -> tuple[int, int] | None:
-    try:
-        return image_size(path, frame)
-    except DataError:
-        return None  # the import goes on; tasks check reports every unreadable image
-
-
 def _in_order(rows: pd.DataFrame, labels: Labels) -> pd.DataFrame:
     """Columns in the manifest's order, texts as strings, index 0..n-1."""
     order = [
         Column.IMAGE_ID, Column.PATH, Column.FRAME, Column.WIDTH, Column.HEIGHT, Column.PATIENT_ID, Column.STUDY_ID,
-        Column.SITE, Column.SPLIT, *labels.columns.columns, Column.MASK, Column.SEX, Column.AGE_YEARS,
+        Column.SITE, Column.SPLIT, *labels.columns.columns, *MASK_COLUMNS, Column.SEX, Column.AGE_YEARS,
     ]  # fmt: skip
     groups = [c for c in rows if str(c).startswith(Column.GROUP_PREFIX)]
     table = rows[[c for c in order if c in rows] + groups].reset_index(drop=True)

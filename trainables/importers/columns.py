@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping
-from pathlib import Path
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from search_spaces.exceptions import UserError, unknown
 from trainables.importers.options import NO_COLUMN, Tell
+from trainables.places import is_remote
+from trainables.row_problems import Reason, RowProblem
+
+if TYPE_CHECKING:
+    from trainables.places import Place
 
 BLANKS = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "<NA>")
 """Cells that hold nothing."""
@@ -30,13 +37,105 @@ USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Usual column names of each role, the most telling first; case, spaces and underscores do not matter."""
 
+
+class BadCellsError(UserError):
+    """Cells of one column that are not what the column must hold.
+
+    Attributes:
+        column: The column.
+        rows: Positions of the rows.
+        allowed: What a cell may hold.
+        stand_in: What to read in their place to go on, until the rows are set aside.
+    """
+
+    def __init__(
+        self, message: str, column: str, rows: np.ndarray | list[int], allowed: str, stand_in: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.column = column
+        self.rows = [int(row) for row in rows]
+        self.allowed = allowed
+        self.stand_in = stand_in
+
+
+T = TypeVar("T")
+_MISREAD_SHARE = 0.5
+"""With more bad cells than this among those filled, the column is not what it was taken for."""
+
+
+def collecting(read: Callable[[pd.DataFrame], T], table: pd.DataFrame, problems: list[RowProblem]) -> T:
+    """What ``read`` makes of the table without the cells that it refuses; those become problems of their rows.
+
+    Raises:
+        UserError: What ``read`` raises other than ``BadCellsError``, or a column is bad throughout.
+    """
+    while True:
+        try:
+            return read(table)
+        except BadCellsError as error:
+            cells = table[error.column].astype(object)
+            refused = cells.iloc[error.rows]
+            filled = max(int(cells.notna().sum()), 1)
+            if len(error.rows) > _MISREAD_SHARE * filled or refused.map(lambda v, e=error: v == e.stand_in).all():
+                raise
+            problems += [
+                RowProblem(
+                    row=row,
+                    reason=Reason.VALUE,
+                    detail=f"column {error.column!r} has {'a blank' if cell is None else repr(cell)}; "
+                    f"allowed: {error.allowed}",
+                    advice=str(error),
+                )
+                for row, cell in zip(error.rows, refused, strict=True)
+            ]
+            cells.iloc[error.rows] = error.stand_in
+            table = table.assign(**{error.column: cells})
+
+
+def once(tell: Tell) -> Tell:
+    """A ``Tell`` that says each line once."""
+    said: set[str] = set()
+
+    def say(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            tell(line)
+
+    return say
+
+
+def refuse_absent(table: pd.DataFrame, wanted: Mapping[str, Sequence[str]]) -> None:
+    """Nothing, if the table has all columns that were named.
+
+    Args:
+        table: The user's table.
+        wanted: Option -> the columns it names.
+
+    Raises:
+        UserError: Columns are absent; says all of them at once.
+    """
+    known = [str(c) for c in table.columns]
+    asked = [(flag, name) for flag, names in wanted.items() for name in names]
+    absent = [unknown("column", name, known, flag) for flag, name in asked if name not in table]
+    if len(absent) == 1:
+        raise UserError(absent[0])
+    if absent:
+        raise UserError(f"{len(absent)} columns are absent:\n  " + "\n  ".join(absent))
+
+
 _FLOATED_INTEGER = re.compile(r"-?\d+\.0+")
 
 
-def read_table(path: Path, tell: Tell) -> pd.DataFrame:
-    """A CSV or TSV file as text; blanks are None, spaces around cells are removed.
+def read_table(
+    path: Place, tell: Tell, header: Sequence[str] | None = None, separator: str | None = None
+) -> pd.DataFrame:
+    """A CSV or TSV file, packed or not, as text; blanks are None, spaces around cells are removed.
 
-    The separator is the most frequent of comma, semicolon and tab in the first line.
+    Args:
+        path: The file.
+        tell: Hears of an unusual encoding.
+        header: Names of the columns of a file that has none.
+        separator: Between cells; the most frequent of comma, semicolon and tab in the first line if not given.
 
     Raises:
         UserError: The file is missing, empty, not text, or its rows are of different lengths.
@@ -45,11 +144,11 @@ def read_table(path: Path, tell: Tell) -> pd.DataFrame:
         raise UserError(f"table {path} does not exist" if not path.exists() else f"table {path} is no file")
     for encoding in ("utf-8-sig", "cp1252"):
         try:
-            table = _read(path, encoding)
+            table = _read(path, encoding, header, separator)
         except UnicodeDecodeError:
             tell(f"{path.name} is not UTF-8; read as Windows-1252")
             continue
-        except (pd.errors.EmptyDataError, pd.errors.ParserError, csv.Error) as error:
+        except (pd.errors.EmptyDataError, pd.errors.ParserError, csv.Error, OSError, EOFError, zlib.error) as error:
             raise UserError(f"table {path} cannot be read: {error}") from error
         if table.empty:
             raise UserError(f"table {path} has no rows")
@@ -57,14 +156,37 @@ def read_table(path: Path, tell: Tell) -> pd.DataFrame:
     raise UserError(f"table {path} is neither UTF-8 nor Windows-1252 text")
 
 
-def _read(path: Path, encoding: str) -> pd.DataFrame:
-    first = pd.read_csv(path, sep="\0", nrows=1, header=None, dtype=str, encoding=encoding, quoting=csv.QUOTE_NONE)
-    line = str(first.iat[0, 0])
-    separator = max(",;\t", key=line.count)
-    table = pd.read_csv(path, sep=separator, dtype=str, encoding=encoding, keep_default_na=False, skipinitialspace=True)
+def _read(path: Place, encoding: str, header: Sequence[str] | None, separator: str | None) -> pd.DataFrame:
+    if separator is None:
+        with _text(path) as stream:
+            first = pd.read_csv(
+                stream, sep="\0", nrows=1, header=None, dtype=str, encoding=encoding, quoting=csv.QUOTE_NONE
+            )
+        separator = max(",;\t", key=str(first.iat[0, 0]).count)
+    with _text(path) as stream:
+        table = pd.read_csv(
+            stream,
+            sep=separator,
+            dtype=str,
+            encoding=encoding,
+            keep_default_na=False,
+            skipinitialspace=True,
+            names=list(header) if header else None,
+            header=None if header else 0,
+        )
     if isinstance(table.index, pd.MultiIndex) or not table.index.equals(pd.RangeIndex(len(table))):
         raise csv.Error("its rows have more cells than its first line has names")
     return pd.DataFrame({str(c).strip(): cleaned(table[c]) for c in table.columns})
+
+
+def _text(path: Place) -> AbstractContextManager[Any]:
+    """What pandas reads: the path itself, whose suffix tells how it is packed, or a stream of a remote file."""
+    if not is_remote(path):
+        return nullcontext(str(path))
+    import fsspec
+
+    stream: AbstractContextManager[Any] = fsspec.open(str(path), "rb", compression="infer")
+    return stream
 
 
 def cleaned(values: pd.Series[str]) -> pd.Series[str]:

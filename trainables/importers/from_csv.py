@@ -5,29 +5,46 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from search_spaces.exceptions import UserError
+from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import Column, Kind
 from trainables.importers.assemble import Found, assemble, files_under, split_of
-from trainables.importers.columns import find_column, lines_of, read_table, required_column
+from trainables.importers.columns import (
+    USUAL_NAMES,
+    BadCellsError,
+    collecting,
+    find_column,
+    lines_of,
+    once,
+    read_table,
+    refuse_absent,
+    required_column,
+)
 from trainables.importers.labels import Labels, labels_from_cells, labels_from_columns, labels_from_joined, mask_labels
 from trainables.importers.options import NO_COLUMN, ImportOptions, Tell, silent
 from trainables.manifest import Manifest, checked_root
 from trainables.pixels import IMAGE_SUFFIXES
+from trainables.places import is_remote, place, stamp
+from trainables.row_problems import RowProblem
 
+if TYPE_CHECKING:
+    from trainables.places import Place
+
+BLANK = "(blank)"
 _SEX = {"f": "F", "female": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
 _SEX_UNKNOWN = frozenset({"unknown", "u", "o", "other", "x", "-", "?"})
+_SEX_ALLOWED = "F, M, female, male, unknown or blank"
 _DICOM_AGE = re.compile(r"(\d{1,3})([YMWD])")
 _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 _OLDEST_YEARS = 120.0
 _TAKEN_GROUPS = frozenset({Column.SEX, Column.AGE_BAND, Column.SITE, Column.SPLIT, Column.PATIENT_ID, "label"})
 
 
-def import_csv(path: Path, options: ImportOptions, tell: Tell = silent) -> Manifest:
+def import_csv(path: Place, options: ImportOptions, tell: Tell = silent) -> Manifest:
     """The manifest of a table with one row per image.
 
     Args:
@@ -39,22 +56,48 @@ def import_csv(path: Path, options: ImportOptions, tell: Tell = silent) -> Manif
         UserError: The table or the options do not fit; says what and where.
         DataError: Image files are missing.
     """
+    tell = once(tell)
     table = read_table(path, tell)
+    refuse_absent(table, _named_columns(options))
     image = find_column(table, "image", options.image_column, tell)
     if image is None:
         raise UserError(
             f"no image column found in {path}; give --image-column, one of: {', '.join(map(str, table.columns))}"
         )
-    rows, root = _image_paths(table[image], image, checked_root(options.image_root or path.parent), tell)
-    columns: dict[str, pd.Series[Any]] = {**rows, **_texts(table, options, tell)}
+    problems: list[RowProblem] = []
+    notes: list[str] = []
+    root = checked_root(options.image_root or path.parent)
+    rows, root = collecting(lambda t: _image_paths(t[image], image, root, tell), table, problems)
+    columns: dict[str, pd.Series[Any]] = {**rows, **_texts(table, options, tell, problems, notes)}
+    if options.frame_column:
+        columns |= collecting(lambda t: _frames(t[options.frame_column], rows[Column.PATH]), table, problems)
     for name in options.group_columns:
         columns[f"{Column.GROUP_PREFIX}{_group_name(name)}"] = table[required_column(table, name, "--group-columns")]
-    labels = _labels(table, options, has_mask=Column.MASK in columns, tell=tell)
-    found = Found(rows=pd.DataFrame(columns), labels=labels, root=root, importer="csv")
+    has_mask = Column.MASK in columns
+    labels = collecting(lambda t: _labels(t, options, has_mask=has_mask, tell=tell), table, problems)
+    where = pd.Series([f"line {i + 2}" for i in range(len(table))], dtype=object)
+    found = Found(
+        rows=pd.DataFrame(columns),
+        labels=labels,
+        root=root,
+        importer="csv",
+        where=where,
+        problems=tuple(problems),
+        notes=tuple(dict.fromkeys(notes)),
+    )
     return assemble(found, options, tell)
 
 
-def _texts(table: pd.DataFrame, options: ImportOptions, tell: Tell) -> dict[str, pd.Series[Any]]:
+def _named_columns(options: ImportOptions) -> dict[str, tuple[str, ...]]:
+    """Option -> the columns that the user named."""
+    roles = {role: getattr(options, f"{role}_column") for role in (*USUAL_NAMES, "frame")}
+    single = {f"--{role}-column": (name,) for role, name in roles.items() if name not in (None, NO_COLUMN)}
+    return {**single, "--label-columns": options.label_columns, "--group-columns": options.group_columns}
+
+
+def _texts(
+    table: pd.DataFrame, options: ImportOptions, tell: Tell, problems: list[RowProblem], notes: list[str]
+) -> dict[str, pd.Series[Any]]:
     """Manifest column -> cells, for every column of the manifest that the table has."""
     roles = {
         Column.PATIENT_ID: ("patient", NO_COLUMN if options.patient_pattern else options.patient_column),
@@ -65,22 +108,40 @@ def _texts(table: pd.DataFrame, options: ImportOptions, tell: Tell) -> dict[str,
         Column.SEX: ("sex", options.sex_column),
         Column.AGE_YEARS: ("age", options.age_column),
     }
+
+    def note(line: str) -> None:
+        notes.append(line)
+        tell(line)
+
     columns: dict[str, pd.Series[Any]] = {}
     for column, (role, given) in roles.items():
         source = find_column(table, role, given, tell)
-        if source is None:
-            continue
-        cells = table[source]
-        if column == Column.SPLIT:
-            cells = split_of(cells, f"split column {source!r}")
-        elif column == Column.SEX:
-            cells = _sex(cells, source, tell)
-        elif column == Column.AGE_YEARS:
-            cells = _age_years(cells, source, tell)
-        elif column == Column.MASK:
-            cells = cells.map(lambda v: None if v is None else _posix(v))
-        columns[column] = cells
+        if source is not None:
+            columns[column] = collecting(lambda t, c=column, s=source: column_cells(t[s], c, s, note), table, problems)
     return columns
+
+
+def column_cells(cells: pd.Series[str], column: str, source: str, tell: Tell) -> pd.Series[Any]:
+    """The cells of one of the manifest's columns, as it holds them.
+
+    Args:
+        cells: Text or None.
+        column: The manifest's column.
+        source: Name of the user's column, for messages.
+        tell: Hears of what was left blank.
+
+    Raises:
+        BadCellsError: A cell is none that the column may hold.
+    """
+    if column == Column.SPLIT:
+        return split_of(cells, f"split column {source!r}", source)
+    if column == Column.SEX:
+        return _sex(cells, source, tell)
+    if column == Column.AGE_YEARS:
+        return _age_years(cells, source, tell)
+    if column == Column.MASK:
+        return cells.map(lambda v: None if v is None else _posix(v))
+    return cells
 
 
 def _labels(table: pd.DataFrame, options: ImportOptions, has_mask: bool, tell: Tell) -> Labels:
@@ -110,11 +171,35 @@ def _hint_at_separator(cells: pd.Series[str], column: str, options: ImportOption
         tell(f"cells of {column!r} contain {joined[0]!r}: for several labels per image give --label-separator")
 
 
-def _image_paths(cells: pd.Series[str], column: str, root: Path, tell: Tell) -> tuple[dict[str, pd.Series[str]], Path]:
+def _frames(cells: pd.Series[str], paths: pd.Series[str]) -> dict[str, pd.Series[Any]]:
+    """``frame`` of every row, and an ``image_id`` that tells the frames of a file apart.
+
+    Raises:
+        BadCellsError: A cell is no whole number from 0.
+    """
+    numbers = pd.to_numeric(cells, errors="coerce")
+    rows = np.flatnonzero(numbers.isna() | (numbers < 0) | (numbers % 1 != 0))
+    if len(rows):
+        column = str(cells.name)
+        message = f"frame column {column!r} has other than whole numbers from 0 ({lines_of(rows)})"
+        raise BadCellsError(message, column, rows, "whole numbers from 0", stand_in="0")
+    frames = numbers.astype("Int64")
+    return {Column.FRAME: frames, Column.IMAGE_ID: paths + "#" + frames.astype(str)}
+
+
+def _image_paths(
+    cells: pd.Series[str], column: str, root: Place, tell: Tell
+) -> tuple[dict[str, pd.Series[str]], Place]:
     """``image_id`` and ``path`` of every row, and the folder that paths are relative to."""
     blank = np.flatnonzero(cells.isna())
     if len(blank):
-        raise UserError(f"image column {column!r} is blank in {lines_of(blank)}")
+        message = f"image column {column!r} is blank in {lines_of(blank)}"
+        raise BadCellsError(message, column, blank, "the path of an image", stand_in=BLANK)
+    if cells.map(is_remote).all():
+        # As paths, whose common part ends at a slash; the second slash of s3:// is lost on the way.
+        common = os.path.commonpath(list(cells)).replace(":/", "://", 1)
+        paths = cells.map(lambda url: str(url)[len(common) + 1 :])
+        return {Column.IMAGE_ID: paths, Column.PATH: paths}, place(common)
     paths = cells.map(_posix)
     absolute = paths.map(os.path.isabs)
     if absolute.all():
@@ -128,13 +213,20 @@ def _image_paths(cells: pd.Series[str], column: str, root: Path, tell: Tell) -> 
     return {Column.IMAGE_ID: paths, Column.PATH: _located(paths, root, tell)}, root
 
 
+def _is_there(file: Place) -> bool:
+    try:
+        return stamp(file) is not None
+    except DataError:
+        return False  # such as a name too long for the file system; reported with its row
+
+
 def _posix(path: str) -> str:
     return os.path.normpath(path.replace("\\", "/"))
 
 
-def _located(paths: pd.Series[str], root: Path, tell: Tell) -> pd.Series[str]:
+def _located(paths: pd.Series[str], root: Place, tell: Tell) -> pd.Series[str]:
     """Paths of the files, where the table names them without their suffix or without their subfolder."""
-    if (root / str(paths.iat[0])).is_file():
+    if _is_there(root / str(paths.iat[0])):
         return paths
     bare = not paths.map(lambda p: Path(p).suffix.lower() in IMAGE_SUFFIXES).any()
     by_name: dict[str, str] = {}
@@ -157,11 +249,11 @@ def _sex(cells: pd.Series[str], column: str, tell: Tell) -> pd.Series[str]:
     rows = np.flatnonzero((plain.notna() & sex.isna() & ~plain.isin(_SEX_UNKNOWN)).to_numpy(dtype=bool))
     if len(rows):
         strange = sorted(set(cells.iloc[rows]))[:5]
-        raise UserError(
+        message = (
             f"sex column {column!r} has {', '.join(map(repr, strange))} ({lines_of(rows)}); "
-            "allowed: F, M, female, male, unknown or blank. "
-            f"For codes use --sex-column none and --group-columns {column}"
+            f"allowed: {_SEX_ALLOWED}. For codes use --sex-column none and --group-columns {column}"
         )
+        raise BadCellsError(message, column, rows, _SEX_ALLOWED)
     if unknown_sex := int((plain.isin(_SEX_UNKNOWN)).sum()):
         tell(f"sex: {unknown_sex} cells other than F and M are left blank")
     return sex.astype(object).where(sex.notna(), None)
@@ -173,13 +265,15 @@ def _age_years(cells: pd.Series[str], column: str, tell: Tell) -> pd.Series[floa
     rows = np.flatnonzero((cells.notna() & years.isna()).to_numpy(dtype=bool))
     if len(rows):
         strange = sorted(set(cells.iloc[rows]))[:5]
-        raise UserError(
+        message = (
             f"age column {column!r} has {', '.join(map(repr, strange))} ({lines_of(rows)}); "
             f"years expected, such as 63 or 063Y. For bands use --age-column none and --group-columns {column}"
         )
+        raise BadCellsError(message, column, rows, "years, such as 63 or 063Y")
     impossible = (years < 0) | (years > _OLDEST_YEARS)
     if impossible.any():
-        tell(f"age: {impossible.sum()} ages outside 0 to {_OLDEST_YEARS:g} years are left blank")
+        lines = lines_of(np.flatnonzero(impossible.to_numpy(dtype=bool)))
+        tell(f"age: {impossible.sum()} ages outside 0 to {_OLDEST_YEARS:g} years are left blank ({lines})")
     return years.mask(impossible).astype(np.float32)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from search_spaces.exceptions import UserError, unknown
 from search_spaces.names import MISSING_CLASS, UNCERTAIN, Column, Kind
-from trainables.importers.columns import lines_of, required_column
+from trainables.importers.columns import BadCellsError, lines_of, required_column
 from trainables.importers.options import BlankLabels, ImportOptions, Tell
 from trainables.manifest import CLASS_KINDS, label_columns
 
@@ -81,7 +81,8 @@ def labels_from_joined(cells: pd.Series[str], options: ImportOptions) -> Labels:
     rows = [i for i, names in enumerate(parts) if not set(names) <= set(classes)]
     if rows:
         strange = sorted(set(found) - set(classes))
-        raise UserError(f"labels outside --classes: {', '.join(strange)} ({lines_of(rows)})")
+        message = f"labels outside --classes: {', '.join(strange)} ({lines_of(rows)})"
+        raise BadCellsError(message, str(cells.name), rows, ", ".join(classes))
     known = cells.notna()
     flags = {c: parts.map(lambda names, c=c: float(c in names)).where(known) for c in classes}
     return _flag_labels(Kind.MULTILABEL, flags)
@@ -173,9 +174,8 @@ def _refuse_outside(cells: pd.Series[str], allowed: Sequence[str], column: str) 
     rows = np.flatnonzero((cells.notna() & ~cells.isin(allowed)).to_numpy(dtype=bool))
     if len(rows):
         strange = ", ".join(_ordered(set(cells.iloc[rows]))[:10])
-        raise UserError(
-            f"values of {column!r} outside the classes {', '.join(allowed[:-1])}: {strange} ({lines_of(rows)})"
-        )
+        message = f"values of {column!r} outside the classes {', '.join(allowed[:-1])}: {strange} ({lines_of(rows)})"
+        raise BadCellsError(message, str(cells.name), rows, ", ".join(allowed[:-1]))
 
 
 def _flags(cells: pd.Series[str], column: str) -> pd.Series[float]:
@@ -189,10 +189,11 @@ def _flags(cells: pd.Series[str], column: str) -> pd.Series[float]:
     rows = np.flatnonzero((cells.notna() & values.isna()).to_numpy(dtype=bool))
     if len(rows):
         strange = ", ".join(map(repr, _ordered(set(cells.iloc[rows]))[:5]))
-        raise UserError(
+        message = (
             f"label column {column!r} has {strange} ({lines_of(rows)}); allowed: {_FLAGS_TEXT}. "
             f"For names instead of 0/1 use --label-column {column}"
         )
+        raise BadCellsError(message, column, rows, _FLAGS_TEXT)
     return values.astype(float)
 
 

@@ -7,10 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from search_spaces.exceptions import UserError
 from search_spaces.names import Kind
-from trainables.pixels import BIT_DEPTHS
+from trainables.dicom import Window
+from trainables.pixels import BIT_DEPTHS, Colour
+
+if TYPE_CHECKING:
+    from trainables.places import Place
 
 Tell = Callable[[str], None]
 """Receives one line for the user at a time: what was detected, decided or odd."""
@@ -55,9 +60,14 @@ class ImportOptions:
         age_column: Age in years.
         group_columns: Further columns for subgroups and for ``where``.
         mask_column: Paths of masks, relative to ``image_root``.
-        image_root: Folder of the images; the table's folder if not given.
+        frame_column: Which frame of a DICOM file or page of a TIFF file, from 0.
+        image_root: Folder or URL of the images; the table's folder if not given.
         bit_depth: Bits that 16-bit images use, 8 to 16; the fewest of 8, 10, 12, 14 and 16 that hold all of
             them if not given.
+        colour: What the images are.
+        window: Centre and width for DICOM files, in rescaled values (Hounsfield units in CT); their own if not given.
+        quarantine: Where to list rows that cannot be used, which are then left out; they are refused if not given.
+        derived: Folder for files that are made on import, such as masks drawn from run lengths.
         split: Shares of train, val and test where the data set has no split of its own.
         split_seed: Draws that split.
     """
@@ -82,14 +92,21 @@ class ImportOptions:
     age_column: str | None = None
     group_columns: tuple[str, ...] = ()
     mask_column: str | None = None
-    image_root: Path | None = None
+    frame_column: str | None = None
+    image_root: Place | None = None
     bit_depth: int | None = None
+    colour: Colour = Colour.AS_STORED
+    window: Window | None = None
+    quarantine: Path | None = None
+    derived: Path | None = None
     split: tuple[float, float, float] = (0.7, 0.1, 0.2)
     split_seed: int = 0
 
     def __post_init__(self) -> None:
         if self.bit_depth is not None and self.bit_depth not in BIT_DEPTHS:
             raise UserError(f"--bit-depth is 8 to 16, got {self.bit_depth}")
+        if self.window is not None and not self.window[1] >= 1:
+            raise UserError(f"--window needs a width of at least 1, got {self.window[1]:g}")
         if self.label_column and self.label_columns:
             raise UserError("give --label-column (one column) or --label-columns (a column per label), not both")
         if self.patient_column not in (None, NO_COLUMN) and self.patient_pattern:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
 from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import Kind
@@ -287,7 +291,7 @@ BAD_TABLES: dict[str, tuple[str, dict[str, Any], str]] = {
     "bad flag": ("image,e\na.png,0\nb.png,yes", {"label_columns": ("e",)}, r"has 'yes' \(line 3\); allowed: 0, 1"),
     "plus minus one": ("image,e\na.png,-1\nb.png,1", {"label_columns": ("e",)}, "write negatives as 0"),
     "plus minus one label": ("image,label\na.png,-1\nb.png,1", {}, "write negatives as 0"),
-    "repeated image": ("image,label\na.png,0\na.png,1", {}, "1 images stand in more than one row, such as 'a.png'"),
+    "repeated image": ("image,label\na.png,0\na.png,1", {}, r"2 of 2 rows cannot be used \(2 image id repeated\)"),
     "blank image": ("image,label\na.png,0\n,1", {"label_columns": ("label",)}, "is blank in line 3"),
     "strange split": ("image,label,split\na.png,0,train\nb.png,1,fold3", {}, "has fold3; known splits are train"),
     "blank split": ("image,label,split\na.png,0,train\nb.png,1,", {}, r"has \(blank\)"),
@@ -310,26 +314,98 @@ def test_bad_tables_are_refused_with_one_clear_message(make_table, case):
         import_csv(table, options(**changes))
 
 
-def test_missing_images_are_counted(make_table):
-    table = make_table("image,label\na.png,0\nb.png,1\nc.png,1")
-    (table.parent / "b.png").unlink()
-    with pytest.raises(DataError, match=r"1 of 3 images are missing, the first: .*b\.png \(row 1\).*--image-root"):
-        import_csv(table, options())
-
-
-def test_missing_masks_are_counted(make_table):
-    table = make_table("image,label,mask\na.png,0,m.png\nb.png,1,")
-    with pytest.raises(DataError, match=r"1 of 1 masks are missing"):
-        import_csv(table, options())
-
-
-def test_unreadable_image_is_imported_without_size_and_said(make_table):
-    told: list[str] = []
-    table = make_table("image,label\na.png,0\nb.png,1")
+def test_all_that_is_wrong_is_said_at_once(make_table):
+    rows = [f"{name}.png,{i % 2},{name}.png,{30 + i},F" for i, name in enumerate("abcdefghijklmnop")]
+    table = make_table("\n".join(["image,label,mask,age,sex", *rows]))
+    text = table.read_text().replace("c.png,0,", "c.png,maybe,").replace("d.png,1,d.png,33,F", "d.png,1,d.png,-3,both")
+    table.write_text(text.replace("e.png,0,e.png", "e.png,0,gone.png") + "f.png,0,f.png,1,M\n")
+    (table.parent / "a.png").unlink()
     (table.parent / "b.png").write_text("no image")
-    manifest = import_csv(table, options(), told.append)
-    assert manifest.table["width"].isna().tolist() == [False, True]
-    assert any("1 images cannot be read" in line for line in told)
+    Image.new("L", (3, 3)).save(table.parent / "small.png")
+    table.write_text(table.read_text().replace("g.png,0,g.png", "g.png,0,small.png"))
+    told: list[str] = []
+    with pytest.raises(DataError) as error:
+        import_csv(table, options(label_columns=("label",)), told.append)
+    message = str(error.value)
+    assert message.startswith("8 of 17 rows cannot be used")
+    for line in (
+        r"line 2: image \S+a.png is missing", r"line 3: image \S+b.png cannot be read: no image of a known format",
+        r"line 4: column 'label' has 'maybe'; allowed: 0, 1", r"line 5: column 'sex' has 'both'; allowed: F, M",
+        r"line 6: mask \S+gone.png is missing", r"line 7: image 'f.png' stands in more than one row",
+        r"line 8: mask small.png is 3 x 3, its image g.png is 8 x 6", r"line 18: image 'f.png' stands in more than",
+        "--image-root gives another folder", "--quarantine FILE",
+    ):  # fmt: skip
+        assert re.search(line, message), line
+    assert "age: 1 ages outside 0 to 120 years are left blank (line 5)" in told
+    listed = table.parent / "aside.csv"
+    manifest = import_csv(table, options(label_columns=("label",), quarantine=listed), told.append)
+    assert len(manifest) == 9
+    assert manifest.set_aside == {
+        "image missing": 1, "image unreadable": 1, "value not allowed": 2, "mask missing": 1, "image id repeated": 2,
+        "mask of another size": 1,
+    }  # fmt: skip
+    assert pd.read_csv(listed)["where"].unique().tolist() == [f"line {n}" for n in (2, 3, 4, 5, 6, 7, 8, 18)]
+    assert "8 of 17 rows are set aside" in manifest.notes[-1]
+    assert not set(manifest.table["image_id"]) & {f"{name}.png" for name in "abcdefg"}
+
+
+def test_what_only_decoding_shows_is_set_aside_too(make_table):
+    table = make_table("image,label\n" + "\n".join(f"{i}.jpg,{i % 2}" for i in range(6)))
+    noise = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(table.parent / "3.jpg")
+    whole = (table.parent / "3.jpg").read_bytes()
+    (table.parent / "3.jpg").write_bytes(whole[: len(whole) // 2])
+    assert len(import_csv(table, options())) == 6  # headers are whole; tasks check decodes
+    manifest = import_csv(table, options(quarantine=table.parent / "aside.csv"))
+    assert manifest.table["image_id"].tolist() == ["0.jpg", "1.jpg", "2.jpg", "4.jpg", "5.jpg"]
+    assert manifest.set_aside == {"image unreadable": 1}
+    assert sum("split drawn" in note for note in manifest.notes) == 1
+
+
+def test_nothing_is_left(make_table):
+    table = make_table("image,label\na.png,0\nb.png,1", images=False)
+    with pytest.raises(UserError, match="no row can be used"):
+        import_csv(table, options(quarantine=table.parent / "aside.csv"))
+    assert len(pd.read_csv(table.parent / "aside.csv")) == 2
+
+
+def test_equal_rows_leave_one(make_table):
+    table = make_table("image,label\na.png,0\nb.png,1\na.png,0\nc.png,1\nd.png,0")
+    manifest = import_csv(table, options(quarantine=table.parent / "aside.csv"))
+    assert manifest.table["image_id"].tolist() == ["a.png", "b.png", "c.png", "d.png"]
+
+
+def test_absent_columns_are_said_together(make_table):
+    table = make_table("image,label\na.png,0\nb.png,1")
+    with pytest.raises(UserError, match=r"3 columns are absent:\n.*'centre' in --site-column(.|\n)*'x'(.|\n)*'y'"):
+        import_csv(table, options(site_column="centre", label_columns=("x", "y")))
+
+
+def test_a_column_that_is_bad_throughout_is_refused_with_advice(make_table):
+    table = make_table("image,kind\na.png,mel\nb.png,nv")
+    with pytest.raises(UserError, match="For names instead of 0/1 use --label-column kind"):
+        import_csv(table, options(label_columns=("kind",), quarantine=table.parent / "aside.csv"))
+
+
+def test_unicode_and_very_long_paths(make_table):
+    table = make_table("image,label\nµ-Röntgen/Ä b.png,0\nb.png,1\nc.png,0")
+    manifest = import_csv(table, options())
+    assert manifest.pixels(0).shape == (6, 8, 3)
+    table.write_text(table.read_text() + f"{'x' * 5000}.png,1\n")
+    with pytest.raises(DataError, match=r"line 5: image \S+ cannot be read: File name too long"):
+        import_csv(table, options())
+
+
+def test_frames_have_rows_of_their_own(make_table):
+    table = make_table("image,label,page\nstack.tif,0,0\nstack.tif,1,1\nstack.tif,0,2", images=False)
+    pages = [Image.fromarray(np.full((4, 6), 50 * i, np.uint8)) for i in range(3)]
+    pages[0].save(table.parent / "stack.tif", save_all=True, append_images=pages[1:])
+    manifest = import_csv(table, options(frame_column="page"))
+    assert manifest.table["image_id"].tolist() == ["stack.tif#0", "stack.tif#1", "stack.tif#2"]
+    assert [int(manifest.pixels(i).max()) for i in range(3)] == [0, 50, 100]
+    table.write_text(table.read_text().replace("stack.tif,0,2", "stack.tif,0,9"))
+    with pytest.raises(DataError, match="has 3 pages; there is no page 9"):
+        import_csv(table, options(frame_column="page"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,182 @@
+"""Rows that cannot be used: refused, or set aside and listed if the user said so."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from search_spaces.exceptions import DataError, UserError
+from search_spaces.names import Column
+from trainables.importers.found import Found
+from trainables.manifest import MASK_COLUMNS
+from trainables.pixels import image_size
+from trainables.row_checks import mask_size, reason_of
+from trainables.row_problems import (
+    Reason,
+    RowProblem,
+    SetAside,
+    counted,
+    in_words,
+    refusal,
+    write_quarantine,
+)
+
+if TYPE_CHECKING:
+    from trainables.places import Place
+
+_THREADS = min(32, 4 * (os.cpu_count() or 1))
+
+
+class Quarantine:
+    """Where unusable rows go: nowhere, which refuses the import, or to a list.
+
+    Args:
+        file: The list; None refuses.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        self.file = file
+        self._aside: list[SetAside] = []
+
+    def usable(self, found: Found, problems: Sequence[RowProblem]) -> Found:
+        """What was found, without the rows that have problems.
+
+        Raises:
+            UserError: There are problems of values or ids only, and no list to put rows on; or no row is left.
+            DataError: There are problems of files, and no list.
+        """
+        if not problems:
+            return found
+        ordered = sorted(problems, key=lambda p: p.row)
+        named = [
+            SetAside(
+                where=found.place_of(p.row),
+                image_id=str(found.rows[Column.IMAGE_ID].iat[p.row]),
+                path=str(found.rows[Column.PATH].iat[p.row]),
+                problem=p,
+            )
+            for p in ordered
+        ]
+        if self.file is None:
+            of_cells = all(p.reason in (Reason.VALUE, Reason.REPEATED) for p in problems)
+            raise (UserError if of_cells else DataError)(refusal(named, len(found.rows)))
+        self._aside += named
+        rows = {p.row for p in problems}
+        if len(rows) == len(found.rows):
+            self.write()
+            raise UserError(f"no row can be used; the reasons are in {self.file}")
+        return found.without(rows)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Reason -> rows set aside."""
+        first: dict[str, SetAside] = {}
+        for aside in self._aside:
+            first.setdefault(aside.where, aside)
+        numbered = [RowProblem(row=i, reason=a.problem.reason, detail="") for i, a in enumerate(first.values())]
+        return counted(numbered)
+
+    def in_words(self, rows_left: int) -> str:
+        """What was set aside, for the manifest's notes."""
+        total = sum(self.counts.values())
+        return f"{total} of {total + rows_left} rows are set aside ({in_words(self.counts)}); list: {self.file}"
+
+    def write(self) -> None:
+        """Write the list, if there is to be one."""
+        if self.file is not None:
+            write_quarantine(self.file, self._aside)
+
+
+def repeated_images(found: Found) -> list[RowProblem]:
+    """Rows whose image stands in another row, too; of equal rows all but the first."""
+    ids = found.rows[Column.IMAGE_ID]
+    repeated = ids.duplicated(keep=False)
+    if not repeated.any():
+        return []
+    whole = pd.concat([found.rows, found.labels.columns], axis=1)[repeated.to_numpy(dtype=bool)]
+    equal = whole.astype(str).groupby(Column.IMAGE_ID, sort=False).transform("nunique").le(1).all(axis="columns")
+    later = whole.duplicated(subset=[Column.IMAGE_ID])
+    advice = (
+        "A manifest has one row per image: several labels are joined with a separator (--label-separator), several "
+        "frames of a file are told apart by --frame-column"
+    )
+    return [
+        RowProblem(
+            row=int(row),
+            reason=Reason.REPEATED,
+            detail=f"image {ids.iat[row]!r} stands in more than one row"
+            + (", with the same content" if equal.loc[row] else ", with different content"),
+            advice=advice,
+        )
+        for row in whole.index
+        if not equal.loc[row] or later.loc[row]
+    ]
+
+
+def header_problems(found: Found) -> tuple[pd.DataFrame, list[RowProblem]]:
+    """Width and height of every image from its header, and files that are missing, unreadable or do not fit.
+
+    Returns:
+        Columns ``width`` and ``height`` in pixels (null where unknown), one row per row of ``found``; and problems.
+    """
+    rows = found.rows
+    frames = rows[Column.FRAME].tolist() if Column.FRAME in rows else [None] * len(rows)
+    files = [found.root / path for path in rows[Column.PATH]]
+    sizes, problems = _sizes(files, frames, mask=False)
+    problems = [replace(p, advice=_where_looked(found)) if p.reason is Reason.IMAGE_MISSING else p for p in problems]
+    for column in (c for c in MASK_COLUMNS if c in rows):
+        problems += _mask_problems(found, column, sizes)
+    width, height = ([None if s is None else s[i] for s in sizes] for i in (0, 1))
+    table = pd.DataFrame(
+        {Column.WIDTH: pd.array(width, dtype="Int32"), Column.HEIGHT: pd.array(height, dtype="Int32")}, rows.index
+    )
+    return table, problems
+
+
+def _where_looked(found: Found) -> str:
+    return f"Paths of images are relative to {found.root}; --image-root gives another folder"
+
+
+def _mask_problems(found: Found, column: str, sizes: Sequence[tuple[int, int] | None]) -> list[RowProblem]:
+    paths = found.rows[column]
+    positions = np.flatnonzero(paths.notna()).tolist()
+    root = found.mask_root or found.root
+    mask_sizes, problems = _sizes([root / str(paths.iat[r]) for r in positions], [None] * len(positions), mask=True)
+    problems = [RowProblem(row=positions[p.row], reason=p.reason, detail=p.detail) for p in problems]
+    for row, size in zip(positions, mask_sizes, strict=True):
+        image = sizes[row]
+        if size is not None and image is not None and size != image:
+            text = mask_size(str(paths.iat[row]), str(found.rows[Column.PATH].iat[row]), size[::-1], image[::-1])
+            problems.append(RowProblem(row=row, reason=Reason.MASK_SIZE, detail=text))
+    return problems
+
+
+def _sizes(
+    files: Sequence[Place], frames: Sequence[Any], mask: bool
+) -> tuple[list[tuple[int, int] | None], list[RowProblem]]:
+    """Width and height of every file; None and a problem where there is none."""
+    problems: list[RowProblem] = []
+    sizes: list[tuple[int, int] | None] = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for row, size in enumerate(pool.map(_attempt, files, frames)):
+            if isinstance(size, DataError):
+                text = str(size).replace("image ", "mask ", 1) if mask else str(size)
+                problems.append(RowProblem(row=row, reason=reason_of(size, mask), detail=text))
+                sizes.append(None)
+            else:
+                sizes.append(size)
+    return sizes, problems
+
+
+def _attempt(file: Place, frame: Any) -> tuple[int, int] | DataError:
+    try:
+        return image_size(file, None if pd.isna(frame) else int(frame))
+    except DataError as error:
+        return error

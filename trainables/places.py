@@ -1,0 +1,74 @@
+"""Where files lie: a folder of this machine, or a URL (s3://, gs://, memory://, ...) that fsspec can open."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from search_spaces.exceptions import DataError, UserError
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+    Place: TypeAlias = Path | UPath
+
+_SCHEME = "://"
+_TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
+"""Under which names fsspec's file systems say when a file was written."""
+
+
+def is_remote(written: object) -> bool:
+    """Whether this names a URL."""
+    return _SCHEME in str(written)
+
+
+def place(written: str | Place) -> Place:
+    """The path or URL that a text names; URLs behave like paths.
+
+    Raises:
+        UserError: A URL whose file system cannot be opened: a package is missing, or there is no such scheme.
+    """
+    if isinstance(written, Path) or not isinstance(written, str):
+        return written
+    if not is_remote(written):
+        return Path(written)
+    try:
+        from upath import UPath
+
+        found = UPath(written)
+        found.exists()  # opens the file system, so that a missing package is found here
+        return found
+    except ImportError as error:
+        raise UserError(
+            f"{written} needs a package that is not installed ({error}); pip install 'scalecurves[remote]', and s3fs "
+            "for s3:// or gcsfs for gs://"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{written} cannot be opened: {error}") from error
+
+
+def stamp(file: Place) -> tuple[int, int] | None:
+    """Size in bytes and time of the last change in nanoseconds; None if there is no such file.
+
+    Raises:
+        DataError: It is there and cannot be looked at.
+    """
+    try:
+        status = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
+    if isinstance(file, Path):
+        return status.st_size, status.st_mtime_ns
+    return int(status.st_size), _remote_time_ns(status)
+
+
+def _remote_time_ns(status: Any) -> int:
+    facts = getattr(status, "info", None) or {}
+    written = next((facts[name] for name in _TIMES if facts.get(name) is not None), 0)
+    if isinstance(written, str):
+        written = datetime.fromisoformat(written)
+    seconds = written.timestamp() if isinstance(written, datetime) else float(written)
+    return int(seconds * 1e9)

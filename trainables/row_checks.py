@@ -1,0 +1,100 @@
+"""Reading every image and mask of a manifest, and what is wrong with each row."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from search_spaces.exceptions import DataError
+from search_spaces.names import Column, Kind
+from trainables.manifest import MASK_COLUMNS, Manifest
+from trainables.row_problems import Reason, RowProblem, SetAside
+
+_THREADS = min(32, 4 * (os.cpu_count() or 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsRead:
+    """What reading all rows found.
+
+    Attributes:
+        problems: Of rows that cannot be used, in the order of the rows.
+        constant: Rows whose image has one single value in all pixels.
+    """
+
+    problems: tuple[RowProblem, ...]
+    constant: tuple[int, ...]
+
+
+def read_rows(manifest: Manifest) -> RowsRead:
+    """Decode every image and mask.
+
+    Finds missing and unreadable files, masks of another size than their image, and images without a mask in a
+    segmentation task.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(lambda row: _read_row(manifest, row), range(len(manifest))))
+    return RowsRead(
+        problems=tuple(problem for problems, _ in found for problem in problems),
+        constant=tuple(row for row, (_, constant) in enumerate(found) if constant),
+    )
+
+
+def named(manifest: Manifest, problems: Sequence[RowProblem]) -> list[SetAside]:
+    """The problems of a manifest's rows with what names them."""
+    table = manifest.table
+    return [
+        SetAside(
+            where=f"row {p.row}",
+            image_id=str(table[Column.IMAGE_ID].iat[p.row]),
+            path=str(table[Column.PATH].iat[p.row]),
+            problem=p,
+        )
+        for p in problems
+    ]
+
+
+def reason_of(error: DataError, mask: bool) -> Reason:
+    """Whether a file is missing or there and unreadable."""
+    if "is missing" in str(error):
+        return Reason.MASK_MISSING if mask else Reason.IMAGE_MISSING
+    return Reason.MASK_UNREADABLE if mask else Reason.IMAGE_UNREADABLE
+
+
+def _read_row(manifest: Manifest, row: int) -> tuple[list[RowProblem], bool]:
+    problems: list[RowProblem] = []
+    shape: tuple[int, ...] | None = None
+    constant = False
+    try:
+        pixels = manifest.pixels(row)
+        shape, constant = pixels.shape[:2], bool((pixels == pixels[:1, :1]).all())
+    except DataError as error:
+        problems.append(RowProblem(row=row, reason=reason_of(error, mask=False), detail=str(error)))
+    for column in MASK_COLUMNS:
+        problems += _read_mask(manifest, row, column, shape)
+    lacks_mask = manifest.kind is Kind.SEGMENTATION and manifest.mask_file(row) is None
+    if lacks_mask and not problems:
+        path = manifest.table[Column.PATH].iat[row]
+        problems.append(RowProblem(row=row, reason=Reason.NO_MASK, detail=f"image {path} has no mask (row {row})"))
+    return problems, constant
+
+
+def _read_mask(manifest: Manifest, row: int, column: str, shape: tuple[int, ...] | None) -> list[RowProblem]:
+    try:
+        mask = manifest.mask(row, column)
+    except DataError as error:
+        return [RowProblem(row=row, reason=reason_of(error, mask=True), detail=str(error))]
+    if mask is None or shape is None or mask.shape == shape:
+        return []
+    paths = manifest.table[column].iat[row], manifest.table[Column.PATH].iat[row]
+    return [RowProblem(row=row, reason=Reason.MASK_SIZE, detail=f"{mask_size(*paths, mask.shape, shape)} (row {row})")]
+
+
+def mask_size(mask_path: str, image_path: str, mask_shape: Sequence[int], image_shape: Sequence[int]) -> str:
+    """In words: a mask is not of its image's size. Shapes are (H, W)."""
+    return (
+        f"mask {mask_path} is {mask_shape[1]} x {mask_shape[0]}, its image {image_path} is "
+        f"{image_shape[1]} x {image_shape[0]}"
+    )

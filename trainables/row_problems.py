@@ -1,0 +1,119 @@
+"""Rows of a table that cannot be used, all of them, with their reasons: found, told, and set aside."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from search_spaces.exceptions import UserError
+
+SHOWN_PROBLEMS = 20
+"""Rows that a message lists; the rest is counted."""
+
+QUARANTINE_COLUMNS = ("where", "image_id", "path", "reason", "detail")
+
+
+class Reason(StrEnum):
+    """Why a row cannot be used."""
+
+    IMAGE_MISSING = "image missing"
+    IMAGE_UNREADABLE = "image unreadable"
+    MASK_MISSING = "mask missing"
+    MASK_UNREADABLE = "mask unreadable"
+    MASK_SIZE = "mask of another size"
+    NO_MASK = "no mask"
+    REPEATED = "image id repeated"
+    VALUE = "value not allowed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowProblem:
+    """One reason why one row cannot be used.
+
+    Attributes:
+        row: Position in the table, from 0.
+        reason: Its kind.
+        detail: One sentence, with the file or the value.
+        advice: What may be meant instead, for all rows of this kind; empty if there is nothing to say.
+    """
+
+    row: int
+    reason: Reason
+    detail: str
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside:
+    """A problem of a row with what names it, as the quarantine list has it.
+
+    Attributes:
+        where: Where the row stood: line of a table, or row of a manifest.
+        image_id: The row's image.
+        path: Its file.
+        problem: Why.
+    """
+
+    where: str
+    image_id: str
+    path: str
+    problem: RowProblem
+
+
+def counted(problems: Iterable[RowProblem]) -> dict[str, int]:
+    """Reason -> number of rows, the most frequent first; a row with two reasons counts for its first."""
+    first: dict[int, Reason] = {}
+    for problem in problems:
+        first.setdefault(problem.row, problem.reason)
+    return {reason.value: count for reason, count in Counter(first.values()).most_common()}
+
+
+def in_words(counts: dict[str, int]) -> str:
+    """``3 image missing, 1 mask of another size``."""
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items())
+
+
+def listed(found: Sequence[SetAside], most: int = SHOWN_PROBLEMS) -> str:
+    """One line per problem, for a message."""
+    lines = [f"  {f.where}: {f.problem.detail}" for f in found[:most]]
+    if len(found) > most:
+        lines.append(f"  ... and {len(found) - most} more")
+    return "\n".join(lines)
+
+
+def refusal(found: Sequence[SetAside], rows: int) -> str:
+    """Why a table is not imported: every problem, and what to do."""
+    counts = counted(f.problem for f in found)
+    advice = dict.fromkeys(f.problem.advice for f in found if f.problem.advice)
+    return "\n".join(
+        [
+            f"{sum(counts.values())} of {rows} rows cannot be used ({in_words(counts)}):",
+            listed(found),
+            *advice,
+            "Correct them, or give --quarantine FILE: it reads every image, sets such rows aside and lists them there",
+        ]
+    )
+
+
+def write_quarantine(file: Path, found: Sequence[SetAside]) -> None:
+    """Write the list of rows set aside as CSV, whole or not at all; an empty list leaves only the names.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(QUARANTINE_COLUMNS)
+            writer.writerows((f.where, f.image_id, f.path, f.problem.reason.value, f.problem.detail) for f in found)
+        temporary.replace(file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"quarantine list {file} cannot be written: {error.strerror or error}") from error
