@@ -6,7 +6,6 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,15 +15,31 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.data_sets import print_available
 from orchestrator.terminal import make_console, user_errors
-from search_spaces.exceptions import UserError
+from search_spaces.exceptions import UserError, unknown
 from search_spaces.home import scalecurves_home
 from search_spaces.names import Column, Kind, Split
 from trainables.checks import CheckReport, check_task, label_counts
 from trainables.duplicates import without_duplicates
-from trainables.importers import BlankLabels, ImportOptions, import_csv, import_folder, import_npz
+from trainables.importers import (
+    BlankLabels,
+    ImportOptions,
+    import_cifar10,
+    import_csv,
+    import_folder,
+    import_map,
+    import_npz,
+    shipped_map,
+    shipped_names,
+    user_map,
+)
+from trainables.importers.options import Tell
 from trainables.library import IMPORT_HINT, TaskLibrary
 from trainables.manifest import Manifest, group_column, group_names
+from trainables.pixels import Colour
+from trainables.places import place
+from trainables.set_aside import set_rows_aside
 
 app = typer.Typer(
     name="tasks",
@@ -33,24 +48,23 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+_DERIVED = "files"
+_TABLE_OPTIONS = (
+    "image_column", "label_column", "label_separator", "label_columns", "label_name", "kind", "classes", "positive",
+    "patient_column", "study_column", "site_column", "split_column", "sex_column", "age_column", "group_columns",
+    "mask_column", "frame_column", "image_root",
+)  # fmt: skip
 _MOST_GROUP_VALUES = 12
 _MOST_PROBLEMS = 100
 _SECONDS_PER_DAY = 86400.0
 
 
-class Format(StrEnum):
-    """Layouts that can be imported."""
-
-    CSV = "csv"
-    FOLDER = "folder"
-    NPZ = "npz"
-
-
-_IMPORTERS: dict[Format, Callable[[Path, ImportOptions, Callable[[str], None]], Manifest]] = {
-    Format.CSV: import_csv,
-    Format.FOLDER: import_folder,
-    Format.NPZ: import_npz,
+_FORMATS: dict[str, Callable[[Path, ImportOptions, Tell], Manifest]] = {
+    "csv": import_csv,
+    "folder": import_folder,
+    "npz": import_npz,
 }
+_MAP = "map"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +91,17 @@ def _shares(written: str) -> tuple[float, float, float]:
 @app.command("import")
 def import_(
     layout: Annotated[
-        Format,
-        typer.Argument(metavar="FORMAT", help="csv (a table), folder (one subfolder per class) or npz (MedMNIST)."),
+        str,
+        typer.Argument(
+            metavar="FORMAT",
+            help="csv (a table), folder (one subfolder per class), npz (MedMNIST), the name of a data set that is "
+            "known (tasks list --available), or map (then the column map comes before the path).",
+        ),
     ],
-    path: Annotated[Path, typer.Argument(help="The table, folder or npz file. Images stay where they are.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH", help="The table, folder or npz file, or a URL. Images stay where they are."),
+    ],
     name: Annotated[str, typer.Option(help="Name of the task.")],
     image_column: Annotated[str | None, typer.Option(help="Paths of the images.")] = None,
     label_column: Annotated[str | None, typer.Option(help="One label per image, or several joined.")] = None,
@@ -109,7 +130,17 @@ def import_(
     age_column: Annotated[str | None, typer.Option(help="Years.")] = None,
     group_columns: Annotated[str | None, typer.Option(help="a,b: further columns for subgroups and where.")] = None,
     mask_column: Annotated[str | None, typer.Option(help="Paths of masks.")] = None,
-    image_root: Annotated[Path | None, typer.Option(help="Folder of the images, if not the table's.")] = None,
+    frame_column: Annotated[str | None, typer.Option(help="Frame of a DICOM file or page of a TIFF, from 0.")] = None,
+    image_root: Annotated[str | None, typer.Option(help="Folder or URL of the images, if not the table's.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Which variant of a known data set.")] = None,
+    colour: Annotated[Colour, typer.Option(help="What the images are.")] = Colour.AS_STORED,
+    window: Annotated[
+        str | None, typer.Option(help="Centre,width of grey values for DICOM files; their own if not given.")
+    ] = None,
+    quarantine: Annotated[
+        Path | None,
+        typer.Option(help="Read everything, set rows aside that cannot be used, and list them in this CSV file."),
+    ] = None,
     bit_depth: Annotated[
         int | None,
         typer.Option(help="Bits of 16-bit images, 8 to 16; else the fewest of 8, 10, 12, 14, 16 that hold all."),
@@ -124,6 +155,8 @@ def import_(
     """Make a task of a data set: find its columns, labels, patients and splits, and write its manifest."""
     console = make_console()
     with user_errors():
+        library = TaskLibrary(scalecurves_home())
+        folder = library.folder(name)  # an impossible name is refused before the work
         options = ImportOptions(
             name=name,
             image_column=image_column,
@@ -145,14 +178,18 @@ def import_(
             age_column=age_column,
             group_columns=_names(group_columns),
             mask_column=mask_column,
-            image_root=image_root,
+            frame_column=frame_column,
+            image_root=None if image_root is None else place(image_root),
             bit_depth=bit_depth,
+            colour=colour,
+            window=_window(window),
+            quarantine=quarantine,
+            derived=folder / _DERIVED,
             split=_shares(split),
             split_seed=split_seed,
         )
-        library = TaskLibrary(scalecurves_home())
-        library.folder(name)  # an impossible name is refused before the work
-        manifest = _IMPORTERS[layout](path, options, lambda line: console.print(f"  {escape(line)}", highlight=False))
+        read = _importer(layout, paths, variant, options)
+        manifest = read(lambda line: console.print(f"  {escape(line)}", highlight=False))
         if drop_duplicates:
             manifest = without_duplicates(manifest, library.byte_digests(manifest))
         manifest = library.save(manifest, overwrite=overwrite)
@@ -160,11 +197,63 @@ def import_(
         console.print(f"Imported as {escape(name)}. Next: python -m orchestrator.tasks check {escape(name)}")
 
 
+def _importer(layout: str, paths: list[str], variant: str | None, options: ImportOptions) -> Callable[[Tell], Manifest]:
+    """What makes the manifest.
+
+    Raises:
+        UserError: Paths or options do not fit the format.
+    """
+    if layout not in (*_FORMATS, _MAP, *shipped_names()):
+        known = (*_FORMATS, _MAP, *shipped_names())
+        raise typer.BadParameter(unknown("format or data set", layout, known), param_hint="FORMAT")
+    wanted = 2 if layout == _MAP else 1
+    if len(paths) != wanted:
+        what = "the column map and the data set's folder" if layout == _MAP else "one path"
+        raise UserError(f"import {layout} needs {what}, got {len(paths)}: {', '.join(paths)}")
+    found = place(paths[-1])
+    if layout in _FORMATS:
+        if variant is not None:
+            raise UserError(f"--variant is of known data sets (tasks list --available), not of {layout}")
+        return lambda tell: _FORMATS[layout](found, options, tell)
+    _refuse_table_options(layout, options)
+    column_map = user_map(Path(paths[0]), variant) if layout == _MAP else shipped_map(layout, variant)
+    if column_map.reader == "npz":
+        return lambda tell: import_npz(found, options, tell)
+    if column_map.reader == "cifar10":
+        return lambda tell: import_cifar10(column_map, found, options, tell)
+    return lambda tell: import_map(column_map, found, options, tell)
+
+
+def _refuse_table_options(layout: str, options: ImportOptions) -> None:
+    """A column map says where everything is."""
+    given = {field for field in _TABLE_OPTIONS if getattr(options, field)}
+    if given and layout != "medmnist":
+        flags = ", ".join(f"--{field.replace('_', '-')}" for field in sorted(given))
+        raise UserError(f"{flags} do not apply to {layout}: its column map says where everything is")
+
+
+def _window(written: str | None) -> tuple[float, float] | None:
+    if written is None:
+        return None
+    try:
+        centre, width = (float(part) for part in written.split(","))
+    except ValueError:
+        raise UserError(f"--window {written!r}: centre,width expected, such as 100,700") from None
+    return centre, width
+
+
 @app.command("list")
-def list_() -> None:
-    """All imported tasks."""
+def list_(
+    available: Annotated[
+        bool, typer.Option("--available", help="Data sets that can be imported by name: what each needs and holds.")
+    ] = False,
+) -> None:
+    """All imported tasks, or all data sets that can be imported by name."""
     console = make_console()
     with user_errors():
+        if available:
+            print_available(console)
+            return
         library = TaskLibrary(scalecurves_home())
         table = Table("task", "kind", "labels", "images", "patients", "train", "val", "test", "external")
         for name in library.names():
@@ -183,11 +272,21 @@ def show(name: Annotated[str, typer.Argument(help="Name of a task, or folder of 
 
 
 @app.command()
-def check(name: Annotated[str, typer.Argument(help="Name of a task, or folder of a manifest.")]) -> None:
+def check(
+    name: Annotated[str, typer.Argument(help="Name of a task, or folder of a manifest.")],
+    quarantine: Annotated[
+        Path | None,
+        typer.Option(help="Take rows that cannot be used out of the task, and list them in this CSV file."),
+    ] = None,
+) -> None:
     """Read every image of a task and list everything that is wrong; exit code 1 if anything must be put right."""
     console = make_console()
     with user_errors():
-        report = check_task(TaskLibrary(scalecurves_home()), name)
+        library = TaskLibrary(scalecurves_home())
+        if quarantine is not None:
+            manifest = set_rows_aside(library, name, quarantine)
+            console.print(f"{len(manifest)} rows stay; set aside: see {escape(str(quarantine))}", highlight=False)
+        report = check_task(library, name)
     _print_report(name, report, console)
     if report.errors:
         raise typer.Exit(1)

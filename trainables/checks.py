@@ -12,11 +12,16 @@ from search_spaces.names import MISSING_CLASS, UNCERTAIN, Column, Split
 from trainables.duplicates import identical_images
 from trainables.library import TaskLibrary
 from trainables.manifest import CLASS_KINDS, Manifest, label_columns
+from trainables.release_counts import release_note
 from trainables.row_checks import read_rows
+from trainables.row_problems import in_words
 from trainables.splits import patients_in_two_splits
 
 FEW_PATIENTS = 10
 """A label with fewer positive or negative patients than this in a split is near-empty."""
+
+OLDEST_YEARS = 120.0
+"""No human is older."""
 
 _LEARNING_SPLITS = (Split.TRAIN, Split.VAL, Split.TEST)
 _MISSING_SHARE_WORTH_A_WARNING = 0.2
@@ -206,10 +211,23 @@ def _unlabelled(manifest: Manifest) -> list[str]:
 
 def _metadata(manifest: Manifest) -> tuple[list[str], list[str]]:
     shares = _missing_shares(manifest.table)
-    return [], [
+    return _impossible_ages(manifest.table), [
         f"{column} is missing for {share:.0%} of the images; subgroup results cover the rest only"
         for column, share in shares.items()
         if share > _MISSING_SHARE_WORTH_A_WARNING
+    ]
+
+
+def _impossible_ages(table: pd.DataFrame) -> list[str]:
+    """Of manifests that no importer made; those leave such ages blank and say so."""
+    if Column.AGE_YEARS not in table:
+        return []
+    ages = table[Column.AGE_YEARS].astype(float)
+    rows = np.flatnonzero((ages < 0) | (ages > OLDEST_YEARS)).tolist()
+    return [
+        f"age of image {table[Column.IMAGE_ID].iat[row]} is {ages.iat[row]:g} years; 0 to {OLDEST_YEARS:g}, or blank, "
+        f"expected (row {row})"
+        for row in rows
     ]
 
 
@@ -229,6 +247,10 @@ def _facts(manifest: Manifest) -> dict[str, str]:
         facts["width"], facts["height"] = (
             f"{table[c].min()} to {table[c].max()} pixels" for c in (Column.WIDTH, Column.HEIGHT)
         )
+    if (release := release_note(manifest)) is not None:
+        facts["release"] = release
+    if manifest.set_aside:
+        facts["rows set aside"] = in_words(dict(manifest.set_aside))
     if Column.MASK in table:
         facts["masks"] = str(int(table[Column.MASK].notna().sum()))
     for column, share in _missing_shares(table).items():

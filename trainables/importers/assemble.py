@@ -23,6 +23,7 @@ from trainables.importers.quarantine import Quarantine, header_problems, repeate
 from trainables.manifest import MASK_COLUMNS, Manifest
 from trainables.pixels import IMAGE_SUFFIXES, sixteen_bit_peak
 from trainables.row_checks import read_rows
+from trainables.row_problems import Reason
 from trainables.splits import assign_splits, patients_in_two_splits
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def assemble(found: Found, options: ImportOptions, tell: Tell) -> Manifest:
     """
     aside = Quarantine(options.quarantine)
     sizes, problems = header_problems(found)
+    without_file = {p.row for p in found.problems if p.reason is Reason.IMAGE_MISSING}
+    problems = [p for p in problems if p.row not in without_file]
     problems = [*found.problems, *repeated_images(found), *problems]
     found = aside.usable(replace(found, rows=pd.concat([found.rows, sizes], axis=1)), problems)
     manifest = _manifest(found, options, tell)

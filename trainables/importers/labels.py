@@ -62,8 +62,8 @@ def labels_from_columns(table: pd.DataFrame, options: ImportOptions) -> Labels:
         _refuse_plus_minus_one(flags, column)
     if len(options.label_columns) == 1:
         name = options.label_name or options.label_columns[0]
-        return _flag_labels(Kind.BINARY, {name: values[options.label_columns[0]]})
-    return _flag_labels(Kind.MULTILABEL, values)
+        return flag_labels(Kind.BINARY, {name: values[options.label_columns[0]]})
+    return flag_labels(Kind.MULTILABEL, values)
 
 
 def labels_from_joined(cells: pd.Series[str], options: ImportOptions) -> Labels:
@@ -85,7 +85,7 @@ def labels_from_joined(cells: pd.Series[str], options: ImportOptions) -> Labels:
         raise BadCellsError(message, str(cells.name), rows, ", ".join(classes))
     known = cells.notna()
     flags = {c: parts.map(lambda names, c=c: float(c in names)).where(known) for c in classes}
-    return _flag_labels(Kind.MULTILABEL, flags)
+    return flag_labels(Kind.MULTILABEL, flags)
 
 
 def labels_from_cells(cells: pd.Series[str], column: str, options: ImportOptions, tell: Tell) -> Labels:
@@ -141,7 +141,7 @@ def _binary(
     if not plain:
         tell(f"label {name!r}: 1 is {positive!r}, 0 is {negative!r} (--positive to change)")
     coded = {positive: 1.0, negative: 0.0, str(UNCERTAIN): float(UNCERTAIN)}
-    return _flag_labels(Kind.BINARY, {name: cells.map(coded)})
+    return flag_labels(Kind.BINARY, {name: cells.map(coded)})
 
 
 def _classes(cells: pd.Series[str], kind: Kind, classes: tuple[str, ...], column: str, found: Sequence[str]) -> Labels:
@@ -224,7 +224,8 @@ def _one_hot_labels(kind: Kind, flags: dict[str, pd.Series[float]]) -> Labels:
     )
 
 
-def _flag_labels(kind: Kind, flags: dict[str, pd.Series[float]]) -> Labels:
+def flag_labels(kind: Kind, flags: dict[str, pd.Series[float]]) -> Labels:
+    """Labels from values that are already 0, 1, NaN and -1."""
     names = tuple(flags)
     columns = label_columns(kind, names)
     table = {column: flags[name].astype(np.float32) for column, name in zip(columns, names, strict=True)}

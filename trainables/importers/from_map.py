@@ -1,0 +1,233 @@
+"""Import of a data set by a column map: what ``trainables.importers.column_map`` describes, done."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from search_spaces.exceptions import UserError
+from search_spaces.names import Column, Split
+from trainables.importers.assemble import Found, assemble
+from trainables.importers.column_map import CellSpec, ColumnMap, DeriveSpec, MaskSpec
+from trainables.importers.columns import BadCellsError, collecting, once, refuse_absent
+from trainables.importers.derived_masks import draw_masks, merge_masks
+from trainables.importers.from_csv import column_cells
+from trainables.importers.map_labels import map_labels
+from trainables.importers.map_tables import (
+    ROW,
+    WHERE,
+    can_be_derived,
+    chosen_rows,
+    column_of,
+    combined,
+    derived,
+    filled,
+    joined_rows,
+    needed_columns,
+    read_tables,
+    replaced,
+)
+from trainables.importers.options import ImportOptions, Tell, silent
+from trainables.manifest import Manifest, checked_root
+from trainables.row_problems import Reason, RowProblem
+
+if TYPE_CHECKING:
+    from trainables.places import Place
+
+_NOT_FOUND = "(not found)"
+
+
+def import_map(column_map: ColumnMap, path: Place, options: ImportOptions, tell: Tell = silent) -> Manifest:
+    """The manifest of a data set that lies in ``path`` as it was released.
+
+    Args:
+        column_map: What is where, and means what.
+        path: The data set's folder or URL.
+        options: ``split``, ``split_seed``, ``quarantine``, ``bit_depth``, ``derived`` and ``patient_pattern`` apply;
+            what they give in place of the map's own settings is taken.
+        tell: Hears what was left out and decided.
+
+    Raises:
+        UserError: Files or columns are absent, or cells are none that the map knows.
+        DataError: See ``trainables.importers.assemble.assemble``.
+    """
+    root = checked_root(path)
+    notes: list[str] = []
+
+    def note(line: str) -> None:
+        notes.append(line)
+        tell(line)
+
+    reading = _Reading(column_map, root, options, once(note))
+    found = reading.found()
+    settings = replace(
+        options,
+        grouping=options.grouping or column_map.grouping,
+        window=options.window or column_map.window,
+        colour=column_map.colour,
+    )
+    manifest = assemble(replace(found, notes=tuple(dict.fromkeys(notes))), settings, tell)
+    return replace(manifest, notes=(*column_map.about.notes, *manifest.notes))
+
+
+class _Reading:
+    """Working state of ``import_map``."""
+
+    def __init__(self, column_map: ColumnMap, root: Place, options: ImportOptions, tell: Tell) -> None:
+        self._map, self._root, self._options, self._tell = column_map, root, options, tell
+        self._problems: list[RowProblem] = []
+
+    def found(self) -> Found:
+        rows = self._rows()
+        table = self._columns(rows)
+        labels = collecting(lambda t: map_labels(self._map, t), rows, self._problems)
+        masks, mask_root = self._masks(rows, table)
+        return Found(
+            rows=table.assign(**masks),
+            labels=labels,
+            root=self._root,
+            importer=f"map {self._map.name}",
+            where=rows[WHERE],
+            problems=tuple(self._problems),
+            mask_root=mask_root,
+            expected=self._map.expected.flat(),
+        )
+
+    def _rows(self) -> pd.DataFrame:
+        """One row per image, cells as text."""
+        tables = read_tables(self._map, self._root, self._tell)
+        first, rows = next(iter(tables.items()))
+        later: list[DeriveSpec] = []
+        for spec in self._map.derive:
+            if can_be_derived(rows, spec):
+                rows = collecting(lambda t, s=spec: derived(t, s), rows, self._problems)
+            else:
+                later.append(spec)
+        rows = self._after(rows, lambda t: joined_rows(self._map, {**tables, first: t}, self._tell))
+        if rows.empty:
+            raise UserError(f"{self._root}: the tables of {self._map.title} have no row in common")
+        for spec in later:
+            rows = collecting(lambda t, s=spec: derived(t, s), rows, self._problems)
+        refuse_absent(rows.drop(columns=[WHERE]), {**needed_columns(self._map), **self._absent_roles(rows)})
+        rows = self._after(rows, lambda t: chosen_rows(t, self._map.where, self._tell))
+        if self._map.combine is not None:
+            combine = self._map.combine
+            rows = self._after(rows, lambda t: combined(t, combine, self._tell))
+        return rows
+
+    def _after(self, rows: pd.DataFrame, change: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+        """Rows after a change that leaves some out; problems keep to the rows they were found in."""
+        numbered = change(rows.assign(**{ROW: range(len(rows))}))
+        position = {int(old): new for new, old in enumerate(numbered.pop(ROW))}
+        self._problems = [replace(p, row=position[p.row]) for p in self._problems if p.row in position]
+        return numbered
+
+    def _roles(self) -> dict[str, CellSpec]:
+        """The manifest's columns -> where their cells stand."""
+        own = self._map
+        roles = {
+            Column.PATIENT_ID: own.patient, Column.STUDY_ID: own.study, Column.SITE: own.site,
+            Column.SPLIT: own.split, Column.SEX: own.sex, Column.AGE_YEARS: own.age,
+        }  # fmt: skip
+        roles |= {f"{Column.GROUP_PREFIX}{name}": cell for name, cell in own.groups.items()}
+        return {column: spec for column, spec in roles.items() if spec is not None}
+
+    def _absent_roles(self, rows: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+        return {
+            column: spec.column[:1]
+            for column, spec in self._roles().items()
+            if not spec.optional and _source(rows, spec) is None
+        }
+
+    def _columns(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The manifest's columns but labels and masks."""
+        column_map, columns = self._map, {}
+        image = column_map.image
+        if image is None:
+            raise UserError(f"column map {column_map.name!r} does not say where images are")
+        paths = filled(rows, image.path)
+        ids = paths if image.id is None else filled(rows, image.id)
+        self._problems += [
+            RowProblem(
+                row=int(row), reason=Reason.IMAGE_MISSING, detail=f"no image is found for {_described(rows, int(row))}"
+            )
+            for row in rows.index[paths.isna()]
+        ]
+        stand_in = pd.Series([f"{_NOT_FOUND} {i}" for i in range(len(rows))], index=rows.index, dtype=object)
+        columns[Column.IMAGE_ID] = ids.where(ids.notna(), stand_in)
+        columns[Column.PATH] = paths.where(paths.notna(), stand_in)
+        if image.frame is not None:
+            columns[Column.FRAME] = pd.to_numeric(column_of(rows, image.frame, "image.frame")).astype("Int64")
+        for column, spec in self._roles().items():
+            if _source(rows, spec) is not None:
+                columns[column] = collecting(lambda t, c=column, s=spec: self._cells(t, c, s), rows, self._problems)
+        if Column.SPLIT in columns and set(columns[Column.SPLIT]) == {Split.TRAIN.value}:
+            self._tell("the official test set is not here: patients are split at random")
+            del columns[Column.SPLIT]
+        return pd.DataFrame(columns)
+
+    def _cells(self, rows: pd.DataFrame, column: str, spec: CellSpec) -> pd.Series[Any]:
+        source = str(_source(rows, spec))
+        other = "refuse" if spec.values and column == Column.SPLIT else "keep"
+        try:
+            cells = replaced(rows[source], spec.values, other) if spec.values else rows[source]
+            return column_cells(cells, column, source, self._tell)
+        except BadCellsError as error:
+            if column == Column.SPLIT:
+                error.stand_in = next(iter(spec.values), "unused")
+            raise
+
+    def _masks(self, rows: pd.DataFrame, table: pd.DataFrame) -> tuple[dict[str, pd.Series[Any]], Place | None]:
+        """Mask columns, and the folder of the masks if they were made here."""
+        specs = {
+            Column.MASK: self._map.mask, Column.MASK_SECOND: self._map.mask_second,
+            Column.VALID_AREA: self._map.valid_area,
+        }  # fmt: skip
+        wanted = {column: spec for column, spec in specs.items() if spec is not None}
+        if not any(spec.path is None for spec in wanted.values()):
+            return {column: self._mask_paths(rows, spec) for column, spec in wanted.items()}, None
+        folder = self._derived_folder(rows)
+        made = {column: self._made_masks(rows, table, spec, folder) for column, spec in wanted.items()}
+        return made, folder
+
+    def _mask_paths(self, rows: pd.DataFrame, spec: MaskSpec) -> pd.Series[Any]:
+        paths = filled(rows, str(spec.path))
+        if not spec.optional:
+            return paths
+        return paths.map(lambda p: p if isinstance(p, str) and (self._root / p).is_file() else None)
+
+    def _made_masks(self, rows: pd.DataFrame, table: pd.DataFrame, spec: MaskSpec, folder: Path) -> pd.Series[Any]:
+        ids = table[Column.IMAGE_ID]
+        if spec.run_lengths is not None:
+            cells = column_of(rows, spec.run_lengths.column, "mask.run_lengths")
+            paths, problems = draw_masks(cells, ids, spec.run_lengths, folder)
+        else:
+            parts = [filled(rows, template) for template in (spec.merge or (str(spec.path),))]
+            paths, problems = merge_masks(parts, ids, self._root, folder)
+        self._problems += problems
+        return paths
+
+    def _derived_folder(self, rows: pd.DataFrame) -> Path:
+        """A folder of its own for every content, so that an import that is refused changes no task."""
+        if self._options.derived is None:
+            raise UserError(
+                f"{self._map.title} has masks that are made on import; ImportOptions.derived names a folder"
+            )
+        content = rows.drop(columns=[WHERE]).to_csv(index=False)
+        digest = hashlib.sha256(f"{self._root}\n{self._map.model_dump_json()}\n{content}".encode(errors="replace"))
+        return self._options.derived / f"masks-{digest.hexdigest()[:12]}"
+
+
+def _source(rows: pd.DataFrame, spec: CellSpec) -> str | None:
+    return next((name for name in spec.column if name in rows), None)
+
+
+def _described(rows: pd.DataFrame, row: int) -> str:
+    """The first cells of a row, to find it by."""
+    cells = [f"{name} {rows[name].iat[row]}" for name in rows.columns if name != WHERE and rows[name].iat[row]]
+    return ", ".join(cells[:3])
