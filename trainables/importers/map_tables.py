@@ -12,7 +12,7 @@ import pandas as pd
 
 from search_spaces.exceptions import UserError, unknown
 from trainables.importers.column_map import ColumnMap, CombineSpec, CsvFile, DeriveSpec, JoinSpec, TableSpec
-from trainables.importers.columns import BadCellsError, cleaned, lines_of, read_table
+from trainables.importers.columns import BadCellsError, lines_of, read_table
 from trainables.importers.options import Tell
 
 if TYPE_CHECKING:
@@ -245,21 +245,20 @@ def _found_files(entry: CsvFile, root: Place) -> list[Place]:
 
 def _file_table(spec: TableSpec, root: Place, missing: list[str]) -> pd.DataFrame:
     found = sorted({_below(f, root): f for p in spec.files for f in root.glob(p) if f.is_file()}.items())
-    paths = pd.Series([path for path, _ in found], dtype="str")
-    table = pd.DataFrame({FILE: paths.astype(object), WHERE: paths.astype(object)})
-    if spec.pattern is not None:
-        groups = paths.str.extract(f"({spec.pattern})")
-        fits = groups[0].notna().to_numpy(dtype=bool)
-        names = list(re.compile(spec.pattern).groupindex)
-        table = table.assign(**{n: _none_for_blank(groups[n]) for n in names})[fits].reset_index(drop=True)
-        found = [entry for entry, fit in zip(found, fits, strict=True) if fit]
-    if table.empty and not spec.optional:
+    rows: list[dict[str, str | None]] = []
+    for path, file in found:
+        named = re.search(spec.pattern, path) if spec.pattern is not None else None
+        if spec.pattern is not None and named is None:
+            continue
+        row: dict[str, str | None] = {FILE: path, WHERE: path, **(named.groupdict() if named else {})}
+        if spec.text is not None:
+            told = re.search(spec.text, _contents(file))
+            row |= told.groupdict() if told else dict.fromkeys(re.compile(spec.text).groupindex)
+        rows.append(row)
+    if not rows and not spec.optional:
         missing.append(" or ".join(spec.files) + (f" (named like {spec.pattern})" if spec.pattern else ""))
-    if spec.text is not None:
-        contents = pd.Series([_contents(file) for _, file in found], dtype="str")
-        groups = contents.str.extract(f"({spec.text})")
-        table = table.assign(**{n: cleaned(groups[n]) for n in re.compile(spec.text).groupindex})
-    return table
+    names = [FILE, WHERE, *(n for p in (spec.pattern, spec.text) if p is not None for n in re.compile(p).groupindex)]
+    return pd.DataFrame(rows, columns=names, dtype=object)
 
 
 def _below(file: Place, root: Place) -> str:

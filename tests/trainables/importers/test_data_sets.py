@@ -1,0 +1,359 @@
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from search_spaces.exceptions import DataError, UserError
+from search_spaces.names import Kind
+from tests.trainables.importers.releases import RELEASES
+from trainables.importers import ImportOptions, import_cifar10, import_map, shipped_map, shipped_names
+from trainables.importers.catalogue import variants
+from trainables.manifest import Manifest
+from trainables.release_counts import release_note
+from trainables.row_checks import read_rows
+
+pytest.importorskip("pydicom")
+
+
+def imported(name: str, root: Path, variant: str | None = None, **changes: Any) -> Manifest:
+    column_map = shipped_map(name, variant)
+    options = ImportOptions(**{"name": name, "derived": root.parent / "derived", **changes})
+    if column_map.reader == "cifar10":
+        return import_cifar10(column_map, root, options)
+    return import_map(column_map, root, options)
+
+
+@pytest.fixture(scope="session")
+def release(tmp_path_factory):
+    """Folder of a release, generated once; only read."""
+    made: dict[str, Path] = {}
+
+    def get(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(name) / "release"
+            made[name].mkdir()
+            RELEASES[name](made[name])
+        return made[name]
+
+    return get
+
+
+def positives(manifest: Manifest) -> dict[str, int]:
+    if manifest.kind in (Kind.MULTICLASS, Kind.ORDINAL):
+        counts = manifest.table["y"].value_counts()
+        return {label: int(counts.get(i, 0)) for i, label in enumerate(manifest.labels)}
+    return {label: int((manifest.table[f"y_{label}"] == 1).sum()) for label in manifest.labels}
+
+
+def test_every_shipped_map_has_a_release_here():
+    assert set(RELEASES) | {"medmnist"} == set(shipped_names())
+
+
+CASES = [(name, variant) for name in RELEASES for variant in (None, *variants(name))]
+
+
+@pytest.mark.parametrize(("name", "variant"), CASES, ids=[f"{n}-{v or 'whole'}" for n, v in CASES])
+def test_releases_are_imported_and_readable(release, name, variant):
+    manifest = imported(name, release(name), variant)
+    about = shipped_map(name).about
+    assert about.licence
+    assert about.obtained
+    assert about.sources
+    assert read_rows(manifest).problems == ()
+    assert set(shipped_map(name).about.notes) <= set(manifest.notes)
+    assert manifest.expected == shipped_map(name, variant).expected.flat()
+    assert manifest.table["patient_id"].notna().all()
+    patients_of = manifest.table.groupby("patient_id")["split"].nunique()
+    assert patients_of.max() == 1
+    if manifest.expected:
+        assert "a partial copy: " in str(release_note(manifest))
+
+
+def test_chexpert(release):
+    manifest = imported("chexpert", release("chexpert"), "five")
+    table = manifest.table.set_index("image_id")
+    assert manifest.labels == ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+    row = table.loc["train/patient00002/study1/view1_frontal.jpg"]
+    assert (row["patient_id"], row["study_id"], row["sex"], row["age_years"]) == (
+        "patient00002", "patient00002/study1", "M", 42,
+    )  # fmt: skip
+    assert row[["y_Cardiomegaly", "y_Edema", "y_Consolidation", "y_Atelectasis", "y_Pleural Effusion"]].tolist() == [
+        1, -1, 0, 1, 0,
+    ]  # fmt: skip
+    assert (row["g_view"], row["g_projection"]) == ("Frontal", "AP")
+    assert table.index[table["split"] == "test"].tolist() == ["valid/patient64541/study1/view1_frontal.jpg"]
+    assert pd.isna(table.loc["train/patient00008/study1/view1_frontal.jpg", "sex"])
+    frontal = imported("chexpert", release("chexpert"), "frontal")
+    assert len(frontal) == 9
+    assert any(note.startswith("8 of 17 rows are left out: Frontal/Lateral") for note in frontal.notes)
+    unknown = imported("chexpert", release("chexpert"), "blank_unknown").table.set_index("image_id")
+    assert np.isnan(unknown.loc["train/patient00002/study1/view1_frontal.jpg", "y_Pleural Effusion"])
+
+
+def test_chestxray14_uses_the_official_lists(release):
+    manifest = imported("chestxray14", release("chestxray14"))
+    table = manifest.table
+    assert set(table.loc[table["split"] == "test", "patient_id"]) == {"10", "11", "12"}
+    assert (table["split"] == "val").any()
+    assert positives(manifest)["Cardiomegaly"] == positives(manifest)["Effusion"] == 6
+    assert positives(manifest)["Pleural_Thickening"] == 4
+    normal = table[table["patient_id"] == "5"]
+    assert normal[[f"y_{label}" for label in manifest.labels]].to_numpy().sum() == 0
+    assert table.loc[table["patient_id"] == "1", "age_years"].tolist() == [58, 58]
+    assert table.loc[table["patient_id"] == "3", "age_years"].isna().all()  # 414 years
+    assert any("8 ages outside 0 to 120 years" in note for note in manifest.notes)
+
+
+def test_an_image_without_its_archive_is_a_problem_of_its_row(release, tmp_path):
+    root = tmp_path / "partial"
+    root.mkdir()
+    for file in release("chestxray14").rglob("images_002/images/*.png"):
+        (root / file.name).symlink_to(file)
+    for file in release("chestxray14").glob("*.*"):
+        (root / file.name).symlink_to(file)
+    message = (
+        r"12 of 24 rows cannot be used(.|\n)*Data_Entry_2017.csv line 4: no image is found for Image Index 00000002"
+    )
+    with pytest.raises(DataError, match=message):
+        imported("chestxray14", root)
+    manifest = imported("chestxray14", root, quarantine=tmp_path / "aside.csv")
+    assert len(manifest) == 12
+    assert manifest.set_aside == {"image missing": 12}
+
+
+def test_mimic(release):
+    manifest = imported("mimic_cxr_jpg", release("mimic_cxr_jpg"))
+    table = manifest.table.set_index("image_id")
+    row = table.loc["4paaa-bb"]
+    assert (row["path"], row["split"]) == ("files/p10/p10000036/s50414271/4paaa-bb.jpg", "val")
+    assert (row["patient_id"], row["study_id"], row["g_projection"]) == ("10000036", "50414271", "PA")
+    assert table.loc["4lateralaa-bb", "y_Atelectasis"] == row["y_Atelectasis"] == 1
+
+
+def test_vindr_cxr_takes_the_majority_of_readers(release):
+    table = imported("vindr_cxr", release("vindr_cxr")).table.set_index("image_id")
+    flags = [table.loc[f"{i:032x}", "y_Cardiomegaly"] for i in range(6)]
+    assert flags == [0, 0, 1, 1, 0, 0]  # 0, 1, 2, 3, 0 and 1 of three readers
+    assert table.loc[f"{99:032x}", ["split", "y_No finding"]].tolist() == ["test", 1]
+
+
+def test_vindr_mammo(release):
+    manifest = imported("vindr_mammo", release("vindr_mammo"))
+    assert manifest.grouping == "exam"
+    assert positives(manifest) == {"suspicious": 4}
+    grades = imported("vindr_mammo", release("vindr_mammo"), "birads")
+    assert list(positives(grades).values()) == [3, 3, 2, 2, 2]
+    assert grades.kind is Kind.ORDINAL
+
+
+def test_cbis_ddsm_takes_whole_mammograms(release):
+    manifest = imported("cbis_ddsm", release("cbis_ddsm"))
+    assert len(manifest) == 16
+    assert manifest.table["path"].str.contains("full mammogram").all()
+    assert positives(manifest) == {"malignant": 8}
+    assert set(manifest.table.loc[manifest.table["split"] == "test", "image_id"].str.contains("Test")) == {True}
+    assert manifest.table["g_finding"].value_counts().to_dict() == {"mass": 8, "calcification": 8}
+
+
+def test_skin_sets(release):
+    pad = imported("pad_ufes_20", release("pad_ufes_20"))
+    assert pad.labels == ("ACK", "BCC", "MEL", "NEV", "SCC", "SEK")
+    assert pad.table["patient_id"].nunique() == 9
+    assert pad.table["sex"].isna().sum() == 6
+    assert positives(imported("pad_ufes_20", release("pad_ufes_20"), "cancer")) == {"cancer": 8}
+    ham = imported("ham10000", release("ham10000"))
+    assert (ham.grouping, ham.table["patient_id"].nunique()) == ("lesion", 14)
+    masks = imported("ham10000", release("ham10000"), "masks")
+    mask = masks.mask(0)
+    assert mask is not None
+    assert mask[:, 0].tolist() == [255, 255, 0, 0, 0, 0]
+    isic = imported("isic2019", release("isic2019"))
+    assert list(positives(isic).values()) == [2] * 8
+    assert isic.table["patient_id"].nunique() == 9  # two images have no lesion
+    assert positives(imported("isic2020", release("isic2020"))) == {"melanoma": 5}
+
+
+def test_retinopathy(release, tmp_path):
+    manifest = imported("eyepacs", release("eyepacs"))
+    table = manifest.table.set_index("image_id")
+    assert table.loc["train/12_left", ["patient_id", "g_eye", "y_moderate_or_worse"]].tolist() == ["12", "left", 1]
+    assert (table["split"] == "test").sum() == 8
+    grades = imported("eyepacs", release("eyepacs"), "grades")
+    assert grades.labels == ("no", "mild", "moderate", "severe", "proliferative")
+    for name in ("train", "trainLabels.csv"):
+        (tmp_path / name).symlink_to(release("eyepacs") / name)
+    alone = imported("eyepacs", tmp_path)
+    assert "the official test set is not here: patients are split at random" in alone.notes
+    assert set(alone.table["split"]) == {"train", "val", "test"}
+
+
+def test_shenzhen_reads_sex_and_age_from_text(release):
+    manifest = imported("shenzhen", release("shenzhen"))
+    table = manifest.table
+    assert table["sex"].fillna("?").tolist() == ["M", "F", "M", "?", "F"] * 2
+    assert table["age_years"].round(2).fillna(-1).tolist() == [45, 33, 0.92, -1, 24] * 2
+    assert positives(manifest) == {"tuberculosis": 5}
+
+
+def test_montgomery_puts_two_lungs_together(release):
+    manifest = imported("montgomery", release("montgomery"))
+    mask = manifest.mask(0)
+    assert mask is not None
+    assert mask[:, 0].tolist() == [255, 255, 0, 0, 255, 0]
+    assert manifest.labels == ("lung",)
+    assert manifest.table["age_years"].tolist() == [27] * 8
+    assert positives(imported("montgomery", release("montgomery"), "tuberculosis")) == {"tuberculosis": 4}
+
+
+def test_made_masks_travel_with_the_task(release, tmp_path):
+    manifest = imported("montgomery", release("montgomery"), derived=tmp_path / "task" / "files")
+    manifest.write(tmp_path / "task")
+    moved = tmp_path / "moved"
+    (tmp_path / "task").rename(moved)
+    mask = Manifest.read(moved).mask(3)
+    assert mask is not None
+    assert mask.max() == 255
+
+
+def test_siim_masks_are_drawn_from_relative_runs_down_columns(release):
+    manifest = imported("siim_acr", release("siim_acr"))
+    assert len(manifest) == 6
+    empty, drawn = manifest.mask(0), manifest.mask(1)
+    assert empty is not None
+    assert drawn is not None
+    assert empty.shape == drawn.shape == (1024, 1024)
+    assert empty.max() == 0
+    # 1024 pixels on (the second column) 3 in a row; 1021 pixels on again 2; and the very first pixel.
+    expected = {(0, 1), (1, 1), (2, 1), (0, 2), (1, 2), (0, 0)}
+    assert set(zip(*(index.tolist() for index in np.nonzero(drawn)), strict=True)) == expected
+    presence = imported("siim_acr", release("siim_acr"), "presence")
+    assert presence.table["y_pneumothorax"].tolist() == [0, 1] * 3
+
+
+def test_bad_run_lengths_are_problems_of_their_rows(release, tmp_path):
+    root = tmp_path / "siim"
+    root.mkdir()
+    (root / "dicom-images-train").symlink_to(release("siim_acr") / "dicom-images-train")
+    lines = (release("siim_acr") / "train-rle.csv").read_text().splitlines()
+    for i, cell in ((1, "1048570 10"), (2, "5"), (3, "x 1")):
+        lines[i] = f"{lines[i].split(',')[0]}, {cell}"
+    (root / "train-rle.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError) as error:
+        imported("siim_acr", root)
+    for message in ("leave the mask of 1024 x 1024", "no pairs of start and length", "not all whole numbers"):
+        assert message in str(error.value)
+
+
+def test_vessels_have_two_observers_and_a_field_of_view(release):
+    manifest = imported("drive", release("drive"))
+    table = manifest.table
+    assert table["split"].value_counts()["test"] == 4
+    row = int(np.flatnonzero(table["split"] == "test")[0])
+    columns = ("mask", "mask_second", "valid_area")
+    rows = [int((mask > 0).any(axis=1).sum()) for c in columns if (mask := manifest.mask(row, c)) is not None]
+    assert rows == [1, 2, 5]
+    assert manifest.mask(int(np.flatnonzero(table["split"] == "train")[0]), "mask_second") is None
+    chase = imported("chase_db1", release("chase_db1"))
+    assert chase.table["patient_id"].nunique() == 6
+    assert chase.table["mask_second"].notna().all()
+
+
+def test_pulmonary_embolism_is_shown_in_its_window(release):
+    manifest = imported("rsna_pe", release("rsna_pe"))
+    assert manifest.window == (100, 700)
+    assert manifest.table.groupby("study_id").size().tolist() == [3] * 12
+    assert positives(manifest) == {"pe": 6}
+    exam = imported("rsna_pe", release("rsna_pe"), "exam")
+    assert len(exam) == 33  # one exam is indeterminate
+    assert exam.table.groupby("study_id")["y_pe"].nunique().max() == 1
+    assert manifest.table_hash != imported("rsna_pe", release("rsna_pe"), window=(40.0, 400.0)).table_hash
+    file = manifest.file(0)
+    import pydicom
+
+    hounsfield = pydicom.dcmread(str(file)).pixel_array.astype(float) - 1024
+    expected = np.clip(((hounsfield - 99.5) / 699 + 0.5) * 255, 0, 255)
+    assert np.abs(manifest.pixels(0)[..., 0] - expected).max() <= 0.5
+
+
+def test_padchest_reads_lists_of_findings(release):
+    manifest = imported("padchest", release("padchest"))
+    table = manifest.table
+    assert table["y_Cardiomegaly"].fillna(-9).tolist() == [1, 0, -9] * 3
+    assert table["sex"].tolist()[:2] == ["M", "F"]
+    assert manifest.bit_depth == 16
+
+
+def test_cifar10(release):
+    manifest = imported("cifar10", release("cifar10"))
+    assert (
+        manifest.table["split"].value_counts().to_dict() == {"train": 88, "val": 12, "test": 20} or len(manifest) == 120
+    )
+    assert manifest.labels[:3] == ("airplane", "automobile", "bird")
+    row = int(np.flatnonzero(manifest.table["image_id"] == "test_000003")[0])
+    assert manifest.labels[manifest.table["y"].iat[row]] == "cat"
+    data = pickle.loads((release("cifar10") / "cifar-10-batches-py/test_batch").read_bytes(), encoding="bytes")[b"data"]
+    planes = data[3].reshape(3, 32, 32)
+    np.testing.assert_array_equal(manifest.pixels(row), planes.transpose(1, 2, 0))
+
+
+class Trap:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/scalecurves-pickle-was-run",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.dumps({b"data": Trap()}), r"asks for \w+\.system"),
+        (pickle.dumps({b"data": np.zeros((1, 4), np.uint8), b"labels": [0]}, protocol=4), "does not hold images"),
+        (pickle.dumps([1]), "holds a list"),
+        (b"\x80\x02}", "no batch of CIFAR-10"),
+    ],
+)
+def test_a_batch_can_hold_nothing_but_arrays(release, tmp_path, content, message):
+    import shutil
+
+    shutil.copytree(release("cifar10") / "cifar-10-batches-py", tmp_path / "batches")
+    (tmp_path / "batches" / "data_batch_2").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        imported("cifar10", tmp_path / "batches")
+    assert not Path("/tmp/scalecurves-pickle-was-run").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in RELEASES if name != "cifar10"])
+def test_another_folder_is_refused_with_what_is_needed(name, tmp_path):
+    with pytest.raises(UserError, match=r"it lacks:\n") as error:
+        imported(name, tmp_path)
+    assert shipped_map(name).about.needs in str(error.value)
+
+
+def test_counts_of_a_whole_release(release, tmp_path):
+    from dataclasses import replace
+
+    manifest = imported("shenzhen", release("shenzhen"))
+    whole = {"images": 10, "patients": 10, "label.tuberculosis": 5}
+    assert release_note(replace(manifest, expected=whole)) == (
+        "all counts as released (images 10, patients 10, label tuberculosis 5)"
+    )
+    split = manifest.table["split"].replace({"val": "train"})
+    train = int((split == "train").sum())
+    positive = int(((split == "train") & (manifest.table["y_tuberculosis"] == 1)).sum())
+    parts = {"split.train": train, "label.tuberculosis.train": positive}
+    assert "all counts as released" in str(release_note(replace(manifest, expected=parts)))
+    assert release_note(replace(manifest, expected={"images": 9})) == "other than the release: images 10 of 9"
+
+
+def test_a_mask_of_another_size_is_found_on_import(release, tmp_path):
+    import shutil
+
+    shutil.copytree(release("drive"), tmp_path / "drive")
+    Image.new("L", (3, 3)).save(tmp_path / "drive/test/mask/01_test_mask.gif")
+    with pytest.raises(DataError, match="mask test/mask/01_test_mask.gif is 3 x 3, its image .* is 8 x 6"):
+        imported("drive", tmp_path / "drive")
