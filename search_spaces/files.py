@@ -17,6 +17,7 @@ import yaml
 from search_spaces.exceptions import UserError, unknown
 from search_spaces.names import AXES
 from search_spaces.study import Study
+from search_spaces.yaml_text import UniqueKeyLoader
 
 _PRESETS = "search_spaces.studies"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -37,23 +38,6 @@ class LoadedStudy:
     text: str
     folder: Path
     origin: str
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, which plain YAML would silently overwrite."""
-
-
-def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in seen:
-            raise UserError(f"key {key!r} is given twice, line {key_node.start_mark.line + 1}")
-        seen.add(key)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def presets() -> dict[str, str]:
@@ -126,7 +110,7 @@ def _read(text: str) -> tuple[dict[str, Any], Path]:
 
 def _parse(text: str, origin: str) -> dict[str, Any]:
     try:
-        raw = yaml.load(text, Loader=_UniqueKeyLoader)
+        raw = yaml.load(text, Loader=UniqueKeyLoader)
     except UserError as error:
         raise UserError(f"study {origin}: {error}") from None
     except yaml.YAMLError as error:

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from search_spaces.amounts import Amount, expand_seeds
 from search_spaces.exceptions import unknown
+from search_spaces.label_maps import label_map_of
 from search_spaces.models import StrictModel
 from search_spaces.names import AXES
 from search_spaces.normalisation import NORMALISATIONS as NORMALISATIONS
@@ -54,7 +55,7 @@ class EvaluationSetSpec(StrictModel):
         held_out: The rows (and every image of their patients) are taken out of training, validation and test, and all
             of them form this set.
         label_map: This task's label -> the other manifest's label; labels not named are masked. Equal names if not
-            given.
+            given. Or the name of a shipped map, such as ``chexpert_to_chestxray14``.
         split: Splits to use; ``test`` if neither ``manifest`` nor ``held_out`` is given, else all.
     """
 
@@ -63,6 +64,11 @@ class EvaluationSetSpec(StrictModel):
     held_out: bool = False
     label_map: dict[str, str] | None = None
     split: tuple[str, ...] | None = None
+
+    @field_validator("label_map", mode="before")
+    @classmethod
+    def _shipped_map(cls, value: Any) -> Any:
+        return label_map_of(value) if isinstance(value, str) else value
 
 
 class TaskSpec(StrictModel):

@@ -13,7 +13,7 @@ from trainables.duplicates import identical_images
 from trainables.library import TaskLibrary
 from trainables.manifest import CLASS_KINDS, Manifest, label_columns
 from trainables.release_counts import release_note
-from trainables.row_checks import read_rows
+from trainables.row_checks import FAINT_SPAN, read_rows
 from trainables.row_problems import in_words
 from trainables.splits import patients_in_two_splits
 
@@ -132,13 +132,18 @@ def _label_values(manifest: Manifest) -> Iterator[tuple[str, pd.Series[float]]]:
 
 def _image_problems(manifest: Manifest) -> tuple[list[str], list[str]]:
     read = read_rows(manifest)
-    errors = [problem.detail for problem in read.problems]
-    if not read.constant:
-        return errors, []
-    first = manifest.table[Column.IMAGE_ID].iat[read.constant[0]]
-    return errors, [
-        f"{len(read.constant)} images have one single value in all pixels, such as {first} (row {read.constant[0]})"
+    remedy = "for DICOM files give --window on import, for 16-bit images --bit-depth"
+    kinds = (
+        (read.constant, "have one single value in all pixels", ""),
+        (read.faint, f"use fewer than {FAINT_SPAN} of 256 values", f"; {remedy}"),
+    )
+    ids = manifest.table[Column.IMAGE_ID]
+    warnings = [
+        f"{len(rows)} images {what}, such as {ids.iat[rows[0]]} (row {rows[0]}){advice}"
+        for rows, what, advice in kinds
+        if rows
     ]
+    return [problem.detail for problem in read.problems], warnings
 
 
 def _leaks(manifest: Manifest) -> tuple[list[str], list[str]]:

@@ -7,10 +7,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
+
 from search_spaces.exceptions import DataError
 from search_spaces.names import Column, Kind
 from trainables.manifest import MASK_COLUMNS, Manifest
 from trainables.row_problems import Reason, RowProblem, SetAside
+
+FAINT_SPAN = 32
+"""Of 256 values; an image within fewer is hardly to be seen."""
 
 _THREADS = min(32, 4 * (os.cpu_count() or 1))
 
@@ -22,10 +27,12 @@ class RowsRead:
     Attributes:
         problems: Of rows that cannot be used, in the order of the rows.
         constant: Rows whose image has one single value in all pixels.
+        faint: Rows of other images whose values span less than ``FAINT_SPAN``.
     """
 
     problems: tuple[RowProblem, ...]
     constant: tuple[int, ...]
+    faint: tuple[int, ...]
 
 
 def read_rows(manifest: Manifest) -> RowsRead:
@@ -38,7 +45,8 @@ def read_rows(manifest: Manifest) -> RowsRead:
         found = list(pool.map(lambda row: _read_row(manifest, row), range(len(manifest))))
     return RowsRead(
         problems=tuple(problem for problems, _ in found for problem in problems),
-        constant=tuple(row for row, (_, constant) in enumerate(found) if constant),
+        constant=tuple(row for row, (_, span) in enumerate(found) if span == 0),
+        faint=tuple(row for row, (_, span) in enumerate(found) if span is not None and 0 < span < FAINT_SPAN),
     )
 
 
@@ -63,13 +71,14 @@ def reason_of(error: DataError, mask: bool) -> Reason:
     return Reason.MASK_UNREADABLE if mask else Reason.IMAGE_UNREADABLE
 
 
-def _read_row(manifest: Manifest, row: int) -> tuple[list[RowProblem], bool]:
+def _read_row(manifest: Manifest, row: int) -> tuple[list[RowProblem], int | None]:
+    """What is wrong, and the widest span of values of one channel; None if the image cannot be read."""
     problems: list[RowProblem] = []
     shape: tuple[int, ...] | None = None
-    constant = False
+    span: int | None = None
     try:
         pixels = manifest.pixels(row)
-        shape, constant = pixels.shape[:2], bool((pixels == pixels[:1, :1]).all())
+        shape, span = pixels.shape[:2], int(np.ptp(pixels, axis=(0, 1)).max())
     except DataError as error:
         problems.append(RowProblem(row=row, reason=reason_of(error, mask=False), detail=str(error)))
     for column in MASK_COLUMNS:
@@ -78,7 +87,7 @@ def _read_row(manifest: Manifest, row: int) -> tuple[list[RowProblem], bool]:
     if lacks_mask and not problems:
         path = manifest.table[Column.PATH].iat[row]
         problems.append(RowProblem(row=row, reason=Reason.NO_MASK, detail=f"image {path} has no mask (row {row})"))
-    return problems, constant
+    return problems, span
 
 
 def _read_mask(manifest: Manifest, row: int, column: str, shape: tuple[int, ...] | None) -> list[RowProblem]:

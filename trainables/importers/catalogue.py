@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -10,9 +11,21 @@ from typing import Any
 import yaml
 
 from search_spaces.exceptions import UserError, unknown
+from search_spaces.yaml_text import UniqueKeyLoader
 from trainables.importers.column_map import ColumnMap
 
 _VARIANTS = "variants"
+
+
+class _Loader(UniqueKeyLoader):
+    """YAML in which ``no``, ``yes``, ``on`` and ``off`` are texts: classes and cells are called so."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:bool"]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
 
 
 def shipped_names() -> tuple[str, ...]:
@@ -48,13 +61,13 @@ def user_map(file: Path, variant: str | None = None) -> ColumnMap:
 
 def variants(name: str) -> dict[str, str]:
     """Variant -> its title, of a shipped map."""
-    raw = yaml.safe_load(_folder().joinpath(f"{name}.yaml").read_text("utf-8"))
+    raw = yaml.load(_folder().joinpath(f"{name}.yaml").read_text("utf-8"), Loader=_Loader)
     return {variant: str(changes.get("title", "")) for variant, changes in raw.get(_VARIANTS, {}).items()}
 
 
 def _parsed(text: str, where: str, variant: str | None) -> ColumnMap:
     try:
-        raw = yaml.safe_load(text)
+        raw = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise UserError(f"{where} is no YAML: {error}") from error
     if not isinstance(raw, dict):

@@ -167,7 +167,7 @@ def test_skin_sets(release):
     assert pad.labels == ("ACK", "BCC", "MEL", "NEV", "SCC", "SEK")
     assert pad.table["patient_id"].nunique() == 9
     assert pad.table["sex"].isna().sum() == 6
-    assert positives(imported("pad_ufes_20", release("pad_ufes_20"), "cancer")) == {"cancer": 8}
+    assert positives(imported("pad_ufes_20", release("pad_ufes_20"), "cancer")) == {"cancer": 10}
     ham = imported("ham10000", release("ham10000"))
     assert (ham.grouping, ham.table["patient_id"].nunique()) == ("lesion", 14)
     masks = imported("ham10000", release("ham10000"), "masks")
@@ -198,7 +198,7 @@ def test_shenzhen_reads_sex_and_age_from_text(release):
     manifest = imported("shenzhen", release("shenzhen"))
     table = manifest.table
     assert table["sex"].fillna("?").tolist() == ["M", "F", "M", "?", "F"] * 2
-    assert table["age_years"].round(2).fillna(-1).tolist() == [45, 33, 0.92, -1, 24] * 2
+    assert table["age_years"].fillna(-1).tolist() == pytest.approx([45, 33, 11 / 12, -1, 24] * 2)
     assert positives(manifest) == {"tuberculosis": 5}
 
 
@@ -242,7 +242,7 @@ def test_bad_run_lengths_are_problems_of_their_rows(release, tmp_path):
     root.mkdir()
     (root / "dicom-images-train").symlink_to(release("siim_acr") / "dicom-images-train")
     lines = (release("siim_acr") / "train-rle.csv").read_text().splitlines()
-    for i, cell in ((1, "1048570 10"), (2, "5"), (3, "x 1")):
+    for i, cell in ((1, "1048570 10"), (2, "5"), (4, "x 1")):
         lines[i] = f"{lines[i].split(',')[0]}, {cell}"
     (root / "train-rle.csv").write_text("\n".join(lines))
     with pytest.raises(DataError) as error:
@@ -292,9 +292,8 @@ def test_padchest_reads_lists_of_findings(release):
 
 def test_cifar10(release):
     manifest = imported("cifar10", release("cifar10"))
-    assert (
-        manifest.table["split"].value_counts().to_dict() == {"train": 88, "val": 12, "test": 20} or len(manifest) == 120
-    )
+    assert len(manifest) == 120
+    assert (manifest.table["split"] == "test").sum() == 20
     assert manifest.labels[:3] == ("airplane", "automobile", "bird")
     row = int(np.flatnonzero(manifest.table["image_id"] == "test_000003")[0])
     assert manifest.labels[manifest.table["y"].iat[row]] == "cat"
@@ -355,5 +354,5 @@ def test_a_mask_of_another_size_is_found_on_import(release, tmp_path):
 
     shutil.copytree(release("drive"), tmp_path / "drive")
     Image.new("L", (3, 3)).save(tmp_path / "drive/test/mask/01_test_mask.gif")
-    with pytest.raises(DataError, match="mask test/mask/01_test_mask.gif is 3 x 3, its image .* is 8 x 6"):
+    with pytest.raises(DataError, match=r"mask test/mask/01_test_mask.gif is 3 x 3, its image .* is 8 x 6"):
         imported("drive", tmp_path / "drive")
