@@ -138,6 +138,16 @@ def test_check_fails_with_every_problem(run, table):
         (("import", "csv", "{table}", "--name", "x", "--split", "1,2"), 1, "three shares expected"),
         (("import", "csv", "{table}", "--name", "x", "--kind", "regression"), 2, "regression"),
         (("import", "dicom", "{table}", "--name", "x"), 2, "dicom"),
+        (("import", "chexprt", "{table}", "--name", "x"), 2, "chexpert"),
+        (("import", "csv", "{table}", "{table}", "--name", "x"), 1, "needs one path, got 2"),
+        (("import", "map", "{table}", "--name", "x"), 1, "needs the column map and the data set's folder"),
+        (("import", "map", "nowhere.yaml", ".", "--name", "x"), 1, "column map nowhere.yaml does not exist"),
+        (("import", "csv", "{table}", "--name", "x", "--variant", "five"), 1, "--variant is of known data sets"),
+        (("import", "chexpert", ".", "--name", "x", "--variant", "six"), 1, "unknown variant 'six'"),
+        (("import", "chexpert", ".", "--name", "x", "--label-column", "l"), 1, "--label-column do not apply"),
+        (("import", "csv", "{table}", "--name", "x", "--window", "wide"), 1, "centre,width expected"),
+        (("import", "csv", "{table}", "--name", "x", "--window", "40,0"), 1, "width of at least 1"),
+        (("import", "csv", "{table}", "--name", "x", "--image-root", "nonsense://b"), 1, "nonsense://b"),
         (("import", "csv", "{table}"), 2, "--name"),
         (("show", "nothing"), 1, "unknown task 'nothing'"),
         (("check", "nothing"), 1, "python -m orchestrator.tasks import"),
@@ -157,6 +167,59 @@ def test_unwritable_home(run, table, monkeypatch, tmp_path):
     done = run("import", "csv", table, "--name", "x")
     assert done.exit_code == 1
     assert "set SCALECURVES_HOME to a writable folder" in done.output
+
+
+def test_a_known_data_set_is_imported_by_name(run, tmp_path):
+    (tmp_path / "train_images").mkdir()
+    for i in range(20):
+        pixels = np.random.default_rng(i).integers(0, 256, (6, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "train_images" / f"{i}.png")
+    rows = "\n".join(f"{i},{i % 5}" for i in range(20))
+    (tmp_path / "train.csv").write_text(f"id_code,diagnosis\n{rows}\n")
+    done = run("import", "aptos2019", tmp_path, "--name", "eyes", "--variant", "grades")
+    assert done.exit_code == 0, done.output
+    assert "note: the labels of the official test set are not published" in done.output
+    assert load("eyes").labels == ("no", "mild", "moderate", "severe", "proliferative")
+    (tmp_path / "mine.yaml").write_text(
+        "schema: 1\nname: mine\ntitle: My eyes\nabout: {licence: none, obtained: here, needs: train.csv}\n"
+        "kind: binary\n"
+        "tables: {grades: {csv: train.csv}}\nimage: {path: 'train_images/{id_code}.png'}\n"
+        "labels: {column: diagnosis, positive: {bad: [3, 4]}, negative: [0, 1, 2]}\n"
+        "expected: {images: 200, splits: {test: 4}}\n"
+    )
+    done = run("import", "map", tmp_path / "mine.yaml", tmp_path, "--name", "mine")
+    assert done.exit_code == 0, done.output
+    assert load("mine").labels == ("bad",)
+    assert "a partial copy: images 20 of 200" in run("check", "mine").output
+
+
+def test_available_data_sets_are_listed_with_all_that_is_needed(run):
+    shown = run("list", "--available")
+    assert shown.exit_code == 0
+    flat = " ".join(shown.output.split())
+    for text in (
+        "chexpert CheXpert", "train_val_list.txt", "https://drive.grand-challenge.org/", "licence CC BY 4.0",
+        "112120 images, 30805 patients, 25596 test", "five_frontal:", "import DATA_SET PATH --name NAME",
+    ):  # fmt: skip
+        assert text in flat, text
+
+
+def test_rows_are_set_aside_on_import_and_by_a_check(run, table, tmp_path):
+    (table.parent / "5.png").write_text("no image")
+    refused = run("import", "csv", table, "--name", "lungs")
+    assert refused.exit_code == 1
+    assert "line 7: image" in refused.output
+    done = run("import", "csv", table, "--name", "lungs", "--quarantine", tmp_path / "q" / "aside.csv")
+    assert done.exit_code == 0, done.output
+    assert "1 of 120 rows are set aside (1 image unreadable)" in " ".join(done.output.split())
+    (table.parent / "9.png").unlink()
+    checked = run("check", "lungs", "--quarantine", tmp_path / "more.csv")
+    assert checked.exit_code == 0, checked.output
+    assert "118 rows stay" in checked.output
+    assert "1 image unreadable, 1 image missing" in checked.output
+    assert "9.png is missing" in (tmp_path / "more.csv").read_text()
+    assert load("lungs").set_aside == {"image unreadable": 1, "image missing": 1}
+    assert len(load("lungs")) == 118
 
 
 def test_cache_lists_and_prunes(run):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +10,12 @@ from PIL import Image
 
 from search_spaces.exceptions import DataError
 from search_spaces.names import Kind
+from tests.trainables.dicom_files import write_dicom
 from trainables.checks import check_task, label_counts
 from trainables.duplicates import identical_images, without_duplicates
 from trainables.library import TaskLibrary
 from trainables.manifest import MANIFEST_FILE, Manifest
+from trainables.set_aside import set_rows_aside
 
 N = 90
 
@@ -187,3 +190,65 @@ def test_label_outside_classes_is_found(library, good, tmp_path):
     pq.write_table(spoiled, file)
     with pytest.raises(DataError, match=r"y_t of row 9 is 3\.0; allowed: 0, 1, blank"):
         check_task(library, "t")
+
+
+def test_all_kinds_of_bad_rows_are_reported_at_once(library, good, tmp_path, monkeypatch):
+    pytest.importorskip("pydicom")
+    noise = np.random.default_rng(1).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "cut.jpg")
+    whole = (tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    write_dicom(tmp_path / "no_pixels.dcm", None)
+    Image.new("1", (5000, 4000)).save(tmp_path / "bomb.png")
+    monkeypatch.setenv("SCALECURVES_MAX_PIXELS", "1000000")
+    ages = pd.Series([50.0] * N)
+    ages[10], ages[11], ages[12] = -4.0, np.nan, 300.0
+    path = {0: "cut.jpg", 1: "no_pixels.dcm", 2: "bomb.png", 3: "x" * 5000 + ".png"}
+    bad = changed(good, path=path, mask=dict.fromkeys(range(4)))
+    report = check(library, replace(bad, table=bad.table.assign(age_years=ages)))
+    text = "\n".join(report.errors)
+    for message in (
+        r"cut.jpg cannot be decoded: .*truncated.* \(manifest 't', row 0\)",
+        r"no_pixels.dcm is a DICOM file without pixel data \(manifest 't', row 1\)",
+        r"bomb.png is 5000 x 4000, 20000000 pixels, above the limit of 1000000 .*SCALECURVES_MAX_PIXELS.*row 2",
+        r"File name too long \(manifest 't', row 3\)",
+        r"age of image i10 is -4 years; 0 to 120, or blank, expected \(row 10\)",
+        r"age of image i12 is 300 years",
+    ):
+        assert re.search(message, text), message
+    assert len(report.errors) == 6
+
+
+def test_images_that_are_hardly_to_be_seen_are_doubtful(library, good, tmp_path):
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8) // 8 + 100).save(tmp_path / "7.png")
+    (warning,) = check(library, good).warnings
+    assert warning.startswith("1 images use fewer than 32 of 256 values, such as i7 (row 7)")
+    assert "--window" in warning
+
+
+def test_the_release_and_what_was_set_aside_are_facts(library, good):
+    report = check(library, replace(good, expected={"images": 90, "split.test": 30}, set_aside={"image missing": 3}))
+    assert report.facts["release"] == "all counts as released (images 90, test 30)"
+    assert report.facts["rows set aside"] == "3 image missing"
+    partial = check(library, replace(good, expected={"images": 1000, "split.train": 400}))
+    assert partial.facts["release"] == "a partial copy: images 90 of 1000, train 60 of 400"
+    assert partial.errors == ()
+
+
+def test_setting_aside_leaves_nothing_out_silently(library, good, tmp_path):
+    (tmp_path / "3.png").write_text("no image")
+    (tmp_path / "m5.png").unlink()
+    library.save(good)
+    smaller = set_rows_aside(library, "t", tmp_path / "aside.csv")
+    assert len(smaller) == N - 2
+    assert smaller.hash_key == good.hash_key
+    listed = pd.read_csv(tmp_path / "aside.csv")
+    assert listed[["where", "image_id", "reason"]].to_numpy().tolist() == [
+        ["row 3", "i3", "image unreadable"], ["row 5", "i5", "mask missing"],
+    ]  # fmt: skip
+    assert library.load("t").set_aside == {"image unreadable": 1, "mask missing": 1}
+    assert "2 of 90 rows are set aside" in library.load("t").notes[-1]
+    assert check_task(library, "t").errors == ()
+    again = set_rows_aside(library, "t", tmp_path / "aside.csv")
+    assert len(again) == N - 2
+    assert len(pd.read_csv(tmp_path / "aside.csv")) == 0

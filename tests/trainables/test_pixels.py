@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from search_spaces.exceptions import DataError
-from trainables.pixels import image_size, read_mask, read_rgb, sixteen_bit_peak
+from search_spaces.exceptions import DataError, UserError
+from trainables.pixels import Colour, image_size, read_mask, read_rgb, sixteen_bit_peak
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 
@@ -127,3 +127,39 @@ def test_masks_keep_their_values(tmp_path):
         read_mask(tmp_path / "colour.png")
     with pytest.raises(DataError, match="missing"):
         read_mask(tmp_path / "none.png")
+
+
+def test_pages_of_a_tiff_are_frames(tmp_path):
+    pages = [Image.fromarray(GREY + i) for i in range(3)]
+    pages[0].save(tmp_path / "p.tif", save_all=True, append_images=pages[1:])
+    for i in range(3):
+        np.testing.assert_array_equal(read_rgb(tmp_path / "p.tif", i), rgb(GREY + i))
+    assert image_size(tmp_path / "p.tif", 2) == (4, 3)
+    for frame, message in ((3, "there is no page 3"), (None, "3 pages")):
+        with pytest.raises(DataError, match=message):
+            image_size(tmp_path / "p.tif", frame)
+
+
+def test_grey_and_colour_by_declaration(tmp_path):
+    colour = np.dstack([GREY, GREY // 2, GREY // 3])
+    Image.fromarray(colour).save(tmp_path / "c.png")
+    Image.fromarray(GREY).save(tmp_path / "g.png")
+    luma = np.asarray(Image.fromarray(colour).convert("L"))
+    np.testing.assert_array_equal(read_rgb(tmp_path / "c.png", colour=Colour.GREY), rgb(luma))
+    np.testing.assert_array_equal(read_rgb(tmp_path / "g.png", colour=Colour.GREY), rgb(GREY))
+    np.testing.assert_array_equal(read_rgb(tmp_path / "c.png", colour=Colour.RGB), colour)
+    with pytest.raises(DataError, match="is grey; its task declares colour"):
+        read_rgb(tmp_path / "g.png", colour=Colour.RGB)
+
+
+@pytest.mark.parametrize("read", [read_rgb, read_mask, image_size, sixteen_bit_peak])
+def test_more_pixels_than_the_limit_are_not_decoded(tmp_path, monkeypatch, read):
+    Image.new("1", (20_000, 15_000)).save(tmp_path / "bomb.png")
+    assert (tmp_path / "bomb.png").stat().st_size < 100_000
+    with pytest.raises(DataError, match=r"20000 x 15000, 300000000 pixels, above the limit of 200000000"):
+        read(tmp_path / "bomb.png")
+    monkeypatch.setenv("SCALECURVES_MAX_PIXELS", "300000000")
+    assert image_size(tmp_path / "bomb.png") == (20_000, 15_000)
+    monkeypatch.setenv("SCALECURVES_MAX_PIXELS", "many")
+    with pytest.raises(UserError, match="SCALECURVES_MAX_PIXELS is 'many'"):
+        read(tmp_path / "bomb.png")

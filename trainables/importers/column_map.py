@@ -23,7 +23,7 @@ def _pattern(written: str) -> str:
 
 
 def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str | dict) else value
+    return [value] if isinstance(value, str | dict | int | float) else value
 
 
 def _as_text(value: Any) -> Any:

@@ -214,7 +214,7 @@ def column_of(rows: pd.DataFrame, name: str, where: str) -> pd.Series[Any]:
         UserError: It is absent; says what there is.
     """
     if name not in rows:
-        raise UserError(unknown("column", name, [str(c) for c in rows.columns if c != WHERE], where))
+        raise UserError(unknown("column", name, [str(c) for c in rows.columns if c not in (WHERE, ROW)], where))
     return rows[name]
 
 

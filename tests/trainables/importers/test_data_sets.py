@@ -356,3 +356,16 @@ def test_a_mask_of_another_size_is_found_on_import(release, tmp_path):
     Image.new("L", (3, 3)).save(tmp_path / "drive/test/mask/01_test_mask.gif")
     with pytest.raises(DataError, match=r"mask test/mask/01_test_mask.gif is 3 x 3, its image .* is 8 x 6"):
         imported("drive", tmp_path / "drive")
+
+
+def test_label_maps_name_labels_of_the_shipped_maps():
+    from search_spaces.label_maps import label_maps
+
+    labels = {}
+    for name in {part for pair in label_maps() for part in pair.split("_to_")}:
+        spec = shipped_map(name).labels
+        labels[name] = {*spec.flags, *spec.items, *spec.classes, *spec.positive}
+    for pair, known in label_maps().items():
+        first, _, second = pair.partition("_to_")
+        assert set(known) <= labels[first], pair
+        assert set(known.values()) <= labels[second], pair

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from search_spaces.exceptions import DataError, UserError
+from search_spaces.names import Kind
+from tests.trainables.importers.test_column_map import BASE
+from trainables.importers import ImportOptions, import_map, user_map
+
+
+@pytest.fixture
+def imported(tmp_path):
+    """Imports ``labels.csv`` with the given text by a map that differs from ``BASE``; images are made for its rows."""
+
+    def run(text: str, told: list[str] | None = None, options: dict[str, Any] | None = None, **changes: Any):
+        lines = [line.strip() for line in text.strip().splitlines()]
+        (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        for i, line in enumerate(lines[1:]):
+            file = tmp_path / line.split(",")[0]
+            if file.suffix == ".png" and not file.exists():
+                Image.fromarray(np.full((6, 8), i, np.uint8)).save(file)
+        (tmp_path / "map.yaml").write_text(yaml.safe_dump({**BASE, **changes}, sort_keys=False))
+        settings = ImportOptions(
+            **{"name": "t", "split": (0.5, 0.25, 0.25), "derived": tmp_path / "d", **(options or {})}
+        )
+        return import_map(
+            user_map(tmp_path / "map.yaml"), tmp_path, settings, (told if told is not None else []).append
+        )
+
+    return run
+
+
+def test_cells_are_mapped(imported):
+    manifest = imported(
+        """image,label,centre,sex,age,w,part
+        a.png,1,K1,2,12M,x,A
+        b.png,0,K2,1,63,x,B
+        c.png,1,,1,063Y,y,C""",
+        site={"column": "centre", "values": {"K1": "North"}},
+        sex={"column": ["gender", "sex"], "values": {1: "F", 2: "M"}},
+        age="age", groups={"ward": "w", "extra": {"column": "nothing", "optional": True}},
+        split={"column": "part", "values": {"A": "train", "B": "val", "C": "test"}},
+    )  # fmt: skip
+    table = manifest.table
+    assert table["site"].fillna("?").tolist() == ["North", "K2", "?"]
+    assert table["sex"].tolist() == ["M", "F", "F"]
+    assert table["age_years"].tolist() == [1, 63, 63]
+    assert table["split"].tolist() == ["train", "val", "test"]
+    assert "g_extra" not in table
+    assert manifest.importer == "map mine"
+
+
+def test_absent_columns_are_said_at_once(imported):
+    with pytest.raises(UserError) as error:
+        imported("image,lable\na.png,1", patient="patient", site="centre", where={"view": ["PA"]})
+    for name in ("'label' in labels", "'patient' in patient_id", "'centre' in site", "'view' in where"):
+        assert name in str(error.value)
+    assert "Did you mean 'lable'" in str(error.value)
+
+
+def test_cells_that_the_map_does_not_know_are_problems_of_their_rows(imported, tmp_path):
+    text = "image,label,part\n" + "\n".join(f"{i}.png,{i % 2},A" for i in range(8)) + "\n8.png,maybe,A\n9.png,1,Z\n"
+    split = {"column": "part", "values": {"A": "train"}}
+    with pytest.raises(UserError) as error:
+        imported(text, split=split)
+    assert "labels.csv line 10: column 'label' has 'maybe'; allowed: 1, 0" in str(error.value)
+    assert "labels.csv line 11: column 'part' has 'Z'; allowed: A" in str(error.value)
+    manifest = imported(text, split=split, options={"quarantine": tmp_path / "aside.csv"})
+    assert len(manifest) == 8
+    assert "labels.csv line 10" in (tmp_path / "aside.csv").read_text()
+
+
+def test_joins(imported, tmp_path):
+    (tmp_path / "people.csv").write_text("code,sex\np1,F\np2,M\np3,F\n")
+    tables = {"images": {"csv": "labels.csv"}, "people": {"csv": "people.csv"}}
+    text = "image,label,person\na.png,1,p1\nb.png,0,p2\nc.png,1,\nd.png,0,p9"
+    join: dict[str, Any] = {"table": "people", "keys": {"person": "code"}}
+    manifest = imported(text, tables=tables, joins=[join], sex="sex", patient="person")
+    assert manifest.table["sex"].fillna("?").tolist() == ["F", "M", "?", "?"]
+    told: list[str] = []
+    dropped = imported(text, told, tables=tables, joins=[{**join, "unmatched": "drop"}], patient="person")
+    assert len(dropped) == 2
+    assert "2 of 4 rows are left out: they are not in table 'people'" in told
+    assert "2 of 4 rows are left out: they are not in table 'people'" in dropped.notes
+    with pytest.raises(UserError, match=r"2 rows find nothing, the first: None \(labels.csv line 4\)"):
+        imported(text, tables=tables, joins=[{**join, "unmatched": "refuse"}])
+    (tmp_path / "people.csv").write_text("code,sex\np1,F\np1,M\n")
+    with pytest.raises(UserError, match=r"1 keys repeat, such as p1 \(people.csv line 3\)"):
+        imported(text, tables=tables, joins=[join])
+
+
+def test_rows_of_readers_and_lesions_are_combined(imported):
+    text = """image,label,reader,note
+        a.png,1,r1,x
+        a.png,0,r2,y
+        a.png,1,r3,
+        b.png,0,r1,z
+        b.png,1,r2,
+        c.png,,r1,"""
+    settings: dict[str, Any] = {"labels": {"flags": {"sick": "label"}}}
+    majority = imported(text, combine={"by": "image", "columns": {"label": "majority"}}, **settings)
+    assert majority.table["y_sick"].fillna(-9).tolist() == [1, 0, -9]  # a tie is no majority
+    either = imported(text, combine={"by": "image", "columns": {"label": "any", "note": "join"}},
+                      groups={"note": "note"}, **settings)  # fmt: skip
+    assert either.table["y_sick"].fillna(-9).tolist() == [1, 1, -9]
+    assert either.table["g_note"].fillna("?").tolist() == ["x|y", "z", "?"]
+    with pytest.raises(UserError, match=r"column 'note' has 'x' \(labels.csv line 2\), no number"):
+        imported(text, combine={"by": "image", "columns": {"note": "any"}}, **settings)
+
+
+def test_derived_columns(imported):
+    manifest = imported(
+        "image,code\na.png,x-17-L\nb.png,y-18-R\nc.png,z",
+        derive=[
+            {"column": "person", "from": "code", "pattern": r"-(\d+)-"},
+            {"column": "side", "from": "code", "matches": {"-L$": "left", "-R$": "right", ".": "none"}},
+            {"column": "label", "from": "side", "values": {"left": 1}, "other": "blank"},
+            {"column": "name", "template": "{side[:1]}{person[-1:]}"},
+        ],
+        patient="person", groups={"side": "side", "name": "name"},
+    )  # fmt: skip
+    table = manifest.table
+    assert table["patient_id"].tolist() == ["17", "18", "c.png"]  # a blank patient counts as its own
+    assert table["g_side"].tolist() == ["left", "right", "none"]
+    assert table["y_sick"].fillna(-9).tolist() == [1, -9, -9]
+    assert table["g_name"].fillna("?").tolist() == ["l7", "r8", "?"]
+
+
+def test_flags_classes_and_items(imported):
+    text = "image,label,a,b\na.png,x;y,1.0,-1.0\nb.png,y,yes,\nc.png,none,0.0,0\nd.png,,0,1"
+    flags = imported(
+        text, kind="multilabel", labels={"flags": {"A": "a", "B": "b"}, "values": {"yes": 1}, "blank": "negative"}
+    )
+    assert flags.table[["y_A", "y_B"]].to_numpy().tolist() == [[1, -1], [1, 0], [0, 0], [0, 1]]
+    items = imported(
+        text, kind="multilabel",
+        labels={"column": "label", "item": "[^;]+", "items": {"X": "x", "either": ["x", "y"]}, "none": ["none"]},
+    )  # fmt: skip
+    assert items.table[["y_X", "y_either"]].fillna(-9).to_numpy().tolist() == [[1, 1], [0, 1], [0, 0], [-9, -9]]
+    with pytest.raises(UserError, match=r"items that no label names: y"):
+        imported(
+            text, kind="multilabel", labels={"column": "label", "item": "[^;]+", "items": {"X": "x"}, "none": "none"}
+        )
+    classes = imported(
+        "image,label\na.png,2\nb.png,1\nc.png,\nd.png,0",
+        kind="ordinal", labels={"column": "label", "classes": {"low": [0, 1], "high": 2}},
+    )  # fmt: skip
+    assert classes.kind is Kind.ORDINAL
+    assert classes.table["y"].tolist() == [1, 0, -1, 0]
+
+
+def test_images_that_a_table_does_not_find(imported, tmp_path):
+    tables = {"images": {"csv": "labels.csv"}, "files": {"files": "*.png", "pattern": r"(?P<stem>\w+)\.png"}}
+    changes: dict[str, Any] = {
+        "tables": tables, "joins": [{"table": "files", "keys": {"name": "stem"}}],
+        "image": {"path": "{file}", "id": "{name}"},
+    }  # fmt: skip
+    for name in ("a", "b", "c"):
+        Image.new("L", (4, 4)).save(tmp_path / f"{name}.png")
+    text = "name,label\na,1\nb,0\nc,1\nz,1"
+    with pytest.raises(DataError, match=r"1 of 4 rows(.|\n)*labels.csv line 5: no image is found for name z, label 1"):
+        imported(text, **changes)
+    kept = imported(text, options={"quarantine": tmp_path / "aside.csv"}, **changes)
+    assert kept.table["image_id"].tolist() == ["a", "b", "c"]
+    assert kept.set_aside == {"image missing": 1}
+
+
+def test_merged_masks_with_a_part_missing(imported, tmp_path):
+    for name, rows in (("l_a", 2), ("r_a", 3), ("l_b", 1)):
+        values = np.zeros((6, 8), np.uint8)
+        values[:rows] = 9
+        Image.fromarray(values).save(tmp_path / f"{name}.gif")
+    changes: dict[str, Any] = {
+        "kind": "segmentation", "labels": {"names": ["lung"]},
+        "derive": [{"column": "n", "from": "image", "pattern": "^(.)"}],
+        "mask": {"merge": ["l_{n}.gif", "r_{n}.gif"]},
+    }  # fmt: skip
+    with pytest.raises(DataError, match=r"labels.csv line 3: mask of b.png: image \S+r_b.gif is missing"):
+        imported("image,label\na.png,1\nb.png,0", **changes)
+    manifest = imported("image,label\na.png,1", **changes)
+    mask = manifest.mask(0)
+    assert mask is not None
+    assert mask[:, 0].tolist() == [255, 255, 255, 0, 0, 0]

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import io
+import uuid
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from search_spaces.exceptions import DataError, UserError
+from search_spaces.names import Column
+from tests.trainables.dicom_files import write_dicom
+from trainables.importers import ImportOptions, import_csv, import_map, shipped_map
+from trainables.library import TaskLibrary
+from trainables.manifest import Manifest
+from trainables.places import is_remote, place, stamp
+
+pytest.importorskip("upath")
+
+
+@pytest.fixture
+def bucket():
+    """A folder in memory with four images, a DICOM file, an npz file and a table."""
+    root = place(f"memory://bucket-{uuid.uuid4().hex}/set")
+    root.mkdir(parents=True)
+    for i in range(4):
+        stream = io.BytesIO()
+        Image.fromarray(np.full((6, 8), 40 * i, np.uint8)).save(stream, "PNG")
+        (root / f"{i}.png").write_bytes(stream.getvalue())
+    (root / "labels.csv").write_bytes(
+        b"image,label,mask\n" + b"".join(f"{i}.png,{i % 2},{i}.png\n".encode() for i in range(4))
+    )
+    return root
+
+
+def test_remote_images_are_imported_read_hashed_and_found_again(bucket, tmp_path):
+    manifest = import_csv(bucket / "labels.csv", ImportOptions(name="far", split=(0.5, 0.25, 0.25)))
+    assert manifest.root == bucket
+    assert manifest.pixels(2)[0, 0].tolist() == [80, 80, 80]
+    mask = manifest.mask(1)
+    assert mask is not None
+    assert mask.max() == 40
+    library = TaskLibrary(tmp_path)
+    library.save(manifest)
+    again = library.load("far")
+    assert str(again.root) == str(bucket)
+    assert again.pixels(3).max() == 120
+    digests = library.byte_digests(again)
+    assert digests["sha256"].nunique() == 4
+    local = tmp_path / "local"
+    local.mkdir()
+    for file in bucket.glob("*"):
+        (local / file.name).write_bytes(file.read_bytes())
+    near = import_csv(local / "labels.csv", ImportOptions(name="near", split=(0.5, 0.25, 0.25)))
+    assert library.content_hash(near) == library.content_hash(again)
+
+
+def test_a_local_table_of_remote_images(bucket, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_bytes((bucket / "labels.csv").read_bytes().replace(b",mask", b",m"))
+    manifest = import_csv(table, ImportOptions(name="t", image_root=bucket))
+    assert manifest.pixels(1).max() == 40
+    table.write_text("image,label\n" + "".join(f"{bucket}/{i}.png,{i % 2}\n" for i in range(4)))
+    manifest = import_csv(table, ImportOptions(name="t"))
+    assert manifest.table[Column.PATH].tolist() == [f"{i}.png" for i in range(4)]
+    assert manifest.pixels(1).max() == 40
+    (bucket / "2.png").unlink()
+    with pytest.raises(DataError, match=r"line 4: image memory://\S+2.png is missing"):
+        import_csv(table, ImportOptions(name="t"))
+
+
+def test_dicom_npz_and_maps_are_read_remotely(bucket, tmp_path):
+    pytest.importorskip("pydicom")
+    local = write_dicom(tmp_path / "a.dcm", np.arange(48, dtype=np.uint8).reshape(6, 8))
+    (bucket / "a.dcm").write_bytes(local.read_bytes())
+    from trainables.pixels import image_size, read_rgb
+
+    assert image_size(bucket / "a.dcm") == (8, 6)
+    assert read_rgb(bucket / "a.dcm")[..., 0].max() == 47
+    stream = io.BytesIO()
+    np.savez(stream, x=np.full((2, 3, 3), 7, np.uint8))
+    (bucket / "a.npz").write_bytes(stream.getvalue())
+    assert read_rgb(bucket / "a.npz#x", 1).max() == 7
+    root = bucket / "release"
+    (root / "train_images").mkdir(parents=True)
+    (root / "train.csv").write_bytes(b"id_code,diagnosis\n" + b"".join(f"{i},{i}\n".encode() for i in range(4)))
+    for i in range(4):
+        (root / "train_images" / f"{i}.png").write_bytes((bucket / f"{i}.png").read_bytes())
+    manifest = import_map(shipped_map("aptos2019"), root, ImportOptions(name="a"))
+    assert isinstance(manifest, Manifest)
+    assert manifest.pixels(3).max() == 120
+
+
+def test_what_a_place_is(tmp_path):
+    assert is_remote("s3://bucket/x")
+    assert not is_remote(tmp_path)
+    assert place(str(tmp_path)) == tmp_path
+    assert stamp(tmp_path / "none") is None
+    with pytest.raises(DataError, match="File name too long"):
+        stamp(tmp_path / ("x" * 5000))
+    with pytest.raises(UserError, match=r"nonsense://a cannot be opened|needs a package"):
+        place("nonsense://a")
