@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -170,11 +169,11 @@ class _Images:
     def _of(self, manifest: Manifest) -> pd.DataFrame:
         """Columns place (path and frame) and sha256, a row per image."""
         if manifest.key not in self._known:
-            resolved: dict[Path, str] = {}
+            resolved: dict[str, str] = {}
             places = []
             for row in range(len(manifest)):
                 file = manifest.file(row)
-                folder = resolved.setdefault(file.parent, str(file.parent.resolve()))
+                folder = resolved.setdefault(str(file.parent), str(file.parent.resolve()))
                 places.append(f"{folder}/{file.name}#{manifest.frame(row)}")
             self._known[manifest.key] = self._library.byte_digests(manifest).assign(place=places)
         return self._known[manifest.key]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import pandas as pd
 import typer
@@ -41,6 +41,9 @@ from trainables.pixels import Colour
 from trainables.places import place
 from trainables.set_aside import set_rows_aside
 
+if TYPE_CHECKING:
+    from trainables.places import Place
+
 app = typer.Typer(
     name="tasks",
     help="Import data sets as tasks, look at them, check them.",
@@ -59,7 +62,7 @@ _MOST_PROBLEMS = 100
 _SECONDS_PER_DAY = 86400.0
 
 
-_FORMATS: dict[str, Callable[[Path, ImportOptions, Tell], Manifest]] = {
+_FORMATS: dict[str, Callable[[Place, ImportOptions, Tell], Manifest]] = {
     "csv": import_csv,
     "folder": import_folder,
     "npz": import_npz,
@@ -220,6 +223,8 @@ def _importer(layout: str, paths: list[str], variant: str | None, options: Impor
     if column_map.reader == "npz":
         return lambda tell: import_npz(found, options, tell)
     if column_map.reader == "cifar10":
+        if not isinstance(found, Path):
+            raise UserError(f"{layout} is read from a folder of this machine, not from {found}")
         return lambda tell: import_cifar10(column_map, found, options, tell)
     return lambda tell: import_map(column_map, found, options, tell)
 

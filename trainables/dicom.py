@@ -76,7 +76,8 @@ def read_dicom(file: Place, frame: int | None = None, window: Window | None = No
     Raises:
         DataError: The file is missing or cannot be decoded, holds no pixels, or not this frame.
     """
-    from pydicom.pixels import apply_color_lut, pixel_array
+    from pydicom.pixels.processing import apply_color_lut
+    from pydicom.pixels.utils import pixel_array
 
     with _opened(file) as dataset:
         index = _checked_frame(dataset, file, frame)
@@ -99,7 +100,7 @@ def read_stored(file: Place, frame: int | None = None) -> npt.NDArray[np.generic
     Raises:
         DataError: See ``read_dicom``.
     """
-    from pydicom.pixels import pixel_array
+    from pydicom.pixels.utils import pixel_array
 
     with _opened(file) as dataset:
         stored: npt.NDArray[np.generic] = pixel_array(dataset, index=_checked_frame(dataset, file, frame), raw=True)
@@ -137,7 +138,7 @@ def _opened(file: Place, only_header: bool = False) -> Iterator[Dataset]:
 
 def _likely_reason(error: Exception, dataset: Dataset | None) -> str:
     """In words, without any value of the header but its transfer syntax."""
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     if dataset is None:
         return f": it is damaged or no DICOM file ({type(error).__name__})"
@@ -169,7 +170,7 @@ def _checked_frame(dataset: Dataset, file: Place, frame: int | None) -> int:
 def _grey(
     stored: npt.NDArray[np.generic], dataset: Dataset, frame: int, window: Window | None
 ) -> npt.NDArray[np.uint8]:
-    from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
 
     modality = _with_frame_groups(dataset, frame, "PixelValueTransformationSequence")
     values = apply_modality_lut(stored, modality).astype(np.float64)

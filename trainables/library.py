@@ -8,7 +8,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -234,7 +234,8 @@ def _container_sha256(file: Place, stamped: tuple[int, int] | None) -> str:
 def _file_sha256(file: Place, row: int | None) -> str:
     try:
         with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+            readable: Any = stream  # of fsspec, too: it has readinto
+            return hashlib.file_digest(readable, "sha256").hexdigest()
     except OSError as error:
         where = "" if row is None else f" (row {row})"
         raise DataError(f"{file}{where} cannot be read: {error}") from error

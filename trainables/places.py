@@ -48,6 +48,13 @@ def place(written: str | Place) -> Place:
         raise UserError(f"{written} cannot be opened: {error}") from error
 
 
+def below(file: Place, root: Place) -> str:
+    """The path of a file under a folder, with slashes."""
+    if isinstance(file, Path) and isinstance(root, Path):
+        return file.relative_to(root).as_posix()
+    return str(file)[len(str(root)) :].lstrip("/")
+
+
 def stamp(file: Place) -> tuple[int, int] | None:
     """Size in bytes and time of the last change in nanoseconds; None if there is no such file.
 

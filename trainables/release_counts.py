@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pandas as pd
+
 from search_spaces.names import MISSING_CLASS, Column, Split
 from trainables.manifest import CLASS_KINDS, Manifest, label_columns
 
@@ -51,7 +53,7 @@ def counts_like(manifest: Manifest, expected: Mapping[str, int]) -> dict[str, in
     return counts
 
 
-def _positives(manifest: Manifest, label: str, rows: object) -> int:
+def _positives(manifest: Manifest, label: str, rows: pd.Series[bool] | None) -> int:
     if label not in manifest.labels:
         return 0
     if manifest.kind in CLASS_KINDS:

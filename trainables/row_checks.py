@@ -97,7 +97,7 @@ def _read_mask(manifest: Manifest, row: int, column: str, shape: tuple[int, ...]
         return [RowProblem(row=row, reason=reason_of(error, mask=True), detail=str(error))]
     if mask is None or shape is None or mask.shape == shape:
         return []
-    paths = manifest.table[column].iat[row], manifest.table[Column.PATH].iat[row]
+    paths = str(manifest.table[column].iat[row]), str(manifest.table[Column.PATH].iat[row])
     return [RowProblem(row=row, reason=Reason.MASK_SIZE, detail=f"{mask_size(*paths, mask.shape, shape)} (row {row})")]
 
 

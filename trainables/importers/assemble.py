@@ -120,9 +120,11 @@ def split_of(names: pd.Series[str], where: str, column: str) -> pd.Series[str]:
 def files_under(folder: Place) -> tuple[list[Place], Counter[str]]:
     """Image files under a folder, sorted, and the suffixes of other files; hidden files are passed over."""
     if not isinstance(folder, Path):
-        files = sorted((f for f in folder.rglob("*") if not f.name.startswith(".") and f.is_file()), key=str)
-        known = [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES]
-        return known, Counter(f.suffix or f.name for f in files if f.suffix.lower() not in IMAGE_SUFFIXES)
+        found: list[Place] = sorted(
+            (f for f in folder.rglob("*") if not f.name.startswith(".") and f.is_file()), key=str
+        )
+        known = [f for f in found if f.suffix.lower() in IMAGE_SUFFIXES]
+        return known, Counter(f.suffix or f.name for f in found if f.suffix.lower() not in IMAGE_SUFFIXES)
     images: list[Place] = []
     others: Counter[str] = Counter()
     for parent, folders, files in os.walk(folder, followlinks=True):

@@ -94,8 +94,8 @@ def _class_names(file: Path) -> tuple[str, ...]:
 def _batch(file: Path, classes: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Images (n, 32, 32, 3) and labels (n,) of a batch; rows of it hold the red, green and blue plane in turn."""
     batch = read_batch(file)
-    data, labels = batch.get(b"data"), batch.get(b"labels")
-    fits = isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.shape[1:] == (3 * _SIDE * _SIDE,)
+    data, labels = np.asarray(batch.get(b"data")), batch.get(b"labels")
+    fits = data.dtype == np.uint8 and data.shape[1:] == (3 * _SIDE * _SIDE,)
     if not fits or not isinstance(labels, list) or len(labels) != len(data):
         raise UserError(f"{file} does not hold images of 3 x {_SIDE} x {_SIDE} bytes with a label each")
     numbers = np.asarray(labels, dtype=np.int64)
@@ -118,7 +118,7 @@ def _written(arrays: dict[str, npt.NDArray[Any]], folder: Path) -> Path:
         handle, temporary = tempfile.mkstemp(dir=folder, prefix=".", suffix=".npz")
         try:
             with os.fdopen(handle, "wb") as stream:
-                np.savez(stream, **arrays)
+                np.savez(stream, allow_pickle=False, **arrays)
             Path(temporary).chmod(0o644)
             Path(temporary).replace(file)
         except BaseException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from trainables.importers.labels import Labels, labels_from_cells, labels_from_c
 from trainables.importers.options import NO_COLUMN, ImportOptions, Tell, silent
 from trainables.manifest import Manifest, checked_root
 from trainables.pixels import IMAGE_SUFFIXES
-from trainables.places import is_remote, place, stamp
+from trainables.places import below, is_remote, place, stamp
 from trainables.row_problems import RowProblem
 
 if TYPE_CHECKING:
@@ -117,8 +118,13 @@ def _texts(
     for column, (role, given) in roles.items():
         source = find_column(table, role, given, tell)
         if source is not None:
-            columns[column] = collecting(lambda t, c=column, s=source: column_cells(t[s], c, s, note), table, problems)
+            read = partial(_role_cells, column=column, source=source, tell=note)
+            columns[column] = collecting(read, table, problems)
     return columns
+
+
+def _role_cells(table: pd.DataFrame, column: str, source: str, tell: Tell) -> pd.Series[Any]:
+    return column_cells(table[source], column, source, tell)
 
 
 def column_cells(cells: pd.Series[str], column: str, source: str, tell: Tell) -> pd.Series[Any]:
@@ -203,9 +209,11 @@ def _image_paths(
     paths = cells.map(_posix)
     absolute = paths.map(os.path.isabs)
     if absolute.all():
-        if not paths.map(lambda p: Path(p).is_relative_to(root)).all():
-            root = Path(os.path.commonpath(list(paths.map(os.path.dirname))))
-        paths = paths.map(lambda p: Path(p).relative_to(root).as_posix())
+        folder = str(root)
+        if not paths.map(lambda p: Path(p).is_relative_to(folder)).all():
+            folder = os.path.commonpath(list(paths.map(os.path.dirname)))
+            root = Path(folder)
+        paths = paths.map(lambda p: Path(p).relative_to(folder).as_posix())
     elif absolute.any():
         raise UserError(
             f"image column {column!r} mixes absolute and relative paths, see {lines_of([int(absolute.argmax())])}"
@@ -232,10 +240,9 @@ def _located(paths: pd.Series[str], root: Place, tell: Tell) -> pd.Series[str]:
     by_name: dict[str, str] = {}
     ambiguous: set[str] = set()
     for image in files_under(root)[0]:
-        relative = image.relative_to(root)
-        name = relative.stem if bare else relative.name
+        name = image.stem if bare else image.name
         ambiguous |= {name} & by_name.keys()
-        by_name[name] = relative.as_posix()
+        by_name[name] = below(image, root)
     found = paths.map(lambda p: None if (name := Path(p).name) in ambiguous else by_name.get(name))
     if found.isna().any():
         return paths  # reported as missing, with the path that the table gives

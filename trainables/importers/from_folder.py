@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -13,9 +13,13 @@ from trainables.importers.assemble import SPLIT_NAMES, Found, assemble, files_un
 from trainables.importers.labels import labels_from_cells
 from trainables.importers.options import ImportOptions, Tell, silent
 from trainables.manifest import Manifest, checked_root
+from trainables.places import below
+
+if TYPE_CHECKING:
+    from trainables.places import Place
 
 
-def import_folder(path: Path, options: ImportOptions, tell: Tell = silent) -> Manifest:
+def import_folder(path: Place, options: ImportOptions, tell: Tell = silent) -> Manifest:
     """The manifest of ``<class>/**/<image>`` or ``<split>/<class>/**/<image>``.
 
     The first level holds splits if all its folders are named like splits (train, val, test, ...).
@@ -30,7 +34,7 @@ def import_folder(path: Path, options: ImportOptions, tell: Tell = silent) -> Ma
     """
     root = checked_root(path)
     images, others = files_under(root)
-    parts = [image.relative_to(root).parts for image in images]
+    parts = [tuple(below(image, root).split("/")) for image in images]
     first = {p[0] for p in parts if len(p) > 1}
     if not first:
         raise UserError(f"{path} has no images in subfolders; expected {path}/<class>/<image>")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,14 +106,14 @@ class _Reading:
         later: list[DeriveSpec] = []
         for spec in self._map.derive:
             if can_be_derived(rows, spec):
-                rows = collecting(lambda t, s=spec: derived(t, s), rows, self._problems)
+                rows = collecting(partial(derived, spec=spec), rows, self._problems)
             else:
                 later.append(spec)
         rows = self._after(rows, lambda t: joined_rows(self._map, {**tables, first: t}, self._tell))
         if rows.empty:
             raise UserError(f"{self._root}: the tables of {self._map.title} have no row in common")
         for spec in later:
-            rows = collecting(lambda t, s=spec: derived(t, s), rows, self._problems)
+            rows = collecting(partial(derived, spec=spec), rows, self._problems)
         refuse_absent(rows.drop(columns=[WHERE]), {**needed_columns(self._map), **self._absent_roles(rows)})
         rows = self._after(rows, lambda t: chosen_rows(t, self._map.where, self._tell))
         if self._map.combine is not None:
@@ -165,7 +166,7 @@ class _Reading:
             columns[Column.FRAME] = pd.to_numeric(column_of(rows, image.frame, "image.frame")).astype("Int64")
         for column, spec in self._roles().items():
             if _source(rows, spec) is not None:
-                columns[column] = collecting(lambda t, c=column, s=spec: self._cells(t, c, s), rows, self._problems)
+                columns[column] = collecting(partial(self._cells, column=column, spec=spec), rows, self._problems)
         if Column.SPLIT in columns and set(columns[Column.SPLIT]) == {Split.TRAIN.value}:
             self._tell("the official test set is not here: patients are split at random")
             del columns[Column.SPLIT]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +14,17 @@ from search_spaces.names import Column
 from trainables.importers.assemble import SPLIT_NAMES, Found, assemble
 from trainables.importers.labels import Labels, labels_from_cells, labels_from_columns
 from trainables.importers.options import ImportOptions, Tell, silent
-from trainables.manifest import Manifest
+from trainables.manifest import Manifest, checked_root
 from trainables.pixels import FRAME_SEPARATOR
+
+if TYPE_CHECKING:
+    from trainables.places import Place
 
 _IMAGES, _LABELS = "images", "labels"
 _LAYOUT = "train_images and train_labels (and val_*, test_*), or images and labels"
 
 
-def import_npz(path: Path, options: ImportOptions, tell: Tell = silent) -> Manifest:
+def import_npz(path: Place, options: ImportOptions, tell: Tell = silent) -> Manifest:
     """The manifest of an npz file; images stay in it.
 
     Arrays ``<split>_images`` (n, H, W) or (n, H, W, 3), uint8 or uint16, and ``<split>_labels`` (n,), (n, 1) or, for
@@ -48,25 +51,28 @@ def import_npz(path: Path, options: ImportOptions, tell: Tell = silent) -> Manif
     values = np.concatenate([values for _, values in parts])
     if splits:
         tell(f"split: arrays {', '.join(prefix + _IMAGES for prefix in prefixes)}")
-    found = Found(rows=rows, labels=_labels(path, values, options, tell), root=path.absolute().parent, importer="npz")
+    found = Found(
+        rows=rows, labels=_labels(path, values, options, tell), root=checked_root(path.parent), importer="npz"
+    )
     return assemble(found, options, tell)
 
 
-def _read(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+def _read(path: Place) -> dict[str, npt.NDArray[np.generic]]:
     if not path.is_file():
         raise UserError(f"file {path} does not exist")
     try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise UserError(f"{path} is no npz file; expected one with {_LAYOUT}")
-        with file:
-            return {name: file[name] for name in file.files if name.endswith((_IMAGES, _LABELS))}
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise UserError(f"{path} is no npz file; expected one with {_LAYOUT}")
+            with file:
+                return {name: file[name] for name in file.files if name.endswith((_IMAGES, _LABELS))}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read as npz: {error}; expected one with {_LAYOUT}") from error
 
 
 def _part(
-    path: Path, arrays: dict[str, npt.NDArray[np.generic]], prefix: str
+    path: Place, arrays: dict[str, npt.NDArray[np.generic]], prefix: str
 ) -> tuple[pd.DataFrame, npt.NDArray[np.generic]]:
     """Rows of one split, and its labels, shape (n, k)."""
     images_name, labels_name = prefix + _IMAGES, prefix + _LABELS
@@ -94,7 +100,7 @@ def _part(
     return rows, labels.reshape(len(labels), -1)
 
 
-def _labels(path: Path, values: npt.NDArray[np.generic], options: ImportOptions, tell: Tell) -> Labels:
+def _labels(path: Place, values: npt.NDArray[np.generic], options: ImportOptions, tell: Tell) -> Labels:
     cells = pd.DataFrame(values).map(_text).astype(object)
     if values.shape[1] == 1:
         return labels_from_cells(cells[0], "label", options, tell)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from search_spaces.exceptions import UserError, unknown
 from trainables.importers.column_map import ColumnMap, CombineSpec, CsvFile, DeriveSpec, JoinSpec, TableSpec
 from trainables.importers.columns import BadCellsError, lines_of, read_table
 from trainables.importers.options import Tell
+from trainables.places import below
 
 if TYPE_CHECKING:
     from trainables.places import Place
@@ -244,7 +244,7 @@ def _found_files(entry: CsvFile, root: Place) -> list[Place]:
 
 
 def _file_table(spec: TableSpec, root: Place, missing: list[str]) -> pd.DataFrame:
-    found = sorted({_below(f, root): f for p in spec.files for f in root.glob(p) if f.is_file()}.items())
+    found = sorted({below(f, root): f for p in spec.files for f in root.glob(p) if f.is_file()}.items())
     rows: list[dict[str, str | None]] = []
     for path, file in found:
         named = re.search(spec.pattern, path) if spec.pattern is not None else None
@@ -259,10 +259,6 @@ def _file_table(spec: TableSpec, root: Place, missing: list[str]) -> pd.DataFram
         missing.append(" or ".join(spec.files) + (f" (named like {spec.pattern})" if spec.pattern else ""))
     names = [FILE, WHERE, *(n for p in (spec.pattern, spec.text) if p is not None for n in re.compile(p).groupindex)]
     return pd.DataFrame(rows, columns=names, dtype=object)
-
-
-def _below(file: Place, root: Place) -> str:
-    return file.relative_to(root).as_posix() if isinstance(file, Path) else str(file)[len(str(root)) :].lstrip("/")
 
 
 def _contents(file: Place) -> str:
