@@ -1,14 +1,103 @@
-"""What is printed of the data sets that can be imported by name."""
+"""Which importer reads what a user names, and what is printed of the data sets that are known by name."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from trainables.importers.catalogue import shipped_map, shipped_names, variants
+from search_spaces.exceptions import UserError, unknown
+from trainables.importers import (
+    ImportOptions,
+    import_cifar10,
+    import_csv,
+    import_folder,
+    import_map,
+    import_npz,
+    shipped_map,
+    shipped_names,
+    user_map,
+)
+from trainables.importers.catalogue import variants
 from trainables.importers.column_map import ColumnMap
+from trainables.importers.options import Tell
+from trainables.manifest import Manifest
+from trainables.places import place
+
+if TYPE_CHECKING:
+    from trainables.places import Place
+
+_FORMATS: dict[str, Callable[[Place, ImportOptions, Tell], Manifest]] = {
+    "csv": import_csv,
+    "folder": import_folder,
+    "npz": import_npz,
+}
+_MAP = "map"
+
+
+_TABLE_OPTIONS = (
+    "image_column", "label_column", "label_separator", "label_columns", "label_name", "kind", "classes", "positive",
+    "patient_column", "study_column", "site_column", "split_column", "sex_column", "age_column", "group_columns",
+    "mask_column", "frame_column", "image_root",
+)  # fmt: skip
+
+
+def importer(layout: str, paths: list[str], variant: str | None, options: ImportOptions) -> Callable[[Tell], Manifest]:
+    """What makes the manifest.
+
+    Raises:
+        UserError: Paths or options do not fit the format.
+    """
+    if layout not in (*_FORMATS, _MAP, *shipped_names()):
+        known = (*_FORMATS, _MAP, *shipped_names())
+        raise typer.BadParameter(unknown("format or data set", layout, known), param_hint="FORMAT")
+    wanted = 2 if layout == _MAP else 1
+    if len(paths) != wanted:
+        what = "the column map and the data set's folder" if layout == _MAP else "one path"
+        raise UserError(f"import {layout} needs {what}, got {len(paths)}: {', '.join(paths)}")
+    found = place(paths[-1])
+    if layout in _FORMATS:
+        if variant is not None:
+            raise UserError(f"--variant is of known data sets (tasks list --available), not of {layout}")
+        return lambda tell: _FORMATS[layout](found, options, tell)
+    _refuse_table_options(layout, options)
+    column_map = user_map(Path(paths[0]), variant) if layout == _MAP else shipped_map(layout, variant)
+    if column_map.reader == "npz":
+        return lambda tell: import_npz(found, options, tell)
+    if column_map.reader == "cifar10":
+        if not isinstance(found, Path):
+            raise UserError(f"{layout} is read from a folder of this machine, not from {found}")
+        return lambda tell: import_cifar10(column_map, found, options, tell)
+    return lambda tell: import_map(column_map, found, options, tell)
+
+
+def _refuse_table_options(layout: str, options: ImportOptions) -> None:
+    """A column map says where everything is."""
+    given = {field for field in _TABLE_OPTIONS if getattr(options, field)}
+    if given and layout != "medmnist":
+        flags = ", ".join(f"--{field.replace('_', '-')}" for field in sorted(given))
+        raise UserError(f"{flags} do not apply to {layout}: its column map says where everything is")
+
+
+def window_of(written: str | None) -> tuple[float, float] | None:
+    """Centre and width of ``40,400``.
+
+    Raises:
+        UserError: Something else.
+    """
+    if written is None:
+        return None
+    try:
+        centre, width = (float(part) for part in written.split(","))
+    except ValueError:
+        raise UserError(f"--window {written!r}: centre,width expected, such as 100,700") from None
+    return centre, width
 
 
 def print_available(console: Console) -> None:

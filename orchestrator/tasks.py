@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,9 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.data_sets import print_available
+from orchestrator.data_sets import importer, print_available, window_of
 from orchestrator.terminal import make_console, user_errors
-from search_spaces.exceptions import UserError, unknown
+from search_spaces.exceptions import UserError
 from search_spaces.home import scalecurves_home
 from search_spaces.names import Column, Kind, Split
 from trainables.checks import CheckReport, check_task, label_counts
@@ -25,16 +24,7 @@ from trainables.duplicates import without_duplicates
 from trainables.importers import (
     BlankLabels,
     ImportOptions,
-    import_cifar10,
-    import_csv,
-    import_folder,
-    import_map,
-    import_npz,
-    shipped_map,
-    shipped_names,
-    user_map,
 )
-from trainables.importers.options import Tell
 from trainables.library import IMPORT_HINT, TaskLibrary
 from trainables.manifest import Manifest, group_column, group_names
 from trainables.pixels import Colour
@@ -42,7 +32,7 @@ from trainables.places import place
 from trainables.set_aside import set_rows_aside
 
 if TYPE_CHECKING:
-    from trainables.places import Place
+    pass
 
 app = typer.Typer(
     name="tasks",
@@ -52,22 +42,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _DERIVED = "files"
-_TABLE_OPTIONS = (
-    "image_column", "label_column", "label_separator", "label_columns", "label_name", "kind", "classes", "positive",
-    "patient_column", "study_column", "site_column", "split_column", "sex_column", "age_column", "group_columns",
-    "mask_column", "frame_column", "image_root",
-)  # fmt: skip
 _MOST_GROUP_VALUES = 12
 _MOST_PROBLEMS = 100
 _SECONDS_PER_DAY = 86400.0
-
-
-_FORMATS: dict[str, Callable[[Place, ImportOptions, Tell], Manifest]] = {
-    "csv": import_csv,
-    "folder": import_folder,
-    "npz": import_npz,
-}
-_MAP = "map"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,66 +162,19 @@ def import_(
             image_root=None if image_root is None else place(image_root),
             bit_depth=bit_depth,
             colour=colour,
-            window=_window(window),
+            window=window_of(window),
             quarantine=quarantine,
             derived=folder / _DERIVED,
             split=_shares(split),
             split_seed=split_seed,
         )
-        read = _importer(layout, paths, variant, options)
+        read = importer(layout, paths, variant, options)
         manifest = read(lambda line: console.print(f"  {escape(line)}", highlight=False))
         if drop_duplicates:
             manifest = without_duplicates(manifest, library.byte_digests(manifest))
         manifest = library.save(manifest, overwrite=overwrite)
         _print_manifest(manifest, console)
         console.print(f"Imported as {escape(name)}. Next: python -m orchestrator.tasks check {escape(name)}")
-
-
-def _importer(layout: str, paths: list[str], variant: str | None, options: ImportOptions) -> Callable[[Tell], Manifest]:
-    """What makes the manifest.
-
-    Raises:
-        UserError: Paths or options do not fit the format.
-    """
-    if layout not in (*_FORMATS, _MAP, *shipped_names()):
-        known = (*_FORMATS, _MAP, *shipped_names())
-        raise typer.BadParameter(unknown("format or data set", layout, known), param_hint="FORMAT")
-    wanted = 2 if layout == _MAP else 1
-    if len(paths) != wanted:
-        what = "the column map and the data set's folder" if layout == _MAP else "one path"
-        raise UserError(f"import {layout} needs {what}, got {len(paths)}: {', '.join(paths)}")
-    found = place(paths[-1])
-    if layout in _FORMATS:
-        if variant is not None:
-            raise UserError(f"--variant is of known data sets (tasks list --available), not of {layout}")
-        return lambda tell: _FORMATS[layout](found, options, tell)
-    _refuse_table_options(layout, options)
-    column_map = user_map(Path(paths[0]), variant) if layout == _MAP else shipped_map(layout, variant)
-    if column_map.reader == "npz":
-        return lambda tell: import_npz(found, options, tell)
-    if column_map.reader == "cifar10":
-        if not isinstance(found, Path):
-            raise UserError(f"{layout} is read from a folder of this machine, not from {found}")
-        return lambda tell: import_cifar10(column_map, found, options, tell)
-    return lambda tell: import_map(column_map, found, options, tell)
-
-
-def _refuse_table_options(layout: str, options: ImportOptions) -> None:
-    """A column map says where everything is."""
-    given = {field for field in _TABLE_OPTIONS if getattr(options, field)}
-    if given and layout != "medmnist":
-        flags = ", ".join(f"--{field.replace('_', '-')}" for field in sorted(given))
-        raise UserError(f"{flags} do not apply to {layout}: its column map says where everything is")
-
-
-def _window(written: str | None) -> tuple[float, float] | None:
-    if written is None:
-        return None
-    try:
-        centre, width = (float(part) for part in written.split(","))
-    except ValueError:
-        raise UserError(f"--window {written!r}: centre,width expected, such as 100,700") from None
-    return centre, width
 
 
 @app.command("list")

@@ -25,7 +25,7 @@ from trainables.places import stamp
 if TYPE_CHECKING:
     from trainables.places import Place
 
-IMPORT_HINT = "Import one with: python -m orchestrator.tasks import csv|folder|npz PATH --name NAME"
+IMPORT_HINT = "Import one with: python -m orchestrator.tasks import csv|folder|npz|DATA_SET PATH --name NAME"
 _TASKS = "tasks"
 _BYTES_FILE = "bytes.parquet"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 FRAME_SEPARATOR = "#"
 """In a path, parts the npz file from the name of its array: ``set.npz#train_images``."""
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp"}) | DICOM_SUFFIXES
+_PLAIN_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp"})
+IMAGE_SUFFIXES = _PLAIN_SUFFIXES | DICOM_SUFFIXES
 
 BIT_DEPTHS = range(8, 17)
 """Bits that 16-bit files may use: scanners often write 12."""
@@ -89,10 +90,15 @@ def _any_rgb(path: Place, frame: int | None, bit_depth: int, window: Window | No
         if values.ndim > 1:
             refuse_too_large(values.shape[1], values.shape[0], path)
         return _grey_to_rgb(values, path, bit_depth)
-    if is_dicom(path):
+    if _is_dicom(path):
         return _grey_to_rgb(read_dicom(path, frame, window), path, bit_depth)
     with _opened(path) as image:
         return _decoded(image, path, bit_depth, frame)
+
+
+def _is_dicom(path: Place) -> bool:
+    """Files with the suffix of an image are not opened to find out: remote ones cost a request each."""
+    return path.suffix.lower() not in _PLAIN_SUFFIXES and is_dicom(path)
 
 
 def _is_npz_frame(path: Place, frame: int | None) -> bool:
@@ -113,7 +119,7 @@ def sixteen_bit_peak(path: Place, frame: int | None = None) -> int | None:
     if _is_npz_frame(path, frame):
         values = read_frame(path, frame or 0)
         return int(values.max()) if values.dtype == np.uint16 and values.size else None
-    if is_dicom(path):
+    if _is_dicom(path):
         return None
     with _opened(path) as image:
         _to_page(image, path, frame)
@@ -131,7 +137,7 @@ def read_mask(path: Place) -> npt.NDArray[np.int32]:
     Raises:
         DataError: The file is missing, cannot be decoded, or has more than one channel.
     """
-    if is_dicom(path):
+    if _is_dicom(path):
         values = np.asarray(read_stored(path))
     else:
         with _opened(path) as image:
@@ -157,7 +163,7 @@ def image_size(path: Place, frame: int | None = None) -> tuple[int, int]:
     if _is_npz_frame(path, frame):
         height, width = npz_array(*split_npz(path)).shape[1:3]
         return int(width), int(height)
-    if is_dicom(path):
+    if _is_dicom(path):
         return dicom_size(path, frame)
     with _opened(path) as image:
         _to_page(image, path, frame)

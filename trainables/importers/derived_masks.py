@@ -16,7 +16,7 @@ import pandas as pd
 from PIL import Image
 
 from search_spaces.exceptions import DataError, UserError
-from trainables.importers.column_map import RunLengths
+from trainables.importers.map_parts import RunLengths
 from trainables.pixels import read_mask
 from trainables.row_problems import Reason, RowProblem
 

@@ -14,11 +14,12 @@ import pandas as pd
 from search_spaces.exceptions import UserError
 from search_spaces.names import Column, Split
 from trainables.importers.assemble import Found, assemble
-from trainables.importers.column_map import CellSpec, ColumnMap, DeriveSpec, MaskSpec
+from trainables.importers.column_map import ColumnMap
 from trainables.importers.columns import BadCellsError, collecting, once, refuse_absent
 from trainables.importers.derived_masks import draw_masks, merge_masks
 from trainables.importers.from_csv import column_cells
 from trainables.importers.map_labels import map_labels
+from trainables.importers.map_parts import CellSpec, DeriveSpec, MaskSpec
 from trainables.importers.map_tables import (
     ROW,
     WHERE,

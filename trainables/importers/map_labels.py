@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from search_spaces.names import UNCERTAIN, Column, Kind
-from trainables.importers.column_map import ColumnMap, LabelSpec
+from trainables.importers.column_map import ColumnMap
 from trainables.importers.columns import BadCellsError, lines_of
 from trainables.importers.labels import Labels, flag_labels, labels_from_columns, mask_labels
+from trainables.importers.map_parts import LabelSpec
 from trainables.importers.map_tables import column_of, replaced
 from trainables.importers.options import BlankLabels, ImportOptions
 from trainables.manifest import CLASS_KINDS

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from search_spaces.exceptions import UserError, unknown
-from trainables.importers.column_map import ColumnMap, CombineSpec, CsvFile, DeriveSpec, JoinSpec, TableSpec
+from trainables.importers.column_map import ColumnMap
 from trainables.importers.columns import BadCellsError, lines_of, read_table
+from trainables.importers.map_parts import CombineSpec, CsvFile, DeriveSpec, JoinSpec, TableSpec
 from trainables.importers.options import Tell
 from trainables.places import below
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_spaces.exceptions import DataError
-from trainables.importers.column_map import RunLengths
 from trainables.importers.derived_masks import drawn_mask
+from trainables.importers.map_parts import RunLengths
 
 
 def encoded(mask, spec):
