@@ -25,6 +25,7 @@ from trainables.importers import (
     BlankLabels,
     ImportOptions,
 )
+from trainables.importers.derived_masks import forget_unused
 from trainables.library import IMPORT_HINT, TaskLibrary
 from trainables.manifest import Manifest, group_column, group_names
 from trainables.pixels import Colour
@@ -173,6 +174,7 @@ def import_(
         if drop_duplicates:
             manifest = without_duplicates(manifest, library.byte_digests(manifest))
         manifest = library.save(manifest, overwrite=overwrite)
+        forget_unused(folder / _DERIVED, manifest)
         _print_manifest(manifest, console)
         console.print(f"Imported as {escape(name)}. Next: python -m orchestrator.tasks check {escape(name)}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,10 @@ import pandas as pd
 from PIL import Image
 
 from search_spaces.exceptions import DataError, UserError
+from search_spaces.names import Column
 from trainables.importers.map_parts import RunLengths
-from trainables.pixels import read_mask
+from trainables.manifest import Manifest
+from trainables.pixels import FRAME_SEPARATOR, read_mask
 from trainables.row_problems import Reason, RowProblem
 
 if TYPE_CHECKING:
@@ -96,6 +99,22 @@ def merge_masks(
         for row in rows
     ]
     return _write_all(makers, ids, folder)
+
+
+def forget_unused(folder: Path, manifest: Manifest) -> None:
+    """Delete what earlier imports made under ``folder`` and this manifest does not use."""
+    if not folder.is_dir():
+        return
+    used = {str(manifest.mask_root)}
+    if manifest.root == folder:
+        used |= {str(folder / path.partition(FRAME_SEPARATOR)[0]) for path in manifest.table[Column.PATH].unique()}
+    for entry in folder.iterdir():
+        if str(entry) in used:
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def _merged(files: Sequence[Place]) -> _Bits:

@@ -29,6 +29,7 @@ from trainables.importers.map_tables import (
     combined,
     derived,
     filled,
+    image_numbers,
     joined_rows,
     needed_columns,
     read_tables,
@@ -36,6 +37,7 @@ from trainables.importers.map_tables import (
 )
 from trainables.importers.options import ImportOptions, Tell, silent
 from trainables.manifest import Manifest, checked_root
+from trainables.pixels import Colour
 from trainables.row_problems import Reason, RowProblem
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def import_map(column_map: ColumnMap, path: Place, options: ImportOptions, tell:
         options,
         grouping=options.grouping or column_map.grouping,
         window=options.window or column_map.window,
-        colour=column_map.colour,
+        colour=column_map.colour if options.colour is Colour.AS_STORED else options.colour,
     )
     manifest = assemble(replace(found, notes=tuple(dict.fromkeys(notes))), settings, tell)
     return replace(manifest, notes=(*column_map.about.notes, *manifest.notes))
@@ -118,8 +120,12 @@ class _Reading:
         refuse_absent(rows.drop(columns=[WHERE]), {**needed_columns(self._map), **self._absent_roles(rows)})
         rows = self._after(rows, lambda t: chosen_rows(t, self._map.where, self._tell))
         if self._map.combine is not None:
-            combine = self._map.combine
-            rows = self._after(rows, lambda t: combined(t, combine, self._tell))
+            image = image_numbers(rows, self._map.combine)
+            self._problems = [
+                replace(p, row=int(image.iat[p.row]), detail=f"{p.detail} ({rows[WHERE].iat[p.row]})")
+                for p in self._problems
+            ]
+            rows = combined(rows, image, self._map.combine, self._tell)
         return rows
 
     def _after(self, rows: pd.DataFrame, change: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:

@@ -137,15 +137,29 @@ def chosen_rows(rows: pd.DataFrame, where: Mapping[str, Sequence[str]], tell: Te
     return rows
 
 
-def combined(rows: pd.DataFrame, spec: CombineSpec, tell: Tell) -> pd.DataFrame:
-    """One row per image.
+def image_numbers(rows: pd.DataFrame, spec: CombineSpec) -> pd.Series[int]:
+    """Which image each row belongs to, numbered in the order of their first rows.
 
     Raises:
-        UserError: A column is absent, or a cell to be counted is no number.
+        UserError: A column is absent.
     """
     for name in (*spec.by, *spec.columns):
         column_of(rows, name, "combine")
-    image = rows.groupby(list(spec.by), sort=False, dropna=False).ngroup()
+    return rows.groupby(list(spec.by), sort=False, dropna=False).ngroup()
+
+
+def combined(rows: pd.DataFrame, image: pd.Series[int], spec: CombineSpec, tell: Tell) -> pd.DataFrame:
+    """One row per image.
+
+    Args:
+        rows: Several per image.
+        image: ``image_numbers`` of them.
+        spec: How cells are combined.
+        tell: Hears how many rows became how many.
+
+    Raises:
+        UserError: A cell to be counted is no number.
+    """
     first = rows[~image.duplicated()]
     new = {name: _combined(rows, image, name, how).to_numpy() for name, how in spec.columns.items()}
     if len(first) < len(rows):

@@ -15,6 +15,7 @@ from search_spaces.names import Kind
 from tests.trainables.importers.releases import RELEASES
 from trainables.importers import ImportOptions, import_cifar10, import_map, shipped_map, shipped_names
 from trainables.importers.catalogue import variants
+from trainables.importers.derived_masks import forget_unused
 from trainables.manifest import Manifest
 from trainables.release_counts import release_note
 from trainables.row_checks import read_rows
@@ -369,3 +370,34 @@ def test_label_maps_name_labels_of_the_shipped_maps():
         first, _, second = pair.partition("_to_")
         assert set(known) <= labels[first], pair
         assert set(known.values()) <= labels[second], pair
+
+
+def test_bytes_of_every_mask_count(release, tmp_path):
+    import shutil
+
+    from trainables.library import TaskLibrary
+
+    shutil.copytree(release("drive"), tmp_path / "drive")
+    library = TaskLibrary(tmp_path / "home")
+    hashes = [library.content_hash(imported("drive", tmp_path / "drive"))]
+    for file in ("1st_manual/01_manual1.gif", "2nd_manual/01_manual2.gif", "mask/01_test_mask.gif"):
+        Image.new("L", (8, 6), 255).save(tmp_path / "drive/test" / file)
+        hashes.append(library.content_hash(imported("drive", tmp_path / "drive")))
+    assert len(set(hashes)) == 4
+
+
+def test_what_earlier_imports_made_is_forgotten(release, tmp_path):
+    folder = tmp_path / "files"
+    old = imported("montgomery", release("montgomery"), derived=folder)
+    new = imported("siim_acr", release("siim_acr"), derived=folder)
+    cifar = imported("cifar10", release("cifar10"), derived=folder)
+    assert len(list(folder.iterdir())) == 3
+    forget_unused(folder, new)
+    assert list(folder.iterdir()) == [new.mask_root]
+    assert new.mask(1) is not None
+    with pytest.raises(DataError, match="is missing"):
+        old.mask(1)
+    cifar = imported("cifar10", release("cifar10"), derived=folder)
+    forget_unused(folder, cifar)
+    assert [entry.suffix for entry in folder.iterdir()] == [".npz"]
+    assert cifar.pixels(0).shape == (32, 32, 3)

@@ -11,6 +11,7 @@ from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import Kind
 from tests.trainables.importers.test_column_map import BASE
 from trainables.importers import ImportOptions, import_map, user_map
+from trainables.pixels import Colour
 
 
 @pytest.fixture
@@ -186,3 +187,22 @@ def test_merged_masks_with_a_part_missing(imported, tmp_path):
     mask = manifest.mask(0)
     assert mask is not None
     assert mask[:, 0].tolist() == [255, 255, 255, 0, 0, 0]
+
+
+def test_a_bad_cell_in_a_later_row_of_an_image_is_not_lost(imported):
+    rows = [f"{i}.png,{i % 2},{'yes' if i % 2 else 'no'}" for i in range(8)]
+    with pytest.raises(
+        UserError,
+        match=r"1 of 8 rows(.|\n)*line 4: column 'seen' has 'perhaps'; allowed: yes, no \(labels.csv line 10\)",
+    ):
+        imported(
+            "image,label,seen\n" + "\n".join([*rows, "2.png,1,perhaps"]),
+            derive=[{"column": "flag", "from": "seen", "values": {"yes": 1, "no": 0}}],
+            combine={"by": "image", "columns": {"label": "any"}}, labels={"flags": {"sick": "label"}},
+        )  # fmt: skip
+
+
+def test_the_colour_of_the_command_line_goes_before_the_map(imported):
+    text = "image,label\na.png,1\nb.png,0\nc.png,1"
+    assert imported(text, colour="grey").colour is Colour.GREY
+    assert imported(text, colour="grey", options={"colour": Colour.RGB}).colour == Colour.RGB
