@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,3 +107,14 @@ def test_shipped_maps_are_valid_with_all_their_variants():
             assert shipped_map(name, variant).name == name
     with pytest.raises(UserError, match="Did you mean 'chexpert'"):
         shipped_map("chexprt")
+
+
+def test_the_example_of_the_docs_is_a_map(tmp_path):
+    text = (Path(__file__).resolve().parents[3] / "docs" / "datasets.md").read_text()
+    example = next(block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if block.startswith("schema"))
+    (tmp_path / "map.yaml").write_text(example)
+    column_map = user_map(tmp_path / "map.yaml")
+    assert column_map.expected.flat()["label.effusion"] == 1500
+    assert list(column_map.labels.flags) == ["effusion", "pneumothorax"]
+    assert column_map.labels.values == {"yes": 1, "no": 0, "maybe": -1}
+    assert user_map(tmp_path / "map.yaml", "effusion").kind == "binary"
