@@ -183,7 +183,7 @@ def _text(path: Place) -> AbstractContextManager[Any]:
     """What pandas reads: the path itself, whose suffix tells how it is packed, or a stream of a remote file."""
     if not is_remote(path):
         return nullcontext(str(path))
-    import fsspec
+    import fsspec  # type: ignore[import-untyped]
 
     stream: AbstractContextManager[Any] = fsspec.open(str(path), "rb", compression="infer")
     return stream
