@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from search_spaces.exceptions import UserError
@@ -131,7 +132,7 @@ class _Reading:
     def _after(self, rows: pd.DataFrame, change: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
         """Rows after a change that leaves some out; problems keep to the rows they were found in."""
         numbered = change(rows.assign(**{ROW: range(len(rows))}))
-        position = {int(old): new for new, old in enumerate(numbered.pop(ROW))}
+        position = {old: new for new, old in enumerate(np.asarray(numbered.pop(ROW), dtype=np.int64).tolist())}
         self._problems = [replace(p, row=position[p.row]) for p in self._problems if p.row in position]
         return numbered
 
