@@ -122,8 +122,9 @@ class _Reading:
         rows = self._after(rows, lambda t: chosen_rows(t, self._map.where, self._tell))
         if self._map.combine is not None:
             image = image_numbers(rows, self._map.combine)
+            numbers = image.to_numpy(dtype=np.int64)
             self._problems = [
-                replace(p, row=int(image.iat[p.row]), detail=f"{p.detail} ({rows[WHERE].iat[p.row]})")
+                replace(p, row=int(numbers[p.row]), detail=f"{p.detail} ({rows[WHERE].iat[p.row]})")
                 for p in self._problems
             ]
             rows = combined(rows, image, self._map.combine, self._tell)
