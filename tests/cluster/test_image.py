@@ -80,7 +80,8 @@ def test_the_requirements_are_those_of_the_project_and_each_is_pinned() -> None:
         [sys.executable, "-c", words[words.index("-c") + 1]], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     extras = PROJECT["project"]["optional-dependencies"]
-    assert printed == PROJECT["project"]["dependencies"] + extras["postgres"] + extras["s3"]
+    wanted = [requirement for name in ("postgres", "s3", "dicom", "remote") for requirement in extras[name]]
+    assert printed == PROJECT["project"]["dependencies"] + wanted
     pins = dict(
         re.split("==", line) for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
     )
