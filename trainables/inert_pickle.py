@@ -79,8 +79,12 @@ class _Unpickler(pickle.Unpickler):
         return type(name.rpartition(".")[2] or "Inert", (Inert,), {"what": f"{module}.{name}"})
 
 
-def read_inert(path: str | Path) -> Any:
+def read_inert(path: str | Path, encoding: str = "ASCII") -> Any:
     """The content of a pickle; objects of other software as ``Inert``.
+
+    Args:
+        path: The file.
+        encoding: What texts of Python 2 are taken for; ``bytes`` leaves them as they are.
 
     Raises:
         UserError: The file is missing, damaged, or no such pickle.
@@ -88,7 +92,7 @@ def read_inert(path: str | Path) -> Any:
     file = Path(path).expanduser()
     try:
         with file.open("rb") as stream:
-            return _Unpickler(stream).load()
+            return _Unpickler(stream, encoding=encoding).load()
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
     except Exception as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,26 +16,13 @@ from search_spaces.exceptions import UserError
 from trainables.importers.column_map import ColumnMap
 from trainables.importers.from_npz import import_npz
 from trainables.importers.options import ImportOptions, Tell, silent
+from trainables.inert_pickle import read_inert
 from trainables.manifest import Manifest
 
 _SIDE = 32
 _TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
 _TEST = "test_batch"
 _META = "batches.meta"
-_ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"): ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"): ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"): ("numpy", "ndarray"),
-    ("numpy", "dtype"): ("numpy", "dtype"),
-}
-"""All that a pickled array needs; a pickle can name any function to be called."""
-
-
-class _ArraysOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which a batch of images does not need")
-        return super().find_class(*_ALLOWED[module, name])
 
 
 def import_cifar10(column_map: ColumnMap, path: Path, options: ImportOptions, tell: Tell = silent) -> Manifest:
@@ -69,16 +55,12 @@ def import_cifar10(column_map: ColumnMap, path: Path, options: ImportOptions, te
 
 
 def read_batch(file: Path) -> dict[Any, Any]:
-    """What a pickled batch holds: arrays, lists, numbers and texts, nothing else.
+    """What a pickled batch holds; a pickle can name any function to be called, and none is.
 
     Raises:
-        UserError: It is damaged, no mapping, or asks for anything but arrays.
+        UserError: It is damaged or no mapping.
     """
-    try:
-        with file.open("rb") as stream:
-            batch = _ArraysOnly(stream, encoding="bytes").load()
-    except (OSError, EOFError, pickle.UnpicklingError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise UserError(f"{file} is no batch of CIFAR-10: {error}") from error
+    batch = read_inert(file, encoding="bytes")
     if not isinstance(batch, dict):
         raise UserError(f"{file} is no batch of CIFAR-10: it holds a {type(batch).__name__}")
     return batch

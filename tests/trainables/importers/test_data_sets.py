@@ -311,10 +311,10 @@ class Trap:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (pickle.dumps({b"data": Trap()}), r"asks for \w+\.system"),
+        (pickle.dumps({b"data": Trap()}), "does not hold images"),
         (pickle.dumps({b"data": np.zeros((1, 4), np.uint8), b"labels": [0]}, protocol=4), "does not hold images"),
         (pickle.dumps([1]), "holds a list"),
-        (b"\x80\x02}", "no batch of CIFAR-10"),
+        (b"\x80\x02}", "damaged, cut off"),
     ],
 )
 def test_a_batch_can_hold_nothing_but_arrays(release, tmp_path, content, message):
