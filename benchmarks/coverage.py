@@ -2,7 +2,8 @@
 
 Coverage of 95 % intervals for truths that are known in closed form, and their width over that of an oracle that knows
 the true standard error; then the whole decision procedure on studies in which nothing is to be found. 2,000
-replications each (``--quick``: 100, to see that it runs). Settings of ``LIMITS`` are those on which the
+replications each (``--quick``: 100, to see that it runs); whole reports of studies without effects
+(``null_verdicts``) take long and get a tenth of that. Settings of ``LIMITS`` are those on which the
 gates let nothing be stated: fewer than 20 positive patients, fewer than 3 seeds; they are shown and not counted. So
 is the family-wise error with 3 seeds: below 5 the gates cap the words at "suggests".
 """
@@ -18,7 +19,7 @@ import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
-from benchmarks import null_studies
+from benchmarks import null_studies, null_verdicts
 from benchmarks.simulated_studies import (
     Binormal,
     Outcome,
@@ -33,6 +34,9 @@ from benchmarks.simulated_studies import (
 
 REPLICATIONS = 2000
 QUICK_REPLICATIONS = 100
+STUDIES_PER_VERDICT = 10
+"""Replications for which one whole report is made."""
+VERDICT_SEEDS = 5
 TARGETS = {"coverage_min": 0.93, "familywise_error": 0.05, "false_savings": 0.05, "false_harm": 0.05}
 
 SEED_DOMINATED = Binormal(n_patients=200, seed_sd=0.15)
@@ -123,6 +127,15 @@ def cover(study: Study, replications: int, seed: int) -> Covered:
     )
 
 
+def _whole_verdicts(studies: int) -> dict[str, float]:
+    """Shares of studies without any effect whose whole verdict claims something."""
+    print(f"\nWhole verdicts, share of {studies} studies\n{'false claim':52}{'share':>8}")
+    found = null_verdicts.shares(VERDICT_SEEDS, studies, np.random.default_rng([28, 0]))
+    for kind, share in found.items():
+        print(f"{kind + f', {VERDICT_SEEDS} seeds':52}{share:8.4f}", flush=True)
+    return {"studies": studies, **{kind.replace(" ", "_"): round(share, 4) for kind, share in found.items()}}
+
+
 def _covered_by_seeds(o: Outcome) -> bool:
     n = len(o.deltas)
     half = student_t.ppf(0.975, n - 1) * o.deltas.std(ddof=1) / np.sqrt(n)
@@ -158,11 +171,13 @@ def main() -> None:
         share = float(np.mean([null(rng) for _ in range(replications)]))
         shares.setdefault(kind, []).append(share)
         print(f"{name:52}{share:8.4f}{time.perf_counter() - began:7.0f}", flush=True)
+    verdicts = _whole_verdicts(max(1, replications // STUDIES_PER_VERDICT))
     answer = {
         "benchmark": "coverage",
         "coverage_min": round(min(c.coverage for c in counted), 4),
         "width_ratio_max": round(max(c.width_ratio for c in counted), 3),
         **{kind: round(max(values), 4) for kind, values in shares.items()},
+        "whole_verdict": verdicts,
         "targets": TARGETS,
         "settings": len(counted),
         "limits": {name: round(value, 4) for name, value in limits.items()},

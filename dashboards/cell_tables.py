@@ -9,12 +9,8 @@ from typing import Any
 import pandas as pd
 
 from dashboards.amounts import amount_ranks, mean_images
-from dashboards.evidence import IN_DOMAIN, Evidence, TaskEstimates
+from dashboards.evidence import IN_DOMAIN, CellKey, Evidence, TaskEstimates, trials_by_cell
 from dashboards.statistics import Estimate, Influence, SeedKey, combined_interval
-from search_spaces.amounts import Seed
-
-CellKey = tuple[str, str, str]
-"""model_scale, pretraining_source, data_fraction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +20,13 @@ class TaskView:
     Attributes:
         cells: Cell -> its trial ids by seed, in the study's order.
         facts: Cell -> images and patients (NaN if not known), place of its amount, share still rising and the like.
+        hashes: Trial id -> hash of its subset order and of its subset; None where one is not known.
     """
 
     estimates: TaskEstimates
     cells: dict[CellKey, dict[SeedKey, str]]
     facts: dict[CellKey, dict[str, Any]]
+    hashes: dict[str, tuple[str | None, str | None]]
 
     def runs(self, cell: CellKey, set_name: str, metric: str | None = None) -> dict[SeedKey, Influence]:
         """Seed -> estimate; seeds without one are left out."""
@@ -60,18 +58,25 @@ class TaskView:
 
 def view(evidence: Evidence, estimates: TaskEstimates) -> TaskView:
     """Arrange a task's estimates by cell."""
-    cells: dict[CellKey, dict[SeedKey, str]] = {}
-    for row in estimates.rows.to_dict("records"):
-        key = (str(row["model_scale"]), str(row["pretraining_source"]), str(row["data_fraction"]))
-        seed = Seed(subset=int(row["seed_subset"]), init=int(row["seed_init"]))
-        cells.setdefault(key, {})[seed] = str(row["trial_id"])
+    cells = trials_by_cell(estimates.rows)
     order = _axis_order(evidence, estimates.rows)
     cells = dict(sorted(cells.items(), key=lambda item: tuple(order[a].get(v, 0) for a, v in enumerate(item[0]))))
     facts = {
         key: _cell_facts(estimates.rows.loc[list(trials.values())]) | {"amount_rank": order[2][key[2]]}
         for key, trials in cells.items()
     }
-    return TaskView(estimates=estimates, cells=cells, facts=facts)
+    return TaskView(estimates=estimates, cells=cells, facts=facts, hashes=_hashes(estimates.rows))
+
+
+def _hashes(rows: pd.DataFrame) -> dict[str, tuple[str | None, str | None]]:
+    return {
+        str(row["trial_id"]): (_text(row["order_hash"]), _text(row["subset_hash"]))
+        for row in rows[["trial_id", "order_hash", "subset_hash"]].to_dict("records")
+    }
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _axis_order(evidence: Evidence, rows: pd.DataFrame) -> list[dict[str, float]]:
@@ -90,11 +95,21 @@ def _cell_facts(rows: pd.DataFrame) -> dict[str, Any]:
         "images": float(rows["n_images"].mean()),
         "patients": float(rows["n_patients"].mean()),
         "val_images": float(rows["n_val_images"].mean()),
+        "val_patients": float(rows["n_val_patients"].mean()),
+        "device_seconds": _device_seconds(rows),
         "still_rising": float(rising.astype(float).mean()) if len(rising) else float("nan"),
         "parameters": float(rows["parameters"].mean()),
         "ladder": next((str(v) for v in rows["ladder"].dropna() if v), ""),
         "patients_known": bool(known.astype(bool).all()) if len(known) else True,
     }
+
+
+def _device_seconds(rows: pd.DataFrame) -> float:
+    """Training seconds times ranks, mean over trials; NaN where it was not recorded."""
+    if "train_s" not in rows:
+        return float("nan")
+    ranks = rows["ranks"].astype("Float64").astype(float).fillna(1.0) if "ranks" in rows else 1.0
+    return float((rows["train_s"].astype("Float64").astype(float) * ranks).mean())
 
 
 def cell_rows(evidence: Evidence, task: TaskView) -> Iterator[dict[str, Any]]:

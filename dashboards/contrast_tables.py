@@ -1,40 +1,58 @@
-"""The question of the study: does a source help? Differences to the baseline, their p-values and their verdicts.
+"""The question of the study: does a source help? Differences to the baseline, their p-values, verdicts and grades.
 
 Only seeds that both sides have, on the same subset, are paired. Holm's correction runs over the primary family of the
-whole study, so that a study of many tasks does not find help by chance in one of them.
+whole study, so that a study of many tasks does not find help by chance in one of them. Lost trials are scored at chance
+and the families corrected anew: a verdict that does not survive this is held back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from dashboards.cell_tables import CellKey, TaskView, numbers
-from dashboards.evidence import IN_DOMAIN, Evidence
+from dashboards.cell_tables import TaskView, numbers
+from dashboards.evidence import CellKey, Evidence
+from dashboards.exclusions import Exclusion
+from dashboards.gate_facts import contrast_facts, is_external
+from dashboards.gate_tables import gate_table
+from dashboards.pairing import exclusions_of, pair
+from dashboards.planned import CellName
 from dashboards.statistics import (
+    Comparison,
     Estimate,
     Facts,
-    GateName,
     Influence,
     SeedKey,
+    Verdict,
     Wording,
     adjust_study,
     classify,
     contrast,
+    equivalence_p,
+    grade,
     higher_is_better,
+    noninferiority_p,
     open_gates,
     sign_flip_p,
+    variance_split,
+    verdict_holds,
     what_is_missing,
 )
 
-_CHECKED_GATES = (GateName.SEEDS, GateName.PATIENTS, GateName.CONVERGENCE, GateName.LOST_TRIALS)
-"""Gates whose facts the tables hold."""
+PlannedSeeds = Mapping[CellName, Collection[SeedKey]]
+"""(task, scale, source, amount) -> seeds that were planned."""
 
 
 def contrast_rows(
-    evidence: Evidence, task: TaskView, primary_fractions: frozenset[str], failed: Mapping[tuple[str, ...], int]
+    evidence: Evidence,
+    task: TaskView,
+    primary_fractions: frozenset[str],
+    planned: PlannedSeeds,
+    exclusions: list[Exclusion],
 ) -> Iterator[dict[str, Any]]:
     """Each source minus the baseline, at each scale, amount and evaluation set.
 
@@ -42,7 +60,8 @@ def contrast_rows(
         evidence: The study.
         task: The task.
         primary_fractions: Amounts of the primary family.
-        failed: (task, scale, source, amount) -> failed trials.
+        planned: Cell -> seeds that were planned.
+        exclusions: Trials that are no pairs are added.
     """
     for order, cell in enumerate(task.cells):
         scale, source, fraction = cell
@@ -50,39 +69,42 @@ def contrast_rows(
         if source == evidence.baseline or base not in task.cells:
             continue
         for set_name in task.estimates.sets:
-            a, b, unpaired = _paired(task, cell, base, set_name)
+            paired = pair(task, (cell, base), set_name)
+            exclusions.extend(exclusions_of(task, (cell, base), paired))
+            a, b = paired.runs
             if not a or not b:
                 continue
             estimate = contrast(a, b, level=1 - evidence.alpha)
-            caps = _caps(task, cell, base, estimate, failed)
             seeds_only = _sign_flip_note(a, b) if estimate.seeds_only else []
+            lost = tuple(_lost(task, side, set_name, planned) for side in (cell, base))
+            facts = contrast_facts(evidence, task, cell, base, set_name, estimate, paired, [*lost[0], *lost[1]])
+            primary = set_name in evidence.primary_sets and fraction in primary_fractions
             yield {
                 **task.coordinates(cell),
                 "baseline": evidence.baseline,
                 "set": set_name,
                 "metric": task.estimates.metric,
-                "primary": set_name == IN_DOMAIN and fraction in primary_fractions,
+                "primary": primary,
                 **numbers(estimate, name="estimate"),
                 "p": estimate.p,
                 "delta": evidence.delta,
+                **_margins(evidence, task, estimate),
+                **_shares(a, b),
                 "images": task.facts[cell]["images"],
                 "order": order,
-                "caveats": "; ".join([*unpaired, *estimate.notes, *seeds_only, *caps]),
-                "cap": "; ".join(caps),
+                "_notes": [n for n in (paired.note, *estimate.notes, *seeds_only) if n],
                 "_estimate": estimate,
+                "_facts": facts,
+                "_at_chance": _at_chance(evidence, task, set_name, a, b, lost) if any(lost) else estimate,
             }
 
 
-def _paired(
-    task: TaskView, cell: CellKey, base: CellKey, set_name: str
-) -> tuple[dict[SeedKey, Influence], dict[SeedKey, Influence], list[str]]:
-    """Runs of both cells; seeds whose subsets differ are taken out, for they are not pairs."""
-    a, b = task.runs(cell, set_name), task.runs(base, set_name)
-    hashes = task.estimates.rows["subset_hash"]
-    odd = [s for s in a if s in b and _differ(hashes[task.cells[cell][s]], hashes[task.cells[base][s]])]
-    names = ", ".join(str(getattr(s, "label", s)) for s in odd)
-    note = [f"seeds left out, trained on different subsets: {names}"] if odd else []
-    return {s: r for s, r in a.items() if s not in odd}, {s: r for s, r in b.items() if s not in odd}, note
+def _lost(task: TaskView, cell: CellKey, set_name: str, planned: PlannedSeeds) -> tuple[SeedKey, ...]:
+    """Planned seeds of a cell without a result: diverged, failed, missing or not usable."""
+    scale, source, fraction = cell
+    wanted = planned.get((task.estimates.task, scale, source, fraction), ())
+    finished = _defined(task.runs(cell, set_name))
+    return tuple(seed for seed in wanted if seed not in finished)
 
 
 def _sign_flip_note(a: Mapping[SeedKey, Influence], b: Mapping[SeedKey, Influence]) -> list[str]:
@@ -91,50 +113,123 @@ def _sign_flip_note(a: Mapping[SeedKey, Influence], b: Mapping[SeedKey, Influenc
     return [f"exact sign flip over seeds: p = {p:.4g}"] if p == p else []
 
 
-def _differ(a: Any, b: Any) -> bool:
-    return isinstance(a, str) and isinstance(b, str) and a != b
+def _defined(runs: Mapping[SeedKey, Influence]) -> dict[SeedKey, Influence]:
+    return {seed: run for seed, run in runs.items() if math.isfinite(run.value)}
 
 
-def _caps(
-    task: TaskView, cell: CellKey, base: CellKey, estimate: Estimate, failed: Mapping[tuple[str, ...], int]
-) -> list[str]:
-    """Reasons why a verdict is at most "suggests"."""
-    sign = 1 if higher_is_better(task.estimates.metric) else -1
-    loser = base if sign * estimate.value > 0 else cell
-    facts = Facts(
-        n_seeds=estimate.n_seeds,
-        min_patients=estimate.min_patients,
-        seeds_only=estimate.seeds_only,
-        patients_known=task.facts[cell]["patients_known"],
-        lost_trials=sum(failed.get((task.estimates.task, *side), 0) for side in (cell, base)),
-        losing_side=loser[1],
-        still_rising=task.facts[loser]["still_rising"],
+def _at_chance(
+    evidence: Evidence,
+    task: TaskView,
+    set_name: str,
+    a: Mapping[SeedKey, Influence],
+    b: Mapping[SeedKey, Influence],
+    lost: tuple[tuple[SeedKey, ...], ...],
+) -> Estimate:
+    if set_name not in task.estimates.chance:  # numbers without patients: what chance would give is not known
+        return contrast({}, {}, level=1 - evidence.alpha)
+    comparison = Comparison(
+        runs_a=_defined(a),
+        runs_b=_defined(b),
+        lost_a=lost[0],
+        lost_b=lost[1],
+        chance=task.estimates.chance[set_name],
     )
-    gates = [gate for gate in open_gates(facts) if gate.name in _CHECKED_GATES]
-    return [gate.reason for gate in gates if gate.wording is not Wording.STATES]
+    return contrast(*comparison.at_chance(), level=1 - evidence.alpha)
 
 
-def decide(evidence: Evidence, contrasts: pd.DataFrame) -> pd.DataFrame:
-    """Adjusted p (``adjust_study``) and verdicts, once all tasks are known.
+def _margins(evidence: Evidence, task: TaskView, estimate: Estimate) -> dict[str, float]:
+    """Tests against the margin: equivalent (two one-sided), and not worse by more than it."""
+    better = higher_is_better(task.estimates.metric)
+    low, high = estimate.interval(1 - 2 * evidence.alpha)
+    return {
+        "inner_low": low,
+        "inner_high": high,
+        "p_equivalent": equivalence_p(estimate, evidence.delta),
+        "p_not_worse": noninferiority_p(estimate, evidence.delta, higher_is_better=better),
+    }
+
+
+def _shares(a: Mapping[SeedKey, Influence], b: Mapping[SeedKey, Influence]) -> dict[str, Any]:
+    """What the uncertainty is made of; blank where it is not known."""
+    split = variance_split([(1.0, a), (-1.0, b)]) if set(a) & set(b) else None
+    names = ("patients", "seeds", "subset", "initialisation", "interaction")
+    shares = {f"share_{name}": getattr(split, name) if split else None for name in names}
+    known = {name: math.nan if share is None else float(share) for name, share in shares.items()}
+    return {"seed_design": str(split.design) if split else "", **known}
+
+
+def decide(evidence: Evidence, contrasts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Adjusted p (``adjust_study``), verdicts and grades, once all tasks are known.
 
     Args:
         evidence: The study.
         contrasts: All rows of ``contrast_rows``.
+
+    Returns:
+        The contrasts; and every gate with the number of contrasts that pass it (``gate_tables``).
     """
     if contrasts.empty:
-        return contrasts
+        return contrasts, contrasts
     table = adjust_study(contrasts)
-    judged = [_judge(evidence, row) for row in table.to_dict("records")]
-    table["verdict"] = [word for word, _ in judged]
-    table["missing"] = [missing for _, missing in judged]
-    return table.drop(columns="_estimate")
+    at_chance = adjust_study(contrasts.assign(p=[e.p for e in contrasts["_at_chance"]]))
+    rows = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+    external = {_cell_of(row) for row in rows if row["p"] == row["p"] and _elsewhere(evidence, row)}
+    judged = []
+    for row, p in zip(rows, at_chance["p_adjusted"], strict=True):
+        row["_facts"] = replace(row["_facts"], external=_cell_of(row) in external)
+        judged.append(_judge(evidence, row, float(p)))
+    hidden = [c for c in table if str(c).startswith("_")]
+    decided = pd.concat([table.drop(columns=hidden), pd.DataFrame(judged, index=table.index)], axis=1)
+    facts = [
+        replace(row["_facts"], holds_at_chance=found["holds_at_chance"])
+        for row, found in zip(rows, judged, strict=True)
+    ]
+    return decided, gate_table(decided, facts)
 
 
-def _judge(evidence: Evidence, row: Mapping[Any, Any]) -> tuple[str, str]:
+def _cell_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(row[c]) for c in ("task", "model_scale", "pretraining_source", "data_fraction"))
+
+
+def _elsewhere(evidence: Evidence, row: Mapping[str, Any]) -> bool:
+    return is_external(evidence.study, str(row["task"]), str(row["set"]))
+
+
+def _judge(evidence: Evidence, row: Mapping[str, Any], p_at_chance: float) -> dict[str, Any]:
     estimate: Estimate = row["_estimate"]
     better = higher_is_better(str(row["metric"]))
-    word = classify(estimate, float(row["p_adjusted"]), evidence.delta, alpha=evidence.alpha, higher_is_better=better)
-    return word, _what_would_decide(evidence, estimate) if word == "undecided" else ""
+
+    def word(of: Estimate, p: float) -> Verdict:
+        return classify(of, p, evidence.delta, alpha=evidence.alpha, higher_is_better=better)
+
+    verdict = word(estimate, float(row["p_adjusted"]))
+    holds = verdict_holds(verdict, word(row["_at_chance"], p_at_chance))
+    facts: Facts = replace(row["_facts"], holds_at_chance=holds)
+    found, caps = grade(facts), _caps(facts)
+    missing = what_is_missing(estimate, evidence.delta, alpha=evidence.alpha)
+    return {
+        "verdict": verdict,
+        "grade": str(found.letter),
+        "wording": str(found.wording),
+        "words": found.words(verdict),
+        "cap": "; ".join(caps),
+        "reasons": "; ".join(found.reasons),
+        "caveats": "; ".join([*row["_notes"], *caps]),
+        "lost_trials": facts.lost_trials,
+        "holds_at_chance": holds,
+        "missing": _what_would_decide(evidence, estimate) if verdict == "undecided" else "",
+        "needed_seeds": _count(missing.n_seeds if missing else None),
+        "needed_patients": _count(missing.n_patients if missing else None),
+    }
+
+
+def _count(n: int | None) -> float:
+    return math.nan if n is None else float(n)
+
+
+def _caps(facts: Facts) -> list[str]:
+    """Reasons why a verdict is at most "suggests", or none at all."""
+    return [gate.reason for gate in open_gates(facts) if gate.wording is not Wording.STATES]
 
 
 def _what_would_decide(evidence: Evidence, estimate: Estimate) -> str:

@@ -5,24 +5,32 @@ Every trial's predictions are read once. Estimates are held for one task at a ti
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from dashboards.exclusions import Exclusion, Why, single_seeds
 from dashboards.planned import Plan
 from dashboards.prediction_sets import PredictionSet
-from dashboards.set_design import GroupDesign, Part, SetDesign, design_of
+from dashboards.set_design import GroupDesign, Part, SetDesign
+from dashboards.set_versions import SetVersions
 from dashboards.statistics import (
     Influence,
+    Member,
     Metric,
+    SeedKey,
     index_patients,
     metric_names,
     patient_influence,
     reported_influence,
+    seed_ensemble,
 )
+from search_spaces.amounts import Seed
 from search_spaces.exceptions import ScalecurvesError
 from search_spaces.ingested import IngestedStudy
 from search_spaces.names import AXES, Role
@@ -36,8 +44,19 @@ IN_DOMAIN = "test"
 _NO_SIZES: dict[str, Any] = {"images": math.nan, "patients": math.nan, "rarest_label": "", "n_pos": math.nan}
 """Of a set of which only numbers are known."""
 
+CellKey = tuple[str, str, str]
+"""model_scale, pretraining_source, data_fraction."""
 
-_NUMBERS = ("n_images", "n_patients", "n_val_images", "parameters", "backbone_parameters", "seed_subset", "seed_init")
+_NUMBERS = (
+    "n_images",
+    "n_patients",
+    "n_val_images",
+    "n_val_patients",
+    "parameters",
+    "backbone_parameters",
+    "seed_subset",
+    "seed_init",
+)
 _OTHERS = (
     "trial_id",
     "role",
@@ -48,6 +67,7 @@ _OTHERS = (
     "patients_known",
     "still_rising",
     "subset_hash",
+    "order_hash",
     "sets",
 )
 
@@ -80,6 +100,7 @@ class Evidence:
         results: One row per done target trial, as ``target_results`` makes it.
         predictions: (trial_id, evaluation set) -> predictions; may read lazily.
         failures: One row per failed attempt at a target or upstream trial (``dashboards.load.load_failures``).
+        seeds_added: Whether seeds were added to the study after its test results had been read (``verdict.ledger``).
         searches: One row per done search trial (``dashboards.load.load_results``).
         search_failures: One row per search trial that failed.
         ingested: What is known of others' study, if these are results of others.
@@ -93,6 +114,7 @@ class Evidence:
     plan: Plan = field(default_factory=Plan)
     searches: pd.DataFrame = field(default_factory=pd.DataFrame)
     search_failures: pd.DataFrame = field(default_factory=pd.DataFrame)
+    seeds_added: bool = False
     ingested: IngestedStudy | None = None
 
     @property
@@ -116,6 +138,11 @@ class Evidence:
         """Two-sided error level."""
         return self.statistics.alpha
 
+    @property
+    def primary_sets(self) -> tuple[str, ...]:
+        """Evaluation sets of the primary family."""
+        return self.statistics.primary_sets
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupEstimate:
@@ -124,6 +151,19 @@ class GroupEstimate:
     design: GroupDesign
     inside: Influence | None
     outside: Influence | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedEnsemble:
+    """The mean probability over the runs of a cell on one set.
+
+    Attributes:
+        influence: Its primary metric, conditional on these runs.
+        members: Seeds that it is the mean of.
+    """
+
+    influence: Influence
+    members: tuple[SeedKey, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +182,11 @@ class TaskEstimates:
             only they make a loss from one to the other.
         on_shared: (trial_id, shifted set) -> macro AUC over those labels, in domain and there; only where the two sets
             have different labels.
-        unreadable: "trial_id set: reason" of predictions that could not be used.
+        chance: Evaluation set -> a run that knows the prevalences alone.
+        shared_patients: Evaluation set -> its patients that are in training or validation too; None if that was not
+            looked for, or cannot be told.
+        ensembles: (cell, set) -> its seed ensemble, where there are two runs.
+        exclusions: Results that are not used, and why.
     """
 
     task: str
@@ -154,7 +198,10 @@ class TaskEstimates:
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
     shared_classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     on_shared: dict[tuple[str, str], tuple[Influence, Influence]] = field(default_factory=dict)
-    unreadable: list[str] = field(default_factory=list)
+    chance: dict[str, Influence] = field(default_factory=dict)
+    shared_patients: dict[str, int | None] = field(default_factory=dict)
+    ensembles: dict[tuple[CellKey, str], SeedEnsemble] = field(default_factory=dict)
+    exclusions: list[Exclusion] = field(default_factory=list)
 
     @property
     def sets(self) -> list[str]:
@@ -171,26 +218,157 @@ def task_estimates(evidence: Evidence) -> Iterator[TaskEstimates]:
 
 
 def _estimates_of(evidence: Evidence, task: str, rows: pd.DataFrame) -> TaskEstimates:
+    rows, repeated = single_seeds(task, rows)
     result = TaskEstimates(
-        task=task, metric=_primary(evidence, task, rows), rows=rows.set_index("trial_id", drop=False)
+        task=task,
+        metric=_primary(evidence, task, rows),
+        rows=rows.set_index("trial_id", drop=False),
+        exclusions=repeated,
     )
-    designs: dict[str, SetDesign] = {}
-    columns = evidence.statistics.groups
-    for trial_id, name in _available(evidence, rows):
+    versions = SetVersions(evidence.statistics.groups)
+    available = _available(evidence, rows)
+    for cell, trials in trials_by_cell(rows).items():
+        for name, keys in available.items():
+            _read_cell(result, evidence, cell, name, {s: t for s, t in trials.items() if t in keys}, versions)
+    _add_reported(result, rows)
+    _settle(result, versions)
+    if result.metric == Metric.AUC_MACRO and IN_DOMAIN in versions.designs:
+        for name in versions.designs.keys() - {IN_DOMAIN}:
+            for trial_id in result.rows.index:
+                _compare_shared_classes(result, evidence, (str(trial_id), name), versions.designs)
+    return result
+
+
+def trials_by_cell(rows: pd.DataFrame) -> dict[CellKey, dict[SeedKey, str]]:
+    """Cell -> seed -> trial id."""
+    cells: dict[CellKey, dict[SeedKey, str]] = {}
+    for row in rows.to_dict("records"):
+        key = (str(row["model_scale"]), str(row["pretraining_source"]), str(row["data_fraction"]))
+        seed = Seed(subset=int(row["seed_subset"]), init=int(row["seed_init"]))
+        cells.setdefault(key, {})[seed] = str(row["trial_id"])
+    return cells
+
+
+def _available(evidence: Evidence, rows: pd.DataFrame) -> dict[str, set[str]]:
+    """Set -> trials with predictions on it, the in-domain set first; looking at the keys reads nothing."""
+    wanted = set(rows["trial_id"])
+    found: dict[str, set[str]] = {IN_DOMAIN: set()}
+    for trial_id, name in evidence.predictions:
+        if trial_id in wanted:
+            found.setdefault(name, set()).add(trial_id)
+    return found
+
+
+def _read_cell(
+    result: TaskEstimates,
+    evidence: Evidence,
+    cell: CellKey,
+    name: str,
+    trials: Mapping[SeedKey, str],
+    versions: SetVersions,
+) -> None:
+    """Estimate each run of a cell on one set, and their ensemble: its predictions are in memory together, once."""
+    runs: dict[SeedKey, PredictionSet] = {}
+    for seed, trial_id in trials.items():
         try:
             prediction = evidence.predictions[trial_id, name]
-            design = designs.get(name)
-            if design is None or not design.fits(prediction):
-                designs[name] = design = design_of(prediction, columns)
-            _estimate_trial(result, trial_id, prediction, design)
+            _estimate_trial(result, trial_id, prediction, versions.add(trial_id, prediction))
         except (ValueError, KeyError, ScalecurvesError) as error:
-            result.unreadable.append(f"{trial_id} {name}: {error}")
-    _add_reported(result, rows)
-    if result.metric == Metric.AUC_MACRO and IN_DOMAIN in designs:
-        for name in designs.keys() - {IN_DOMAIN}:
-            for trial_id in result.rows.index:
-                _compare_shared_classes(result, evidence, (str(trial_id), name), designs)
-    return result
+            result.exclusions.append(
+                Exclusion(why=Why.UNREADABLE, task=result.task, set=name, trial_id=trial_id, detail=str(error))
+            )
+            continue
+        runs[seed] = prediction
+    _drop_repeated(result, name, trials, runs)
+    _add_ensemble(result, cell, trials, runs, versions)
+
+
+def _drop_repeated(
+    result: TaskEstimates, name: str, trials: Mapping[SeedKey, str], runs: dict[SeedKey, PredictionSet]
+) -> None:
+    """Two seeds that initialise differently never agree in every logit: such a pair is one result, kept once."""
+    seen: dict[str, SeedKey] = {}
+    for seed, prediction in list(runs.items()):
+        if not np.isfinite(prediction.logits).all() or not np.ptp(prediction.logits) > 0:
+            continue  # not a copy but a failure: nothing finite, or the same for every image
+        digest = hashlib.blake2b(np.ascontiguousarray(prediction.logits).tobytes()).hexdigest()
+        first = seen.setdefault(digest, seed)
+        if first != seed and getattr(first, "init", first) != getattr(seed, "init", seed):
+            del runs[seed]
+            _forget(result, trials[seed], name)
+            detail = f"seed {getattr(seed, 'label', seed)} repeats seed {getattr(first, 'label', first)}"
+            result.exclusions.append(
+                Exclusion(why=Why.SAME_PREDICTIONS, task=result.task, set=name, trial_id=trials[seed], detail=detail)
+            )
+
+
+def _add_ensemble(
+    result: TaskEstimates,
+    cell: CellKey,
+    trials: Mapping[SeedKey, str],
+    runs: Mapping[SeedKey, PredictionSet],
+    versions: SetVersions,
+) -> None:
+    usable = {
+        seed: p for seed, p in runs.items() if np.isfinite(result.values[trials[seed], p.name, result.metric].value)
+    }
+    if len(usable) < 2:
+        return
+    first = next(iter(usable.values()))
+    mean = seed_ensemble(first.kind, {seed: Member(images=p.image, logits=p.logits) for seed, p in usable.items()})
+    design = versions.of(trials[next(iter(usable))], first.name)
+    influence = patient_influence(
+        result.metric,
+        first.kind,
+        first.labels,
+        first.y,
+        mean.logits,
+        design.index,
+        class_set=design.classes if result.metric == Metric.AUC_MACRO else None,
+    )
+    if len(mean.members) > 1:
+        result.ensembles[cell, first.name] = SeedEnsemble(influence=influence, members=mean.members)
+
+
+def _forget(result: TaskEstimates, trial_id: str, name: str) -> None:
+    for key in [k for k in result.values if k[:2] == (trial_id, name)]:
+        del result.values[key]
+    for group in [k for k in result.groups if k[:2] == (trial_id, name)]:
+        del result.groups[group]
+
+
+def _settle(result: TaskEstimates, versions: SetVersions) -> None:
+    """Keep one version of each set, and name every result that is not usable."""
+    for trial_id, name, detail in versions.settle():
+        _forget(result, trial_id, name)
+        result.exclusions.append(
+            Exclusion(why=Why.OTHER_SET, task=result.task, set=name, trial_id=trial_id, detail=detail)
+        )
+    for name, design in versions.designs.items():
+        result.sizes[name] = design.sizes
+        result.chance[name] = versions.chance(name, result.metric)
+        result.shared_patients[name] = versions.shared_patients(name)
+        if result.metric == Metric.AUC_MACRO:
+            result.left_out[name] = tuple(label for label in versions.labels(name) if label not in design.classes)
+    for cell, name in list(result.ensembles):
+        if result.ensembles[cell, name].influence.n_patients != result.chance[name].n_patients:
+            del result.ensembles[cell, name]
+    result.exclusions.extend(_without_a_value(result))
+
+
+def _without_a_value(result: TaskEstimates) -> Iterator[Exclusion]:
+    excluded = {(e.trial_id, e.set) for e in result.exclusions}
+    for name in list(result.sizes) or [IN_DOMAIN]:
+        for trial_id in map(str, result.rows.index):
+            estimate = result.values.get((trial_id, name, result.metric))
+            if (trial_id, name) in excluded or (estimate is not None and np.isfinite(estimate.value)):
+                continue
+            if estimate is None:
+                why = Why.NO_PREDICTIONS
+            else:
+                chance = result.chance.get(name)
+                why = Why.ONE_CLASS if chance is not None and np.isnan(chance.value) else Why.NOT_FINITE
+            yield Exclusion(why=why, task=result.task, set=name, trial_id=trial_id)
 
 
 def _add_reported(result: TaskEstimates, rows: pd.DataFrame) -> None:
@@ -241,11 +419,6 @@ def _primary(evidence: Evidence, task: str, rows: pd.DataFrame) -> str:
     return str(written.iloc[0]) if len(written) else str(Metric.AUC_MACRO)
 
 
-def _available(evidence: Evidence, rows: pd.DataFrame) -> list[tuple[str, str]]:
-    wanted = set(rows["trial_id"])
-    return [key for key in evidence.predictions if key[0] in wanted]
-
-
 def _estimate_trial(result: TaskEstimates, trial_id: str, prediction: PredictionSet, design: SetDesign) -> None:
     known = metric_names(prediction.kind, prediction.labels)
     for metric in dict.fromkeys([result.metric, *SECONDARY_METRICS]):
@@ -259,10 +432,6 @@ def _estimate_trial(result: TaskEstimates, trial_id: str, prediction: Prediction
                 design.index,
                 class_set=design.classes if metric == Metric.AUC_MACRO else None,
             )
-    result.sizes.setdefault(prediction.name, design.sizes)
-    if result.metric == Metric.AUC_MACRO:
-        left_out = tuple(label for label in prediction.labels if label not in design.classes)
-        result.left_out.setdefault(prediction.name, left_out)
     for group in design.groups:
         key = (trial_id, prediction.name, group.column, group.name)
         result.groups[key] = GroupEstimate(

@@ -103,7 +103,7 @@ def _draw_series(
         showlegend=series.name not in legend_seen,
         mode="lines+markers" if series.joined else "markers",
         line={"color": style.colour, "width": width, "dash": style.dash},
-        marker={"color": style.colour, "symbol": style.symbol, "size": 8, "line": {"color": "white", "width": 0.7}},
+        marker=_marker(series, style),
         error_y=_bars(series.y, series.low, series.high, style.colour),
         error_x=_bars(series.x, series.x_low, series.x_high, style.colour) if len(series.x_low) else None,
         hovertext=[_rich(text) for text in series.hover],
@@ -111,6 +111,14 @@ def _draw_series(
     )
     figure.add_trace(trace, **place)
     legend_seen.add(series.name)
+
+
+def _marker(series: Series, style: LineStyle) -> dict[str, Any]:
+    if not len(series.hollow):
+        line = {"color": "white", "width": 0.7}
+        return {"color": style.colour, "symbol": style.symbol, "size": 8, "line": line}
+    colours = ["white" if hollow else style.colour for hollow in series.hollow]
+    return {"color": colours, "symbol": style.symbol, "size": 9, "line": {"color": style.colour, "width": 1.8}}
 
 
 def _bars(y: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str) -> dict[str, Any]:
@@ -157,12 +165,17 @@ def _intervals(plot: IntervalPlot) -> go.Figure:
     notes: list[dict[str, Any]] = []
     for i, (_, entries) in enumerate(plot.panels):
         place = {"row": i + 1, "col": 1}
+        _references(figure, entries, place)
         for name, style in plot.styles.items():
             _draw_rows(figure, entries, name, style, place)
         _zone(figure, plot, place)
         _row_axis(figure, entries, place)
         notes += _notes(entries, i)
-    figure.update_xaxes(range=list(plot.x_range), **_AXIS)
+    x_range = [math.log10(v) for v in plot.x_range] if plot.x_log else list(plot.x_range)
+    figure.update_xaxes(type="log" if plot.x_log else "linear", range=x_range, **_AXIS)
+    if plot.x_ticks:
+        texts = [_rich(text) for _, text in plot.x_ticks]
+        figure.update_xaxes(tickmode="array", tickvals=[x for x, _ in plot.x_ticks], ticktext=texts)
     figure.update_xaxes(title={"text": _rich(plot.x_label), "standoff": 8}, row=len(sizes), col=1)
     # One by one, plotly would check all notes again for each.
     figure.layout.annotations = [*figure.layout.annotations, *notes]
@@ -177,6 +190,47 @@ def _zone(figure: go.Figure, plot: IntervalPlot, place: dict[str, int]) -> None:
     if plot.zone > 0:
         figure.add_vrect(x0=-plot.zone, x1=plot.zone, fillcolor=ZONE, line_width=0, layer="below", **place)
     figure.add_vline(x=0, line={"color": MUTED, "width": 1}, **place)
+
+
+def _references(figure: go.Figure, entries: Sequence[Row], place: dict[str, int]) -> None:
+    """Crosses at the references, each joined to its row's point."""
+    known = [(i, e) for i, e in enumerate(entries) if math.isfinite(e.reference)]
+    if not known:
+        return
+    x = [v for _, e in known for v in (e.value, e.reference, None)]
+    y = [v for i, _ in known for v in (i, i, None)]
+    line = {"color": MUTED, "width": 1, "dash": "dot"}
+    figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, showlegend=False, hoverinfo="skip"), **place)
+    cross = {"symbol": "x", "size": 8, "color": INK}
+    figure.add_trace(
+        go.Scatter(
+            x=[e.reference for _, e in known],
+            y=[i for i, _ in known],
+            mode="markers",
+            marker=cross,
+            showlegend=False,
+            hoverinfo="skip",
+        ),
+        **place,
+    )
+
+
+def _arrows(figure: go.Figure, mine: Sequence[tuple[int, Row]], style: LineStyle, place: dict[str, int]) -> None:
+    """Heads at the ends of intervals that have none."""
+    heads = [(e.low, i, "triangle-left") for i, e in mine if e.open_low and math.isfinite(e.low)]
+    heads += [(e.high, i, "triangle-right") for i, e in mine if e.open_high and math.isfinite(e.high)]
+    if heads:
+        marker = {"symbol": [h[2] for h in heads], "size": 10, "color": style.colour}
+        trace = go.Scatter(
+            x=[h[0] for h in heads],
+            y=[h[1] for h in heads],
+            mode="markers",
+            marker=marker,
+            showlegend=False,
+            hoverinfo="skip",
+            cliponaxis=False,
+        )
+        figure.add_trace(trace, **place)
 
 
 def _draw_rows(figure: go.Figure, entries: Sequence[Row], name: str, style: LineStyle, place: dict[str, int]) -> None:
@@ -199,6 +253,7 @@ def _draw_rows(figure: go.Figure, entries: Sequence[Row], name: str, style: Line
         hoverinfo="text",
     )
     figure.add_trace(trace, **place)
+    _arrows(figure, mine, style, place)
 
 
 def _row_axis(figure: go.Figure, entries: Sequence[Row], place: dict[str, int]) -> None:

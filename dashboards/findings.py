@@ -1,66 +1,104 @@
-"""The result in sentences, and the same as data (``verdict.json``)."""
+"""The result in sentences: the top of the page, and the first lines that a terminal shows."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
-from dashboards.evidence import Evidence
-from dashboards.page import Finding, FindingList
-from dashboards.plots import records
-from dashboards.style import amount_text, direction, metric_label, p_value, plural, sample_text, signed
+from dashboards.answers import Answer
+from dashboards.evidence import IN_DOMAIN, Evidence
+from dashboards.page import Chip, Finding, FindingList, OverviewRow
+from dashboards.statistics import Wording
+from dashboards.style import amount_text, direction, metric_label, p_value, plural, signed
 from dashboards.tables import Tables
+from dashboards.verdict.document import not_assessable
+from dashboards.verdict.frame import questions
+from dashboards.verdict.words import interval_text, primary_rows, rows_of
 
-VERDICT_SCHEMA = 1
 SHOWN_IF_NOTHING_IS_DECIDED = 3
 MAX_HEADLINES = 12
 """Comparisons that a terminal is shown in full."""
+MAX_FURTHER_HEADLINES = 3
+"""Lines of each further question there."""
+MAX_OPEN = 8
+"""Answers of a question that stand open on the page; the rest unfolds."""
 
-_TONES = {
-    "helps, meaningfully": "good",
-    "helps": "good",
-    "hurts": "bad",
-    "no meaningful difference": "even",
-    "undecided": "open",
-}
-_CLAIMS = {
-    "helps, meaningfully": ("{source} helps, meaningfully, {where}", "{source} seems to help {where}"),
-    "helps": ("{source} helps {where}", "{source} seems to help {where}"),
-    "hurts": ("{source} hurts {where}", "{source} seems to hurt {where}"),
-    "no meaningful difference": (
-        "{source} makes no meaningful difference {where}",
-        "{source} seems to make no meaningful difference {where}",
-    ),
-    "undecided": ("Undecided whether {source} helps {where}", "Undecided whether {source} helps {where}"),
-}
+_FOLDED = (2, 3, 4, 5, 6, 7, 8)
+"""Questions whose answers stand in one list each; question 1 has one per task."""
 
 
-def findings(evidence: Evidence, tables: Tables) -> tuple[FindingList, ...]:
-    """What the study found: the primary comparisons per task, then the exploratory rest."""
-    blocks = [*_contrast_blocks(evidence, tables.contrasts), _shift_block(tables), _deficit_block(tables)]
+def findings(evidence: Evidence, tables: Tables, answers: Sequence[Answer]) -> tuple[FindingList, ...]:
+    """What the study found: the answers to the eight questions, then shifted sets and subgroups."""
+    blocks: list[FindingList | None] = [*_help_blocks(evidence, answers)]
+    for question in questions(evidence, tables):
+        if question.number in _FOLDED:
+            mine = [a for a in answers if a.question == question.number]
+            blocks.append(_block(f"{question.number}. {question.text}", question.error_control, mine))
+    blocks += [_shift_block(tables), _deficit_block(tables)]
     return tuple(block for block in blocks if block is not None)
 
 
+def overview(evidence: Evidence, answers: Sequence[Answer]) -> tuple[OverviewRow, ...]:
+    """One row per task, source and evaluation set: does it help, up to where, which labels it saves, how sure.
+
+    Args:
+        evidence: The study.
+        answers: As ``verdict.frame.collect`` gives them.
+    """
+    rows: list[OverviewRow] = []
+    fractions = {a.data_fraction for a in answers if a.question == 1 and a.numbers.get("primary")}
+    keys = dict.fromkeys((a.task, a.pretraining_source, a.set) for a in answers if a.question == 1)
+    for task, source, set_name in keys:
+        mine = [a for a in answers if (a.task, a.pretraining_source, a.set) == (task, source, set_name)]
+        helps = [a for a in mine if a.question == 1 and (a.data_fraction in fractions or not fractions)]
+        rows.append(
+            OverviewRow(
+                task=str(task),
+                source=str(source),
+                set=str(set_name),
+                primary=set_name in evidence.primary_sets,
+                helps=tuple(_chip(a, f"{amount_text(str(a.data_fraction))} {a.model_scale}") for a in helps),
+                where=_scale_chips(mine, 2),
+                labels=_scale_chips(mine, 4),
+                grade=next((str(a.grade) for a in mine if a.question == 8 and a.grade), ""),
+            )
+        )
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    return tuple(sorted(rows, key=lambda r: (tasks.index(r.task), r.set != IN_DOMAIN, r.set)))
+
+
+def _scale_chips(answers: Iterable[Answer], question: int) -> tuple[Chip, ...]:
+    """A chip per curve: answers about one scale at no fixed amount, or at the amount they found."""
+    chosen = [a for a in answers if a.question == question and "ladder" not in a.numbers]
+    return tuple(_chip(a, str(a.model_scale)) for a in chosen)
+
+
+def _chip(answer: Answer, label: str) -> Chip:
+    held = bool(answer.caps) and answer.tone != "open"
+    return Chip(label=label, word=_SHORT.get(answer.word, answer.word), tone=answer.tone, held=held)
+
+
+_SHORT = {"not shown to reach it": "not shown", "reaches it, no saving shown": "reaches it", "not reached": "no"}
+
+
 def summary(evidence: Evidence, tables: Tables) -> str:
-    """The result and its completeness in two or three sentences."""
-    primary = _primary(tables.contrasts)
+    """The result and its completeness in two or three sentences; what is held back is worded so."""
+    primary = primary_rows(tables.contrasts)
     parts = []
     if primary.empty:
         parts.append(f"There is no primary comparison with {evidence.baseline} yet.")
     else:
-        words = Counter(primary["verdict"])
-        helps = words["helps"] + words["helps, meaningfully"]
-        listed = [
-            f"{helps} help{'s' if helps == 1 else ''}",
-            f"{words['hurts']} hurt{'s' if words['hurts'] == 1 else ''}",
-            f"{words['no meaningful difference']} make no meaningful difference",
-            f"{words['undecided']} {'is' if words['undecided'] == 1 else 'are'} undecided",
-        ]
+        listed = _counted(primary)
         count = plural(len(primary), "primary comparison")
         parts.append(f"Of {count} with {evidence.baseline}, {', '.join(listed[:-1])} and {listed[-1]}.")
+        caps = Counter(cap for row in rows_of(primary) if row["verdict"] != "undecided" for cap in _caps(row))
+        if caps:
+            reasons = "; ".join(cap for cap, _ in caps.most_common(3))
+            parts.append(f"“Seems to” because of: {reasons}.")
     if not tables.completeness.empty:
         planned, done, failed = (int(tables.completeness[c].sum()) for c in ("planned", "done", "failed"))
         missing = planned - done - failed
@@ -69,118 +107,139 @@ def summary(evidence: Evidence, tables: Tables) -> str:
     return " ".join(parts)
 
 
-def headlines(evidence: Evidence, tables: Tables) -> list[str]:
-    """The findings for a terminal: decided ones in full as far as they are not too many, undecided ones counted."""
+def _counted(primary: pd.DataFrame) -> list[str]:
+    """``2 help``, ``4 seem to help``, ``0 hurt``, ...: how many verdicts there are of each word and wording."""
+    silent = Counter(str(w) for w, v in zip(primary["wording"], primary["verdict"], strict=True) if v != "undecided")
+    none = silent[str(Wording.NONE)]
+    kinds = (
+        (("helps", "helps, meaningfully"), ("help", "helps"), ("seem to help", "seems to help"), True),
+        (("hurts",), ("hurt", "hurts"), ("seem to hurt", "seems to hurt"), True),
+        (
+            ("no meaningful difference",),
+            ("make no meaningful difference", "makes no meaningful difference"),
+            ("seem to make no meaningful difference", "seems to make no meaningful difference"),
+            False,
+        ),
+    )
+    listed = []
+    for words, stated, hedged, always in kinds:
+        mine = primary[primary["verdict"].isin(words)]
+        states = int((mine["wording"] == str(Wording.STATES)).sum())
+        suggests = int((mine["wording"] == str(Wording.SUGGESTS)).sum())
+        if states or (always and not suggests):
+            listed.append(f"{states} {stated[states == 1]}")
+        if suggests:
+            listed.append(f"{suggests} {hedged[suggests == 1]}")
+    undecided = int((primary["verdict"] == "undecided").sum())
+    listed += [f"{none} {'has' if none == 1 else 'have'} no verdict"] * bool(none)
+    return [*listed, f"{undecided} {'is' if undecided == 1 else 'are'} undecided"]
+
+
+def _caps(row: dict[str, Any]) -> list[str]:
+    return [part for part in str(row["cap"]).split("; ") if part]
+
+
+def headlines(evidence: Evidence, tables: Tables, answers: Sequence[Answer]) -> list[str]:
+    """The verdict for a terminal: decided answers in full as far as they are not too many, undecided ones counted."""
     lines = [summary(evidence, tables)]
-    primary = _primary(tables.contrasts)
-    if not primary.empty:
-        decided = [r for r in records(primary) if r["verdict"] != "undecided"]
-        decided.sort(key=lambda r: r["verdict"] == "no meaningful difference")
-        lines += [contrast_sentence(r) for r in decided[:MAX_HEADLINES]]
-        if len(decided) > MAX_HEADLINES:
-            lines.append(f"{len(decided) - MAX_HEADLINES} more decided comparisons are in the report.")
+    primary = [a for a in answers if a.question == 1 and a.numbers.get("primary")]
+    decided = [a for a in primary if a.word != "undecided"]
+    decided.sort(key=lambda a: a.tone == "even")
+    lines += [a.sentence for a in decided[:MAX_HEADLINES]]
+    if len(decided) > MAX_HEADLINES:
+        lines.append(f"{len(decided) - MAX_HEADLINES} more decided comparisons are in the report.")
+    for number in (2, 3, 4, 5, 6, 7):
+        lines += _further_headlines(number, answers)
     for block in (_shift_block(tables), _deficit_block(tables)):
         lines += [f.text for f in block.findings if f.tone == "bad"] if block else []
+    lines += [a.sentence for a in answers if a.question == 8 and a.tone == "bad"]
     return lines
 
 
-def contrast_sentence(row: dict[str, Any]) -> str:
-    """``natural helps on ham10000 at 5 % (resnet20): +0.041 macro AUC (95 % CI ...; Holm p = 0.012; 3 seeds, ...).``"""
-    where = f"on {row['task']} at {amount_text(str(row['data_fraction']))} ({row['model_scale']})"
-    if row["set"] != "test":
-        where += f", evaluated on {row['set']}"
-    claim = _CLAIMS[row["verdict"]][1 if row["cap"] else 0].format(source=row["pretraining_source"], where=where)
-    adjusted = "Holm" if row["primary"] else "exploratory, Benjamini-Hochberg"
-    evidence = [
-        _interval_text(row["low"], row["high"], row["level"]),
-        f"{adjusted} {p_value(row['p_adjusted'])}" if math.isfinite(row["p_adjusted"]) else "not tested",
-        sample_text(row["n_seeds"], row["n_patients"]),
-    ]
-    return f"{claim}: {signed(row['estimate'])} {metric_label(row['metric'])} ({'; '.join(evidence)})."
+def _further_headlines(number: int, answers: Iterable[Answer]) -> list[str]:
+    """The first decided answers of a further question, in domain; of question 2 those about scale or harm alone."""
+    mine = [a for a in answers if a.question == number and a.set in (IN_DOMAIN, None) and a.tone in ("good", "bad")]
+    if number == 2:
+        mine = [a for a in mine if "ladder" in a.numbers or a.tone == "bad" or a.numbers.get("crossing_shown")]
+    if number == 3:
+        of_set = [a for a in answers if a.question == 3 and a.set == IN_DOMAIN and a.tone == "even"]
+        mine = list({a.task: a for a in of_set}.values())  # of a task the largest amount, which comes last
+    lines = [a.sentence for a in mine[:MAX_FURTHER_HEADLINES]]
+    if len(mine) > MAX_FURTHER_HEADLINES:
+        lines.append(f"{len(mine) - MAX_FURTHER_HEADLINES} more answers to question {number} are in the report.")
+    return lines
 
 
-def verdict(evidence: Evidence, tables: Tables) -> dict[str, Any]:
-    """Every comparison with its word, as JSON data; numbers that do not exist are null."""
-    completeness = tables.completeness
-    counts = (
-        {c: int(completeness[c].sum()) for c in ("planned", "done", "failed", "missing")} if len(completeness) else {}
-    )
-    return {
-        "schema": VERDICT_SCHEMA,
-        "study": evidence.name,
-        "statistics": {
-            "baseline": evidence.baseline,
-            "delta": evidence.delta,
-            "alpha": evidence.alpha,
-            "family": "Holm over the primary contrasts of the whole study",
-        },
-        "trials": counts,
-        "summary": summary(evidence, tables),
-        "contrasts": [_verdict_row(r) for r in records(tables.contrasts)],
-        "shifted_sets": [_plain(r) for r in records(tables.shift_summary)],
-        "subgroups": [_plain(r) for r in records(tables.deficits)],
-        "not_assessable": _not_assessable(tables.subgroups),
-    }
-
-
-def _verdict_row(row: dict[str, Any]) -> dict[str, Any]:
-    kept = {k: v for k, v in row.items() if k not in ("cap", "caveats", "order")}
-    lists = {"caveats": _listed(row["caveats"]), "suggests_only_because": _listed(row["cap"])}
-    return (
-        _plain(kept) | {"wording": "suggests" if row["cap"] else "states", "sentence": contrast_sentence(row)} | lists
-    )
-
-
-def _listed(text: str) -> list[str]:
-    return [part for part in text.split("; ") if part]
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: _json_value(v) for k, v in row.items()}
-
-
-def _json_value(value: Any) -> Any:
-    if isinstance(value, bool | str) or value is None:
-        return value
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _primary(contrasts: pd.DataFrame) -> pd.DataFrame:
-    return contrasts if contrasts.empty else contrasts[contrasts["primary"]]
-
-
-def _contrast_blocks(evidence: Evidence, contrasts: pd.DataFrame) -> list[FindingList]:
+def _help_blocks(evidence: Evidence, answers: Sequence[Answer]) -> list[FindingList]:
     blocks = []
-    primary = _primary(contrasts)
-    for task in dict.fromkeys(primary["task"]) if not primary.empty else ():
-        rows = records(primary[primary["task"] == task])
-        ordered = sorted(rows, key=lambda r: r["verdict"] == "undecided")
-        undecided = sum(r["verdict"] == "undecided" for r in rows)
-        blocks.append(
-            FindingList(
-                heading=f"{task}: does pretraining help?",
-                intro=f"Each source against {evidence.baseline}, test set, primary comparisons.",
-                findings=tuple(_contrast_finding(r) for r in ordered),
-                open=max(len(rows) - undecided, min(len(rows), SHOWN_IF_NOTHING_IS_DECIDED)),
-                rest=f"{undecided} undecided, and what is missing to decide them",
+    mine = [a for a in answers if a.question == 1]
+    for task in dict.fromkeys(a.task for a in mine):
+        of_task = [a for a in mine if a.task == task]
+        primary = sorted((a for a in of_task if a.numbers.get("primary")), key=lambda a: a.word == "undecided")
+        undecided = sum(a.word == "undecided" for a in primary)
+        if primary:
+            blocks.append(
+                FindingList(
+                    heading=f"1. {task}: does pretraining help?",
+                    intro=f"Each source against {evidence.baseline}, primary comparisons.",
+                    findings=tuple(map(_finding, primary)),
+                    open=max(len(primary) - undecided, min(len(primary), SHOWN_IF_NOTHING_IS_DECIDED)),
+                    rest=f"{undecided} undecided, and what is missing to decide them",
+                )
             )
+        rest = sorted(
+            (a for a in of_task if not a.numbers.get("primary")),
+            key=lambda a: (a.word == "undecided", a.set == IN_DOMAIN),
         )
+        if rest:
+            blocks.append(
+                FindingList(
+                    heading=f"1. {task}: on shifted sets and at other amounts",
+                    intro="Exploratory, each set with a correction of its own.",
+                    findings=tuple(map(_finding, rest)),
+                    open=0,
+                    rest=f"{plural(len(rest), 'exploratory comparison')}, "
+                    f"{sum(a.word != 'undecided' for a in rest)} of them decided",
+                )
+            )
     return blocks
 
 
-def _contrast_finding(row: dict[str, Any]) -> Finding:
-    word = str(row["verdict"])
-    suggests = row["cap"] and word != "undecided"
-    details = [f"Suggests only: {row['cap']}."] if suggests else []
-    if row["missing"]:
-        details.append(f"{row['missing'][0].upper()}{row['missing'][1:]}.")
+def _block(heading: str, intro: str, answers: Sequence[Answer]) -> FindingList | None:
+    if not answers:
+        return None
+    ordered = sorted(answers, key=lambda a: (a.tone == "open", a.set not in (IN_DOMAIN, None)))
+    decided = sum(a.tone != "open" and a.set in (IN_DOMAIN, None) for a in ordered)
+    shown = min(max(decided, SHOWN_IF_NOTHING_IS_DECIDED), MAX_OPEN)
+    return FindingList(
+        heading=heading,
+        intro=intro,
+        findings=tuple(map(_finding, ordered)),
+        open=shown,
+        rest=f"{plural(max(len(ordered) - shown, 0), 'more answer')}",
+    )
+
+
+def _badge(answer: Answer) -> str:
+    hedged = bool(answer.caps) and answer.question != 8 and answer.word != "no verdict"
+    return f"suggests: {answer.word}" if hedged else answer.word
+
+
+def _finding(answer: Answer) -> Finding:
+    hedged = bool(answer.caps) and answer.question != 8
+    details = [f"{'No verdict' if answer.word == 'no verdict' else 'Suggests only'}: {'; '.join(answer.caps)}."]
+    details = details if hedged else []
+    missing = str(answer.numbers.get("missing") or "")
+    if missing:
+        details.append(f"{missing[0].upper()}{missing[1:]}.")
+    if answer.question == 1 and answer.numbers.get("not_worse") and answer.word == "undecided":
+        details.append(f"Not worse than the baseline by {answer.numbers['delta']:g} or more (non-inferior).")
     return Finding(
-        badge=f"suggests: {word}" if suggests else word,
-        tone="open" if suggests else _TONES[word],
-        text=contrast_sentence(row),
+        badge=_badge(answer),
+        tone="open" if hedged and answer.tone != "open" else answer.tone,
+        text=answer.sentence,
         detail=" ".join(details),
+        grade=answer.grade or "",
     )
 
 
@@ -191,7 +250,7 @@ def _shift_block(tables: Tables) -> FindingList | None:
         heading="Away from the test set",
         intro="Performance on test minus performance on the other set, averaged over scales and sources at the largest "
         "amount; p adjusted by Holm over these rows. Exploratory.",
-        findings=tuple(_shift_finding(r) for r in records(tables.shift_summary)),
+        findings=tuple(_shift_finding(r) for r in rows_of(tables.shift_summary)),
     )
 
 
@@ -211,10 +270,10 @@ def _shift_finding(row: dict[str, Any]) -> Finding:
 
 
 def _deficit_block(tables: Tables) -> FindingList | None:
-    missing = _not_assessable(tables.subgroups)
+    missing = not_assessable(tables.subgroups)
     if tables.deficits.empty and not missing:
         return None
-    found = [_deficit_finding(r) for r in records(tables.deficits)]
+    found = [_deficit_finding(r) for r in rows_of(tables.deficits)]
     found.sort(key=lambda f: ("bad", "good", "open").index(f.tone))
     listed = "; ".join(f"{m['task']} {m['set']} {m['column']}={m['group']} {m['note']}" for m in missing)
     rest = [Finding(badge="not assessable", tone="open", text=f"Too few patients: {listed}.")] if missing else []
@@ -241,7 +300,7 @@ def _change_text(row: dict[str, Any], name: str) -> str:
     """``macro AUC −0.159 (95 % CI −0.222 to −0.096; Holm p < 0.001; 3 seeds``; a loss is turned into a change."""
     sign = -direction(row["metric"])
     ends = sorted([sign * row[f"{name}_low"], sign * row[f"{name}_high"]])
-    interval = _interval_text(ends[0], ends[1], row["level"])
+    interval = interval_text(ends[0], ends[1], row["level"])
     p = f"Holm {p_value(row['p_holm'])}" if math.isfinite(row["p_holm"]) else "not tested"
     change = f"{metric_label(row['metric'])} {signed(sign * row[name])}"
     return f"{change} ({interval}; {p}; {plural(int(row['n_seeds']), 'seed')}"
@@ -251,16 +310,3 @@ def _tone(row: dict[str, Any], name: str) -> str:
     if not row["p_holm"] < 1 - row["level"]:
         return "open"
     return "bad" if row[name] > 0 else "good"
-
-
-def _not_assessable(subgroups: pd.DataFrame) -> list[dict[str, Any]]:
-    if subgroups.empty:
-        return []
-    rows = subgroups[~subgroups["sufficient"].astype(bool)]
-    return records(rows[["task", "set", "column", "group", "note"]].drop_duplicates())
-
-
-def _interval_text(low: float, high: float, level: float) -> str:
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return "no interval"
-    return f"{100 * level:g} % CI {signed(low)} to {signed(high)}"

@@ -59,7 +59,7 @@ def caveats(evidence: Evidence, tables: Tables, problems: Iterable[str]) -> tupl
         *tuning_caveats(tables.tuning),
         *_mixed(evidence.results),
         *_left_out(tables),
-        *_unreadable(tables),
+        *_excluded(tables),
     ]
     return tuple(lines)
 
@@ -71,8 +71,8 @@ def _unfinished(completeness: pd.DataFrame) -> list[str]:
     failed, missing = int(completeness["failed"].sum()), int(completeness["missing"].sum())
     if failed:
         lines.append(
-            f"{plural(failed, 'trial')} failed. Failures are not missing at random: verdicts that lean on such a cell "
-            "say “seems to”."
+            f"{plural(failed, 'trial')} failed. Failures are not missing at random: a verdict that does not hold with "
+            "them scored at chance says “seems to”."
         )
     if missing:
         cells = int((completeness["missing"] > 0).sum())
@@ -126,7 +126,10 @@ def _seeds(evidence: Evidence) -> list[str]:
         )
     crossed = not (results["seed_subset"] == results["seed_init"]).all()
     if seeds > 1 and not crossed:
-        lines.append("A seed changes the training subset and the optimisation together; the two are confounded.")
+        lines.append(
+            "A seed changes the training subset and the optimisation together: its variance is that of subset + "
+            "optimisation, confounded."
+        )
     if seeds > 1 and (results["data_fraction"].astype(str) == "1").any():
         lines.append(
             "With all labels every seed trains on the same images: the spread over seeds there is that of "
@@ -152,11 +155,13 @@ def _left_out(tables: Tables) -> list[str]:
     ]
 
 
-def _unreadable(tables: Tables) -> list[str]:
-    if not tables.unreadable:
-        return []
-    shown = "; ".join(tables.unreadable[:3])
-    return [f"{plural(len(tables.unreadable), 'prediction file')} could not be used: {shown}."]
+def _excluded(tables: Tables) -> list[str]:
+    """Every kind of result that is not used, with its count."""
+    lines = []
+    for reason, rows in tables.exclusions.groupby("reason", sort=False):
+        places = "; ".join(f"{r['task']}, {r['set']}: {r['trials']}" for r in rows.to_dict("records"))
+        lines.append(f"{plural(int(rows['trials'].sum()), 'result')} not used, {reason} ({places}).")
+    return lines
 
 
 def methods(evidence: Evidence, tables: Tables) -> tuple[str, ...]:
@@ -177,8 +182,9 @@ def methods(evidence: Evidence, tables: Tables) -> tuple[str, ...]:
         "over the whole study. All else is exploratory.",
         f"Words: “helps” needs Holm's p below {evidence.alpha:g} and an interval above 0, “meaningfully” an interval "
         f"above {evidence.delta:g}; “no meaningful difference” a {inner} interval inside ±{evidence.delta:g}; else it "
-        "is undecided, which is not the same as equal. “Seems to” marks verdicts that rest on fewer than five seeds, "
-        "on unknown patients, on cells with failed trials, or on an opponent whose validation was still improving. "
+        "is undecided, which is not the same as equal. “Seems to” marks verdicts that a gate holds back: fewer than "
+        "five seeds, unknown patients, a source that may have seen the task, lost trials with which at chance the "
+        "verdict changes, an opponent whose validation was still improving (all gates: Why believe it). "
         "Below 20 patients per class nothing is tested.",
         "All of this is conditional on the pool of training images and on the protocol: "
         f"{PROTOCOL_AS_REPORTED if evidence.ingested else _protocol_words(tables)}. Two draws of a large share of "

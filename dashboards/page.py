@@ -24,8 +24,15 @@ from dashboards.style import FONT_STACK, INK, MUTED, count, number
 TABLE_ROWS = 150
 """Rows of a table on the page; the files beside it hold all."""
 
-_P_COLUMNS = ("p", "p_adjusted", "p_holm")
-_FILE_ONLY = frozenset({"se", "df", "v_case", "v_seed", "level", "order", "rank", "cap", "rung", "rarest_label"})
+_P_COLUMNS = (
+    *("p", "p_adjusted", "p_holm", "p_equivalent", "p_not_worse", "p_two_sided", "p_one_sided", "area_p"),
+    *("friedman_p", "iman_davenport_p"),
+)
+_FILE_ONLY = frozenset(
+    {"se", "df", "v_case", "v_seed", "level", "order", "rank", "cap", "rung", "rarest_label", "inner_low", "inner_high"}
+    | {"seed_design", "share_patients", "share_seeds", "share_subset", "share_initialisation", "share_interaction"}
+    | {"needed_seeds", "needed_patients", "wording", "reasons", "holds_at_chance"}
+)
 """Columns of the files that the page leaves out."""
 
 
@@ -38,12 +45,54 @@ class Finding:
         tone: Colour of the badge: good, bad, even or open.
         text: The sentence, plain.
         detail: Caveats or what is missing, plain; may be empty.
+        grade: Letter of the evidence behind it; empty if it claims nothing.
     """
 
     badge: str
     tone: str
     text: str
     detail: str = ""
+    grade: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chip:
+    """One answer in a few words.
+
+    Attributes:
+        label: What it is about.
+        word: The answer.
+        tone: Colour, as of a ``Finding``.
+        held: Whether the wording is held back; then it is drawn hollow.
+    """
+
+    label: str
+    word: str
+    tone: str
+    held: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverviewRow:
+    """The answers about one source on one evaluation set of a task.
+
+    Attributes:
+        task, source, set: Of what.
+        primary: Whether the set belongs to the primary family.
+        helps: Does it help, at each primary amount and scale.
+        where: Up to where, at each scale.
+        labels: Labels saved, at each scale.
+        grade: Of the evidence; empty if there is none.
+    """
+
+    task: str
+    source: str
+    set: str
+    primary: bool
+    helps: tuple[Chip, ...]
+    where: tuple[Chip, ...]
+    labels: tuple[Chip, ...]
+    grade: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +147,7 @@ class PageContent:
     caveats: tuple[str, ...]
     sections: tuple[Section, ...]
     methods: tuple[str, ...]
+    overview: tuple[OverviewRow, ...] = ()
     provenance: tuple[tuple[str, str], ...] = field(default=())
 
 
@@ -135,6 +185,7 @@ def _header(content: PageContent) -> str:
 
 def _findings(content: PageContent) -> str:
     parts = [f'<section id="findings"><h2>Findings</h2><p class="lead">{_text(content.summary)}</p>']
+    parts.append(_overview(content.overview))
     for block in content.findings:
         parts.append(f"<h3>{_text(block.heading)}</h3>")
         if block.intro:
@@ -148,12 +199,52 @@ def _findings(content: PageContent) -> str:
     return "".join([*parts, "</section>"])
 
 
+_OVERVIEW_COLUMNS = ("task", "source", "evaluated on", "grade", "does it help?", "where", "labels saved")
+
+
+def _overview(rows: Iterable[OverviewRow]) -> str:
+    """The answers of all sources in one table."""
+    body = []
+    for row in rows:
+        where = f"{row.set}{'' if row.primary else ' (exploratory)'}"
+        chips = map(_chips, (row.helps, row.where, row.labels))
+        cells = [_text(row.task), _text(row.source), _text(where), _grade(row.grade), *chips]
+        body.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    if not body:
+        return ""
+    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in _OVERVIEW_COLUMNS)
+    note = (
+        "Grades: A five paired seeds, patients of another site, every gate passed; B without one of these; C a gate is "
+        "open; F a leak. A hollow coloured answer is held back: it suggests, and does not state."
+    )
+    return (
+        '<div class="scroll overview" tabindex="0" role="region" aria-label="Answers in short">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        f'<p class="note">{_text(note)}</p>'
+    )
+
+
+def _chips(chips: Iterable[Chip]) -> str:
+    return "".join(
+        f'<span class="chip"><span class="what">{_text(chip.label)}</span> '
+        f'<span class="badge {_text(chip.tone)}{" held" if chip.held else ""}">{_text(chip.word)}</span></span>'
+        for chip in chips
+    )
+
+
+def _grade(letter: str) -> str:
+    return (
+        f'<span class="grade g{_text(letter)}" title="grade of the evidence">{_text(letter)}</span>' if letter else ""
+    )
+
+
 def _finding_list(findings: Iterable[Finding]) -> str:
     items = []
     for finding in findings:
         detail = f'<span class="detail">{_unbroken(finding.detail)}</span>' if finding.detail else ""
         badge = f'<span class="badge {_text(finding.tone)}">{_text(finding.badge)}</span>'
-        items.append(f"<li>{badge}<span>{_unbroken(finding.text)}{detail}</span></li>")
+        label = f'<span class="labels">{badge}{_grade(finding.grade)}</span>'
+        items.append(f"<li>{label}<span>{_unbroken(finding.text)}{detail}</span></li>")
     return f'<ul class="findings">{"".join(items)}</ul>'
 
 
@@ -286,6 +377,21 @@ nav ul {{ display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 0; padding: 0; 
 .badge.bad {{ background: #fbe0d3; color: #7d3400; }}
 .badge.even {{ background: #dfeaf4; color: #003e63; }}
 .badge.open {{ background: #fff; color: #454a4f; box-shadow: inset 0 0 0 1px #80868b; }}
+.badge.held {{ background: #fff; }}
+.badge.good.held {{ box-shadow: inset 0 0 0 1.5px #00734f; }}
+.badge.bad.held {{ box-shadow: inset 0 0 0 1.5px #a34400; }}
+.badge.even.held {{ box-shadow: inset 0 0 0 1.5px #00558a; }}
+.labels {{ display: flex; flex-wrap: wrap; gap: 4px 6px; align-items: baseline; }}
+.grade {{ display: inline-block; min-width: 22px; padding: 1px 6px; border-radius: 4px; font-size: 13px;
+  font-weight: 700; text-align: center; color: #fff; background: #5f6368; }}
+.grade.gA {{ background: #00734f; }}
+.grade.gB {{ background: #00558a; }}
+.grade.gF {{ background: #a34400; }}
+.overview td {{ white-space: normal; }}
+.overview td:first-child, .overview td:nth-child(2) {{ white-space: nowrap; font-weight: 600; }}
+.chip {{ display: inline-block; margin: 1px 10px 1px 0; }}
+.chip .badge {{ white-space: nowrap; }}
+.chip .what {{ color: var(--muted); font-size: 13px; }}
 .detail {{ display: block; color: var(--muted); font-size: 14px; }}
 .caveats li {{ max-width: 88ch; margin: 4px 0; }}
 figure {{ margin: 28px 0 40px; }}

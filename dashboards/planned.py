@@ -7,6 +7,7 @@ seed but another ``trial_id``. A report shows the plan's trials only and counts 
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import pandas as pd
 
 from dashboards import tracking
 from dashboards.tracking import RecordArtifact
+from search_spaces.amounts import Seed
 from search_spaces.exceptions import ScalecurvesError
 from search_spaces.expand import expand
 from search_spaces.names import AXES
@@ -115,6 +117,30 @@ def current_trials(results: pd.DataFrame, plan: Plan) -> tuple[pd.DataFrame, int
         keep[cell, seed] = max(keep.get((cell, seed), candidate), candidate, key=lambda c: c[:2])
     chosen = results.loc[[index for _, _, index in keep.values()]].sort_index().reset_index(drop=True)
     return chosen, len(results) - len(chosen)
+
+
+def seed_of(label: str) -> Seed:
+    """The seed of a label (``Seed.label``): ``3`` or ``s3i0``.
+
+    Raises:
+        ValueError: Another text.
+    """
+    found = re.fullmatch(r"s(\d+)i(\d+)", label)
+    return Seed(subset=int(found[1]), init=int(found[2])) if found else Seed.model_validate(int(label))
+
+
+def planned_seeds(plan: Plan, failures: pd.DataFrame) -> dict[CellName, tuple[Seed, ...]]:
+    """Cell -> seeds that it should have: those of the plan, without one those that failed.
+
+    Args:
+        plan: The plan; may be empty.
+        failures: ``Evidence.failures``.
+    """
+    labels: dict[CellName, set[str]] = {cell: set(seeds) for cell, seeds in plan.trials.items()}
+    if not labels and {*CELL_COLUMNS, "seed"} <= set(failures.columns):
+        for row in failures.to_dict("records"):
+            labels.setdefault(tuple(str(row[c]) for c in CELL_COLUMNS), set()).add(str(row["seed"]))
+    return {cell: tuple(seed_of(label) for label in sorted(seeds)) for cell, seeds in labels.items()}
 
 
 def _number(value: Any) -> float:

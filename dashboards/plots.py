@@ -32,6 +32,7 @@ class Series:
         joined: Whether a line may join the points.
         dots_x, dots_y: Single seeds, drawn small.
         x_low, x_high: Interval of x, if any.
+        hollow: Whether each point is drawn hollow; none if empty.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Series:
     dots_y: Sequence[float] = ()
     x_low: Sequence[float] = ()
     x_high: Sequence[float] = ()
+    hollow: Sequence[bool] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,8 @@ class Row:
         value, low, high: Point and interval; NaN where not assessable.
         filled: Hollow if not (undecided, or outside the primary family).
         note: Right of the axis.
+        reference: A second position, drawn as a cross and joined to the first by a thin line; NaN for none.
+        open_low, open_high: Whether the interval has no end there, drawn as an arrow.
     """
 
     label: str
@@ -117,6 +121,9 @@ class Row:
     high: float
     filled: bool
     note: str
+    reference: float = math.nan
+    open_low: bool = False
+    open_high: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +133,8 @@ class IntervalPlot(Figure):
     Attributes:
         panels: (title, rows from top to bottom).
         zone: Half-width of the zone of no practical meaning around zero, and a line at zero; None for neither.
+        x_log: Whether the axis is logarithmic.
+        x_ticks: (position, text); empty for automatic ticks.
     """
 
     panels: tuple[tuple[str, tuple[Row, ...]], ...]
@@ -133,6 +142,8 @@ class IntervalPlot(Figure):
     x_label: str
     x_range: tuple[float, float]
     zone: float | None = None
+    x_log: bool = False
+    x_ticks: tuple[tuple[float, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,6 +36,8 @@ class PredictionSet:
         site: (N,) of the site's name; None if the manifest has none.
         groups: Subgroup column (``sex``, ``age_band``, ``g_*`` without the prefix) -> (N,) of values, None blank.
         set_hash: Stands for the images with their patients and truth; empty if the file does not say.
+        shared_patients: Patients whose id is that of one in training or validation; None if it was not looked for.
+        same_ids: Whether equal ids mean the same person; in another manifest they need not.
     """
 
     name: str
@@ -48,6 +50,8 @@ class PredictionSet:
     site: NDArray[np.object_] | None = None
     groups: dict[str, NDArray[np.object_]] = field(default_factory=dict)
     set_hash: str = ""
+    shared_patients: int | None = None
+    same_ids: bool = True
 
     @property
     def positives(self) -> dict[str, int]:
@@ -81,6 +85,8 @@ class PredictionReader:
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"predictions {path.name} cannot be read: {error}") from error
         kind, labels = _metadata(table, path)
+        about = table.schema.metadata or {}
+        shared = about.get(b"shared_patients")
         truth = [Column.Y] if kind in _CLASS_KINDS else [Column.LABEL_PREFIX + label for label in labels]
         logits = [Column.LOGIT_PREFIX + label for label in labels]
         needed = [Column.IMAGE_ID, Column.PATIENT_ID, *truth, *logits]
@@ -100,7 +106,9 @@ class PredictionReader:
                 for name in table.column_names
                 if name in _SUBGROUPS or name.startswith(Column.GROUP_PREFIX)
             },
-            set_hash=(table.schema.metadata or {}).get(b"set_hash", b"").decode(),
+            set_hash=about.get(b"set_hash", b"").decode(),
+            shared_patients=None if shared is None else int(shared),
+            same_ids=about.get(b"same_ids", b"true") == b"true",
         )
 
     def _shared(self, table: pa.Table, columns: list[str], decode: Callable[[pa.Table], NDArray[Any]]) -> NDArray[Any]:

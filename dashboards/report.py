@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +25,7 @@ from dashboards import narrative, tracking
 from dashboards.curve_plots import parameter_plots, scale_curves, shifted_plots
 from dashboards.evidence import IN_DOMAIN, Evidence, target_results
 from dashboards.figure_files import write_figures
-from dashboards.findings import findings, headlines, summary, verdict
+from dashboards.findings import findings, headlines, overview, summary
 from dashboards.load import load_failures, load_ingested, load_predictions, load_results, load_study
 from dashboards.page import PageContent, Section, render_page
 from dashboards.planned import current_trials, load_planned, readable_plan
@@ -34,6 +34,19 @@ from dashboards.static import render
 from dashboards.style import plural
 from dashboards.tables import Tables, build_tables
 from dashboards.tuning_tables import tuning_intro
+from dashboards.verdict.document import verdict_document
+from dashboards.verdict.frame import collect
+from dashboards.verdict.ledger import (
+    Ledger,
+    Read,
+    add_local_read,
+    local_file,
+    local_reads,
+    parse_reads,
+    read_of,
+    recorded_reads,
+)
+from dashboards.verdict_plots import best_set_plots, label_savings_plots
 from search_spaces.exceptions import ScalecurvesError, UserError
 from search_spaces.ingested import IngestedStudy
 from search_spaces.names import Role
@@ -51,6 +64,7 @@ class ReportFiles:
         tables: CSV and Parquet.
         figures: SVG and PNG.
         headlines: The findings as sentences.
+        read: This report's entry of the ledger, to be kept by whoever asked for the report.
     """
 
     folder: Path
@@ -59,10 +73,16 @@ class ReportFiles:
     tables: tuple[Path, ...]
     figures: tuple[Path, ...]
     headlines: list[str]
+    read: Read
 
 
 def build_report(
-    study_name: str, out: Path, tracking_uri: str | None = None, planned: Mapping[str, Any] | None = None
+    study_name: str,
+    out: Path,
+    tracking_uri: str | None = None,
+    planned: Mapping[str, Any] | None = None,
+    *,
+    local_ledger: bool = False,
 ) -> ReportFiles:
     """Build the report of a study from its record.
 
@@ -71,14 +91,23 @@ def build_report(
         out: Folder of the report; files of an earlier report there are replaced.
         tracking_uri: ``MLFLOW_TRACKING_URI`` if not given, else the SQLite file in the home folder.
         planned: The plan (``plan.json``); that of the record if not given.
+        local_ledger: Keep the read in a file beside ``out``; else the caller adds it to the study's record.
 
     Raises:
         UserError: There is no record of the study, or ``out`` is a file.
         TrackingError: MLflow cannot be reached.
     """
     evidence, problems = gather(study_name, tracking_uri, planned)
+    earlier, damaged = parse_reads(
+        [*recorded_reads(study_name, tracking_uri), *(local_reads(out) if local_ledger else ())]
+    )
+    place = f"locally, in {local_file(out).name} beside the report" if local_ledger else "with the study's record"
+    ledger = Ledger(this=read_of(evidence), earlier=earlier, place=place, damaged=damaged)
     uri = tracking.hide_password(tracking.resolve_tracking_uri(tracking_uri))
-    return write_report(evidence, out, problems=problems, record=uri)
+    files = write_report(evidence, out, problems=problems, record=uri, ledger=ledger)
+    if local_ledger:
+        add_local_read(out, files.read)
+    return files
 
 
 def gather(
@@ -128,7 +157,9 @@ def _readable_study(study_name: str, tracking_uri: str | None) -> tuple[Study | 
     return None, None, problem
 
 
-def write_report(evidence: Evidence, out: Path, *, problems: list[str], record: str) -> ReportFiles:
+def write_report(
+    evidence: Evidence, out: Path, *, problems: list[str], record: str, ledger: Ledger | None = None
+) -> ReportFiles:
     """Write the report of evidence that is already gathered.
 
     Args:
@@ -136,31 +167,37 @@ def write_report(evidence: Evidence, out: Path, *, problems: list[str], record: 
         out: Folder of the report.
         problems: What could not be read; becomes caveats.
         record: Where the evidence comes from, for the provenance.
+        ledger: Who read the test results before; nobody if not given.
 
     Raises:
         UserError: ``out`` is a file.
     """
     if out.is_file():
         raise UserError(f"--out {out} is a file; give a folder")
+    ledger = ledger or Ledger(this=read_of(evidence))
+    evidence = replace(evidence, seeds_added=bool(ledger.added_seeds))
     tables = build_tables(evidence)
+    answers = collect(evidence, tables, ledger)
     sections = _sections(evidence, tables)
     content = PageContent(
         title=evidence.name,
         subtitle="Does pretraining help, at which scale, with how few labels, and for whom?",
         summary=summary(evidence, tables),
         facts=narrative.facts(evidence, tables),
-        findings=findings(evidence, tables),
+        overview=overview(evidence, answers),
+        findings=findings(evidence, tables, answers),
         caveats=narrative.caveats(evidence, tables, problems),
         sections=sections,
         methods=narrative.methods(evidence, tables),
-        provenance=narrative.provenance(evidence, record),
+        provenance=(*narrative.provenance(evidence, record), ("test results read", ledger.sentence)),
     )
     plots = [plot for section in sections for plot in section.plots]
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
         fresh = Path(temporary)
         (fresh / "index.html").write_text(render_page(content), encoding="utf-8")
-        text = json.dumps(verdict(evidence, tables), indent=2, allow_nan=False, ensure_ascii=False)
+        document = verdict_document(evidence, tables, answers, ledger, content.summary)
+        text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
         (fresh / "verdict.json").write_text(text + "\n", encoding="utf-8")
         _write_tables(tables, fresh / "tables")
         (fresh / "figures").mkdir()
@@ -172,7 +209,8 @@ def write_report(evidence: Evidence, out: Path, *, problems: list[str], record: 
         verdict_json=out / "verdict.json",
         tables=tuple(sorted((out / "tables").iterdir())),
         figures=tuple(sorted((out / "figures").iterdir())),
-        headlines=headlines(evidence, tables),
+        headlines=headlines(evidence, tables, answers),
+        read=ledger.this,
     )
 
 
@@ -197,6 +235,7 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
             plots=tuple(forest_plots(tables.contrasts, baseline)) if len(tables.contrasts) else (),
             empty=f"There is no cell yet that has both a source and {baseline}.",
         ),
+        _where_section(evidence, tables),
         Section(
             anchor="size",
             heading="Model size",
@@ -215,6 +254,7 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
             plots=tuple(subgroup_plots(tables.subgroups, baseline)) if len(tables.subgroups) else (),
             empty="The study names no subgroup columns (statistics.groups), or the predictions lack them.",
         ),
+        _gates_section(tables),
         Section(
             anchor="completeness",
             heading="Completeness",
@@ -232,6 +272,76 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
             empty="No finished trial yet.",
         ),
         *_tuning_section(evidence, tables.tuning),
+        *_further_sections(evidence, tables),
+    )
+
+
+def _further_sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
+    """What decides nothing: the papers' tests, what the uncertainty is made of, ensembles, ranks and fits."""
+    listed = {
+        "Tests as the papers made them": tables.paper_tests,
+        "Where the uncertainty comes from": _uncertainty(tables.contrasts),
+        "Seed ensembles": tables.ensembles,
+        "Ranks over tasks": tables.ranks,
+        "Power laws": tables.curve_fits,
+    }
+    shown = tuple((title, table) for title, table in listed.items() if len(table))
+    if not shown:
+        return ()
+    return (
+        Section(
+            anchor="further",
+            heading="For comparison",
+            intro="Nothing here decides anything. The papers' tests take seeds as independent samples and one test set "
+            "as fixed: their intervals do not cover results on new patients. Shares of uncertainty say what more would "
+            "reduce it; a plain list of seeds changes subset + optimisation, confounded. An ensemble's interval is "
+            "over patients, for these very runs. Ranks need five tasks; power laws need five amounts over 1.5 decades, "
+            "and are as good as their error on the last point, which they have not seen.",
+            tables=shown,
+        ),
+    )
+
+
+def _uncertainty(contrasts: pd.DataFrame) -> pd.DataFrame:
+    """Shares of the variance of the primary contrasts, and how many seeds or patients would decide them."""
+    if contrasts.empty:
+        return contrasts
+    shares = ["patients", "seeds", "subset", "initialisation", "interaction"]
+    names = {f"share_{name}": f"share of {name}" for name in shares}
+    wanted = ["task", "set", "model_scale", "pretraining_source", "data_fraction", "seed_design", *names]
+    table = contrasts.loc[contrasts["primary"], [*wanted, "needed_seeds", "needed_patients"]]
+    table = table.rename(columns=names | {"needed_seeds": "seeds needed", "needed_patients": "patients needed"})
+    return table.rename(columns={"seed_design": "what seeds vary"})
+
+
+def _gates_section(tables: Tables) -> Section:
+    listed = (("Gates", tables.gates), ("Results not used", tables.exclusions))
+    return Section(
+        anchor="gates",
+        heading="Why believe it",
+        intro="Each gate with the number of contrasts that pass it. What cannot be checked counts as not passed.",
+        tables=tuple((title, table) for title, table in listed if len(table)),
+        empty="There is no contrast yet that a gate could hold back.",
+    )
+
+
+def _where_section(evidence: Evidence, tables: Tables) -> Section:
+    listed = (("Amounts at which each source helps", tables.reach), ("Scale effects", tables.scale_effects))
+    return Section(
+        anchor="where",
+        heading="Where, how cheap, how few labels",
+        intro="Amounts and crossings per curve; the benefit over the scales of one ladder; the cheapest cell within "
+        "noise of the best; labels saved.",
+        plots=(
+            *(
+                label_savings_plots(tables.label_savings, tables.label_tests, evidence.baseline)
+                if len(tables.label_savings)
+                else ()
+            ),
+            *(best_set_plots(tables.best_sets, evidence.baseline) if len(tables.best_sets) else ()),
+        ),
+        tables=tuple((title, table) for title, table in listed if len(table)),
+        empty=f"There is no source yet beside {evidence.baseline}.",
     )
 
 
@@ -287,7 +397,7 @@ def main(
     from search_spaces.files import study_name
 
     try:
-        files = build_report(study_name(study), out, tracking_uri)
+        files = build_report(study_name(study), out, tracking_uri, local_ledger=True)
     except ScalecurvesError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from dashboards.cell_tables import CellKey, TaskView
-from dashboards.evidence import IN_DOMAIN, Evidence, GroupEstimate
+from dashboards.cell_tables import TaskView
+from dashboards.evidence import IN_DOMAIN, CellKey, Evidence, GroupEstimate
 from dashboards.statistics import (
     Estimate,
     Influence,

@@ -68,7 +68,8 @@ class SetDesign:
     """One evaluation set.
 
     Attributes:
-        patient: (N,) ids, to recognise the set again.
+        image: (N,) ids, to recognise the set again.
+        patient: (N,) ids, likewise.
         y: Truth, to recognise it again.
         index: All patients.
         groups: Subgroups of every asked column that the set has.
@@ -76,6 +77,7 @@ class SetDesign:
         sizes: images, patients, and the label with fewest positives: rarest_label, n_pos.
     """
 
+    image: NDArray[np.str_]
     patient: NDArray[np.str_]
     y: NDArray[Any]
     index: PatientIndex
@@ -85,9 +87,15 @@ class SetDesign:
 
     def fits(self, prediction: PredictionSet) -> bool:
         """Whether predictions are of this set, image by image."""
-        return np.array_equal(self.patient, prediction.patient) and np.array_equal(
-            self.y, prediction.y, equal_nan=self.y.dtype.kind == "f"
+        return (
+            _equal(self.image, prediction.image)
+            and _equal(self.patient, prediction.patient)
+            and (self.y is prediction.y or np.array_equal(self.y, prediction.y, equal_nan=self.y.dtype.kind == "f"))
         )
+
+
+def _equal(a: NDArray[np.str_], b: NDArray[np.str_]) -> bool:
+    return a is b or np.array_equal(a, b)
 
 
 def design_of(prediction: PredictionSet, columns: Sequence[str]) -> SetDesign:
@@ -112,6 +120,7 @@ def design_of(prediction: PredictionSet, columns: Sequence[str]) -> SetDesign:
         "n_pos": positives[rarest],
     }
     return SetDesign(
+        image=prediction.image,
         patient=prediction.patient,
         y=prediction.y,
         index=index,

@@ -101,6 +101,11 @@ def _curve_axis(axis: Axes, plot: CurvePlot) -> None:
 
 def _draw_series(axis: Axes, series: Series, style: LineStyle, width: float) -> None:
     axis.scatter(series.dots_x, series.dots_y, s=6, color=style.colour, alpha=0.4, linewidths=0)
+    if len(series.hollow):
+        face = ["white" if hollow else style.colour for hollow in series.hollow]
+        marker = style.mpl_marker
+        axis.scatter(series.x, series.y, s=28, c=face, edgecolors=style.colour, marker=marker, linewidths=1.2, zorder=3)
+        return
     axis.errorbar(
         series.x,
         series.y,
@@ -131,8 +136,14 @@ def _intervals(plot: IntervalPlot) -> Figure:
     axes = figure.subplots(len(sizes), 1, squeeze=False, sharex=True, height_ratios=[s + 0.5 for s in sizes]).flat
     for axis, (title, entries) in zip(axes, plot.panels, strict=True):
         axis.set_title(title)
+        if plot.x_log:
+            axis.set_xscale("log")
         axis.set_xlim(*plot.x_range)
         axis.tick_params(labelbottom=True)
+        if plot.x_ticks:
+            axis.xaxis.set_major_locator(FixedLocator([x for x, _ in plot.x_ticks]))
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.set_xticklabels([text for _, text in plot.x_ticks])
         axis.grid(axis="x", color=GRID, linewidth=0.7)
         axis.set_axisbelow(True)
         if plot.zone is not None:
@@ -148,6 +159,7 @@ def _draw_rows(axis: Axes, entries: Sequence[Row], styles: dict[str, LineStyle])
         style = styles[entry.name]
         known = math.isfinite(entry.value)
         if known:
+            _reference(axis, entry, i, style)
             axis.errorbar(
                 [entry.value],
                 [i],
@@ -171,6 +183,17 @@ def _draw_rows(axis: Axes, entries: Sequence[Row], styles: dict[str, LineStyle])
         )
     axis.set_yticks(range(len(entries)), [e.label for e in entries], fontsize=8)
     axis.set_ylim(len(entries) - 0.4, -0.6)
+
+
+def _reference(axis: Axes, entry: Row, i: int, style: LineStyle) -> None:
+    """The second position of a row, and heads where its interval has no end."""
+    if math.isfinite(entry.reference):
+        axis.plot([entry.value, entry.reference], [i, i], color=MUTED, linewidth=0.8, linestyle=":")
+        axis.plot([entry.reference], [i], color=INK, marker="X", markersize=5.5, linestyle="none")
+    heads = [(entry.low, "<", entry.open_low), (entry.high, ">", entry.open_high)]
+    for x, marker, shown in heads:
+        if shown and math.isfinite(x):
+            axis.plot([x], [i], color=style.colour, marker=marker, markersize=6, linestyle="none", clip_on=False)
 
 
 def _matrix(plot: MatrixPlot) -> Figure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +9,17 @@ from typing import Any
 import pandas as pd
 
 from dashboards.amounts import amount_ranks, mean_images
+from dashboards.best_tables import best_rows
 from dashboards.cell_tables import TaskView, cell_rows, view
-from dashboards.contrast_tables import contrast_rows, decide
+from dashboards.contrast_tables import PlannedSeeds, contrast_rows, decide
 from dashboards.evidence import Evidence, task_estimates
-from dashboards.planned import CELL_COLUMNS, CellName
+from dashboards.exclusions import Exclusion, exclusion_table
+from dashboards.label_tables import label_rows
+from dashboards.planned import CELL_COLUMNS, CellName, planned_seeds
 from dashboards.robustness_tables import deficit_rows, shift_summary_rows, shifted_rows, subgroup_rows, with_holm
+from dashboards.side_tables import ensemble_rows, fit_table, paper_rows, rank_table
 from dashboards.tuning_tables import tuning_table
+from dashboards.where_tables import decide_scales, reach_rows, scale_rows
 
 _COUNTS = (
     "n_images",
@@ -29,7 +33,7 @@ _COUNTS = (
 _POSITIVES = "n_positive."
 
 
-_NO_TABLES = ("unreadable", "left_out")
+_NO_TABLES = ("left_out",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +43,17 @@ class Tables:
     Attributes:
         cells: Each cell on each evaluation set: primary and secondary metrics with intervals.
         trial_values: Each trial's primary metric on each set.
-        contrasts: Each source minus the baseline, with verdicts.
+        contrasts: Each source minus the baseline, with verdicts and grades.
+        gates: Each gate of each task, source and set: how many contrasts pass it, and why the others do not.
+        paper_tests: Each contrast as the papers tested it, for comparison.
+        reach: Each curve: the amounts at which the source helps, and where it crosses the baseline's.
+        scale_effects: How the benefit changes with scale, within ladders.
+        best_sets: Each cell of a primary amount against the best of the others.
+        label_savings: Each curve: the labels that the source saves.
+        label_tests: The tests behind it, at each amount.
+        ensembles: The seed ensemble of each cell.
+        ranks: Mean ranks of sources over tasks, from five tasks on.
+        curve_fits: Power laws, where amounts support them.
         in_domain_vs_shifted: Each cell on test and on another set.
         shift_summary: The loss on each shifted set, over all cells of the largest amount.
         subgroups: Each subgroup of each cell.
@@ -49,13 +63,23 @@ class Tables:
         failures: Failed trials.
         data: Labelled images and patients of each amount.
         tuning: What the search of each cell chose.
-        unreadable: Predictions that could not be used, one sentence each.
+        exclusions: Results that are not used, counted by reason.
         left_out: "task, set" -> labels with too few patients to be part of a macro AUC.
     """
 
     cells: pd.DataFrame
     trial_values: pd.DataFrame
     contrasts: pd.DataFrame
+    gates: pd.DataFrame
+    paper_tests: pd.DataFrame
+    reach: pd.DataFrame
+    scale_effects: pd.DataFrame
+    best_sets: pd.DataFrame
+    label_savings: pd.DataFrame
+    label_tests: pd.DataFrame
+    ensembles: pd.DataFrame
+    ranks: pd.DataFrame
+    curve_fits: pd.DataFrame
     in_domain_vs_shifted: pd.DataFrame
     shift_summary: pd.DataFrame
     subgroups: pd.DataFrame
@@ -65,7 +89,7 @@ class Tables:
     failures: pd.DataFrame
     data: pd.DataFrame
     tuning: pd.DataFrame
-    unreadable: tuple[str, ...] = field(default=())
+    exclusions: pd.DataFrame
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def named(self) -> dict[str, pd.DataFrame]:
@@ -75,40 +99,79 @@ class Tables:
 
 def build_tables(evidence: Evidence) -> Tables:
     """Every table of a study. Cells that are not there yet are missing from them, and counted in ``completeness``."""
-    completeness = completeness_table(evidence)
-    failed = _failed_by_cell(completeness)
+    planned = planned_seeds(evidence.plan, evidence.failures)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _PARTS}
-    unreadable: list[str] = []
+    exclusions: list[Exclusion] = []
     left_out: dict[str, tuple[str, ...]] = {}
+    fractions: set[str] = set()
     for estimates in task_estimates(evidence):
         task = view(evidence, estimates)
-        fractions = primary_fractions(evidence, task)
-        rows["cells"] += cell_rows(evidence, task)
-        rows["trial_values"] += _trial_rows(task)
-        rows["contrasts"] += contrast_rows(evidence, task, fractions, failed)
-        rows["in_domain_vs_shifted"] += shifted_rows(evidence, task)
-        rows["shift_summary"] += shift_summary_rows(evidence, task)
-        rows["subgroups"] += subgroup_rows(evidence, task)
-        rows["deficits"] += deficit_rows(evidence, task)
-        unreadable += estimates.unreadable
+        primary = primary_fractions(evidence, task)
+        _add_rows(rows, evidence, task, primary, planned, exclusions)
+        exclusions += estimates.exclusions
         left_out |= {f"{estimates.task}, {name}": labels for name, labels in estimates.left_out.items() if labels}
+        fractions |= primary
     frames = {name: pd.DataFrame(found) for name, found in rows.items()}
-    frames["contrasts"] = decide(evidence, frames["contrasts"])
+    frames["contrasts"], frames["gates"] = decide(evidence, frames["contrasts"])
+    frames["scale_effects"] = decide_scales(evidence, frames["scale_effects"])
     frames["shift_summary"] = with_holm(frames["shift_summary"])
     frames["deficits"] = with_holm(frames["deficits"])
     return Tables(
         **frames,
+        ranks=rank_table(evidence, frames["cells"], fractions),
+        curve_fits=fit_table(frames["cells"]),
         scales=_scales(frames["cells"]),
-        completeness=completeness,
+        completeness=completeness_table(evidence),
         failures=evidence.failures,
         data=data_table(evidence),
         tuning=tuning_table(evidence),
-        unreadable=tuple(unreadable),
+        exclusions=exclusion_table(exclusions),
         left_out=left_out,
     )
 
 
-_PARTS = ("cells", "trial_values", "contrasts", "in_domain_vs_shifted", "shift_summary", "subgroups", "deficits")
+_PARTS = (
+    "cells",
+    "trial_values",
+    "contrasts",
+    "paper_tests",
+    "reach",
+    "scale_effects",
+    "best_sets",
+    "label_savings",
+    "label_tests",
+    "ensembles",
+    "in_domain_vs_shifted",
+    "shift_summary",
+    "subgroups",
+    "deficits",
+)
+
+
+def _add_rows(
+    rows: dict[str, list[dict[str, Any]]],
+    evidence: Evidence,
+    task: TaskView,
+    primary: frozenset[str],
+    planned: PlannedSeeds,
+    exclusions: list[Exclusion],
+) -> None:
+    """The rows of one task, whose estimates are in memory now."""
+    rows["cells"] += cell_rows(evidence, task)
+    rows["trial_values"] += _trial_rows(task)
+    rows["contrasts"] += contrast_rows(evidence, task, primary, planned, exclusions)
+    rows["paper_tests"] += paper_rows(evidence, task)
+    rows["reach"] += reach_rows(evidence, task)
+    rows["scale_effects"] += scale_rows(evidence, task, primary)
+    rows["best_sets"] += best_rows(evidence, task, primary)
+    for savings, tests in label_rows(evidence, task):
+        rows["label_savings"].append(savings)
+        rows["label_tests"] += tests
+    rows["ensembles"] += ensemble_rows(evidence, task)
+    rows["in_domain_vs_shifted"] += shifted_rows(evidence, task)
+    rows["shift_summary"] += shift_summary_rows(evidence, task)
+    rows["subgroups"] += subgroup_rows(evidence, task)
+    rows["deficits"] += deficit_rows(evidence, task)
 
 
 def primary_fractions(evidence: Evidence, task: TaskView) -> frozenset[str]:
@@ -158,13 +221,6 @@ def _seeds_by_cell(rows: pd.DataFrame) -> dict[CellName, set[str]]:
 def _amount_rank(evidence: Evidence, labels: Iterable[str]) -> dict[str, float]:
     """Order of amounts: by the images they gave, else by their number; kinds of amount stay together."""
     return amount_ranks(labels, mean_images(evidence.results))
-
-
-def _failed_by_cell(completeness: pd.DataFrame) -> Counter[CellName]:
-    failed: Counter[CellName] = Counter()
-    for row in completeness.to_dict("records"):
-        failed[tuple(str(row[axis]) for axis in CELL_COLUMNS)] += int(row["failed"])
-    return failed
 
 
 def _trial_rows(task: TaskView) -> list[dict[str, Any]]:

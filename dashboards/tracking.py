@@ -117,6 +117,8 @@ class RecordArtifact:
     STUDY_VERSIONS = "study/versions"
     PLAN = "plan.json"
     REPORT = "report"
+    READS = "reads"
+    """Folder; one file per report that read test results, only ever added to."""
 
 
 def resolve_tracking_uri(given: str | None = None, home: Path | None = None) -> str:

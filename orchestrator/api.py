@@ -311,6 +311,7 @@ def attach_report(
     folder = out or Path("reports") / name
     with console.status("writing the report"):
         files = build_report(name, folder, record.uri, planned=planned)
+        record.add_read(files.read.file_name, files.read.to_json())
         failpoint("report.before_attach")
         record.attach_report(folder)
     return files.index_html.resolve(), tuple(files.headlines)

@@ -255,6 +255,16 @@ class Record:
 
         self._retrying(attach)
 
+    def add_read(self, name: str, entry: str) -> None:
+        """Add one entry to the ledger of reads of test results; there is no way to change or remove one.
+
+        Args:
+            name: File name, different for each.
+            entry: One JSON object.
+        """
+        path = f"{RecordArtifact.READS}/{name}"
+        self._retrying(lambda: self._client.log_text(self.parent_id, entry + "\n", path))
+
     def close(self, *, finished: bool = True) -> None:
         """Set the parent run's status: FINISHED, or KILLED if the sweep was broken off."""
         status = "FINISHED" if finished else "KILLED"

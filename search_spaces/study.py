@@ -112,10 +112,14 @@ class StatisticsSpec(StrictModel):
         family: Holm's correction runs over the whole study.
         groups: Manifest columns for subgroup results (``sex``, ``age_band``, ``site`` or a group column).
         alpha: Two-sided error level.
+        primary_sets: Evaluation sets whose contrasts belong to the primary family; those on other sets are exploratory.
+        price_per_label: Money that one labelled image costs, for the price of labels saved; in any currency.
     """
 
     baseline: str = "random"
     primary_fractions: tuple[Amount, ...] | None = None
+    primary_sets: tuple[str, ...] = Field(default=("test",), min_length=1)
+    price_per_label: float | None = Field(default=None, gt=0)
     delta: float = Field(default=0.01, ge=0)
     family: Literal["study"] = "study"
     groups: tuple[str, ...] = ()
@@ -265,6 +269,10 @@ class Study(StrictModel):
         if self.tuning is not None:
             self.tuning.check_seeds(expand_seeds(self.seeds))
             self.tuning.check_values(self.protocol, "protocol")
+        sets = dict.fromkeys(name for task in self.tasks.values() for name in task.evaluate)
+        for name in self.statistics.primary_sets:
+            if name not in sets:
+                raise ValueError(unknown("evaluation set", name, sets, "statistics.primary_sets"))
         if self.statistics.baseline not in known:
             raise ValueError(unknown("source", self.statistics.baseline, known, "statistics.baseline"))
         return self

@@ -62,6 +62,24 @@ def test_few_labels_are_where_pretraining_is_found_to_help(verdict):
         assert contrast["primary"]
         assert contrast["verdict"] in ("helps", "helps, meaningfully"), contrast["sentence"]
         assert contrast["low"] > 0
+        assert contrast["words"] == f"suggests: {contrast['verdict']}"  # two seeds suggest, and do not state
+
+
+def test_the_terminal_says_the_same_as_the_answers(demo, verdict):
+    output = " ".join((demo / "output.txt").read_text().split())
+    primary = [a for a in verdict["questions"][0]["answers"] if a["numbers"]["primary"]]
+    helped = [a for a in primary if a["word"].startswith("helps")]
+    assert len(helped) >= 3
+    assert f"Of {len(primary)} primary comparisons with random, {len(helped)} seem to help" in output
+    assert "“Seems to” because of: fewer than 3 seeds" in output
+
+
+def test_no_patient_of_an_evaluation_set_is_in_training(verdict):
+    leakage = [gate for gate in verdict["gates"] if gate["gate"] in ("leakage", "upstream overlap", "pairing")]
+    assert leakage
+    assert all(gate["passed"] == gate["contrasts"] for gate in leakage), leakage
+    assert verdict["exclusions"] == []
+    assert verdict["ledger"]["earlier"] == []
 
 
 @pytest.mark.parametrize("truth", GAINS, ids=lambda t: t.sentence)

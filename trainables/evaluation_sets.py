@@ -47,6 +47,9 @@ class EvaluationRows:
         raw: Labels as the manifest has them: (images, labels) float32 with 1, 0, -1 uncertain and NaN blank; or
             (images,) int64 with -1 unknown.
         targets: The same with every label masked (NaN; -1) that is not scored.
+        shared_patients: Patients of the set whose id is that of a patient in training or validation, whatever the
+            amount. 0 in the task's own manifest, where they are refused; in another manifest equal ids need not mean
+            the same person.
     """
 
     manifest: Manifest
@@ -54,6 +57,7 @@ class EvaluationRows:
     columns: Columns
     raw: NDArray[Any]
     targets: NDArray[Any]
+    shared_patients: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +149,7 @@ class _Rows:
         train = self._split_rows(Split.TRAIN, train_targets)
         val = self._split_rows(Split.VAL, val_targets)
         self._seen = np.union1d(train, val)
+        self._trained = set(self._patients.iloc[self._seen])
         return TaskRows(
             manifest=self._manifest,
             train=train,
@@ -212,13 +217,19 @@ class _Rows:
             known = f"; {chosen.sum()} match, but without a known label of the task" if chosen.any() else ""
             raise UserError(f"{place}: the evaluation set is empty{known}. {_describe(spec, other)}")
         self._refuse_trained(place, other, own, rows)
-        return EvaluationRows(manifest=other, positions=rows, columns=columns, raw=raw[rows], targets=targets[rows])
+        return EvaluationRows(
+            manifest=other,
+            positions=rows,
+            columns=columns,
+            raw=raw[rows],
+            targets=targets[rows],
+            shared_patients=len(self._trained & set(other.table[Column.PATIENT_ID].iloc[rows])),
+        )
 
     def _refuse_trained(self, place: str, other: Manifest, own: bool, rows: Positions) -> None:
         """Images that are trained on by either path; patients only where ids mean the same."""
         if own:
-            trained = set(self._patients.iloc[self._seen])
-            shared = other.table[Column.PATIENT_ID].iloc[rows].isin(trained)
+            shared = other.table[Column.PATIENT_ID].iloc[rows].isin(self._trained)
         else:
             files = _files(self._manifest, self._seen)
             shared = pd.Series(sorted(_files(other, rows) & files))

@@ -202,8 +202,10 @@ class _Run:
         for name in sets:
             logits = self._logits(module, data.sets[name])
             if logits is not None:
-                frame = prediction_frame(data.sets[name], self._trial.task)
-                tables[name] = predictions_table(frame, logits, self._trial, name)
+                images = data.sets[name]
+                frame = prediction_frame(images, self._trial.task)
+                shared = (images.shared_patients, images.same_ids)
+                tables[name] = predictions_table(frame, logits, self._trial, name, shared)
         return tables
 
     def _logits(self, module: nn.Module, images: LabelledSet) -> NDArray[Any] | None:

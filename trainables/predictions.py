@@ -20,7 +20,13 @@ NO_AGGREGATION = "none"
 """One forward pass per image; no test-time augmentation."""
 
 
-def predictions_table(frame: pd.DataFrame, logits: NDArray[Any], trial: ResolvedTrial, set_name: str) -> pa.Table:
+def predictions_table(
+    frame: pd.DataFrame,
+    logits: NDArray[Any],
+    trial: ResolvedTrial,
+    set_name: str,
+    shared_patients: tuple[int, bool] | None = None,
+) -> pa.Table:
     """The table of one evaluation set.
 
     Args:
@@ -28,10 +34,12 @@ def predictions_table(frame: pd.DataFrame, logits: NDArray[Any], trial: Resolved
         logits: (N, L), in the order of the frame and of the task's labels.
         trial: Whose predictions these are.
         set_name: The evaluation set.
+        shared_patients: How many of its patients have the id of one in training or validation, and whether equal ids
+            mean the same person; None if it was not looked for.
 
     Returns:
         ``frame`` with ``z_<label>`` float32 columns. Metadata: trial_id, task, kind, labels (JSON), set,
-        set_hash, aggregation.
+        set_hash, aggregation, shared_patients and same_ids.
 
     Raises:
         ValueError: The number of rows or labels does not match.
@@ -51,6 +59,8 @@ def predictions_table(frame: pd.DataFrame, logits: NDArray[Any], trial: Resolved
         "set_hash": set_hash(frame),
         "aggregation": NO_AGGREGATION,
     }
+    if shared_patients is not None:
+        metadata |= {"shared_patients": str(shared_patients[0]), "same_ids": str(shared_patients[1]).lower()}
     return table.replace_schema_metadata(metadata)
 
 

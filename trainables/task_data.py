@@ -9,7 +9,7 @@ import hmac
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class LabelledSet:
             and evaluation sets also the truth (``y_<label>`` float32 and ``raw_<label>`` Int8, blank where unknown; or
             ``y`` int16). Index 0..N-1.
         hash_key: Key of the hashes that stand for ids in predictions.
+        shared_patients: Of an evaluation set: see ``trainables.evaluation_sets.EvaluationRows``.
+        same_ids: Whether its patient ids are those of training: one manifest.
     """
 
     images: NDArray[np.uint8]
@@ -54,6 +56,8 @@ class LabelledSet:
     targets: NDArray[np.float32] | NDArray[np.int64]
     frame: pd.DataFrame
     hash_key: bytes
+    shared_patients: int = 0
+    same_ids: bool = True
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -247,7 +251,14 @@ def _loaded(library: TaskLibrary, task: ResolvedTask, storage_size: int, side: i
             hash_key=rows.manifest.hash_key,
         ),
         val=_evaluation_set(own, rows.val_set, task),
-        sets={name: _evaluation_set(stores[of.manifest.key], of, task) for name, of in rows.sets.items()},
+        sets={
+            name: replace(
+                _evaluation_set(stores[of.manifest.key], of, task),
+                shared_patients=of.shared_patients,
+                same_ids=of.manifest.key == rows.manifest.key,
+            )
+            for name, of in rows.sets.items()
+        },
     )
 
 

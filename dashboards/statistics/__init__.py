@@ -35,6 +35,7 @@ from dashboards.statistics.contrasts import MIN_SEEDS as MIN_SEEDS
 from dashboards.statistics.contrasts import MIN_TEST_PATIENTS as MIN_TEST_PATIENTS
 from dashboards.statistics.contrasts import Estimate as Estimate
 from dashboards.statistics.contrasts import Runs as Runs
+from dashboards.statistics.contrasts import Term as Term
 from dashboards.statistics.contrasts import combined_interval as combined_interval
 from dashboards.statistics.contrasts import common_seeds as common_seeds
 from dashboards.statistics.contrasts import contrast as contrast
@@ -46,6 +47,8 @@ from dashboards.statistics.convergence import median_time as median_time
 from dashboards.statistics.convergence import threshold as threshold
 from dashboards.statistics.convergence import time_ratio as time_ratio
 from dashboards.statistics.convergence import time_to_threshold as time_to_threshold
+from dashboards.statistics.crossings import BenefitCrossing as BenefitCrossing
+from dashboards.statistics.crossings import benefit_crossing as benefit_crossing
 from dashboards.statistics.curve_fits import PowerLaw as PowerLaw
 from dashboards.statistics.curve_fits import fit_power_law as fit_power_law
 from dashboards.statistics.curve_fits import held_out_last_point as held_out_last_point

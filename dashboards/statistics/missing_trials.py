@@ -84,7 +84,11 @@ class Comparison:
 
 
 def verdicts_at_chance(
-    family: Sequence[Comparison], delta: float, *, alpha: float = 0.05, higher_is_better: bool = True
+    family: Sequence[Comparison],
+    delta: float,
+    *,
+    alpha: float = 0.05,
+    higher_is_better: bool | Sequence[bool] = True,
 ) -> tuple[Verdict, ...]:
     """The verdicts of a family, in its order, with every lost trial scored at chance and Holm's correction anew.
 
@@ -92,13 +96,17 @@ def verdicts_at_chance(
         family: All contrasts of the primary family, those without lost trials too.
         delta: Smallest difference of practical meaning.
         alpha: Error level.
-        higher_is_better: False for losses.
+        higher_is_better: False for losses; one for all, or one per contrast of a family of several metrics.
+
+    Raises:
+        ValueError: Another number of directions than contrasts, or a seed that is both finished and lost.
     """
+    better = [higher_is_better] * len(family) if isinstance(higher_is_better, bool) else list(higher_is_better)
     estimates = [contrast(*comparison.at_chance()) for comparison in family]
     adjusted = adjust_p_values([estimate.p for estimate in estimates])
     return tuple(
-        classify(estimate, float(p), delta, alpha=alpha, higher_is_better=higher_is_better)
-        for estimate, p in zip(estimates, adjusted, strict=True)
+        classify(estimate, float(p), delta, alpha=alpha, higher_is_better=up)
+        for estimate, p, up in zip(estimates, adjusted, better, strict=True)
     )
 
 

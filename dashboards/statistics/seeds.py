@@ -23,7 +23,7 @@ SeedKey = int | str | tuple[int, int] | Seed
 _EXACT_SIGNS = 15
 """Pairs up to which every pattern of signs is tried."""
 
-_NO_SPREAD = 1e-12
+NO_SPREAD = 1e-12
 """Standard deviations below this are rounding, not variation."""
 
 
@@ -140,7 +140,7 @@ def _one_way(values: Sequence[float] | FloatArray) -> tuple[float, float]:
     if len(values) < 2:
         return float("nan"), 0.0
     sd = float(np.std(values, ddof=1))
-    return (0.0 if sd < _NO_SPREAD else sd**2 / len(values)), float(len(values) - 1)
+    return (0.0 if sd < NO_SPREAD else sd**2 / len(values)), float(len(values) - 1)
 
 
 def _mean(values: Mapping[SeedKey, float], weights: Mapping[SeedKey, float]) -> float:
@@ -152,7 +152,7 @@ def _crossed(values: Mapping[SeedKey, float]) -> SeedSpread:
 
     With S subsets and K inits the mean has variance ``(MS_subset + MS_init - MS_residual) / (SK)`` in expectation
     (Searle, Casella & McCulloch 1992, chapter 4); it is taken as no less than ``max(MS_subset, MS_init) / (SK)``.
-    Degrees of freedom by Satterthwaite.
+    Degrees of freedom by Satterthwaite. Where neither main effect shows, the interaction alone is taken as the noise.
     """
     grid = _grid(values)
     s, k = grid.shape
@@ -163,7 +163,9 @@ def _crossed(values: Mapping[SeedKey, float]) -> SeedSpread:
     ms_rest = float((rest**2).sum()) / ((s - 1) * (k - 1))
     variance = max(ms_subset + ms_init - ms_rest, ms_subset, ms_init) / (s * k)
     noise = ms_subset**2 / (s - 1) + ms_init**2 / (k - 1)
-    negligible = float(np.std(grid)) < _NO_SPREAD
+    if not noise > 0:
+        variance, noise = ms_rest / (s * k), ms_rest**2 / ((s - 1) * (k - 1))
+    negligible = float(np.std(grid)) < NO_SPREAD
     return SeedSpread(
         mean=float(mean),
         variance=0.0 if negligible else variance,

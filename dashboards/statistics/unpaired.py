@@ -6,6 +6,7 @@ new patients in as little as 37 % of studies. Nothing is decided by them.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import numpy as np
 from scipy import stats
 
 from dashboards.statistics.contrasts import Runs
+from dashboards.statistics.seeds import NO_SPREAD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,11 @@ class SeedTest:
     n_a: int
     n_b: int
 
+    def one_sided_p(self, *, higher_is_better: bool = True) -> float:
+        """p of "A is not better than B"; t is symmetric, so it follows from the two-sided p and the sign."""
+        better = self.difference > 0 if higher_is_better else self.difference < 0
+        return self.p / 2 if better else 1 - self.p / 2
+
 
 def unpaired_t_test(runs_a: Runs, runs_b: Runs, *, equal_variances: bool = False) -> SeedTest:
     """Two independent samples of seeds: Welch's test, or Student's with ``equal_variances``.
@@ -57,9 +64,11 @@ def unpaired_t_test(runs_a: Runs, runs_b: Runs, *, equal_variances: bool = False
     if min(len(a), len(b)) < 2:
         return SeedTest(difference=nan, low=nan, high=nan, df=nan, p=nan, n_a=len(a), n_b=len(b))
     difference = float(np.mean(a) - np.mean(b))
-    if np.ptp(a) == 0 and np.ptp(b) == 0:
+    if max(np.ptp(a), np.ptp(b)) < NO_SPREAD:
         return SeedTest(difference=difference, low=nan, high=nan, df=nan, p=nan, n_a=len(a), n_b=len(b))
-    found = stats.ttest_ind(a, b, equal_var=equal_variances)
+    with warnings.catch_warnings():  # one side alone may agree to rounding: its variance is then 0, as it should be
+        warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
+        found = stats.ttest_ind(a, b, equal_var=equal_variances)
     low, high = found.confidence_interval(0.95)
     return SeedTest(
         difference=difference,

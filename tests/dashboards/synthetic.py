@@ -71,7 +71,9 @@ def make_study(*, seeds: int = 3, **changes: object) -> Study:
         "seeds": seeds,
         "scales": {name: {"factory": "nets:net", "input_size": 32, "ladder": "nets"} for name in SCALES},
         "sources": {
-            "natural": {"by_scale": {name: {"file": f"/weights/{name}.pth"} for name in SCALES}},
+            "natural": {
+                "by_scale": {name: {"file": f"/weights/{name}.pth", "contents": ["photographs"]} for name in SCALES}
+            },
             "natural_meanvar": {"transform": "mean_var", "of": "natural"},
         },
         "tasks": tasks,
@@ -190,6 +192,7 @@ def _predict(crowd: _Crowd, signal: float, rng: np.random.Generator) -> Predicti
         patient=crowd.patient,
         site=None,
         groups={"sex": crowd.sex},
+        shared_patients=0,
     )
 
 

@@ -12,11 +12,13 @@ from typer.testing import CliRunner
 
 from dashboards import report
 from dashboards.evidence import target_results
-from dashboards.findings import contrast_sentence, findings, headlines
+from dashboards.findings import findings, headlines
 from dashboards.planned import readable_plan
 from dashboards.plots import records
 from dashboards.prediction_sets import PredictionSet
 from dashboards.report import build_report, gather, write_report
+from dashboards.verdict.frame import collect
+from dashboards.verdict.words import contrast_sentence
 from search_spaces.exceptions import UserError
 from tests.dashboards.synthetic import (
     SyntheticStudy,
@@ -110,7 +112,8 @@ class TestWholeReport:
 
     def test_headlines_name_what_was_planted(self, whole_report):
         text = "\n".join(whole_report.headlines)
-        assert "Of 16 primary comparisons with random, 4 help" in text
+        assert "Of 16 primary comparisons with random, 4 seem to help, 0 hurt and 12 are undecided" in text
+        assert "“Seems to” because of: fewer than 5 seeds" in text
         for planted in ("on skin at 5 % (small)", "on brain at 5 % (large)", "on clinic_b", "sex = F"):
             assert planted in text
         assert "natural_meanvar helps" not in text
@@ -119,11 +122,13 @@ class TestWholeReport:
 def test_sentence_says_effect_interval_p_seeds_and_patients():
     row = records(whole_tables().contrasts.query("primary"))[0]
     row |= {"estimate": 0.0412, "low": 0.0101, "high": 0.0711, "p_adjusted": 0.0121, "verdict": "helps"}
-    assert contrast_sentence(row | {"cap": ""}) == (
+    assert contrast_sentence(row | {"wording": "states"}) == (
         "natural helps on skin at 5 % (small): +0.041 macro AUC "
         "(95 % CI +0.010 to +0.071; Holm p = 0.012; 3 seeds, 150 patients)."
     )
-    assert contrast_sentence(row | {"cap": "x"}).startswith("natural seems to help on skin")
+    assert contrast_sentence(row | {"wording": "suggests"}).startswith("natural seems to help on skin")
+    silent = contrast_sentence(row | {"wording": "no verdict", "cap": "2 patients in both training and evaluation"})
+    assert silent.startswith("No verdict on natural on skin at 5 % (small): 2 patients in both")
     undecided = contrast_sentence(row | {"verdict": "undecided", "p_adjusted": float("nan")})
     assert undecided.startswith("Undecided whether natural helps on skin")
     assert "not tested" in undecided
@@ -131,16 +136,19 @@ def test_sentence_says_effect_interval_p_seeds_and_patients():
 
 
 def test_undecided_findings_say_what_is_missing():
-    blocks = findings(evidence_of(whole_study()), whole_tables())
-    undecided = [f for block in blocks for f in block.findings if f.badge == "undecided"]
+    evidence = evidence_of(whole_study())
+    blocks = findings(evidence, whole_tables(), collect(evidence, whole_tables()))
+    undecided = [f for block in blocks if block.heading.startswith("1.") for f in block.findings]
+    undecided = [f for f in undecided if f.badge == "undecided"]
     assert undecided
     assert all("resolve 0.01" in f.detail for f in undecided)
 
 
 def test_held_back_findings_say_suggests_and_why():
     tables = whole_tables()
-    contrasts = tables.contrasts.assign(cap="fewer than 3 seeds")
-    blocks = findings(evidence_of(whole_study()), dataclasses.replace(tables, contrasts=contrasts))
+    contrasts = tables.contrasts.assign(cap="fewer than 3 seeds", wording="suggests")
+    evidence, held = evidence_of(whole_study()), dataclasses.replace(tables, contrasts=contrasts)
+    blocks = findings(evidence, held, collect(evidence, held))
     badges = {f.badge for block in blocks for f in block.findings}
     assert "suggests: helps, meaningfully" in badges
     assert "helps, meaningfully" not in badges
@@ -276,6 +284,8 @@ def recorded(monkeypatch):
             reads.append(key)
             return super().__getitem__(key)
 
+    monkeypatch.setattr(report, "recorded_reads", lambda name, uri: [])
+
     def load_predictions(rows, tracking_uri):
         wanted = set(rows["trial_id"])
         return Recorded({key: p for key, p in study.predictions.items() if key[0] in wanted})
@@ -316,10 +326,10 @@ def test_trials_of_an_earlier_version_are_counted_not_shown(recorded):
 
 
 def test_command_line_prints_the_findings(monkeypatch, tmp_path, whole_report):
-    monkeypatch.setattr(report, "build_report", lambda *a: whole_report)
+    monkeypatch.setattr(report, "build_report", lambda *a, local_ledger: whole_report)
     result = CliRunner().invoke(report.app, ["synthetic", "--out", str(tmp_path / "out")])
     assert result.exit_code == 0
-    assert "4 help" in result.output
+    assert "4 seem to help" in result.output
     assert "index.html" in result.output
 
 
@@ -332,10 +342,12 @@ def test_command_line_ends_with_one_message_if_there_is_no_record(tmp_path):
 
 
 def test_undecided_findings_are_no_headlines():
-    lines = headlines(evidence_of(whole_study()), whole_tables())
+    evidence = evidence_of(whole_study())
+    lines = headlines(evidence, whole_tables(), collect(evidence, whole_tables()))
     primary = records(whole_tables().contrasts.query("primary"))
     decided = [contrast_sentence(r) for r in primary if r["verdict"] != "undecided"]
-    assert [line for line in lines if "(small)" in line or "(large)" in line] == decided
+    assert lines[1 : 1 + len(decided)] == decided
+    assert not any("ndecided whether" in line for line in lines)
 
 
 @pytest.mark.browser

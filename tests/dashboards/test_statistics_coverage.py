@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from benchmarks import null_studies
+from benchmarks import null_studies, null_verdicts
 from benchmarks.coverage import CASE_DOMINATED, NULLS, POOL, SEED_DOMINATED, SETTINGS, cover
 from benchmarks.simulated_studies import Binormal, difference
 
@@ -65,3 +67,25 @@ def test_coverage_with_two_thousand_replications():
     found = cover(difference(SEED_DOMINATED, 5), 2000, seed=3)
     assert found.coverage >= 0.93
     assert found.width_ratio < 1.6
+
+
+def test_the_whole_verdict_claims_nothing_where_there_is_nothing():
+    found = null_verdicts.shares(5, 2, np.random.default_rng(3))
+    assert set(found) == set(null_verdicts.CLAIMS)
+    assert sum(found.values()) <= 1 / 2  # one false claim of one kind in two studies is chance
+
+
+def test_the_claims_that_are_counted_would_be_seen(monkeypatch):
+    """The counter sees what a source that helps is said to do, so that zero false claims mean something."""
+    fractions = {"0.1": (90, 2.4), "0.3": (270, 2.4), "1": (900, 2.4)}
+    rng = np.random.default_rng(4)
+    evidence = null_verdicts.null_evidence(5, rng)
+    monkeypatch.setattr(null_verdicts, "FRACTIONS", fractions)
+    helped = null_verdicts.null_evidence(5, np.random.default_rng(4))
+    predictions = {
+        key: helped.predictions[key] if "natural" in key[0] else p for key, p in evidence.predictions.items()
+    }
+    monkeypatch.setattr(null_verdicts, "null_evidence", lambda seeds, rng: replace(evidence, predictions=predictions))
+    found = null_verdicts.false_claims(5, rng)
+    assert found["help or harm in the primary family"] == 1
+    assert found["labels saved"] == 1

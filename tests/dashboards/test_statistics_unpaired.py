@@ -46,3 +46,20 @@ def test_groups_of_one_and_equal_values_are_undefined():
 def test_undefined_runs_are_left_out():
     found = unpaired_t_test(cell([0.8, 0.81, float("nan")]), cell([0.7, 0.72]))
     assert found.n_a == 2
+
+
+@pytest.mark.parametrize("equal_variances", [True, False])
+def test_a_side_that_agrees_to_rounding_has_no_spread_of_its_own(equal_variances):
+    alike, spread = [0.5, 0.5, 0.5 + 1e-16], [0.6, 0.7, 0.8]
+    found = unpaired_t_test(cell(alike), cell(spread), equal_variances=equal_variances)
+    assert found.difference == pytest.approx(-0.2)
+    assert 0 < found.p < 0.2
+    assert np.isnan(unpaired_t_test(cell(alike), cell([0.5, 0.5 + 1e-15])).p)
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_one_sided_p_is_scipys(higher_is_better):
+    a, b = [0.86, 0.87, 0.88], [0.85, 0.84, 0.86]
+    side = "greater" if higher_is_better else "less"
+    expected = stats.ttest_ind(a, b, equal_var=False, alternative=side).pvalue
+    assert unpaired_t_test(cell(a), cell(b)).one_sided_p(higher_is_better=higher_is_better) == pytest.approx(expected)

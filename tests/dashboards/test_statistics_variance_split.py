@@ -39,3 +39,11 @@ def test_nothing_to_split():
     assert variance_split([(1.0, cell([0.8]))]) is None
     assert variance_split([(1.0, cell([0.8, 0.8]))]) is None
     assert variance_split([(1.0, cell([0.8, 0.9])), (-1.0, cell({7: 0.8, 8: 0.9}))]) is None
+
+
+def test_crossed_seeds_of_which_neither_shows_leave_the_interaction_as_noise():
+    from dashboards.statistics import seed_spread
+
+    found = seed_spread({(0, 0): 0.7, (0, 1): 0.8, (1, 0): 0.8, (1, 1): 0.7})
+    assert found.variance == pytest.approx(0.01 / 4)
+    assert found.df == pytest.approx(1.0)

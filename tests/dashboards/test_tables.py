@@ -262,7 +262,8 @@ def test_failed_trial_holds_a_verdict_back():
     results = whole_study().results
     lost = trial_ids(results, **HELPED)[0]
     row = caps_of(results[results["trial_id"] != lost], pd.DataFrame([failure()]))
-    assert "1 failed trial, not missing at random" in row["cap"]
+    assert "1 planned trial without a result, not missing at random" in row["cap"]
+    assert not row["holds_at_chance"]
     assert row["n_seeds"] == 2
 
 
@@ -387,7 +388,8 @@ def test_predictions_that_cannot_be_used_cost_their_trial_only():
     predictions = dict(study.predictions)
     predictions[broken, "test"] = dataclasses.replace(predictions[broken, "test"], logits=np.zeros((3, 3), np.float32))
     tables = build_tables(evidence_of(study, predictions=predictions))
-    assert [text.split(":")[0] for text in tables.unreadable] == [f"{broken} test"]
+    excluded = row_of(tables.exclusions, reason="predictions missing or unreadable (interrupted upload)")
+    assert (excluded["task"], excluded["set"], excluded["trials"], excluded["trial_ids"]) == ("skin", "test", 1, broken)
     assert row_of(tables.contrasts, set="test", **HELPED)["n_seeds"] == 2
 
 

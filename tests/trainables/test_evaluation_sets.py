@@ -206,3 +206,17 @@ def test_tasks_without_training_or_validation_rows(library, change, message):
     with pytest.raises(UserError) as caught:
         task_rows(library, make_task(library, "findings", **fields))
     assert message in str(caught.value)
+
+
+def test_patients_shared_with_training_are_counted_by_their_ids(library):
+    """In the task's own manifest there are none; ids of another manifest are compared as they are."""
+    original = library.load("findings")
+    other = multilabel_table().assign(split="test")
+    save_manifest(library, "elsewhere", Kind.MULTILABEL, ("opacity", "nodule"), other)
+    evaluate = {"test": {}, "there": {"manifest": "elsewhere"}}
+    rows = task_rows(library, make_task(library, "findings", evaluate))
+    trained = set(original.table["patient_id"].iloc[np.union1d(rows.train, rows.val)])
+    there = rows.sets["there"]
+    expected = len(trained & set(there.manifest.table["patient_id"].iloc[there.positions]))
+    assert rows.sets["test"].shared_patients == 0
+    assert there.shared_patients == expected > 0

@@ -57,3 +57,12 @@ def test_the_set_hash_does_not_depend_on_groups_or_the_order_of_columns():
 def test_the_set_hash_knows_patients_and_truth(column):
     changed = FRAME.assign(**{column: [0, 1]})
     assert set_hash(changed) != set_hash(FRAME)
+
+
+def test_patients_shared_with_training_travel_with_the_predictions(tmp_path):
+    from dashboards.prediction_sets import read_predictions
+
+    for given, expected in ((None, (None, True)), ((0, True), (0, True)), ((3, False), (3, False))):
+        table = predictions_table(FRAME, np.zeros((2, 1)), toy_trial(), "test", shared_patients=given)
+        read = read_predictions(write_predictions(table, tmp_path, "test"))
+        assert (read.shared_patients, read.same_ids) == expected

@@ -1,0 +1,87 @@
+"""One evaluation set may have been another one when some trials were scored: all results must be of the same images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from dashboards.prediction_sets import PredictionSet
+from dashboards.set_design import SetDesign, design_of
+from dashboards.statistics import Influence, Metric, chance_run
+
+
+class SetVersions:
+    """What each evaluation set of a task was, by trial, read from truth, patients and images.
+
+    Args:
+        columns: Subgroup columns to look for.
+
+    Attributes:
+        designs: Set -> the design of the version that is used, once ``settle`` has chosen it; till then the first.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._columns = columns
+        self._versions: dict[str, list[tuple[SetDesign, PredictionSet]]] = {}
+        self._of: dict[tuple[str, str], int] = {}
+        self._shared: dict[str, set[int | None]] = {}
+        self.designs: dict[str, SetDesign] = {}
+
+    def add(self, trial_id: str, prediction: PredictionSet) -> SetDesign:
+        """The design that a trial's predictions are about.
+
+        Raises:
+            ValueError: The predictions do not fit together (``design_of``).
+        """
+        if len(prediction.logits) != len(prediction.patient):
+            raise ValueError(f"{len(prediction.logits)} rows of logits for {len(prediction.patient)} images")
+        known = self._versions.setdefault(prediction.name, [])
+        number = next((i for i, (design, _) in enumerate(known) if design.fits(prediction)), len(known))
+        if number == len(known):
+            known.append((design_of(prediction, self._columns), prediction))
+            self.designs.setdefault(prediction.name, known[0][0])
+        self._of[trial_id, prediction.name] = number
+        unsure = not prediction.same_ids and prediction.shared_patients != 0
+        self._shared.setdefault(prediction.name, set()).add(None if unsure else prediction.shared_patients)
+        return known[number][0]
+
+    def of(self, trial_id: str, name: str) -> SetDesign:
+        """The design that a trial was scored on."""
+        return self._versions[name][self._of[trial_id, name]][0]
+
+    def settle(self) -> Iterator[tuple[str, str, str]]:
+        """Choose the version of each set that most trials were scored on (of equals the first that was read).
+
+        Yields:
+            (trial_id, set, what differs) of every result on another one.
+        """
+        for name, known in self._versions.items():
+            counts = Counter(number for (_, other), number in self._of.items() if other == name)
+            used = max(counts, key=lambda number: (counts[number], -number))
+            self.designs[name] = known[used][0]
+            self._versions[name] = [known[used]]
+            for (trial_id, other), number in list(self._of.items()):
+                if other == name and number != used:
+                    yield trial_id, name, _difference(known[number][1], known[used][1], counts[used])
+                if other == name:
+                    self._of[trial_id, name] = 0
+
+    def labels(self, name: str) -> tuple[str, ...]:
+        """Labels of a set, once settled."""
+        return self._versions[name][0][1].labels
+
+    def chance(self, name: str, metric: str) -> Influence:
+        """A run on the set that knows its prevalences alone, once settled."""
+        design, prediction = self._versions[name][0]
+        classes = design.classes if metric == Metric.AUC_MACRO else None
+        return chance_run(metric, prediction.kind, prediction.labels, prediction.y, design.index, classes)
+
+    def shared_patients(self, name: str) -> int | None:
+        """The most patients that any trial's predictions say are in training too; None if one does not know."""
+        counts = self._shared[name]
+        return None if None in counts else max(count for count in counts if count is not None)
+
+
+def _difference(found: PredictionSet, used: PredictionSet, trials: int) -> str:
+    which = f"set {found.set_hash} instead of {used.set_hash}, " if found.set_hash and used.set_hash else ""
+    return f"{which}{len(found.image)} images; the one that is used has {len(used.image)} ({trials} trials)"

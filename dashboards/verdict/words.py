@@ -1,0 +1,165 @@
+"""Sentences and grades that the answers share: a claim is worded no stronger than the gates allow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import pandas as pd
+
+from dashboards.answers import Number, Tone
+from dashboards.evidence import IN_DOMAIN
+from dashboards.plots import records
+from dashboards.statistics import Letter, Wording
+from dashboards.style import amount_text, metric_label, p_value, sample_text, signed
+
+TONES: dict[str, Tone] = {
+    "helps, meaningfully": "good",
+    "helps": "good",
+    "hurts": "bad",
+    "no meaningful difference": "even",
+    "undecided": "open",
+}
+_CLAIMS = {
+    "helps, meaningfully": ("{source} helps, meaningfully, {where}", "{source} seems to help {where}"),
+    "helps": ("{source} helps {where}", "{source} seems to help {where}"),
+    "hurts": ("{source} hurts {where}", "{source} seems to hurt {where}"),
+    "no meaningful difference": (
+        "{source} makes no meaningful difference {where}",
+        "{source} seems to make no meaningful difference {where}",
+    ),
+    "undecided": ("Undecided whether {source} helps {where}", "Undecided whether {source} helps {where}"),
+}
+NO_VERDICT = str(Wording.NONE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """How strong an answer that rests on several contrasts may be.
+
+    Attributes:
+        grade: The worst of their grades; None without a contrast.
+        wording: The weakest wording of any.
+        caps: Why it is not "states".
+    """
+
+    grade: Literal["A", "B", "C", "F"] | None
+    wording: Wording
+    caps: tuple[str, ...]
+
+    @property
+    def states(self) -> bool:
+        """Whether nothing holds the wording back."""
+        return self.wording is Wording.STATES
+
+    def words(self, word: str) -> str:
+        """The word of an answer; "no verdict" where none may be given."""
+        return NO_VERDICT if self.wording is Wording.NONE else word
+
+    def verb(self, plain: str, hedged: str) -> str:
+        """``helps`` or ``seems to help``."""
+        return plain if self.states else hedged
+
+
+def held_back(
+    contrasts: pd.DataFrame,
+    *,
+    task: str,
+    set_name: str,
+    source: str | None = None,
+    scales: Collection[str] | None = None,
+    fractions: Collection[str] | None = None,
+) -> Held:
+    """What the gates of the contrasts behind an answer leave of it.
+
+    Args:
+        contrasts: ``Tables.contrasts``.
+        task: Task of the answer.
+        set_name: Its evaluation set.
+        source: Source; all if None.
+        scales: Model scales; all if None.
+        fractions: Amounts; all if None.
+    """
+    if contrasts.empty:
+        return Held(grade=None, wording=Wording.SUGGESTS, caps=("no contrast with the baseline",))
+    chosen = contrasts[(contrasts["task"] == task) & (contrasts["set"] == set_name)]
+    wanted: dict[str, Collection[str] | None] = {
+        "pretraining_source": None if source is None else (source,),
+        "model_scale": scales,
+        "data_fraction": fractions,
+    }
+    for column, values in wanted.items():
+        if values is not None:
+            chosen = chosen[chosen[column].isin(list(values))]
+    if chosen.empty:
+        return Held(grade=None, wording=Wording.SUGGESTS, caps=("no contrast with the baseline",))
+    letters, order = list(Letter), list(Wording)
+    worst = max((Letter(str(g)) for g in chosen["grade"]), key=letters.index)
+    wording = max((Wording(str(w)) for w in chosen["wording"]), key=order.index)
+    caps = dict.fromkeys(cap for text in chosen["cap"] for cap in listed(str(text)))
+    return Held(grade=as_grade(worst), wording=wording, caps=tuple(caps))
+
+
+def as_grade(letter: object) -> Literal["A", "B", "C", "F"]:
+    """The letter as the type that an answer has."""
+    return cast('Literal["A", "B", "C", "F"]', str(letter))
+
+
+def listed(text: str) -> list[str]:
+    """Parts of a text that are joined by semicolons."""
+    return [part for part in text.split("; ") if part]
+
+
+def contrast_sentence(row: Mapping[str, Any]) -> str:
+    """``natural helps on ham10000 at 5 % (resnet20): +0.041 macro AUC (95 % CI ...; Holm p = 0.012; 3 seeds, ...).``"""
+    where = f"on {row['task']} at {amount_text(str(row['data_fraction']))} ({row['model_scale']})"
+    where += evaluated_on(str(row["set"]))
+    if row["wording"] == NO_VERDICT and row["verdict"] != "undecided":
+        return f"No verdict on {row['pretraining_source']} {where}: {row['cap']}."
+    hedged = row["wording"] != Wording.STATES
+    claim = _CLAIMS[str(row["verdict"])][1 if hedged else 0].format(source=row["pretraining_source"], where=where)
+    adjusted = "Holm" if row["primary"] else "exploratory, Benjamini-Hochberg"
+    evidence = [
+        interval_text(row["low"], row["high"], row["level"]),
+        f"{adjusted} {p_value(row['p_adjusted'])}" if math.isfinite(row["p_adjusted"]) else "not tested",
+        sample_text(row["n_seeds"], row["n_patients"]),
+    ]
+    return f"{claim}: {signed(row['estimate'])} {metric_label(str(row['metric']))} ({'; '.join(evidence)})."
+
+
+def evaluated_on(set_name: str) -> str:
+    """``, evaluated on site_b`` for a shifted set; empty for the in-domain test."""
+    return "" if set_name == IN_DOMAIN else f", evaluated on {set_name}"
+
+
+def interval_text(low: float, high: float, level: float) -> str:
+    """``95 % CI +0.010 to +0.071``."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "no interval"
+    return f"{100 * level:g} % CI {signed(low)} to {signed(high)}"
+
+
+def plain(row: Mapping[str, Any]) -> dict[str, Number]:
+    """Values as JSON has them; numbers that do not exist are None."""
+    return {str(k): json_value(v) for k, v in row.items()}
+
+
+def json_value(value: Any) -> Any:
+    """A scalar as JSON has it."""
+    if isinstance(value, bool | str) or value is None:
+        return value
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def primary_rows(contrasts: pd.DataFrame) -> pd.DataFrame:
+    """The primary family."""
+    return contrasts if contrasts.empty else contrasts[contrasts["primary"]]
+
+
+def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as dictionaries; none of a table without rows."""
+    return records(table) if len(table) else []

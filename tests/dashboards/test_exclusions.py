@@ -1,0 +1,219 @@
+"""Results that cannot be used: each is named and counted, and none breaks the report or changes the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dashboards import report
+from dashboards.evidence import target_results
+from dashboards.exclusions import SHOWN_TRIALS, Exclusion, Why, exclusion_table, single_seeds
+from dashboards.planned import Plan
+from dashboards.tables import build_tables
+from search_spaces.exceptions import DataError, TrackingError
+from tests.dashboards.synthetic import evidence_of, make_study, make_synthetic
+
+HELPED = {"task": "skin", "model_scale": "small", "pretraining_source": "natural", "data_fraction": "0.05"}
+
+
+@pytest.fixture(scope="module")
+def study():
+    return make_synthetic(seeds=3, patients=60)
+
+
+def small(synthetic, **changes):
+    """Evidence of one task, one scale and one amount of a study, which is quick to analyse."""
+    rows = synthetic.results
+    kept = rows[(rows["task"] == "skin") & (rows["model_scale"] == "small") & (rows["data_fraction"] == "0.05")]
+    return evidence_of(synthetic, **({"results": target_results(kept)} | changes))
+
+
+def trials(study, **values):
+    rows = study.results
+    for column, value in (HELPED | values).items():
+        rows = rows[rows[column] == value]
+    return list(rows.sort_values("seed")["trial_id"])
+
+
+def helped(tables, set_name="test"):
+    rows = tables.contrasts
+    return rows[(rows["set"] == set_name) & (rows["pretraining_source"] == "natural")].iloc[0]
+
+
+class Broken(Mapping):
+    """Predictions of which one file was not uploaded whole."""
+
+    def __init__(self, predictions, key, error):
+        self._predictions, self._key, self._error = predictions, key, error
+
+    def __getitem__(self, key):
+        if key == self._key:
+            raise self._error
+        return self._predictions[key]
+
+    def __iter__(self):
+        return iter(self._predictions)
+
+    def __len__(self):
+        return len(self._predictions)
+
+
+@pytest.mark.parametrize("error", [DataError("not Parquet"), TrackingError("test.parquet is gone")])
+def test_an_interrupted_upload_costs_its_trial_only(study, error):
+    lost = trials(study)[0]
+    tables = build_tables(small(study, predictions=Broken(study.predictions, (lost, "test"), error)))
+    (row,) = tables.exclusions.to_dict("records")
+    assert (row["reason"], row["set"], row["trial_ids"], row["detail"]) == (Why.UNREADABLE, "test", lost, str(error))
+    assert helped(tables)["n_seeds"] == 2
+    assert helped(tables, "clinic_b")["n_seeds"] == 3
+
+
+def test_predictions_of_another_test_set_are_left_out_whichever_was_read_first(study):
+    first = trials(study, pretraining_source="random")[0]
+    predictions = dict(study.predictions)
+    known = predictions[first, "test"]
+    half = len(known.patient) // 2
+    for seed in (trials(study)[1], first):
+        p = predictions[seed, "test"]
+        predictions[seed, "test"] = dataclasses.replace(
+            p,
+            image=p.image[:half],
+            patient=p.patient[:half],
+            y=p.y[:half],
+            logits=p.logits[:half],
+            groups={name: values[:half] for name, values in p.groups.items()},
+            set_hash="0123456789abcdef",
+        )
+    tables = build_tables(small(study, predictions=predictions))
+    (row,) = tables.exclusions.to_dict("records")
+    assert (row["reason"], row["trials"]) == (Why.OTHER_SET, 2)
+    assert set(row["trial_ids"].split(", ")) == {first, trials(study)[1]}
+    assert f"{half} images; the one that is used has {2 * half} (7 trials)" in row["detail"]
+    assert helped(tables)["n_seeds"] == 1  # seeds 0 and 1 each lack a side
+    assert helped(tables)["n_patients"] == 60
+
+
+def test_equal_patients_with_other_images_are_another_set(study):
+    odd = trials(study)[0]
+    predictions = dict(study.predictions)
+    p = predictions[odd, "test"]
+    predictions[odd, "test"] = dataclasses.replace(p, image=np.char.add(p.image, "x"))
+    tables = build_tables(small(study, predictions=predictions))
+    assert list(tables.exclusions["reason"]) == [Why.OTHER_SET]
+
+
+def test_the_same_predictions_under_another_seed_are_no_second_seed(study):
+    first, second, _ = trials(study)
+    predictions = dict(study.predictions)
+    predictions[second, "test"] = dataclasses.replace(
+        predictions[second, "test"], logits=predictions[first, "test"].logits.copy()
+    )
+    tables = build_tables(small(study, predictions=predictions))
+    (row,) = tables.exclusions.to_dict("records")
+    assert (row["reason"], row["trial_ids"]) == (Why.SAME_PREDICTIONS, second)
+    assert row["detail"] == "seed 1 repeats seed 0"
+    assert helped(tables)["n_seeds"] == 2
+
+
+def test_seeds_that_share_their_initialisation_may_agree(study):
+    """With all labels another subset seed changes nothing: crossed seeds may give one result twice, rightly."""
+    results = study.results.assign(seed_init=0)
+    first, second, _ = trials(study)
+    predictions = dict(study.predictions)
+    predictions[second, "test"] = dataclasses.replace(
+        predictions[second, "test"], logits=predictions[first, "test"].logits.copy()
+    )
+    kept = results[results["trial_id"].isin(set(small(study).results["trial_id"]))]
+    tables = build_tables(evidence_of(study, results=target_results(kept), predictions=predictions, plan=Plan()))
+    assert tables.exclusions.empty
+
+
+def test_of_two_results_of_one_seed_the_later_counts(study):
+    rows = small(study).results.assign(started_at=1.0)
+    again = rows[rows["trial_id"] == trials(study)[0]].assign(trial_id="again", started_at=2.0)
+    predictions = dict(study.predictions)
+    predictions["again", "test"] = study.predictions[trials(study)[0], "test"]
+    both = pd.concat([again, rows], ignore_index=True)
+    tables = build_tables(small(study, results=both, predictions=predictions, plan=Plan()))
+    row = tables.exclusions[tables.exclusions["reason"] == Why.SAME_SEED].iloc[0]
+    assert (row["trials"], row["trial_ids"], row["set"]) == (1, trials(study)[0], "all")
+    assert helped(tables)["n_seeds"] == 3
+
+
+def test_seeds_without_a_start_keep_the_last_row():
+    rows = pd.DataFrame(
+        [
+            {"trial_id": name, "seed": "0", "seed_subset": 0, "seed_init": 0, "model_scale": "s"}
+            | {"pretraining_source": "x", "data_fraction": "1"}
+            for name in ("a", "b")
+        ]
+    )
+    kept, found = single_seeds("skin", rows)
+    assert list(kept["trial_id"]) == ["b"]
+    assert [e.trial_id for e in found] == ["a"]
+
+
+def test_logits_that_are_not_finite_are_told_from_a_set_of_one_class(study):
+    broken = trials(study)[2]
+    predictions = dict(study.predictions)
+    p = predictions[broken, "test"]
+    predictions[broken, "test"] = dataclasses.replace(p, logits=np.full_like(p.logits, np.inf))
+    tables = build_tables(small(study, predictions=predictions))
+    assert list(tables.exclusions["reason"]) == [Why.NOT_FINITE]
+    one_class = {
+        key: dataclasses.replace(p, y=np.zeros_like(p.y)) if key[1] == "test" else p
+        for key, p in study.predictions.items()
+    }
+    tables = build_tables(small(study, predictions=one_class))
+    (row,) = tables.exclusions.to_dict("records")
+    assert (row["reason"], row["trials"], row["set"]) == (Why.ONE_CLASS, 9, "test")
+
+
+def test_different_subsets_are_named_with_both_sides(study):
+    results = small(study).results
+    odd = trials(study)[1]
+    results["subset_hash"] = results["subset_hash"].where(results["trial_id"] != odd, "other")
+    tables = build_tables(small(study, results=results))
+    (row,) = tables.exclusions.to_dict("records")
+    assert row["reason"] == Why.OTHER_SUBSET
+    assert {odd, trials(study, pretraining_source="random")[1]} <= set(row["trial_ids"].split(", "))
+    assert helped(tables)["n_seeds"] == 2
+
+
+def test_a_trial_without_predictions_on_a_set_is_named(study):
+    silent = trials(study)[0]
+    predictions = {key: p for key, p in study.predictions.items() if key != (silent, "clinic_b")}
+    tables = build_tables(small(study, predictions=predictions))
+    (row,) = tables.exclusions.to_dict("records")
+    assert (row["reason"], row["set"], row["trial_ids"]) == (Why.NO_PREDICTIONS, "clinic_b", silent)
+
+
+def test_the_table_lists_few_and_counts_all():
+    found = [Exclusion(why=Why.NO_PREDICTIONS, task="t", set="test", trial_id=str(i)) for i in range(15)]
+    (row,) = exclusion_table(found + found).to_dict("records")
+    assert row["trials"] == 15
+    assert row["trial_ids"].count(",") == SHOWN_TRIALS - 1
+    assert row["trial_ids"].endswith("and 5 more")
+
+
+def test_everything_at_once_is_a_report_that_names_all_of_it(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "render", lambda plot: (b"<svg/>", b"png"))
+    first, second, third = trials(study)
+    predictions = dict(study.predictions)
+    p = predictions[first, "test"]
+    predictions[second, "test"] = dataclasses.replace(predictions[second, "test"], logits=p.logits.copy())
+    predictions[third, "test"] = dataclasses.replace(p, logits=np.full_like(p.logits, np.nan))
+    gone = Broken(predictions, (trials(study, pretraining_source="random")[0], "test"), TrackingError("gone"))
+    evidence = small(study, predictions=gone, study=make_study(statistics={"groups": ["sex", "nosuch"]}))
+    files = report.write_report(evidence, tmp_path / "report", problems=[], record="x")
+    verdict = json.loads(files.verdict_json.read_text(encoding="utf-8"))
+    reasons = {e["reason"]: e["trials"] for e in verdict["exclusions"]}
+    assert reasons == {Why.UNREADABLE: 1, Why.SAME_PREDICTIONS: 1, Why.NOT_FINITE: 1}
+    page = files.index_html.read_text(encoding="utf-8")
+    assert all(reason in page for reason in reasons)
+    assert any("not used" in a["sentence"] for a in verdict["questions"][7]["answers"])

@@ -1,0 +1,370 @@
+"""The eight questions as data and sentences: planted truths are answered, nothing is worded above its grade."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from dashboards.evidence import target_results
+from dashboards.findings import overview, summary
+from dashboards.label_tables import SAVES
+from dashboards.statistics import compare_with_best, label_efficiency, linear_contrast
+from dashboards.tables import build_tables
+from dashboards.verdict.document import VERDICT_SCHEMA, VerdictFile, verdict_document
+from dashboards.verdict.frame import ANSWERING, collect, questions
+from dashboards.verdict.ledger import Ledger, read_of
+from dashboards.verdict.words import held_back
+from tests.dashboards import synthetic
+from tests.dashboards.synthetic import evidence_of, make_study, make_synthetic
+
+HEDGES = ("seems", "seem ", "No verdict", "not shown", "Undecided")
+FIRM = ("helps", "hurts", "saves", "reaches", "does not reach", "grows", "shrinks", "makes no")
+
+
+@cache
+def planted():
+    """Six seeds; ``natural`` needs a twentieth of the labels to be as good as ``random`` with all."""
+    gain = {"0.05": 1.9, "0.2": 1.2, "1": 0.6}
+    before = dict(synthetic.GAIN)
+    synthetic.GAIN.update(gain)
+    try:
+        made = make_synthetic(seeds=6, patients=200)
+    finally:
+        synthetic.GAIN.update(before)
+    rows = made.results
+    kept = rows[rows["task"] == "skin"]
+    return dataclasses.replace(made, results=kept, study=make_study(seeds=6, statistics=_statistics()))
+
+
+def _statistics():
+    return {"baseline": "random", "groups": ["sex"], "delta": 0.01, "price_per_label": 2.5}
+
+
+@cache
+def evidence():
+    return evidence_of(planted(), results=target_results(planted().results))
+
+
+@cache
+def tables():
+    return build_tables(evidence())
+
+
+@cache
+def answers():
+    return collect(evidence(), tables(), Ledger(this=read_of(evidence())))
+
+
+def of(question, **values):
+    return [
+        a
+        for a in answers()
+        if a.question == question and all(getattr(a, name) == value for name, value in values.items())
+    ]
+
+
+def test_all_answers_stand_in_the_order_of_the_questions():
+    numbers = [a.question for a in answers()]
+    assert numbers == sorted(numbers)
+    assert {1, 2, 3, 4, 8} <= set(numbers)
+    assert [q.number for q in questions(evidence(), tables())] == list(range(1, 9))
+    assert all(q.error_control for q in questions(evidence(), tables()))
+
+
+def test_further_questions_are_added_by_one_function(monkeypatch):
+    from dashboards.answers import Answer
+    from dashboards.verdict import frame
+
+    extra = Answer(question=5, word="harmed", sentence="x is harmed.", tone="bad", grade="A")
+    monkeypatch.setattr(frame, "ANSWERING", (*ANSWERING, lambda evidence, tables: [extra]))
+    found = collect(evidence(), tables())
+    assert [a.question for a in found] == sorted(a.question for a in found)
+    assert extra in found
+    ledger = Ledger(this=read_of(evidence()))
+    document = verdict_document(evidence(), tables(), found, ledger, "")
+    assert document["questions"][4]["answers"][-1]["sentence"] == "x is harmed."
+
+
+class TestHelp:
+    """Question 1."""
+
+    def test_every_contrast_is_answered_primary_ones_first(self):
+        found = of(1)
+        assert len(found) == len(tables().contrasts)
+        primary = [bool(a.numbers["primary"]) for a in found]
+        assert primary == sorted(primary, reverse=True)
+
+    def test_numbers_hold_the_margins(self):
+        answer = of(1, set="test", pretraining_source="natural", model_scale="small", data_fraction="0.05")[0]
+        assert answer.word == "helps, meaningfully"
+        assert answer.grade == "A"
+        assert answer.numbers["p_not_worse"] < 0.001
+        assert answer.numbers["p_equivalent"] > 0.9
+        assert answer.numbers["not_worse"] is True
+        assert answer.numbers["inner_low"] > answer.numbers["low"]
+
+    def test_undecided_answers_claim_nothing(self):
+        undecided = [a for a in of(1) if a.word == "undecided"]
+        assert undecided
+        assert all(a.grade is None and a.caps == () and a.tone == "open" for a in undecided)
+
+    def test_a_declared_set_joins_the_family(self):
+        study = make_study(seeds=6, statistics=_statistics() | {"primary_sets": ["test", "clinic_b"]})
+        contrasts = build_tables(evidence_of(planted(), results=evidence().results, study=study)).contrasts
+        primary = contrasts[contrasts["primary"]]
+        assert set(primary["set"]) == {"test", "clinic_b"}
+        assert set(primary["correction"]) == {"Holm, whole study"}
+
+    def test_a_declared_set_must_exist(self):
+        from search_spaces.exceptions import UserError
+
+        with pytest.raises(UserError, match=r"evaluation set 'nosuch'.*primary_sets"):
+            make_study(statistics={"primary_sets": ["nosuch"]})
+
+
+class TestWhere:
+    """Question 2."""
+
+    def test_up_to_the_largest_amount_where_it_helps(self):
+        answer = of(2, set="test", pretraining_source="natural", model_scale="small")[0]
+        assert answer.word == "up to the largest amount"
+        assert answer.data_fraction == "1"
+        assert "up to 100 % (900 labelled images), the largest amount tried" in answer.sentence
+
+    def test_a_source_without_effect_helps_nowhere(self):
+        answer = of(2, set="test", pretraining_source="natural_meanvar", model_scale="small")[0]
+        assert answer.word == "nowhere shown"
+        assert (answer.grade, answer.caps, answer.data_fraction) == (None, (), None)
+
+    def test_scale_effects_are_differences_of_differences_within_one_ladder(self):
+        rows = tables().scale_effects
+        assert set(rows["kind"]) == {"difference of differences"}  # two scales have no slope of their own
+        row = rows[(rows["set"] == "test") & (rows["pretraining_source"] == "natural")].iloc[0]
+        from dashboards.cell_tables import view
+        from dashboards.evidence import task_estimates
+
+        (estimates,) = task_estimates(evidence())
+        task = view(evidence(), estimates)
+        cells = {
+            (scale, source): task.runs((scale, source, row["data_fraction"]), "test")
+            for scale in ("small", "large")
+            for source in ("natural", "random")
+        }
+        signs = {("large", "natural"): 1.0, ("large", "random"): -1.0}
+        signs |= {("small", "natural"): -1.0, ("small", "random"): 1.0}
+        expected = linear_contrast([(signs[key], runs) for key, runs in cells.items()])
+        assert row["estimate"] == pytest.approx(expected.value)
+        assert (row["low"], row["high"]) == (pytest.approx(expected.low), pytest.approx(expected.high))
+        assert (row["smallest"], row["largest"]) == ("small", "large")
+
+    def test_scales_of_two_ladders_make_no_claim_about_scale(self):
+        results = planted().results.copy()
+        results["ladder"] = results["model_scale"]
+        found = build_tables(evidence_of(planted(), results=target_results(results))).scale_effects
+        assert found.empty
+
+    def test_three_scales_of_a_ladder_have_a_slope(self):
+        from dashboards.where_tables import SLOPE
+
+        rows = planted().results
+        more = rows[rows["model_scale"] == "large"].assign(model_scale="huge", parameters=4_000_000)
+        more["trial_id"] = more["trial_id"] + "h"
+        predictions = dict(planted().predictions)
+        wanted = set(rows.loc[rows["model_scale"] == "large", "trial_id"])
+        predictions |= {(t + "h", s): p for (t, s), p in planted().predictions.items() if t in wanted}
+        both = pd.concat([rows, more])
+        both = both[both["data_fraction"] == "0.05"]
+        made = evidence_of(
+            planted(), results=target_results(both), predictions=predictions, plan=synthetic.make_plan(None, None)
+        )
+        effects = build_tables(made).scale_effects
+        slopes = effects[effects["kind"] == SLOPE]
+        assert len(slopes) == 2 * 2  # two sources, two sets
+        assert not slopes["primary"].any()
+        assert slopes["model_scale"].str.contains("3 scales").all()
+
+
+class TestBest:
+    """Question 3."""
+
+    def test_the_set_is_that_of_the_statistics(self):
+        from dashboards.cell_tables import view
+        from dashboards.evidence import task_estimates
+
+        (estimates,) = task_estimates(evidence())
+        task = view(evidence(), estimates)
+        cells = {cell: task.runs(cell, "test") for cell in task.cells if cell[2] == "0.05"}
+        cost = {cell: task.facts[cell]["parameters"] for cell in cells}
+        expected = compare_with_best(cells, 0.01, cost=cost)
+        rows = tables().best_sets
+        mine = rows[(rows["set"] == "test") & (rows["data_fraction"] == "0.05")]
+        members = {(r["model_scale"], r["pretraining_source"]) for r in mine[mine["member"]].to_dict("records")}
+        assert members == {cell[:2] for cell in expected.members}
+        answer = of(3, set="test", data_fraction="0.05")[0]
+        assert (answer.model_scale, answer.pretraining_source) == expected.cheapest[:2]
+        assert answer.numbers["members"] == len(expected.members)
+
+    def test_of_equally_cheap_cells_the_baseline_is_taken(self):
+        null = make_synthetic(seeds=5, patients=60, null=True)
+        rows = null.results[(null.results["task"] == "brain") & (null.results["data_fraction"] == "1")]
+        made = build_tables(evidence_of(null, results=target_results(rows))).best_sets
+        cheapest = made[made["cheapest_by_parameters"] & (made["set"] == "test")].iloc[0]
+        members = made[made["member"] & (made["set"] == "test") & (made["model_scale"] == "small")]
+        assert cheapest["model_scale"] == "small"
+        assert cheapest["pretraining_source"] == "random" or "random" not in set(members["pretraining_source"])
+
+    def test_costs_that_were_not_recorded_leave_the_set(self):
+        rows = evidence().results.assign(parameters=np.nan).drop(columns="train_s")
+        made = evidence_of(planted(), results=rows)
+        found = [a for a in collect(made, build_tables(made)) if a.question == 3]
+        assert {a.word for a in found} == {"cost not recorded"}
+        assert all(a.numbers["members"] >= 1 for a in found)
+
+
+class TestLabels:
+    """Question 4."""
+
+    def test_a_planted_saving_is_found_with_its_censoring_and_price(self):
+        answer = of(4, set="test", pretraining_source="natural", model_scale="small")[0]
+        assert answer.word == SAVES
+        assert answer.data_fraction == "0.05"
+        assert answer.numbers["left_censored"] is True
+        assert answer.numbers["share_saved"] == pytest.approx(1 - 45 / 900)
+        assert answer.numbers["share_saved_with_val"] == pytest.approx(1 - 145 / 1000)
+        assert answer.numbers["share_of_patients_saved"] == pytest.approx(1 - 22 / 450)
+        assert answer.numbers["price_saved"] == pytest.approx(855 * 2.5)
+        assert answer.numbers["area_low"] > 0
+        for part in ("45 images or fewer", "95 % fewer training images", "86 % with the 100 images of validation"):
+            assert part in answer.sentence
+
+    def test_the_tests_are_those_of_the_statistics(self):
+        from dashboards.cell_tables import view
+        from dashboards.evidence import task_estimates
+        from dashboards.statistics import Labels
+
+        (estimates,) = task_estimates(evidence())
+        task = view(evidence(), estimates)
+        amounts = {"0.05": 45, "0.2": 180, "1": 900}
+        sides = [{f: task.runs(("large", s, f), "test") for f in amounts} for s in ("natural_meanvar", "random")]
+        labels = {f: Labels(images=n, patients=n // 2, val_images=100, val_patients=50) for f, n in amounts.items()}
+        expected = label_efficiency(*sides, labels, 0.01)
+        rows = tables().label_tests
+        mine = rows[(rows["set"] == "test") & (rows["pretraining_source"] == "natural_meanvar")]
+        mine = mine[mine["model_scale"] == "large"]
+        assert list(mine["excluded"]) == [t.excluded for t in expected.tests]
+        assert list(mine["to_full"]) == pytest.approx([t.to_full.value for t in expected.tests])
+
+    def test_subsets_of_different_orders_are_not_compared_over_amounts(self):
+        results = planted().results.copy()
+        odd = (results["data_fraction"] == "0.05") & (results["seed"] == "3")
+        results.loc[odd, "order_hash"] = "another"
+        found = build_tables(evidence_of(planted(), results=target_results(results)))
+        assert set(found.label_savings["n_seeds"]) == {5}
+        assert found.label_savings["notes"].str.contains("different subsets: 3").all()
+        same_amount = found.contrasts[(found.contrasts["data_fraction"] == "0.05")]
+        assert set(same_amount["n_seeds"]) == {6}  # at one amount both sides have the same subset
+
+
+class TestBelief:
+    """Question 8."""
+
+    def test_each_source_and_set_has_its_grade_and_reasons(self):
+        graded = [a for a in of(8) if a.pretraining_source]
+        assert {(a.pretraining_source, a.set) for a in graded} == {
+            (source, name) for source in ("natural", "natural_meanvar") for name in ("test", "clinic_b")
+        }
+        assert {a.word for a in graded} == {"grade A"}
+        assert all("no patient in both training and evaluation" in a.sentence for a in graded)
+
+    def test_lost_trials_are_counted_over_the_family(self):
+        (lost,) = [a for a in of(8) if "primary_contrasts" in a.numbers]
+        assert (lost.word, lost.numbers["with_lost_trials"]) == ("nothing lost", 0)
+        results = evidence().results
+        first = results[(results["pretraining_source"] == "natural") & (results["data_fraction"] == "0.05")].iloc[0]
+        made = evidence_of(planted(), results=results[results["trial_id"] != first["trial_id"]])
+        (lost,) = [a for a in collect(made, build_tables(made)) if "primary_contrasts" in a.numbers]
+        assert lost.numbers["with_lost_trials"] == 1
+        assert "scored at chance" in lost.sentence
+
+
+def test_nothing_is_worded_stronger_than_its_grade():
+    results = evidence().results
+    few = evidence_of(planted(), results=results[results["seed"].isin(["0", "1", "2"])])
+    made = collect(few, build_tables(few))
+    claims = [a for a in made if a.question < 8 and a.caps and a.word != "no verdict"]
+    assert len(claims) > 5
+    for answer in claims:
+        first = answer.sentence.split(";")[0]
+        assert any(hedge in first for hedge in HEDGES), answer.sentence
+    shared = {key: dataclasses.replace(p, shared_patients=4) for key, p in planted().predictions.items()}
+    leaking = evidence_of(planted(), results=results, predictions=shared)
+    leaked = collect(leaking, build_tables(leaking))
+    for answer in (a for a in leaked if a.question < 8):
+        assert answer.tone == "open", answer.sentence
+        firm = any(f"natural {verb}" in answer.sentence for verb in FIRM)
+        assert not firm or answer.sentence.startswith(("No verdict", "Undecided")), answer.sentence
+        assert answer.word == "no verdict" or answer.grade is None, answer.sentence
+    assert {a.grade for a in leaked if a.pretraining_source and a.question == 8} == {"F"}
+
+
+def test_the_weakest_contrast_behind_an_answer_decides():
+    contrasts = tables().contrasts
+    weaker = contrasts.copy()
+    one = (contrasts["data_fraction"] == "0.2") & (contrasts["pretraining_source"] == "natural")
+    weaker.loc[one, ["grade", "wording", "cap"]] = ["C", "suggests", "patients unknown"]
+    where = {"task": "skin", "set_name": "test", "source": "natural"}
+    assert held_back(contrasts, **where).states
+    held = held_back(weaker, **where)
+    assert (held.grade, str(held.wording), held.caps) == ("C", "suggests", ("patients unknown",))
+    assert held_back(weaker, **where, fractions=("1",)).states
+    nothing = held_back(contrasts, task="nosuch", set_name="test")
+    assert (nothing.grade, nothing.states) == (None, False)
+
+
+class TestDocument:
+    """``verdict.json``."""
+
+    def test_is_valid_strict_json_of_its_schema(self):
+        ledger = Ledger(this=read_of(evidence()))
+        document = verdict_document(evidence(), tables(), answers(), ledger, summary(evidence(), tables()))
+        text = json.dumps(document, allow_nan=False)
+        again = VerdictFile.model_validate(json.loads(text))
+        assert again.schema_ == VERDICT_SCHEMA == 2
+        assert len(again.questions) == 8
+        assert sum(len(q.answers) for q in again.questions) == len(answers())
+        assert again.statistics.price_per_label == 2.5
+
+    def test_an_answer_of_no_question_is_refused(self):
+        ledger = Ledger(this=read_of(evidence()))
+        document = verdict_document(evidence(), tables(), answers(), ledger, "")
+        document["questions"][0]["answers"][0]["question"] = 9
+        with pytest.raises(ValidationError):
+            VerdictFile.model_validate(document)
+
+    def test_every_field_is_described(self):
+        from tests.conftest import ROOT
+
+        text = (ROOT / "docs" / "verdict.md").read_text(encoding="utf-8")
+        for name in VerdictFile.model_fields:
+            assert f"`{name.removesuffix('_')}`" in text
+        for question in questions(evidence(), tables()):
+            assert question.text in text
+
+
+def test_the_overview_has_a_row_per_task_source_and_set():
+    rows = overview(evidence(), answers())
+    assert [(r.source, r.set) for r in rows] == [
+        ("natural", "test"),
+        ("natural_meanvar", "test"),
+        ("natural", "clinic_b"),
+        ("natural_meanvar", "clinic_b"),
+    ]
+    assert [len(r.helps) for r in rows] == [4] * 4
+    assert {r.grade for r in rows} == {"A"}
+    assert {chip.word for chip in rows[0].labels} == {SAVES}
