@@ -20,14 +20,17 @@ NO_AGGREGATION = "none"
 """One forward pass per image; no test-time augmentation."""
 
 
-def predictions_table(frame: pd.DataFrame, logits: NDArray[Any], trial: ResolvedTrial, set_name: str) -> pa.Table:
-    """The table of one evaluation set.
+def predictions_table(
+    frame: pd.DataFrame, logits: NDArray[Any], trial: ResolvedTrial, set_name: str, hash_of_set: str | None = None
+) -> pa.Table:
+    """The table of one evaluation set, or of validation.
 
     Args:
         frame: One row per image: keyed hashes, site, groups and truth (``y`` or ``y_<label>``, ``raw_<label>``).
         logits: (N, L), in the order of the frame and of the task's labels.
         trial: Whose predictions these are.
-        set_name: The evaluation set.
+        set_name: The evaluation set, or ``val``.
+        hash_of_set: ``set_hash(frame)``, if it is known.
 
     Returns:
         ``frame`` with ``z_<label>`` float32 columns. Metadata: trial_id, task, kind, labels (JSON), set,
@@ -48,7 +51,7 @@ def predictions_table(frame: pd.DataFrame, logits: NDArray[Any], trial: Resolved
         "kind": trial.task.kind,
         "labels": json.dumps(list(labels)),
         "set": set_name,
-        "set_hash": set_hash(frame),
+        "set_hash": set_hash(frame) if hash_of_set is None else hash_of_set,
         "aggregation": NO_AGGREGATION,
     }
     return table.replace_schema_metadata(metadata)

@@ -47,6 +47,7 @@ class LabelledSet:
             and evaluation sets also the truth (``y_<label>`` float32 and ``raw_<label>`` Int8, blank where unknown; or
             ``y`` int16). Index 0..N-1.
         hash_key: Key of the hashes that stand for ids in predictions.
+        shown: What ``shown_columns`` worked out, for the next trial on these images.
     """
 
     images: NDArray[np.uint8]
@@ -54,6 +55,7 @@ class LabelledSet:
     targets: NDArray[np.float32] | NDArray[np.int64]
     frame: pd.DataFrame
     hash_key: bytes
+    shown: dict[tuple[str, ...], tuple[pd.DataFrame, str]] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -154,6 +156,15 @@ def prediction_frame(labelled_set: LabelledSet, task: ResolvedTask, hash_key: by
         ``y``.
     """
     return _public(labelled_set.frame, task, labelled_set.hash_key if hash_key is None else hash_key)
+
+
+def shown_columns(labelled_set: LabelledSet, task: ResolvedTask) -> tuple[pd.DataFrame, str]:
+    """``prediction_frame`` and its ``set_hash``, worked out once for all trials of a process; not to be changed."""
+    groups = tuple(task.groups)
+    if groups not in labelled_set.shown:
+        frame = prediction_frame(labelled_set, task)
+        labelled_set.shown[groups] = (frame, set_hash(frame))
+    return labelled_set.shown[groups]
 
 
 def _public(frame: pd.DataFrame, task: ResolvedTask, key: bytes) -> pd.DataFrame:
