@@ -6,12 +6,13 @@ Every trial's predictions are read once. Estimates are held for one task at a ti
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
+from dashboards.histories import History
 from dashboards.planned import Plan
 from dashboards.prediction_sets import PredictionSet
 from dashboards.set_design import GroupDesign, Part, SetDesign, design_of
@@ -83,6 +84,8 @@ class Evidence:
         searches: One row per done search trial (``dashboards.load.load_results``).
         search_failures: One row per search trial that failed.
         ingested: What is known of others' study, if these are results of others.
+        validation: trial_id -> validation predictions of the selected step; trials of older records have none.
+        histories: trial_id -> validation curve; may read lazily.
     """
 
     name: str
@@ -94,6 +97,8 @@ class Evidence:
     searches: pd.DataFrame = field(default_factory=pd.DataFrame)
     search_failures: pd.DataFrame = field(default_factory=pd.DataFrame)
     ingested: IngestedStudy | None = None
+    validation: Mapping[str, PredictionSet] = field(default_factory=dict)
+    histories: Mapping[str, History] = field(default_factory=dict)
 
     @property
     def statistics(self) -> StatisticsSpec:
@@ -162,29 +167,65 @@ class TaskEstimates:
         return sorted(self.sizes, key=lambda name: (name != IN_DOMAIN, list(self.sizes).index(name)))
 
 
-def task_estimates(evidence: Evidence) -> Iterator[TaskEstimates]:
-    """The estimates of each task in turn."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenBlock:
+    """Predictions of the trials of one task, scale and amount, while they are in memory.
+
+    Attributes:
+        task: Name of the task.
+        metric: Its primary metric.
+        scale: Model scale.
+        fraction: Label of the amount.
+        rows: Their rows of ``Evidence.results``.
+        predictions: (trial_id, set) -> predictions and the design of the set.
+    """
+
+    task: str
+    metric: str
+    scale: str
+    fraction: str
+    rows: pd.DataFrame
+    predictions: dict[tuple[str, str], tuple[PredictionSet, SetDesign]]
+
+
+Watch = Callable[[SeenBlock], None]
+"""Is shown each block while its predictions are in memory."""
+
+
+def task_estimates(evidence: Evidence, watch: Watch | None = None) -> Iterator[TaskEstimates]:
+    """The estimates of each task in turn.
+
+    Args:
+        evidence: The study.
+        watch: Is shown every block of trials with its predictions, so that they are read once.
+    """
     if evidence.results.empty:
         return
     for task, rows in evidence.results.groupby("task", sort=False):
-        yield _estimates_of(evidence, str(task), rows)
+        yield _estimates_of(evidence, str(task), rows, watch)
 
 
-def _estimates_of(evidence: Evidence, task: str, rows: pd.DataFrame) -> TaskEstimates:
+def _estimates_of(evidence: Evidence, task: str, rows: pd.DataFrame, watch: Watch | None) -> TaskEstimates:
     result = TaskEstimates(
         task=task, metric=_primary(evidence, task, rows), rows=rows.set_index("trial_id", drop=False)
     )
     designs: dict[str, SetDesign] = {}
     columns = evidence.statistics.groups
-    for trial_id, name in _available(evidence, rows):
-        try:
-            prediction = evidence.predictions[trial_id, name]
-            design = designs.get(name)
-            if design is None or not design.fits(prediction):
-                designs[name] = design = design_of(prediction, columns)
-            _estimate_trial(result, trial_id, prediction, design)
-        except (ValueError, KeyError, ScalecurvesError) as error:
-            result.unreadable.append(f"{trial_id} {name}: {error}")
+    for (scale, fraction), part in rows.groupby(["model_scale", "data_fraction"], sort=False, dropna=False):
+        seen: dict[tuple[str, str], tuple[PredictionSet, SetDesign]] = {}
+        for trial_id, name in _available(evidence, part):
+            try:
+                prediction = evidence.predictions[trial_id, name]
+                design = designs.get(name)
+                if design is None or not design.fits(prediction):
+                    designs[name] = design = design_of(prediction, columns)
+                _estimate_trial(result, trial_id, prediction, design)
+                seen[trial_id, name] = (prediction, design)
+            except (ValueError, KeyError, ScalecurvesError) as error:
+                result.unreadable.append(f"{trial_id} {name}: {error}")
+        if watch is not None and seen:
+            names = {"task": task, "metric": result.metric, "scale": str(scale), "fraction": str(fraction)}
+            watch(SeenBlock(**names, rows=part, predictions=seen))
     _add_reported(result, rows)
     if result.metric == Metric.AUC_MACRO and IN_DOMAIN in designs:
         for name in designs.keys() - {IN_DOMAIN}:

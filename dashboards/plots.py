@@ -32,6 +32,8 @@ class Series:
         joined: Whether a line may join the points.
         dots_x, dots_y: Single seeds, drawn small.
         x_low, x_high: Interval of x, if any.
+        marked: Whether points have markers; a line alone if not.
+        hollow: Whether the markers are hollow: something that was not observed.
     """
 
     name: str
@@ -45,14 +47,17 @@ class Series:
     dots_y: Sequence[float] = ()
     x_low: Sequence[float] = ()
     x_high: Sequence[float] = ()
+    marked: bool = True
+    hollow: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One of the small multiples of a figure."""
+    """One of the small multiples of a figure; ``diagonal`` is whether the figure's diagonal, if any, is drawn in it."""
 
     title: str
     series: tuple[Series, ...]
+    diagonal: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +85,7 @@ class CurvePlot(Figure):
 
     Attributes:
         x_ticks: (position, text with ``\\n`` between rows); empty for automatic ticks.
+        y_ticks: Likewise.
         diagonal: Whether x = y is drawn.
         reference: Height of a dotted line (chance), if inside the range.
         line_width: Of the lines that join points, in pixels.
@@ -93,6 +99,7 @@ class CurvePlot(Figure):
     y_range: tuple[float, float]
     x_log: bool
     x_ticks: tuple[tuple[float, str], ...] = ()
+    y_ticks: tuple[tuple[float, str], ...] = ()
     diagonal: bool = False
     reference: float | None = None
     line_width: float = 2.0
@@ -108,6 +115,7 @@ class Row:
         value, low, high: Point and interval; NaN where not assessable.
         filled: Hollow if not (undecided, or outside the primary family).
         note: Right of the axis.
+        band: What chance alone gives, drawn behind the point; None for no band.
     """
 
     label: str
@@ -117,6 +125,7 @@ class Row:
     high: float
     filled: bool
     note: str
+    band: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from dashboards.amounts import amount_ranks, mean_images
 from dashboards.cell_tables import TaskView, cell_rows, view
 from dashboards.contrast_tables import contrast_rows, decide
 from dashboards.evidence import Evidence, task_estimates
+from dashboards.further_tables import FurtherTables
 from dashboards.planned import CELL_COLUMNS, CellName
 from dashboards.robustness_tables import deficit_rows, shift_summary_rows, shifted_rows, subgroup_rows, with_holm
 from dashboards.tuning_tables import tuning_table
@@ -29,7 +30,7 @@ _COUNTS = (
 _POSITIVES = "n_positive."
 
 
-_NO_TABLES = ("unreadable", "left_out")
+_NO_TABLES = ("unreadable", "left_out", "further")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,7 @@ class Tables:
         tuning: What the search of each cell chose.
         unreadable: Predictions that could not be used, one sentence each.
         left_out: "task, set" -> labels with too few patients to be part of a macro AUC.
+        further: The tables of ``dashboards.further_tables``, by name.
     """
 
     cells: pd.DataFrame
@@ -67,10 +69,17 @@ class Tables:
     tuning: pd.DataFrame
     unreadable: tuple[str, ...] = field(default=())
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    further: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def named(self) -> dict[str, pd.DataFrame]:
         """File name without ending -> table."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in _NO_TABLES}
+        return {
+            name: getattr(self, name) for name in self.__dataclass_fields__ if name not in _NO_TABLES
+        } | self.further
+
+    def of(self, name: str) -> pd.DataFrame:
+        """A table of ``dashboards.further_tables``; empty if there is none."""
+        return self.further.get(name, pd.DataFrame())
 
 
 def build_tables(evidence: Evidence) -> Tables:
@@ -80,7 +89,8 @@ def build_tables(evidence: Evidence) -> Tables:
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _PARTS}
     unreadable: list[str] = []
     left_out: dict[str, tuple[str, ...]] = {}
-    for estimates in task_estimates(evidence):
+    further = FurtherTables(evidence, lambda task, amounts: primary_amounts(evidence, task, amounts))
+    for estimates in task_estimates(evidence, further.watch):
         task = view(evidence, estimates)
         fractions = primary_fractions(evidence, task)
         rows["cells"] += cell_rows(evidence, task)
@@ -90,6 +100,7 @@ def build_tables(evidence: Evidence) -> Tables:
         rows["shift_summary"] += shift_summary_rows(evidence, task)
         rows["subgroups"] += subgroup_rows(evidence, task)
         rows["deficits"] += deficit_rows(evidence, task)
+        further.add_task(task, fractions)
         unreadable += estimates.unreadable
         left_out |= {f"{estimates.task}, {name}": labels for name, labels in estimates.left_out.items() if labels}
     frames = {name: pd.DataFrame(found) for name, found in rows.items()}
@@ -103,8 +114,9 @@ def build_tables(evidence: Evidence) -> Tables:
         failures=evidence.failures,
         data=data_table(evidence),
         tuning=tuning_table(evidence),
-        unreadable=tuple(unreadable),
+        unreadable=(*unreadable, *further.problems),
         left_out=left_out,
+        further=further.frames(),
     )
 
 
@@ -112,14 +124,25 @@ _PARTS = ("cells", "trial_values", "contrasts", "in_domain_vs_shifted", "shift_s
 
 
 def primary_fractions(evidence: Evidence, task: TaskView) -> frozenset[str]:
-    """Amounts of the primary family: the study's, else the smallest and the largest that are planned for the task."""
+    """Amounts of a task's primary family, see ``primary_amounts``."""
+    return primary_amounts(evidence, task.estimates.task, {cell[2] for cell in task.cells})
+
+
+def primary_amounts(evidence: Evidence, task: str, amounts: Iterable[str]) -> frozenset[str]:
+    """Amounts of the primary family: the study's, else the smallest and the largest that are planned for the task.
+
+    Args:
+        evidence: The study.
+        task: Name of the task.
+        amounts: Labels of the amounts that were run, where nothing is planned.
+    """
     given = evidence.statistics.primary_fractions
     if given is not None:
         return frozenset(amount.label for amount in given)
-    planned = {cell[3] for cell in evidence.plan.trials if cell[0] == task.estimates.task}
-    amounts = planned or {cell[2] for cell in task.cells}
-    rank = _amount_rank(evidence, amounts)
-    ordered = sorted(amounts, key=lambda label: rank[label])
+    planned = {cell[3] for cell in evidence.plan.trials if cell[0] == task}
+    candidates = planned or set(amounts)
+    rank = _amount_rank(evidence, candidates)
+    ordered = sorted(candidates, key=lambda label: rank[label])
     return frozenset([ordered[0], ordered[-1]])
 
 
