@@ -5,44 +5,24 @@ Every trial's predictions are read once. Estimates are held for one task at a ti
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from dashboards.exclusions import Exclusion, Why, single_seeds
+from dashboards.exclusions import Exclusion
+from dashboards.histories import History
 from dashboards.planned import Plan
 from dashboards.prediction_sets import PredictionSet
-from dashboards.set_design import GroupDesign, Part, SetDesign
-from dashboards.set_versions import SetVersions
-from dashboards.statistics import (
-    Influence,
-    Member,
-    Metric,
-    SeedKey,
-    index_patients,
-    metric_names,
-    patient_influence,
-    reported_influence,
-    seed_ensemble,
-)
+from dashboards.set_design import GroupDesign, SetDesign
+from dashboards.statistics import Influence, SeedKey
 from search_spaces.amounts import Seed
-from search_spaces.exceptions import ScalecurvesError
 from search_spaces.ingested import IngestedStudy
 from search_spaces.names import AXES, Role
 from search_spaces.study import StatisticsSpec, Study
 
-SECONDARY_METRICS = (Metric.NLL, Metric.ACCURACY)
-"""Shown in the table of cells beside each task's primary metric."""
-
 IN_DOMAIN = "test"
-
-_NO_SIZES: dict[str, Any] = {"images": math.nan, "patients": math.nan, "rarest_label": "", "n_pos": math.nan}
-"""Of a set of which only numbers are known."""
 
 CellKey = tuple[str, str, str]
 """model_scale, pretraining_source, data_fraction."""
@@ -104,6 +84,8 @@ class Evidence:
         searches: One row per done search trial (``dashboards.load.load_results``).
         search_failures: One row per search trial that failed.
         ingested: What is known of others' study, if these are results of others.
+        validation: trial_id -> validation predictions of the selected step; trials of older records have none.
+        histories: trial_id -> validation curve; may read lazily.
     """
 
     name: str
@@ -116,6 +98,8 @@ class Evidence:
     search_failures: pd.DataFrame = field(default_factory=pd.DataFrame)
     seeds_added: bool = False
     ingested: IngestedStudy | None = None
+    validation: Mapping[str, PredictionSet] = field(default_factory=dict)
+    histories: Mapping[str, History] = field(default_factory=dict)
 
     @property
     def statistics(self) -> StatisticsSpec:
@@ -209,34 +193,29 @@ class TaskEstimates:
         return sorted(self.sizes, key=lambda name: (name != IN_DOMAIN, list(self.sizes).index(name)))
 
 
-def task_estimates(evidence: Evidence) -> Iterator[TaskEstimates]:
-    """The estimates of each task in turn."""
-    if evidence.results.empty:
-        return
-    for task, rows in evidence.results.groupby("task", sort=False):
-        yield _estimates_of(evidence, str(task), rows)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenBlock:
+    """Predictions of the trials of one task, scale and amount, while they are in memory.
+
+    Attributes:
+        task: Name of the task.
+        metric: Its primary metric.
+        scale: Model scale.
+        fraction: Label of the amount.
+        rows: Their rows of ``Evidence.results``.
+        predictions: (trial_id, set) -> predictions and the design of the set.
+    """
+
+    task: str
+    metric: str
+    scale: str
+    fraction: str
+    rows: pd.DataFrame
+    predictions: dict[tuple[str, str], tuple[PredictionSet, SetDesign]]
 
 
-def _estimates_of(evidence: Evidence, task: str, rows: pd.DataFrame) -> TaskEstimates:
-    rows, repeated = single_seeds(task, rows)
-    result = TaskEstimates(
-        task=task,
-        metric=_primary(evidence, task, rows),
-        rows=rows.set_index("trial_id", drop=False),
-        exclusions=repeated,
-    )
-    versions = SetVersions(evidence.statistics.groups)
-    available = _available(evidence, rows)
-    for cell, trials in trials_by_cell(rows).items():
-        for name, keys in available.items():
-            _read_cell(result, evidence, cell, name, {s: t for s, t in trials.items() if t in keys}, versions)
-    _add_reported(result, rows)
-    _settle(result, versions)
-    if result.metric == Metric.AUC_MACRO and IN_DOMAIN in versions.designs:
-        for name in versions.designs.keys() - {IN_DOMAIN}:
-            for trial_id in result.rows.index:
-                _compare_shared_classes(result, evidence, (str(trial_id), name), versions.designs)
-    return result
+Watch = Callable[[SeenBlock], None]
+"""Is shown each block while its predictions are in memory."""
 
 
 def trials_by_cell(rows: pd.DataFrame) -> dict[CellKey, dict[SeedKey, str]]:
@@ -247,209 +226,3 @@ def trials_by_cell(rows: pd.DataFrame) -> dict[CellKey, dict[SeedKey, str]]:
         seed = Seed(subset=int(row["seed_subset"]), init=int(row["seed_init"]))
         cells.setdefault(key, {})[seed] = str(row["trial_id"])
     return cells
-
-
-def _available(evidence: Evidence, rows: pd.DataFrame) -> dict[str, set[str]]:
-    """Set -> trials with predictions on it, the in-domain set first; looking at the keys reads nothing."""
-    wanted = set(rows["trial_id"])
-    found: dict[str, set[str]] = {IN_DOMAIN: set()}
-    for trial_id, name in evidence.predictions:
-        if trial_id in wanted:
-            found.setdefault(name, set()).add(trial_id)
-    return found
-
-
-def _read_cell(
-    result: TaskEstimates,
-    evidence: Evidence,
-    cell: CellKey,
-    name: str,
-    trials: Mapping[SeedKey, str],
-    versions: SetVersions,
-) -> None:
-    """Estimate each run of a cell on one set, and their ensemble: its predictions are in memory together, once."""
-    runs: dict[SeedKey, PredictionSet] = {}
-    for seed, trial_id in trials.items():
-        try:
-            prediction = evidence.predictions[trial_id, name]
-            _estimate_trial(result, trial_id, prediction, versions.add(trial_id, prediction))
-        except (ValueError, KeyError, ScalecurvesError) as error:
-            result.exclusions.append(
-                Exclusion(why=Why.UNREADABLE, task=result.task, set=name, trial_id=trial_id, detail=str(error))
-            )
-            continue
-        runs[seed] = prediction
-    _drop_repeated(result, name, trials, runs)
-    _add_ensemble(result, cell, trials, runs, versions)
-
-
-def _drop_repeated(
-    result: TaskEstimates, name: str, trials: Mapping[SeedKey, str], runs: dict[SeedKey, PredictionSet]
-) -> None:
-    """Two seeds that initialise differently never agree in every logit: such a pair is one result, kept once."""
-    seen: dict[str, SeedKey] = {}
-    for seed, prediction in list(runs.items()):
-        if not np.isfinite(prediction.logits).all() or not np.ptp(prediction.logits) > 0:
-            continue  # not a copy but a failure: nothing finite, or the same for every image
-        digest = hashlib.blake2b(np.ascontiguousarray(prediction.logits).tobytes()).hexdigest()
-        first = seen.setdefault(digest, seed)
-        if first != seed and getattr(first, "init", first) != getattr(seed, "init", seed):
-            del runs[seed]
-            _forget(result, trials[seed], name)
-            detail = f"seed {getattr(seed, 'label', seed)} repeats seed {getattr(first, 'label', first)}"
-            result.exclusions.append(
-                Exclusion(why=Why.SAME_PREDICTIONS, task=result.task, set=name, trial_id=trials[seed], detail=detail)
-            )
-
-
-def _add_ensemble(
-    result: TaskEstimates,
-    cell: CellKey,
-    trials: Mapping[SeedKey, str],
-    runs: Mapping[SeedKey, PredictionSet],
-    versions: SetVersions,
-) -> None:
-    usable = {
-        seed: p for seed, p in runs.items() if np.isfinite(result.values[trials[seed], p.name, result.metric].value)
-    }
-    if len(usable) < 2:
-        return
-    first = next(iter(usable.values()))
-    mean = seed_ensemble(first.kind, {seed: Member(images=p.image, logits=p.logits) for seed, p in usable.items()})
-    design = versions.of(trials[next(iter(usable))], first.name)
-    influence = patient_influence(
-        result.metric,
-        first.kind,
-        first.labels,
-        first.y,
-        mean.logits,
-        design.index,
-        class_set=design.classes if result.metric == Metric.AUC_MACRO else None,
-    )
-    if len(mean.members) > 1:
-        result.ensembles[cell, first.name] = SeedEnsemble(influence=influence, members=mean.members)
-
-
-def _forget(result: TaskEstimates, trial_id: str, name: str) -> None:
-    for key in [k for k in result.values if k[:2] == (trial_id, name)]:
-        del result.values[key]
-    for group in [k for k in result.groups if k[:2] == (trial_id, name)]:
-        del result.groups[group]
-
-
-def _settle(result: TaskEstimates, versions: SetVersions) -> None:
-    """Keep one version of each set, and name every result that is not usable."""
-    for trial_id, name, detail in versions.settle():
-        _forget(result, trial_id, name)
-        result.exclusions.append(
-            Exclusion(why=Why.OTHER_SET, task=result.task, set=name, trial_id=trial_id, detail=detail)
-        )
-    for name, design in versions.designs.items():
-        result.sizes[name] = design.sizes
-        result.chance[name] = versions.chance(name, result.metric)
-        result.shared_patients[name] = versions.shared_patients(name)
-        if result.metric == Metric.AUC_MACRO:
-            result.left_out[name] = tuple(label for label in versions.labels(name) if label not in design.classes)
-    for cell, name in list(result.ensembles):
-        if result.ensembles[cell, name].influence.n_patients != result.chance[name].n_patients:
-            del result.ensembles[cell, name]
-    result.exclusions.extend(_without_a_value(result))
-
-
-def _without_a_value(result: TaskEstimates) -> Iterator[Exclusion]:
-    excluded = {(e.trial_id, e.set) for e in result.exclusions}
-    for name in list(result.sizes) or [IN_DOMAIN]:
-        for trial_id in map(str, result.rows.index):
-            estimate = result.values.get((trial_id, name, result.metric))
-            if (trial_id, name) in excluded or (estimate is not None and np.isfinite(estimate.value)):
-                continue
-            if estimate is None:
-                why = Why.NO_PREDICTIONS
-            else:
-                chance = result.chance.get(name)
-                why = Why.ONE_CLASS if chance is not None and np.isnan(chance.value) else Why.NOT_FINITE
-            yield Exclusion(why=why, task=result.task, set=name, trial_id=trial_id)
-
-
-def _add_reported(result: TaskEstimates, rows: pd.DataFrame) -> None:
-    """Numbers of sets without predictions: no patients, so no subgroups, and intervals over seeds alone."""
-    for row in rows.to_dict("records") if "reported" in rows else ():
-        for name in row["reported"] if isinstance(row["reported"], list) else ():
-            for metric in dict.fromkeys([result.metric, *SECONDARY_METRICS]):
-                value = row.get(f"{name}/{metric}")
-                if value is not None and (value == value or metric == result.metric):
-                    result.values[str(row["trial_id"]), name, metric] = reported_influence(metric, float(value))
-            result.sizes.setdefault(name, _NO_SIZES)
-
-
-def _compare_shared_classes(
-    result: TaskEstimates, evidence: Evidence, key: tuple[str, str], designs: dict[str, SetDesign]
-) -> None:
-    """A macro AUC over other classes is another number: the loss on a shifted set is taken over those of both sets."""
-    trial_id, name = key
-    here = result.values.get((trial_id, IN_DOMAIN, result.metric))
-    there = result.values.get((trial_id, name, result.metric))
-    if here is None or there is None:
-        return
-    shared = tuple(label for label in here.classes if label in there.classes)
-    result.shared_classes.setdefault(name, shared)
-    if shared and not shared == here.classes == there.classes:
-        near, far = (_macro_auc(evidence.predictions[trial_id, s], designs[s], shared) for s in (IN_DOMAIN, name))
-        result.on_shared[key] = (near, far)
-
-
-def _macro_auc(prediction: PredictionSet, design: SetDesign, classes: tuple[str, ...]) -> Influence:
-    return patient_influence(
-        Metric.AUC_MACRO,
-        prediction.kind,
-        prediction.labels,
-        prediction.y,
-        prediction.logits,
-        design.index if design.fits(prediction) else index_patients(prediction.patient),
-        class_set=classes,
-    )
-
-
-def _primary(evidence: Evidence, task: str, rows: pd.DataFrame) -> str:
-    if evidence.study and task in evidence.study.tasks:
-        return evidence.study.tasks[task].primary
-    if evidence.ingested and task in evidence.ingested.primary:
-        return evidence.ingested.primary[task]
-    written = rows["primary"].dropna() if "primary" in rows else pd.Series(dtype=str)
-    return str(written.iloc[0]) if len(written) else str(Metric.AUC_MACRO)
-
-
-def _estimate_trial(result: TaskEstimates, trial_id: str, prediction: PredictionSet, design: SetDesign) -> None:
-    known = metric_names(prediction.kind, prediction.labels)
-    for metric in dict.fromkeys([result.metric, *SECONDARY_METRICS]):
-        if metric in known:
-            result.values[trial_id, prediction.name, metric] = patient_influence(
-                metric,
-                prediction.kind,
-                prediction.labels,
-                prediction.y,
-                prediction.logits,
-                design.index,
-                class_set=design.classes if metric == Metric.AUC_MACRO else None,
-            )
-    for group in design.groups:
-        key = (trial_id, prediction.name, group.column, group.name)
-        result.groups[key] = GroupEstimate(
-            design=group,
-            inside=_part(result.metric, prediction, group.inside),
-            outside=_part(result.metric, prediction, group.outside),
-        )
-
-
-def _part(metric: str, prediction: PredictionSet, part: Part | None) -> Influence | None:
-    if part is None:
-        return None
-    return patient_influence(
-        metric,
-        prediction.kind,
-        prediction.labels,
-        prediction.y[part.rows],
-        prediction.logits[part.rows],
-        part.index,
-        class_set=part.classes,
-    )

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboards.plots import PANELS_PER_ROW, AnyPlot, CurvePlot, IntervalPlot, MatrixPlot, Row, Series
-from dashboards.style import FONT_STACK, GRID, INK, MUTED, ZONE, LineStyle
+from dashboards.style import BAND, FONT_STACK, GRID, INK, MUTED, ZONE, LineStyle
 
 _PANEL_HEIGHT_PX = 330
 _ROW_HEIGHT_PX = 25
@@ -46,12 +46,16 @@ def _curves(plot: CurvePlot) -> go.Figure:
         vertical_spacing=0.3 / rows,
         x_title=None,
     )
+    # A line without markers stands for its source in the legend only if nothing else does.
+    marked = {series.name for panel in plot.panels for series in panel.series if series.marked}
     legend_seen: set[str] = set()
     for i, panel in enumerate(plot.panels):
         place = {"row": i // columns + 1, "col": i % columns + 1}
-        _reference_lines(figure, plot, place)
+        _reference_lines(figure, plot, place, panel.diagonal)
         for series in panel.series:
-            _draw_series(figure, series, plot.styles[series.name], place, plot.line_width, legend_seen)
+            listed = series.name not in legend_seen and (series.marked or series.name not in marked)
+            _draw_series(figure, series, plot.styles[series.name], place, plot.line_width, listed)
+            legend_seen |= {series.name} if listed else set()
     _curve_axes(figure, plot, rows, columns)
     _layout(figure, height=_PANEL_HEIGHT_PX * rows + _LEGEND_PX)
     return figure
@@ -66,8 +70,8 @@ def _bold(text: str) -> str:
     return f"<b>{_rich(text)}</b>"
 
 
-def _reference_lines(figure: go.Figure, plot: CurvePlot, place: dict[str, int]) -> None:
-    if plot.diagonal:
+def _reference_lines(figure: go.Figure, plot: CurvePlot, place: dict[str, int], diagonal: bool) -> None:
+    if plot.diagonal and diagonal:
         low, high = plot.x_range
         line = {"color": MUTED, "width": 1, "dash": "dot"}
         trace = go.Scatter(x=[low, high], y=[low, high], mode="lines", line=line, showlegend=False, hoverinfo="skip")
@@ -82,7 +86,7 @@ def _draw_series(
     style: LineStyle,
     place: dict[str, int],
     width: float,
-    legend_seen: set[str],
+    listed: bool,
 ) -> None:
     if len(series.dots_x):
         dots = go.Scatter(
@@ -100,24 +104,30 @@ def _draw_series(
         y=list(series.y),
         name=_rich(series.name),
         legendgroup=_rich(series.name),
-        showlegend=series.name not in legend_seen,
-        mode="lines+markers" if series.joined else "markers",
+        showlegend=listed,
+        mode="+".join(["lines"] * series.joined + ["markers"] * series.marked),
         line={"color": style.colour, "width": width, "dash": style.dash},
-        marker=_marker(series, style),
-        error_y=_bars(series.y, series.low, series.high, style.colour),
+        marker=_marker(style, series.hollow),
+        error_y=_bars(series.y, series.low, series.high, style.colour)
+        if series.marked or _any_finite(series.low, series.high)
+        else None,
         error_x=_bars(series.x, series.x_low, series.x_high, style.colour) if len(series.x_low) else None,
         hovertext=[_rich(text) for text in series.hover],
         hoverinfo="text",
     )
     figure.add_trace(trace, **place)
-    legend_seen.add(series.name)
 
 
-def _marker(series: Series, style: LineStyle) -> dict[str, Any]:
-    if not len(series.hollow):
-        line = {"color": "white", "width": 0.7}
-        return {"color": style.colour, "symbol": style.symbol, "size": 8, "line": line}
-    colours = ["white" if hollow else style.colour for hollow in series.hollow]
+def _any_finite(*values: Sequence[float]) -> bool:
+    """Bars without a length would still be drawn as a stroke."""
+    return any(math.isfinite(v) for part in values for v in part)
+
+
+def _marker(style: LineStyle, hollow: bool | Sequence[bool]) -> dict[str, Any]:
+    if isinstance(hollow, bool):
+        edge = {"color": style.colour, "width": 1.8} if hollow else {"color": "white", "width": 0.7}
+        return {"color": "white" if hollow else style.colour, "symbol": style.symbol, "size": 8, "line": edge}
+    colours = ["white" if point else style.colour for point in hollow]
     return {"color": colours, "symbol": style.symbol, "size": 9, "line": {"color": style.colour, "width": 1.8}}
 
 
@@ -144,6 +154,9 @@ def _curve_axes(figure: go.Figure, plot: CurvePlot, rows: int, columns: int) -> 
     if plot.x_ticks:
         texts = [_rich(text) for _, text in plot.x_ticks]
         figure.update_xaxes(tickmode="array", tickvals=[x for x, _ in plot.x_ticks], ticktext=texts)
+    if plot.y_ticks:
+        texts = [_rich(text) for _, text in plot.y_ticks]
+        figure.update_yaxes(tickmode="array", tickvals=[y for y, _ in plot.y_ticks], ticktext=texts)
     last_row = [i for i in range(len(plot.panels)) if i + columns >= len(plot.panels)]
     for i in last_row:
         title = {"text": _rich(plot.x_label), "standoff": 8}
@@ -169,6 +182,7 @@ def _intervals(plot: IntervalPlot) -> go.Figure:
         for name, style in plot.styles.items():
             _draw_rows(figure, entries, name, style, place)
         _zone(figure, plot, place)
+        _bands(figure, entries, place)
         _row_axis(figure, entries, place)
         notes += _notes(entries, i)
     x_range = [math.log10(v) for v in plot.x_range] if plot.x_log else list(plot.x_range)
@@ -231,6 +245,25 @@ def _arrows(figure: go.Figure, mine: Sequence[tuple[int, Row]], style: LineStyle
             cliponaxis=False,
         )
         figure.add_trace(trace, **place)
+
+
+def _bands(figure: go.Figure, entries: Sequence[Row], place: dict[str, int]) -> None:
+    """One trace of thick bars behind the points: many shapes would be slow to draw."""
+    known = [(i, e.band) for i, e in enumerate(entries) if e.band is not None and all(map(math.isfinite, e.band))]
+    if not known:
+        return
+    trace = go.Bar(
+        base=[band[0] for _, band in known],
+        x=[band[1] - band[0] for _, band in known],
+        y=[i for i, _ in known],
+        orientation="h",
+        width=0.72,
+        marker={"color": BAND, "line": {"width": 0}},
+        hoverinfo="skip",
+        showlegend=False,
+        zorder=-1,
+    )
+    figure.add_trace(trace, **place)
 
 
 def _draw_rows(figure: go.Figure, entries: Sequence[Row], name: str, style: LineStyle, place: dict[str, int]) -> None:

@@ -22,6 +22,7 @@ seconds, setup_s, train_s, evaluate_s, samples_per_s  wall clock
 started_at, host, device, ranks, commit               Unix seconds; where it ran
 reported, gpu_seconds                                 sets of which only numbers are known; of others' results
 undefined, artifact_uri                               metrics without a value; where the files lie
+val_hash                                              what its validation images were; None without predictions of them
 search_id, search_number, tuned                       search, proposal and its values (JSON) of tuned trials, else None
 ``<set>/<metric>[.<label>]``                          metrics (NaN where a trial lacks them), counts included
 ====================================================  ==================================================================
@@ -39,6 +40,7 @@ import pandas as pd
 import yaml
 
 from dashboards import tracking
+from dashboards.histories import History, read_history
 from dashboards.prediction_sets import PredictionReader, PredictionSet
 from dashboards.run_heads import study_heads
 from dashboards.run_rows import RunRow, ended_runs
@@ -46,7 +48,7 @@ from dashboards.tracking import RecordArtifact, RecordMetric, RecordTag
 from search_spaces.exceptions import TrackingError, UserError
 from search_spaces.home import scalecurves_home
 from search_spaces.ingested import IngestedStudy
-from search_spaces.names import AXES, Artifact, State, Tag
+from search_spaces.names import AXES, Artifact, Split, State, Tag
 from search_spaces.study import Study
 
 if TYPE_CHECKING:
@@ -250,6 +252,93 @@ class LazyPredictions(Mapping[tuple[str, str], PredictionSet]):
         return len(self._runs)
 
 
+def load_validation(results: pd.DataFrame, tracking_uri: str | None = None) -> LazyValidation:
+    """Validation predictions of done trials at their selected steps, trial_id -> PredictionSet.
+
+    Thresholds and temperatures are fitted on them, nothing is tested. Records of earlier versions have none.
+
+    Args:
+        results: (Rows of) the frame that ``load_results`` gave.
+        tracking_uri: That of the frame if not given.
+
+    Raises:
+        UserError: A frame without the columns trial_id, run_id and artifact_uri.
+    """
+    rows = _rows_with_files(results, "load_validation")
+    kept = [row for row in rows if isinstance(row.get("val_hash"), str)]
+    runs = {
+        (str(row["trial_id"]), str(Split.VAL)): _SetFile(
+            run_id=row["run_id"], artifact_uri=row["artifact_uri"], version=row["val_hash"]
+        )
+        for row in kept
+    }
+    return LazyValidation(LazyPredictions(runs, _uri_of(results, tracking_uri)))
+
+
+class LazyValidation(Mapping[str, PredictionSet]):
+    """trial_id -> validation predictions, read when asked for and not kept. Errors as of ``LazyPredictions``."""
+
+    def __init__(self, predictions: LazyPredictions) -> None:
+        self._predictions = predictions
+
+    def __getitem__(self, trial_id: str) -> PredictionSet:
+        return self._predictions[trial_id, Split.VAL]
+
+    def __iter__(self) -> Iterator[str]:
+        return (trial_id for trial_id, _ in self._predictions)
+
+    def __len__(self) -> int:
+        return len(self._predictions)
+
+
+def load_histories(results: pd.DataFrame, tracking_uri: str | None = None) -> LazyHistories:
+    """Validation curves of done trials, trial_id -> History.
+
+    Args:
+        results: (Rows of) the frame that ``load_results`` gave.
+        tracking_uri: That of the frame if not given.
+
+    Raises:
+        UserError: A frame without the columns trial_id, run_id and artifact_uri.
+    """
+    rows = _rows_with_files(results, "load_histories")
+    runs = {str(row["trial_id"]): (str(row["run_id"]), str(row["artifact_uri"])) for row in rows}
+    return LazyHistories(runs, _uri_of(results, tracking_uri))
+
+
+class LazyHistories(Mapping[str, History]):
+    """trial_id -> validation curve, read when asked for and not kept.
+
+    Raises:
+        TrackingError: On access: MLflow cannot be reached, or the trial has no history.
+        DataError: On access: the file is not a history.
+    """
+
+    def __init__(self, runs: Mapping[str, tuple[str, str]], uri: str) -> None:
+        self._runs = dict(runs)
+        self._files = _Files(uri)
+
+    def __getitem__(self, trial_id: str) -> History:
+        run_id, artifact_uri = self._runs[trial_id]
+        return read_history(self._files.path(run_id, artifact_uri, Artifact.HISTORY))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._runs)
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+
+def _rows_with_files(results: pd.DataFrame, what: str) -> list[dict[str, Any]]:
+    if missing := [c for c in ("trial_id", "run_id", "artifact_uri") if c not in results.columns]:
+        raise UserError(f"{what} needs the frame of load_results; columns {missing} are missing")
+    return [{str(k): v for k, v in row.items()} for row in results.to_dict("records")]
+
+
+def _uri_of(results: pd.DataFrame, tracking_uri: str | None) -> str:
+    return tracking.resolve_tracking_uri(tracking_uri or results.attrs.get("tracking_uri"))
+
+
 class _Files:
     """Artifacts as local paths: in place where the artifact store is local, else downloaded once."""
 
@@ -300,7 +389,7 @@ _COLUMNS = (
     *("amount_kind", "amount_value", "kind", "primary", "ladder", "sets", "set_hashes"),
     *_FROM_METRICS,
     *("patients_known", "subset_hash", "order_hash", "manifest_hash", "still_rising"),
-    *("host", "device", "ranks", "commit", "reported", "undefined", "artifact_uri"),
+    *("host", "device", "ranks", "commit", "reported", "undefined", "artifact_uri", "val_hash"),
     *("search_id", "search_number", "tuned"),
 )
 
@@ -344,6 +433,7 @@ def _row(run: RunRow) -> dict[str, Any]:
         "reported": tracking.tag_list(tags, RecordTag.REPORTED),
         "undefined": undefined,
         "artifact_uri": run.artifact_uri,
+        "val_hash": tags.get(RecordTag.VALIDATION_HASH),
         "search_number": int(number) if (number := tags.get(RecordTag.SEARCH_NUMBER)) else None,
         "tuned": tags.get(RecordTag.TUNED),
         **{k: v for k, v in run.metrics.items() if k.split("/", 1)[0] in sets and k not in undefined},

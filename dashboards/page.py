@@ -26,7 +26,7 @@ TABLE_ROWS = 150
 
 _P_COLUMNS = (
     *("p", "p_adjusted", "p_holm", "p_equivalent", "p_not_worse", "p_two_sided", "p_one_sided", "area_p"),
-    *("friedman_p", "iman_davenport_p"),
+    *("friedman_p", "iman_davenport_p", "p_harmed", "p_beyond", "p_excluded"),
 )
 _FILE_ONLY = frozenset(
     {"se", "df", "v_case", "v_seed", "level", "order", "rank", "cap", "rung", "rarest_label", "inner_low", "inner_high"}
@@ -124,6 +124,7 @@ class Section:
         intro: One paragraph, plain; may be empty.
         plots: Figures in order.
         tables: (title, table) that stand without a figure.
+        folded: (title, table) that unfold.
         empty: What is said if there is neither.
     """
 
@@ -132,6 +133,7 @@ class Section:
     intro: str = ""
     plots: tuple[AnyPlot, ...] = ()
     tables: tuple[tuple[str, pd.DataFrame], ...] = ()
+    folded: tuple[tuple[str, pd.DataFrame], ...] = ()
     empty: str = ""
 
 
@@ -254,7 +256,11 @@ def _section(section: Section) -> str:
         parts.append(f"<p>{_text(section.intro)}</p>")
     parts.extend(_figure(plot) for plot in section.plots)
     parts.extend(f"<h3>{_text(title)}</h3>{_table(table, title)}" for title, table in section.tables)
-    if not section.plots and not section.tables:
+    parts.extend(
+        f"<details><summary>{_text(title)} ({len(table)})</summary>{_table(table, title)}</details>"
+        for title, table in section.folded
+    )
+    if not section.plots and not section.tables and not section.folded:
         parts.append(f'<p class="note">{_text(section.empty or "Nothing to show yet.")}</p>')
     return "".join([*parts, "</section>"])
 

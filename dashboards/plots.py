@@ -32,7 +32,8 @@ class Series:
         joined: Whether a line may join the points.
         dots_x, dots_y: Single seeds, drawn small.
         x_low, x_high: Interval of x, if any.
-        hollow: Whether each point is drawn hollow; none if empty.
+        marked: Whether points have markers; a line alone if not.
+        hollow: Whether the markers are hollow, all of them or each: what was not observed, or is outside a set.
     """
 
     name: str
@@ -46,15 +47,17 @@ class Series:
     dots_y: Sequence[float] = ()
     x_low: Sequence[float] = ()
     x_high: Sequence[float] = ()
-    hollow: Sequence[bool] = ()
+    marked: bool = True
+    hollow: bool | Sequence[bool] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One of the small multiples of a figure."""
+    """One of the small multiples of a figure; ``diagonal`` is whether the figure's diagonal, if any, is drawn in it."""
 
     title: str
     series: tuple[Series, ...]
+    diagonal: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,7 @@ class CurvePlot(Figure):
 
     Attributes:
         x_ticks: (position, text with ``\\n`` between rows); empty for automatic ticks.
+        y_ticks: Likewise.
         diagonal: Whether x = y is drawn.
         reference: Height of a dotted line (chance), if inside the range.
         line_width: Of the lines that join points, in pixels.
@@ -95,6 +99,7 @@ class CurvePlot(Figure):
     y_range: tuple[float, float]
     x_log: bool
     x_ticks: tuple[tuple[float, str], ...] = ()
+    y_ticks: tuple[tuple[float, str], ...] = ()
     diagonal: bool = False
     reference: float | None = None
     line_width: float = 2.0
@@ -112,6 +117,7 @@ class Row:
         note: Right of the axis.
         reference: A second position, drawn as a cross and joined to the first by a thin line; NaN for none.
         open_low, open_high: Whether the interval has no end there, drawn as an arrow.
+        band: What chance alone gives, drawn behind the point; None for no band.
     """
 
     label: str
@@ -124,6 +130,7 @@ class Row:
     reference: float = math.nan
     open_low: bool = False
     open_high: bool = False
+    band: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -128,6 +128,19 @@ def read_predictions(path: Path) -> PredictionSet:
     return PredictionReader().read(path)
 
 
+def recorded_hash(path: Path) -> str:
+    """The ``set_hash`` that a predictions file states, from its schema alone; empty if it states none.
+
+    Raises:
+        DataError: The file is not Parquet.
+    """
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"predictions {path.name} cannot be read: {error}") from error
+    return str(metadata.get(b"set_hash", b"").decode())
+
+
 def _metadata(table: pa.Table, path: Path) -> tuple[str, tuple[str, ...]]:
     metadata = table.schema.metadata or {}
     try:

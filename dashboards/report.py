@@ -22,14 +22,23 @@ import pandas as pd
 import typer
 
 from dashboards import narrative, tracking
-from dashboards.curve_plots import parameter_plots, scale_curves, shifted_plots
+from dashboards.curve_plots import parameter_plots, scale_curves
 from dashboards.evidence import IN_DOMAIN, Evidence, target_results
+from dashboards.evidence_sections import confidence_section, shift_section, speed_section, subgroup_section
 from dashboards.figure_files import write_figures
 from dashboards.findings import findings, headlines, overview, summary
-from dashboards.load import load_failures, load_ingested, load_predictions, load_results, load_study
+from dashboards.load import (
+    load_failures,
+    load_histories,
+    load_ingested,
+    load_predictions,
+    load_results,
+    load_study,
+    load_validation,
+)
 from dashboards.page import PageContent, Section, render_page
 from dashboards.planned import current_trials, load_planned, readable_plan
-from dashboards.row_plots import completeness_plot, forest_plots, subgroup_plots
+from dashboards.row_plots import completeness_plot, forest_plots
 from dashboards.static import render
 from dashboards.style import plural
 from dashboards.tables import Tables, build_tables
@@ -132,10 +141,13 @@ def gather(
     if "done" in failures:
         failures = failures[~failures["done"].astype(bool)].reset_index(drop=True)
     of_search = failures["role"] == Role.SEARCH
+    uri = tracking_uri or everything.attrs.get("tracking_uri")
     evidence = Evidence(
         name=study_name,
         results=results,
-        predictions=load_predictions(results, tracking_uri=tracking_uri or everything.attrs.get("tracking_uri")),
+        predictions=load_predictions(results, tracking_uri=uri),
+        validation=load_validation(results, uri),
+        histories=load_histories(results, uri),
         failures=failures[~of_search].reset_index(drop=True),
         study=study,
         ingested=ingested,
@@ -218,7 +230,7 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
     baseline = evidence.baseline
     primary = tables.cells[tables.cells["primary"]] if len(tables.cells) else tables.cells
     in_domain = tables.scales[tables.scales["set"] == IN_DOMAIN] if len(tables.scales) else tables.scales
-    shifted, matrix = tables.in_domain_vs_shifted, completeness_plot(tables.completeness)
+    matrix = completeness_plot(tables.completeness)
     failed = (("Failed trials", _shown_failures(tables.failures)),) if len(tables.failures) else ()
     return (
         Section(
@@ -242,18 +254,10 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
             plots=tuple(parameter_plots(in_domain, baseline)) if len(in_domain) else (),
             empty="This needs two model scales with finished trials and known numbers of parameters.",
         ),
-        Section(
-            anchor="shift",
-            heading="Shifted sets",
-            plots=tuple(shifted_plots(shifted, baseline)) if len(shifted) else (),
-            empty="The study has no evaluation set beside test, or no trial was scored on one.",
-        ),
-        Section(
-            anchor="subgroups",
-            heading="Subgroups",
-            plots=tuple(subgroup_plots(tables.subgroups, baseline)) if len(tables.subgroups) else (),
-            empty="The study names no subgroup columns (statistics.groups), or the predictions lack them.",
-        ),
+        shift_section(evidence, tables),
+        subgroup_section(evidence, tables),
+        confidence_section(evidence, tables),
+        speed_section(evidence, tables),
         _gates_section(tables),
         Section(
             anchor="completeness",

@@ -49,6 +49,11 @@ class SetVersions:
         """The design that a trial was scored on."""
         return self._versions[name][self._of[trial_id, name]][0]
 
+    def usual(self, name: str) -> SetDesign:
+        """The design that most trials so far were scored on; of equals the first."""
+        counts = Counter(number for (_, other), number in self._of.items() if other == name)
+        return self._versions[name][max(counts, key=lambda number: (counts[number], -number))][0]
+
     def settle(self) -> Iterator[tuple[str, str, str]]:
         """Choose the version of each set that most trials were scored on (of equals the first that was read).
 

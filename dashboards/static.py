@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from dashboards.plots import PANELS_PER_ROW, AnyPlot, CurvePlot, IntervalPlot, MatrixPlot, Row, Series
-from dashboards.style import GRID, INK, MUTED, ZONE, LineStyle
+from dashboards.style import BAND, GRID, INK, MUTED, ZONE, LineStyle
 
 PNG_DPI = 150
 _RC: dict[str, Any] = {
@@ -68,7 +68,7 @@ def _curves(plot: CurvePlot) -> Figure:
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
     for axis, panel in zip(axes, plot.panels, strict=False):
         axis.set_title(panel.title)
-        _curve_axis(axis, plot)
+        _curve_axis(axis, plot, panel.diagonal)
         for series in panel.series:
             _draw_series(axis, series, plot.styles[series.name], plot.line_width)
     for axis in list(axes)[len(plot.panels) :]:
@@ -82,7 +82,7 @@ def _curves(plot: CurvePlot) -> Figure:
     return figure
 
 
-def _curve_axis(axis: Axes, plot: CurvePlot) -> None:
+def _curve_axis(axis: Axes, plot: CurvePlot, diagonal: bool) -> None:
     if plot.x_log:
         axis.set_xscale("log")
     axis.set_xlim(*plot.x_range)
@@ -93,7 +93,10 @@ def _curve_axis(axis: Axes, plot: CurvePlot) -> None:
         axis.xaxis.set_major_locator(FixedLocator([x for x, _ in plot.x_ticks]))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xticklabels([text for _, text in plot.x_ticks])
-    if plot.diagonal:
+    if plot.y_ticks:
+        axis.yaxis.set_major_locator(FixedLocator([y for y, _ in plot.y_ticks]))
+        axis.set_yticklabels([text for _, text in plot.y_ticks])
+    if plot.diagonal and diagonal:
         axis.plot(plot.x_range, plot.x_range, color=MUTED, linewidth=0.8, linestyle=":")
     if plot.reference is not None and plot.y_range[0] < plot.reference < plot.y_range[1]:
         axis.axhline(plot.reference, color=MUTED, linewidth=0.8, linestyle=":")
@@ -109,15 +112,16 @@ def _draw_series(axis: Axes, series: Series, style: LineStyle, width: float) -> 
     axis.errorbar(
         series.x,
         series.y,
-        yerr=_bars(series.y, series.low, series.high),
+        yerr=_bars(series.y, series.low, series.high) if any(map(math.isfinite, (*series.low, *series.high))) else None,
         xerr=_bars(series.x, series.x_low, series.x_high) if len(series.x_low) else None,
         color=style.colour,
         linestyle=style.mpl_dash if series.joined else "none",
         linewidth=0.75 * width,
-        marker=style.mpl_marker,
+        marker=style.mpl_marker if series.marked else "none",
         markersize=5,
-        markeredgecolor="white",
-        markeredgewidth=0.5,
+        markerfacecolor="white" if series.hollow else style.colour,
+        markeredgecolor=style.colour if series.hollow else "white",
+        markeredgewidth=1.0 if series.hollow else 0.5,
         elinewidth=1.0,
         capsize=2,
     )
@@ -158,6 +162,9 @@ def _draw_rows(axis: Axes, entries: Sequence[Row], styles: dict[str, LineStyle])
     for i, entry in enumerate(entries):
         style = styles[entry.name]
         known = math.isfinite(entry.value)
+        if entry.band is not None and all(map(math.isfinite, entry.band)):
+            low, high = entry.band
+            axis.barh([i], [high - low], left=[low], height=0.72, color=BAND, linewidth=0, zorder=0.5)
         if known:
             _reference(axis, entry, i, style)
             axis.errorbar(

@@ -21,6 +21,8 @@ MUTED = "#5f6368"
 GRID = "#e3e5e8"
 ZONE = "#e9edf2"
 """Fill of the zone of no practical meaning."""
+BAND = "#d5dae1"
+"""Fill of what chance alone gives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,12 @@ from dashboards.amounts import amount_ranks, mean_images
 from dashboards.best_tables import best_rows
 from dashboards.cell_tables import TaskView, cell_rows, view
 from dashboards.contrast_tables import PlannedSeeds, contrast_rows, decide
-from dashboards.evidence import Evidence, task_estimates
+from dashboards.evidence import Evidence
 from dashboards.exclusions import Exclusion, exclusion_table
+from dashboards.further_tables import FurtherTables
 from dashboards.label_tables import label_rows
 from dashboards.planned import CELL_COLUMNS, CellName, planned_seeds
+from dashboards.reading import task_estimates
 from dashboards.robustness_tables import deficit_rows, shift_summary_rows, shifted_rows, subgroup_rows, with_holm
 from dashboards.side_tables import ensemble_rows, fit_table, paper_rows, rank_table
 from dashboards.tuning_tables import tuning_table
@@ -33,7 +35,7 @@ _COUNTS = (
 _POSITIVES = "n_positive."
 
 
-_NO_TABLES = ("left_out",)
+_NO_TABLES = ("unreadable", "left_out", "further")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,9 @@ class Tables:
         data: Labelled images and patients of each amount.
         tuning: What the search of each cell chose.
         exclusions: Results that are not used, counted by reason.
+        unreadable: Parts of further tables that could not be made, one sentence each.
         left_out: "task, set" -> labels with too few patients to be part of a macro AUC.
+        further: The tables of ``dashboards.further_tables``, by name.
     """
 
     cells: pd.DataFrame
@@ -90,11 +94,19 @@ class Tables:
     data: pd.DataFrame
     tuning: pd.DataFrame
     exclusions: pd.DataFrame
+    unreadable: tuple[str, ...] = ()
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    further: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def named(self) -> dict[str, pd.DataFrame]:
         """File name without ending -> table."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in _NO_TABLES}
+        return {
+            name: getattr(self, name) for name in self.__dataclass_fields__ if name not in _NO_TABLES
+        } | self.further
+
+    def of(self, name: str) -> pd.DataFrame:
+        """A table of ``dashboards.further_tables``; empty if there is none."""
+        return self.further.get(name, pd.DataFrame())
 
 
 def build_tables(evidence: Evidence) -> Tables:
@@ -104,10 +116,12 @@ def build_tables(evidence: Evidence) -> Tables:
     exclusions: list[Exclusion] = []
     left_out: dict[str, tuple[str, ...]] = {}
     fractions: set[str] = set()
-    for estimates in task_estimates(evidence):
+    further = FurtherTables(evidence, lambda task, amounts: primary_amounts(evidence, task, amounts))
+    for estimates in task_estimates(evidence, further.watch):
         task = view(evidence, estimates)
         primary = primary_fractions(evidence, task)
         _add_rows(rows, evidence, task, primary, planned, exclusions)
+        further.add_task(task, primary)
         exclusions += estimates.exclusions
         left_out |= {f"{estimates.task}, {name}": labels for name, labels in estimates.left_out.items() if labels}
         fractions |= primary
@@ -126,7 +140,9 @@ def build_tables(evidence: Evidence) -> Tables:
         data=data_table(evidence),
         tuning=tuning_table(evidence),
         exclusions=exclusion_table(exclusions),
+        unreadable=tuple(further.problems),
         left_out=left_out,
+        further=further.frames(),
     )
 
 
@@ -175,14 +191,25 @@ def _add_rows(
 
 
 def primary_fractions(evidence: Evidence, task: TaskView) -> frozenset[str]:
-    """Amounts of the primary family: the study's, else the smallest and the largest that are planned for the task."""
+    """Amounts of a task's primary family, see ``primary_amounts``."""
+    return primary_amounts(evidence, task.estimates.task, {cell[2] for cell in task.cells})
+
+
+def primary_amounts(evidence: Evidence, task: str, amounts: Iterable[str]) -> frozenset[str]:
+    """Amounts of the primary family: the study's, else the smallest and the largest that are planned for the task.
+
+    Args:
+        evidence: The study.
+        task: Name of the task.
+        amounts: Labels of the amounts that were run, where nothing is planned.
+    """
     given = evidence.statistics.primary_fractions
     if given is not None:
         return frozenset(amount.label for amount in given)
-    planned = {cell[3] for cell in evidence.plan.trials if cell[0] == task.estimates.task}
-    amounts = planned or {cell[2] for cell in task.cells}
-    rank = _amount_rank(evidence, amounts)
-    ordered = sorted(amounts, key=lambda label: rank[label])
+    planned = {cell[3] for cell in evidence.plan.trials if cell[0] == task}
+    candidates = planned or set(amounts)
+    rank = _amount_rank(evidence, candidates)
+    ordered = sorted(candidates, key=lambda label: rank[label])
     return frozenset([ordered[0], ordered[-1]])
 
 

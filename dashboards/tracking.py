@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 PAGE = 5000
 """Runs asked for at once; MLflow allows up to 50,000."""
 
+UNKNOWN_HASH = "unknown"
+"""Stands for a set whose predictions file does not say what it was."""
+
 _ALLOWED = "sqlite:///path/to/mlflow.db, http(s)://server:port, postgresql://... or mysql://..."
 _NOT_IN_KEYS = re.compile(r"[^\w .:-]")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -63,6 +66,8 @@ class RecordTag:
     ORIGIN = "sc.origin"
     """Of a parent run: ``INGESTED`` if its trials are others' results; absent if they were run here."""
     INGESTED = "ingested"
+    VALIDATION_HASH = "sc.val_hash"
+    """What the validation images were; only of runs that have predictions of them."""
     HEADLINE_PREFIX = "report."
 
     @staticmethod

@@ -17,11 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from dashboards.tracking import RecordMetric, RecordTag, metric_key
+from dashboards.prediction_sets import recorded_hash
+from dashboards.tracking import UNKNOWN_HASH, RecordMetric, RecordTag, metric_key
 from orchestrator.metrics import SetMetrics, score_folder
 from orchestrator.redact import public_result, redact_json, redact_text
 from search_spaces.exceptions import DataError
-from search_spaces.names import SCHEMA_VERSION, Artifact, Role, State, Tag
+from search_spaces.names import SCHEMA_VERSION, Artifact, Role, Split, State, Tag
 from search_spaces.results import TrialResult
 from search_spaces.tuning import Proposal
 
@@ -133,7 +134,7 @@ def read_entry(folder: Path) -> Entry:
         curves = _curves(folder / Artifact.HISTORY, result)
     return Entry(
         attempt=Attempt.of(result),
-        tags=_tags(result) | set_tags(sets),
+        tags=_tags(result) | set_tags(sets) | _validation_tags(files),
         params=_params(result),
         points=(*curves, *_summaries(result), *(Point(k, v) for s in sets for k, v in s.values.items())),
         texts=texts,
@@ -242,6 +243,12 @@ def set_tags(sets: Sequence[SetMetrics]) -> dict[str, str]:
     names |= {RecordTag.set_hash(s.name): s.set_hash for s in sets if s.set_hash}
     undefined = [key for s in sets for key in s.undefined]
     return names | ({RecordTag.UNDEFINED: ",".join(undefined)[:MAX_TAG]} if undefined else {})
+
+
+def _validation_tags(files: Mapping[str, Path]) -> dict[str, str]:
+    """Says that validation predictions are there, and of what; older records have none."""
+    path = files.get(f"{Artifact.PREDICTIONS}/{Split.VAL}.parquet")
+    return {} if path is None else {RecordTag.VALIDATION_HASH: recorded_hash(path) or UNKNOWN_HASH}
 
 
 def _params(result: TrialResult) -> dict[str, str]:

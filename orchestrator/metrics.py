@@ -12,6 +12,7 @@ import numpy as np
 from dashboards.prediction_sets import PredictionSet, read_predictions
 from dashboards.tracking import metric_key
 from search_spaces.exceptions import DataError
+from search_spaces.names import Split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +43,11 @@ def score_file(path: Path) -> SetMetrics:
 
 
 def score_folder(folder: Path) -> list[SetMetrics]:
-    """Metrics of every ``*.parquet`` in a folder of predictions, by name; empty if there is no such folder."""
-    return [score_file(path) for path in sorted(folder.glob("*.parquet"))]
+    """Metrics of every evaluation set in a folder of predictions, by name; empty if there is no such folder.
+
+    Validation, on which thresholds and temperatures are fitted, is no evaluation set.
+    """
+    return [score_file(path) for path in sorted(folder.glob("*.parquet")) if path.stem != Split.VAL]
 
 
 def score(predictions: PredictionSet) -> SetMetrics:

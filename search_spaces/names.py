@@ -93,7 +93,7 @@ class Artifact:
     HISTORY = "history.parquet"
     WEIGHTS = "weights.safetensors"
     PREDICTIONS = "predictions"
-    """Folder; one ``<evaluation set>.parquet`` each."""
+    """Folder; one ``<evaluation set>.parquet`` each, and ``val.parquet`` of the selected step, which is none."""
 
 
 class Column:

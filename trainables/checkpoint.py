@@ -20,7 +20,7 @@ from search_spaces.exceptions import UserError
 from trainables.groups import Group, broadcast_bytes
 from trainables.storage import Storage
 
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 """Raised when the content changes; a checkpoint of another format is not used, the trial starts over."""
 
 _log = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from search_spaces.exceptions import DataError, DivergenceError, MemoryLimitError
@@ -61,6 +62,7 @@ class FitResult:
 
     Attributes:
         selected: State dict of the selected step, on the CPU.
+        val_logits: (N, C) of the validation images at the selected step, on rank 0; None elsewhere and without images.
         final: State dict of the last step, on the CPU.
         history: One row per evaluation: step, loss (mean since the last one), val, lr, seconds (since the trial's
             start), step_losses (one per step).
@@ -93,6 +95,7 @@ class FitResult:
     phases: dict[str, float] = field(default_factory=dict)
     utilisation: float | None = None
     memory_bytes: int = 0
+    val_logits: NDArray[Any] | None = None
 
 
 def fit(
@@ -147,6 +150,7 @@ class _Selection:
     step: int = 0
     value: float | None = None
     weights: Weights = field(default_factory=dict)
+    logits: NDArray[Any] | None = None
 
 
 class _Fit:
@@ -229,6 +233,7 @@ class _Fit:
             phases=self._clock.seconds(),
             utilisation=utilisation,
             memory_bytes=memory_bytes,
+            val_logits=self._best.logits,
         )
 
     def _train(self, save_memory: bool) -> None:
@@ -325,15 +330,16 @@ class _Fit:
         batch_size = max(LEAST_BATCH_SIZE, self._protocol.ghost_batch_size)
         with self._evaluated_weights():
             value: float | None = None
+            logits: NDArray[Any] | None = None
             if len(self._val_feed):
                 logits = predict(self._module, self._val_feed, self._transform, self._group, batch_size)
                 value = self._shared_value(logits)
             last = self._protocol.select == "last"
             if last or is_better(self._primary, value, self._best.value):
-                self._best = _Selection(self._step, value, {} if last else snapshot(self._module))
+                self._best = _Selection(self._step, value, {} if last else snapshot(self._module), logits)
         return value
 
-    def _shared_value(self, logits: np.ndarray[Any, Any] | None) -> float | None:
+    def _shared_value(self, logits: NDArray[Any] | None) -> float | None:
         finite, value = True, None
         if logits is not None:
             finite = bool(np.isfinite(logits).all())
@@ -390,6 +396,7 @@ class _Fit:
             "average": None if self._average is None else self._average.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "best": {"step": self._best.step, "value": self._best.value, "weights": self._best.weights},
+            "val_logits": None if self._best.logits is None else torch.from_numpy(self._best.logits),
             "history": self._history,
             "losses": self._losses.values,
             "seconds": self._seconds,
@@ -406,6 +413,8 @@ class _Fit:
         if self._precision.scaler is not None:
             self._precision.scaler.load_state_dict(state["scaler"])
         self._best = _Selection(**state["best"])
+        if self._group.rank == 0 and state["val_logits"] is not None:
+            self._best.logits = state["val_logits"].numpy()
         self._history = state["history"]
         self._losses.values = state["losses"]
         self._step = self._resumed_from = state["step"]

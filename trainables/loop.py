@@ -20,7 +20,7 @@ from torch import nn
 
 from search_spaces.exceptions import DataError, TrackingError, UnselectedWeightsError, UserError, unknown
 from search_spaces.failpoints import failpoint
-from search_spaces.names import Artifact, Role, State
+from search_spaces.names import Artifact, Role, Split, State
 from search_spaces.results import Timing, TrialResult
 from search_spaces.trial import ResolvedTrial
 from trainables.augmentation import EvaluationTransform
@@ -37,7 +37,7 @@ from trainables.module_setup import Weights, is_channels_last, prepare
 from trainables.predictions import predictions_table, write_predictions
 from trainables.sources import HEAD_KEY, Receipt, initialise
 from trainables.storage import Storage
-from trainables.task_data import LabelledSet, TaskData, load_task_data, prediction_frame
+from trainables.task_data import LabelledSet, TaskData, load_task_data, shown_columns
 
 HISTORY_SCHEMA = pa.schema(
     [
@@ -162,6 +162,7 @@ class _Run:
         tables = self.score(built.module, data, list(trial.task.evaluate))
         if group.rank:
             return None
+        tables |= self._validation(data, fitted.val_logits)
         now = time.perf_counter()
         timing = Timing(
             total_s=now - self._started,
@@ -203,10 +204,23 @@ class _Run:
             logits = self._logits(module, data.sets[name])
             if logits is not None:
                 images = data.sets[name]
-                frame = prediction_frame(images, self._trial.task)
-                shared = (images.shared_patients, images.same_ids)
-                tables[name] = predictions_table(frame, logits, self._trial, name, shared)
+                tables[name] = self._table(images, logits, name, (images.shared_patients, images.same_ids))
         return tables
+
+    def _validation(self, data: TaskData, logits: NDArray[Any] | None) -> dict[str, pa.Table]:
+        """Validation predictions of the selected step, on which thresholds and temperatures may be fitted.
+
+        Nothing is computed anew. Trials that are scored on no evaluation set need none.
+        """
+        if logits is None or not self._trial.task.evaluate:
+            return {}
+        return {Split.VAL: self._table(data.val, logits, Split.VAL)}
+
+    def _table(
+        self, images: LabelledSet, logits: NDArray[Any], name: str, shared_patients: tuple[int, bool] | None = None
+    ) -> pa.Table:
+        frame, hash_of_set = shown_columns(images, self._trial.task)
+        return predictions_table(frame, logits, self._trial, name, hash_of_set, shared_patients)
 
     def _logits(self, module: nn.Module, images: LabelledSet) -> NDArray[Any] | None:
         trial, device = self._trial, self._group.device

@@ -25,15 +25,17 @@ def predictions_table(
     logits: NDArray[Any],
     trial: ResolvedTrial,
     set_name: str,
+    hash_of_set: str | None = None,
     shared_patients: tuple[int, bool] | None = None,
 ) -> pa.Table:
-    """The table of one evaluation set.
+    """The table of one evaluation set, or of validation.
 
     Args:
         frame: One row per image: keyed hashes, site, groups and truth (``y`` or ``y_<label>``, ``raw_<label>``).
         logits: (N, L), in the order of the frame and of the task's labels.
         trial: Whose predictions these are.
-        set_name: The evaluation set.
+        set_name: The evaluation set, or ``val``.
+        hash_of_set: ``set_hash(frame)``, if it is known.
         shared_patients: How many of its patients have the id of one in training or validation, and whether equal ids
             mean the same person; None if it was not looked for.
 
@@ -56,7 +58,7 @@ def predictions_table(
         "kind": trial.task.kind,
         "labels": json.dumps(list(labels)),
         "set": set_name,
-        "set_hash": set_hash(frame),
+        "set_hash": set_hash(frame) if hash_of_set is None else hash_of_set,
         "aggregation": NO_AGGREGATION,
     }
     if shared_patients is not None:

@@ -49,6 +49,7 @@ class LabelledSet:
         hash_key: Key of the hashes that stand for ids in predictions.
         shared_patients: Of an evaluation set: see ``trainables.evaluation_sets.EvaluationRows``.
         same_ids: Whether its patient ids are those of training: one manifest.
+        shown: What ``shown_columns`` worked out, for the next trial on these images.
     """
 
     images: NDArray[np.uint8]
@@ -58,6 +59,7 @@ class LabelledSet:
     hash_key: bytes
     shared_patients: int = 0
     same_ids: bool = True
+    shown: dict[tuple[str, ...], tuple[pd.DataFrame, str]] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -158,6 +160,15 @@ def prediction_frame(labelled_set: LabelledSet, task: ResolvedTask, hash_key: by
         ``y``.
     """
     return _public(labelled_set.frame, task, labelled_set.hash_key if hash_key is None else hash_key)
+
+
+def shown_columns(labelled_set: LabelledSet, task: ResolvedTask) -> tuple[pd.DataFrame, str]:
+    """``prediction_frame`` and its ``set_hash``, worked out once for all trials of a process; not to be changed."""
+    groups = tuple(task.groups)
+    if groups not in labelled_set.shown:
+        frame = prediction_frame(labelled_set, task)
+        labelled_set.shown[groups] = (frame, set_hash(frame))
+    return labelled_set.shown[groups]
 
 
 def _public(frame: pd.DataFrame, task: ResolvedTask, key: bytes) -> pd.DataFrame:

@@ -21,8 +21,7 @@ from enum import StrEnum
 from typing import Protocol, TypeVar
 
 import numpy as np
-from scipy.special import expit, logit
-from scipy.stats import t as student_t
+from scipy.special import expit, logit, stdtr, stdtrit
 
 from dashboards.statistics.degrees_of_freedom import satterthwaite
 from dashboards.statistics.metrics import Metric, split_name
@@ -141,7 +140,7 @@ class Estimate:
             return _perfect_interval(self.value, self.min_patients, level)
         if not self.se > 0:
             return float("nan"), float("nan")
-        half = float(student_t.ppf((1 + level) / 2, self.df)) * self.se
+        half = float(stdtrit(self.df, (1 + level) / 2)) * self.se
         return _interval(self.value, half, self.scale)
 
 
@@ -193,7 +192,7 @@ def with_p(estimate: Estimate, min_test_patients: int = MIN_TEST_PATIENTS) -> Es
         return estimate
     if estimate.min_patients < min_test_patients and not estimate.seeds_only:
         return replace(estimate, notes=(*estimate.notes, FEW_PATIENTS))
-    p = 2.0 * float(student_t.sf(abs(estimate.value) / estimate.se, estimate.df))
+    p = 2.0 * float(stdtr(estimate.df, -abs(estimate.value) / estimate.se))
     return replace(estimate, p=p)
 
 

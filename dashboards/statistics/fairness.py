@@ -125,7 +125,7 @@ def group_gap(
     sign = 1.0 if higher_is_better(metric) else -1.0
     worst = min(tested, key=lambda pair: sign * pair[1].value)[1].group if len(tested) > 1 else ""
     gap = float(np.ptp([v.value for _, v in tested])) if len(tested) > 1 else float("nan")
-    note = FEW_GROUPS if len(tested) < 2 else _no_null([g for g, _ in tested], index)
+    note = FEW_GROUPS if len(tested) < 2 else no_null([g for g, _ in tested], index)
     null = np.full(1, np.nan)
     if not note and permutations:
         null = _null_gaps(metric, used, [g for g, _ in tested], index, rng, permutations)
@@ -225,7 +225,8 @@ def _scarcest(metric: str, predictions: Predictions, group: Subgroup, index: Pat
     return decides((c for c in counts if c.label in asked), key=lambda c: min(c.positive_patients, c.negative_patients))
 
 
-def _no_null(groups: Sequence[Subgroup], index: PatientIndex) -> str:
+def no_null(groups: Sequence[Subgroup], index: PatientIndex) -> str:
+    """Why groups cannot be permuted over patients; empty if they can."""
     rows = np.concatenate([g.rows for g in groups])
     if len(np.unique(rows)) < len(rows):
         return OVERLAPPING
@@ -249,7 +250,7 @@ def _null_gaps(
     for k, group in enumerate(groups):
         group_of[np.searchsorted(patients, np.unique(index.codes[group.rows]))] = k
     first = next(iter(runs.values()))
-    permuted = _permuted(group_of, _strata(first.truth[rows], own), rng, permutations)
+    permuted = permuted_groups(group_of, strata_of(first.truth[rows], own), rng, permutations)
     values = np.zeros((len(groups), permutations))
     for run in runs.values():
         part = run.at(rows)
@@ -264,14 +265,14 @@ def _under_weights(metric: str, part: Predictions, index: PatientIndex, members:
     return bootstrap_draws(metric, part.kind, part.labels, y, part.logits, index, weights, part.class_set)
 
 
-def _strata(truth: FloatArray, index: PatientIndex) -> NDArray[np.intp]:
+def strata_of(truth: FloatArray, index: PatientIndex) -> NDArray[np.intp]:
     """(P,) number of each patient's pattern of labels."""
     n = len(index.ids)
     pattern = [np.bincount(index.codes, column == side, n) > 0 for column in truth.T for side in (0, 1)]
     return np.unique(np.column_stack(pattern), axis=0, return_inverse=True)[1].reshape(-1).astype(np.intp)
 
 
-def _permuted(
+def permuted_groups(
     group_of: NDArray[np.intp], strata: NDArray[np.intp], rng: np.random.Generator, permutations: int
 ) -> NDArray[np.intp]:
     """(permutations, P) groups, exchanged within strata."""

@@ -6,7 +6,7 @@ equivalent: only these tests, whose null hypothesis is the difference, may say s
 
 from __future__ import annotations
 
-from scipy.stats import t as student_t
+from scipy.special import stdtr
 
 from dashboards.statistics.contrasts import Estimate
 
@@ -57,4 +57,4 @@ def one_sided_p(estimate: Estimate, limit: float, *, below: bool) -> float:
     if estimate.p != estimate.p:
         return float("nan")
     distance = (estimate.value - limit) / estimate.se
-    return float(student_t.cdf(distance, estimate.df) if below else student_t.sf(distance, estimate.df))
+    return float(stdtr(estimate.df, distance if below else -distance))

@@ -56,7 +56,7 @@ class Predictions:
         rank as the probabilities do but do not saturate into ties, and unlike raw logits they do not move when a
         constant is added to all logits of an image.
         """
-        return self.logits if self.labelwise else _log_odds(self.logits)
+        return self.logits if self.labelwise else log_odds(self.logits)
 
     @cached_property
     def class_index(self) -> NDArray[np.intp]:
@@ -163,13 +163,20 @@ def _class_truth(y: ArrayLike, labels: tuple[str, ...]) -> FloatArray:
     return truth
 
 
-def _log_odds(logits: FloatArray) -> FloatArray:
-    """(N, C): log p_k/(1 - p_k) of the softmax, exact where p_k is near 1 too."""
-    with np.errstate(invalid="ignore", divide="ignore"):  # non-finite logits give NaN, which the metrics report
-        log_p = logits - logsumexp(logits, axis=1, keepdims=True)
-        odds = log_p - np.log1p(-np.exp(log_p))  # p_k <= 1/2 for all but the largest class
-        rows, top = np.arange(len(logits)), np.argmax(logits, axis=1)
+def log_odds(logits: FloatArray) -> FloatArray:
+    """(..., C): log p_k/(1 - p_k) of the softmax, exact where p_k is near 1 too; NaN where a logit is not finite.
+
+    ``z_k - logsumexp(z_j, j != k)``: of the largest class over the others themselves, of every other class over all
+    less its own share, which loses nothing, as the largest class remains.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        top = np.argmax(logits, axis=-1)[..., None]
         others = logits.copy()
-        others[rows, top] = -np.inf
-        odds[rows, top] = logits[rows, top] - logsumexp(others, axis=1)
+        np.put_along_axis(others, top, -np.inf, axis=-1)
+        shifted = logits - np.take_along_axis(logits, top, axis=-1)
+        shares = np.exp(shifted)
+        odds = shifted - np.log(shares.sum(axis=-1, keepdims=True) - shares)
+        second = others.max(axis=-1, keepdims=True)
+        rest = second + np.log(np.exp(others - second).sum(axis=-1, keepdims=True))
+        np.put_along_axis(odds, top, np.take_along_axis(logits, top, axis=-1) - rest, axis=-1)
     return np.asarray(odds)

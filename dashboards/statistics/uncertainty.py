@@ -211,7 +211,7 @@ def patient_variance(terms: Sequence[tuple[float, Influence]]) -> PatientVarianc
 def _auc_influence(metric: str, predictions: Predictions, index: PatientIndex, asked: tuple[str, ...]) -> Influence:
     defined = discrimination.defined_classes(predictions, asked)
     columns = predictions.columns(defined)
-    labelled = _labelled_patients(index, np.asarray(predictions.labelled[:, columns].any(axis=1)))
+    labelled = labelled_patients(index, np.asarray(predictions.labelled[:, columns].any(axis=1)))
     sides = _all_sides(predictions, labelled, columns)
     psi = [side.positive + side.negative for side in sides]
     return Influence(
@@ -287,7 +287,7 @@ def _first_order_influence(metric: str, whole: FirstOrder, index: PatientIndex) 
     used = np.zeros(len(index.codes), dtype=bool)
     for part in whole.parts:
         used[part.rows] = True
-    labelled = _labelled_patients(index, used)
+    labelled = labelled_patients(index, used)
     psi = [np.bincount(labelled.codes[part.rows], part.values, len(labelled.ids)) for part in whole.parts]
     return Influence(
         metric=metric,
@@ -300,7 +300,7 @@ def _first_order_influence(metric: str, whole: FirstOrder, index: PatientIndex) 
     )
 
 
-def _labelled_patients(index: PatientIndex, rows: BoolArray) -> PatientIndex:
+def labelled_patients(index: PatientIndex, rows: BoolArray) -> PatientIndex:
     """The patients that have one of the rows; codes of other rows mean nothing."""
     present = np.bincount(index.codes[rows], minlength=len(index.ids)) > 0
     if present.all():

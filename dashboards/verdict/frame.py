@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from dashboards import confidence_answers, harm_answers, speed_answers
 from dashboards.answers import Answer
 from dashboards.evidence import Evidence
 from dashboards.style import plural
@@ -24,6 +25,9 @@ ANSWERING: tuple[Answering, ...] = (
     where_answers,
     best_answers,
     label_answers,
+    harm_answers.harm_answers,
+    confidence_answers.confidence_answers,
+    speed_answers.speed_answers,
     belief_answers,
 )
 """Functions that answer; several may answer one question. Answers are put in the order of the questions."""
@@ -70,9 +74,9 @@ def questions(evidence: Evidence, tables: Tables) -> tuple[Question, ...]:
             "down (fixed sequence); better than the baseline with the same amount, Holm over amounts; a saving needs "
             "both. Not corrected over curves: exploratory.",
         ),
-        ("Is anyone harmed?", "Holm over the eligible groups of one contrast and set; exploratory over contrasts."),
-        ("Can its probabilities be trusted?", "Exploratory: intervals are not corrected."),
-        ("Does it train faster?", "Exploratory: exact intervals per comparison, not corrected."),
+        ("Is anyone harmed?", harm_answers.ERROR_CONTROL),
+        ("Can its probabilities be trusted?", confidence_answers.ERROR_CONTROL),
+        ("Does it train faster?", speed_answers.ERROR_CONTROL),
         ("Why believe it?", "No test: facts of the record, and the primary family anew with lost trials at chance."),
     )
     return tuple(

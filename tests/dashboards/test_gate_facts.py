@@ -174,7 +174,7 @@ def test_lost_trials_at_chance_are_those_of_the_statistics(five_seeds):
     primary = build_tables(evidence).contrasts.query("primary").reset_index(drop=True)
 
     from dashboards.cell_tables import view
-    from dashboards.evidence import task_estimates
+    from dashboards.reading import task_estimates
 
     (estimates,) = task_estimates(evidence)
     task = view(evidence, estimates)

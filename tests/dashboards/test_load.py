@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 
 import dashboards
 from dashboards import load_failures, load_predictions, load_results, load_study, tracking
+from dashboards.load import load_histories, load_validation
 from dashboards.prediction_sets import read_predictions
 from orchestrator.delivery import spooled
 from orchestrator.metrics import score
@@ -235,3 +236,39 @@ def test_a_study_that_is_not_there_is_named_beside_those_that_are(
     by_search(monkeypatch)
     with pytest.raises(UserError, match="Did you mean 'skin'"):
         load_results("skn", record.uri)
+
+
+def test_validation_predictions_are_read_apart_from_evaluation_sets(record: Record, storage: Storage) -> None:
+    done = publish(storage, make_result(make_trial(seed=0)), ("test", "val"))
+    record.deliver(spooled(done))
+    deliver(record, storage, seed=1)  # as records of earlier versions: without validation predictions
+    frame = load_results("skin", record.uri)
+    assert sorted(map(tuple, frame["sets"])) == [("head_neck", "test"), ("test",)]
+    assert not [c for c in frame.columns if c.startswith("val/")]
+    assert {key[1] for key in load_predictions(frame)} == {"test", "head_neck"}
+    validation = load_validation(frame)
+    assert list(validation) == [done.trial.trial_id]
+    assert validation[done.trial.trial_id].logits.shape == (60, 3)
+    with pytest.raises(KeyError):
+        validation[make_trial(seed=1).trial_id]
+    with pytest.raises(UserError, match="load_validation needs the frame of load_results"):
+        load_validation(pd.DataFrame({"trial_id": ["x"]}))
+
+
+def test_histories_are_read_when_asked_for(record: Record, storage: Storage) -> None:
+    deliver(record, storage)
+    frame = load_results("skin", record.uri)
+    histories = load_histories(frame)
+    trial_id = make_trial().trial_id
+    assert list(histories) == [trial_id]
+    history = histories[trial_id]
+    assert history.steps.tolist() == list(range(30, 301, 30))
+    assert history.values == pytest.approx(0.5 + 0.31 * np.sin(history.steps / 160))
+    assert np.isnan(history.seconds).all()  # not recorded in this file
+    path = Path(frame["artifact_uri"].iloc[0]) / "history.parquet"
+    path.write_text("no")
+    with pytest.raises(DataError, match="not a history with the columns step and val"):
+        histories[trial_id]
+    path.unlink()
+    with pytest.raises(TrackingError, match="is gone"):
+        histories[trial_id]

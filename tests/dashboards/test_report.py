@@ -295,6 +295,8 @@ def recorded(monkeypatch):
     monkeypatch.setattr(report, "load_study", lambda name, uri: held["study"])
     monkeypatch.setattr(report, "load_planned", lambda name, uri: None)
     monkeypatch.setattr(report, "load_predictions", load_predictions)
+    monkeypatch.setattr(report, "load_validation", lambda rows, uri: {})
+    monkeypatch.setattr(report, "load_histories", lambda rows, uri: {})
     return held | {"reads": reads, "held": held}
 
 
@@ -366,9 +368,9 @@ def test_browser_draws_every_figure_without_errors_or_requests(whole_report):
             page.on("request", lambda request: requests.append(request.url))
             # The same restrictions as in the MLflow UI: scripts, but no cookies, no storage, no parent.
             source = whole_report.index_html.read_text(encoding="utf-8")
-            page.set_content("<iframe sandbox='allow-scripts' style='width:1280px;height:20000px;border:0'></iframe>")
+            page.set_content("<iframe sandbox='allow-scripts' style='width:1280px;height:40000px;border:0'></iframe>")
             page.eval_on_selector("iframe", "(frame, html) => { frame.srcdoc = html; }", source)
-            page.set_viewport_size({"width": 1300, "height": 20000})
+            page.set_viewport_size({"width": 1300, "height": 40000})
             frame = page.query_selector("iframe").content_frame()
             expected = source.count("<figure ")
             frame.wait_for_function(

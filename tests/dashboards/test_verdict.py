@@ -147,7 +147,7 @@ class TestWhere:
         assert set(rows["kind"]) == {"difference of differences"}  # two scales have no slope of their own
         row = rows[(rows["set"] == "test") & (rows["pretraining_source"] == "natural")].iloc[0]
         from dashboards.cell_tables import view
-        from dashboards.evidence import task_estimates
+        from dashboards.reading import task_estimates
 
         (estimates,) = task_estimates(evidence())
         task = view(evidence(), estimates)
@@ -195,7 +195,7 @@ class TestBest:
 
     def test_the_set_is_that_of_the_statistics(self):
         from dashboards.cell_tables import view
-        from dashboards.evidence import task_estimates
+        from dashboards.reading import task_estimates
 
         (estimates,) = task_estimates(evidence())
         task = view(evidence(), estimates)
@@ -245,7 +245,7 @@ class TestLabels:
 
     def test_the_tests_are_those_of_the_statistics(self):
         from dashboards.cell_tables import view
-        from dashboards.evidence import task_estimates
+        from dashboards.reading import task_estimates
         from dashboards.statistics import Labels
 
         (estimates,) = task_estimates(evidence())

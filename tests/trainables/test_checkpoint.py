@@ -75,7 +75,7 @@ def test_another_format_starts_the_trial_over(monkeypatch, caplog):
     data = to_bytes(STATE, TRIAL_ID)
     monkeypatch.setattr("trainables.checkpoint.CHECKPOINT_FORMAT", 99)
     assert from_bytes(data, TRIAL_ID) is None
-    assert "format 2, not 99" in caplog.text
+    assert "format 3, not 99" in caplog.text
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path):

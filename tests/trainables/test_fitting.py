@@ -14,7 +14,10 @@ from search_spaces.exceptions import DataError, DivergenceError, MemoryLimitErro
 from search_spaces.protocol import Budget
 from search_spaces.results import Order
 from tests.trainables.toy import NORMALISE, TRIAL_ID, Teller, ToyNet, ToySet, same, toy_protocol, toy_set
+from trainables.augmentation import EvaluationTransform
+from trainables.batches import ImageFeed
 from trainables.checkpoint import Checkpoints
+from trainables.evaluation import predict
 from trainables.fitting import Stopped, fit
 from trainables.groups import SingleProcess
 from trainables.module_setup import largest_that_fits, prepare
@@ -22,6 +25,7 @@ from trainables.notice import NOTICE
 from trainables.recompute import blocks
 from trainables.storage import Storage
 from trainables.training_log import LOSS_WINDOW, LossLog, still_rising
+from trainables.validation_metrics import validation_value
 
 CPU = torch.device("cpu")
 ONE = SingleProcess(CPU)
@@ -89,6 +93,22 @@ def test_the_best_validation_value_is_selected_and_the_earliest_of_equals(primar
     assert same(net.state_dict(), result.selected)
     chosen = (result.best_step == result.steps) == same(result.selected, result.final)
     assert chosen
+
+
+@pytest.mark.parametrize("select", ["best_val", "last"])
+def test_validation_logits_are_those_of_the_selected_step(select):
+    val_set = toy_set(n=12, seed=1)
+    _, result = _fit(toy_protocol(select=select), val_set=val_set)
+    assert result.val_logits.shape == (12, 3)
+    assert validation_value("auc_macro", result.val_logits, np.asarray(val_set.targets)) == result.best_value
+    values = [row["val"] for row in result.history]
+    assert result.best_value == (values[-1] if select == "last" else max(values))
+    # The weights that came out say the same of these images.
+    again = ToyNet()
+    again.load_state_dict(result.selected)
+    transform = EvaluationTransform(8, NORMALISE, CPU, torch.float32, False)
+    said = predict(again, ImageFeed(val_set, CPU, torch.float32), transform, ONE, 64)
+    np.testing.assert_allclose(said, result.val_logits, atol=1e-5)
 
 
 def test_equal_values_select_the_earliest():
@@ -219,6 +239,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, vari
     assert same(whole.final, resumed.final)
     assert same(net.state_dict(), other.state_dict())
     assert (whole.best_step, whole.best_value) == (resumed.best_step, resumed.best_value)
+    assert np.array_equal(whole.val_logits, resumed.val_logits)
     for first, second in zip(whole.history, resumed.history, strict=True):
         assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in second.items() if k != "seconds"}
 

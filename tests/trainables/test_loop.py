@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import trainables.loop
+from dashboards.prediction_sets import read_predictions
 from search_spaces.exceptions import DataError, DivergenceError, TrackingError, UserError
 from search_spaces.names import Artifact, Role, State
 from search_spaces.protocol import Protocol
@@ -31,6 +32,7 @@ from trainables.groups import SingleProcess
 from trainables.loop import evaluate_only, train
 from trainables.models import build_model
 from trainables.storage import Storage
+from trainables.validation_metrics import validation_value
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE = SingleProcess()
@@ -86,6 +88,7 @@ def test_a_trial_is_published_with_everything_the_record_needs(make_trial):
         "history.parquet",
         "predictions/site_b.parquet",
         "predictions/test.parquet",
+        "predictions/val.parquet",
         "receipt.json",
         "trial.json",
         "weights.safetensors",
@@ -121,6 +124,26 @@ def test_predictions_hold_hashed_ids_truth_and_logits(make_trial):
     assert str(table.schema.field("z_opacity").type) == "float"
     assert not any(value.startswith(("i", "p")) and len(value) == 3 for value in table["patient_id"].to_pylist())
     assert table.num_rows == 10
+
+
+def test_validation_predictions_are_kept_without_being_an_evaluation_set(make_trial):
+    trial = make_trial()
+    result = train(trial, ONE, Teller())
+    path = _published(trial) / "predictions" / "val.parquet"
+    table = pq.read_table(path)
+    metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    assert (metadata["set"], len(metadata["set_hash"])) == ("val", 16)
+    assert table.num_rows == result.subset.val_images
+    kept = read_predictions(path)
+    assert validation_value("auc_macro", kept.logits, kept.y) == pytest.approx(result.best_value, abs=1e-6)
+    assert set(table.column_names) == set(pq.read_table(path.with_name("test.parquet")).column_names)
+
+
+def test_a_trial_that_is_scored_on_nothing_keeps_no_validation_predictions(make_trial):
+    trial = make_trial(role=Role.SEARCH)
+    unscored = trial.model_copy(update={"task": trial.task.model_copy(update={"evaluate": {}})})
+    train(unscored, ONE, Teller())
+    assert not (_published(unscored) / "predictions").exists()
 
 
 def test_multiclass_predictions_have_one_column_of_truth(make_trial):
@@ -227,7 +250,7 @@ def test_a_stopped_trial_leaves_a_checkpoint_and_continues_bit_for_bit(make_tria
 
 def _assert_equal_folders(first, second):
     assert same(load_file(first / Artifact.WEIGHTS), load_file(second / Artifact.WEIGHTS))
-    for name in ("test", "site_b"):
+    for name in ("test", "site_b", "val"):
         tables = [pq.read_table(folder / "predictions" / f"{name}.parquet") for folder in (first, second)]
         assert tables[0].equals(tables[1])
 

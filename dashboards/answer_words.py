@@ -1,0 +1,83 @@
+"""What the gates leave of an answer, and phrases that answers share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import pandas as pd
+
+from dashboards.answers import Number
+from dashboards.evidence import IN_DOMAIN
+from dashboards.plots import records
+from dashboards.statistics import MIN_SEEDS, Wording
+from dashboards.style import amount_text
+
+Letter = Literal["A", "B", "C", "F"]
+CELL = ("task", "model_scale", "pretraining_source", "data_fraction")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """How strong an answer may be.
+
+    Attributes:
+        grade: Of the contrast that it rests on; None if that has none.
+        caps: Why the wording is not stronger.
+        silent: Whether nothing may be claimed.
+    """
+
+    grade: Letter | None
+    caps: tuple[str, ...]
+    silent: bool
+
+    def verb(self, plain: str, hedged: str) -> str:
+        """``harms`` or ``seems to harm``."""
+        return hedged if self.caps else plain
+
+
+def hold(contrasts: pd.DataFrame, row: dict[str, Any], n_seeds: int) -> Held:
+    """What holds an answer on a cell back: the gates of the same cell's contrast on the same set, and few seeds.
+
+    Args:
+        contrasts: ``Tables.contrasts``.
+        row: With the cell's axes, and ``set`` (in domain if it has none).
+        n_seeds: Paired seeds behind the answer.
+    """
+    found = _contrast(contrasts, row)
+    caps = [part for part in str(found.get("cap", "")).split("; ") if part]
+    if not found:
+        caps.append("no contrast with the baseline")
+    if n_seeds < MIN_SEEDS and not any("seeds" in cap for cap in caps):
+        caps.append(f"fewer than {MIN_SEEDS} seeds")
+    grade = cast("Letter | None", str(found["grade"]) if found.get("grade") else None)
+    return Held(grade=grade, caps=tuple(caps), silent=found.get("wording") == str(Wording.NONE))
+
+
+def _contrast(contrasts: pd.DataFrame, row: dict[str, Any]) -> dict[str, Any]:
+    if contrasts.empty:
+        return {}
+    chosen = contrasts["set"] == row.get("set", IN_DOMAIN)
+    for column in CELL:
+        chosen &= contrasts[column].astype(str) == str(row[column])
+    rows = records(contrasts[chosen])
+    return rows[0] if rows else {}
+
+
+def cell_of(row: dict[str, Any]) -> dict[str, str]:
+    """The fields of an answer that name a cell."""
+    return {name: str(row[name]) for name in CELL}
+
+
+def where(row: dict[str, Any]) -> str:
+    """``on skin at 5 % (resnet20), evaluated on site_b``."""
+    name = str(row.get("set", IN_DOMAIN))
+    place = "" if name == IN_DOMAIN else f", evaluated on {name}"
+    return f"on {row['task']} at {amount_text(str(row['data_fraction']))} ({row['model_scale']}){place}"
+
+
+def finite_number(value: Any) -> Number:
+    """A number for an answer; None where it does not exist."""
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,260 @@
+"""Trials of one task at one model scale and amount, with their predictions.
+
+All comparisons with the baseline lie within such a block, so its predictions are held only while it is worked on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dashboards.evidence import IN_DOMAIN, Evidence, SeenBlock
+from dashboards.prediction_sets import PredictionSet
+from dashboards.set_design import SetDesign
+from dashboards.statistics import (
+    Predictions,
+    SeedKey,
+    Temperature,
+    ThresholdRule,
+    choose_threshold,
+    fit_temperature,
+)
+from dashboards.statistics.predictions import FloatArray, check_predictions
+from dashboards.statistics.run_batches import RunBatch, make_batch
+from search_spaces.amounts import Seed
+from search_spaces.exceptions import ScalecurvesError
+from search_spaces.names import Kind
+
+THRESHOLD_SPECIFICITY = 0.9
+"""Images are called positive from the smallest logit on that has this specificity on validation."""
+
+NO_VALIDATION = "not estimable: no validation predictions"
+NOT_ALL_VALIDATION = "not estimable: not every seed has validation predictions"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunKey:
+    """One trial of a block."""
+
+    source: str
+    seed: SeedKey
+    trial_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetRuns:
+    """The runs of a block on one evaluation set.
+
+    Attributes:
+        name: The set.
+        keys: R trials.
+        batch: Their predictions, in that order.
+        design: What the set allows to be said.
+        any_prediction: One of them, for groups and sites.
+    """
+
+    name: str
+    keys: tuple[RunKey, ...]
+    batch: RunBatch
+    design: SetDesign
+    any_prediction: PredictionSet
+
+    def by_source(self, values: Sequence[T]) -> dict[str, dict[SeedKey, T]]:
+        """R values as source -> seed -> value."""
+        found: dict[str, dict[SeedKey, T]] = {}
+        for key, value in zip(self.keys, values, strict=True):
+            found.setdefault(key.source, {})[key.seed] = value
+        return found
+
+    def positions(self) -> dict[str, list[int]]:
+        """Source -> positions of its runs."""
+        found: dict[str, list[int]] = {}
+        for position, key in enumerate(self.keys):
+            found.setdefault(key.source, []).append(position)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One task, scale and amount.
+
+    Attributes:
+        evidence: The study.
+        task: Name of the task.
+        metric: Its primary metric.
+        scale: Model scale.
+        fraction: Label of the amount.
+        primary: Whether the amount is one of the primary family.
+        rows: Its rows of ``Evidence.results``, by trial id.
+        sets: Evaluation set -> runs, the in-domain one first.
+        problems: "trial_id set: reason" of predictions that could not be used here.
+    """
+
+    evidence: Evidence
+    task: str
+    metric: str
+    scale: str
+    fraction: str
+    primary: bool
+    rows: pd.DataFrame
+    sets: dict[str, SetRuns]
+    problems: list[str]
+
+    @property
+    def baseline(self) -> str:
+        """Source that all are compared with."""
+        return self.evidence.baseline
+
+    @property
+    def level(self) -> float:
+        """Nominal coverage of intervals."""
+        return 1 - self.evidence.alpha
+
+    @property
+    def images(self) -> float:
+        """Labelled training images, mean over trials."""
+        return float(self.rows["n_images"].mean())
+
+    def coordinates(self, source: str) -> dict[str, Any]:
+        """The axes of a cell, as columns."""
+        return {
+            "task": self.task,
+            "model_scale": self.scale,
+            "pretraining_source": source,
+            "data_fraction": self.fraction,
+        }
+
+    def sources(self) -> list[str]:
+        """Sources other than the baseline."""
+        return [s for s in dict.fromkeys(self.rows["pretraining_source"].astype(str)) if s != self.baseline]
+
+    def pair(self, runs: Mapping[str, Mapping[SeedKey, T]], source: str) -> tuple[dict[SeedKey, T], dict[SeedKey, T]]:
+        """Runs of a source and of the baseline; seeds whose subsets differ are no pairs and left out."""
+        ours, base = dict(runs.get(source, {})), dict(runs.get(self.baseline, {}))
+        for seed in [s for s in ours if s in base and self._differ(source, s)]:
+            del ours[seed], base[seed]
+        return ours, base
+
+    @cached_property
+    def _subsets(self) -> dict[tuple[str, SeedKey], Any]:
+        rows = self.rows.to_dict("records")
+        return {(str(row["pretraining_source"]), _seed(row)): row["subset_hash"] for row in rows}
+
+    def _differ(self, source: str, seed: SeedKey) -> bool:
+        a, b = self._subsets.get((source, seed)), self._subsets.get((self.baseline, seed))
+        return isinstance(a, str) and isinstance(b, str) and a != b
+
+    @cached_property
+    def fitted(self) -> dict[str, Fitted]:
+        """Trial id -> what was fitted on its validation predictions; trials without them are missing."""
+        fitted = {}
+        for trial_id in map(str, self.rows.index):
+            try:
+                validation = self.evidence.validation.get(trial_id)
+                if validation is not None:
+                    fitted[trial_id] = _fit(validation)
+            except (ValueError, KeyError, ScalecurvesError) as error:
+                self.problems.append(f"{trial_id} val: {error}")
+        return fitted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """What one trial's validation predictions decide.
+
+    Attributes:
+        validation: They themselves.
+        temperatures: One for a softmax, else one per label.
+        thresholds: (L,) score from which on each label is called present; NaN where it cannot be chosen.
+    """
+
+    validation: Predictions
+    temperatures: tuple[Temperature, ...]
+    thresholds: FloatArray
+
+
+def make_block(seen: SeenBlock, evidence: Evidence, primary_amounts: frozenset[str]) -> Block:
+    """A block from what was read.
+
+    Args:
+        seen: Predictions of the block's trials.
+        evidence: The study.
+        primary_amounts: Labels of the amounts of the primary family.
+    """
+    rows = seen.rows.set_index("trial_id", drop=False)
+    problems: list[str] = []
+    names = sorted({name for _, name in seen.predictions}, key=lambda name: (name != IN_DOMAIN, name))
+    sets = {name: runs for name in names if (runs := _set_runs(name, seen, rows, problems)) is not None}
+    return Block(
+        evidence=evidence,
+        task=seen.task,
+        metric=seen.metric,
+        scale=seen.scale,
+        fraction=seen.fraction,
+        primary=seen.fraction in primary_amounts,
+        rows=rows,
+        sets=sets,
+        problems=problems,
+    )
+
+
+def _set_runs(name: str, seen: SeenBlock, rows: pd.DataFrame, problems: list[str]) -> SetRuns | None:
+    """Runs whose predictions are of one and the same set: the one that most of them share."""
+    found = {trial: pair for (trial, of_set), pair in seen.predictions.items() if of_set == name}
+    designs = [id(design) for _, design in found.values()]
+    most = max(designs, key=designs.count)
+    kept = {trial: pair for trial, pair in found.items() if id(pair[1]) == most}
+    problems += [f"{trial} {name}: predictions of another evaluation set" for trial in found if trial not in kept]
+    first, design = next(iter(kept.values()))
+    keys = tuple(
+        RunKey(source=str(rows.loc[t, "pretraining_source"]), seed=_seed(rows.loc[t]), trial_id=t) for t in kept
+    )
+    logits = [prediction.logits for prediction, _ in kept.values()]
+    try:
+        batch = make_batch(first.kind, first.labels, first.y, logits, design.index, design.classes)
+    except ValueError as error:
+        problems.append(f"{seen.task} {seen.scale} {seen.fraction} {name}: {error}")
+        return None
+    return SetRuns(name=name, keys=keys, batch=batch, design=design, any_prediction=first)
+
+
+def _seed(row: Any) -> Seed:
+    return Seed(subset=int(row["seed_subset"]), init=int(row["seed_init"]))
+
+
+def _fit(validation: PredictionSet) -> Fitted:
+    known = check_predictions(validation.kind, validation.labels, validation.y, validation.logits)
+    thresholds = [
+        choose_threshold(known.truth[:, k], known.scores[:, k], ThresholdRule.SPECIFICITY, THRESHOLD_SPECIFICITY).value
+        for k in range(len(known.labels))
+    ]
+    return Fitted(validation=known, temperatures=fit_temperature(known), thresholds=np.array(thresholds))
+
+
+def question_labels(runs: SetRuns) -> list[int]:
+    """Columns whose probabilities are asked about one by one: labels of the class set; [] for a softmax."""
+    first = runs.batch.first
+    return first.columns(first.class_set) if first.labelwise else []
+
+
+def group_columns(runs: SetRuns, evidence: Evidence) -> dict[str, NDArray[np.object_]]:
+    """Subgroup column of the study -> (N,) values, of those that the set has."""
+    of_images = runs.any_prediction.groups | (
+        {} if runs.any_prediction.site is None else {"site": runs.any_prediction.site}
+    )
+    asked = evidence.statistics.groups
+    names = [(name, name.removeprefix("g_")) for name in asked]
+    return {name: of_images[short] for name, short in names if short in of_images}
+
+
+def is_labelwise(kind: str) -> bool:
+    """Whether each label is a question of its own."""
+    return kind in (Kind.BINARY, Kind.MULTILABEL)

@@ -1,0 +1,145 @@
+"""The parts of the page beyond "does it help": shifted sets, subgroups, probabilities, speed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import pandas as pd
+
+from dashboards import confidence_answers, harm_answers, speed_answers
+from dashboards.confidence_plots import reliability_plots, risk_plots
+from dashboards.curve_plots import shifted_plots
+from dashboards.evidence import Evidence
+from dashboards.harm_plots import harm_plots, value_plots
+from dashboards.page import Section
+from dashboards.plots import AnyPlot
+from dashboards.robustness_plots import robustness_plots
+from dashboards.row_plots import subgroup_plots
+from dashboards.shift_tables import has_probit
+from dashboards.speed_plots import convergence_plots
+from dashboards.tables import Tables
+
+MAX_FIGURES = 8
+"""Figures of one kind on the page; what is not drawn is in the tables."""
+
+P = TypeVar("P", bound=AnyPlot)
+
+
+def shift_section(evidence: Evidence, tables: Tables) -> Section:
+    """In domain against shifted, effective robustness, detection by confidence."""
+    shifted, robustness = tables.in_domain_vs_shifted, tables.of("robustness")
+    plots: list[AnyPlot] = []
+    if len(shifted):
+        on_probit = shifted["metric"].map(has_probit).astype(bool)
+        plots += robustness_plots(shifted[on_probit], robustness, evidence.baseline) if len(robustness) else []
+        plots += shifted_plots(shifted[~on_probit], evidence.baseline)
+    shown, rest = _capped(plots)
+    return Section(
+        anchor="shift",
+        heading="Shifted sets",
+        intro="Patients of the two sets are different people: their variances add. Effective robustness is what a "
+        f"source gains on the shifted set beyond what the line through {evidence.baseline} expects; its interval takes "
+        "the line as given, its p-values are adjusted by Benjamini and Hochberg, exploratory. Errors are compared as "
+        f"ratios (growth of the NLL), an AUC is not.{rest}",
+        plots=shown,
+        folded=_named(
+            ("Effective robustness, and growth of errors", _beyond(robustness, evidence.baseline)),
+            ("Telling the sets apart by confidence", tables.of("ood_detection")),
+        ),
+        empty="The study has no evaluation set beside test, or no trial was scored on one.",
+    )
+
+
+def _beyond(robustness: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    return robustness[robustness["pretraining_source"] != baseline] if len(robustness) else robustness
+
+
+def subgroup_section(evidence: Evidence, tables: Tables) -> Section:
+    """Harm per subgroup, values beside the band of chance, error rates at the frozen threshold."""
+    harm, values = tables.of("harm"), tables.of("group_values")
+    plots, harms, rest, more = _no_plots(), _no_plots(), "", ""
+    if len(harm):
+        harms, rest = _capped(harm_plots(harm, evidence.baseline))
+    if len(values):
+        plots, more = _capped(value_plots(values, tables.of("group_gaps"), evidence.baseline))
+    elif len(tables.subgroups):
+        plots, more = _capped(subgroup_plots(tables.subgroups, evidence.baseline))
+    return Section(
+        anchor="subgroups",
+        heading="Subgroups",
+        intro=f"Whom does a source harm? {harm_answers.ERROR_CONTROL} Intervals are not adjusted. A narrower gap "
+        "through a worse best group is no improvement. Error rates are those at one threshold for all groups, the "
+        "smallest with a specificity of 0.9 on validation; criteria of fairness conflict where prevalences differ and "
+        f"stand side by side.{rest or more}",
+        plots=(*harms, *plots),
+        folded=_named(
+            ("Largest gaps between groups, beside chance", tables.of("group_gaps")),
+            ("Equalised odds at the frozen threshold", tables.of("group_odds")),
+            ("Error rates and calibration within groups", tables.of("group_rates")),
+            ("Positives of one group against negatives of another", tables.of("cross_group_auc")),
+        ),
+        empty="The study names no subgroup columns (statistics.groups), or the predictions lack them.",
+    )
+
+
+def confidence_section(evidence: Evidence, tables: Tables) -> Section:
+    """Scores, calibration before and after temperature, selective prediction."""
+    bins, curves = tables.of("reliability"), tables.of("risk_coverage")
+    reliability, rest = _capped(reliability_plots(bins, evidence.baseline)) if len(bins) else (_no_plots(), "")
+    risk, more = (
+        _capped(risk_plots(curves, tables.of("selective"), evidence.baseline)) if len(curves) else (_no_plots(), "")
+    )
+    return Section(
+        anchor="confidence",
+        heading="Probabilities",
+        intro=f"Can the probabilities be trusted? {confidence_answers.ERROR_CONTROL} A binned error is biased upwards, "
+        "the more the smaller the set: read the ECE beside its median under perfect calibration (null median), and "
+        "compare sets of different size by the debiased error. Differences in scores mix discrimination and "
+        f"calibration; after temperature the second part is small.{rest or more}",
+        plots=(*reliability, *risk),
+        folded=_named(
+            ("Scores and calibration", tables.of("probabilities")),
+            (f"Differences to {evidence.baseline} in NLL and Brier score", tables.of("probability_contrasts")),
+            (f"Differences to {evidence.baseline} in selective risk", tables.of("selective_contrasts")),
+            (
+                "Whom the models abstain on, at the confidence that accepts 90 % of validation",
+                tables.of("group_coverage"),
+            ),
+        ),
+        empty="No finished trial has predictions yet.",
+    )
+
+
+def speed_section(evidence: Evidence, tables: Tables) -> Section:
+    """Validation curves and times to the marks."""
+    curves = tables.of("convergence")
+    plots, rest = (
+        _capped(convergence_plots(curves, tables.of("speed"), evidence.baseline)) if len(curves) else (_no_plots(), "")
+    )
+    return Section(
+        anchor="speed",
+        heading="Training speed",
+        intro=f"Is a source faster? {speed_answers.ERROR_CONTROL} The mark is a share of the way from chance to the "
+        f"best validation result of {evidence.baseline} (mean over seeds), reached at two evaluations in a row. A time "
+        "lies between two evaluations; one beyond the budget is later than it, and neither is dropped. Medians over "
+        "seeds, ratios within bounds. Device-hours are training and validation seconds times ranks. The area under "
+        f"the curve over log steps has an interval over seeds alone.{rest}",
+        plots=plots,
+        folded=_named(("Times to the marks", tables.of("speed")), ("Area over log steps", tables.of("learning_area"))),
+        empty="No trial has a validation curve.",
+    )
+
+
+def _no_plots() -> tuple[AnyPlot, ...]:
+    return ()
+
+
+def _capped(plots: Sequence[P]) -> tuple[tuple[P, ...], str]:
+    rest = len(plots) - MAX_FIGURES
+    said = f" {rest} further figures of this kind are not drawn; their numbers are in the tables." if rest > 0 else ""
+    return tuple(plots[:MAX_FIGURES]), said
+
+
+def _named(*tables: tuple[str, pd.DataFrame]) -> tuple[tuple[str, pd.DataFrame], ...]:
+    return tuple((title, table) for title, table in tables if len(table))

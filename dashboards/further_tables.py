@@ -1,0 +1,143 @@
+"""The tables beyond "does it help": harm, fairness, probabilities, abstention, shift, speed.
+
+Blocks of trials are worked on while their predictions are in memory (``watch``), whole tasks afterwards (``add_task``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pandas as pd
+
+from dashboards.blocks import Block, SetRuns, group_columns, make_block
+from dashboards.cell_tables import TaskView
+from dashboards.confidence_tables import probability_contrast_rows, probability_rows, stages
+from dashboards.evidence import IN_DOMAIN, Evidence, SeenBlock
+from dashboards.harm_tables import gap_rows, harm_rows
+from dashboards.rate_tables import cross_rows, odds_rows, rate_rows
+from dashboards.reliability_tables import reliability_rows
+from dashboards.selective_tables import (
+    coverage_rows,
+    curve_rows,
+    selective_contrast_rows,
+    selective_influences,
+    selective_rows,
+)
+from dashboards.set_groups import SetGroups, set_groups
+from dashboards.shift_tables import detection_rows, robustness_rows
+from dashboards.speed_tables import area_rows, convergence_rows, speed_rows, task_curves
+from dashboards.statistics.families import adjust_p_values, adjust_study
+
+PrimaryAmounts = Callable[[str, Iterable[str]], frozenset[str]]
+"""(task, labels of its amounts) -> those of the primary family."""
+
+NAMES = (
+    "harm",
+    "group_gaps",
+    "group_values",
+    "group_rates",
+    "group_odds",
+    "cross_group_auc",
+    "probabilities",
+    "probability_contrasts",
+    "reliability",
+    "selective",
+    "selective_contrasts",
+    "risk_coverage",
+    "group_coverage",
+    "robustness",
+    "ood_detection",
+    "speed",
+    "learning_area",
+    "convergence",
+)
+"""File names of the tables."""
+
+
+class FurtherTables:
+    """Collects the rows of all tasks.
+
+    Args:
+        evidence: The study.
+        primary_amounts: Amounts of a task's primary family.
+    """
+
+    def __init__(self, evidence: Evidence, primary_amounts: PrimaryAmounts) -> None:
+        self._evidence, self._primary_amounts = evidence, primary_amounts
+        self._rows: dict[str, list[dict[str, Any]]] = {name: [] for name in NAMES}
+        self._groups: dict[int, SetGroups] = {}
+        self._amounts: dict[str, list[str]] = {}
+        for row in evidence.results[["task", "data_fraction"]].astype(str).drop_duplicates().to_dict("records"):
+            self._amounts.setdefault(row["task"], []).append(row["data_fraction"])
+        self.problems: list[str] = []
+
+    def watch(self, seen: SeenBlock) -> None:
+        """Work on one task, scale and amount."""
+        primary = self._primary_amounts(seen.task, self._amounts[seen.task])
+        block = make_block(seen, self._evidence, primary)
+        for runs in block.sets.values():
+            self._add_groups(block, runs)
+            self._add_confidence(block, runs)
+        self._rows["ood_detection"] += detection_rows(block)
+        self.problems += block.problems
+
+    def add_task(self, task: TaskView, primary_amounts: frozenset[str]) -> None:
+        """Work on a task as a whole, once all its blocks were seen."""
+        self._groups.clear()
+        self._rows["robustness"] += robustness_rows(self._evidence, task)
+        curves = task_curves(self._evidence, task)
+        self._rows["speed"] += speed_rows(self._evidence, task, curves, primary_amounts)
+        self._rows["learning_area"] += area_rows(self._evidence, task, curves)
+        self._rows["convergence"] += convergence_rows(task, curves, primary_amounts)
+        self.problems += curves.problems
+
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """Every table; one without rows has no columns either."""
+        self._rows["group_odds"] += odds_rows(self._rows["group_rates"])
+        found = {name: pd.DataFrame(rows) for name, rows in self._rows.items()}
+        if len(found["probability_contrasts"]):
+            found["probability_contrasts"] = _adjusted_by_stage(found["probability_contrasts"])
+        if len(found["selective_contrasts"]):
+            found["selective_contrasts"] = adjust_study(found["selective_contrasts"])
+        if len(found["robustness"]):
+            others = found["robustness"]["pretraining_source"] != self._evidence.baseline
+            p = found["robustness"]["p"].where(others)
+            found["robustness"]["p_adjusted"] = adjust_p_values(p, "fdr_bh")
+        return found
+
+    def _add_groups(self, block: Block, runs: SetRuns) -> None:
+        attributes = group_columns(runs, self._evidence)
+        if not attributes:
+            return
+        groups = self._groups.get(id(runs.design))
+        if groups is None:
+            groups = self._groups[id(runs.design)] = set_groups(runs, attributes)
+        self._rows["harm"] += harm_rows(block, runs, groups)
+        if block.primary:
+            gaps, values = gap_rows(block, runs, groups)
+            self._rows["group_gaps"] += gaps
+            self._rows["group_values"] += values
+        self._rows["group_rates"] += rate_rows(block, runs, groups)
+        self._rows["cross_group_auc"] += cross_rows(block, runs, groups)
+        self._rows["group_coverage"] += coverage_rows(block, runs, groups)
+
+    def _add_confidence(self, block: Block, runs: SetRuns) -> None:
+        staged = stages(block, runs)
+        self._rows["probabilities"] += probability_rows(block, runs, staged)
+        self._rows["probability_contrasts"] += probability_contrast_rows(block, runs, staged)
+        found = selective_influences(runs)
+        self._rows["selective"] += selective_rows(block, runs, found)
+        self._rows["selective_contrasts"] += selective_contrast_rows(block, runs, found)
+        if runs.name == IN_DOMAIN and block.primary:
+            self._rows["reliability"] += reliability_rows(block, runs, staged)
+            self._rows["risk_coverage"] += curve_rows(block, runs)
+
+
+def _adjusted_by_stage(table: pd.DataFrame) -> pd.DataFrame:
+    """Holm over the primary differences of the whole study; each other score and stage is a family of its own."""
+    primary = table[table["primary"].astype(bool)]
+    parts = [adjust_study(primary)] if len(primary) else []
+    rest = table[~table["primary"].astype(bool)]
+    parts += [adjust_study(part) for _, part in rest.groupby(["metric", "stage"], sort=False)]
+    return pd.concat(parts).loc[table.index]

@@ -1,0 +1,197 @@
+"""Error rates of subgroups at the threshold frozen on validation, calibration within them, AUCs across them.
+
+Criteria of fairness conflict where prevalences differ: they stand side by side and are not merged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from dashboards.blocks import NO_VALIDATION, Block, SetRuns
+from dashboards.set_groups import GroupPart, SetGroups, random_generator
+from dashboards.statistics import Estimate, combined_interval
+from dashboards.statistics.batch_calibration import BatchCalibration, batch_calibration
+from dashboards.statistics.fairness import cross_group_auc
+from dashboards.statistics.predictions import FloatArray
+from dashboards.statistics.run_batches import mean_influences
+
+_HEALTHY = re.compile(r"(no[ _-]?finding|normal|healthy|no[ _-]?(disease|dr|tumou?r|lesion))s?", re.IGNORECASE)
+_NAN = float("nan")
+
+
+def rate_rows(block: Block, runs: SetRuns, groups: SetGroups) -> Iterator[dict[str, Any]]:
+    """Each label in each group of one attribute, at the amounts of the primary family.
+
+    Groups with fewer than 10 positive or 10 negative patients of the label are listed with their numbers.
+    """
+    if not block.primary:
+        return
+    cells = {s: p for s, p in runs.positions().items() if all(runs.keys[r].trial_id in block.fitted for r in p)}
+    for label in runs.batch.first.class_set:
+        column = runs.batch.first.labels.index(label)
+        for part in groups.of(1):
+            if label not in part.shown:
+                yield from (_unknown(block, runs, part, s, label, _sizes(part)) for s in runs.positions())
+                continue
+            yield from (
+                _unknown(block, runs, part, s, label, NO_VALIDATION) for s in runs.positions() if s not in cells
+            )
+            if cells:
+                yield from _group_rates(block, runs, part, label, column, cells)
+
+
+def _group_rates(
+    block: Block, runs: SetRuns, part: GroupPart, label: str, column: int, cells: dict[str, list[int]]
+) -> Iterator[dict[str, Any]]:
+    rows = part.group.rows
+    truth, scores = runs.batch.truth[rows, column], runs.batch.scores[:, rows, column]
+    thresholds = [
+        block.fitted[key.trial_id].thresholds[column] if key.trial_id in block.fitted else _NAN for key in runs.keys
+    ]
+    called = _called(scores, np.array(thresholds))
+    rates = {
+        name: mean_influences("accuracy", called[..., None], part.index, counted=(truth == side)[:, None])
+        for name, side in (("tpr", 1), ("fpr", 0))
+    }
+    known = ~np.isnan(truth)
+    rng = random_generator("calibration", block.task, block.scale, block.fraction, runs.name, part.group.name, label)
+    outcomes = np.broadcast_to(truth[known], (len(scores), int(known.sum())))
+    calibration = batch_calibration(outcomes, scores[:, known], rng)
+    for source, positions in cells.items():
+        found = {
+            name: combined_interval({runs.keys[r].seed: influences[r] for r in positions}, level=block.level)
+            for name, influences in rates.items()
+        }
+        yield _rate_row(block, runs, part, source, label, found, calibration, positions)
+
+
+def _called(scores: FloatArray, thresholds: FloatArray) -> FloatArray:
+    """(R, n): 1 where an image is called positive; NaN where its score or the run's threshold does not exist."""
+    defined = np.isfinite(scores) & np.isfinite(thresholds)[:, None]
+    return np.where(defined, scores >= thresholds[:, None], np.nan)
+
+
+def _rate_row(
+    block: Block,
+    runs: SetRuns,
+    part: GroupPart,
+    source: str,
+    label: str,
+    rates: dict[str, Estimate],
+    calibration: BatchCalibration,
+    positions: Sequence[int],
+) -> dict[str, Any]:
+    healthy = bool(_HEALTHY.fullmatch(label))
+    missed = rates["fpr"].value if healthy else 1.0 - rates["tpr"].value
+    mean = {
+        name: float(np.mean(getattr(calibration, name)[list(positions)]))
+        for name in ("in_the_large", "slope", "intercept", "squared_l2")
+    }
+    return {
+        **_place(block, runs, part, source, label),
+        "tpr": rates["tpr"].value,
+        "tpr_low": rates["tpr"].low,
+        "tpr_high": rates["tpr"].high,
+        "fpr": rates["fpr"].value,
+        "fpr_low": rates["fpr"].low,
+        "fpr_high": rates["fpr"].high,
+        "level": block.level,
+        "underdiagnosis": missed,
+        "in_the_large": mean["in_the_large"],
+        "slope": mean["slope"],
+        "intercept": mean["intercept"],
+        "debiased_l2": float(np.sqrt(np.maximum(0.0, mean["squared_l2"]))),
+        "n_seeds": len(positions),
+        "positive_patients": part.positive,
+        "negative_patients": part.negative,
+        "note": "",
+    }
+
+
+def _unknown(block: Block, runs: SetRuns, part: GroupPart, source: str, label: str, note: str) -> dict[str, Any]:
+    names = ("tpr", "tpr_low", "tpr_high", "fpr", "fpr_low", "fpr_high")
+    rest = ("underdiagnosis", "in_the_large", "slope", "intercept", "debiased_l2")
+    return {
+        **_place(block, runs, part, source, label),
+        **dict.fromkeys(names, _NAN),
+        "level": block.level,
+        **dict.fromkeys(rest, _NAN),
+        "n_seeds": 0,
+        "positive_patients": part.positive,
+        "negative_patients": part.negative,
+        "note": note,
+    }
+
+
+def _place(block: Block, runs: SetRuns, part: GroupPart, source: str, label: str) -> dict[str, Any]:
+    where = {"set": runs.name, "label": label, "column": part.column, "group": part.value}
+    return {**block.coordinates(source), **where}
+
+
+def _sizes(part: GroupPart) -> str:
+    return f"insufficient data ({part.positive}+, {part.negative}−)"
+
+
+def odds_rows(rates: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Largest differences of error rates between the groups of an attribute, of each cell, set and label.
+
+    Args:
+        rates: Rows of ``rate_rows``.
+    """
+    keys = ("task", "model_scale", "pretraining_source", "data_fraction", "set", "label", "column")
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rates:
+        found.setdefault(tuple(row[k] for k in keys), []).append(row)
+    for key, rows in found.items():
+        shown = [row for row in rows if np.isfinite(row["tpr"]) and np.isfinite(row["fpr"])]
+        gaps = {n: float(np.ptp([r[n] for r in shown])) if len(shown) > 1 else _NAN for n in ("tpr", "fpr")}
+        missed = max(shown, key=lambda row: row["underdiagnosis"]) if len(shown) > 1 else None
+        yield {
+            **dict(zip(keys, key, strict=True)),
+            "equal_opportunity_gap": gaps["tpr"],
+            "fpr_gap": gaps["fpr"],
+            "equalised_odds": float(np.maximum(gaps["tpr"], gaps["fpr"])),
+            "most_underdiagnosed": missed["group"] if missed else "",
+            "underdiagnosis": missed["underdiagnosis"] if missed else _NAN,
+            "groups": ", ".join(str(row["group"]) for row in shown),
+            "left_out": "; ".join(f"{row['group']}: {row['note']}" for row in rows if row not in shown),
+        }
+
+
+def cross_rows(block: Block, runs: SetRuns, groups: SetGroups) -> Iterator[dict[str, Any]]:
+    """Positives of one group against negatives of another: mean over seeds, then over the labels of both groups."""
+    if not block.primary:
+        return
+    for column, parts in groups.attributes().items():
+        shown = [part for part in parts if part.shown]
+        if len(shown) < 2:
+            continue
+        labels = [c for c in runs.batch.first.class_set if all(c in part.shown for part in shown)]
+        matrices = {
+            source: _cross(runs, shown, labels, positions) for source, positions in runs.positions().items() if labels
+        }
+        for source, matrix in matrices.items():
+            for a, positives in enumerate(shown):
+                for b, negatives in enumerate(shown):
+                    yield {
+                        **block.coordinates(source),
+                        "set": runs.name,
+                        "column": column,
+                        "positives_of": positives.value,
+                        "negatives_of": negatives.value,
+                        "auc": float(matrix[a, b]),
+                        "classes": ", ".join(labels),
+                    }
+
+
+def _cross(runs: SetRuns, parts: Sequence[GroupPart], labels: Sequence[str], positions: Sequence[int]) -> FloatArray:
+    found = [
+        cross_group_auc(runs.batch.truth[:, k], runs.batch.scores[r, :, k], [part.group for part in parts])
+        for k in (runs.batch.first.labels.index(label) for label in labels)
+        for r in positions
+    ]
+    return np.asarray(np.mean(found, axis=0))

@@ -1,0 +1,136 @@
+"""The permutation null of gaps between subgroups, for many cells at once.
+
+``fairness.group_gap`` recomputes the metric in every permuted group. Here a permuted group's metric is that of sums
+over its patients: exact for means over images; for an AUC the placements of its images among all others', which is the
+AUC within the group to first order. With 20 positive and 20 negative patients the part left out is under 2 % of the
+variance. One matrix product then gives all permutations, and all cells of a set share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dashboards.statistics.bootstrap import patient_sums
+from dashboards.statistics.fairness import permuted_groups, strata_of
+from dashboards.statistics.predictions import FloatArray
+from dashboards.statistics.run_batches import RunBatch, placements
+from dashboards.statistics.subgroups import Subgroup
+from dashboards.statistics.uncertainty import PatientIndex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupPermutations:
+    """Permuted groups of one attribute, shared by all runs of an evaluation set.
+
+    Attributes:
+        rows: (n,) images of the groups that take part.
+        index: Their patients.
+        members: For each group (permutations, P): 1 where the patient is in it.
+    """
+
+    rows: NDArray[np.intp]
+    index: PatientIndex
+    members: tuple[FloatArray, ...]
+
+
+def permute_groups(
+    truth: FloatArray,
+    groups: Sequence[Subgroup],
+    index: PatientIndex,
+    rng: np.random.Generator,
+    permutations: int = 1000,
+) -> GroupPermutations:
+    """Patients of the same pattern of labels exchange their groups.
+
+    Args:
+        truth: (N, L) of 1, 0 and NaN.
+        groups: Groups without an image or a patient in common.
+        index: Patients of the N images.
+        rng: Source of the permutations.
+        permutations: Their number.
+    """
+    rows = np.sort(np.concatenate([g.rows for g in groups]))
+    patients, codes = np.unique(index.codes[rows], return_inverse=True)
+    own = PatientIndex(ids=index.ids[patients], codes=codes.astype(np.intp))
+    group_of = np.empty(len(patients), dtype=np.intp)
+    for k, group in enumerate(groups):
+        group_of[np.searchsorted(patients, np.unique(index.codes[group.rows]))] = k
+    permuted = permuted_groups(group_of, strata_of(truth[rows], own), rng, permutations)
+    members = tuple((permuted == k).astype(np.float32) for k in range(len(groups)))
+    return GroupPermutations(rows=rows, index=own, members=members)
+
+
+def null_of_auc(
+    batch: RunBatch, labels: Sequence[str], permuted: GroupPermutations, cells: Sequence[Sequence[int]]
+) -> FloatArray:
+    """AUC of each label in permuted groups, mean over the runs of each cell.
+
+    Args:
+        batch: R runs on the whole evaluation set.
+        labels: L labels that the groups define.
+        permuted: G groups.
+        cells: C times the positions of a cell's runs.
+
+    Returns:
+        (C, G, permutations, L); NaN where a permuted group lacks a side.
+    """
+    columns = [batch.first.labels.index(label) for label in labels]
+    return np.stack([_null_of_label(batch, k, permuted, cells) for k in columns], axis=3)
+
+
+def null_of_mean(values: FloatArray, permuted: GroupPermutations, cells: Sequence[Sequence[int]]) -> FloatArray:
+    """Means over images in permuted groups, mean over the runs of each cell.
+
+    Args:
+        values: (R, N, K), NaN where an image does not count.
+        permuted: G groups.
+        cells: C times the positions of a cell's runs.
+
+    Returns:
+        (C, G, permutations, K).
+    """
+    means = _cell_means(values[:, permuted.rows], cells)
+    found = []
+    for k in range(values.shape[2]):
+        known = ~np.isnan(values[:, permuted.rows, k]).all(axis=0)
+        own = PatientIndex(ids=permuted.index.ids, codes=permuted.index.codes[known])
+        found.append(_ratios(means[:, known, k], own, permuted))
+    return np.stack(found, axis=3)
+
+
+def largest_gaps(values: FloatArray) -> FloatArray:
+    """(..., permutations) largest differences between groups of the mean over labels: (..., G, permutations, L)."""
+    return np.asarray(np.ptp(values.mean(axis=-1), axis=-2))
+
+
+def _cell_means(values: FloatArray, cells: Sequence[Sequence[int]]) -> FloatArray:
+    return np.stack([values[list(runs)].mean(axis=0) for runs in cells])
+
+
+def _null_of_label(
+    batch: RunBatch, column: int, permuted: GroupPermutations, cells: Sequence[Sequence[int]]
+) -> FloatArray:
+    """(C, G, permutations): positives against all negatives, plus negatives against all positives, less the AUC."""
+    truth = batch.truth[permuted.rows, column]
+    known = np.flatnonzero(~np.isnan(truth))
+    positive = truth[known] == 1
+    found = placements(batch.scores[:, permuted.rows[known], column], positive)
+    total: FloatArray | None = None
+    for placed, side in zip(found, (positive, ~positive), strict=True):
+        own = PatientIndex(ids=permuted.index.ids, codes=permuted.index.codes[known[side]])
+        part = _ratios(_cell_means(placed, cells), own, permuted)
+        total = part if total is None else total + part
+    value = _cell_means(found[0], cells).mean(axis=1)
+    return np.asarray(total - value[:, None, None])
+
+
+def _ratios(values: FloatArray, index: PatientIndex, permuted: GroupPermutations) -> FloatArray:
+    """(C, G, permutations) means over a permuted group's images of (C, n) values."""
+    sums = patient_sums(np.concatenate([values, np.ones((1, values.shape[1]))]).T, index).astype(np.float32)
+    found = np.stack([(members @ sums).astype(np.float64) for members in permuted.members])  # (G, permutations, C + 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.moveaxis(found[..., :-1] / found[..., -1:], 2, 0))

@@ -1,0 +1,269 @@
+"""Many runs on one evaluation set at once: the same numbers as run by run, from a few operations on large arrays.
+
+A study has thousands of runs on the same images, and scores each in many subgroups. ``patient_influence`` is the
+definition; what is here equals it, run by run, to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
+from scipy.stats import rankdata
+
+from dashboards.statistics.bootstrap import patient_sums
+from dashboards.statistics.discrimination import defined_classes
+from dashboards.statistics.metrics import Metric
+from dashboards.statistics.predictions import BoolArray, FloatArray, Predictions, check_predictions, log_odds
+from dashboards.statistics.uncertainty import AucSides, Influence, PatientIndex, labelled_patients
+from search_spaces.names import Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunBatch:
+    """R runs on N images with L labels (classes). Made by ``make_batch``.
+
+    Attributes:
+        first: The truth, with the logits of the first run.
+        logits: (R, N, L); NaN where not finite.
+        index: Patients of the N images.
+    """
+
+    first: Predictions
+    logits: FloatArray
+    index: PatientIndex
+
+    @property
+    def labelwise(self) -> bool:
+        """Whether each label is a question of its own (sigmoid)."""
+        return self.first.labelwise
+
+    @property
+    def truth(self) -> FloatArray:
+        """(N, L); 1, 0, NaN where masked."""
+        return self.first.truth
+
+    @cached_property
+    def scores(self) -> FloatArray:
+        """(R, N, L): as ``Predictions.scores``."""
+        return self.logits if self.labelwise else log_odds(self.logits)
+
+    def with_logits(self, logits: FloatArray) -> RunBatch:
+        """The same truth with other logits (R, N, L): recalibrated ones."""
+        return RunBatch(first=self.first, logits=logits, index=self.index)
+
+    def run(self, position: int) -> Predictions:
+        """One of the runs; it shares the scores that the batch has worked out."""
+        found = Predictions(
+            kind=self.first.kind,
+            labels=self.first.labels,
+            truth=self.first.truth,
+            logits=self.logits[position],
+            class_set=self.first.class_set,
+        )
+        found.__dict__["scores"] = self.scores[position]
+        return found
+
+
+def make_batch(
+    kind: Kind | str,
+    labels: Sequence[str],
+    y: ArrayLike,
+    logits: Sequence[ArrayLike],
+    index: PatientIndex,
+    class_set: Sequence[str] | None = None,
+) -> RunBatch:
+    """Check one truth and the logits of all runs on it.
+
+    Args:
+        kind: As in ``patient_influence``, like labels, y and class_set.
+        labels: See kind.
+        y: See kind.
+        logits: R times (N, L), or (N,) if L is 1.
+        index: Patients of the N images.
+        class_set: See kind.
+
+    Raises:
+        ValueError: No run, or arrays that do not fit together.
+    """
+    if not logits:
+        raise ValueError("a batch needs at least one run")
+    checked = [check_predictions(kind, labels, y, values, class_set) for values in logits[:1]]
+    stack = np.stack([np.asarray(values, dtype=np.float64).reshape(checked[0].truth.shape) for values in logits])
+    if len(index.codes) != stack.shape[1]:
+        raise ValueError(f"the patient index has {len(index.codes)} rows, y {stack.shape[1]}; give one row per image")
+    stack[~np.isfinite(stack)] = np.nan
+    return RunBatch(first=checked[0], logits=stack, index=index)
+
+
+def auc_influences(
+    metric: str,
+    batch: RunBatch,
+    classes: Sequence[str],
+    rows: NDArray[np.intp] | None = None,
+    index: PatientIndex | None = None,
+) -> list[Influence]:
+    """AUC of one label, or macro AUC over several, of every run.
+
+    Args:
+        metric: ``auc``, ``auc.<label>`` or ``auc_macro``; the name that the influences get.
+        batch: The runs.
+        classes: Labels that are averaged; those that the images do not define are left out and named.
+        rows: (n,) the images of a subgroup; all if not given.
+        index: Patients of these images; needed with rows.
+
+    Returns:
+        One per run, as ``patient_influence`` gives it.
+    """
+    own = batch.index if index is None else index
+    truth = batch.truth if rows is None else batch.truth[rows]
+    part = Predictions(
+        kind=batch.first.kind, labels=batch.first.labels, truth=truth, logits=truth, class_set=batch.first.class_set
+    )
+    defined = defined_classes(part, classes)
+    columns = part.columns(defined)
+    labelled = labelled_patients(own, np.asarray(part.labelled[:, columns].any(axis=1)))
+    sides = [_sides(batch, truth, rows, labelled, k) for k in columns]
+    undefined = tuple(label for label in classes if label not in defined)
+    return [
+        _auc_influence(metric, labelled, [s[r] for s in sides], defined, undefined) for r in range(len(batch.logits))
+    ]
+
+
+def mean_influences(
+    metric: str,
+    values: FloatArray,
+    index: PatientIndex,
+    classes: Sequence[str] = (),
+    counted: BoolArray | None = None,
+) -> list[Influence]:
+    """Mean over columns of means over images, of every run: scores, shares, rates.
+
+    Args:
+        metric: Name that the influences get.
+        values: (R, N, K) value of each image in each column; NaN where a run has none, which makes its metric NaN.
+        index: Patients of the N images.
+        classes: Names of the columns, where they are labels.
+        counted: (N, K) images that count in each column; if not given those that have a value in a run.
+
+    Returns:
+        One per run; NaN without an image that counts. Columns without one are left out and named.
+    """
+    counts: BoolArray = np.asarray(~np.isnan(values).all(axis=0)) if counted is None else counted
+    labelled = labelled_patients(index, np.asarray(counts.any(axis=1)))
+    smallest = min((_distinct(index.codes[column]) for column in counts.T if column.any()), default=0)
+    used: list[int] = np.flatnonzero(counts.any(axis=0)).tolist()
+    total, summed = np.zeros(len(values)), np.zeros((len(labelled.ids), len(values)))
+    for k in used:
+        rows = np.flatnonzero(counts[:, k])
+        part = values[:, rows, k]
+        mean = part.mean(axis=1)
+        own = PatientIndex(ids=labelled.ids, codes=labelled.codes[rows])
+        summed += patient_sums((part - mean[:, None]).T, own) / len(rows)
+        total += mean
+    total = total / len(used) if len(used) else np.full(len(values), np.nan)
+    psi = np.ascontiguousarray(summed.T) / max(len(used), 1)
+    psi[~np.isfinite(total)] = np.nan
+    return [
+        Influence(
+            metric=metric,
+            value=float(total[r]),
+            patients=labelled.ids,
+            psi=psi[r],
+            min_patients=smallest,
+            classes=tuple(classes[k] for k in used) if classes else (),
+            undefined=tuple(name for k, name in enumerate(classes) if k not in used),
+        )
+        for r in range(len(values))
+    ]
+
+
+def batch_nll(batch: RunBatch) -> FloatArray:
+    """(R, N, K) negative log-likelihood of each image, as ``image_nll``; K labels, or 1 for softmax kinds."""
+    z, truth = batch.logits, batch.truth
+    if batch.labelwise:
+        signed = np.where(np.isnan(truth), np.nan, np.where(truth == 1, -z, z))
+        return np.asarray(np.maximum(signed, 0.0) + np.log1p(np.exp(-np.abs(signed))))
+    true_logit = np.where(truth == 1, z, 0.0).sum(axis=2, keepdims=True)
+    largest = z.max(axis=2, keepdims=True)
+    nll = largest + np.log(np.exp(z - largest).sum(axis=2, keepdims=True)) - true_logit
+    return np.where(np.isnan(truth[:, :1]), np.nan, nll)
+
+
+def batch_brier(batch: RunBatch) -> FloatArray:
+    """(R, N, K) Brier score of each image, as ``image_brier``; K labels, or 1 for softmax kinds."""
+    if batch.labelwise:
+        with np.errstate(over="ignore"):
+            return np.asarray((1.0 / (1.0 + np.exp(-batch.logits)) - batch.truth) ** 2)
+    error = softmax(batch.logits, axis=2) - batch.truth
+    return np.asarray((error**2).sum(axis=2, keepdims=True))
+
+
+def batch_correct(batch: RunBatch) -> FloatArray:
+    """(R, N, K) 1 where the prediction is right, 0 where not, as ``image_correct``; NaN where masked or not finite."""
+    z, truth = batch.logits, batch.truth
+    if batch.labelwise:
+        return np.where(np.isnan(z + truth), np.nan, (z > 0) == (truth == 1))
+    right = np.take_along_axis(
+        np.nan_to_num(truth)[None], np.argmax(np.nan_to_num(z, nan=-np.inf), axis=2)[..., None], axis=2
+    )
+    known = np.isfinite(z).all(axis=2, keepdims=True) & ~np.isnan(truth[:, :1])
+    return np.where(known, right, np.nan)
+
+
+def _sides(
+    batch: RunBatch, truth: FloatArray, rows: NDArray[np.intp] | None, index: PatientIndex, column: int
+) -> list[AucSides]:
+    known = np.flatnonzero(~np.isnan(truth[:, column]))
+    positive = truth[known, column] == 1
+    scores = batch.scores[:, known if rows is None else rows[known], column]
+    finite = np.asarray(np.isfinite(scores).all(axis=1))
+    codes = index.codes[known]
+    v10, v01 = placements(np.where(finite[:, None], scores, 0.0), positive)
+    value = np.where(finite, v10.mean(axis=1), np.nan)
+    sums = []
+    for placement, side in ((v10, positive), (v01, ~positive)):
+        own = PatientIndex(ids=index.ids, codes=codes[side])
+        sums.append(np.ascontiguousarray(patient_sums((placement - value[:, None]).T, own).T) / side.sum())
+    counts = {"n_positive": _distinct(codes[positive]), "n_negative": _distinct(codes[~positive])}
+    return [
+        AucSides(positive=sums[0][r], negative=sums[1][r], auc=float(value[r]), **counts) for r in range(len(scores))
+    ]
+
+
+def placements(scores: FloatArray, positive: BoolArray) -> tuple[FloatArray, FloatArray]:
+    """(R, m) share of negatives below each positive, (R, n) share of positives above each negative; ties count half."""
+    ranks = rankdata(scores, axis=1)
+    above, below = scores[:, positive], scores[:, ~positive]
+    v10 = (ranks[:, positive] - rankdata(above, axis=1)) / below.shape[1]
+    v01 = 1.0 - (ranks[:, ~positive] - rankdata(below, axis=1)) / above.shape[1]
+    return np.asarray(v10), np.asarray(v01)
+
+
+def _auc_influence(
+    metric: str, index: PatientIndex, sides: list[AucSides], defined: tuple[str, ...], undefined: tuple[str, ...]
+) -> Influence:
+    psi = [side.positive + side.negative for side in sides]
+    return Influence(
+        metric=metric,
+        value=float(np.mean([side.auc for side in sides])) if sides else float("nan"),
+        patients=index.ids,
+        psi=np.mean(psi, axis=0) if psi else np.full(len(index.ids), np.nan),
+        min_patients=min((min(s.n_positive, s.n_negative) for s in sides), default=0),
+        sides=sides[0] if len(sides) == 1 else None,
+        classes=defined,
+        undefined=undefined,
+    )
+
+
+def _distinct(codes: NDArray[np.intp]) -> int:
+    return int(np.count_nonzero(np.bincount(codes, minlength=1)))
+
+
+def is_auc(metric: str) -> bool:
+    """Whether a metric is an AUC: of one label, or the mean over labels."""
+    return metric.partition(".")[0] in (Metric.AUC, Metric.AUC_MACRO)
