@@ -63,7 +63,7 @@ def subgroup_section(evidence: Evidence, tables: Tables) -> Section:
         harms, rest = _capped(harm_plots(harm, evidence.baseline))
     if len(values):
         plots, more = _capped(value_plots(values, tables.of("group_gaps"), evidence.baseline))
-    elif len(tables.subgroups):
+    if not plots and len(tables.subgroups):  # no group is large enough for a band of chance
         plots, more = _capped(subgroup_plots(tables.subgroups, evidence.baseline))
     return Section(
         anchor="subgroups",

@@ -147,7 +147,7 @@ def gather(
         results=results,
         predictions=load_predictions(results, tracking_uri=uri),
         validation=load_validation(results, uri),
-        histories=load_histories(results, uri),
+        histories={} if ingested else load_histories(results, uri),  # others' results have no curves
         failures=failures[~of_search].reset_index(drop=True),
         study=study,
         ingested=ingested,
