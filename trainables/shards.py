@@ -2,8 +2,8 @@
 
 A shard is an Arrow IPC file with one uncompressed record batch of the columns ``image_id``, ``sha256`` (of the bytes
 that were decoded), ``pixels`` (fixed-size binary, RGB rows) and, of segmentation tasks, ``mask`` (fixed-size binary,
-null where an image has none). Its name is its number and the CRC-32 of its bytes, ``00003-1a2b3c4d.arrow``: a shard that
-has its name is finished, and whoever holds it can tell whether it is whole.
+null where an image has none). Its name is its number and the CRC-32 of its bytes, ``00003-1a2b3c4d.arrow``: a shard
+that has its name is finished, and whoever holds it can tell whether it is whole.
 """
 
 from __future__ import annotations
@@ -276,13 +276,12 @@ class ImageStack:
         Raises:
             IndexError: A row that is not there.
         """
+        rows = self._checked(rows)
         if len(self.parts) == 1:
-            # mode="raise" would copy to a buffer first; the bounds are looked at here instead.
-            return np.take(self.parts[0], self._checked(rows), axis=0, out=out, mode="clip")
-        for k, (part, row) in enumerate(
-            zip(*(x.tolist() for x in divmod(self._checked(rows), self._rows)), strict=True)
-        ):
-            out[k] = self.parts[part][row]
+            # mode="raise" would copy to a buffer first; the bounds have been looked at.
+            return np.take(self.parts[0], rows, axis=0, out=out, mode="clip")
+        for k, row in enumerate(rows.tolist()):
+            out[k] = self.parts[row // self._rows][row % self._rows]
         return out
 
     def _checked(self, rows: NDArray[Any]) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Building an image store: shards decoded by all cores, each finished for good, the whole renamed into place at the end.
+"""Building an image store: shards decoded by all cores, each finished for good; at the end the whole is renamed.
 
 A build writes into ``<store>.building``. A shard that has its name there is finished, so a build that was killed, or
 whose disk was full, goes on from what it has; only the rename at the end makes a store of it.
@@ -214,7 +214,7 @@ def _by_threads(folder: Path, recipe: Recipe, missing: list[int], workers: int) 
 
 
 def _by_processes(folder: Path, recipe: Recipe, missing: list[int], workers: int) -> Iterator[tuple[int, list[str]]]:
-    """Loky's processes import nothing of the calling program, so any caller will do: a command, a test, a Ray worker."""
+    """Loky's processes import nothing of the calling program: a command, a test or a Ray worker may call."""
     from joblib import Parallel, delayed
 
     file = folder / _RECIPE_FILE

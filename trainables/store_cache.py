@@ -1,8 +1,8 @@
 """The folder of image stores: what is in it, what is in use, what may go, what is whole.
 
-A process that has a store open holds a shared lock on its index file (``flock``, gone with the process); whoever deletes
-a store needs the exclusive one. On a file system without such locks a store may be deleted while it is used, which on
-Unix hurts nobody who has it mapped.
+A process that has a store open holds a shared lock on its index file (``flock``, gone with the process); whoever
+deletes a store needs the exclusive one. On a file system without such locks a store may be deleted while it is used,
+which on Unix hurts nobody who has it mapped.
 """
 
 from __future__ import annotations
@@ -266,8 +266,8 @@ def make_room(home: Path, path: Path, size_bytes: int, finished_bytes: int = 0) 
     free = shutil.disk_usage(path.parent).free
     if size_bytes - finished_bytes > free:
         raise UserError(
-            f"image store {path} takes {_gb(size_bytes - finished_bytes)}, and {_gb(free)} are free. Delete stores with "
-            "python -m orchestrator.tasks cache --prune DAYS, or set SCALECURVES_HOME to a folder with room"
+            f"image store {path} takes {_gb(size_bytes - finished_bytes)}, and {_gb(free)} are free. Delete stores "
+            "with python -m orchestrator.tasks cache --prune DAYS, or set SCALECURVES_HOME to a folder with room"
         )
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -56,7 +55,7 @@ def test_processes_and_threads_build_what_one_image_at_a_time_gives(library, man
     calls = []
     by_processes = open_store(library, manifest, 8, progress=lambda *done: calls.append(done))
     assert np.array_equal(by_processes.images, reference(manifest, 8))
-    assert sorted(calls) == [(64, 200), (128, 200), (192, 200), (200, 200)] or len(calls) == 4
+    assert len(calls) == 4
     assert calls[-1] == (200, 200)
     monkeypatch.setattr(store_build, "PROCESS_BYTES", 2**40)
     by_threads = open_store(library, manifest, 9)
@@ -219,6 +218,5 @@ def test_masks_of_other_tasks_are_not_stored(library):
 def test_opening_a_warm_store_reads_no_image(library, manifest, monkeypatch):
     open_store(library, manifest, 8)
     monkeypatch.setattr(store_cache, "is_whole", lambda path: pytest.fail("checked again"))
-    started = time.process_time()
+    monkeypatch.setattr(store, "_build", lambda wanted: pytest.fail("built again"))
     assert len(open_store(library, manifest, 8).images) == IMAGES
-    assert time.process_time() >= started

@@ -178,8 +178,8 @@ def test_sizes(text, expected, monkeypatch):
 
 
 def test_what_is_no_size_is_refused(monkeypatch):
+    monkeypatch.setenv("SCALECURVES_CACHE_LIMIT", "much")
     with pytest.raises(UserError, match="SCALECURVES_CACHE_LIMIT is 'much'; a size such as 50GB"):
-        monkeypatch.setenv("SCALECURVES_CACHE_LIMIT", "much")
         cache_limit()
     monkeypatch.setenv("SCALECURVES_CACHE_LIMIT", " ")
     assert cache_limit() is None
