@@ -16,9 +16,6 @@ from numpy.typing import NDArray
 from search_spaces.names import Column
 from search_spaces.trial import ResolvedTrial
 
-NO_AGGREGATION = "none"
-"""One forward pass per image; no test-time augmentation."""
-
 
 def predictions_table(frame: pd.DataFrame, logits: NDArray[Any], trial: ResolvedTrial, set_name: str) -> pa.Table:
     """The table of one evaluation set.
@@ -31,7 +28,7 @@ def predictions_table(frame: pd.DataFrame, logits: NDArray[Any], trial: Resolved
 
     Returns:
         ``frame`` with ``z_<label>`` float32 columns. Metadata: trial_id, task, kind, labels (JSON), set,
-        set_hash, aggregation.
+        set_hash, aggregation (the protocol's ``test_time_augmentation``).
 
     Raises:
         ValueError: The number of rows or labels does not match.
@@ -49,7 +46,7 @@ def predictions_table(frame: pd.DataFrame, logits: NDArray[Any], trial: Resolved
         "labels": json.dumps(list(labels)),
         "set": set_name,
         "set_hash": set_hash(frame),
-        "aggregation": NO_AGGREGATION,
+        "aggregation": trial.protocol.test_time_augmentation,
     }
     return table.replace_schema_metadata(metadata)
 
