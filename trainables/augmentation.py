@@ -9,7 +9,8 @@ rotation, grid distortion, elastic displacement, brightness, contrast, saturatio
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -25,6 +26,9 @@ from trainables.mixing import inside_boxes
 
 EVALUATION_CROP = 7 / 8
 """Side of the centre crop relative to the stored image: the ImageNet convention of 224 from 256."""
+
+CPU_PIECE = 8
+"""Images that a CPU augments together: what stays in its cache. At 224 px each then takes a third less of its time."""
 
 TestTime = Literal["none", "flip", "ten_crop"]
 
@@ -70,8 +74,11 @@ class Augment:
         Returns:
             (B, 3, s, s).
         """
-        draws, grid_of = self._drawn(images, generator)
-        return self._finished(self._sample(images.permute(0, 3, 1, 2).to(self._dtype), grid_of), draws)
+        parameters = self._parameters(images, generator)
+        out = self._empty(len(images))
+        for piece in self._pieces(len(images)):
+            self._write(images[piece], parameters.of(piece), out[piece])
+        return out
 
     def with_masks(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Augmented images and their masks, which go the same way by the nearest pixel.
@@ -84,55 +91,66 @@ class Augment:
         Returns:
             (B, 3, s, s) and (B, s, s) uint8. Erasing hides the image, not its mask.
         """
-        draws, grid_of = self._drawn(images, generator)
-        pixels = self._sample(images.permute(0, 3, 1, 2).to(self._dtype), grid_of)
+        parameters = self._parameters(images, generator)
+        out = self._empty(len(images))
+        self._write(images, parameters, out)
+        grid = self._grid(parameters, self._size)
         planes = masks[:, None].to(self._dtype)
-        moved = F.grid_sample(
-            planes, grid_of(self._size), mode="nearest", padding_mode=self._padding, align_corners=False
-        )
-        return self._finished(pixels, draws), moved[:, 0].to(torch.uint8)
+        moved = F.grid_sample(planes, grid, mode="nearest", padding_mode=self._padding, align_corners=False)
+        return out, moved[:, 0].to(torch.uint8)
 
-    def _drawn(self, images: Tensor, generator: torch.Generator) -> tuple[_OnDevice, Callable[[int], Tensor]]:
-        """Parameters on the device, and what makes the sampling grid of a number of points per side."""
+    def _empty(self, batch: int) -> Tensor:
+        shape = (batch, 3, self._size, self._size)
+        return torch.empty(shape, device=self._device, dtype=self._dtype, memory_format=self._format)
+
+    def _pieces(self, batch: int) -> list[slice]:
+        """Parts of a batch that are made one after the other: on a CPU what stays in its cache."""
+        step = CPU_PIECE if self._device.type == "cpu" else batch
+        return [slice(start, start + step) for start in range(0, batch, max(1, step))]
+
+    def _parameters(self, images: Tensor, generator: torch.Generator) -> _Parameters:
         augmentation, batch = self._augmentation, len(images)
         draws = draw(augmentation, batch, generator, images.shape[1], self._size)
-        noise = None
+        parameters = _Parameters.moved(draws, self._device, self._dtype)
         if augmentation.elastic:
             noise = torch.rand(batch, 2, self._size, self._size, generator=generator) * 2 - 1
-            noise = noise.to(self._device, self._dtype, non_blocking=True)
-        moved = _OnDevice(draws, self._device, self._dtype)
-        return moved, lambda points: self._grid(moved, noise, points)
+            parameters.noise = noise.to(self._device, self._dtype, non_blocking=True)
+        return parameters
 
-    def _grid(self, draws: _OnDevice, noise: Tensor | None, points: int) -> Tensor:
-        """(B, points, points, 2) where each point of the output is looked up in the stored image."""
-        axis = self._axis(points)
-        xx, xy, x0, yx, yy, y0 = (column[:, None, None] for column in draws.maps.unbind(1))
-        across, down = axis[None, None, :], axis[None, :, None]
-        if noise is not None:
-            shift = elastic_displacement(noise, self._augmentation.elastic, self._augmentation.elastic_smoothness)
-            if shift.shape[-1] != points:
-                shift = F.interpolate(shift, size=(points, points), mode="bilinear", align_corners=False)
-            across, down = across + shift[:, 0], down + shift[:, 1]
-        if draws.cells is not None:
-            across, down = (distorted(axis, draws.cells[:, k]) for k, axis in enumerate((across, down)))
-        return torch.stack([xx * across + (xy * down + x0), yx * across + (yy * down + y0)], 3)
+    def _write(self, images: Tensor, parameters: _Parameters, out: Tensor) -> None:
+        pixels = self._sample(images.permute(0, 3, 1, 2).to(self._dtype), parameters)
+        torch.addcmul(self._shift, self._coloured(pixels, parameters), self._scale, out=out)
+        if parameters.erased is not None:
+            erased = inside_boxes(list(parameters.erased.unbind(1)), out)
+            out.masked_fill_(erased[:, None] > 0, 0.0)
 
-    def _sample(self, pixels: Tensor, grid_of: Callable[[int], Tensor]) -> Tensor:
+    def _sample(self, pixels: Tensor, parameters: _Parameters) -> Tensor:
         fixed = self._augmentation.crop == "fixed"
         finer = 1 if fixed else oversampling(pixels.shape[-1], self._size)
-        grid = grid_of(finer * self._size)
+        grid = self._grid(parameters, finer * self._size)
         out = F.grid_sample(pixels, grid, mode="bilinear", padding_mode=self._padding, align_corners=False)
         return out if finer == 1 else F.avg_pool2d(out, finer)
 
-    def _finished(self, pixels: Tensor, draws: _OnDevice) -> Tensor:
-        pixels = self._coloured(pixels, draws)
-        out = torch.addcmul(self._shift, pixels, self._scale)
-        if draws.erased is not None:
-            erased = inside_boxes(list(draws.erased.unbind(1)), out)
-            out = torch.where(erased[:, None] > 0, 0.0, out)
-        return out.contiguous(memory_format=self._format)
+    def _grid(self, parameters: _Parameters, points: int) -> Tensor:
+        """(B, points, points, 2) where each point of the output is looked up in the stored image."""
+        axis = self._axis(points)
+        xx, xy, x0, yx, yy, y0 = (column[:, None, None] for column in parameters.maps.unbind(1))
+        across, down = axis[None, None, :], axis[None, :, None]
+        if parameters.noise is not None:
+            elastic, smoothness = self._augmentation.elastic, self._augmentation.elastic_smoothness
+            shift = elastic_displacement(parameters.noise, elastic, smoothness)
+            if shift.shape[-1] != points:
+                shift = F.interpolate(shift, size=(points, points), mode="bilinear", align_corners=False)
+            across, down = across + shift[:, 0], down + shift[:, 1]
+        if parameters.cells is not None:
+            across, down = (distorted(axis, parameters.cells[:, k]) for k, axis in enumerate((across, down)))
+        # Written in place: stacking two planes point by point takes as long as sampling.
+        grid = torch.empty(len(parameters.maps), points, points, 2, device=self._device, dtype=self._dtype)
+        torch.add(xx * across, xy * down + x0, out=grid[..., 0])
+        torch.add(yx * across, yy * down + y0, out=grid[..., 1])
+        return grid
 
-    def _coloured(self, pixels: Tensor, draws: _OnDevice) -> Tensor:
+    def _coloured(self, pixels: Tensor, draws: _Parameters) -> Tensor:
         if self._augmentation.brightness:
             pixels = adjust_brightness(pixels, draws.brightness)
         if self._augmentation.contrast:
@@ -149,26 +167,37 @@ class Augment:
         return self._axes[points]
 
 
-class _OnDevice:
-    """The parameters of a batch on its device, copied in one piece."""
+@dataclass(slots=True, kw_only=True)
+class _Parameters:
+    """The parameters of a batch on its device, see ``Draws``."""
 
-    def __init__(self, draws: Draws, device: torch.device, dtype: torch.dtype) -> None:
-        parts = {
-            "maps": affine_maps(draws).flatten(1),
-            "brightness": draws.brightness[:, None],
-            "contrast": draws.contrast[:, None],
-            "saturation": None if draws.saturation is None else draws.saturation[:, None],
-            "hue": None if draws.hue is None else draws.hue[:, None],
-            "erased": draws.erased,
-            "cells": None if draws.cells is None else draws.cells.flatten(1),
-        }
+    maps: Tensor
+    brightness: Tensor
+    contrast: Tensor
+    saturation: Tensor | None
+    hue: Tensor | None
+    erased: Tensor | None
+    cells: Tensor | None
+    noise: Tensor | None = None
+
+    @classmethod
+    def moved(cls, draws: Draws, device: torch.device, dtype: torch.dtype) -> _Parameters:
+        """Copied to the device in one piece."""
+        parts: dict[str, Tensor | None] = {"maps": affine_maps(draws)}
+        names = ("brightness", "contrast", "saturation", "hue", "erased", "cells")
+        parts |= {name: getattr(draws, name) for name in names}
         present = {name: part for name, part in parts.items() if part is not None}
-        packed = torch.cat(list(present.values()), 1).to(dtype).to(device, non_blocking=True)
-        columns = dict(zip(present, packed.split([part.shape[1] for part in present.values()], 1), strict=True))
-        self.maps, self.erased = columns["maps"], columns.get("erased")
-        self.brightness, self.contrast = columns["brightness"][:, 0], columns["contrast"][:, 0]
-        self.saturation, self.hue = (columns[n][:, 0] if n in columns else None for n in ("saturation", "hue"))
-        self.cells = columns["cells"].unflatten(1, (2, -1)) if "cells" in columns else None
+        flat = [part.reshape(len(part), -1) for part in present.values()]
+        packed = torch.cat(flat, 1).to(dtype).to(device, non_blocking=True)
+        columns = packed.split([part.shape[1] for part in flat], 1)
+        shaped = {n: c.reshape(part.shape) for (n, part), c in zip(present.items(), columns, strict=True)}
+        shaped["maps"] = shaped["maps"].flatten(1)
+        return cls(**{**dict.fromkeys(parts), **shaped})  # type: ignore[arg-type]
+
+    def of(self, piece: slice) -> _Parameters:
+        """Those of a part of the batch."""
+        values = {name: getattr(self, name) for name in _Parameters.__slots__}
+        return _Parameters(**{name: None if value is None else value[piece] for name, value in values.items()})
 
 
 class EvaluationTransform:

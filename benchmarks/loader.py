@@ -1,0 +1,242 @@
+"""Image loading beside the usual ways: ``python -m benchmarks.loader [--quick]``. Two cores, no GPU.
+
+- Batches per second without a model, from the image store and from timm's and torch's loaders over the same JPEG files,
+  at equal augmentation: 200 x 150 px to 64 px (``ratio_small``), 1024 px and larger to 224 px (``ratio_large``). The
+  loaders run with two workers and with none; the fastest counts.
+- The same with a small residual network that trains (``ratio_with_model``, the lesser of the two sizes).
+- Images per second that a store is built at, over those that as many processes decode and do nothing else with
+  (``build_fraction``), and over those that they decode and resize to the stored side (``build_fraction_resized``).
+- Proportional set size of four processes that have read one store, over the store and 10 % and four processes without
+  data (``pss_ratio``, at most 1).
+
+The sides take turns in one process, so that a change of the machine's speed meets all; results are medians over turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import joblib
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from benchmarks import loader_memory
+from benchmarks.loader_images import files_of, make_frames, make_task
+from benchmarks.loader_peers import Batch, repeated, store_batches, timm_loader, torch_loader
+from trainables.environment import device_name
+from trainables.library import TaskLibrary
+from trainables.manifest import Manifest
+from trainables.store import open_store
+from trainables.task_data import working_side
+
+CORES = 2
+BATCH_SIZE = 32
+MODEL = "test_resnet"
+"""timm's smallest residual network, 0.5 million parameters."""
+
+WARM_UP_BATCHES = 8
+"""More than two workers hold ready."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One size of images.
+
+    Attributes:
+        sizes: (width, height) of the files, taken in turn.
+        images: Number of files.
+        storage_size: Side of the store.
+        input_size: Side of the batches.
+        turn_s: Seconds of one turn without a model.
+        model_turn_s: Seconds of one turn with a model.
+    """
+
+    name: str
+    sizes: tuple[tuple[int, int], ...]
+    images: int
+    storage_size: int
+    input_size: int
+    turn_s: float
+    model_turn_s: float
+
+
+SMALL = Case("small", ((200, 150),), 2048, 74, 64, 2.0, 4.0)
+LARGE = Case("large", ((1024, 1024), (1280, 1024), (1536, 2048), (2048, 2048)), 160, 256, 224, 4.0, 8.0)
+
+
+class Turns:
+    """Several endless streams of batches that take turns; each keeps its state, workers included."""
+
+    def __init__(
+        self, streams: dict[str, Iterator[Batch]], use: Callable[[Batch], object] = lambda batch: None
+    ) -> None:
+        self._streams, self._use = streams, use
+
+    def rates(self, names: list[str], turns: int, seconds: float) -> dict[str, list[float]]:
+        """Images per second of every turn."""
+        found: dict[str, list[float]] = {name: [] for name in names}
+        for _ in range(turns):
+            for name in names:
+                found[name].append(self._turn(self._streams[name], seconds))
+        return found
+
+    def _turn(self, stream: Iterator[Batch], seconds: float) -> float:
+        for _ in range(WARM_UP_BATCHES):  # what workers have made ready while others had their turn does not count
+            next(stream)
+        images, started = 0, time.perf_counter()
+        while (passed := time.perf_counter() - started) < seconds:
+            batch = next(stream)
+            self._use(batch)
+            images += len(batch[0])
+        return images / passed
+
+
+def streams_of(case: Case, library: TaskLibrary, manifest: Manifest) -> dict[str, Iterator[Batch]]:
+    """The store, and each loader with two workers and with none."""
+    side = working_side(case.input_size, case.storage_size)
+    streams = {
+        "store": store_batches(open_store(library, manifest, case.storage_size, side), case.input_size, BATCH_SIZE)
+    }
+    for name, loader in (("timm", timm_loader), ("torch", torch_loader)):
+        for workers in (CORES, 0):
+            made = loader(files_of(manifest), case.input_size, BATCH_SIZE, workers)
+            streams[f"{name}, {workers} workers"] = repeated(made)
+    return streams
+
+
+def trained(network: torch.nn.Module) -> Callable[[Batch], object]:
+    """One optimiser step on a batch."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+
+    def step(batch: Batch) -> None:
+        F.cross_entropy(network(batch[0]), batch[1]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def compared(turns: Turns, names: list[str], count: int, seconds: float) -> tuple[float, dict[str, float]]:
+    """Median ratio of the store to the fastest of the others, and median rates."""
+    rates = turns.rates(names, count, seconds)
+    ratios = [rates["store"][k] / max(rates[n][k] for n in names if n != "store") for k in range(count)]
+    return statistics.median(ratios), {name: round(statistics.median(values), 1) for name, values in rates.items()}
+
+
+def fastest(rates: dict[str, float]) -> list[str]:
+    """The store, and the better of each loader's two ways."""
+    best = [max((n for n in rates if n.startswith(f"{peer},")), key=rates.__getitem__) for peer in ("timm", "torch")]
+    return ["store", *best]
+
+
+def decoded(file: Path) -> int:
+    """Decode one file to an array, nothing else."""
+    with Image.open(file) as image:
+        return len(np.asarray(image.convert("RGB")))
+
+
+def decoded_and_resized(file: Path, side: int) -> int:
+    """Decode one file and resize it as a store does."""
+    with Image.open(file) as image:
+        return len(np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)))
+
+
+def build_rates(case: Case, library: TaskLibrary, manifest: Manifest, turns: int) -> dict[str, float]:
+    """Median images per second of building, decoding, and decoding with resizing, by as many warm processes."""
+    files, side = files_of(manifest), case.storage_size
+    pool = joblib.Parallel(n_jobs=joblib.cpu_count(), backend="loky", idle_worker_timeout=300)
+    chunks = [files[k : k + 64] for k in range(0, len(files), 64)]
+
+    def pooled(work: Callable[[Path], int]) -> None:
+        pool(joblib.delayed(_each)(work, chunk) for chunk in chunks)
+
+    def build() -> None:
+        shutil.rmtree(open_store(library, manifest, side).path)
+
+    ways: dict[str, Callable[[], None]] = {
+        "built": build,
+        "decoded": lambda: pooled(decoded),
+        "resized": lambda: pooled(functools.partial(decoded_and_resized, side=side)),
+    }
+    took: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(turns + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            if turn:  # the first one starts the processes and fills the page cache
+                took[name].append(len(files) / (time.perf_counter() - started))
+    return {name: statistics.median(rates) for name, rates in took.items()}
+
+
+def _each(work: Callable[[Path], int], files: list[Path]) -> int:
+    return sum(work(file) for file in files)
+
+
+def measure_memory(library: TaskLibrary, images: int) -> dict[str, float]:
+    """PSS of four processes with and without a store, in MiB, and their ratio to what is allowed."""
+    manifest = make_frames(library, "frames", images, loader_memory.SIDE)
+    store = open_store(library, manifest, loader_memory.SIDE)
+    without = sum(loader_memory.together(library.home, None))
+    with_store = sum(loader_memory.together(library.home, "frames"))
+    allowed = 1.1 * store.images.nbytes + without
+    mib = {"store_mib": store.images.nbytes, "without_mib": without, "with_mib": with_store}
+    return {"pss_ratio": round(with_store / allowed, 3)} | {
+        name: round(value / 2**20, 1) for name, value in mib.items()
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quick", action="store_true", help="fewer images and turns")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(CORES)
+    print(f"{device_name(torch.device('cpu'))}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    turns = 2 if options.quick else 5
+    summary: dict[str, object] = {"benchmark": "loader", "quick": options.quick}
+    with tempfile.TemporaryDirectory(prefix="scalecurves-") as folder:
+        library = TaskLibrary(Path(folder))
+        with_model, fractions = [], []
+        for case in (SMALL, LARGE):
+            images = case.images // 8 if options.quick else case.images
+            manifest = make_task(library, case.name, list(case.sizes), images)
+            built = build_rates(case, library, manifest, 1 if options.quick else 2)
+            fractions.append((built["built"] / built["decoded"], built["built"] / built["resized"]))
+            streams = streams_of(case, library, manifest)
+            first = Turns(streams).rates(list(streams), 1, case.turn_s)
+            names = fastest({name: rates[0] for name, rates in first.items()})
+            ratio, rates = compared(Turns(streams), names, turns, case.turn_s)
+            learner = trained(timm.create_model(MODEL, num_classes=2))
+            ratio_model, rates_model = compared(Turns(streams, learner), names, max(2, turns // 2), case.model_turn_s)
+            with_model.append(ratio_model)
+            summary |= {f"ratio_{case.name}": round(ratio, 2)}
+            summary[case.name] = {
+                "images_per_s": rates,
+                "with_model_images_per_s": rates_model,
+                "ratio_with_model": round(ratio_model, 3),
+                "build_images_per_s": {name: round(rate, 1) for name, rate in built.items()},
+            }
+            print(f"{case.name}: {json.dumps(summary[case.name])}")
+            del streams
+        summary |= {
+            "ratio_with_model": round(min(with_model), 3),
+            "build_fraction": round(min(of_decoding for of_decoding, _ in fractions), 3),
+            "build_fraction_resized": round(min(of_both for _, of_both in fractions), 3),
+            **measure_memory(library, 200 if options.quick else 2000),
+        }
+    print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    main()
