@@ -24,9 +24,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
+import psutil
 import timm
 import torch
 import torch.nn.functional as F
@@ -76,6 +78,14 @@ SMALL = Case("small", ((200, 150),), 2048, 74, 64, 2.0, 4.0)
 LARGE = Case("large", ((1024, 1024), (1280, 1024), (1536, 2048), (2048, 2048)), 160, 256, 224, 4.0, 8.0)
 
 
+@dataclass(frozen=True)
+class Rate:
+    """Images per second, and per second of processor time, which other work on the machine changes less."""
+
+    per_s: float
+    per_cpu_s: float
+
+
 class Turns:
     """Several endless streams of batches that take turns; each keeps its state, workers included."""
 
@@ -84,23 +94,30 @@ class Turns:
     ) -> None:
         self._streams, self._use = streams, use
 
-    def rates(self, names: list[str], turns: int, seconds: float) -> dict[str, list[float]]:
-        """Images per second of every turn."""
-        found: dict[str, list[float]] = {name: [] for name in names}
+    def rates(self, names: list[str], turns: int, seconds: float) -> dict[str, list[Rate]]:
+        """Speed of every turn."""
+        found: dict[str, list[Rate]] = {name: [] for name in names}
         for _ in range(turns):
             for name in names:
                 found[name].append(self._turn(self._streams[name], seconds))
         return found
 
-    def _turn(self, stream: Iterator[Batch], seconds: float) -> float:
+    def _turn(self, stream: Iterator[Batch], seconds: float) -> Rate:
         for _ in range(WARM_UP_BATCHES):  # what workers have made ready while others had their turn does not count
             next(stream)
-        images, started = 0, time.perf_counter()
+        images, started, cpu_s = 0, time.perf_counter(), cpu_seconds()
         while (passed := time.perf_counter() - started) < seconds:
             batch = next(stream)
             self._use(batch)
             images += len(batch[0])
-        return images / passed
+        return Rate(images / passed, images / (cpu_seconds() - cpu_s))
+
+
+def cpu_seconds() -> float:
+    """Processor time of this process and of the workers it has started, in seconds."""
+    own = psutil.Process()
+    times = [process.cpu_times() for process in (own, *own.children(recursive=True))]
+    return float(sum(t.user + t.system for t in times))
 
 
 def streams_of(case: Case, library: TaskLibrary, manifest: Manifest) -> dict[str, Iterator[Batch]]:
@@ -128,11 +145,17 @@ def trained(network: torch.nn.Module) -> Callable[[Batch], object]:
     return step
 
 
-def compared(turns: Turns, names: list[str], count: int, seconds: float) -> tuple[float, dict[str, float]]:
-    """Median ratio of the store to the fastest of the others, and median rates."""
+def compared(turns: Turns, names: list[str], count: int, seconds: float) -> dict[str, Any]:
+    """Median ratios of the store to the fastest of the others, and median rates."""
     rates = turns.rates(names, count, seconds)
-    ratios = [rates["store"][k] / max(rates[n][k] for n in names if n != "store") for k in range(count)]
-    return statistics.median(ratios), {name: round(statistics.median(values), 1) for name, values in rates.items()}
+    others = [name for name in names if name != "store"]
+    found: dict[str, Any] = {}
+    for ratio, kind in (("ratio", "per_s"), ("cpu_ratio", "per_cpu_s")):
+        values = {name: [getattr(rate, kind) for rate in rates[name]] for name in names}
+        ratios = [values["store"][k] / max(values[name][k] for name in others) for k in range(count)]
+        found[ratio] = round(statistics.median(ratios), 2)
+        found[f"images_{kind}"] = {name: round(statistics.median(values[name]), 1) for name in names}
+    return found
 
 
 def fastest(rates: dict[str, float]) -> list[str]:
@@ -186,10 +209,11 @@ def _each(work: Callable[[Path], int], files: list[Path]) -> int:
 
 def measure_memory(library: TaskLibrary, images: int) -> dict[str, float]:
     """PSS of four processes with and without a store, in MiB, and their ratio to what is allowed."""
-    manifest = make_frames(library, "frames", images, loader_memory.SIDE)
-    store = open_store(library, manifest, loader_memory.SIDE)
-    without = sum(loader_memory.together(library.home, None))
-    with_store = sum(loader_memory.together(library.home, "frames"))
+    side = loader_memory.SIDE
+    open_store(library, make_frames(library, "one_batch", loader_memory.BATCH_SIZE, side), side)
+    store = open_store(library, make_frames(library, "frames", images, side), side)
+    without = sum(loader_memory.together(library.home, "one_batch", images))
+    with_store = sum(loader_memory.together(library.home, "frames", images))
     allowed = 1.1 * store.images.nbytes + without
     mib = {"store_mib": store.images.nbytes, "without_mib": without, "with_mib": with_store}
     return {"pss_ratio": round(with_store / allowed, 3)} | {
@@ -204,7 +228,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(CORES)
     print(f"{device_name(torch.device('cpu'))}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     turns = 2 if options.quick else 5
-    summary: dict[str, object] = {"benchmark": "loader", "quick": options.quick}
+    summary: dict[str, Any] = {"benchmark": "loader", "quick": options.quick}
     with tempfile.TemporaryDirectory(prefix="scalecurves-") as folder:
         library = TaskLibrary(Path(folder))
         with_model, fractions = [], []
@@ -215,16 +239,15 @@ def main(arguments: list[str] | None = None) -> None:
             fractions.append((built["built"] / built["decoded"], built["built"] / built["resized"]))
             streams = streams_of(case, library, manifest)
             first = Turns(streams).rates(list(streams), 1, case.turn_s)
-            names = fastest({name: rates[0] for name, rates in first.items()})
-            ratio, rates = compared(Turns(streams), names, turns, case.turn_s)
+            names = fastest({name: rates[0].per_s for name, rates in first.items()})
+            without = compared(Turns(streams), names, turns, case.turn_s)
             learner = trained(timm.create_model(MODEL, num_classes=2))
-            ratio_model, rates_model = compared(Turns(streams, learner), names, max(2, turns // 2), case.model_turn_s)
-            with_model.append(ratio_model)
-            summary |= {f"ratio_{case.name}": round(ratio, 2)}
+            learning = compared(Turns(streams, learner), names, max(2, turns // 2), case.model_turn_s)
+            with_model.append(learning["ratio"])
+            summary |= {f"ratio_{case.name}": without["ratio"], f"cpu_ratio_{case.name}": without["cpu_ratio"]}
             summary[case.name] = {
-                "images_per_s": rates,
-                "with_model_images_per_s": rates_model,
-                "ratio_with_model": round(ratio_model, 3),
+                "loading": without,
+                "learning": learning,
                 "build_images_per_s": {name: round(rate, 1) for name, rate in built.items()},
             }
             print(f"{case.name}: {json.dumps(summary[case.name])}")

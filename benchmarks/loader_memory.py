@@ -1,7 +1,7 @@
-"""Memory of processes that read one image store at the same time: ``python -m benchmarks.loader_memory HOME NAME``.
+"""Memory of processes that read one image store: ``python -m benchmarks.loader_memory HOME NAME IMAGES``.
 
 Each process prints its proportional set size, which counts a page that n processes map as 1/n, while all of them are
-alive. Without a name it opens no store.
+alive. A process without data is one that reads as many images from a store of a single batch: it does the same work.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from trainables.store import open_store
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 224
+BATCH_SIZE = 32
 
 
 def pss_bytes() -> int:
@@ -28,9 +29,9 @@ def pss_bytes() -> int:
     return int(found[1]) * 1024
 
 
-def together(home: Path, name: str | None, processes: int = 4) -> list[int]:
+def together(home: Path, name: str, images: int, processes: int = 4) -> list[int]:
     """Proportional set size of each of some processes, all alive and done with reading."""
-    command = [sys.executable, "-m", "benchmarks.loader_memory", str(home), *([name] if name else [])]
+    command = [sys.executable, "-m", "benchmarks.loader_memory", str(home), name, str(images)]
     started = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         for _ in range(processes)
@@ -65,16 +66,14 @@ def _tell(process: subprocess.Popen[str]) -> None:
         process.stdin.flush()
 
 
-def main(home: Path, name: str | None = None) -> None:
-    import torch  # every process of a trial has it, with or without data
+def main(home: Path, name: str, images: int) -> None:
+    import torch  # every process of a trial has it
 
     library, total = TaskLibrary(home), torch.zeros((), dtype=torch.int64)
-    store = None
-    if name is not None:
-        store = open_store(library, library.load(name), SIDE)
-        for start in range(0, len(store.rows), 32):
-            batch = torch.from_numpy(store.gather(np.arange(start, min(start + 32, len(store.rows)))))
-            total += batch.sum()
+    store = open_store(library, library.load(name), SIDE)
+    for start in range(0, images, BATCH_SIZE):
+        rows = np.arange(start, min(start + BATCH_SIZE, images)) % len(store.rows)
+        total += torch.from_numpy(store.gather(rows)).sum()
     print("ready", flush=True)
     sys.stdin.readline()  # all are done
     print(pss_bytes(), flush=True)
@@ -83,4 +82,4 @@ def main(home: Path, name: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
