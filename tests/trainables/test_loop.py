@@ -123,6 +123,21 @@ def test_predictions_hold_hashed_ids_truth_and_logits(make_trial):
     assert table.num_rows == 10
 
 
+@pytest.mark.parametrize("views", ["flip", "ten_crop"])
+def test_views_at_test_time_change_the_scores_and_not_the_training(make_trial, views):
+    plain, several = (
+        make_trial(),
+        make_trial(trial_id="f" * 16, protocol=PROTOCOL.model_copy(update={"test_time_augmentation": views})),
+    )
+    first, second = train(plain, ONE, Teller()), train(several, ONE, Teller())
+    assert (first.loss, first.best_value) == (second.loss, second.best_value)
+    scores = [_logits(_published(trial)) for trial in (plain, several)]
+    assert not np.array_equal(*scores)
+    np.testing.assert_allclose(*scores, atol=0.5)
+    table = pq.read_table(_published(several) / "predictions" / "test.parquet")
+    assert table.schema.metadata[b"aggregation"] == views.encode()
+
+
 def test_multiclass_predictions_have_one_column_of_truth(make_trial):
     trial = make_trial("lesions")
     train(trial, ONE, Teller())
