@@ -2,7 +2,8 @@
 
 - Batches per second without a model, from the image store and from timm's and torch's loaders over the same JPEG files,
   at equal augmentation: 200 x 150 px to 64 px (``ratio_small``), 1024 px and larger to 224 px (``ratio_large``). The
-  loaders run with two workers and with none; the fastest counts.
+  loaders run with two workers and with none, all with one and two threads of the main process; the fastest way of each
+  counts.
 - The same with a small residual network that trains (``ratio_with_model``, the lesser of the two sizes).
 - Images per second that a store is built at, over those that as many processes decode and do nothing else with
   (``build_fraction``), and over those that they decode and resize to the stored side (``build_fraction_resized``).
@@ -45,6 +46,7 @@ from trainables.task_data import working_side
 
 CORES = 2
 BATCH_SIZE = 32
+THREADS = ", threads: "
 MODEL = "test_resnet"
 """timm's smallest residual network, 0.5 million parameters."""
 
@@ -95,14 +97,17 @@ class Turns:
         self._streams, self._use = streams, use
 
     def rates(self, names: list[str], turns: int, seconds: float) -> dict[str, list[Rate]]:
-        """Speed of every turn."""
+        """Speed of every turn of these ways, each with its number of threads, see ``ways_of``."""
         found: dict[str, list[Rate]] = {name: [] for name in names}
         for _ in range(turns):
             for name in names:
-                found[name].append(self._turn(self._streams[name], seconds))
+                found[name].append(self._turn(name, seconds))
         return found
 
-    def _turn(self, stream: Iterator[Batch], seconds: float) -> Rate:
+    def _turn(self, name: str, seconds: float) -> Rate:
+        way, _, threads = name.partition(THREADS)
+        torch.set_num_threads(int(threads))
+        stream = self._streams[way]
         for _ in range(WARM_UP_BATCHES):  # what workers have made ready while others had their turn does not count
             next(stream)
         images, started, cpu_s = 0, time.perf_counter(), cpu_seconds()
@@ -148,20 +153,26 @@ def trained(network: torch.nn.Module) -> Callable[[Batch], object]:
 def compared(turns: Turns, names: list[str], count: int, seconds: float) -> dict[str, Any]:
     """Median ratios of the store to the fastest of the others, and median rates."""
     rates = turns.rates(names, count, seconds)
-    others = [name for name in names if name != "store"]
+    store, *others = names
     found: dict[str, Any] = {}
     for ratio, kind in (("ratio", "per_s"), ("cpu_ratio", "per_cpu_s")):
         values = {name: [getattr(rate, kind) for rate in rates[name]] for name in names}
-        ratios = [values["store"][k] / max(values[name][k] for name in others) for k in range(count)]
+        ratios = [values[store][k] / max(values[name][k] for name in others) for k in range(count)]
         found[ratio] = round(statistics.median(ratios), 2)
         found[f"images_{kind}"] = {name: round(statistics.median(values[name]), 1) for name in names}
     return found
 
 
-def fastest(rates: dict[str, float]) -> list[str]:
-    """The store, and the better of each loader's two ways."""
-    best = [max((n for n in rates if n.startswith(f"{peer},")), key=rates.__getitem__) for peer in ("timm", "torch")]
-    return ["store", *best]
+def ways_of(streams: dict[str, Iterator[Batch]]) -> list[str]:
+    """Each stream with one thread and with as many as there are cores."""
+    return [f"{name}{THREADS}{threads}" for name in streams for threads in (1, CORES)]
+
+
+def raced(turns: Turns, ways: list[str], count: int, seconds: float) -> dict[str, Any]:
+    """The store's fastest way beside the fastest of each loader, by one turn of all."""
+    first = {name: rates[0].per_s for name, rates in turns.rates(ways, 1, seconds / 2).items()}
+    best = [max((w for w in ways if w.startswith(side)), key=first.__getitem__) for side in ("store", "timm", "torch")]
+    return compared(turns, best, count, seconds)
 
 
 def decoded(file: Path) -> int:
@@ -238,11 +249,9 @@ def main(arguments: list[str] | None = None) -> None:
             built = build_rates(case, library, manifest, 1 if options.quick else 2)
             fractions.append((built["built"] / built["decoded"], built["built"] / built["resized"]))
             streams = streams_of(case, library, manifest)
-            first = Turns(streams).rates(list(streams), 1, case.turn_s)
-            names = fastest({name: rates[0].per_s for name, rates in first.items()})
-            without = compared(Turns(streams), names, turns, case.turn_s)
+            without = raced(Turns(streams), ways_of(streams), turns, case.turn_s)
             learner = trained(timm.create_model(MODEL, num_classes=2))
-            learning = compared(Turns(streams, learner), names, max(2, turns // 2), case.model_turn_s)
+            learning = raced(Turns(streams, learner), ways_of(streams), max(2, turns // 2), case.model_turn_s)
             with_model.append(learning["ratio"])
             summary |= {f"ratio_{case.name}": without["ratio"], f"cpu_ratio_{case.name}": without["cpu_ratio"]}
             summary[case.name] = {

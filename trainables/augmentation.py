@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -189,10 +189,11 @@ class _Parameters:
         present = {name: part for name, part in parts.items() if part is not None}
         flat = [part.reshape(len(part), -1) for part in present.values()]
         packed = torch.cat(flat, 1).to(dtype).to(device, non_blocking=True)
-        columns = packed.split([part.shape[1] for part in flat], 1)
+        columns = torch.split(packed, [part.shape[1] for part in flat], 1)
         shaped = {n: c.reshape(part.shape) for (n, part), c in zip(present.items(), columns, strict=True)}
         shaped["maps"] = shaped["maps"].flatten(1)
-        return cls(**{**dict.fromkeys(parts), **shaped})  # type: ignore[arg-type]
+        absent: dict[str, Any] = dict.fromkeys(parts)
+        return cls(**(absent | shaped))
 
     def of(self, piece: slice) -> _Parameters:
         """Those of a part of the batch."""

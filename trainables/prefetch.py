@@ -58,7 +58,7 @@ class Prefetch:
         self._slots: Sequence[_Slot] = (_Slot(), _Slot())
         self._turn = 0
         self._ahead: tuple[NDArray[np.int64], Future[torch.Tensor]] | None = None
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
 
     def batch(self, rows: NDArray[np.int64], upcoming: NDArray[np.int64] | None = None) -> torch.Tensor:
@@ -102,6 +102,6 @@ class Prefetch:
             return host.clone()
         with torch.cuda.stream(self._stream):
             images = host.to(self._device, non_blocking=True)
-            slot.copied = torch.cuda.Event()
+            slot.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             slot.copied.record(self._stream)
         return images
