@@ -61,7 +61,7 @@ def torch_transform(size: int) -> v2.Compose:
     )
 
 
-def torch_loader(files: list[Path], size: int, batch_size: int, workers: int) -> DataLoader[Batch]:
+def torch_loader(files: list[Path], size: int, batch_size: int, workers: int) -> DataLoader[Any]:
     """torch's DataLoader over PIL."""
     return DataLoader(
         Files(files, torch_transform(size)),

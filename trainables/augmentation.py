@@ -192,8 +192,8 @@ class _Parameters:
         columns = torch.split(packed, [part.shape[1] for part in flat], 1)
         shaped = {n: c.reshape(part.shape) for (n, part), c in zip(present.items(), columns, strict=True)}
         shaped["maps"] = shaped["maps"].flatten(1)
-        absent: dict[str, Any] = dict.fromkeys(parts)
-        return cls(**(absent | shaped))
+        values: dict[str, Any] = {name: shaped.get(name) for name in parts}
+        return cls(**values)
 
     def of(self, piece: slice) -> _Parameters:
         """Those of a part of the batch."""
