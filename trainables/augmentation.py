@@ -197,7 +197,7 @@ class _Parameters:
 
     def of(self, piece: slice) -> _Parameters:
         """Those of a part of the batch."""
-        values = {name: getattr(self, name) for name in _Parameters.__slots__}
+        values: dict[str, Any] = {name: getattr(self, name) for name in _Parameters.__slots__}
         return _Parameters(**{name: None if value is None else value[piece] for name, value in values.items()})
 
 
