@@ -17,6 +17,10 @@ from search_spaces.names import Column
 from search_spaces.trial import ResolvedTrial
 
 
+NO_AGGREGATION = "none"
+"""One forward pass per image; no test-time augmentation."""
+
+
 def predictions_table(frame: pd.DataFrame, logits: NDArray[Any], trial: ResolvedTrial, set_name: str) -> pa.Table:
     """The table of one evaluation set.
 
