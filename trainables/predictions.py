@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from search_spaces.names import Column
 from search_spaces.trial import ResolvedTrial
 
-
 NO_AGGREGATION = "none"
 """One forward pass per image; no test-time augmentation."""
 
