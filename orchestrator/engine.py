@@ -64,6 +64,7 @@ class Engine:
             import_paths=import_paths(plan.loaded),
             keep_weights=plan.study.execution.keep_weights,
             checkpoint_every_s=plan.study.execution.checkpoint_every_s,
+            device_cache_gib=plan.study.execution.device_cache_gib,
         )
         self._broken: dict[str, Failure] = {}
         self.record = Record(plan.study, self._storage, places.tracking_uri)

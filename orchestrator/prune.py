@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from search_spaces.exceptions import UserError
 from search_spaces.names import Role, State
 from trainables.library import TaskLibrary
 from trainables.storage import Storage
+from trainables.store_cache import cached_stores, delete_store, is_in_use
 
 ATTEMPT_SEPARATOR = "-"
 """An attempt's id is its trial's, this, and eight digits."""
@@ -231,23 +233,14 @@ def _what_is_lost(plan: Plan, known: _Known, chosen: Iterable[str]) -> list[str]
 
 
 def _stores(home: Path) -> list[Item]:
-    """Image stores of content that no imported data set has."""
-    from trainables.store import STORES
-
-    folder = home / STORES
+    """Image stores of content that no imported data set has, but for those in use."""
     library = TaskLibrary(home)
     contents = tuple(f"{library.content_hash(library.load(name))}-" for name in library.names())
-    files = sorted(folder.glob("*.arrow")) if folder.is_dir() else []
     return [
-        Item(name=file.name, size=file.stat().st_size, delete=lambda file=file: _delete_store(file))  # type: ignore[misc]
-        for file in files
-        if not file.name.startswith(contents)
+        Item(name=store.path.name, size=store.size_bytes, delete=partial(delete_store, store))
+        for store in cached_stores(home)
+        if not store.path.name.startswith(contents) and not is_in_use(store)
     ]
-
-
-def _delete_store(file: Path) -> None:
-    file.unlink(missing_ok=True)
-    file.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def _trial_of(attempt_id: str) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import pandas as pd
 import typer
@@ -31,9 +30,15 @@ from trainables.manifest import Manifest, group_column, group_names
 from trainables.pixels import Colour
 from trainables.places import place
 from trainables.set_aside import set_rows_aside
-
-if TYPE_CHECKING:
-    pass
+from trainables.store_cache import (
+    STORES,
+    CachedStore,
+    cached_stores,
+    damaged_shards,
+    delete_store,
+    evict,
+    parse_size,
+)
 
 app = typer.Typer(
     name="tasks",
@@ -46,15 +51,6 @@ _DERIVED = "files"
 _MOST_GROUP_VALUES = 12
 _MOST_PROBLEMS = 100
 _SECONDS_PER_DAY = 86400.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Store:
-    """A folder of the image cache."""
-
-    path: Path
-    size_bytes: int
-    last_used_s: float
 
 
 def _names(written: str | None) -> tuple[str, ...]:
@@ -234,51 +230,53 @@ def cache(
     prune: Annotated[
         float | None, typer.Option(metavar="DAYS", min=0, help="Delete stores not used for so many days.")
     ] = None,
+    limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Delete those not used for longest until the rest takes at most 50GB, 80GiB."
+        ),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every byte and compare with the checksums; exit code 1 if damaged.")
+    ] = False,
 ) -> None:
-    """Image stores with their sizes. They are made again when needed, so deleting them loses nothing but time."""
+    """Image stores with their sizes. They are made again when needed, so deleting them loses nothing but time.
+
+    What is in use stays. SCALECURVES_CACHE_LIMIT is the limit that is kept whenever a store is built.
+    """
     console = make_console()
     with user_errors():
-        folder = scalecurves_home() / "stores"
-        stores = _stores(folder)
-        now = time.time()
-        table = Table("store", "MiB", "last used, days ago", "")
+        home = scalecurves_home()
+        stores, now = cached_stores(home), time.time()
+        fate = {store.path: _fate(store, verify) for store in stores}
         for store in stores:
-            idle_days = (now - store.last_used_s) / _SECONDS_PER_DAY
-            old = prune is not None and idle_days >= prune
-            if old:
-                _remove(store.path)
-            table.add_row(
-                store.path.name, f"{store.size_bytes / 2**20:.1f}", f"{idle_days:.1f}", "deleted" if old else ""
-            )
-        console.print(table if stores else f"No image stores in {escape(str(folder))}.")
-        console.print(f"{sum(s.size_bytes for s in stores) / 2**20:.1f} MiB in {len(stores)} stores", highlight=False)
+            if prune is not None and (now - store.last_used_s) / _SECONDS_PER_DAY >= prune:
+                fate[store.path] = "deleted" if delete_store(store) else "in use"
+        if limit is not None:
+            fate |= {store.path: "deleted" for store in evict(home, parse_size(limit, "--limit"))}
+        _print_stores(stores, fate, now, home / STORES, console)
+    if any(text.startswith("damaged") for text in fate.values()):
+        raise typer.Exit(1)
 
 
-def _stores(folder: Path) -> list[_Store]:
-    if not folder.is_dir():
-        return []
-    return [_store(path) for path in sorted(folder.iterdir()) if not path.name.endswith(".lock")]
+def _fate(store: CachedStore, verify: bool) -> str:
+    if not store.is_finished:
+        return "unfinished" if store.path.is_dir() else "of an earlier version"
+    if not verify:
+        return ""
+    damaged = damaged_shards(store.path)
+    return f"damaged: {', '.join(damaged)}" if damaged else "whole"
 
 
-def _store(path: Path) -> _Store:
-    """Size and last use of a store: the latest read or write of one of its files (reading a folder is no use of it)."""
-    files = [f for f in path.rglob("*") if f.is_file()] if path.is_dir() else [path]
-    statuses = [f.stat() for f in files] or [path.stat()]
-    return _Store(
-        path=path,
-        size_bytes=sum(s.st_size for s in statuses) if files else 0,
-        last_used_s=max(max(s.st_mtime, s.st_atime) for s in statuses),
-    )
-
-
-def _remove(path: Path) -> None:
-    try:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    except OSError as error:
-        raise UserError(f"store {path} cannot be deleted: {error}") from error
+def _print_stores(
+    stores: Sequence[CachedStore], fate: Mapping[Path, str], now: float, folder: Path, console: Console
+) -> None:
+    table = Table("store", "MiB", "last used, days ago", "")
+    for store in stores:
+        idle_days = (now - store.last_used_s) / _SECONDS_PER_DAY
+        table.add_row(store.path.name, f"{store.size_bytes / 2**20:.1f}", f"{idle_days:.1f}", fate[store.path])
+    console.print(table if stores else f"No image stores in {escape(str(folder))}.")
+    console.print(f"{sum(s.size_bytes for s in stores) / 2**20:.1f} MiB in {len(stores)} stores", highlight=False)
 
 
 def _summary(manifest: Manifest) -> list[str]:

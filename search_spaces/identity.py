@@ -109,7 +109,7 @@ def cell_key(*, scale: str, source: str, task: str, subset: str, protocol: str) 
         source: Likewise.
         task: Likewise.
         subset: Likewise.
-        protocol: ``canonical(protocol.model_dump(mode="json"))``.
+        protocol: ``canonical(identity_fields(protocol))``.
     """
     return (
         f'{{"protocol":{protocol},"scale":{scale},"schema":{SCHEMA_VERSION},"science":{SCIENCE_VERSION},'

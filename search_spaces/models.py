@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from search_spaces.exceptions import UserError, unknown
 
@@ -39,6 +39,35 @@ class StrictModel(BaseModel):
             return cls.model_validate(raw)
         except ValidationError as error:
             raise UserError(f"{where} is not valid:\n{describe(error)}") from None
+
+
+_LATER = {"later": True}
+
+
+def later_field(default: Any, **constraints: Any) -> Any:
+    """A field that earlier versions did not have, and whose default is what they did; see ``identity_fields``.
+
+    The default can never change: trials that were trained before the field came share their id with it.
+
+    Args:
+        default: What earlier versions did.
+        constraints: As for ``pydantic.Field``.
+    """
+    return Field(default=default, json_schema_extra=dict(_LATER), **constraints)
+
+
+def identity_fields(model: BaseModel) -> dict[str, Any]:
+    """All fields with their values, nested models alike, but for later fields that have their default.
+
+    So a field that is added changes no id of what does not use it.
+    """
+    fields = {}
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if field.json_schema_extra == _LATER and value == field.default:
+            continue
+        fields[name] = identity_fields(value) if isinstance(value, BaseModel) else value
+    return fields
 
 
 def describe(error: ValidationError) -> str:

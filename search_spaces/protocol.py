@@ -8,9 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from search_spaces.models import StrictModel
-
-_NEVER = object()
+from search_spaces.models import StrictModel, later_field
 
 
 class Budget(StrictModel):
@@ -42,6 +40,20 @@ class Augmentation(StrictModel):
         rotation_degrees: Rotation, drawn uniformly from plus or minus this angle.
         brightness: Factor drawn uniformly from [1 - b, 1 + b]; 0 is off.
         contrast: Factor around the image's mean, drawn uniformly from [1 - c, 1 + c]; 0 is off.
+        crop: resized: the box of ``crop_scale`` and ``crop_ratio``, brought to the input size. fixed: a box of the
+            input size, moved at random by whole pixels of the image that a trial works on; nothing is resized.
+        saturation: Factor around each pixel's grey level, drawn uniformly from [1 - s, 1 + s]; 0 is off.
+        hue: Turn of the hue, drawn uniformly from plus or minus this share of a full turn; 0 is off.
+        grid_distortion: Cells of a grid are drawn wider or narrower by a factor uniform in [1 - g, 1 + g], in each
+            direction for itself, and the whole brought back to the size of the image; 0 is off.
+        grid_cells: Cells of that grid per direction.
+        elastic: Standard deviation of a smooth random displacement of each point, relative to the side; 0 is off
+            (Simard et al. 2003).
+        elastic_smoothness: Standard deviation of the Gaussian that smooths it, relative to the side.
+        erasing: Probability that a box is painted with the mean colour (Zhong et al. 2020); with probability 1, a ratio
+            of [1, 1] and a scale of one value it is the cut-out of DeVries and Taylor 2017, kept inside the image.
+        erasing_scale: Area of that box relative to the image, drawn uniformly from this range.
+        erasing_ratio: Its aspect ratio (height / width), drawn log-uniformly from this range.
     """
 
     crop_scale: tuple[float, float] = (0.5, 1.0)
@@ -51,15 +63,27 @@ class Augmentation(StrictModel):
     rotation_degrees: float = Field(default=0.0, ge=0, le=180)
     brightness: float = Field(default=0.0, ge=0, lt=1)
     contrast: float = Field(default=0.0, ge=0, lt=1)
+    crop: Literal["resized", "fixed"] = later_field("resized")
+    saturation: float = later_field(0.0, ge=0, le=1)
+    hue: float = later_field(0.0, ge=0, le=0.5)
+    grid_distortion: float = later_field(0.0, ge=0, lt=1)
+    grid_cells: int = later_field(5, ge=2, le=32)
+    elastic: float = later_field(0.0, ge=0, le=0.2)
+    elastic_smoothness: float = later_field(0.05, gt=0, le=0.2)
+    erasing: float = later_field(0.0, ge=0, le=1)
+    erasing_scale: tuple[float, float] = later_field((0.02, 1 / 3))
+    erasing_ratio: tuple[float, float] = later_field((0.3, 10 / 3))
 
     @model_validator(mode="after")
     def _ranges(self) -> Augmentation:
-        low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"crop_scale must be 0 < low <= high <= 1, got {list(self.crop_scale)}")
-        low, high = self.crop_ratio
-        if not 0 < low <= high:
-            raise ValueError(f"crop_ratio must be 0 < low <= high, got {list(self.crop_ratio)}")
+        for name in ("crop_scale", "erasing_scale"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= 1:
+                raise ValueError(f"{name} must be 0 < low <= high <= 1, got {[low, high]}")
+        for name in ("crop_ratio", "erasing_ratio"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be 0 < low <= high, got {[low, high]}")
         return self
 
 
@@ -94,6 +118,14 @@ class Protocol(StrictModel):
             keeps its running statistics. None trains everything.
         layer_lr_decay: Factor of the learning rate per layer going down from the head, which has the full one; 1 is the
             same for all (Howard and Ruder 2018; layers as counted by timm).
+        mixup_alpha: Each training image is blended with another of its ghost batch, targets alike; its own share is
+            drawn from Beta(a, a) (Zhang et al. 2018). 0 is off.
+        cutmix_alpha: A box of each training image is replaced by that of another, targets in proportion to the areas;
+            the area outside is drawn from Beta(a, a) (Yun et al. 2019). 0 is off; if both are on, each image draws one
+            of the two with equal chance.
+        test_time_augmentation: What evaluation sets are scored on: one view of each image; that and its mirror image;
+            or the five crops of centre and corners with their mirror images (Krizhevsky et al. 2012), of which
+            probabilities are averaged. Validation, which only selects, always takes one view.
     """
 
     base: Literal["finetune"] = "finetune"
@@ -115,8 +147,11 @@ class Protocol(StrictModel):
     select: Literal["best_val", "last"] = "best_val"
     evaluations: int = Field(default=10, ge=1)
     augmentation: Augmentation = Augmentation()
-    freeze: str | None = None
-    layer_lr_decay: float = Field(default=1.0, gt=0, le=1)
+    freeze: str | None = later_field(None)
+    layer_lr_decay: float = later_field(1.0, gt=0, le=1)
+    mixup_alpha: float = later_field(0.0, ge=0)
+    cutmix_alpha: float = later_field(0.0, ge=0)
+    test_time_augmentation: Literal["none", "flip", "ten_crop"] = later_field("none")
 
     @model_validator(mode="before")
     @classmethod
@@ -137,18 +172,6 @@ class Protocol(StrictModel):
     def ghost_batches(self) -> int:
         """Ghost batches per optimiser step; ranks beyond this number idle."""
         return self.global_batch_size // self.ghost_batch_size
-
-
-LATER_FIELDS: dict[str, Any] = {"freeze": None, "layer_lr_decay": 1.0}
-"""Fields that came after the first trials, with the value that changes nothing."""
-
-
-def protocol_identity(written: Mapping[str, Any]) -> dict[str, Any]:
-    """A dumped protocol as it goes into the identity of trials: without later fields that change nothing.
-
-    So finished trials keep their ids when a field is added.
-    """
-    return {name: value for name, value in written.items() if LATER_FIELDS.get(name, _NEVER) != value}
 
 
 @cache

@@ -21,9 +21,10 @@ from search_spaces.identity import (
     trial_id,
 )
 from search_spaces.ladders import ladder
+from search_spaces.models import identity_fields
 from search_spaces.names import Kind, Role
 from search_spaces.normalisation import Normalisation
-from search_spaces.protocol import Protocol, changed, protocol_identity
+from search_spaces.protocol import Protocol, changed
 from search_spaces.source_specs import (
     ByScaleSource,
     CheckpointSource,
@@ -227,7 +228,7 @@ class Resolver:
         return self._keys[index]
 
     def _protocol_identity(self, trial: Trial) -> dict[str, Any]:
-        written = protocol_identity(self.protocol_of(trial).model_dump())
+        written = identity_fields(self.protocol_of(trial))
         if trial.is_open and self._study.tuning is not None:
             return {"base": written, "tuning": self._study.tuning.model_dump()}
         return written

@@ -194,6 +194,8 @@ class ExecutionSpec(StrictModel):
         max_concurrent: Most trials at a time; None is as many as fit the cluster.
         report_deadline_s: Longest silence of a gang that trains (one evaluation interval, or scoring at the end); then
             its ranks are taken for stuck and its trial is tried again.
+        device_cache_gib: Image sets up to this size are kept on the GPU of a rank, if they take at most a quarter of
+            its free memory; others are read from the image store batch by batch. 0 keeps none.
     """
 
     gang: GangSpec = GangSpec()
@@ -203,6 +205,7 @@ class ExecutionSpec(StrictModel):
     checkpoint_every_s: float = Field(default=30.0, ge=0)
     max_concurrent: int | None = Field(default=None, ge=1)
     report_deadline_s: float = Field(default=1800.0, gt=0)
+    device_cache_gib: float = Field(default=4.0, ge=0)
 
 
 class Override(StrictModel):

@@ -126,6 +126,7 @@ class Workspace(StrictModel):
         keep_weights: best, final or none.
         checkpoint_every_s: Least seconds between two checkpoints.
         save_memory: Compute activations twice instead of keeping them, because memory ran out before.
+        device_cache_gib: Image sets up to this size are kept on the GPU.
     """
 
     home: str
@@ -134,6 +135,7 @@ class Workspace(StrictModel):
     keep_weights: Literal["best", "final", "none"] = "best"
     checkpoint_every_s: float = 30.0
     save_memory: bool = False
+    device_cache_gib: float = 4.0
 
 
 class SearchFacts(StrictModel):

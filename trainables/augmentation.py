@@ -1,15 +1,17 @@
-"""Random changes to training images and the fixed transform of evaluation, on whole batches, on their device.
+"""Random changes to training images and the fixed transforms of evaluation, on whole batches, on their device.
 
-Crop, flips and rotation are one affine map per sample, applied by one bilinear sampling. Where the stored image has
-clearly more pixels than the output, the output is sampled on a finer grid and averaged, which keeps aliasing away
-(the store's side is about 8/7 of the input as a rule, and then one sample per pixel is enough). Parameters are drawn
-on the CPU whatever the device, so that a trial sees the same crops on every machine.
+Crop, flips, rotation and distortions are one map per sample, applied by one bilinear sampling. Where the stored image
+has clearly more pixels than the output, the output is sampled on a finer grid and averaged, which keeps aliasing away
+(the store's side is about 8/7 of the input as a rule, and then one sample per pixel is enough). Order: crop, flips and
+rotation, grid distortion, elastic displacement, brightness, contrast, saturation, hue, input scaling, erasing.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,99 +19,18 @@ from torch import Tensor
 
 from search_spaces.protocol import Augmentation
 from search_spaces.study import Normalisation
-
-CROP_TRIES = 10
-"""Draws of (area, ratio) until a box fits the image, as in torchvision's RandomResizedCrop."""
+from trainables.augmentation_draws import Draws, affine_maps, draw
+from trainables.colour import LUMINANCE, adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
+from trainables.distortion import distorted, elastic_displacement
+from trainables.mixing import inside_boxes
 
 EVALUATION_CROP = 7 / 8
 """Side of the centre crop relative to the stored image: the ImageNet convention of 224 from 256."""
 
-LUMINANCE = (0.2989, 0.587, 0.114)
-"""Weights of R, G and B in the grey level that contrast turns around (ITU-R BT.601)."""
+CPU_PIECE = 8
+"""Images that a CPU augments together: what stays in its cache. At 224 px each then takes a third less of its time."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draws:
-    """Parameters of one batch, each of shape (B,), float64, on the CPU. Lengths in units of the image's side.
-
-    Attributes:
-        centre_x: Of the crop box, from the left.
-        centre_y: Of the crop box, from the top.
-        width: Of the crop box.
-        height: Of the crop box.
-        flip_x: -1 for a left-right flip, else 1.
-        flip_y: -1 for an up-down flip, else 1.
-        angle: Radians, counter-clockwise as seen.
-        brightness: Factor.
-        contrast: Factor.
-    """
-
-    centre_x: Tensor
-    centre_y: Tensor
-    width: Tensor
-    height: Tensor
-    flip_x: Tensor
-    flip_y: Tensor
-    angle: Tensor
-    brightness: Tensor
-    contrast: Tensor
-
-
-def draw(augmentation: Augmentation, batch: int, generator: torch.Generator) -> Draws:
-    """Draw the parameters of a batch.
-
-    The same amount is drawn whatever is switched on, so that one operator does not move the draws of another.
-
-    Args:
-        augmentation: The protocol's ranges.
-        batch: Number of samples.
-        generator: On the CPU.
-    """
-    u = torch.rand(batch, 2 * CROP_TRIES + 7, generator=generator, dtype=torch.float64)
-    width, height = _crop_sides(augmentation, u[:, :CROP_TRIES], u[:, CROP_TRIES : 2 * CROP_TRIES])
-    x, y, flip_x, flip_y, angle, brightness, contrast = u[:, 2 * CROP_TRIES :].unbind(1)
-    return Draws(
-        centre_x=width / 2 + x * (1 - width),
-        centre_y=height / 2 + y * (1 - height),
-        width=width,
-        height=height,
-        flip_x=torch.where(flip_x < augmentation.horizontal_flip, -1.0, 1.0),
-        flip_y=torch.where(flip_y < augmentation.vertical_flip, -1.0, 1.0),
-        angle=math.radians(augmentation.rotation_degrees) * (2 * angle - 1),
-        brightness=1 + augmentation.brightness * (2 * brightness - 1),
-        contrast=1 + augmentation.contrast * (2 * contrast - 1),
-    )
-
-
-def _crop_sides(augmentation: Augmentation, u_area: Tensor, u_ratio: Tensor) -> tuple[Tensor, Tensor]:
-    """Width and height of the first box that fits; if none does, the largest of the ratio nearest to square."""
-    if augmentation.crop_scale == (1.0, 1.0):
-        whole = torch.ones(len(u_area), dtype=u_area.dtype)
-        return whole, whole
-    (low, high), (low_ratio, high_ratio) = augmentation.crop_scale, augmentation.crop_ratio
-    area = low + (high - low) * u_area
-    ratio = torch.exp(math.log(low_ratio) + (math.log(high_ratio) - math.log(low_ratio)) * u_ratio)
-    width, height = torch.sqrt(area * ratio), torch.sqrt(area / ratio)
-    fits = (width <= 1) & (height <= 1)
-    first = fits.to(torch.uint8).argmax(1, keepdim=True)
-    nearest = min(max(1.0, low_ratio), high_ratio)
-    any_fits = fits.any(1)
-    return (
-        torch.where(any_fits, width.gather(1, first)[:, 0], min(1.0, nearest)),
-        torch.where(any_fits, height.gather(1, first)[:, 0], min(1.0, 1 / nearest)),
-    )
-
-
-def affine_maps(draws: Draws) -> Tensor:
-    """(B, 2, 3) maps from output to input coordinates, both from -1 to 1 between the outer edges of the image.
-
-    A point of the output is flipped, stretched to the crop box, turned around the box's centre and moved there.
-    """
-    cos, sin = torch.cos(draws.angle), torch.sin(draws.angle)
-    across, down = draws.flip_x * draws.width, draws.flip_y * draws.height
-    row_x = torch.stack([cos * across, -sin * down, 2 * draws.centre_x - 1], 1)
-    row_y = torch.stack([sin * across, cos * down, 2 * draws.centre_y - 1], 1)
-    return torch.stack([row_x, row_y], 1)
+TestTime = Literal["none", "flip", "ten_crop"]
 
 
 class Augment:
@@ -135,8 +56,9 @@ class Augment:
     ) -> None:
         self._augmentation, self._size, self._dtype = augmentation, input_size, dtype
         self._format = torch.channels_last if channels_last else torch.contiguous_format
-        # Turning leaves the image at its corners; a mirrored edge looks least like a finding there.
-        self._padding = "reflection" if augmentation.rotation_degrees else "border"
+        # What leaves the image at its edges is mirrored, which looks least like a finding there.
+        leaves = augmentation.rotation_degrees or augmentation.elastic
+        self._padding = "reflection" if leaves else "border"
         self._scale, self._shift = _pixel_scaling(normalise, device, dtype)
         self._luminance = torch.tensor(LUMINANCE, device=device, dtype=dtype).view(3, 1, 1)
         self._axes: dict[int, Tensor] = {}
@@ -152,32 +74,90 @@ class Augment:
         Returns:
             (B, 3, s, s).
         """
-        draws = draw(self._augmentation, len(images), generator)
-        factors = torch.stack([draws.brightness, draws.contrast], 1)
-        packed = torch.cat([affine_maps(draws).flatten(1), factors], 1).to(self._dtype)
-        packed = packed.to(self._device, non_blocking=True)
-        pixels = self._sample(images.permute(0, 3, 1, 2).to(self._dtype), packed[:, :6])
-        pixels = self._adjust(pixels, packed[:, 6:])
-        return torch.addcmul(self._shift, pixels, self._scale).contiguous(memory_format=self._format)
+        parameters = self._parameters(images, generator)
+        out = self._empty(len(images))
+        for piece in self._pieces(len(images)):
+            self._write(images[piece], parameters.of(piece), out[piece])
+        return out
 
-    def _sample(self, pixels: Tensor, maps: Tensor) -> Tensor:
-        finer = oversampling(pixels.shape[-1], self._size)
-        axis = self._axis(finer * self._size)
-        xx, xy, x0, yx, yy, y0 = (column[:, None, None] for column in maps.unbind(1))
-        across, down = axis[None, None, :], axis[None, :, None]
-        grid = torch.stack([xx * across + (xy * down + x0), yx * across + (yy * down + y0)], 3)
+    def with_masks(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Augmented images and their masks, which go the same way by the nearest pixel.
+
+        Args:
+            images: (B, S, S, 3) uint8 on the device.
+            masks: (B, S, S) uint8 on the device.
+            generator: On the CPU; draws the same parameters as without masks.
+
+        Returns:
+            (B, 3, s, s) and (B, s, s) uint8. Erasing hides the image, not its mask.
+        """
+        parameters = self._parameters(images, generator)
+        out = self._empty(len(images))
+        self._write(images, parameters, out)
+        grid = self._grid(parameters, self._size)
+        planes = masks[:, None].to(self._dtype)
+        moved = F.grid_sample(planes, grid, mode="nearest", padding_mode=self._padding, align_corners=False)
+        return out, moved[:, 0].to(torch.uint8)
+
+    def _empty(self, batch: int) -> Tensor:
+        shape = (batch, 3, self._size, self._size)
+        return torch.empty(shape, device=self._device, dtype=self._dtype, memory_format=self._format)
+
+    def _pieces(self, batch: int) -> list[slice]:
+        """Parts of a batch that are made one after the other: on a CPU what stays in its cache."""
+        step = CPU_PIECE if self._device.type == "cpu" else batch
+        return [slice(start, start + step) for start in range(0, batch, max(1, step))]
+
+    def _parameters(self, images: Tensor, generator: torch.Generator) -> _Parameters:
+        augmentation, batch = self._augmentation, len(images)
+        draws = draw(augmentation, batch, generator, images.shape[1], self._size)
+        parameters = _Parameters.moved(draws, self._device, self._dtype)
+        if augmentation.elastic:
+            noise = torch.rand(batch, 2, self._size, self._size, generator=generator) * 2 - 1
+            parameters.noise = noise.to(self._device, self._dtype, non_blocking=True)
+        return parameters
+
+    def _write(self, images: Tensor, parameters: _Parameters, out: Tensor) -> None:
+        pixels = self._sample(images.permute(0, 3, 1, 2).to(self._dtype), parameters)
+        torch.addcmul(self._shift, self._coloured(pixels, parameters), self._scale, out=out)
+        if parameters.erased is not None:
+            erased = inside_boxes(list(parameters.erased.unbind(1)), out)
+            out.masked_fill_(erased[:, None] > 0, 0.0)
+
+    def _sample(self, pixels: Tensor, parameters: _Parameters) -> Tensor:
+        fixed = self._augmentation.crop == "fixed"
+        finer = 1 if fixed else oversampling(pixels.shape[-1], self._size)
+        grid = self._grid(parameters, finer * self._size)
         out = F.grid_sample(pixels, grid, mode="bilinear", padding_mode=self._padding, align_corners=False)
         return out if finer == 1 else F.avg_pool2d(out, finer)
 
-    def _adjust(self, pixels: Tensor, factors: Tensor) -> Tensor:
-        """Brightness, then contrast, each cut to the range of a pixel, as in torchvision."""
-        brightness, contrast = factors[:, 0, None, None, None], factors[:, 1, None, None, None]
+    def _grid(self, parameters: _Parameters, points: int) -> Tensor:
+        """(B, points, points, 2) where each point of the output is looked up in the stored image."""
+        axis = self._axis(points)
+        xx, xy, x0, yx, yy, y0 = (column[:, None, None] for column in parameters.maps.unbind(1))
+        across, down = axis[None, None, :], axis[None, :, None]
+        if parameters.noise is not None:
+            elastic, smoothness = self._augmentation.elastic, self._augmentation.elastic_smoothness
+            shift = elastic_displacement(parameters.noise, elastic, smoothness)
+            if shift.shape[-1] != points:
+                shift = F.interpolate(shift, size=(points, points), mode="bilinear", align_corners=False)
+            across, down = across + shift[:, 0], down + shift[:, 1]
+        if parameters.cells is not None:
+            across, down = (distorted(axis, parameters.cells[:, k]) for k, axis in enumerate((across, down)))
+        # Written in place: stacking two planes point by point takes as long as sampling.
+        grid = torch.empty(len(parameters.maps), points, points, 2, device=self._device, dtype=self._dtype)
+        torch.add(xx * across, xy * down + x0, out=grid[..., 0])
+        torch.add(yx * across, yy * down + y0, out=grid[..., 1])
+        return grid
+
+    def _coloured(self, pixels: Tensor, draws: _Parameters) -> Tensor:
         if self._augmentation.brightness:
-            pixels = (pixels * brightness).clamp_(0, 255)
+            pixels = adjust_brightness(pixels, draws.brightness)
         if self._augmentation.contrast:
-            grey = (pixels * self._luminance).sum(1, keepdim=True).mean((2, 3), keepdim=True)
-            pixels = torch.lerp(grey, pixels, contrast).clamp_(0, 255)
-        return pixels
+            pixels = adjust_contrast(pixels, draws.contrast, self._luminance)
+        if draws.saturation is not None:
+            pixels = adjust_saturation(pixels, draws.saturation, self._luminance)
+        return pixels if draws.hue is None else adjust_hue(pixels, draws.hue)
 
     def _axis(self, points: int) -> Tensor:
         """Centres of ``points`` pixels between -1 and 1."""
@@ -187,11 +167,45 @@ class Augment:
         return self._axes[points]
 
 
+@dataclass(slots=True, kw_only=True)
+class _Parameters:
+    """The parameters of a batch on its device, see ``Draws``."""
+
+    maps: Tensor
+    brightness: Tensor
+    contrast: Tensor
+    saturation: Tensor | None
+    hue: Tensor | None
+    erased: Tensor | None
+    cells: Tensor | None
+    noise: Tensor | None = None
+
+    @classmethod
+    def moved(cls, draws: Draws, device: torch.device, dtype: torch.dtype) -> _Parameters:
+        """Copied to the device in one piece."""
+        parts: dict[str, Tensor | None] = {"maps": affine_maps(draws)}
+        names = ("brightness", "contrast", "saturation", "hue", "erased", "cells")
+        parts |= {name: getattr(draws, name) for name in names}
+        present = {name: part for name, part in parts.items() if part is not None}
+        flat = [part.reshape(len(part), -1) for part in present.values()]
+        packed = torch.cat(flat, 1).to(dtype).to(device, non_blocking=True)
+        columns = torch.split(packed, [part.shape[1] for part in flat], 1)
+        shaped = {n: c.reshape(part.shape) for (n, part), c in zip(present.items(), columns, strict=True)}
+        shaped["maps"] = shaped["maps"].flatten(1)
+        values: dict[str, Any] = {name: shaped.get(name) for name in parts}
+        return cls(**values)
+
+    def of(self, piece: slice) -> _Parameters:
+        """Those of a part of the batch."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in _Parameters.__slots__}
+        return _Parameters(**{name: None if value is None else value[piece] for name, value in values.items()})
+
+
 class EvaluationTransform:
-    """The fixed transform of validation and test: centre crop, resized if it is larger than the input.
+    """The fixed transforms of validation and test: centre crop, resized if it is larger than the input, or more views.
 
     The crop's side is 7/8 of the stored side, at least the input size; for a store of 8/7 of the input this is a plain
-    crop.
+    crop. The five crops of ten are its copies at the centre and in the corners.
 
     Args:
         input_size: Side s of the output; at most that of the images.
@@ -199,6 +213,7 @@ class EvaluationTransform:
         device: Of the images.
         dtype: Of the output.
         channels_last: Memory format of the output.
+        test_time: Which views ``views`` gives.
     """
 
     def __init__(
@@ -208,17 +223,38 @@ class EvaluationTransform:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
+        test_time: TestTime = "none",
     ) -> None:
-        self._size, self._dtype = input_size, dtype
+        self._size, self._dtype, self._test_time = input_size, dtype, test_time
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._scale, self._shift = _pixel_scaling(normalise, device, dtype)
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, s, s) normalised images from (B, S, S, 3) uint8."""
-        stored = images.shape[1]
-        side = max(self._size, math.floor(EVALUATION_CROP * stored))
-        start = (stored - side) // 2
-        pixels = images[:, start : start + side, start : start + side].permute(0, 3, 1, 2).to(self._dtype)
+        side = self._side(images)
+        start = (images.shape[1] - side) // 2
+        return self._cropped(images, start, start, side)
+
+    def views(self, images: Tensor) -> Iterator[Tensor]:
+        """1, 2 or 10 views of the same images, each as ``__call__`` gives one."""
+        if self._test_time == "none":
+            yield self(images)
+            return
+        side = self._side(images)
+        end = images.shape[1] - side
+        corners = [(end // 2, end // 2)]
+        if self._test_time == "ten_crop":
+            corners += [(0, 0), (0, end), (end, 0), (end, end)]
+        for top, left in corners:
+            view = self._cropped(images, top, left, side)
+            yield view
+            yield view.flip(3).contiguous(memory_format=self._format)
+
+    def _side(self, images: Tensor) -> int:
+        return max(self._size, math.floor(EVALUATION_CROP * images.shape[1]))
+
+    def _cropped(self, images: Tensor, top: int, left: int, side: int) -> Tensor:
+        pixels = images[:, top : top + side, left : left + side].permute(0, 3, 1, 2).to(self._dtype)
         if side != self._size:
             size = (self._size, self._size)
             pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)

@@ -7,6 +7,7 @@ seed of a generator. So a resumed trial needs no state of a loader, and the numb
 from __future__ import annotations
 
 import hashlib
+import math
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -14,8 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from trainables.prefetch import ImageArray, Prefetch
+
 RESIDENT_BYTES = 4 * 2**30
-"""Image sets up to this size are kept on the GPU, if they take at most a quarter of its free memory."""
+"""What ``execution.device_cache_gib`` is unless a study says otherwise."""
 
 
 class Stream(StrEnum):
@@ -23,6 +26,7 @@ class Stream(StrEnum):
 
     ORDER = "order"
     AUGMENT = "augment"
+    MIX = "mix"
     FORWARD = "forward"
 
 
@@ -42,7 +46,7 @@ class ImageSet(Protocol):
     """Labelled images of one split: rows ``positions`` of a stack of images."""
 
     @property
-    def images(self) -> NDArray[np.uint8]:
+    def images(self) -> ImageArray:
         """(M, S, S, 3) uint8, RGB; memory-mapped as a rule."""
 
     @property
@@ -98,31 +102,52 @@ class SampleOrder:
 class ImageFeed:
     """Batches of an image set on the device.
 
-    A set that is small beside the GPU's free memory is copied there once; else each batch is gathered from the memory
-    map and copied while the GPU computes.
+    A set that is small beside the GPU's free memory is copied there once; else batches are read and copied one ahead
+    (``trainables.prefetch``). On the CPU a batch is one copy out of the memory map.
 
     Args:
         data: The set.
         device: Where batches go.
         target_dtype: Of floating-point targets (the model's).
+        resident_bytes: Sets up to this size are kept on the GPU, if they take at most a quarter of its free memory.
     """
 
-    def __init__(self, data: ImageSet, device: torch.device, target_dtype: torch.dtype = torch.float32) -> None:
-        self._data, self._device = data, device
+    def __init__(
+        self,
+        data: ImageSet,
+        device: torch.device,
+        target_dtype: torch.dtype = torch.float32,
+        resident_bytes: int = RESIDENT_BYTES,
+    ) -> None:
+        self._data, self._device, self._resident_bytes = data, device, resident_bytes
         self._positions = np.asarray(data.positions, dtype=np.int64)
         targets = torch.from_numpy(np.array(data.targets))
-        self._targets = (targets.to(target_dtype) if targets.is_floating_point() else targets).to(device)
+        self.are_classes = not targets.is_floating_point()
+        self._targets = (targets if self.are_classes else targets.to(target_dtype)).to(device)
         self._resident = self._copied_to_device() if self._fits_device() else None
+        self.looks_ahead = device.type == "cuda" and self._resident is None
+        self._prefetch = Prefetch(data.images, device) if self.looks_ahead else None
 
     def __len__(self) -> int:
         return len(self._positions)
 
-    def batch(self, index: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images (B, S, S, 3) uint8 and targets (B, L) or (B,) of the set's rows ``index``, on the device."""
+    def batch(
+        self, index: NDArray[np.int64], upcoming: NDArray[np.int64] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (B, S, S, 3) uint8 and targets (B, L) or (B,) of the set's rows ``index``, on the device.
+
+        Args:
+            index: (B,) rows of the set.
+            upcoming: What the next call will ask for, if that is known; of use only if ``looks_ahead``.
+        """
         rows = self._to_device(torch.from_numpy(index))
         if self._resident is not None:
             return self._resident[rows], self._targets[rows]
-        return self._to_device(torch.from_numpy(self._data.images[self._positions[index]])), self._targets[rows]
+        positions = self._positions[index]
+        if self._prefetch is None:
+            return torch.from_numpy(self._data.images[positions]), self._targets[rows]
+        ahead = None if upcoming is None else self._positions[upcoming]
+        return self._prefetch.batch(positions, ahead), self._targets[rows]
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._device.type != "cuda":
@@ -132,9 +157,8 @@ class ImageFeed:
     def _fits_device(self) -> bool:
         if self._device.type != "cuda" or not len(self):
             return False
-        size = len(self) * self._data.images[:1].nbytes
         free, _ = torch.cuda.mem_get_info(self._device)
-        return size <= min(RESIDENT_BYTES, free // 4)
+        return len(self) * math.prod(self._data.images.shape[1:]) <= min(self._resident_bytes, free // 4)
 
     def _copied_to_device(self) -> torch.Tensor:
         shape = (len(self), *self._data.images.shape[1:])

@@ -16,6 +16,7 @@ from trainables.release_counts import release_note
 from trainables.row_checks import FAINT_SPAN, read_rows
 from trainables.row_problems import in_words
 from trainables.splits import patients_in_two_splits
+from trainables.store_cache import cached_stores, damaged_shards
 
 FEW_PATIENTS = 10
 """A label with fewer positive or negative patients than this in a split is near-empty."""
@@ -46,7 +47,8 @@ def check_task(library: TaskLibrary, name: str) -> CheckReport:
     """Read every image and mask of a task and look for everything that would spoil a study.
 
     Errors: missing or unreadable images and masks, masks of another size than their image, patients in two splits, a
-    test image that is also in another split, a split without images, a label without positives or negatives in one.
+    test image that is also in another split, a split without images, a label without positives or negatives in one, an
+    image store whose bytes are not those that were written.
     Warnings: near-empty labels, constant images, other identical images, images without any label, much missing
     metadata, patients not known.
 
@@ -63,6 +65,7 @@ def check_task(library: TaskLibrary, name: str) -> CheckReport:
     for found_errors, found_warnings in (
         _leaks(manifest),
         _duplicates(library, manifest, files_are_there=not errors),
+        _damaged_stores(library, manifest, files_are_there=not errors),
         _label_problems(manifest),
         _metadata(manifest),
     ):
@@ -174,6 +177,15 @@ def _duplicates(library: TaskLibrary, manifest: Manifest, files_are_there: bool)
         if sets
     ]
     return [f"{error}; {remedy}" for error in errors], warnings
+
+
+def _damaged_stores(library: TaskLibrary, manifest: Manifest, files_are_there: bool) -> tuple[list[str], list[str]]:
+    if not files_are_there:
+        return [], []
+    content = f"{library.content_hash(manifest)}-"
+    own = [s.path for s in cached_stores(library.home) if s.is_finished and s.path.name.startswith(content)]
+    damaged = [path for path in own if damaged_shards(path)]
+    return [f"image store {path} is damaged; delete it, and it is built again" for path in damaged], []
 
 
 def _spoils_evaluation(copies: pd.DataFrame) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from trainables.augmentation import EvaluationTransform
 from trainables.batches import ImageFeed
@@ -35,7 +37,7 @@ def predict(
     Args:
         module: The net; its training mode is restored.
         feed: The set.
-        transform: Makes inputs.
+        transform: Makes inputs, one or more views of each image.
         group: The trial's ranks.
         batch_size: Images per forward pass.
 
@@ -49,14 +51,44 @@ def predict(
     module.eval()
     try:
         # A rank without images still needs the number of outputs: it evaluates one and drops it.
-        parts = [_logits(module, transform, feed, np.arange(*span)) for span in spans or [(0, 1)]]
+        batches = [np.arange(*span) for span in spans or [(0, 1)]]
+        parts = [
+            _logits(module, transform, feed, index, upcoming)
+            for index, upcoming in itertools.zip_longest(batches, batches[1:])
+        ]
     finally:
         module.train(was_training)
     rows = torch.cat(parts)[: stop - start]
     return gather_rows(group, rows, [last - first for first, last in itertools.pairwise(bounds)])
 
 
-def _logits(module: nn.Module, transform: EvaluationTransform, feed: ImageFeed, index: NDArray[np.int64]) -> Tensor:
-    images, _ = feed.batch(index)
-    logits: Tensor = module(transform(images))
-    return logits
+def _logits(
+    module: nn.Module,
+    transform: EvaluationTransform,
+    feed: ImageFeed,
+    index: NDArray[np.int64],
+    upcoming: NDArray[np.int64] | None,
+) -> Tensor:
+    images, _ = feed.batch(index, upcoming)
+    return pooled_logits([module(view) for view in transform.views(images)], feed.are_classes)
+
+
+def pooled_logits(views: list[Tensor], are_classes: bool) -> Tensor:
+    """Logits of the mean probability over views; those of a single view as they are.
+
+    Computed from logarithms throughout, so that confident outputs keep their order.
+
+    Args:
+        views: (B, C) logits each.
+        are_classes: Whether the C outputs are classes (softmax; then the result is the logarithm of the mean) or labels
+            (sigmoid each).
+
+    Returns:
+        (B, C).
+    """
+    if len(views) == 1:
+        return views[0]
+    stacked = torch.stack(views)
+    if are_classes:
+        return F.log_softmax(stacked, 2).logsumexp(0) - math.log(len(views))
+    return F.logsigmoid(stacked).logsumexp(0) - F.logsigmoid(-stacked).logsumexp(0)

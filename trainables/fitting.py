@@ -20,11 +20,12 @@ from search_spaces.protocol import Protocol
 from search_spaces.results import Order
 from search_spaces.study import Normalisation
 from trainables.augmentation import Augment, EvaluationTransform
-from trainables.batches import ImageFeed, ImageSet, SampleOrder, Stream, stream_seed
+from trainables.batches import RESIDENT_BYTES, ImageFeed, ImageSet, SampleOrder, Stream, stream_seed
 from trainables.checkpoint import Checkpoints, State
 from trainables.evaluation import LEAST_BATCH_SIZE, predict
-from trainables.ghost_batches import GhostBatches
+from trainables.ghost_batches import GhostBatches, ghosts_of_rank
 from trainables.groups import Group, broadcast_object
+from trainables.mixing import Mix
 from trainables.module_setup import Weights, largest_that_fits, prepare, snapshot
 from trainables.notice import NOTICE, order_of
 from trainables.optimisation import (
@@ -112,6 +113,7 @@ def fit(
     tell: Tell,
     checkpoints: Checkpoints | None = None,
     save_memory: bool = False,
+    resident_bytes: int = RESIDENT_BYTES,
 ) -> FitResult:
     """Train ``module``; called by all ranks. Afterwards it holds the selected weights, on the group's device.
 
@@ -131,6 +133,7 @@ def fit(
         tell: Takes the report of an evaluation (step, steps, loss, val, samples_per_s, resumed_from), gives the order.
         checkpoints: Where to continue from and to save to; None keeps none.
         save_memory: Compute activations twice instead of keeping them.
+        resident_bytes: Image sets up to this size are kept on the GPU.
 
     Raises:
         DataError: No training images, or a validation metric that cannot be computed although it selects.
@@ -139,7 +142,8 @@ def fit(
         Stopped: ``tell`` answered stop; the checkpoint is written.
         UserError: The device lacks the protocol's precision, or the model holds SyncBatchNorm.
     """
-    run = _Fit(module, train_set, val_set, protocol, normalise, input_size, seed, primary, group, tell, checkpoints)
+    places = (group, tell, checkpoints, resident_bytes)
+    run = _Fit(module, train_set, val_set, protocol, normalise, input_size, seed, primary, *places)
     return run.result(save_memory)
 
 
@@ -167,6 +171,7 @@ class _Fit:
         group: Group,
         tell: Tell,
         checkpoints: Checkpoints | None,
+        resident_bytes: int,
     ) -> None:
         self._module, self._protocol, self._seed, self._primary = module, protocol, seed, primary
         self._group, self._tell, self._checkpoints = group, tell, checkpoints
@@ -180,11 +185,12 @@ class _Fit:
         sampled = protocol.imbalance == "sampler"
         weights = sampling_weights(np.asarray(train_set.targets)) if sampled else None
         self._order = SampleOrder(images, protocol.global_batch_size, seed, weights)
-        self._train_feed = ImageFeed(train_set, device, facts.dtype)
-        self._val_feed = ImageFeed(val_set, device, facts.dtype)
+        self._train_feed = ImageFeed(train_set, device, facts.dtype, resident_bytes)
+        self._val_feed = ImageFeed(val_set, device, facts.dtype, resident_bytes)
         self._val_targets = np.asarray(val_set.targets)
         form = (normalise, device, facts.dtype, facts.channels_last)
         self._augment = Augment(protocol.augmentation, input_size, *form)
+        self._mix = Mix(protocol, device)
         self._transform = EvaluationTransform(input_size, *form)
         self._generator = torch.Generator()
         self._loss = make_loss(np.asarray(train_set.targets), protocol, facts.outputs, device)
@@ -283,17 +289,33 @@ class _Fit:
             raise Stopped(self._step)
 
     def _ghost_loss(self, net: nn.Module, step: int, ghost: int) -> Tensor:
-        size = self._protocol.ghost_batch_size
         self._clock.enter(Phase.LOAD)
-        images, targets = self._train_feed.batch(self._index[ghost * size : (ghost + 1) * size])
+        images, targets = self._train_feed.batch(self._rows(self._index, ghost), self._upcoming(step, ghost))
         self._generator.manual_seed(stream_seed(self._seed, Stream.AUGMENT, step, ghost))
         inputs = self._augment(images, self._generator)
+        mixture = None
+        if self._mix.is_on:
+            self._generator.manual_seed(stream_seed(self._seed, Stream.MIX, step, ghost))
+            inputs, mixture = self._mix(inputs, self._generator)
         self._clock.enter(Phase.FORWARD)
         with self._precision.autocast():
             logits = net(inputs)
-        loss = self._loss(_full_precision(logits), targets)
+        loss = self._loss(_full_precision(logits), targets, mixture)
         self._clock.enter(Phase.BACKWARD)
         return loss
+
+    def _rows(self, index: NDArray[np.int64], ghost: int) -> NDArray[np.int64]:
+        size = self._protocol.ghost_batch_size
+        return index[ghost * size : (ghost + 1) * size]
+
+    def _upcoming(self, step: int, ghost: int) -> NDArray[np.int64] | None:
+        """Rows of this rank's next ghost batch, if its feed looks ahead; None at the end of training."""
+        if not self._train_feed.looks_ahead:
+            return None
+        mine, _ = ghosts_of_rank(self._protocol.ghost_batches, self._group.rank, self._group.size)
+        if ghost != mine[-1]:
+            return self._rows(self._index, ghost + mine.step)
+        return self._rows(self._order.batch(step + 1), mine[0]) if step + 1 < self._steps else None
 
     def _after_interval(self, samples_per_s: float) -> None:
         """Evaluate, select, report, save, and stop if told to."""

@@ -134,6 +134,7 @@ class _Run:
         self._trial, self._group = trial, group
         self._started_at, self._started = time.time(), time.perf_counter()
         self._storage = Storage(trial.workspace.storage)
+        self._resident_bytes = round(trial.workspace.device_cache_gib * 2**30)
 
     def finish(self, tell: Tell) -> TrialResult | None:
         trial, group = self._trial, self._group
@@ -157,6 +158,7 @@ class _Run:
             tell=tell,
             checkpoints=checkpoints,
             save_memory=trial.workspace.save_memory,
+            resident_bytes=self._resident_bytes,
         )
         scoring = time.perf_counter()
         tables = self.score(built.module, data, list(trial.task.evaluate))
@@ -226,9 +228,10 @@ class _Run:
         trial, device = self._trial, self._group.device
         dtype = next(module.parameters()).dtype
         form = (trial.source.normalise, device, dtype, is_channels_last(module))
-        transform = EvaluationTransform(trial.scale.input_size, *form)
+        transform = EvaluationTransform(trial.scale.input_size, *form, trial.protocol.test_time_augmentation)
         batch_size = max(LEAST_BATCH_SIZE, trial.protocol.ghost_batch_size)
-        return predict(module, ImageFeed(images, device, dtype), transform, self._group, batch_size)
+        feed = ImageFeed(images, device, dtype, self._resident_bytes)
+        return predict(module, feed, transform, self._group, batch_size)
 
     def _upstream_weights(self, trial_id: str) -> Path:
         try:

@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
+from typing import Protocol as TypingProtocol
 
 import numpy as np
 import torch
@@ -15,10 +16,15 @@ from torch import Tensor, nn
 
 from search_spaces.exceptions import UserError
 from search_spaces.protocol import Protocol
+from trainables.mixing import Mixture
 from trainables.parts import layer_depths
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""(logits, targets) -> mean over the observed labels of the batch; 0 if none is observed."""
+
+class Loss(TypingProtocol):
+    """Mean over the observed labels of a batch; 0 if none is observed."""
+
+    def __call__(self, logits: Tensor, targets: Tensor, mixture: Mixture | None = None) -> Tensor:
+        """The loss of logits (B, C) for targets (B, L) or (B,) of the images, or of what they are mixed from."""
 
 
 def learning_rate(protocol: Protocol, step: int, steps: int) -> float:
@@ -194,30 +200,63 @@ def make_loss(targets: NDArray[Any], protocol: Protocol, outputs: int, device: t
     table = None if weights is None else torch.from_numpy(weights).float().to(device)
     if np.issubdtype(np.asarray(targets).dtype, np.floating):
         masked = bool(np.isnan(targets).any())
-        return lambda logits, y: _binary_loss(logits, y, table, masked)
+        return lambda logits, targets, mixture=None: _binary_loss(logits, targets, table, masked, mixture)
     masked = bool((np.asarray(targets) < 0).any())
-    return lambda logits, y: _class_loss(logits, y, table, masked, protocol.label_smoothing)
+    smoothing = protocol.label_smoothing
+    return lambda logits, targets, mixture=None: _class_loss(logits, targets, table, masked, smoothing, mixture)
 
 
-def _binary_loss(logits: Tensor, targets: Tensor, table: Tensor | None, masked: bool) -> Tensor:
-    if table is None and not masked:
+def _binary_loss(
+    logits: Tensor, targets: Tensor, table: Tensor | None, masked: bool, mixture: Mixture | None
+) -> Tensor:
+    if table is None and not masked and mixture is None:
         return F.binary_cross_entropy_with_logits(logits, targets)
-    observed = ~targets.isnan()
-    known = targets.nan_to_num(0.0)
-    terms = F.binary_cross_entropy_with_logits(logits, known, reduction="none") * observed
-    if table is not None:
-        terms = terms * torch.where(known > 0.5, table[:, 1], table[:, 0])
-    return terms.sum() / observed.sum().clamp(min=1)
+
+    def terms(of: Tensor) -> tuple[Tensor, Tensor]:
+        observed = ~of.isnan()
+        known = of.nan_to_num(0.0)
+        values = F.binary_cross_entropy_with_logits(logits, known, reduction="none") * observed
+        if table is not None:
+            values = values * torch.where(known > 0.5, table[:, 1], table[:, 0])
+        return values, observed
+
+    return _mean(terms, targets, mixture)
 
 
-def _class_loss(logits: Tensor, targets: Tensor, table: Tensor | None, masked: bool, smoothing: float) -> Tensor:
-    if table is None and not masked:
+def _class_loss(
+    logits: Tensor,
+    targets: Tensor,
+    table: Tensor | None,
+    masked: bool,
+    smoothing: float,
+    mixture: Mixture | None,
+) -> Tensor:
+    if table is None and not masked and mixture is None:
         return F.cross_entropy(logits, targets, label_smoothing=smoothing)
-    terms = F.cross_entropy(logits, targets, ignore_index=-1, label_smoothing=smoothing, reduction="none")
-    observed = targets >= 0
-    if table is not None:
-        terms = terms * table[targets.clamp(min=0)]
-    return (terms * observed).sum() / observed.sum().clamp(min=1)
+
+    def terms(of: Tensor) -> tuple[Tensor, Tensor]:
+        values = F.cross_entropy(logits, of, ignore_index=-1, label_smoothing=smoothing, reduction="none")
+        observed = of >= 0
+        if table is not None:
+            values = values * table[of.clamp(min=0)]
+        return values * observed, observed
+
+    return _mean(terms, targets, mixture)
+
+
+def _mean(terms: Callable[[Tensor], tuple[Tensor, Tensor]], targets: Tensor, mixture: Mixture | None) -> Tensor:
+    """Mean of the terms over what is observed; of mixed images each target counts with its share.
+
+    Cross-entropies are linear in their target, so this is the loss of soft targets.
+    """
+    values, observed = terms(targets)
+    if mixture is None:
+        return values.sum() / observed.sum().clamp(min=1)
+    of_partner, partner_observed = terms(targets[mixture.partner])
+    share = mixture.weight.to(values.dtype).view(-1, *[1] * (values.ndim - 1))
+    total = (values * share + of_partner * (1 - share)).sum()
+    count = (observed * share + partner_observed * (1 - share)).sum()
+    return total / torch.where(count > 0, count, 1.0)
 
 
 def class_weights(targets: NDArray[Any], outputs: int) -> NDArray[np.float64]:

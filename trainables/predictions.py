@@ -41,7 +41,7 @@ def predictions_table(
 
     Returns:
         ``frame`` with ``z_<label>`` float32 columns. Metadata: trial_id, task, kind, labels (JSON), set,
-        set_hash, aggregation, shared_patients and same_ids.
+        set_hash, aggregation, test_time_augmentation, shared_patients and same_ids.
 
     Raises:
         ValueError: The number of rows or labels does not match.
@@ -60,6 +60,7 @@ def predictions_table(
         "set": set_name,
         "set_hash": set_hash(frame) if hash_of_set is None else hash_of_set,
         "aggregation": NO_AGGREGATION,
+        "test_time_augmentation": trial.protocol.test_time_augmentation,
     }
     if shared_patients is not None:
         metadata |= {"shared_patients": str(shared_patients[0]), "same_ids": str(shared_patients[1]).lower()}

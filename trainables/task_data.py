@@ -26,6 +26,7 @@ from trainables.library import TaskLibrary
 from trainables.manifest import MANIFEST_FILE, Manifest
 from trainables.predictions import set_hash
 from trainables.rows import group_column, group_names
+from trainables.shards import ImageStack
 from trainables.store import ImageStore, is_store_of, open_store, store_path
 from trainables.subsets import PatientOrder
 
@@ -52,7 +53,7 @@ class LabelledSet:
         shown: What ``shown_columns`` worked out, for the next trial on these images.
     """
 
-    images: NDArray[np.uint8]
+    images: ImageStack
     positions: NDArray[np.int64]
     targets: NDArray[np.float32] | NDArray[np.int64]
     frame: pd.DataFrame
@@ -255,7 +256,7 @@ def _loaded(library: TaskLibrary, task: ResolvedTask, storage_size: int, side: i
         labels=task.labels,
         kind=task.kind,
         pool=LabelledSet(
-            images=own.array,
+            images=own.images,
             positions=own.rows[rows.train],
             targets=rows.train_targets,
             frame=_described(rows.manifest, rows.train, task.groups),
@@ -292,7 +293,7 @@ def _own_store(library: TaskLibrary, rows: TaskRows, task: ResolvedTask, storage
 
 def _evaluation_set(store: ImageStore, rows: EvaluationRows, task: ResolvedTask) -> LabelledSet:
     return LabelledSet(
-        images=store.array,
+        images=store.images,
         positions=store.rows[rows.positions],
         targets=rows.targets,
         frame=_with_truth(rows, task),

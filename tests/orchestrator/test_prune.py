@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 
 import pytest
@@ -137,13 +138,16 @@ def test_half_written_files_go_when_they_are_old(field, monkeypatch):
 def test_stores_of_imported_data_sets_stay(field):
     library = TaskLibrary(scalecurves_home())
     kept = open_store(library, library.load("spots"), 20).path
-    stray = kept.with_name(f"{'f' * 16}-20-v1.arrow")
-    stray.write_bytes(b"old")
+    stray = kept.with_name(f"{'f' * 16}-20-v2")
+    shutil.copytree(kept, stray)
+    early = kept.with_name(f"{'f' * 16}-20-v1.arrow")
+    early.write_bytes(b"old")
     assert not any(k.startswith("image") for k in field.find().items)
-    assert field.names("image", stores=True) == {stray.name}
+    assert field.names("image", stores=True) == {stray.name, early.name}
     field.find(stores=True).delete()
-    assert kept.is_file()
+    assert (kept / "store.json").is_file()
     assert not stray.exists()
+    assert not early.exists()
 
 
 def test_a_running_study_is_left_alone_but_for_stores(field):

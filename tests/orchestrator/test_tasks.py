@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from orchestrator.tasks import app
 from search_spaces.home import scalecurves_home
 from trainables.library import TaskLibrary
+from trainables.store import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "timm", "ray", "mlflow", "sklearn", "matplotlib", "plotly")
@@ -222,22 +224,60 @@ def test_rows_are_set_aside_on_import_and_by_a_check(run, table, tmp_path):
     assert len(load("lungs")) == 118
 
 
-def test_cache_lists_and_prunes(run):
-    assert "No image stores" in run("cache").output
-    stores = scalecurves_home() / "stores"
-    for name, days in (("old", 40), ("new", 1)):
-        (stores / name).mkdir(parents=True)
-        (stores / name / "images.arrow").write_bytes(bytes(2**20))
-        for path in (stores / name / "images.arrow", stores / name):
-            moment = path.stat().st_mtime - days * 86400
-            os.utime(path, (moment, moment))
-    listed = run("cache")
-    assert "old" in listed.output
-    assert "2.0 MiB in 2 stores" in listed.output
+@pytest.fixture
+def stores(run, table):
+    """Two stores of one task, the smaller used 40 days ago, and what is left of an unfinished one."""
+    assert run("import", "csv", table, "--name", "x").exit_code == 0
+    library = TaskLibrary(scalecurves_home())
+    small, large = (open_store(library, library.load("x"), side).path for side in (8, 16))
+    moment = time.time() - 40 * 86400
+    os.utime(small / "store.json", (moment, moment))
+    unfinished = small.with_name(f"{small.name.replace('-8-', '-9-')}.building")
+    unfinished.mkdir()
+    return small, large, unfinished
+
+
+def test_cache_lists_and_prunes(run, stores):
+    _, large, unfinished = stores
+    listed = run("cache", "--verify")
+    assert listed.exit_code == 0
+    assert listed.output.count("whole") == 2
+    assert "unfinished" in listed.output
+    assert "in 3 stores" in listed.output
     pruned = run("cache", "--prune", "30")
     assert pruned.exit_code == 0
-    assert "deleted" in pruned.output
-    assert [p.name for p in stores.iterdir()] == ["new"]
+    assert pruned.output.count("deleted") == 1
+    assert {p for p in large.parent.iterdir() if p.is_dir()} == {large, unfinished}
+
+
+def test_cache_keeps_a_limit_by_deleting_what_was_used_longest_ago(run, stores):
+    small, large, _ = stores
+    size = sum(file.stat().st_size for file in large.iterdir())
+    assert "GB" in run("cache", "--limit", "lots").output
+    limited = run("cache", "--limit", f"{size}B")
+    assert limited.exit_code == 0, limited.output
+    assert large.exists()
+    assert not small.exists()
+
+
+def test_a_damaged_store_is_found_by_cache_and_check(run, stores):
+    _, large, _ = stores
+    shard = next(large.glob("*.arrow"))
+    status = shard.stat()
+    damaged = bytearray(shard.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    shard.write_bytes(damaged)
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
+    verified = run("cache", "--verify")
+    assert verified.exit_code == 1
+    assert "damaged" in verified.output
+    checked = run("check", "x")
+    assert checked.exit_code == 1
+    assert "is damaged" in " ".join(checked.output.split())
+
+
+def test_nothing_is_cached_at_first(run):
+    assert "No image stores" in run("cache").output
 
 
 def test_the_command_line_loads_nothing_heavy():

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from search_spaces.expand import expand
 from search_spaces.identity import Cards, canonical
+from search_spaces.models import identity_fields
+from search_spaces.protocol import Protocol
 from search_spaces.resolve import Resolver, resolve_ids
 from search_spaces.trial import ResolvedTrial, Workspace
 from tests.search_spaces.examples import cards, raw_study, study
@@ -48,6 +50,9 @@ SAME = {
     "evaluation set added": with_task(
         evaluate={**raw_study()["tasks"]["ham10000"]["evaluate"], "men": {"where": {"sex": "M"}}}
     ),
+    "default of a later field written out": nested(
+        "protocol", mixup_alpha=0, augmentation={"hue": 0.0, "erasing_scale": [0.02, 1 / 3]}
+    ),
     "default written out": nested("protocol", lr=0.001, optimizer="adamw"),
     "12 and 12.0": nested("protocol", weight_decay=0.01, warmup_fraction=0.10),
     "contents": with_weights(contents=["cifar10", "more"]),
@@ -61,6 +66,9 @@ DIFFERENT = {
     "budget": nested("protocol", budget={"steps": 301}),
     "ghost batch": nested("protocol", ghost_batch_size=16),
     "augmentation": nested("protocol", augmentation={"horizontal_flip": 0.0}),
+    "later field": nested("protocol", mixup_alpha=0.2),
+    "later field of augmentation": nested("protocol", augmentation={"hue": 0.1}),
+    "test time": nested("protocol", test_time_augmentation="flip"),
     "select": nested("protocol", select="last"),
     "input size": nested("scales", resnet20={"factory": "mynets:resnet20", "input_size": 40}),
     "arguments": nested("scales", resnet20={"factory": "mynets:resnet20", "input_size": 32, "arguments": {"width": 8}}),
@@ -95,6 +103,20 @@ def test_names_of_scales_sources_and_tasks_are_not_in_it():
     renamed = eval(text)
     renamed["tasks"]["skin"]["manifest"] = "ham10000"
     assert ids(**renamed) == ids()
+
+
+def test_fields_that_came_later_change_no_id_of_what_does_not_use_them():
+    fields = identity_fields(Protocol())
+    assert set(fields) == {
+        "base", "budget", "optimizer", "lr", "momentum", "weight_decay", "schedule", "warmup_fraction", "clip_norm",
+        "label_smoothing", "ema_decay", "global_batch_size", "ghost_batch_size", "storage_size", "precision",
+        "imbalance", "select", "evaluations", "augmentation",
+    }  # fmt: skip
+    assert fields["augmentation"] == {
+        "crop_scale": (0.5, 1.0), "crop_ratio": (0.75, 4 / 3), "horizontal_flip": 0.5, "vertical_flip": 0.0,
+        "rotation_degrees": 0.0, "brightness": 0.0, "contrast": 0.0,
+    }  # fmt: skip
+    assert identity_fields(Protocol(cutmix_alpha=1.0))["cutmix_alpha"] == 1.0
 
 
 @pytest.mark.parametrize("field", ["files", "scales", "tasks"])

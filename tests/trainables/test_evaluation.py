@@ -11,7 +11,7 @@ from tests.trainables.ranks import on_ranks
 from tests.trainables.toy import NORMALISE, ToyNet, ToySet, toy_set
 from trainables.augmentation import EvaluationTransform
 from trainables.batches import ImageFeed
-from trainables.evaluation import predict, shard_bounds
+from trainables.evaluation import pooled_logits, predict, shard_bounds
 from trainables.groups import SingleProcess, broadcast_bytes, broadcast_object, sum_over_ranks
 
 CPU = torch.device("cpu")
@@ -83,3 +83,43 @@ def test_rows_follow_the_positions_of_the_set():
     whole = toy_set(n=16, side=9)
     expected = (whole.images[whole.positions][:, 0, 0, 0] / 255 - 0.5) / 0.2
     np.testing.assert_allclose(logits[:, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("are_classes", [True, False])
+def test_views_are_pooled_to_the_logit_of_the_mean_probability(are_classes):
+    views = [torch.randn(5, 3, dtype=torch.float64) * 3 for _ in range(4)]
+    pooled = pooled_logits(views, are_classes)
+    if are_classes:
+        mean = torch.stack([v.softmax(1) for v in views]).mean(0)
+        torch.testing.assert_close(pooled.softmax(1), mean)
+        torch.testing.assert_close(pooled, mean.log())
+    else:
+        torch.testing.assert_close(pooled, torch.stack([v.sigmoid() for v in views]).mean(0).logit())
+    assert torch.equal(pooled_logits(views[:1], are_classes), views[0])
+
+
+def test_confident_views_keep_their_order():
+    views = [torch.tensor([[40.0], [60.0], [-50.0]])] * 2
+    assert torch.equal(pooled_logits(views, are_classes=False).argsort(0), views[0].argsort(0))
+    assert pooled_logits(views, are_classes=False).isfinite().all()
+
+
+class _Corner(nn.Module):
+    """Gives each image's first pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return x[:, :2, 0, 0]
+
+
+def test_an_image_is_scored_on_all_its_views():
+    data = toy_set(n=9, side=9)
+    transform = EvaluationTransform(8, NORMALISE, CPU, test_time="flip")
+    logits = predict(_Corner(), ImageFeed(data, CPU), transform, SingleProcess(CPU), 4)
+    seen = [data.images[data.positions][:, 0, column, :2] for column in (0, 7)]
+    views = [(torch.from_numpy(pixels) / 255 - torch.tensor([0.5, 0.4])) / torch.tensor([0.2, 0.25]) for pixels in seen]
+    expected = torch.stack([v.softmax(1) for v in views]).mean(0).log()
+    np.testing.assert_allclose(logits, expected, atol=1e-5)

@@ -146,6 +146,21 @@ def test_a_trial_that_is_scored_on_nothing_keeps_no_validation_predictions(make_
     assert not (_published(unscored) / "predictions").exists()
 
 
+@pytest.mark.parametrize("views", ["flip", "ten_crop"])
+def test_views_at_test_time_change_the_scores_and_not_the_training(make_trial, views):
+    plain, several = (
+        make_trial(),
+        make_trial(trial_id="f" * 16, protocol=PROTOCOL.model_copy(update={"test_time_augmentation": views})),
+    )
+    first, second = train(plain, ONE, Teller()), train(several, ONE, Teller())
+    assert (first.loss, first.best_value) == (second.loss, second.best_value)
+    scores = [_logits(_published(trial)) for trial in (plain, several)]
+    assert not np.array_equal(*scores)
+    np.testing.assert_allclose(*scores, atol=0.5)
+    table = pq.read_table(_published(several) / "predictions" / "test.parquet")
+    assert table.schema.metadata[b"test_time_augmentation"] == views.encode()
+
+
 def test_multiclass_predictions_have_one_column_of_truth(make_trial):
     trial = make_trial("lesions")
     train(trial, ONE, Teller())

@@ -18,6 +18,7 @@ from trainables import store as store_module
 from trainables.library import TaskLibrary
 from trainables.manifest import Manifest
 from trainables.store import is_store_of, open_store, store_path
+from trainables.store_cache import read_index
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def noise(manifest: Manifest, side: int = 40) -> None:
 def test_every_row_gets_its_own_image(library):
     manifest = save_findings(library)
     store = open_store(library, manifest, 8)
-    assert store.array.shape == (48, 8, 8, 3)
+    assert store.images.shape == (48, 8, 8, 3)
     positions = np.array([47, 0, 20, 20])
     got = store.gather(positions)
     for image, position in zip(got, positions, strict=True):
@@ -62,15 +63,16 @@ def test_images_of_the_stored_size_are_kept_bit_for_bit(library):
     np.testing.assert_array_equal(open_store(library, manifest, 16).gather(np.array([3]))[0], pixels)
 
 
-def test_the_array_is_mapped_and_cannot_be_written(library):
+def test_the_images_are_mapped_and_cannot_be_written(library):
     store = open_store(library, save_findings(library), 8)
-    assert not store.array.flags.writeable
-    assert not store.array.flags.owndata
+    for part in store.images.parts:
+        assert not part.flags.writeable
+        assert not part.flags.owndata
     with pytest.raises(ValueError, match="read-only"):
-        store.array[0] = 0
+        store.images[0][:] = 0
     allocated = pa.total_allocated_bytes()
     again = open_store(library, library.load("findings"), 8)
-    assert pa.total_allocated_bytes() - allocated < again.array.nbytes // 2
+    assert pa.total_allocated_bytes() - allocated < again.images.nbytes // 2
 
 
 def test_row_order_and_place_of_the_images_do_not_matter(library, tmp_path):
@@ -89,7 +91,7 @@ def test_row_order_and_place_of_the_images_do_not_matter(library, tmp_path):
     )  # fmt: skip
     second = open_store(other, twin, 16)
     assert first.path.name == second.path.name
-    np.testing.assert_array_equal(first.array, second.array)
+    np.testing.assert_array_equal(first.images, second.images)
     row = int(np.flatnonzero(table["image_id"] == "i07")[0])
     np.testing.assert_array_equal(second.gather(np.array([row])), first.gather(np.array([7])))
 
@@ -97,10 +99,10 @@ def test_row_order_and_place_of_the_images_do_not_matter(library, tmp_path):
 def test_a_store_is_built_once(library, monkeypatch):
     manifest = save_findings(library)
     path = open_store(library, manifest, 16, 8).path
-    assert sorted(p.name for p in path.parent.glob("*.arrow")) == sorted(
+    assert sorted(p.name for p in path.parent.iterdir() if p.is_dir()) == sorted(
         [path.name, store_path(library.home, library.content_hash(manifest), 16, 16).name]
     )
-    assert not list(path.parent.glob("*.partial"))
+    assert sorted(p.name for p in path.iterdir()) == [*read_index(path)["shards"], "store.json", "verified.json"]
     monkeypatch.setattr(store_module, "_build", lambda wanted: pytest.fail("built again"))
     open_store(library, manifest, 16, 8)
     open_store(library, manifest, 16)
@@ -111,7 +113,7 @@ def _open_elsewhere(home, barrier, queue):
     manifest = library.load("findings")
     barrier.wait()
     store = open_store(library, manifest, 16)
-    queue.put((store.array.shape, os.stat(store.path).st_ino, int(store.array.astype(np.int64).sum())))  # noqa: PTH116
+    queue.put((store.images.shape, store.path.stat().st_ino, int(store.images[:].astype(np.int64).sum())))
 
 
 def test_processes_that_want_the_same_store_build_one(library):
@@ -131,9 +133,9 @@ def test_processes_that_want_the_same_store_build_one(library):
 def test_opening_marks_a_store_as_used(library):
     manifest = save_findings(library)
     path = open_store(library, manifest, 8).path
-    os.utime(path, (1, 1))
+    os.utime(path / "store.json", (1, 1))
     open_store(library, manifest, 8)
-    assert path.stat().st_mtime > 1e9
+    assert (path / "store.json").stat().st_mtime > 1e9
 
 
 def test_progress_counts_every_image(library):
@@ -162,7 +164,7 @@ def test_unreadable_images_are_listed_and_nothing_is_left_behind(library):
 def test_a_damaged_store_says_so(library):
     manifest = save_findings(library)
     path = open_store(library, manifest, 8).path
-    path.write_bytes(path.read_bytes()[:100])
+    (path / "store.json").write_bytes((path / "store.json").read_bytes()[:100])
     with pytest.raises(DataError, match=r"is damaged .* delete it, and it is built again"):
         open_store(library, manifest, 8)
     assert not is_store_of(path, manifest)
@@ -181,7 +183,7 @@ def test_a_store_knows_its_manifest(library):
     assert is_store_of(path, library.load("findings"))
     other = multilabel_table().assign(sex="M")
     assert not is_store_of(path, save_manifest(library, "other", Kind.MULTILABEL, ("opacity", "nodule"), other))
-    assert not is_store_of(path.with_name("none.arrow"), manifest)
+    assert not is_store_of(path.with_name("none"), manifest)
 
 
 def test_a_side_above_the_storage_size_is_a_mistake(library):

@@ -87,7 +87,7 @@ class ToyNet(nn.Module):
 
 
 def toy_protocol(**changes):
-    """Ten steps of two ghost batches with every augmentation on."""
+    """Ten steps of two ghost batches with augmentation of geometry and colour."""
     fields = {
         "budget": Budget(steps=10),
         "global_batch_size": 8,

@@ -1,0 +1,274 @@
+"""Image loading beside the usual ways: ``python -m benchmarks.loader [--quick]``. Two cores, no GPU.
+
+- Batches per second without a model, from the image store and from timm's and torch's loaders over the same JPEG files,
+  at equal augmentation: 200 x 150 px to 64 px (``ratio_small``), 1024 px and larger to 224 px (``ratio_large``). The
+  loaders run with two workers and with none, all with one and two threads of the main process; the fastest way of each
+  counts.
+- The same with a small residual network that trains (``ratio_with_model``, the lesser of the two sizes).
+- Images per second that a store is built at, over those that as many processes decode and do nothing else with
+  (``build_fraction``), and over those that they decode and resize to the stored side (``build_fraction_resized``).
+- Proportional set size of four processes that have read one store, over the store and 10 % and four processes without
+  data (``pss_ratio``, at most 1).
+
+The sides take turns in one process, so that a change of the machine's speed meets all; results are medians over turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import psutil
+import timm
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from benchmarks import loader_memory
+from benchmarks.loader_images import files_of, make_frames, make_task
+from benchmarks.loader_peers import Batch, repeated, store_batches, timm_loader, torch_loader
+from trainables.environment import device_name
+from trainables.library import TaskLibrary
+from trainables.manifest import Manifest
+from trainables.store import open_store
+from trainables.task_data import working_side
+
+CORES = 2
+BATCH_SIZE = 32
+THREADS = ", threads: "
+MODEL = "test_resnet"
+"""timm's smallest residual network, 0.5 million parameters."""
+
+WARM_UP_BATCHES = 8
+"""More than two workers hold ready."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One size of images.
+
+    Attributes:
+        sizes: (width, height) of the files, taken in turn.
+        images: Number of files.
+        storage_size: Side of the store.
+        input_size: Side of the batches.
+        turn_s: Seconds of one turn without a model.
+        model_turn_s: Seconds of one turn with a model.
+    """
+
+    name: str
+    sizes: tuple[tuple[int, int], ...]
+    images: int
+    storage_size: int
+    input_size: int
+    turn_s: float
+    model_turn_s: float
+
+
+SMALL = Case("small", ((200, 150),), 2048, 74, 64, 2.0, 4.0)
+LARGE = Case("large", ((1024, 1024), (1280, 1024), (1536, 2048), (2048, 2048)), 160, 256, 224, 4.0, 8.0)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Images per second, and per second of processor time, which other work on the machine changes less."""
+
+    per_s: float
+    per_cpu_s: float
+
+
+class Turns:
+    """Several endless streams of batches that take turns; each keeps its state, workers included."""
+
+    def __init__(
+        self, streams: dict[str, Iterator[Batch]], use: Callable[[Batch], object] = lambda batch: None
+    ) -> None:
+        self._streams, self._use = streams, use
+
+    def rates(self, names: list[str], turns: int, seconds: float) -> dict[str, list[Rate]]:
+        """Speed of every turn of these ways, each with its number of threads, see ``ways_of``."""
+        found: dict[str, list[Rate]] = {name: [] for name in names}
+        for _ in range(turns):
+            for name in names:
+                found[name].append(self._turn(name, seconds))
+        return found
+
+    def _turn(self, name: str, seconds: float) -> Rate:
+        way, _, threads = name.partition(THREADS)
+        torch.set_num_threads(int(threads))
+        stream = self._streams[way]
+        for _ in range(WARM_UP_BATCHES):  # what workers have made ready while others had their turn does not count
+            next(stream)
+        images, started, cpu_s = 0, time.perf_counter(), cpu_seconds()
+        while (passed := time.perf_counter() - started) < seconds:
+            batch = next(stream)
+            self._use(batch)
+            images += len(batch[0])
+        return Rate(images / passed, images / (cpu_seconds() - cpu_s))
+
+
+def cpu_seconds() -> float:
+    """Processor time of this process and of the workers it has started, in seconds."""
+    own = psutil.Process()
+    times = [process.cpu_times() for process in (own, *own.children(recursive=True))]
+    return float(sum(t.user + t.system for t in times))
+
+
+def streams_of(case: Case, library: TaskLibrary, manifest: Manifest) -> dict[str, Iterator[Batch]]:
+    """The store, and each loader with two workers and with none."""
+    side = working_side(case.input_size, case.storage_size)
+    streams = {
+        "store": store_batches(open_store(library, manifest, case.storage_size, side), case.input_size, BATCH_SIZE)
+    }
+    for name, loader in (("timm", timm_loader), ("torch", torch_loader)):
+        for workers in (CORES, 0):
+            made = loader(files_of(manifest), case.input_size, BATCH_SIZE, workers)
+            streams[f"{name}, {workers} workers"] = repeated(made)
+    return streams
+
+
+def trained(network: torch.nn.Module) -> Callable[[Batch], object]:
+    """One optimiser step on a batch."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+
+    def step(batch: Batch) -> None:
+        F.cross_entropy(network(batch[0]), batch[1]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def compared(turns: Turns, names: list[str], count: int, seconds: float) -> dict[str, Any]:
+    """Median ratios of the store to the fastest of the others, and median rates."""
+    rates = turns.rates(names, count, seconds)
+    store, *others = names
+    found: dict[str, Any] = {}
+    for ratio, kind in (("ratio", "per_s"), ("cpu_ratio", "per_cpu_s")):
+        values = {name: [getattr(rate, kind) for rate in rates[name]] for name in names}
+        ratios = [values[store][k] / max(values[name][k] for name in others) for k in range(count)]
+        found[ratio] = round(statistics.median(ratios), 2)
+        found[f"images_{kind}"] = {name: round(statistics.median(values[name]), 1) for name in names}
+    return found
+
+
+def ways_of(streams: dict[str, Iterator[Batch]]) -> list[str]:
+    """Each stream with one thread and with as many as there are cores."""
+    return [f"{name}{THREADS}{threads}" for name in streams for threads in (1, CORES)]
+
+
+def raced(turns: Turns, ways: list[str], count: int, seconds: float) -> dict[str, Any]:
+    """The store's fastest way beside the fastest of each loader, by one turn of all."""
+    first = {name: rates[0].per_s for name, rates in turns.rates(ways, 1, seconds / 2).items()}
+    best = [max((w for w in ways if w.startswith(side)), key=first.__getitem__) for side in ("store", "timm", "torch")]
+    return compared(turns, best, count, seconds)
+
+
+def decoded(file: Path) -> int:
+    """Decode one file to an array, nothing else."""
+    with Image.open(file) as image:
+        return len(np.asarray(image.convert("RGB")))
+
+
+def decoded_and_resized(file: Path, side: int) -> int:
+    """Decode one file and resize it as a store does."""
+    with Image.open(file) as image:
+        return len(np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)))
+
+
+def build_rates(case: Case, library: TaskLibrary, manifest: Manifest, turns: int) -> dict[str, float]:
+    """Median images per second of building, decoding, and decoding with resizing, by as many warm processes."""
+    files, side = files_of(manifest), case.storage_size
+    pool = joblib.Parallel(n_jobs=joblib.cpu_count(), backend="loky", idle_worker_timeout=300)
+    chunks = [files[k : k + 64] for k in range(0, len(files), 64)]
+
+    def pooled(work: Callable[[Path], int]) -> None:
+        pool(joblib.delayed(_each)(work, chunk) for chunk in chunks)
+
+    def build() -> None:
+        shutil.rmtree(open_store(library, manifest, side).path)
+
+    ways: dict[str, Callable[[], None]] = {
+        "built": build,
+        "decoded": lambda: pooled(decoded),
+        "resized": lambda: pooled(functools.partial(decoded_and_resized, side=side)),
+    }
+    took: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(turns + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            if turn:  # the first one starts the processes and fills the page cache
+                took[name].append(len(files) / (time.perf_counter() - started))
+    return {name: statistics.median(rates) for name, rates in took.items()}
+
+
+def _each(work: Callable[[Path], int], files: list[Path]) -> int:
+    return sum(work(file) for file in files)
+
+
+def measure_memory(library: TaskLibrary, images: int) -> dict[str, float]:
+    """PSS of four processes with and without a store, in MiB, and their ratio to what is allowed."""
+    side = loader_memory.SIDE
+    open_store(library, make_frames(library, "one_batch", loader_memory.BATCH_SIZE, side), side)
+    store = open_store(library, make_frames(library, "frames", images, side), side)
+    without = sum(loader_memory.together(library.home, "one_batch", images))
+    with_store = sum(loader_memory.together(library.home, "frames", images))
+    allowed = 1.1 * store.images.nbytes + without
+    mib = {"store_mib": store.images.nbytes, "without_mib": without, "with_mib": with_store}
+    return {"pss_ratio": round(with_store / allowed, 3)} | {
+        name: round(value / 2**20, 1) for name, value in mib.items()
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quick", action="store_true", help="fewer images and turns")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(CORES)
+    print(f"{device_name(torch.device('cpu'))}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    turns = 2 if options.quick else 5
+    summary: dict[str, Any] = {"benchmark": "loader", "quick": options.quick}
+    with tempfile.TemporaryDirectory(prefix="scalecurves-") as folder:
+        library = TaskLibrary(Path(folder))
+        with_model, fractions = [], []
+        for case in (SMALL, LARGE):
+            images = case.images // 8 if options.quick else case.images
+            manifest = make_task(library, case.name, list(case.sizes), images)
+            built = build_rates(case, library, manifest, 1 if options.quick else 2)
+            fractions.append((built["built"] / built["decoded"], built["built"] / built["resized"]))
+            streams = streams_of(case, library, manifest)
+            without = raced(Turns(streams), ways_of(streams), turns, case.turn_s)
+            learner = trained(timm.create_model(MODEL, num_classes=2))
+            learning = raced(Turns(streams, learner), ways_of(streams), max(2, turns // 2), case.model_turn_s)
+            with_model.append(learning["ratio"])
+            summary |= {f"ratio_{case.name}": without["ratio"], f"cpu_ratio_{case.name}": without["cpu_ratio"]}
+            summary[case.name] = {
+                "loading": without,
+                "learning": learning,
+                "build_images_per_s": {name: round(rate, 1) for name, rate in built.items()},
+            }
+            print(f"{case.name}: {json.dumps(summary[case.name])}")
+            del streams
+        summary |= {
+            "ratio_with_model": round(min(with_model), 3),
+            "build_fraction": round(min(of_decoding for of_decoding, _ in fractions), 3),
+            "build_fraction_resized": round(min(of_both for _, of_both in fractions), 3),
+            **measure_memory(library, 200 if options.quick else 2000),
+        }
+    print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    main()

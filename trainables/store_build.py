@@ -1,0 +1,301 @@
+"""Building an image store: shards decoded by all cores, each finished for good; at the end the whole is renamed.
+
+A build writes into ``<store>.building``. A shard that has its name there is finished, so a build that was killed, or
+whose disk was full, goes on from what it has; only the rename at the end makes a store of it.
+
+Images that are files are decoded by processes, because some decoders hold Python's global lock; what is little work,
+already in memory (npz) or already decoded (a smaller side of a store) by threads, which start at once and share it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from search_spaces.exceptions import DataError
+from search_spaces.failpoints import failpoint
+from search_spaces.names import Column
+from trainables.manifest import Manifest
+from trainables.pixels import FRAME_SEPARATOR
+from trainables.shards import (
+    BUILDING,
+    INDEX_FILE,
+    ImageStack,
+    Layout,
+    Pixels,
+    is_whole,
+    remove_partial,
+    shards_in,
+    write_shard,
+)
+
+Progress = Callable[[int, int], None]
+"""Called with the number of images done and the number of all."""
+
+PROCESS_BYTES = 32 * 2**20
+"""Image files that together are larger are decoded by processes, whose start takes about a second."""
+
+_IDLE_S = 10
+_SHOWN_ERRORS = 10
+_RECIPE_FILE = "recipe.pickle"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """The larger store that a smaller one is made from, in the same order.
+
+    Attributes:
+        images: (N, S, S, 3) uint8.
+        masks: (N, S, S) uint8; None without masks.
+        has_mask: (N,) whether an image has one; None without masks.
+    """
+
+    images: ImageStack
+    masks: ImageStack | None
+    has_mask: NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What a store is made of.
+
+    Attributes:
+        manifest: The images.
+        order: (N,) row of the manifest of each image of the store.
+        hashes: (N,) sha256 of the bytes of each image of the store.
+        layout: Number, side, shards.
+        decoded: Where pixels come from, if not from the manifest's files.
+    """
+
+    manifest: Manifest
+    order: NDArray[np.int64]
+    hashes: NDArray[np.object_]
+    layout: Layout
+    decoded: Decoded | None = None
+
+    def samples(self, start: int, stop: int) -> Iterator[tuple[Pixels, Pixels | None]]:
+        """Image and mask of these rows of the store, at its side.
+
+        Raises:
+            _UnusableError: At the end, if images cannot be used.
+        """
+        errors = []
+        for row in range(start, stop):
+            try:
+                yield self._sample(row)
+            except DataError as error:
+                errors.append(str(error))
+        if errors:
+            raise _UnusableError(errors)
+
+    def described(self, start: int, stop: int) -> pa.RecordBatch:
+        """Ids and hashes of these rows of the store."""
+        ids = self.manifest.table[Column.IMAGE_ID].iloc[self.order[start:stop]]
+        columns = [pa.array(ids.astype(str), pa.string()), pa.array(self.hashes[start:stop], pa.string())]
+        return pa.record_batch(columns, names=["image_id", "sha256"])
+
+    def _sample(self, row: int) -> tuple[Pixels, Pixels | None]:
+        side = self.layout.side
+        if self.decoded is not None:
+            mask = None
+            if self.decoded.masks is not None and self.decoded.has_mask is not None and self.decoded.has_mask[row]:
+                mask = _resized(self.decoded.masks[row], side, Image.Resampling.NEAREST)
+            return _resized(self.decoded.images[row], side, Image.Resampling.BILINEAR), mask
+        at = int(self.order[row])
+        pixels = self.manifest.pixels(at)
+        mask = _resized_mask(self.manifest, at, pixels.shape[:2], side) if self.layout.masks else None
+        return _resized(pixels, side, Image.Resampling.BICUBIC), mask
+
+
+class _UnusableError(Exception):
+    """Images of a shard that cannot be used, one message each."""
+
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__(messages)
+        self.messages = messages
+
+
+def building_folder(path: Path) -> Path:
+    """Where the store at ``path`` is built."""
+    return path.with_name(path.name + BUILDING)
+
+
+def finished_bytes(path: Path) -> int:
+    """Bytes of the shards that an interrupted build of the store at ``path`` has finished."""
+    folder = building_folder(path)
+    return sum(shard.stat().st_size for shard in shards_in(folder).values()) if folder.is_dir() else 0
+
+
+def build(path: Path, recipe: Recipe, facts: dict[str, str], source_bytes: int, progress: Progress | None) -> None:
+    """Make the store at ``path``. The caller holds its lock.
+
+    Args:
+        path: The folder to be.
+        recipe: What it is made of.
+        facts: Written into its index.
+        source_bytes: Of the image files; decides between threads and processes.
+        progress: Told after every shard.
+
+    Raises:
+        DataError: Images cannot be used; lists the first ten. Nothing stays then.
+        OSError: The disk is full or fails. Finished shards stay for the next attempt.
+    """
+    folder = building_folder(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_partial(folder)
+    spans = recipe.layout.spans()
+    finished = _sound(folder, len(spans))
+    missing = [number for number in range(len(spans)) if number not in finished]
+    done = sum(stop - start for number, (start, stop) in enumerate(spans) if number in finished)
+    errors: dict[int, list[str]] = {}
+    for number, messages in _shards(folder, recipe, missing, source_bytes):
+        if messages:
+            errors[number] = messages
+        done += spans[number][1] - spans[number][0]
+        failpoint("store.mid_build")
+        if progress is not None:
+            progress(done, recipe.layout.images)
+    if errors:
+        remove_folder(folder)
+        raise DataError(_summary([m for number in sorted(errors) for m in errors[number]], recipe.layout.images))
+    _publish(folder, path, recipe.layout, facts)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder of files."""
+    for file in folder.iterdir():
+        file.unlink(missing_ok=True)
+    folder.rmdir()
+
+
+def _sound(folder: Path, shards: int) -> dict[int, Path]:
+    """Shards of an earlier attempt that are whole; others are deleted."""
+    sound = {}
+    for number, shard in shards_in(folder).items():
+        if number < shards and is_whole(shard):
+            sound[number] = shard
+        else:
+            shard.unlink()
+    return sound
+
+
+def _shards(folder: Path, recipe: Recipe, missing: list[int], source_bytes: int) -> Iterable[tuple[int, list[str]]]:
+    """Number and complaints of every missing shard, as they get ready."""
+    from joblib import cpu_count  # slow to import, and only here needed
+
+    workers = min(cpu_count(), len(missing))
+    if workers <= 1:
+        return (_attempt(folder, recipe, number) for number in missing)
+    if source_bytes < PROCESS_BYTES or recipe.decoded is not None or _in_memory(recipe.manifest):
+        return _by_threads(folder, recipe, missing, workers)
+    return _by_processes(folder, recipe, missing, workers)
+
+
+def _in_memory(manifest: Manifest) -> bool:
+    """Whether some images are frames of arrays, which every process would load for itself."""
+    paths = manifest.table[Column.PATH].astype(str)
+    return Column.FRAME in manifest.table and bool(paths.str.contains(FRAME_SEPARATOR, regex=False).any())
+
+
+def _by_threads(folder: Path, recipe: Recipe, missing: list[int], workers: int) -> Iterator[tuple[int, list[str]]]:
+    with ThreadPoolExecutor(workers) as pool:
+        yield from pool.map(lambda number: _attempt(folder, recipe, number), missing)
+
+
+def _by_processes(folder: Path, recipe: Recipe, missing: list[int], workers: int) -> Iterator[tuple[int, list[str]]]:
+    """Loky's processes import nothing of the calling program: a command, a test or a Ray worker may call."""
+    from joblib import Parallel, delayed
+
+    file = folder / _RECIPE_FILE
+    try:
+        file.write_bytes(pickle.dumps(recipe))
+        pool = Parallel(
+            n_jobs=workers,
+            backend="loky",
+            batch_size=1,
+            return_as="generator_unordered",
+            idle_worker_timeout=_IDLE_S,
+            inner_max_num_threads=1,
+        )
+        yield from pool(delayed(_attempt_elsewhere)(file, number) for number in missing)
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _attempt_elsewhere(file: Path, number: int) -> tuple[int, list[str]]:
+    return _attempt(file.parent, _recipe(file, file.stat().st_mtime_ns), number)
+
+
+@functools.lru_cache(maxsize=1)
+def _recipe(file: Path, mtime_ns: int) -> Recipe:
+    recipe: Recipe = pickle.loads(file.read_bytes())
+    return recipe
+
+
+def _attempt(folder: Path, recipe: Recipe, number: int) -> tuple[int, list[str]]:
+    start, stop = recipe.layout.spans()[number]
+    try:
+        write_shard(folder, number, recipe.described(start, stop), recipe.samples(start, stop), recipe.layout)
+    except _UnusableError as error:
+        return number, error.messages
+    return number, []
+
+
+def _publish(folder: Path, path: Path, layout: Layout, facts: dict[str, str]) -> None:
+    shards = shards_in(folder)
+    index = {
+        **facts,
+        "images": layout.images,
+        "side": layout.side,
+        "rows": layout.rows,
+        "masks": layout.masks,
+        "shards": [shards[number].name for number in range(len(layout.spans()))],
+    }
+    for leftover in set(folder.iterdir()) - set(shards.values()):
+        leftover.unlink()
+    with (folder / INDEX_FILE).open("w", encoding="utf-8") as file:
+        json.dump(index, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    folder.rename(path)
+
+
+def _summary(errors: list[str], images: int) -> str:
+    shown = errors[:_SHOWN_ERRORS]
+    if len(errors) > _SHOWN_ERRORS:
+        shown.append(f"and {len(errors) - _SHOWN_ERRORS} more")
+    return f"{len(errors)} of {images} images cannot be used:\n  " + "\n  ".join(shown)
+
+
+def _resized(pixels: Pixels, side: int, filter_: Image.Resampling) -> Pixels:
+    if pixels.shape[:2] == (side, side):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((side, side), filter_))
+
+
+def _resized_mask(manifest: Manifest, row: int, shape: tuple[int, ...], side: int) -> Pixels | None:
+    """The row's mask with the values it has, by the nearest pixel.
+
+    Raises:
+        DataError: It cannot be read, has another size than its image, or values that a byte does not hold.
+    """
+    mask = manifest.mask(row)
+    if mask is None:
+        return None
+    of = f"mask {manifest.table[Column.MASK].iat[row]} (manifest {manifest.name!r}, row {row})"
+    if mask.shape != shape:
+        raise DataError(f"{of} is {mask.shape[1]} x {mask.shape[0]}, its image {shape[1]} x {shape[0]}")
+    if mask.size and not 0 <= mask.min() <= mask.max() <= 255:
+        raise DataError(f"{of} has values from {mask.min()} to {mask.max()}; 0 to 255 can be stored")
+    return _resized(mask.astype(np.uint8), side, Image.Resampling.NEAREST)

@@ -1,0 +1,340 @@
+"""The folder of image stores: what is in it, what is in use, what may go, what is whole.
+
+A process that has a store open holds a shared lock on its index file (``flock``, gone with the process); whoever
+deletes a store needs the exclusive one. On a file system without such locks a store may be deleted while it is used,
+which on Unix hurts nobody who has it mapped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
+from search_spaces.exceptions import DataError, UserError
+from trainables.shards import BUILDING, INDEX_FILE, is_whole
+
+STORES = "stores"
+"""Folder of the stores in the home."""
+
+LIMIT_VARIABLE = "SCALECURVES_CACHE_LIMIT"
+"""Most bytes that all stores may take, such as ``50GB``; unset is no limit."""
+
+_VERIFIED_FILE = "verified.json"
+_LOCK = ".lock"
+_DELETING = ".deleting"
+_THREADS = 4
+
+
+class StoreGoneError(Exception):
+    """A store was deleted between the look and the opening."""
+
+
+class StoreInUse:
+    """Keeps a store from being deleted, as long as this object lives.
+
+    Args:
+        path: The store.
+
+    Raises:
+        StoreGoneError: It is not there any more, or is being deleted.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._descriptor = os.open(path / INDEX_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise StoreGoneError(path) from None
+        try:
+            _lock(self._descriptor, fcntl.LOCK_SH)
+            if not _is_at(self._descriptor, path):
+                raise StoreGoneError(path)
+        except BaseException:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            raise
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", -1) >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _lock(descriptor: int, kind: int) -> None:
+    """Raises StoreGoneError if somebody holds what stands against it."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StoreGoneError from None
+    except OSError:  # a file system without locks
+        return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), (path / INDEX_FILE).stat())
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedStore:
+    """A store, an unfinished one, or a file of an earlier format.
+
+    Attributes:
+        path: Where.
+        size_bytes: Of all its files.
+        last_used_s: When it was last opened or written, seconds since the epoch.
+        is_finished: Whether it can be opened.
+    """
+
+    path: Path
+    size_bytes: int
+    last_used_s: float
+    is_finished: bool
+
+
+def cached_stores(home: Path) -> list[CachedStore]:
+    """All stores of a home, sorted by name."""
+    folder = home / STORES
+    if not folder.is_dir():
+        return []
+    return [_described(path) for path in sorted(folder.iterdir()) if not path.name.endswith(_LOCK)]
+
+
+def _described(path: Path) -> CachedStore:
+    files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
+    index = path / INDEX_FILE
+    latest = [index] if index.is_file() else [*files, path]
+    return CachedStore(
+        path=path,
+        size_bytes=sum(file.stat().st_size for file in files),
+        last_used_s=max(file.stat().st_mtime for file in latest),
+        is_finished=index.is_file() and not path.name.endswith((BUILDING, _DELETING)),
+    )
+
+
+def is_in_use(store: CachedStore) -> bool:
+    """Whether a process has the store open."""
+    if not store.is_finished:
+        return False
+    try:
+        descriptor = os.open(store.path / INDEX_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        _lock(descriptor, fcntl.LOCK_EX)
+    except StoreGoneError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def delete_store(store: CachedStore) -> bool:
+    """Delete a store; False if it is in use or being built, and then it stays.
+
+    Raises:
+        UserError: It cannot be deleted.
+    """
+    try:
+        if not store.path.is_dir():
+            store.path.unlink(missing_ok=True)
+            return True
+        if not store.is_finished:
+            return _delete_unfinished(store.path)
+        return _delete_finished(store.path)
+    except OSError as error:
+        raise UserError(f"store {store.path} cannot be deleted: {error}") from error
+
+
+def _delete_finished(path: Path) -> bool:
+    descriptor = os.open(path / INDEX_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _lock(descriptor, fcntl.LOCK_EX)
+        # Renamed first, so that no half of it can be opened.
+        doomed = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{_DELETING}")
+        path.rename(doomed)
+    except StoreGoneError:
+        return False
+    finally:
+        os.close(descriptor)
+    shutil.rmtree(doomed)
+    return True
+
+
+def _delete_unfinished(path: Path) -> bool:
+    lock = _lock_file(path.with_name(path.name.removesuffix(BUILDING)))
+    try:
+        with FileLock(lock, timeout=0):
+            shutil.rmtree(path)
+    except Timeout:
+        return False
+    return True
+
+
+def _lock_file(path: Path) -> Path:
+    """Stays when the store goes: who waits for it must not wait for another file than who comes next."""
+    return path.with_name(path.name + _LOCK)
+
+
+@contextlib.contextmanager
+def building_lock(path: Path) -> Iterator[None]:
+    """The right to build the store at ``path``; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(_lock_file(path)):
+        yield
+
+
+def evict(home: Path, limit_bytes: int, but: Sequence[Path] = ()) -> list[CachedStore]:
+    """Delete the least recently used stores until all together take at most ``limit_bytes``.
+
+    Args:
+        home: Whose stores.
+        limit_bytes: Most bytes.
+        but: Stores that stay whatever comes; so do those that are in use.
+
+    Returns:
+        What was deleted, in that order. The rest may still exceed the limit, all of it being in use.
+    """
+    stores = cached_stores(home)
+    size, deleted = sum(store.size_bytes for store in stores), []
+    for store in sorted(stores, key=lambda store: store.last_used_s):
+        if size <= limit_bytes:
+            break
+        if store.path not in but and delete_store(store):
+            size -= store.size_bytes
+            deleted.append(store)
+    return deleted
+
+
+def parse_size(text: str, where: str) -> int:
+    """Bytes of a size such as ``50GB`` (10^9) or ``50GiB`` (2^30).
+
+    Raises:
+        UserError: No size.
+    """
+    try:
+        size: int = TypeAdapter(ByteSize).validate_python(text.strip())
+    except ValidationError:
+        raise UserError(f"{where} is {text!r}; a size such as 50GB or 800MiB expected") from None
+    return size
+
+
+def cache_limit() -> int | None:
+    """What ``SCALECURVES_CACHE_LIMIT`` says, in bytes; None if it is not set.
+
+    Raises:
+        UserError: It is no size.
+    """
+    text = os.environ.get(LIMIT_VARIABLE, "").strip()
+    return parse_size(text, LIMIT_VARIABLE) if text else None
+
+
+def make_room(home: Path, path: Path, size_bytes: int, finished_bytes: int = 0) -> None:
+    """See to it that a store can be built: within the limit, and on the disk.
+
+    Args:
+        home: Whose stores.
+        path: The store.
+        size_bytes: What it will take.
+        finished_bytes: What of it an interrupted build has already written.
+
+    Raises:
+        UserError: It exceeds the limit together with the stores that are in use, or what is free on the disk.
+    """
+    limit = cache_limit()
+    own = (path.with_name(path.name + BUILDING),)
+    if limit is not None:
+        evict(home, limit - size_bytes + finished_bytes, but=own)
+        others = sum(store.size_bytes for store in cached_stores(home) if store.path not in own)
+        if others + size_bytes > limit:
+            raise UserError(
+                f"image store {path} takes {_gb(size_bytes)}, and others that are in use {_gb(others)}: more than "
+                f"{LIMIT_VARIABLE} = {_gb(limit)} allows. Raise it, or choose a smaller protocol.storage_size"
+            )
+    free = shutil.disk_usage(path.parent).free
+    if size_bytes - finished_bytes > free:
+        raise UserError(
+            f"image store {path} takes {_gb(size_bytes - finished_bytes)}, and {_gb(free)} are free. Delete stores "
+            "with python -m orchestrator.tasks cache --prune DAYS, or set SCALECURVES_HOME to a folder with room"
+        )
+
+
+def _gb(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.2f} GB"
+
+
+def damaged_shards(path: Path, trust: bool = False) -> list[str]:
+    """Names of the shards of a store that are missing or not as they were written.
+
+    Args:
+        path: The store.
+        trust: Believe shards whose size, time and inode are those of the last time that all were whole. Else every byte
+            is read.
+
+    Raises:
+        DataError: Its index cannot be read.
+    """
+    names = read_index(path)["shards"]
+    stamps = {name: _stamp(path / name) for name in names}
+    known = _read_stamps(path / _VERIFIED_FILE) if trust else {}
+    doubtful = [name for name in names if stamps[name] is not None and known.get(name) != stamps[name]]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        sound = dict(zip(doubtful, pool.map(lambda name: is_whole(path / name), doubtful), strict=True))
+    damaged = [name for name in names if stamps[name] is None or not sound.get(name, True)]
+    if doubtful and not damaged:
+        _write_stamps(path / _VERIFIED_FILE, stamps)
+    return damaged
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """The index of a store.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        index: dict[str, Any] = json.loads((path / INDEX_FILE).read_text(encoding="utf-8"))
+        if not isinstance(index["shards"], list):
+            raise TypeError("shards")
+        return index
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"image store {path} is damaged ({error}); delete it, and it is built again") from error
+
+
+_Stamp = list[int]
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    """What differs between a file and its copies and later versions; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def _read_stamps(file: Path) -> dict[str, _Stamp]:
+    try:
+        stamps = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stamps if isinstance(stamps, dict) else {}
+
+
+def _write_stamps(file: Path, stamps: dict[str, _Stamp | None]) -> None:
+    partial = file.with_name(f"{uuid.uuid4().hex}.partial")
+    with contextlib.suppress(OSError):  # a store of others is looked at again by the next process
+        partial.write_text(json.dumps(stamps), encoding="utf-8")
+        partial.replace(file)
