@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from rich.console import Console
 
 from cluster.connection import connect, present_and_possible
 from orchestrator.breaker import Breaker
 from orchestrator.budget import Budget, work_of
+from orchestrator.claims import LOOK_S, Claims, Others
 from orchestrator.course import Course, diverged
 from orchestrator.drivers import DriverNote
 from orchestrator.executor import Executor, Limits
@@ -20,14 +21,16 @@ from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
 from orchestrator.plan_text import plan_json
 from orchestrator.progress import ProgressView
 from orchestrator.record import Record
+from orchestrator.record_states import TrialState
 from orchestrator.record_writer import RecordWriter
 from orchestrator.remaining import remaining
 from orchestrator.run_terms import FailedTrial, RunOptions, RunSummary
+from orchestrator.running_contrasts import RunningContrasts
 from orchestrator.searches import searches_of, settled
 from orchestrator.searching import Searching
-from search_spaces.exceptions import TrackingError, UserError
-from search_spaces.names import Role, State
-from search_spaces.results import Failure
+from search_spaces.exceptions import Paused, TrackingError, UserError
+from search_spaces.names import FailureClass, Role, State
+from search_spaces.results import Failure, TrialResult
 from search_spaces.trial import ResolvedTrial, Workspace
 from trainables.library import TaskLibrary
 from trainables.store import open_store
@@ -97,8 +100,8 @@ class Engine:
         summary = RunSummary(skipped=len(done - todo.keys()))
         if todo:
             self._build_stores(todo)
-            took = {i: s.seconds for i, s in states.items() if i in done and s.seconds is not None}
-            self._train(todo, [t for t in self._plan.trials if t.trial_id in done], took, summary, searching)
+            known = {t.trial_id: states[t.trial_id] for t in self._plan.trials if t.trial_id in done}
+            self._train(todo, known, summary, searching)
         if self._plan.open_searches:
             self._whole_plan = searching.settled(self._whole_plan)
             self._plan = searching.settled(self._plan)
@@ -125,22 +128,22 @@ class Engine:
     def _train(
         self,
         todo: Mapping[str, PlannedTrial],
-        done: Iterable[PlannedTrial],
-        took: Mapping[str, float],
+        done: Mapping[str, TrialState],
         summary: RunSummary,
         searching: Searching,
     ) -> None:
         execution = self._plan.study.execution
-        expected = {**todo, **searching.expected}
-        labels = {i: t.trial.label for i, t in expected.items()}
-        writer = RecordWriter(self.record)
-        view = ProgressView(self._console, labels, {i: t.cost for i, t in expected.items()})
+        view = self._view({**todo, **searching.expected}, done)
         note = DriverNote(self._storage, self._plan.study.name, view.eta_s)
+        claims = Claims(self._storage, note.name)
+        writer = RecordWriter(self.record, lambda result, run_id: _end_claim(claims, result))
+        others = Others(claims, self._storage, self.record.states, self._is_upstream)
         breaker = Breaker()
-        for planned in done:
-            breaker.completed(planned.trial.cell.coordinates)
+        for planned in self._plan.trials:
+            if planned.trial_id in done:
+                breaker.completed(planned.trial.cell.coordinates)
         known = {i: t for i, t in todo.items() if not t.trial.is_open}
-        course = Course(known, self._resolve, writer, view, note, summary, self._broken, breaker, searching)
+        course = Course(known, self._resolve, writer, view, note, summary, self._broken, breaker, searching, others)
         try:
             with view:
                 course.give_up_the_hopeless()
@@ -148,6 +151,7 @@ class Engine:
                     return
                 with connect(self._places.address, import_paths=self._workspace.import_paths):
                     if self._options.max_gpu_hours is not None:
+                        took = {i: s.seconds for i, s in done.items() if s.seconds is not None}
                         course.keep_within(self._budget(self._options.max_gpu_hours, took))
                     with Executor(
                         max_concurrent=self._options.max_concurrent or execution.max_concurrent,
@@ -158,11 +162,39 @@ class Engine:
                         course.stops_with(executor.stop)
                         note.listen(course.cancel)
                         executor.run(course)
+                        while course.elsewhere or len(course):
+                            self._wait_for_others(course)
+                            executor.run(course)
         finally:
             try:
                 summary.waiting = writer.close()
             finally:
+                claims.close()
                 note.close()
+
+    def _wait_for_others(self, course: Course) -> None:
+        """Until there is something to train here again, or nothing that other drivers train is left.
+
+        Raises:
+            Paused: Ctrl-C; nothing of this driver runs.
+        """
+        self._console.print(f"{course.elsewhere} trials are being trained by another run of this study; waiting")
+        try:
+            while course.elsewhere and not len(course):
+                time.sleep(LOOK_S)
+        except KeyboardInterrupt:
+            raise Paused from None
+
+    def _view(self, expected: Mapping[str, PlannedTrial], done: Mapping[str, TrialState]) -> ProgressView:
+        study = self._plan.study
+        primaries = {name: task.primary for name, task in study.tasks.items()}
+        contrasts = RunningContrasts(study.statistics.baseline, primaries)
+        trials = {i: t.trial for i, t in expected.items()}
+        view = ProgressView(self._console, trials, {i: t.cost for i, t in expected.items()}, contrasts)
+        for planned in self._plan.trials:
+            if planned.trial_id in done:
+                view.known(planned.trial_id, planned.trial, done[planned.trial_id].best_value)
+        return view
 
     def _budget(self, gpu_hours: float, took: Mapping[str, float]) -> Budget:
         nodes = present_and_possible()
@@ -189,3 +221,10 @@ class Engine:
             self.record.set_progress({"complete": done, "failed": len(summary.failed)})
         except TrackingError as error:
             self._console.print(f"the record does not answer: {error}", style="yellow", markup=False)
+
+
+def _end_claim(claims: Claims, result: TrialResult) -> None:
+    """The record has this attempt: other drivers need not make another one, unless it may go better."""
+    diverged_ = result.failure is not None and result.failure.failure_class is FailureClass.DIVERGENCE
+    if result.state is State.COMPLETE or diverged_:
+        claims.end(result.trial.trial_id)
