@@ -18,7 +18,7 @@ from search_spaces.trial import ResolvedTask
 from trainables.evaluation_sets import EvaluationRows, TaskRows, task_rows
 from trainables.library import TaskLibrary
 from trainables.manifest import Manifest
-from trainables.subsets import EmptyCell, PatientOrder
+from trainables.subsets import EmptyCell, PatientOrder, SubsetPool
 
 Made = TypeVar("Made")
 
@@ -105,10 +105,10 @@ def read_data(
         if rows is None:
             continue
         data.rows[name] = rows
-        pool = rows.pool(task.labels)
+        pool = SubsetPool(rows.pool(task.labels), task.labels, task.kind)
         mine = [t for t in trials if t.cell.task == name]
         for seed in dict.fromkeys(t.seed.subset for t in mine):
-            order = PatientOrder(pool, task.labels, task.kind, seed)
+            order = pool.order(seed)
             for amount in dict.fromkeys(t.cell.data_fraction for t in mine):
                 size = found.attempt(_subset_size, order, amount, name)
                 if isinstance(size, int):

@@ -114,6 +114,9 @@ def import_(
         int | None,
         typer.Option(help="Bits of 16-bit images, 8 to 16; else the fewest of 8, 10, 12, 14, 16 that hold all."),
     ] = None,
+    unopened: Annotated[
+        bool, typer.Option("--unopened", help="Look for and open no image now (large or remote data); check does.")
+    ] = False,
     split: Annotated[str, typer.Option(help="Shares of train,val,test if the data set has no split.")] = "0.7,0.1,0.2",
     split_seed: Annotated[int, typer.Option(help="Draws that split.")] = 0,
     drop_duplicates: Annotated[
@@ -147,6 +150,7 @@ def import_(
             mask_column=mask_column,
             image_root=image_root,
             bit_depth=bit_depth,
+            unopened=unopened,
             split=_shares(split),
             split_seed=split_seed,
         )

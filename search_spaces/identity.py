@@ -166,7 +166,10 @@ def _file_loader(weights: CheckpointSource) -> dict[str, Any]:
 
 
 def task_identity(task: ResolvedTask) -> dict[str, Any]:
-    """Manifest content, rows, held-out rows, labels, label policy and the metric that selects."""
+    """Manifest content, rows, held-out rows, labels, label policy and the metric that selects.
+
+    ``blank`` and ``validation`` stand in it where they are not the default.
+    """
     held_out = sorted(canonical(_rows(where)) for where in task.held_out)
     return {
         "manifest_hash": task.manifest_hash,
@@ -175,6 +178,8 @@ def task_identity(task: ResolvedTask) -> dict[str, Any]:
         "labels": list(task.labels),
         "label_policy": task.label_policy,
         "primary": task.primary,
+        **({"blank": task.blank} if task.blank != "mask" else {}),
+        **({"validation": task.validation} if task.validation != "fixed" else {}),
     }
 
 

@@ -20,6 +20,7 @@ from search_spaces.identity import (
     task_identity,
     trial_id,
 )
+from search_spaces.label_policy import settled_policy
 from search_spaces.ladders import ladder
 from search_spaces.names import Kind, Role
 from search_spaces.normalisation import Normalisation
@@ -173,7 +174,7 @@ class Resolver:
             for label in spec.labels or ():
                 if label not in card.labels:
                     raise UserError(unknown("label", label, card.labels, f"tasks.{name}.labels"))
-            kind = Kind(card.kind)
+            kind, labels = Kind(card.kind), spec.labels or card.labels
             if kind is Kind.SEGMENTATION:
                 raise UserError(
                     f"tasks.{name}: manifest {spec.manifest!r} holds masks; segmentation cannot be trained yet"
@@ -187,10 +188,12 @@ class Resolver:
                 manifest=spec.manifest,
                 manifest_hash=card.manifest_hash,
                 kind=card.kind,
-                labels=spec.labels or card.labels,
+                labels=labels,
                 where=spec.where,
                 held_out=tuple(s.where for s in spec.evaluate.values() if s.held_out),
-                label_policy=spec.label_policy,
+                label_policy=settled_policy(spec.label_policy, spec.blank, labels, kind, f"tasks.{name}"),
+                blank=spec.blank,
+                validation=spec.validation,
                 primary=spec.primary,
                 evaluate=spec.evaluate,
                 groups=self._study.statistics.groups,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from search_spaces.amounts import Amount, Seed
+from search_spaces.label_policy import BlankPolicy, LabelPolicy
 from search_spaces.models import StrictModel
 from search_spaces.names import Role
 from search_spaces.normalisation import Normalisation
@@ -97,7 +98,9 @@ class ResolvedTask(StrictModel):
         labels: Labels (classes) to learn, in the order of the model's outputs.
         where: Rows kept.
         held_out: ``where`` of every held-out evaluation set; their patients are never trained on.
-        label_policy: What an uncertain label is in training.
+        label_policy: What an uncertain label is in training; every label named, or one policy for all.
+        blank: What a blank label is in training.
+        validation: Whether validation is all of it or shrinks with the amount.
         primary: Metric that selects on validation.
         evaluate: Evaluation sets; not part of the identity.
         groups: Manifest columns that predictions carry for subgroup results; not part of the identity.
@@ -110,7 +113,9 @@ class ResolvedTask(StrictModel):
     labels: tuple[str, ...]
     where: Where = {}
     held_out: tuple[Where, ...] = ()
-    label_policy: Literal["ignore", "ones", "zeros"] = "ignore"
+    label_policy: LabelPolicy = "ignore"
+    blank: BlankPolicy = "mask"
+    validation: Literal["fixed", "scaled"] = "fixed"
     primary: str
     evaluate: dict[str, EvaluationSetSpec] = {}
     groups: tuple[str, ...] = ()

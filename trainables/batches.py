@@ -24,6 +24,7 @@ class Stream(StrEnum):
     ORDER = "order"
     AUGMENT = "augment"
     FORWARD = "forward"
+    LABELS = "labels"
 
 
 def stream_seed(seed: int, stream: Stream, *at: int) -> int:

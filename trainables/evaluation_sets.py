@@ -32,6 +32,7 @@ from trainables.label_values import (
 )
 from trainables.library import TaskLibrary
 from trainables.manifest import CLASS_KINDS, Manifest
+from trainables.scored_units import check_units
 
 Positions = NDArray[np.int64]
 
@@ -63,8 +64,8 @@ class TaskRows:
     Attributes:
         manifest: The task's manifest.
         train: Ascending rows of the training pool, shape (images,).
-        train_targets: Labels of the pool under the task's label policy: (images, labels) float32, NaN masked; or
-            (images,) int64 positions in the task's classes.
+        train_targets: Labels of the pool under the task's label policy: (images, labels) float32, NaN masked and
+            between 0 and 1 where drawn at each access; or (images,) int64 positions in the task's classes.
         val_set: Validation; scored like an evaluation set.
         sets: Evaluation sets by name, in the study's order.
         left_out: Why -> number of rows of the task's splits that it takes away.
@@ -140,7 +141,8 @@ class _Rows:
         self._of_held_patient = self._patients.isin(self._patients[held]).to_numpy(dtype=bool)
 
     def all(self) -> TaskRows:
-        train_targets = trained_values(self._raw, self._task.label_policy)
+        task = self._task
+        train_targets = trained_values(self._raw, task.labels, task.label_policy, task.blank)
         val_targets = scored_values(self._raw)
         train = self._split_rows(Split.TRAIN, train_targets)
         val = self._split_rows(Split.VAL, val_targets)
@@ -211,6 +213,7 @@ class _Rows:
         if not len(rows):
             known = f"; {chosen.sum()} match, but without a known label of the task" if chosen.any() else ""
             raise UserError(f"{place}: the evaluation set is empty{known}. {_describe(spec, other)}")
+        check_units(spec, other, rows, targets[rows], self._kind, place)
         self._refuse_trained(place, other, own, rows)
         return EvaluationRows(manifest=other, positions=rows, columns=columns, raw=raw[rows], targets=targets[rows])
 

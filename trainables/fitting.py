@@ -35,6 +35,7 @@ from trainables.optimisation import (
     sampling_weights,
 )
 from trainables.recompute import recomputed
+from trainables.soft_labels import drawn_labels, has_soft_labels
 from trainables.steps import evaluation_steps, total_steps
 from trainables.telemetry import DeviceUse, Phase, StepClock
 from trainables.training_log import LOSS_WINDOW, LossLog, still_rising
@@ -179,6 +180,7 @@ class _Fit:
         self._train_feed = ImageFeed(train_set, device, facts.dtype)
         self._val_feed = ImageFeed(val_set, device, facts.dtype)
         self._val_targets = np.asarray(val_set.targets)
+        self._has_soft_labels = has_soft_labels(np.asarray(train_set.targets))
         form = (normalise, device, facts.dtype, facts.channels_last)
         self._augment = Augment(protocol.augmentation, input_size, *form)
         self._transform = EvaluationTransform(input_size, *form)
@@ -281,6 +283,8 @@ class _Fit:
         size = self._protocol.ghost_batch_size
         self._clock.enter(Phase.LOAD)
         images, targets = self._train_feed.batch(self._index[ghost * size : (ghost + 1) * size])
+        if self._has_soft_labels:
+            targets = drawn_labels(targets, self._seed, step, ghost)
         self._generator.manual_seed(stream_seed(self._seed, Stream.AUGMENT, step, ghost))
         inputs = self._augment(images, self._generator)
         self._clock.enter(Phase.FORWARD)

@@ -27,7 +27,7 @@ from trainables.manifest import MANIFEST_FILE, Manifest
 from trainables.predictions import set_hash
 from trainables.rows import group_column, group_names
 from trainables.store import ImageStore, is_store_of, open_store, store_path
-from trainables.subsets import PatientOrder
+from trainables.subsets import PatientOrder, SubsetPool
 
 WORKING_RATIO = (8, 7)
 """Stored side over input side: resize to 256, crop 224, as from Krizhevsky et al. 2012 to timm."""
@@ -136,7 +136,10 @@ def set_hashes(task: ResolvedTask, library: TaskLibrary) -> dict[str, str]:
     """
     sets = task_rows(library, task).sets
     return {
-        name: set_hash(_public(_with_truth(rows, task), task, rows.manifest.hash_key)) for name, rows in sets.items()
+        name: set_hash(
+            _public(_with_truth(rows, task), task, rows.manifest.hash_key), task.evaluate[name].aggregation
+        )
+        for name, rows in sets.items()
     }
 
 
@@ -187,13 +190,15 @@ class _Task:
     pool: LabelledSet
     val: LabelledSet
     sets: dict[str, LabelledSet]
+    subset_pool: SubsetPool | None = None
     orders: dict[int, PatientOrder] = field(default_factory=dict)
 
     def order(self, subset_seed: int) -> PatientOrder:
         """The patient order of a seed, drawn once."""
         if subset_seed not in self.orders:
-            pool = self.rows.pool(self.labels)
-            self.orders[subset_seed] = PatientOrder(pool, self.labels, self.kind, subset_seed)
+            if self.subset_pool is None:
+                self.subset_pool = SubsetPool(self.rows.pool(self.labels), self.labels, self.kind)
+            self.orders[subset_seed] = self.subset_pool.order(subset_seed)
         return self.orders[subset_seed]
 
 

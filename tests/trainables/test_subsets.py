@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from search_spaces.amounts import Amount
 from search_spaces.exceptions import UserError
 from search_spaces.results import SubsetFacts
-from trainables.subsets import EmptyCell, PatientOrder, Subset, draw_subset
+from trainables.subsets import EmptyCell, Subset, SubsetPool, draw_subset
 
 BINARY = (("tumour",), "binary")
 FINDINGS = (("opacity", "nodule", "line"), "multilabel")
@@ -62,7 +62,7 @@ pools = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(pools, st.integers(0, 5), st.lists(st.floats(0.15, 1.0), min_size=2, max_size=8))
 def test_fractions_are_nested(task, seed, fractions):
-    order = PatientOrder(*task, seed)
+    order = SubsetPool(*task).order(seed)
     sets = [image_ids(task[0], order.draw(amount(f))) for f in sorted(fractions)]
     assert all(small <= large for small, large in itertools.pairwise(sets))
 
@@ -86,7 +86,7 @@ def test_fractions_patient_counts_and_image_counts_are_nested_in_one_another(tas
 @given(pools, st.integers(0, 5))
 def test_per_class_is_nested_and_holds_k_patients_of_each_class(task, seed):
     pool, labels, kind = task
-    order = PatientOrder(*task, seed)
+    order = SubsetPool(*task).order(seed)
     previous: set[str] = set()
     has = [
         pool["y"] == position if kind == "multiclass" else pool["y_" + label] == value
@@ -152,7 +152,7 @@ def test_every_prefix_holds_each_stratum_to_within_the_stated_bound(sizes, seed)
     y = np.repeat(np.arange(len(sizes)), sizes).astype(np.int16)
     ids = [f"p{k}" for k in range(len(y))]
     pool = pd.DataFrame({"image_id": ids, "patient_id": ids, "y": y})
-    order = PatientOrder(pool, [f"c{k}" for k in range(len(sizes))], "multiclass", seed)
+    order = SubsetPool(pool, [f"c{k}" for k in range(len(sizes))], "multiclass").order(seed)
     class_of = dict(zip(ids, y, strict=True))
     held = np.cumsum(np.eye(len(sizes))[[class_of[p] for p in order.patients]], axis=0)
     share = np.asarray(sizes) / len(y)
@@ -166,7 +166,8 @@ def test_inclusion_of_a_rare_class_is_proportional_over_seeds():
     ids = [f"p{k}" for k in range(100)]
     pool = pd.DataFrame({"image_id": ids, "patient_id": ids, "y_mass": y})
     rare = {f"p{k}" for k in range(4)}
-    counts = [len(rare & set(PatientOrder(pool, ["mass"], "binary", s).patients[:12])) for s in range(400)]
+    made = SubsetPool(pool, ["mass"], "binary")
+    counts = [len(rare & set(made.order(s).patients[:12])) for s in range(400)]
     assert set(counts) <= {0, 1}
     assert np.mean(counts) == pytest.approx(0.48, abs=0.1)
 
@@ -188,7 +189,7 @@ def test_forced_patients_are_the_first_of_their_class_and_counted():
     pool = pd.DataFrame({"image_id": ids, "patient_id": ids, "y": np.array([0] * 57 + [1] * 2 + [2], dtype=np.int16)})
     forced = []
     for seed in range(20):
-        order = PatientOrder(pool, ["nv", "mel", "df"], "multiclass", seed)
+        order = SubsetPool(pool, ["nv", "mel", "df"], "multiclass").order(seed)
         subset = order.draw(amount({"patients": 3}))
         first = {c: next(p for p in order.patients if p in ids[s]) for c, s in [(1, slice(57, 59)), (2, slice(59, 60))]}
         assert image_ids(pool, subset) == {*order.patients[:3], *first.values()}

@@ -68,8 +68,12 @@ def assemble(found: Found, options: ImportOptions, tell: Tell) -> Manifest:
     rows = pd.concat([found.rows, found.labels.columns], axis=1)
     rows, patients_known = _with_patients(rows, options, note)
     rows = _with_splits(rows, found.labels, options, note)
-    rows = _with_sizes(rows, found.root, tell)
-    bit_depth = _bit_depth(rows, found.root, options, note)
+    bit_depth = options.bit_depth or USUAL_BIT_DEPTHS[-1]
+    if options.unopened:
+        note("imported without a look at the images: tasks check reads them")
+    else:
+        rows = _with_sizes(rows, found.root, tell)
+        bit_depth = _bit_depth(rows, found.root, options, note)
     return Manifest(
         name=options.name,
         kind=found.labels.kind,

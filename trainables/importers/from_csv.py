@@ -45,7 +45,7 @@ def import_csv(path: Path, options: ImportOptions, tell: Tell = silent) -> Manif
         raise UserError(
             f"no image column found in {path}; give --image-column, one of: {', '.join(map(str, table.columns))}"
         )
-    rows, root = _image_paths(table[image], image, checked_root(options.image_root or path.parent), tell)
+    rows, root = _image_paths(table[image], image, checked_root(options.image_root or path.parent), options, tell)
     columns: dict[str, pd.Series[Any]] = {**rows, **_texts(table, options, tell)}
     for name in options.group_columns:
         columns[f"{Column.GROUP_PREFIX}{_group_name(name)}"] = table[required_column(table, name, "--group-columns")]
@@ -110,7 +110,9 @@ def _hint_at_separator(cells: pd.Series[str], column: str, options: ImportOption
         tell(f"cells of {column!r} contain {joined[0]!r}: for several labels per image give --label-separator")
 
 
-def _image_paths(cells: pd.Series[str], column: str, root: Path, tell: Tell) -> tuple[dict[str, pd.Series[str]], Path]:
+def _image_paths(
+    cells: pd.Series[str], column: str, root: Path, options: ImportOptions, tell: Tell
+) -> tuple[dict[str, pd.Series[str]], Path]:
     """``image_id`` and ``path`` of every row, and the folder that paths are relative to."""
     blank = np.flatnonzero(cells.isna())
     if len(blank):
@@ -125,7 +127,8 @@ def _image_paths(cells: pd.Series[str], column: str, root: Path, tell: Tell) -> 
         raise UserError(
             f"image column {column!r} mixes absolute and relative paths, see {lines_of([int(absolute.argmax())])}"
         )
-    return {Column.IMAGE_ID: paths, Column.PATH: _located(paths, root, tell)}, root
+    located = paths if options.unopened else _located(paths, root, tell)
+    return {Column.IMAGE_ID: paths, Column.PATH: located}, root
 
 
 def _posix(path: str) -> str:

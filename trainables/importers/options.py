@@ -58,6 +58,8 @@ class ImportOptions:
         image_root: Folder of the images; the table's folder if not given.
         bit_depth: Bits that 16-bit images use, 8 to 16; the fewest of 8, 10, 12, 14 and 16 that hold all of
             them if not given.
+        unopened: Neither look for nor open any image or mask: their sizes stay blank, 16-bit images count as
+            ``bit_depth`` (or 16) bits, and ``tasks check`` finds what is missing.
         split: Shares of train, val and test where the data set has no split of its own.
         split_seed: Draws that split.
     """
@@ -84,6 +86,7 @@ class ImportOptions:
     mask_column: str | None = None
     image_root: Path | None = None
     bit_depth: int | None = None
+    unopened: bool = False
     split: tuple[float, float, float] = (0.7, 0.1, 0.2)
     split_seed: int = 0
 
