@@ -57,6 +57,7 @@ class SubsetFacts(StrictModel):
         pool_patients: Patients of the whole training set.
         val_images: Labelled images used for selection; they are labels too.
         val_patients: Their patients.
+        val_hash: As ``subset_hash``, of a validation set that is scaled with the amount; empty if it is all of it.
         patients_known: Whether the manifest knows patients; if not, every image counts as one.
     """
 
@@ -70,6 +71,7 @@ class SubsetFacts(StrictModel):
     pool_patients: int
     val_images: int
     val_patients: int
+    val_hash: str = ""
     patients_known: bool
 
 

@@ -94,11 +94,17 @@ class TaskRows:
         Args:
             labels: The task's labels.
         """
-        ids = self.manifest.table[[Column.IMAGE_ID, Column.PATIENT_ID]].iloc[self.train].reset_index(drop=True)
-        if self.train_targets.ndim == 1:
-            return ids.assign(**{Column.Y: self.train_targets})
-        columns = {Column.LABEL_PREFIX + label: self.train_targets[:, k] for k, label in enumerate(labels)}
-        return ids.assign(**columns)
+        return self._drawn_from(self.train, self.train_targets, labels)
+
+    def val_pool(self, labels: tuple[str, ...]) -> pd.DataFrame:
+        """The same of validation, one row per entry of ``val``."""
+        return self._drawn_from(self.val, self.val_set.targets, labels)
+
+    def _drawn_from(self, positions: Positions, targets: NDArray[Any], labels: tuple[str, ...]) -> pd.DataFrame:
+        ids = self.manifest.table[[Column.IMAGE_ID, Column.PATIENT_ID]].iloc[positions].reset_index(drop=True)
+        if targets.ndim == 1:
+            return ids.assign(**{Column.Y: targets})
+        return ids.assign(**{Column.LABEL_PREFIX + label: targets[:, k] for k, label in enumerate(labels)})
 
 
 def task_rows(library: TaskLibrary, task: ResolvedTask) -> TaskRows:

@@ -9,11 +9,14 @@ every larger one of its kind. The rule (``search_spaces.identity.SUBSET_RULE``):
 3. Within a stratum patients are ordered by a hash of seed and patient id; the i-th of n stands at (i - u) / n with u
    drawn per stratum: systematic sampling with a random start (Cochran 1977, Sampling Techniques, chapter 8). A prefix
    of k of N patients holds each stratum's share k n / N to within 1 + (H - 2) n / N patients, where H is the number of
-   strata, and hits it on average over seeds.
+   strata (docs/subsets.md has the proof), and hits it on average over seeds.
 4. An amount counted in images takes the prefix whose number of images is nearest to it, the larger of two equally near
    ones, never fewer than one patient. ``per_class: k`` takes the first k patients of each outcome instead.
 5. For every outcome that is then missing the first patient who has it is taken in as well. These forced patients are
    counted. The same patient is forced at every smaller amount, so subsets stay nested.
+6. Validation that is scaled is the prefix of the validation patients' own order, under the same seed, whose number of
+   images is nearest to the share that was drawn of the training images; at least one patient, and every outcome that
+   validation has (forced as in 5).
 """
 
 from __future__ import annotations
@@ -66,7 +69,12 @@ class Subset:
     pool_images: int
     pool_patients: int
 
-    def facts(self, *, val_images: int, val_patients: int, patients_known: bool) -> SubsetFacts:
+    @property
+    def share(self) -> float:
+        """Share of the pool's images, in (0, 1]."""
+        return len(self.rows) / self.pool_images
+
+    def facts(self, *, val_images: int, val_patients: int, patients_known: bool, val_hash: str = "") -> SubsetFacts:
         """What the record keeps of this subset."""
         return SubsetFacts(
             subset_hash=self.subset_hash,
@@ -79,6 +87,7 @@ class Subset:
             pool_patients=self.pool_patients,
             val_images=val_images,
             val_patients=val_patients,
+            val_hash=val_hash,
             patients_known=patients_known,
         )
 
@@ -169,13 +178,22 @@ class PatientOrder:
         """
         self._refuse_missing_outcomes()
         chosen = self._per_class(int(amount.value)) if amount.kind == "per_class" else self._prefix(amount)
-        asked = int(chosen.sum())
-        missing = ~self._has[chosen].any(axis=0)
-        chosen[self._has.argmax(axis=0)[missing]] = True
-        return self._subset(chosen, asked)
+        return self._subset(chosen)
 
-    def _subset(self, chosen: NDArray[np.bool_], asked: int) -> Subset:
-        """The subset of the patients at these places."""
+    def draw_share(self, share: float) -> Subset:
+        """The prefix nearest to a share of the images, with every outcome that the pool has; see rule 6.
+
+        Args:
+            share: In (0, 1].
+        """
+        length = self._length_nearest(share * float(self._images_reached[-1]))
+        return self._subset(np.arange(len(self.patients)) < length)
+
+    def _subset(self, chosen: NDArray[np.bool_]) -> Subset:
+        """The subset of the patients at these places and of those that have to be forced in."""
+        asked = int(chosen.sum())
+        missing = self._has.any(axis=0) & ~self._has[chosen].any(axis=0)
+        chosen[self._has.argmax(axis=0)[missing]] = True
         pool, of_patient = self._pool, chosen[self._place]
         in_subset = of_patient[pool.patient_of_row]
         counts = pool.images_with[of_patient].sum(axis=0)
@@ -224,6 +242,10 @@ class PatientOrder:
             raise EmptyCell(
                 f"{amount.label} of {total} images of {len(self.patients)} patients is fewer than one patient"
             )
+        return self._length_nearest(images)
+
+    def _length_nearest(self, images: float) -> int:
+        """Patients in the prefix whose number of images is nearest; the larger of two equally near, at least one."""
         after = int(np.searchsorted(self._images_reached, images))
         before = int(self._images_reached[after - 1]) if after else 0
         nearer_before = images - before < int(self._images_reached[after]) - images

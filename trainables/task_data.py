@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ class TaskData:
 
     Attributes:
         train: The training subset.
-        val: Validation.
+        val: Validation; of a task whose validation is scaled, the part that goes with the amount.
         sets: Evaluation sets by name.
         subset: Facts about the training subset.
     """
@@ -120,12 +120,17 @@ def load_task_data(trial: ResolvedTrial, library: TaskLibrary) -> TaskData:
     side = working_side(trial.scale.input_size, trial.protocol.storage_size)
     task = _task(library, trial.task, trial.protocol.storage_size, side)
     subset = task.order(trial.seed.subset).draw(trial.amount)
+    val, val_patients, val_hash = task.val, task.rows.val_patients, ""
+    if trial.task.validation == "scaled":
+        drawn = task.val_order(trial.seed.subset).draw_share(subset.share)
+        val, val_patients, val_hash = task.val.take(drawn.rows), drawn.patients, drawn.subset_hash
     facts = subset.facts(
-        val_images=len(task.rows.val),
-        val_patients=task.rows.val_patients,
+        val_images=len(val),
+        val_patients=val_patients,
+        val_hash=val_hash,
         patients_known=task.rows.manifest.patients_known,
     )
-    return TaskData(train=task.pool.take(subset.rows), val=task.val, sets=dict(task.sets), subset=facts)
+    return TaskData(train=task.pool.take(subset.rows), val=val, sets=dict(task.sets), subset=facts)
 
 
 def set_hashes(task: ResolvedTask, library: TaskLibrary) -> dict[str, str]:
@@ -180,6 +185,23 @@ def _enlarged(input_size: int) -> int:
     return math.ceil(input_size * over / under)
 
 
+@dataclass(slots=True)
+class _Orders:
+    """The patient orders of a pool by seed, made when they are asked for."""
+
+    pool: SubsetPool | None = None
+    by_seed: dict[int, PatientOrder] = field(default_factory=dict)
+
+    def of(
+        self, subset_seed: int, rows: Callable[[], pd.DataFrame], labels: tuple[str, ...], kind: str
+    ) -> PatientOrder:
+        if subset_seed not in self.by_seed:
+            if self.pool is None:
+                self.pool = SubsetPool(rows(), labels, kind)
+            self.by_seed[subset_seed] = self.pool.order(subset_seed)
+        return self.by_seed[subset_seed]
+
+
 @dataclass(slots=True, kw_only=True)
 class _Task:
     """A task at one working size: what all its trials share."""
@@ -190,16 +212,16 @@ class _Task:
     pool: LabelledSet
     val: LabelledSet
     sets: dict[str, LabelledSet]
-    subset_pool: SubsetPool | None = None
-    orders: dict[int, PatientOrder] = field(default_factory=dict)
+    orders: _Orders = field(default_factory=_Orders)
+    val_orders: _Orders = field(default_factory=_Orders)
 
     def order(self, subset_seed: int) -> PatientOrder:
-        """The patient order of a seed, drawn once."""
-        if subset_seed not in self.orders:
-            if self.subset_pool is None:
-                self.subset_pool = SubsetPool(self.rows.pool(self.labels), self.labels, self.kind)
-            self.orders[subset_seed] = self.subset_pool.order(subset_seed)
-        return self.orders[subset_seed]
+        """The order of the training patients under a seed, drawn once."""
+        return self.orders.of(subset_seed, lambda: self.rows.pool(self.labels), self.labels, self.kind)
+
+    def val_order(self, subset_seed: int) -> PatientOrder:
+        """The order of the validation patients under a seed, drawn once."""
+        return self.val_orders.of(subset_seed, lambda: self.rows.val_pool(self.labels), self.labels, self.kind)
 
 
 _TASKS: OrderedDict[tuple[object, ...], _Task] = OrderedDict()
