@@ -14,6 +14,7 @@ import pandas as pd
 
 from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import Column, Split
+from trainables.importers.columns import each_text
 from trainables.importers.labels import Labels
 from trainables.importers.options import ImportOptions, Tell
 from trainables.manifest import Manifest
@@ -94,8 +95,8 @@ def split_of(names: pd.Series[str], where: str) -> pd.Series[str]:
     Raises:
         UserError: A name that is none of ``SPLIT_NAMES``, or a blank.
     """
-    plain = names.map(lambda v: str(v).strip().lower())
-    known = plain.map({name: split.value for name, split in SPLIT_NAMES.items()})
+    by_name = {name: split.value for name, split in SPLIT_NAMES.items()}
+    known = each_text(names, lambda name: by_name.get(name.strip().lower()))
     if known.isna().any():
         strange = sorted({"(blank)" if v is None else str(v) for v in names[known.isna()]})
         raise UserError(f"{where} has {', '.join(strange[:10])}; known splits are {', '.join(SPLIT_NAMES)}")

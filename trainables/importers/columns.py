@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -75,6 +76,14 @@ def cleaned(values: pd.Series[str]) -> pd.Series[str]:
     if len(present) and present.str.fullmatch(_FLOATED_INTEGER).all():
         text = text.str.replace(r"\.0+$", "", regex=True)
     return text.astype(object).where(text.notna(), None)
+
+
+def each_text(cells: pd.Series[str], convert: Callable[[str], Any]) -> pd.Series[Any]:
+    """``convert`` of every cell, called once per different text; blanks stay None. Tables have few different texts."""
+    codes, different = pd.factorize(cells)
+    converted = np.empty(len(different) + 1, dtype=object)
+    converted[:-1] = [convert(text) for text in different]
+    return pd.Series(converted[codes], index=cells.index, name=cells.name, dtype=object)  # a blank has code -1
 
 
 def find_column(table: pd.DataFrame, role: str, given: str | None, tell: Tell) -> str | None:

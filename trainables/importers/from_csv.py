@@ -13,7 +13,7 @@ import pandas as pd
 from search_spaces.exceptions import UserError
 from search_spaces.names import Column, Kind
 from trainables.importers.assemble import Found, assemble, files_under, split_of
-from trainables.importers.columns import find_column, lines_of, read_table, required_column
+from trainables.importers.columns import each_text, find_column, lines_of, read_table, required_column
 from trainables.importers.labels import Labels, labels_from_cells, labels_from_columns, labels_from_joined, mask_labels
 from trainables.importers.options import NO_COLUMN, ImportOptions, Tell, silent
 from trainables.manifest import Manifest, checked_root
@@ -24,6 +24,8 @@ _SEX_UNKNOWN = frozenset({"unknown", "u", "o", "other", "x", "-", "?"})
 _DICOM_AGE = re.compile(r"(\d{1,3})([YMWD])")
 _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 _OLDEST_YEARS = 120.0
+_UNUSUAL_PATH = re.compile(r"\\|//|(?:^|/)\.{1,2}(?:/|$)|./$")
+"""Paths that ``_posix`` changes."""
 _TAKEN_GROUPS = frozenset({Column.SEX, Column.AGE_BAND, Column.SITE, Column.SPLIT, Column.PATIENT_ID, "label"})
 
 
@@ -117,7 +119,10 @@ def _image_paths(
     blank = np.flatnonzero(cells.isna())
     if len(blank):
         raise UserError(f"image column {column!r} is blank in {lines_of(blank)}")
-    paths = cells.map(_posix)
+    paths = cells.astype("str")
+    unusual = paths.str.contains(_UNUSUAL_PATH)
+    if unusual.any():
+        paths = paths.mask(unusual, paths[unusual].map(_posix))
     absolute = paths.map(os.path.isabs)
     if absolute.all():
         if not paths.map(lambda p: Path(p).is_relative_to(root)).all():
@@ -155,8 +160,8 @@ def _located(paths: pd.Series[str], root: Path, tell: Tell) -> pd.Series[str]:
 
 
 def _sex(cells: pd.Series[str], column: str, tell: Tell) -> pd.Series[str]:
-    plain = cells.map(lambda v: None if v is None else str(v).lower())
-    sex = plain.map(_SEX)
+    plain = each_text(cells, str.lower)
+    sex = each_text(plain, _SEX.get)
     rows = np.flatnonzero((plain.notna() & sex.isna() & ~plain.isin(_SEX_UNKNOWN)).to_numpy(dtype=bool))
     if len(rows):
         strange = sorted(set(cells.iloc[rows]))[:5]
@@ -172,7 +177,7 @@ def _sex(cells: pd.Series[str], column: str, tell: Tell) -> pd.Series[str]:
 
 def _age_years(cells: pd.Series[str], column: str, tell: Tell) -> pd.Series[float]:
     """Years as numbers; also DICOM ages (``063Y``, ``011M``); ages no human reaches are left blank, which is told."""
-    years = cells.map(_years)
+    years = each_text(cells, _years).astype(float)
     rows = np.flatnonzero((cells.notna() & years.isna()).to_numpy(dtype=bool))
     if len(rows):
         strange = sorted(set(cells.iloc[rows]))[:5]
@@ -186,9 +191,7 @@ def _age_years(cells: pd.Series[str], column: str, tell: Tell) -> pd.Series[floa
     return years.mask(impossible).astype(np.float32)
 
 
-def _years(cell: str | None) -> float:
-    if cell is None:
-        return float("nan")
+def _years(cell: str) -> float:
     if dicom := _DICOM_AGE.fullmatch(cell.upper()):
         return int(dicom.group(1)) * _YEARS[dicom.group(2)]
     try:
