@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -13,8 +13,10 @@ import pandas as pd
 from search_spaces.exceptions import DataError
 from search_spaces.names import MISSING_CLASS, UNCERTAIN, Column, Kind, Split
 from trainables.duplicates import identical_images
+from trainables.image_hashes import Side, near_copies, remember_hashes
 from trainables.library import TaskLibrary
 from trainables.manifest import CLASS_KINDS, Manifest, label_columns
+from trainables.similar_images import LEAST_CORRELATION, hash_images, small_grey
 from trainables.splits import patients_in_two_splits
 
 FEW_PATIENTS = 10
@@ -42,10 +44,12 @@ class CheckReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Finding:
-    """Problems of one image."""
+    """What one image showed: problems, and its hash (``trainables.similar_images``)."""
 
     errors: tuple[str, ...] = ()
     constant: bool = False
+    hash: int = 0
+    plain: bool = True
 
 
 def check_task(library: TaskLibrary, name: str) -> CheckReport:
@@ -53,7 +57,7 @@ def check_task(library: TaskLibrary, name: str) -> CheckReport:
 
     Errors: missing or unreadable images and masks, masks of another size than their image, patients in two splits, a
     test image that is also in another split, a split without images, a label without positives or negatives in one.
-    Warnings: near-empty labels, constant images, other identical images, images without any label, much missing
+    Warnings: near-empty labels, constant images, other identical images, near copies across an evaluation, images without any label, much missing
     metadata, patients not known.
 
     Args:
@@ -65,10 +69,12 @@ def check_task(library: TaskLibrary, name: str) -> CheckReport:
         DataError: The manifest is damaged, or a label value lies outside the classes.
     """
     manifest = library.load(name)
-    errors, warnings = _image_problems(manifest)
+    findings = _read_images(manifest)
+    errors, warnings = _image_problems(manifest, findings)
     for found_errors, found_warnings in (
         _leaks(manifest),
         _duplicates(library, manifest, files_are_there=not errors),
+        ([], [] if errors else _near_copies(library, manifest, findings)),
         _label_problems(manifest),
         _metadata(manifest),
     ):
@@ -136,9 +142,12 @@ def _label_values(manifest: Manifest) -> Iterator[tuple[str, pd.Series[float]]]:
             yield name, manifest.table[column].astype(float)
 
 
-def _image_problems(manifest: Manifest) -> tuple[list[str], list[str]]:
+def _read_images(manifest: Manifest) -> list[_Finding]:
     with ThreadPoolExecutor(_THREADS) as pool:
-        findings = list(pool.map(lambda row: _check_row(manifest, row), range(len(manifest))))
+        return list(pool.map(lambda row: _check_row(manifest, row), range(len(manifest))))
+
+
+def _image_problems(manifest: Manifest, findings: Sequence[_Finding]) -> tuple[list[str], list[str]]:
     errors = [error for finding in findings for error in finding.errors]
     constant = [row for row, finding in enumerate(findings) if finding.constant]
     if not constant:
@@ -150,10 +159,12 @@ def _image_problems(manifest: Manifest) -> tuple[list[str], list[str]]:
 def _check_row(manifest: Manifest, row: int) -> _Finding:
     errors: list[str] = []
     shape: tuple[int, ...] | None = None
-    constant = False
+    constant, hashed, plain = False, 0, True
     try:
         pixels = manifest.pixels(row)
         shape, constant = pixels.shape[:2], bool((pixels == pixels[:1, :1]).all())
+        hashes, plains = hash_images(small_grey(pixels)[None])
+        hashed, plain = int(hashes[0]), bool(plains[0])
     except DataError as error:
         errors.append(str(error))
     try:
@@ -168,7 +179,7 @@ def _check_row(manifest: Manifest, row: int) -> _Finding:
         )
     if mask is None and not errors and manifest.kind is Kind.SEGMENTATION:
         errors.append(f"image {manifest.table[Column.PATH].iat[row]} has no mask (row {row})")
-    return _Finding(errors=tuple(errors), constant=constant)
+    return _Finding(errors=tuple(errors), constant=constant, hash=hashed, plain=plain)
 
 
 def _leaks(manifest: Manifest) -> tuple[list[str], list[str]]:
@@ -199,6 +210,26 @@ def _duplicates(library: TaskLibrary, manifest: Manifest, files_are_there: bool)
         if sets
     ]
     return [f"{error}; {remedy}" for error in errors], warnings
+
+
+def _near_copies(library: TaskLibrary, manifest: Manifest, findings: Sequence[_Finding]) -> list[str]:
+    """Remembers the hashes of all images; says which of an evaluation set have a near copy on the other side."""
+    hashes = np.array([f.hash for f in findings], dtype=np.uint64)
+    known = remember_hashes(library, manifest, hashes, np.array([f.plain for f in findings], dtype=bool))
+    splits = manifest.table[Column.SPLIT]
+    scored, learnt = (
+        Side(manifest, known, np.flatnonzero(splits.isin(names)))
+        for names in ((Split.TEST, Split.EXTERNAL), (Split.TRAIN, Split.VAL))
+    )
+    pairs = near_copies(library, scored, learnt)
+    pairs = pairs[~pairs["identical"]]
+    if pairs.empty:
+        return []
+    first = manifest.table.loc[pairs[["row", "other_row"]].iloc[0].tolist()]
+    return [
+        f"{pairs['row'].nunique()} images of test or external look like images of train or val (correlation of grey "
+        f"values at least {LEAST_CORRELATION:g}), such as {_copies(first)}; if they are copies, mark one as unused"
+    ]
 
 
 def _spoils_evaluation(copies: pd.DataFrame) -> bool:
