@@ -1,7 +1,7 @@
 """Which data sets share images, and so whether pretrained weights may have seen what they are tested on.
 
-Names are compared without regard to case and punctuation. The table holds what publishers say of their data sets; a name
-that is not in it is a data set of its own.
+Names are compared without regard to case and punctuation. The table holds what publishers say of their data sets; a
+name that is not in it is a data set of its own.
 """
 
 from __future__ import annotations

@@ -53,11 +53,13 @@ class TaskCard:
         manifest_hash: Content hash, image bytes included.
         kind: binary, multiclass, multilabel, ordinal or segmentation.
         labels: All its labels (classes) in order.
+        importer: What made it; a data set's own importer is named after it.
     """
 
     manifest_hash: str
     kind: str
     labels: tuple[str, ...]
+    importer: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

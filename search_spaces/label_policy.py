@@ -23,7 +23,9 @@ U-Ones+LSR and U-Zeros+LSR), as in the code of Hosseinzadeh Taher et al. 2021.""
 _CLASS_KINDS = (Kind.MULTICLASS, Kind.ORDINAL)
 
 
-def settled_policy(policy: LabelPolicy, blank: BlankPolicy, labels: Sequence[str], kind: Kind, where: str) -> LabelPolicy:
+def settled_policy(
+    policy: LabelPolicy, blank: BlankPolicy, labels: Sequence[str], kind: Kind, where: str
+) -> LabelPolicy:
     """The policy with every label of the task named; one name if it is the same for all.
 
     Args:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from search_spaces.models import StrictModel
 from search_spaces.names import FailureClass, State
-from search_spaces.trial import ResolvedTrial
+from search_spaces.trial import LeakageFacts, ResolvedTrial
 
 
 class Order(StrEnum):
@@ -167,3 +167,8 @@ class TrialResult(StrictModel):
     resumed_from: int = 0
     extra: dict[str, Any] = Field(default_factory=dict)
     """Further derived facts; nothing reads them but people."""
+
+    @property
+    def leakage(self) -> LeakageFacts:
+        """What is known of images on both sides of an evaluation; empty for trials that were recorded without."""
+        return self.trial.leakage or LeakageFacts()

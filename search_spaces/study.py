@@ -82,6 +82,8 @@ class TaskSpec(StrictModel):
     Attributes:
         manifest: Name of an imported manifest (``python -m orchestrator.tasks list``).
         primary: Metric that selects on validation and leads the report.
+        data_sets: Other names of the data set, or of those that it is drawn from, to be compared with the ``contents``
+            of sources; the manifest's and its importer's name are compared anyway.
         labels: The labels (classes) to learn, in this order; all of the manifest if not given.
         where: Keeps only rows with these values, in every split.
         label_policy: What an uncertain label is in training: masked (``ignore``), 1 (``ones``), 0 (``zeros``), or at
@@ -96,6 +98,7 @@ class TaskSpec(StrictModel):
 
     manifest: str
     primary: Literal["auc", "auc_macro", "accuracy", "balanced_accuracy", "nll", "kappa"]
+    data_sets: tuple[str, ...] = ()
     labels: tuple[str, ...] | None = None
     where: Where = {}
     label_policy: LabelPolicy = "ignore"

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from search_spaces.amounts import Amount, Seed
+from search_spaces.contents import Overlap
 from search_spaces.label_policy import BlankPolicy, LabelPolicy
 from search_spaces.models import StrictModel
 from search_spaces.names import Role
@@ -157,6 +158,21 @@ class SearchFacts(StrictModel):
     trial_ids: tuple[str, ...]
 
 
+class LeakageFacts(StrictModel):
+    """What is known of images on both sides of an evaluation. Never part of the identity.
+
+    Attributes:
+        upstream_overlap: Evaluation set -> whether the initial weights were trained on its images: ``no``, ``possible``
+            (the same data set, or one drawn from it, by the names that sources declare); ``yes`` is refused by a plan.
+            None where a source declares nothing.
+        near_copies: Evaluation set -> images that are copies or near copies of training or validation images. None
+            where nobody looked (``tasks check`` does).
+    """
+
+    upstream_overlap: dict[str, Overlap | None] = {}
+    near_copies: dict[str, int | None] = {}
+
+
 class ResolvedTrial(StrictModel):
     """One trial, ready to train.
 
@@ -168,6 +184,7 @@ class ResolvedTrial(StrictModel):
         role: target, upstream or search.
         axes: Axis -> value as text, for tags.
         search: Where the tuned values of the protocol come from; None if it was not tuned.
+        leakage: What the plan found on both sides; None for search trials, which are not scored.
     """
 
     trial_id: str = Field(pattern=r"^[0-9a-f]{16}$")
@@ -184,3 +201,4 @@ class ResolvedTrial(StrictModel):
     protocol: Protocol
     workspace: Workspace
     search: SearchFacts | None = None
+    leakage: LeakageFacts | None = None

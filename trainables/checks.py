@@ -57,8 +57,8 @@ def check_task(library: TaskLibrary, name: str) -> CheckReport:
 
     Errors: missing or unreadable images and masks, masks of another size than their image, patients in two splits, a
     test image that is also in another split, a split without images, a label without positives or negatives in one.
-    Warnings: near-empty labels, constant images, other identical images, near copies across an evaluation, images without any label, much missing
-    metadata, patients not known.
+    Warnings: near-empty labels, constant images, other identical images, near copies across an evaluation, images
+    without any label, much missing metadata, patients not known.
 
     Args:
         library: Where the task is.

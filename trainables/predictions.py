@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from search_spaces.names import NO_AGGREGATION, Column
 from search_spaces.trial import ResolvedTrial
 
+
 def predictions_table(frame: pd.DataFrame, logits: NDArray[Any], trial: ResolvedTrial, set_name: str) -> pa.Table:
     """The table of one evaluation set.
 

@@ -2,10 +2,10 @@
 
 1. *Hash.* The image, grey, 32 x 32 pixels by area; its two-dimensional discrete cosine transform; the signs of the 64
    coefficients of lowest frequency, the mean left out, against their median. Brightness and contrast change nothing in
-   it, compression and size little (the scheme of pHash, Zauner 2010, Implementation and benchmarking of perceptual image
-   hash functions, section 3.2.1).
-2. *Pairs.* Two images are candidates if their hashes differ in at most ``MOST_BITS`` bits. Cut into MOST_BITS + 1 bands,
-   such hashes agree in one band at least, so only images with an equal band are compared.
+   it, compression and size little (the scheme of pHash, Zauner 2010, Implementation and benchmarking of perceptual
+   image hash functions, section 3.2.1).
+2. *Pairs.* Two images are candidates if their hashes differ in at most ``MOST_BITS`` bits. Cut into MOST_BITS + 1
+   bands, such hashes agree in one band at least, so only images with an equal band are compared.
 3. *Second look.* Of each candidate pair both images are read again and compared at 64 x 64 pixels: they are near copies
    if the correlation of their grey values is at least ``LEAST_CORRELATION``. Radiographs of one view share their hash
    far more often than their pixels.
@@ -17,6 +17,7 @@ measured rates.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +88,7 @@ def close_pairs(a: Hashes, b: Hashes, most_bits: int = MOST_BITS) -> NDArray[np.
     if not len(a) or not len(b):
         return np.empty((0, 2), dtype=np.int64)
     edges = np.linspace(0, _BITS, most_bits + 2).round().astype(int)
-    bands = [_Band.of(a, b, low, high - low) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    bands = [_Band.of(a, b, low, high - low) for low, high in pairwise(edges)]
     blocks = (block for band in bands for block in band.candidates())
     if sum(band.pairs for band in bands) > len(a) * len(b):
         blocks = _all_pairs(len(a), len(b))

@@ -141,9 +141,7 @@ def set_hashes(task: ResolvedTask, library: TaskLibrary) -> dict[str, str]:
     """
     sets = task_rows(library, task).sets
     return {
-        name: set_hash(
-            _public(_with_truth(rows, task), task, rows.manifest.hash_key), task.evaluate[name].aggregation
-        )
+        name: set_hash(_public(_with_truth(rows, task), task, rows.manifest.hash_key), task.evaluate[name].aggregation)
         for name, rows in sets.items()
     }
 
