@@ -83,6 +83,7 @@ class Evidence:
         searches: One row per done search trial (``dashboards.load.load_results``).
         search_failures: One row per search trial that failed.
         ingested: What is known of others' study, if these are results of others.
+        data_cards: Task -> what it is trained and scored on, in counts (``dashboards.data_cards``).
     """
 
     name: str
@@ -93,6 +94,7 @@ class Evidence:
     plan: Plan = field(default_factory=Plan)
     searches: pd.DataFrame = field(default_factory=pd.DataFrame)
     search_failures: pd.DataFrame = field(default_factory=pd.DataFrame)
+    data_cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ingested: IngestedStudy | None = None
 
     @property

@@ -23,6 +23,7 @@ import typer
 
 from dashboards import narrative, tracking
 from dashboards.curve_plots import parameter_plots, scale_curves, shifted_plots
+from dashboards.data_cards import card_tables, load_data_cards
 from dashboards.evidence import IN_DOMAIN, Evidence, target_results
 from dashboards.figure_files import write_figures
 from dashboards.findings import findings, headlines, summary, verdict
@@ -113,6 +114,7 @@ def gather(
         plan=plan,
         searches=everything[everything["role"] == Role.SEARCH],
         search_failures=failures[of_search].drop_duplicates("trial_id"),
+        data_cards=load_data_cards(study_name, tracking_uri),
     )
     return evidence, problems
 
@@ -228,7 +230,10 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
             intro="Labelled images that the trials of each amount were trained on, means over trials. Forced patients "
             "were taken in beyond the drawn order because a class would have been missing. Validation images are "
             "labels, too.",
-            tables=(("Training subsets", tables.data),) if len(tables.data) else (),
+            tables=(
+                *((("Training subsets", tables.data),) if len(tables.data) else ()),
+                *card_tables(evidence.data_cards).items(),
+            ),
             empty="No finished trial yet.",
         ),
         *_tuning_section(evidence, tables.tuning),

@@ -12,11 +12,11 @@ import pandas as pd
 
 from search_spaces.exceptions import DataError
 from search_spaces.names import MISSING_CLASS, UNCERTAIN, Column, Kind, Split
-from trainables.duplicates import identical_images
-from trainables.image_hashes import Side, near_copies, remember_hashes
+from trainables.check_memory import CheckSummary, remember_check
+from trainables.copies import NOT_LOOKED_FOR, find_copies
 from trainables.library import TaskLibrary
 from trainables.manifest import CLASS_KINDS, Manifest, label_columns
-from trainables.similar_images import LEAST_CORRELATION, hash_images, small_grey
+from trainables.similar_images import hash_images, small_grey
 from trainables.splits import patients_in_two_splits
 
 FEW_PATIENTS = 10
@@ -71,15 +71,25 @@ def check_task(library: TaskLibrary, name: str) -> CheckReport:
     manifest = library.load(name)
     findings = _read_images(manifest)
     errors, warnings = _image_problems(manifest, findings)
+    hashes = np.array([f.hash for f in findings], dtype=np.uint64)
+    plain = np.array([f.plain for f in findings], dtype=bool)
+    copies = NOT_LOOKED_FOR if errors else find_copies(library, manifest, hashes, plain)
     for found_errors, found_warnings in (
         _leaks(manifest),
-        _duplicates(library, manifest, files_are_there=not errors),
-        ([], [] if errors else _near_copies(library, manifest, findings)),
+        (copies.errors, copies.warnings),
         _label_problems(manifest),
         _metadata(manifest),
     ):
         errors += found_errors
         warnings += found_warnings
+    summary = CheckSummary(
+        content_hash="" if copies is NOT_LOOKED_FOR else library.content_hash(manifest),
+        errors=len(errors),
+        warnings=len(warnings),
+        identical_sets=copies.identical_sets,
+        near_copies=copies.near_copies,
+    )
+    remember_check(library, manifest, summary)
     return CheckReport(errors=tuple(errors), warnings=tuple(warnings), facts=_facts(manifest))
 
 
@@ -194,51 +204,6 @@ def _leaks(manifest: Manifest) -> tuple[list[str], list[str]]:
         )
     warnings = [] if manifest.patients_known else [note for note in manifest.notes if note.startswith("patients")]
     return errors, warnings
-
-
-def _duplicates(library: TaskLibrary, manifest: Manifest, files_are_there: bool) -> tuple[list[str], list[str]]:
-    if not files_are_there:
-        return [], ["identical images were not looked for: first all images must be readable"]
-    found = identical_images(manifest.table, library.byte_digests(manifest))
-    errors = [f"identical images on both sides of an evaluation: {_copies(c)}" for c in found if _spoils_evaluation(c)]
-    across = [c for c in found if c[Column.SPLIT].nunique() > 1 and not _spoils_evaluation(c)]
-    inside = [c for c in found if c[Column.SPLIT].nunique() == 1]
-    remedy = "import with --drop-duplicates marks all but one as unused"
-    warnings = [
-        f"{len(sets)} sets of identical images {where}, such as {_copies(sets[0])}; {remedy}"
-        for sets, where in ((across, "in train and val"), (inside, "inside a split"))
-        if sets
-    ]
-    return [f"{error}; {remedy}" for error in errors], warnings
-
-
-def _near_copies(library: TaskLibrary, manifest: Manifest, findings: Sequence[_Finding]) -> list[str]:
-    """Remembers the hashes of all images; says which of an evaluation set have a near copy on the other side."""
-    hashes = np.array([f.hash for f in findings], dtype=np.uint64)
-    known = remember_hashes(library, manifest, hashes, np.array([f.plain for f in findings], dtype=bool))
-    splits = manifest.table[Column.SPLIT]
-    scored, learnt = (
-        Side(manifest, known, np.flatnonzero(splits.isin(names)))
-        for names in ((Split.TEST, Split.EXTERNAL), (Split.TRAIN, Split.VAL))
-    )
-    pairs = near_copies(library, scored, learnt)
-    pairs = pairs[~pairs["identical"]]
-    if pairs.empty:
-        return []
-    first = manifest.table.loc[pairs[["row", "other_row"]].iloc[0].tolist()]
-    return [
-        f"{pairs['row'].nunique()} images of test or external look like images of train or val (correlation of grey "
-        f"values at least {LEAST_CORRELATION:g}), such as {_copies(first)}; if they are copies, mark one as unused"
-    ]
-
-
-def _spoils_evaluation(copies: pd.DataFrame) -> bool:
-    """Between train and val a copy flatters the selection only; in test or external it flatters the result."""
-    return copies[Column.SPLIT].nunique() > 1 and bool(copies[Column.SPLIT].isin((Split.TEST, Split.EXTERNAL)).any())
-
-
-def _copies(copies: pd.DataFrame) -> str:
-    return ", ".join(f"{i} ({s})" for i, s in zip(copies[Column.IMAGE_ID], copies[Column.SPLIT], strict=True))
 
 
 def _label_problems(manifest: Manifest) -> tuple[list[str], list[str]]:

@@ -66,6 +66,7 @@ class TaskRows:
         train: Ascending rows of the training pool, shape (images,).
         train_targets: Labels of the pool under the task's label policy: (images, labels) float32, NaN masked and
             between 0 and 1 where drawn at each access; or (images,) int64 positions in the task's classes.
+        train_raw: The same as the manifest has them, see ``EvaluationRows.raw``.
         val_set: Validation; scored like an evaluation set.
         sets: Evaluation sets by name, in the study's order.
         left_out: Why -> number of rows of the task's splits that it takes away.
@@ -74,6 +75,7 @@ class TaskRows:
     manifest: Manifest
     train: Positions
     train_targets: NDArray[Any]
+    train_raw: NDArray[Any]
     val_set: EvaluationRows
     sets: dict[str, EvaluationRows]
     left_out: dict[str, int]
@@ -157,6 +159,7 @@ class _Rows:
             manifest=self._manifest,
             train=train,
             train_targets=train_targets[train],
+            train_raw=self._raw[train],
             val_set=EvaluationRows(
                 manifest=self._manifest,
                 positions=val,

@@ -106,7 +106,7 @@ def near_copies(library: TaskLibrary, one: Side, other: Side) -> pd.DataFrame:
         {
             "row": left,
             "other_row": right,
-            "identical": [x == y for x, y in keys],
+            "identical": np.array([x == y for x, y in keys], dtype=bool),
             "correlation": np.array([looks.known[key] for key in keys], dtype=float),
         }
     )
