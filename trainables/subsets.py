@@ -51,6 +51,7 @@ class Subset:
 
     Attributes:
         rows: Ascending positions in the pool, shape (images,), int64.
+        places: Ascending places of its patients in the order, from 0, shape (patients,), int64.
         patients: Number of patients.
         forced_patients: Patients beyond the amount, taken in because an outcome would be missing.
         positives: Label -> positive images (multiclass: images of the class).
@@ -61,6 +62,7 @@ class Subset:
     """
 
     rows: NDArray[np.int64]
+    places: NDArray[np.int64]
     patients: int
     forced_patients: int
     positives: dict[str, int]
@@ -199,6 +201,7 @@ class PatientOrder:
         counts = pool.images_with[of_patient].sum(axis=0)
         return Subset(
             rows=np.flatnonzero(in_subset),
+            places=np.flatnonzero(chosen),
             patients=int(chosen.sum()),
             forced_patients=int(chosen.sum()) - asked,
             positives={label: int(n) for (label, value), n in zip(pool.outcomes, counts, strict=True) if value == 1},

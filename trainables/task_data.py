@@ -27,6 +27,7 @@ from trainables.manifest import MANIFEST_FILE, Manifest
 from trainables.predictions import set_hash
 from trainables.rows import group_column, group_names
 from trainables.store import ImageStore, is_store_of, open_store, store_path
+from trainables.subset_files import DrawnSubset
 from trainables.subsets import PatientOrder, SubsetPool
 
 WORKING_RATIO = (8, 7)
@@ -82,12 +83,14 @@ class TaskData:
         val: Validation; of a task whose validation is scaled, the part that goes with the amount.
         sets: Evaluation sets by name.
         subset: Facts about the training subset.
+        drawn: The subset itself.
     """
 
     train: LabelledSet
     val: LabelledSet
     sets: dict[str, LabelledSet]
     subset: SubsetFacts
+    drawn: DrawnSubset
 
 
 def working_side(input_size: int, storage_size: int) -> int:
@@ -119,7 +122,8 @@ def load_task_data(trial: ResolvedTrial, library: TaskLibrary) -> TaskData:
     """
     side = working_side(trial.scale.input_size, trial.protocol.storage_size)
     task = _task(library, trial.task, trial.protocol.storage_size, side)
-    subset = task.order(trial.seed.subset).draw(trial.amount)
+    order = task.order(trial.seed.subset)
+    subset = order.draw(trial.amount)
     val, val_patients, val_hash = task.val, task.rows.val_patients, ""
     if trial.task.validation == "scaled":
         drawn = task.val_order(trial.seed.subset).draw_share(subset.share)
@@ -130,7 +134,14 @@ def load_task_data(trial: ResolvedTrial, library: TaskLibrary) -> TaskData:
         val_hash=val_hash,
         patients_known=task.rows.manifest.patients_known,
     )
-    return TaskData(train=task.pool.take(subset.rows), val=val, sets=dict(task.sets), subset=facts)
+    drawn_subset = DrawnSubset(
+        manifest=task.rows.manifest,
+        manifest_hash=trial.task.manifest_hash,
+        order=order,
+        subset=subset,
+        subset_seed=trial.seed.subset,
+    )
+    return TaskData(train=task.pool.take(subset.rows), val=val, sets=dict(task.sets), subset=facts, drawn=drawn_subset)
 
 
 def set_hashes(task: ResolvedTask, library: TaskLibrary) -> dict[str, str]:
