@@ -21,6 +21,7 @@ from search_spaces.exceptions import UserError
 from search_spaces.home import scalecurves_home
 from search_spaces.names import Column, Kind, Split
 from trainables.checks import CheckReport, check_task, label_counts
+from trainables.contact_sheet import write_contact_sheet
 from trainables.duplicates import without_duplicates
 from trainables.importers import BlankLabels, ImportOptions, import_csv, import_folder, import_npz
 from trainables.library import IMPORT_HINT, TaskLibrary
@@ -180,10 +181,21 @@ def list_() -> None:
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="Name of a task, or folder of a manifest.")]) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="Name of a task, or folder of a manifest.")],
+    contact_sheet: Annotated[
+        Path | None,
+        typer.Option("--contact-sheet", metavar="FILE", help="Also write a picture: some images of each split."),
+    ] = None,
+) -> None:
     """One task: labels with counts per split, patients, sites, groups."""
+    console = make_console()
     with user_errors():
-        _print_manifest(TaskLibrary(scalecurves_home()).load(name), make_console())
+        manifest = TaskLibrary(scalecurves_home()).load(name)
+        _print_manifest(manifest, console)
+        if contact_sheet is not None:
+            count = write_contact_sheet(manifest, contact_sheet)
+            console.print(f"  {count} images in {escape(str(contact_sheet))}, patients' data", highlight=False)
 
 
 @app.command()
