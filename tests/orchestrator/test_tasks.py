@@ -201,7 +201,7 @@ def test_a_contact_sheet_is_made_on_request(run, table, tmp_path):
     sheet = tmp_path / "sheet.png"
     shown = run("show", "lungs", "--contact-sheet", sheet)
     assert shown.exit_code == 0, shown.output
-    counts = load("lungs").table.groupby(["split", "y_sick"]).size()
+    counts = load("lungs").table.groupby(["split", *load("lungs").label_columns]).size()
     assert f"{counts.clip(upper=8).sum()} images in" in shown.output
     with Image.open(sheet) as image:
         assert image.size[0] > 8 * 96
