@@ -78,7 +78,9 @@ class Units:
         own = of_image[self.first]
         mixed = np.zeros(len(own), dtype=bool)
         mixed[self.of_image[of_image != own[self.of_image]]] = True
-        return np.where(mixed, None, own)
+        values: NDArray[np.object_] = own.astype(object)
+        values[mixed] = None
+        return values
 
     def _over_images(self, reduce: np.ufunc, values: FloatArray) -> FloatArray:
         return np.asarray(reduce.reduceat(values[self._sorted], self._starts, axis=0))

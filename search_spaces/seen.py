@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from search_spaces.contents import Overlap, contents_of_tag, shared_contents
 from search_spaces.expand import Trial
 from search_spaces.identity import Cards
-from search_spaces.study import (
+from search_spaces.source_specs import (
     ByScaleSource,
     CheckpointSource,
+    GaborSpec,
     RandomSource,
-    Study,
     TimmSource,
     TransformSource,
 )
+from search_spaces.study import Study
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +54,11 @@ def seen_by(study: Study, cards: Cards, trial: Trial) -> Seen:
         manifest = study.tasks[trial.upstream.cell.task].manifest
         return Seen(contents=before.contents, manifests=(manifest, *before.manifests), known=before.known)
     source = study.source(name)
-    if isinstance(source, TransformSource):
+    while isinstance(source, TransformSource):
         source = study.source(source.of)
     if isinstance(source, ByScaleSource):
         source = source.by_scale[scale]
-    if isinstance(source, RandomSource):
+    if isinstance(source, RandomSource | GaborSpec):
         return Seen()
     if not isinstance(source, CheckpointSource | TimmSource):
         return Seen(known=False)

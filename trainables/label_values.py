@@ -92,8 +92,11 @@ def scored_values(raw: NDArray[Any]) -> NDArray[Any]:
     return raw if raw.ndim == 1 else np.where(raw == UNCERTAIN, np.float32(np.nan), raw)
 
 
-_STANDS_FOR: dict[PolicyName, float] = {"ignore": np.nan, "ones": 1.0, "zeros": 0.0} | {
-    policy: (low + high) / 2 for policy, (low, high) in SMOOTHED.items()
+_STANDS_FOR: dict[PolicyName, float] = {
+    "ignore": np.nan,
+    "ones": 1.0,
+    "zeros": 0.0,
+    **{policy: (low + high) / 2 for policy, (low, high) in SMOOTHED.items()},
 }
 """Target of an uncertain label; U-Ignore, U-Ones and U-Zeros of Irvin et al. 2019. Of a label that is drawn at each
 access the middle of the draws, which ``trainables.soft_labels`` draws around."""

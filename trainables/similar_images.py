@@ -17,7 +17,7 @@ measured rates.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,9 +89,10 @@ def close_pairs(a: Hashes, b: Hashes, most_bits: int = MOST_BITS) -> NDArray[np.
         return np.empty((0, 2), dtype=np.int64)
     edges = np.linspace(0, _BITS, most_bits + 2).round().astype(int)
     bands = [_Band.of(a, b, low, high - low) for low, high in pairwise(edges)]
-    blocks = (block for band in bands for block in band.candidates())
     if sum(band.pairs for band in bands) > len(a) * len(b):
         blocks = _all_pairs(len(a), len(b))
+    else:
+        blocks = chain.from_iterable(band.candidates() for band in bands)
     found = [pairs[np.bitwise_count(a[pairs[:, 0]] ^ b[pairs[:, 1]]) <= most_bits] for pairs in blocks]
     return np.unique(np.concatenate(found), axis=0) if found else np.empty((0, 2), dtype=np.int64)
 

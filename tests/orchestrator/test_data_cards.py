@@ -6,16 +6,19 @@ import json
 
 import pytest
 
-from dashboards.data_cards import card_tables
+from dashboards.data_cards import card_tables, load_data_cards
+from dashboards.report import gather, write_report
 from orchestrator.data_cards import card_markdown, data_cards
 from orchestrator.plan import make_plan
 from orchestrator.plan_labels import label_rows
 from orchestrator.plan_text import plan_json
+from orchestrator.record import Record
 from search_spaces.files import load_study
 from search_spaces.home import scalecurves_home
 from tests.orchestrator.small_study import raw_study, rewrite_study, write_study
 from trainables.checks import check_task
 from trainables.library import TaskLibrary
+from trainables.storage import Storage
 
 
 @pytest.fixture
@@ -100,3 +103,17 @@ def test_labels_that_select_are_counted_and_scaled_validation_costs_fewer(folder
     assert len(ids) == len(fixed.targets)
     other = {t.trial_id for t in scaled.targets}
     assert not ids & other, "validation that is scaled is another science"
+
+
+def test_cards_are_kept_on_the_parent_run_and_shown_in_the_report(folder, tmp_path):
+    plan, library = planned(folder)
+    cards = data_cards(plan, library)
+    record = Record(plan.study, Storage(tmp_path / "storage"), f"sqlite:///{tmp_path}/record.db")
+    record.open()
+    record.set_data_cards({task: (json.dumps(card), card_markdown(card)) for task, card in cards.items()})
+    record.close()
+    assert load_data_cards(plan.study.name, record.uri) == json.loads(json.dumps(cards))
+    evidence, _ = gather(plan.study.name, record.uri)
+    page = write_report(evidence, tmp_path / "report", problems=[], record="r").index_html.read_text()
+    assert "Missing metadata" not in page, "nothing is missing in this task"
+    assert "tasks check has not been run on this content" in page
