@@ -78,7 +78,7 @@ def data_card(
         "grouping": manifest.grouping,
         "left_out": rows.left_out,
         "sets": [_set(name, of, task) for name, of in sets.items()],
-        "groups": [row for name, of in sets.items() for row in _groups(name, of)],
+        "groups": [row for name, of in sets.items() for row in _groups(name, of, task.groups)],
         "missing": [row for name, of in sets.items() for row in _missing(name, of)],
         "fractions": fractions,
         "shared_patients": _shared_patients(sets),
@@ -123,9 +123,11 @@ def _by_label(raw: Any, task: ResolvedTask) -> Iterable[tuple[str, Any]]:
         yield label, np.where(raw < 0, np.nan, raw == k).astype(float) if raw.ndim == 1 else raw[:, k]
 
 
-def _groups(name: str, of: EvaluationRows) -> Iterable[dict[str, Any]]:
+def _groups(name: str, of: EvaluationRows, asked: Iterable[str]) -> Iterable[dict[str, Any]]:
+    """Sex, age band, site, and the columns that the study asks for: others may hold what is nobody's business."""
     table = of.manifest.table.iloc[of.positions]
-    for column in group_names(of.manifest.table):
+    wanted = {Column.SEX, Column.AGE_BAND, Column.SITE, *(a.removeprefix(Column.GROUP_PREFIX) for a in asked)}
+    for column in (c for c in group_names(of.manifest.table) if c in wanted):
         values = group_column(table, column)
         counts = values.value_counts()
         for value, images in counts.head(MOST_GROUPS).items():

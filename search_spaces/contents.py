@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 
 _ALIASES: dict[str, tuple[str, ...]] = {
     "imagenet1k": ("imagenet", "ilsvrc2012", "in1k", "imagenet2012"),
@@ -140,6 +141,7 @@ def contents_of_tag(tag: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_OF_TAG[part] for part in parts if part in _OF_TAG))
 
 
+@cache
 def _origins(name: str) -> frozenset[str]:
     """The data set and all that it shares images with by descent."""
     known = {*_ALIASES, *_DRAWN_FROM, *(origin for origins in _DRAWN_FROM.values() for origin in origins)}
