@@ -86,6 +86,7 @@ class Evidence:
         ingested: What is known of others' study, if these are results of others.
         validation: trial_id -> validation predictions of the selected step; trials of older records have none.
         histories: trial_id -> validation curve; may read lazily.
+        data_cards: Task -> what it is trained and scored on, in counts (``dashboards.data_cards``).
     """
 
     name: str
@@ -97,6 +98,7 @@ class Evidence:
     searches: pd.DataFrame = field(default_factory=pd.DataFrame)
     search_failures: pd.DataFrame = field(default_factory=pd.DataFrame)
     seeds_added: bool = False
+    data_cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ingested: IngestedStudy | None = None
     validation: Mapping[str, PredictionSet] = field(default_factory=dict)
     histories: Mapping[str, History] = field(default_factory=dict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dashboards.units import Units
 from search_spaces.exceptions import DataError
-from search_spaces.names import MISSING_CLASS, Column, Kind
+from search_spaces.names import MISSING_CLASS, NO_AGGREGATION, Column, Kind, Unit
 
 _CLASS_KINDS = (Kind.MULTICLASS, Kind.ORDINAL)
 _SUBGROUPS = (Column.SEX, Column.AGE_BAND)
@@ -24,6 +25,10 @@ _SUBGROUPS = (Column.SEX, Column.AGE_BAND)
 class PredictionSet:
     """Truth and logits of one trial on one evaluation set; N images, L labels (classes).
 
+    Where the set is scored by examination or patient, N counts those, and each has one row: the mean or the largest
+    probability over its images. Whoever reads a predictions file gets what is to be scored, so the record and the
+    report cannot disagree.
+
     Attributes:
         name: The evaluation set.
         kind: binary, multiclass, multilabel or ordinal.
@@ -31,13 +36,15 @@ class PredictionSet:
         y: Binary, multilabel: (N, L) float32 of 0, 1 and NaN (masked). Multiclass, ordinal: (N,) int64 into labels, -1
             masked.
         logits: (N, L) float32, before sigmoid or softmax.
-        image: (N,) keyed hashes of the image ids.
+        image: (N,) keyed hashes of the image ids; of the first one where several images are one row.
         patient: (N,) keyed hashes of the patient ids; one key per task, so patients match across trials.
         site: (N,) of the site's name; None if the manifest has none.
         groups: Subgroup column (``sex``, ``age_band``, ``g_*`` without the prefix) -> (N,) of values, None blank.
         set_hash: Stands for the images with their patients and truth; empty if the file does not say.
         shared_patients: Patients whose id is that of one in training or validation; None if it was not looked for.
         same_ids: Whether equal ids mean the same person; in another manifest they need not.
+        aggregation: What a row is: ``none`` for an image, else such as ``patient:mean``.
+        n_images: Images behind the rows; None if it is the number of rows.
     """
 
     name: str
@@ -52,6 +59,13 @@ class PredictionSet:
     set_hash: str = ""
     shared_patients: int | None = None
     same_ids: bool = True
+    aggregation: str = NO_AGGREGATION
+    n_images: int | None = None
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return len(self.logits) if self.n_images is None else self.n_images
 
     @property
     def positives(self) -> dict[str, int]:
@@ -70,6 +84,7 @@ class PredictionReader:
 
     def __init__(self) -> None:
         self._seen: dict[tuple[str, ...], list[tuple[pa.Table, NDArray[Any]]]] = {}
+        self._aggregated: list[tuple[PredictionSet, NDArray[Any] | None, _Aggregated]] = []
 
     def read(self, path: Path) -> PredictionSet:
         """One predictions file.
@@ -92,7 +107,7 @@ class PredictionReader:
         needed = [Column.IMAGE_ID, Column.PATIENT_ID, *truth, *logits]
         if missing := [name for name in needed if name not in table.column_names]:
             raise DataError(f"predictions {path.name} lack the columns {', '.join(missing)}; labels are {list(labels)}")
-        return PredictionSet(
+        images = PredictionSet(
             name=path.stem,
             kind=kind,
             labels=labels,
@@ -110,6 +125,23 @@ class PredictionReader:
             shared_patients=None if shared is None else int(shared),
             same_ids=about.get(b"same_ids", b"true") == b"true",
         )
+        aggregation = (table.schema.metadata or {}).get(b"aggregation", b"").decode() or NO_AGGREGATION
+        if aggregation == NO_AGGREGATION:
+            return images
+        by_study = aggregation.startswith(f"{Unit.STUDY}:")
+        if by_study and Column.STUDY_ID not in table.column_names:
+            raise DataError(f"predictions {path.name} are to be scored by examination, but lack {Column.STUDY_ID}")
+        study = self._shared(table, [Column.STUDY_ID], _text) if by_study else None
+        return self._aggregate(images, study, aggregation)
+
+    def _aggregate(self, images: PredictionSet, study: NDArray[Any] | None, aggregation: str) -> PredictionSet:
+        """One row per examination or patient; all but the logits is worked out once for all trials of a set."""
+        for like, of_study, known in self._aggregated:
+            if of_study is study and _same_images(like, images):
+                return known.with_logits(images, aggregation)
+        known = _Aggregated.of(images, study)
+        self._aggregated.append((images, study, known))
+        return known.with_logits(images, aggregation)
 
     def _shared(self, table: pa.Table, columns: list[str], decode: Callable[[pa.Table], NDArray[Any]]) -> NDArray[Any]:
         part = table.select(columns)
@@ -121,6 +153,50 @@ class PredictionReader:
         array.setflags(write=False)
         seen.append((part, array))
         return array
+
+
+@dataclass(frozen=True, slots=True)
+class _Aggregated:
+    """What the rows of an aggregated set are, without logits."""
+
+    units: Units
+    y: NDArray[Any]
+    groups: dict[str, NDArray[np.object_]]
+    site: NDArray[np.object_] | None
+    image: NDArray[np.str_]
+    patient: NDArray[np.str_]
+
+    @classmethod
+    def of(cls, images: PredictionSet, study: NDArray[Any] | None) -> _Aggregated:
+        units = Units(images.patient) if study is None else Units(images.patient, study)
+        return cls(
+            units=units,
+            y=units.truth(images.y),
+            groups={name: units.values(values) for name, values in images.groups.items()},
+            site=None if images.site is None else units.values(images.site),
+            image=images.image[units.first],
+            patient=images.patient[units.first],
+        )
+
+    def with_logits(self, images: PredictionSet, aggregation: str) -> PredictionSet:
+        how = aggregation.partition(":")[2]
+        return replace(
+            images,
+            y=self.y,
+            logits=self.units.logits(images.logits, how, independent=images.kind not in _CLASS_KINDS),
+            image=self.image,
+            patient=self.patient,
+            site=self.site,
+            groups=self.groups,
+            aggregation=aggregation,
+            n_images=len(images.logits),
+        )
+
+
+def _same_images(a: PredictionSet, b: PredictionSet) -> bool:
+    """Whether two sets share ids, truth and groups, which a reader holds once."""
+    same = a.y is b.y and a.patient is b.patient and a.image is b.image and a.site is b.site
+    return same and a.groups.keys() == b.groups.keys() and all(a.groups[name] is b.groups[name] for name in a.groups)
 
 
 def read_predictions(path: Path) -> PredictionSet:

@@ -23,6 +23,7 @@ import typer
 
 from dashboards import narrative, tracking
 from dashboards.curve_plots import parameter_plots, scale_curves
+from dashboards.data_cards import card_tables, load_data_cards
 from dashboards.evidence import IN_DOMAIN, Evidence, target_results
 from dashboards.evidence_sections import confidence_section, shift_section, speed_section, subgroup_section
 from dashboards.figure_files import write_figures
@@ -154,6 +155,7 @@ def gather(
         plan=plan,
         searches=everything[everything["role"] == Role.SEARCH],
         search_failures=failures[of_search].drop_duplicates("trial_id"),
+        data_cards=load_data_cards(study_name, tracking_uri),
     )
     return evidence, problems
 
@@ -272,7 +274,10 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
             intro="Labelled images that the trials of each amount were trained on, means over trials. Forced patients "
             "were taken in beyond the drawn order because a class would have been missing. Validation images are "
             "labels, too.",
-            tables=(("Training subsets", tables.data),) if len(tables.data) else (),
+            tables=(
+                *((("Training subsets", tables.data),) if len(tables.data) else ()),
+                *card_tables(evidence.data_cards).items(),
+            ),
             empty="No finished trial yet.",
         ),
         *_tuning_section(evidence, tables.tuning),

@@ -114,7 +114,7 @@ def design_of(prediction: PredictionSet, columns: Sequence[str]) -> SetDesign:
     rarest = min(positives, key=lambda label: positives[label])
     index = index_patients(prediction.patient)
     sizes = {
-        "images": len(prediction.patient),
+        "images": prediction.images,
         "patients": len(index.ids),
         "rarest_label": rarest,
         "n_pos": positives[rarest],

@@ -5,6 +5,7 @@ The orchestrator writes with these names and ``dashboards.load`` reads with them
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -54,6 +55,10 @@ class RecordTag:
     """Metrics without a value (such as an AUC of one class), comma-separated; they are not logged."""
     FAILED_STEP = "sc.failed_step"
     PATIENTS_KNOWN = "sc.patients_known"
+    UPSTREAM_OVERLAP = "sc.upstream_overlap"
+    """JSON: evaluation set -> whether the source was trained on its images: no, possible, yes; null if not known."""
+    NEAR_COPIES = "sc.near_copies"
+    """JSON: evaluation set -> images with a near copy in training or validation; null if nobody looked."""
     MANIFEST_HASH = "sc.manifest_hash"
     SEARCH = "sc.search"
     """Id of the search that a search trial belongs to, or that a final trial has its values from."""
@@ -124,6 +129,8 @@ class RecordArtifact:
     REPORT = "report"
     READS = "reads"
     """Folder; one file per report that read test results, only ever added to."""
+    DATA = "data"
+    """Folder of data cards, ``<task>.json`` and ``<task>.md``."""
 
 
 def resolve_tracking_uri(given: str | None = None, home: Path | None = None) -> str:
@@ -316,6 +323,15 @@ def metric_key(prefix: str, name: str) -> str:
     MLflow reads it as a level.
     """
     return f"{prefix}/{_NOT_IN_KEYS.sub('_', name)}"[:250]
+
+
+def tag_mapping(tags: Mapping[str, str], name: str) -> dict[str, Any]:
+    """The mapping in a tag that holds a JSON object; empty if there is none that can be read."""
+    try:
+        value = json.loads(tags.get(name, "{}"))
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def tag_list(tags: Mapping[str, str], name: str) -> list[str]:

@@ -14,6 +14,7 @@ from orchestrator.breaker import Breaker
 from orchestrator.budget import Budget, work_of
 from orchestrator.claims import LOOK_S, Claims, Others
 from orchestrator.course import Course, diverged
+from orchestrator.data_cards import card_markdown, data_cards
 from orchestrator.drivers import DriverNote
 from orchestrator.executor import Executor, Limits
 from orchestrator.places import Places
@@ -92,6 +93,7 @@ class Engine:
             self._console.print(f"cannot be read and stays in the storage: {message}", style="yellow", markup=False)
         searching = self._searching()
         self.record.set_plan(json.dumps(plan_json(self._whole_plan), indent=2))
+        self._describe_data()
         states = self.record.states(t.trial_id for t in self._plan.trials)
         left = remaining(self._plan, states, self._storage.has_weights, diverged_too=self._options.diverged_too)
         todo = left.todo
@@ -109,6 +111,12 @@ class Engine:
         self._finish(summary)
         summary.seconds = time.monotonic() - started
         return summary
+
+    def _describe_data(self) -> None:
+        """Data cards of all tasks; they are small, and what the report says of the data."""
+        cards = data_cards(self._whole_plan, TaskLibrary(self._places.home))
+        texts = {task: (json.dumps(card, indent=2), card_markdown(card)) for task, card in cards.items()}
+        self.record.set_data_cards(texts)
 
     def _searching(self) -> Searching:
         """The searches as the record has them; the plan gets the values that they have chosen."""

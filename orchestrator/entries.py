@@ -201,7 +201,14 @@ def _tags(result: TrialResult) -> dict[str, str]:
         tags[Tag.SUBSET_HASH] = result.subset.subset_hash
         tags[RecordTag.ORDER_HASH] = result.subset.order_hash
         tags[RecordTag.PATIENTS_KNOWN] = result.subset.patients_known
+    if trial.leakage is not None:
+        tags[RecordTag.UPSTREAM_OVERLAP] = _json_line(trial.leakage.upstream_overlap)
+        tags[RecordTag.NEAR_COPIES] = _json_line(trial.leakage.near_copies)
     return texts(tags | _search_tags(result) | _environment_tags(result) | _failure_tags(result), MAX_TAG)
+
+
+def _json_line(facts: Mapping[str, Any]) -> str:
+    return json.dumps(facts, separators=(",", ":"), sort_keys=True)
 
 
 def _search_tags(result: TrialResult) -> dict[str, Any]:

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from dashboards.statistics import metric_names
 from search_spaces.exceptions import DataError
-from search_spaces.names import Column, Kind
-from trainables.predictions import NO_AGGREGATION, set_hash
+from search_spaces.names import NO_AGGREGATION, Column, Kind
+from trainables.predictions import set_hash
 
 _IDS = (Column.IMAGE_ID, Column.PATIENT_ID, Column.STUDY_ID)
 _GROUPS = (Column.SITE, Column.SEX, Column.AGE_BAND)

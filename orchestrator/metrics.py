@@ -73,7 +73,7 @@ def score(predictions: PredictionSet) -> SetMetrics:
 
 
 def _counts(predictions: PredictionSet) -> dict[str, float]:
-    counts = {"n_images": len(predictions.logits), "n_patients": len(np.unique(predictions.patient))}
+    counts = {"n_images": predictions.images, "n_patients": len(np.unique(predictions.patient))}
     positives = {f"n_positive.{label}": n for label, n in predictions.positives.items()}
     return _keyed(predictions.name, counts | positives)
 

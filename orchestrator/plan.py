@@ -7,12 +7,14 @@ network once; it touches no GPU and trains nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator.known_models import KnownModels
-from orchestrator.plan_data import Findings, PlanData, find_leaks, read_data
+from orchestrator.plan_data import Drawn, Findings, PlanData, read_data
+from orchestrator.plan_leaks import find_leaks, note_contents
+from search_spaces.amounts import Amount
 from search_spaces.expand import Cell, Exclusion, Expansion, Trial, expand, gang_of, priority_of
 from search_spaces.files import LoadedStudy
 from search_spaces.identity import Cards, ScaleCard, TaskCard
@@ -22,6 +24,7 @@ from search_spaces.selection import select
 from search_spaces.source_specs import ByScaleSource, CheckpointSource, TransformSource, TrialSource
 from search_spaces.study import GangSpec, Study
 from search_spaces.trial import ResolvedTask, Workspace
+from trainables.evaluation_sets import TaskRows
 from trainables.library import TaskLibrary
 
 Made = TypeVar("Made")
@@ -89,6 +92,8 @@ class Plan:
         notes: What the user should know.
         resolver: Resolves trials; None while there are problems.
         images: Task -> (training, validation) images and per evaluation set.
+        subsets: (task, amount) -> what each subset seed draws.
+        rows: Task -> the rows of its sets.
         searches: Searches that give the targets their values.
     """
 
@@ -101,6 +106,8 @@ class Plan:
     resolver: Resolver | None
     images: dict[str, dict[str, int]]
     searches: tuple[PlannedSearch, ...] = ()
+    subsets: dict[tuple[str, Amount], dict[int, Drawn]] = field(default_factory=dict)
+    rows: dict[str, TaskRows] = field(default_factory=dict)
 
     @property
     def open_searches(self) -> tuple[PlannedSearch, ...]:
@@ -175,7 +182,9 @@ def make_plan(
         chosen = data.drawable(chosen)
         if load_weights:
             note("looking for images of evaluation sets in upstream tasks")
-            find_leaks(data, chosen, library, found)
+            seen = find_leaks(data, chosen, library, found)
+            resolver.alike, resolver.near_copies = seen.alike, seen.near
+            note_contents(resolver, chosen, found)
     sizes = {} if found.problems or not load_weights else _check_weights(loaded, resolver, chosen, models, found, note)
     models.save()
     _note_idle_ranks(study, resolver, chosen, found)
@@ -190,6 +199,8 @@ def make_plan(
         notes=tuple(found.notes),
         resolver=None if found.problems else resolver,
         images=data.images,
+        subsets=data.subsets,
+        rows=data.rows,
         searches=() if found.problems else _searches(study, resolver, chosen, sizes, data),
     )
 
@@ -373,8 +384,9 @@ def _planned(
     images = data.images
     for trial in trials:
         identity, cell = resolver.trial_id(trial), trial.cell
-        subset = data.sizes.get((cell.task, cell.data_fraction), 0)
-        seen = _images_seen(resolver, trial, images.get(cell.task, {}), subset)
+        drawn = data.size(cell.task, cell.data_fraction)
+        of_task = images.get(cell.task, {}) | ({"val": drawn.val_images} if drawn else {})
+        seen = _images_seen(resolver, trial, of_task, drawn.images if drawn else 0)
         parameters = sizes.get(cell.model_scale, 0)
         pixels = resolver.scale(cell.model_scale).input_size ** 2
         entry = PlannedTrial(

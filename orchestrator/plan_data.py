@@ -1,4 +1,4 @@
-"""What the trials of a plan read: rows, subsets, and whether an evaluation set was trained on upstream."""
+"""What the trials of a plan read: rows and subsets."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import numpy as np
-import pandas as pd
-
 from search_spaces.amounts import Amount
 from search_spaces.exceptions import ScalecurvesError, UserError
 from search_spaces.expand import Cell, Exclusion, Trial
-from search_spaces.names import Column, Role
 from search_spaces.trial import ResolvedTask
-from trainables.evaluation_sets import EvaluationRows, TaskRows, task_rows
+from trainables.evaluation_sets import TaskRows, task_rows
 from trainables.library import TaskLibrary
-from trainables.manifest import Manifest
-from trainables.subsets import EmptyCell, PatientOrder
+from trainables.subsets import EmptyCell, PatientOrder, SubsetPool
 
 Made = TypeVar("Made")
 
@@ -48,19 +43,38 @@ class Findings:
             self.problems.append(text)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """Counts of one subset.
+
+    Attributes:
+        images: Training images.
+        patients: Their patients, forced ones included.
+        forced_patients: Those taken in because a class would be missing.
+        val_images: Images that select; labels, too.
+        positives: Label -> positive images (multiclass: images of the class).
+    """
+
+    images: int
+    patients: int
+    forced_patients: int
+    val_images: int
+    positives: dict[str, int]
+
+
 @dataclass(slots=True, kw_only=True)
 class PlanData:
     """What the trials of a plan read.
 
     Attributes:
         rows: Task -> its rows.
-        sizes: (task, amount) -> images of the subset.
+        subsets: (task, amount) -> what each subset seed draws.
         empty: (task, amount) -> why no subset can be drawn.
         exclusions: Cells that are left out for that.
     """
 
     rows: dict[str, TaskRows] = field(default_factory=dict)
-    sizes: dict[tuple[str, Amount], int] = field(default_factory=dict)
+    subsets: dict[tuple[str, Amount], dict[int, Drawn]] = field(default_factory=dict)
     empty: dict[tuple[str, Amount], str] = field(default_factory=dict)
     exclusions: list[Exclusion] = field(default_factory=list)
 
@@ -72,6 +86,11 @@ class PlanData:
             | {set_name: len(of_set.positions) for set_name, of_set in rows.sets.items()}
             for name, rows in self.rows.items()
         }
+
+    def size(self, task: str, amount: Amount) -> Drawn | None:
+        """What the last subset seed draws; None if nothing can be drawn. Seeds differ by a patient or two."""
+        seeds = self.subsets.get((task, amount))
+        return list(seeds.values())[-1] if seeds else None
 
     def drawable(self, trials: Iterable[Trial]) -> list[Trial]:
         """The trials whose subset, and those of all that they start from, can be drawn; notes the cells of others."""
@@ -87,7 +106,7 @@ class PlanData:
         return kept
 
     def _why_not(self, trial: Trial) -> str | None:
-        for link in (*_chain(trial), *(up for searched in trial.search for up in _chain(searched))):
+        for link in (*chain(trial), *(up for searched in trial.search for up in chain(searched))):
             reason = self.empty.get((link.cell.task, link.cell.data_fraction))
             if reason is not None:
                 return reason if link.cell == trial.cell else f"its source's trial {link.cell.label}: {reason}"
@@ -104,91 +123,55 @@ def read_data(
         if rows is None:
             continue
         data.rows[name] = rows
-        pool = rows.pool(task.labels)
+        pool = SubsetPool(rows.pool(task.labels), task.labels, task.kind)
+        scaled = task.validation == "scaled"
+        val_pool = SubsetPool(rows.val_pool(task.labels), task.labels, task.kind) if scaled else None
         mine = [t for t in trials if t.cell.task == name]
         for seed in dict.fromkeys(t.seed.subset for t in mine):
-            order = PatientOrder(pool, task.labels, task.kind, seed)
+            draw = _Draw(pool.order(seed), val_pool.order(seed) if val_pool else None, len(rows.val), name)
             for amount in dict.fromkeys(t.cell.data_fraction for t in mine):
-                size = found.attempt(_subset_size, order, amount, name)
-                if isinstance(size, int):
-                    data.sizes[name, amount] = size
-                elif size is not None:
-                    data.empty.setdefault((name, amount), f"{size} (subset seed {seed})")
+                drawn = found.attempt(draw, amount)
+                if isinstance(drawn, Drawn):
+                    data.subsets.setdefault((name, amount), {})[seed] = drawn
+                elif drawn is not None:
+                    data.empty.setdefault((name, amount), f"{drawn} (subset seed {seed})")
     return data
 
 
-def find_leaks(data: PlanData, trials: Iterable[Trial], library: TaskLibrary, found: Findings) -> None:
-    """A trial must not start from weights that have seen what it is scored on.
-
-    Patients of one manifest and files under one path are a problem; images of equal content under other paths are
-    noted, as blank images are equal, too.
-    """
-    targets = [t for t in trials if t.role is Role.TARGET]
-    pairs = {(t.cell.task, link.cell.task): None for t in targets for link in _chain(t)[1:]}
-    images = _Images(library)
-    for task, upstream in pairs:
-        target, source = data.rows.get(task), data.rows.get(upstream)
-        if target is None or source is None or task == upstream:
-            continue
-        for name, rows in target.sets.items():
-            same, alike = images.shared(rows, source)
-            place = f"evaluation set {name!r} of task {task!r}"
-            if same:
-                found.problem(
-                    f"{place}: {same} of its {len(rows.positions)} images are of {source.manifest.grouping}s, or in "
-                    f"files, that its source's task {upstream!r} trains or selects on. Give {upstream!r} the same "
-                    "held_out set or a where that leaves them out, or import both with splits that keep them apart"
-                )
-            elif alike:
-                found.notes.append(
-                    f"{place}: {alike} of its {len(rows.positions)} images are equal, byte for byte, to images that "
-                    f"its source's task {upstream!r} trains or selects on"
-                )
-
-
-class _Images:
-    """Where the images of manifests lie and what they hold, looked up once."""
-
-    def __init__(self, library: TaskLibrary) -> None:
-        self._library = library
-        self._known: dict[tuple[str, str], pd.DataFrame] = {}
-
-    def shared(self, rows: EvaluationRows, source: TaskRows) -> tuple[int, int]:
-        """Images of an evaluation set that a task has seen: by patient or place, and by content under other paths."""
-        seen = np.concatenate([source.train, source.val])
-        key = rows.manifest.key
-        if key == source.manifest.key:
-            patients = rows.manifest.table[Column.PATIENT_ID]
-            return int(patients.iloc[rows.positions].isin(set(patients.iloc[seen])).sum()), 0
-        here = self._of(rows.manifest).iloc[rows.positions]
-        there = self._of(source.manifest).iloc[seen]
-        same = here["place"].isin(set(there["place"]))
-        alike = here["sha256"].isin(set(there["sha256"])) & ~same
-        return int(same.sum()), int(alike.sum())
-
-    def _of(self, manifest: Manifest) -> pd.DataFrame:
-        """Columns place (path and frame) and sha256, a row per image."""
-        if manifest.key not in self._known:
-            resolved: dict[str, str] = {}
-            places = []
-            for row in range(len(manifest)):
-                file = manifest.file(row)
-                folder = resolved.setdefault(str(file.parent), str(file.parent.resolve()))
-                places.append(f"{folder}/{file.name}#{manifest.frame(row)}")
-            self._known[manifest.key] = self._library.byte_digests(manifest).assign(place=places)
-        return self._known[manifest.key]
-
-
-def _chain(trial: Trial) -> list[Trial]:
+def chain(trial: Trial) -> list[Trial]:
     """The trial and those that it starts from."""
-    return [trial, *(_chain(trial.upstream) if trial.upstream else [])]
+    return [trial, *(chain(trial.upstream) if trial.upstream else [])]
 
 
-def _subset_size(order: PatientOrder, amount: Amount, task: str) -> int | EmptyCell:
-    """Images of the subset, or why it cannot be trained."""
-    try:
-        return len(order.draw(amount).rows)
-    except EmptyCell as error:
-        return error
-    except UserError as error:
-        raise UserError(f"task {task!r}, data_fraction {amount.label}: {error}") from None
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """Draws the subsets of one task and subset seed.
+
+    Attributes:
+        order: Of the training patients.
+        val_order: Of the validation patients, if validation is scaled.
+        val_images: All of validation.
+        task: Name, for messages.
+    """
+
+    order: PatientOrder
+    val_order: PatientOrder | None
+    val_images: int
+    task: str
+
+    def __call__(self, amount: Amount) -> Drawn | EmptyCell:
+        """Counts of the subset, or why it cannot be trained."""
+        try:
+            subset = self.order.draw(amount)
+        except EmptyCell as error:
+            return error
+        except UserError as error:
+            raise UserError(f"task {self.task!r}, data_fraction {amount.label}: {error}") from None
+        val = self.val_images if self.val_order is None else len(self.val_order.draw_share(subset.share).rows)
+        return Drawn(
+            images=len(subset.rows),
+            patients=subset.patients,
+            forced_patients=subset.forced_patients,
+            val_images=val,
+            positives=subset.positives,
+        )

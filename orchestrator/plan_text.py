@@ -6,10 +6,12 @@ from collections import Counter
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cluster.capacity import Shape
 from orchestrator.plan import Plan
+from orchestrator.plan_labels import label_rows, range_text
 from search_spaces.names import AXES, Role
 from search_spaces.tuning import Tuning
 
@@ -29,6 +31,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "problems": list(plan.problems),
         "notes": list(plan.notes),
         "images": plan.images,
+        "labels": label_rows(plan.subsets),
         "targets": [
             {
                 "trial_id": None if t.trial.is_open else t.trial_id,
@@ -63,6 +66,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         console.print(_tuning_line(plan, plan.study.tuning), markup=False, highlight=False)
     if plan.images:
         console.print(_task_table(plan))
+    if plan.subsets:
+        console.print(_label_table(plan))
     for number, stage in enumerate(plan.stages()):
         roles = Counter(t.trial.role for t in stage)
         console.print(f"stage {number}: {roles[Role.TARGET]} targets, {roles[Role.UPSTREAM]} upstream")
@@ -85,6 +90,16 @@ def _tuning_line(plan: Plan, tuning: Tuning) -> str:
         f"{len(plan.searches)} cells{with_seeds}, {tuning.generation_size} at a time, so "
         f"{len(plan.searches) * tuning.trials_per_cell} search trials. Upstream trials are not tuned."
     )
+
+
+def _label_table(plan: Plan) -> Table:
+    """What the amounts are in images; ranges are over subset seeds. Validation is counted: it selects."""
+    columns = ("task", "data_fraction", "training images", "patients", "of them forced", "validation", "labels in all")
+    table = Table(*columns, box=None, pad_edge=False)
+    names = ("images", "patients", "forced_patients", "val_images", "labelled_images")
+    for row in label_rows(plan.subsets):
+        table.add_row(escape(row["task"]), row["data_fraction"], *(range_text(row[name]) for name in names))
+    return table
 
 
 def _task_table(plan: Plan) -> Table:

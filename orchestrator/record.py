@@ -232,6 +232,16 @@ class Record:
         """Store the plan (JSON text) on the parent run."""
         self._retrying(lambda: self._client.log_text(self.parent_id, plan, RecordArtifact.PLAN))
 
+    def set_data_cards(self, cards: Mapping[str, tuple[str, str]]) -> None:
+        """Store the data card of each task, as JSON and as Markdown, under ``data/`` of the parent run."""
+
+        def put() -> None:
+            for task, (as_json, as_markdown) in cards.items():
+                for text, suffix in ((as_json, "json"), (as_markdown, "md")):
+                    self._client.log_text(self.parent_id, text, f"{RecordArtifact.DATA}/{task}.{suffix}")
+
+        self._retrying(put)
+
     def set_progress(self, counts: Mapping[str, int]) -> None:
         """Rewrite the parent run's note with the number of target trials per state."""
         note = study_note(self.study, counts)

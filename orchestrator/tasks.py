@@ -19,6 +19,7 @@ from search_spaces.exceptions import UserError
 from search_spaces.home import scalecurves_home
 from search_spaces.names import Column, Kind, Split
 from trainables.checks import CheckReport, check_task, label_counts
+from trainables.contact_sheet import write_contact_sheet
 from trainables.duplicates import without_duplicates
 from trainables.importers import (
     BlankLabels,
@@ -122,6 +123,9 @@ def import_(
         int | None,
         typer.Option(help="Bits of 16-bit images, 8 to 16; else the fewest of 8, 10, 12, 14, 16 that hold all."),
     ] = None,
+    unopened: Annotated[
+        bool, typer.Option("--unopened", help="Look for and open no image now (large or remote data); check does.")
+    ] = False,
     split: Annotated[str, typer.Option(help="Shares of train,val,test if the data set has no split.")] = "0.7,0.1,0.2",
     split_seed: Annotated[int, typer.Option(help="Draws that split.")] = 0,
     drop_duplicates: Annotated[
@@ -162,6 +166,7 @@ def import_(
             window=window_of(window),
             quarantine=quarantine,
             derived=folder / _DERIVED,
+            unopened=unopened,
             split=_shares(split),
             split_seed=split_seed,
         )
@@ -198,10 +203,21 @@ def list_(
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="Name of a task, or folder of a manifest.")]) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="Name of a task, or folder of a manifest.")],
+    contact_sheet: Annotated[
+        Path | None,
+        typer.Option("--contact-sheet", metavar="FILE", help="Also write a picture: some images of each split."),
+    ] = None,
+) -> None:
     """One task: labels with counts per split, patients, sites, groups."""
+    console = make_console()
     with user_errors():
-        _print_manifest(TaskLibrary(scalecurves_home()).load(name), make_console())
+        manifest = TaskLibrary(scalecurves_home()).load(name)
+        _print_manifest(manifest, console)
+        if contact_sheet is not None:
+            count = write_contact_sheet(manifest, contact_sheet)
+            console.print(f"  {count} images in {escape(str(contact_sheet))}, patients' data", highlight=False)
 
 
 @app.command()

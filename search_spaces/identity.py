@@ -53,11 +53,13 @@ class TaskCard:
         manifest_hash: Content hash, image bytes included.
         kind: binary, multiclass, multilabel, ordinal or segmentation.
         labels: All its labels (classes) in order.
+        importer: What made it; a data set's own importer is named after it.
     """
 
     manifest_hash: str
     kind: str
     labels: tuple[str, ...]
+    importer: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +168,10 @@ def _file_loader(weights: CheckpointSource) -> dict[str, Any]:
 
 
 def task_identity(task: ResolvedTask) -> dict[str, Any]:
-    """Manifest content, rows, held-out rows, labels, label policy and the metric that selects."""
+    """Manifest content, rows, held-out rows, labels, label policy and the metric that selects.
+
+    ``blank`` and ``validation`` stand in it where they are not the default.
+    """
     held_out = sorted(canonical(_rows(where)) for where in task.held_out)
     return {
         "manifest_hash": task.manifest_hash,
@@ -175,6 +180,8 @@ def task_identity(task: ResolvedTask) -> dict[str, Any]:
         "labels": list(task.labels),
         "label_policy": task.label_policy,
         "primary": task.primary,
+        **({"blank": task.blank} if task.blank != "mask" else {}),
+        **({"validation": task.validation} if task.validation != "fixed" else {}),
     }
 
 

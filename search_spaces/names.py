@@ -31,6 +31,18 @@ class Split(StrEnum):
     UNUSED = "unused"
 
 
+class Unit(StrEnum):
+    """What one row is when an evaluation set is scored."""
+
+    IMAGE = "image"
+    STUDY = "study"
+    PATIENT = "patient"
+
+
+NO_AGGREGATION = "none"
+"""Predictions are scored image by image; otherwise ``<unit>:<mean or max>``."""
+
+
 class State(StrEnum):
     """Where a trial stands in the record."""
 

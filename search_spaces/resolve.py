@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from search_spaces.amounts import Seed
+from search_spaces.contents import Overlap
 from search_spaces.exceptions import UserError, unknown
 from search_spaces.expand import Cell, Trial, matches, protocol_of
 from search_spaces.identity import (
@@ -20,11 +21,13 @@ from search_spaces.identity import (
     task_identity,
     trial_id,
 )
+from search_spaces.label_policy import settled_policy
 from search_spaces.ladders import ladder
 from search_spaces.models import identity_fields
 from search_spaces.names import Kind, Role
 from search_spaces.normalisation import Normalisation
 from search_spaces.protocol import Protocol, changed
+from search_spaces.seen import SetOverlap, set_overlaps
 from search_spaces.source_specs import (
     ByScaleSource,
     CheckpointSource,
@@ -38,6 +41,7 @@ from search_spaces.source_specs import (
 )
 from search_spaces.study import Study
 from search_spaces.trial import (
+    LeakageFacts,
     MeanVarSource,
     PartialSource,
     ResolvedScale,
@@ -77,6 +81,10 @@ class Resolver:
         self._keys: dict[tuple[Cell, str | None, str], str] = {}
         self._texts: dict[tuple[Any, ...], str] = {}
         self._ids: dict[tuple[Cell, Seed, str], str] = {}
+        self.alike: set[tuple[str, str, str]] = set()
+        """(task, evaluation set, upstream task) that hold images of equal bytes; found by a plan."""
+        self.near_copies: dict[str, dict[str, int]] = {}
+        """Task -> evaluation set -> images that training or validation has a near copy of; found by a plan."""
 
     def trial_id(self, trial: Trial) -> str:
         """The trial's id (16 hexadecimal digits).
@@ -119,6 +127,28 @@ class Resolver:
             protocol=self.protocol_of(trial),
             workspace=workspace,
             search=self._search_facts(trial),
+            leakage=None if trial.role is Role.SEARCH else self._leakage(trial),
+        )
+
+    def overlaps(self, trial: Trial) -> dict[str, SetOverlap]:
+        """Evaluation set -> whether the trial's initial weights may have seen its images."""
+        found = set_overlaps(self._study, self._cards, trial)
+        link = trial.upstream
+        while link is not None:
+            for name, overlap in found.items():
+                upstream = link.cell.task
+                if overlap.overlap is not Overlap.POSSIBLE and (trial.cell.task, name, upstream) in self.alike:
+                    reason = f"task {upstream!r}, which it comes from, holds images of equal bytes"
+                    found[name] = SetOverlap(Overlap.POSSIBLE, reason)
+            link = link.upstream
+        return found
+
+    def _leakage(self, trial: Trial) -> LeakageFacts:
+        near = self.near_copies.get(trial.cell.task, {})
+        overlaps = self.overlaps(trial)
+        return LeakageFacts(
+            upstream_overlap={name: found.overlap for name, found in overlaps.items()},
+            near_copies={name: near.get(name) for name in overlaps},
         )
 
     def protocol_of(self, trial: Trial) -> Protocol:
@@ -174,7 +204,7 @@ class Resolver:
             for label in spec.labels or ():
                 if label not in card.labels:
                     raise UserError(unknown("label", label, card.labels, f"tasks.{name}.labels"))
-            kind = Kind(card.kind)
+            kind, labels = Kind(card.kind), spec.labels or card.labels
             if kind is Kind.SEGMENTATION:
                 raise UserError(
                     f"tasks.{name}: manifest {spec.manifest!r} holds masks; segmentation cannot be trained yet"
@@ -188,10 +218,12 @@ class Resolver:
                 manifest=spec.manifest,
                 manifest_hash=card.manifest_hash,
                 kind=card.kind,
-                labels=spec.labels or card.labels,
+                labels=labels,
                 where=spec.where,
                 held_out=tuple(s.where for s in spec.evaluate.values() if s.held_out),
-                label_policy=spec.label_policy,
+                label_policy=settled_policy(spec.label_policy, spec.blank, labels, kind, f"tasks.{name}"),
+                blank=spec.blank,
+                validation=spec.validation,
                 primary=spec.primary,
                 evaluate=spec.evaluate,
                 groups=self._study.statistics.groups,

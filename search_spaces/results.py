@@ -9,7 +9,7 @@ from pydantic import Field
 
 from search_spaces.models import StrictModel
 from search_spaces.names import FailureClass, State
-from search_spaces.trial import ResolvedTrial
+from search_spaces.trial import LeakageFacts, ResolvedTrial
 
 
 class Order(StrEnum):
@@ -57,6 +57,7 @@ class SubsetFacts(StrictModel):
         pool_patients: Patients of the whole training set.
         val_images: Labelled images used for selection; they are labels too.
         val_patients: Their patients.
+        val_hash: As ``subset_hash``, of a validation set that is scaled with the amount; empty if it is all of it.
         patients_known: Whether the manifest knows patients; if not, every image counts as one.
     """
 
@@ -70,6 +71,7 @@ class SubsetFacts(StrictModel):
     pool_patients: int
     val_images: int
     val_patients: int
+    val_hash: str = ""
     patients_known: bool
 
 
@@ -165,3 +167,8 @@ class TrialResult(StrictModel):
     resumed_from: int = 0
     extra: dict[str, Any] = Field(default_factory=dict)
     """Further derived facts; nothing reads them but people."""
+
+    @property
+    def leakage(self) -> LeakageFacts:
+        """What is known of images on both sides of an evaluation; empty for trials that were recorded without."""
+        return self.trial.leakage or LeakageFacts()

@@ -11,8 +11,9 @@ from pydantic import Field, field_validator, model_validator
 from search_spaces.amounts import Amount, expand_seeds
 from search_spaces.exceptions import unknown
 from search_spaces.label_maps import label_map_of
+from search_spaces.label_policy import BlankPolicy, LabelPolicy
 from search_spaces.models import StrictModel
-from search_spaces.names import AXES
+from search_spaces.names import AXES, NO_AGGREGATION, Unit
 from search_spaces.normalisation import NORMALISATIONS as NORMALISATIONS
 from search_spaces.normalisation import Normalisation as Normalisation
 from search_spaces.protocol import Protocol
@@ -56,6 +57,9 @@ class EvaluationSetSpec(StrictModel):
             of them form this set.
         label_map: This task's label -> the other manifest's label; labels not named are masked. Equal names if not
             given. Or the name of a shipped map, such as ``chexpert_to_chestxray14``.
+        aggregate: What is scored: each ``image``, or all images of a ``study`` (examination) or ``patient`` as one.
+            One is positive for a label if one of its images is; an ordinal one has its highest class.
+        aggregate_by: Its probability: the ``mean`` over its images, or the largest (``max``).
         split: Splits to use; ``test`` if neither ``manifest`` nor ``held_out`` is given, else all.
     """
 
@@ -64,6 +68,13 @@ class EvaluationSetSpec(StrictModel):
     held_out: bool = False
     label_map: dict[str, str] | None = None
     split: tuple[str, ...] | None = None
+    aggregate: Unit = Unit.IMAGE
+    aggregate_by: Literal["mean", "max"] = "mean"
+
+    @property
+    def aggregation(self) -> str:
+        """Short text for predictions: ``none``, ``patient:mean``."""
+        return NO_AGGREGATION if self.aggregate is Unit.IMAGE else f"{self.aggregate}:{self.aggregate_by}"
 
     @field_validator("label_map", mode="before")
     @classmethod
@@ -77,17 +88,28 @@ class TaskSpec(StrictModel):
     Attributes:
         manifest: Name of an imported manifest (``python -m orchestrator.tasks list``).
         primary: Metric that selects on validation and leads the report.
+        data_sets: Other names of the data set, or of those that it is drawn from, to be compared with the ``contents``
+            of sources; the manifest's and its importer's name are compared anyway.
         labels: The labels (classes) to learn, in this order; all of the manifest if not given.
         where: Keeps only rows with these values, in every split.
-        label_policy: What an uncertain label is in training: masked (``ignore``), 1 or 0. Evaluation always masks.
+        label_policy: What an uncertain label is in training: masked (``ignore``), 1 (``ones``), 0 (``zeros``), or at
+            each access a fresh draw from [0.55, 0.85] (``lsr_ones``) or [0, 0.3] (``lsr_zeros``). One for all labels,
+            or label -> policy. Evaluation always masks.
+        blank: What a blank label is in training: masked, or 0 (``zero``). Evaluation always masks. A data set that
+            writes findings only where they are present is better imported with ``--blank-labels negative``.
+        validation: ``fixed``: all validation images at every amount. ``scaled``: the same share of them as of the
+            training images, drawn by the same rule, so that few labels are few labels in all.
         evaluate: Evaluation sets by name; ``test`` is always among them.
     """
 
     manifest: str
     primary: Literal["auc", "auc_macro", "accuracy", "balanced_accuracy", "nll", "kappa"]
+    data_sets: tuple[str, ...] = ()
     labels: tuple[str, ...] | None = None
     where: Where = {}
-    label_policy: Literal["ignore", "ones", "zeros"] = "ignore"
+    label_policy: LabelPolicy = "ignore"
+    blank: BlankPolicy = "mask"
+    validation: Literal["fixed", "scaled"] = "fixed"
     evaluate: dict[str, EvaluationSetSpec] = Field(default={}, validate_default=True)
 
     @field_validator("evaluate")

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from search_spaces.amounts import Amount, Seed
+from search_spaces.contents import Overlap
+from search_spaces.label_policy import BlankPolicy, LabelPolicy
 from search_spaces.models import StrictModel
 from search_spaces.names import Role
 from search_spaces.normalisation import Normalisation
@@ -97,7 +99,9 @@ class ResolvedTask(StrictModel):
         labels: Labels (classes) to learn, in the order of the model's outputs.
         where: Rows kept.
         held_out: ``where`` of every held-out evaluation set; their patients are never trained on.
-        label_policy: What an uncertain label is in training.
+        label_policy: What an uncertain label is in training; every label named, or one policy for all.
+        blank: What a blank label is in training.
+        validation: Whether validation is all of it or shrinks with the amount.
         primary: Metric that selects on validation.
         evaluate: Evaluation sets; not part of the identity.
         groups: Manifest columns that predictions carry for subgroup results; not part of the identity.
@@ -110,7 +114,9 @@ class ResolvedTask(StrictModel):
     labels: tuple[str, ...]
     where: Where = {}
     held_out: tuple[Where, ...] = ()
-    label_policy: Literal["ignore", "ones", "zeros"] = "ignore"
+    label_policy: LabelPolicy = "ignore"
+    blank: BlankPolicy = "mask"
+    validation: Literal["fixed", "scaled"] = "fixed"
     primary: str
     evaluate: dict[str, EvaluationSetSpec] = {}
     groups: tuple[str, ...] = ()
@@ -154,6 +160,21 @@ class SearchFacts(StrictModel):
     trial_ids: tuple[str, ...]
 
 
+class LeakageFacts(StrictModel):
+    """What is known of images on both sides of an evaluation. Never part of the identity.
+
+    Attributes:
+        upstream_overlap: Evaluation set -> whether the initial weights were trained on its images: ``no``, ``possible``
+            (the same data set, or one drawn from it, by the names that sources declare); ``yes`` is refused by a plan.
+            None where a source declares nothing.
+        near_copies: Evaluation set -> images that are copies or near copies of training or validation images. None
+            where nobody looked (``tasks check`` does).
+    """
+
+    upstream_overlap: dict[str, Overlap | None] = {}
+    near_copies: dict[str, int | None] = {}
+
+
 class ResolvedTrial(StrictModel):
     """One trial, ready to train.
 
@@ -165,6 +186,7 @@ class ResolvedTrial(StrictModel):
         role: target, upstream or search.
         axes: Axis -> value as text, for tags.
         search: Where the tuned values of the protocol come from; None if it was not tuned.
+        leakage: What the plan found on both sides; None for search trials, which are not scored.
     """
 
     trial_id: str = Field(pattern=r"^[0-9a-f]{16}$")
@@ -181,3 +203,4 @@ class ResolvedTrial(StrictModel):
     protocol: Protocol
     workspace: Workspace
     search: SearchFacts | None = None
+    leakage: LeakageFacts | None = None

@@ -28,6 +28,7 @@ class Stream(StrEnum):
     AUGMENT = "augment"
     MIX = "mix"
     FORWARD = "forward"
+    LABELS = "labels"
 
 
 def stream_seed(seed: int, stream: Stream, *at: int) -> int:

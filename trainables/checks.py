@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from search_spaces.names import MISSING_CLASS, UNCERTAIN, Column, Split
-from trainables.duplicates import identical_images
+from trainables.check_memory import CheckSummary, remember_check
+from trainables.copies import NOT_LOOKED_FOR, find_copies
 from trainables.library import TaskLibrary
 from trainables.manifest import CLASS_KINDS, Manifest, label_columns
 from trainables.release_counts import release_note
-from trainables.row_checks import FAINT_SPAN, read_rows
+from trainables.row_checks import FAINT_SPAN, RowsRead, read_rows
 from trainables.row_problems import in_words
 from trainables.splits import patients_in_two_splits
 from trainables.store_cache import cached_stores, damaged_shards
@@ -49,8 +50,8 @@ def check_task(library: TaskLibrary, name: str) -> CheckReport:
     Errors: missing or unreadable images and masks, masks of another size than their image, patients in two splits, a
     test image that is also in another split, a split without images, a label without positives or negatives in one, an
     image store whose bytes are not those that were written.
-    Warnings: near-empty labels, constant images, other identical images, images without any label, much missing
-    metadata, patients not known.
+    Warnings: near-empty labels, constant images, other identical images, near copies across an evaluation, images
+    without any label, much missing metadata, patients not known.
 
     Args:
         library: Where the task is.
@@ -61,16 +62,26 @@ def check_task(library: TaskLibrary, name: str) -> CheckReport:
         DataError: The manifest is damaged, or a label value lies outside the classes.
     """
     manifest = library.load(name)
-    errors, warnings = _image_problems(manifest)
+    read = read_rows(manifest)
+    errors, warnings = _image_problems(manifest, read)
+    copies = NOT_LOOKED_FOR if errors else find_copies(library, manifest, read.hashes, read.plain)
     for found_errors, found_warnings in (
         _leaks(manifest),
-        _duplicates(library, manifest, files_are_there=not errors),
+        (copies.errors, copies.warnings),
         _damaged_stores(library, manifest, files_are_there=not errors),
         _label_problems(manifest),
         _metadata(manifest),
     ):
         errors += found_errors
         warnings += found_warnings
+    summary = CheckSummary(
+        content_hash="" if copies is NOT_LOOKED_FOR else library.content_hash(manifest),
+        errors=len(errors),
+        warnings=len(warnings),
+        identical_sets=copies.identical_sets,
+        near_copies=copies.near_copies,
+    )
+    remember_check(library, manifest, summary)
     return CheckReport(errors=tuple(errors), warnings=tuple(warnings), facts=_facts(manifest))
 
 
@@ -133,8 +144,7 @@ def _label_values(manifest: Manifest) -> Iterator[tuple[str, pd.Series[float]]]:
             yield name, manifest.table[column].astype(float)
 
 
-def _image_problems(manifest: Manifest) -> tuple[list[str], list[str]]:
-    read = read_rows(manifest)
+def _image_problems(manifest: Manifest, read: RowsRead) -> tuple[list[str], list[str]]:
     remedy = "for DICOM files give --window on import, for 16-bit images --bit-depth"
     kinds = (
         (read.constant, "have one single value in all pixels", ""),
@@ -163,22 +173,6 @@ def _leaks(manifest: Manifest) -> tuple[list[str], list[str]]:
     return errors, warnings
 
 
-def _duplicates(library: TaskLibrary, manifest: Manifest, files_are_there: bool) -> tuple[list[str], list[str]]:
-    if not files_are_there:
-        return [], ["identical images were not looked for: first all images must be readable"]
-    found = identical_images(manifest.table, library.byte_digests(manifest))
-    errors = [f"identical images on both sides of an evaluation: {_copies(c)}" for c in found if _spoils_evaluation(c)]
-    across = [c for c in found if c[Column.SPLIT].nunique() > 1 and not _spoils_evaluation(c)]
-    inside = [c for c in found if c[Column.SPLIT].nunique() == 1]
-    remedy = "import with --drop-duplicates marks all but one as unused"
-    warnings = [
-        f"{len(sets)} sets of identical images {where}, such as {_copies(sets[0])}; {remedy}"
-        for sets, where in ((across, "in train and val"), (inside, "inside a split"))
-        if sets
-    ]
-    return [f"{error}; {remedy}" for error in errors], warnings
-
-
 def _damaged_stores(library: TaskLibrary, manifest: Manifest, files_are_there: bool) -> tuple[list[str], list[str]]:
     if not files_are_there:
         return [], []
@@ -186,15 +180,6 @@ def _damaged_stores(library: TaskLibrary, manifest: Manifest, files_are_there: b
     own = [s.path for s in cached_stores(library.home) if s.is_finished and s.path.name.startswith(content)]
     damaged = [path for path in own if damaged_shards(path)]
     return [f"image store {path} is damaged; delete it, and it is built again" for path in damaged], []
-
-
-def _spoils_evaluation(copies: pd.DataFrame) -> bool:
-    """Between train and val a copy flatters the selection only; in test or external it flatters the result."""
-    return copies[Column.SPLIT].nunique() > 1 and bool(copies[Column.SPLIT].isin((Split.TEST, Split.EXTERNAL)).any())
-
-
-def _copies(copies: pd.DataFrame) -> str:
-    return ", ".join(f"{i} ({s})" for i, s in zip(copies[Column.IMAGE_ID], copies[Column.SPLIT], strict=True))
 
 
 def _label_problems(manifest: Manifest) -> tuple[list[str], list[str]]:

@@ -32,6 +32,7 @@ from trainables.label_values import (
 )
 from trainables.library import TaskLibrary
 from trainables.manifest import CLASS_KINDS, Manifest
+from trainables.scored_units import check_units
 
 Positions = NDArray[np.int64]
 
@@ -67,8 +68,9 @@ class TaskRows:
     Attributes:
         manifest: The task's manifest.
         train: Ascending rows of the training pool, shape (images,).
-        train_targets: Labels of the pool under the task's label policy: (images, labels) float32, NaN masked; or
-            (images,) int64 positions in the task's classes.
+        train_targets: Labels of the pool under the task's label policy: (images, labels) float32, NaN masked and
+            between 0 and 1 where drawn at each access; or (images,) int64 positions in the task's classes.
+        train_raw: The same as the manifest has them, see ``EvaluationRows.raw``.
         val_set: Validation; scored like an evaluation set.
         sets: Evaluation sets by name, in the study's order.
         left_out: Why -> number of rows of the task's splits that it takes away.
@@ -77,6 +79,7 @@ class TaskRows:
     manifest: Manifest
     train: Positions
     train_targets: NDArray[Any]
+    train_raw: NDArray[Any]
     val_set: EvaluationRows
     sets: dict[str, EvaluationRows]
     left_out: dict[str, int]
@@ -97,11 +100,17 @@ class TaskRows:
         Args:
             labels: The task's labels.
         """
-        ids = self.manifest.table[[Column.IMAGE_ID, Column.PATIENT_ID]].iloc[self.train].reset_index(drop=True)
-        if self.train_targets.ndim == 1:
-            return ids.assign(**{Column.Y: self.train_targets})
-        columns = {Column.LABEL_PREFIX + label: self.train_targets[:, k] for k, label in enumerate(labels)}
-        return ids.assign(**columns)
+        return self._drawn_from(self.train, self.train_targets, labels)
+
+    def val_pool(self, labels: tuple[str, ...]) -> pd.DataFrame:
+        """The same of validation, one row per entry of ``val``."""
+        return self._drawn_from(self.val, self.val_set.targets, labels)
+
+    def _drawn_from(self, positions: Positions, targets: NDArray[Any], labels: tuple[str, ...]) -> pd.DataFrame:
+        ids = self.manifest.table[[Column.IMAGE_ID, Column.PATIENT_ID]].iloc[positions].reset_index(drop=True)
+        if targets.ndim == 1:
+            return ids.assign(**{Column.Y: targets})
+        return ids.assign(**{Column.LABEL_PREFIX + label: targets[:, k] for k, label in enumerate(labels)})
 
 
 def task_rows(library: TaskLibrary, task: ResolvedTask) -> TaskRows:
@@ -144,7 +153,8 @@ class _Rows:
         self._of_held_patient = self._patients.isin(self._patients[held]).to_numpy(dtype=bool)
 
     def all(self) -> TaskRows:
-        train_targets = trained_values(self._raw, self._task.label_policy)
+        task = self._task
+        train_targets = trained_values(self._raw, task.labels, task.label_policy, task.blank)
         val_targets = scored_values(self._raw)
         train = self._split_rows(Split.TRAIN, train_targets)
         val = self._split_rows(Split.VAL, val_targets)
@@ -154,6 +164,7 @@ class _Rows:
             manifest=self._manifest,
             train=train,
             train_targets=train_targets[train],
+            train_raw=self._raw[train],
             val_set=EvaluationRows(
                 manifest=self._manifest,
                 positions=val,
@@ -216,6 +227,7 @@ class _Rows:
         if not len(rows):
             known = f"; {chosen.sum()} match, but without a known label of the task" if chosen.any() else ""
             raise UserError(f"{place}: the evaluation set is empty{known}. {_describe(spec, other)}")
+        check_units(spec, other, rows, targets[rows], self._kind, place)
         self._refuse_trained(place, other, own, rows)
         return EvaluationRows(
             manifest=other,

@@ -37,6 +37,7 @@ from trainables.optimisation import (
     sampling_weights,
 )
 from trainables.recompute import recomputed
+from trainables.soft_labels import drawn_labels, has_soft_labels
 from trainables.steps import evaluation_steps, total_steps
 from trainables.telemetry import DeviceUse, Phase, StepClock
 from trainables.training_log import LOSS_WINDOW, LossLog, still_rising
@@ -188,6 +189,7 @@ class _Fit:
         self._train_feed = ImageFeed(train_set, device, facts.dtype, resident_bytes)
         self._val_feed = ImageFeed(val_set, device, facts.dtype, resident_bytes)
         self._val_targets = np.asarray(val_set.targets)
+        self._has_soft_labels = has_soft_labels(np.asarray(train_set.targets))
         form = (normalise, device, facts.dtype, facts.channels_last)
         self._augment = Augment(protocol.augmentation, input_size, *form)
         self._mix = Mix(protocol, device)
@@ -291,6 +293,8 @@ class _Fit:
     def _ghost_loss(self, net: nn.Module, step: int, ghost: int) -> Tensor:
         self._clock.enter(Phase.LOAD)
         images, targets = self._train_feed.batch(self._rows(self._index, ghost), self._upcoming(step, ghost))
+        if self._has_soft_labels:
+            targets = drawn_labels(targets, self._seed, step, ghost)
         self._generator.manual_seed(stream_seed(self._seed, Stream.AUGMENT, step, ghost))
         inputs = self._augment(images, self._generator)
         mixture = None

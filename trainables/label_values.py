@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.exceptions import UserError, unknown
+from search_spaces.label_policy import SMOOTHED, BlankPolicy, LabelPolicy, PolicyName, policy_of
 from search_spaces.names import MISSING_CLASS, UNCERTAIN, Column, Kind
 from trainables.manifest import CLASS_KINDS, Manifest
 
-LabelPolicy = Literal["ignore", "ones", "zeros"]
 Columns = Mapping[str, str | None]
 """Label (class) of the task -> label (class) of the manifest that says so; None where it says nothing."""
 
@@ -92,12 +92,32 @@ def scored_values(raw: NDArray[Any]) -> NDArray[Any]:
     return raw if raw.ndim == 1 else np.where(raw == UNCERTAIN, np.float32(np.nan), raw)
 
 
-def trained_values(raw: NDArray[Any], policy: LabelPolicy) -> NDArray[Any]:
-    """Targets of training: uncertain labels masked, 1 or 0 (U-Ignore, U-Ones, U-Zeros of Irvin et al. 2019)."""
+_STANDS_FOR: dict[PolicyName, float] = {
+    "ignore": np.nan,
+    "ones": 1.0,
+    "zeros": 0.0,
+    **{policy: (low + high) / 2 for policy, (low, high) in SMOOTHED.items()},
+}
+"""Target of an uncertain label; U-Ignore, U-Ones and U-Zeros of Irvin et al. 2019. Of a label that is drawn at each
+access the middle of the draws, which ``trainables.soft_labels`` draws around."""
+
+
+def trained_values(
+    raw: NDArray[Any], labels: Sequence[str], policy: LabelPolicy, blank: BlankPolicy = "mask"
+) -> NDArray[Any]:
+    """Targets of training.
+
+    Args:
+        raw: As ``raw_values`` gives them.
+        labels: Of the columns of ``raw``.
+        policy: What an uncertain label is.
+        blank: Whether a blank one is masked or 0.
+    """
     if raw.ndim == 1:
         return raw
-    stands_for = {"ignore": np.nan, "ones": 1.0, "zeros": 0.0}[policy]
-    return np.where(raw == UNCERTAIN, np.float32(stands_for), raw)
+    stands_for = np.array([_STANDS_FOR[policy_of(policy, label)] for label in labels], dtype=np.float32)
+    known = np.where(np.isnan(raw), np.float32(0), raw) if blank == "zero" else raw
+    return np.where(raw == UNCERTAIN, stands_for, known)
 
 
 def any_known(targets: NDArray[Any]) -> NDArray[np.bool_]:

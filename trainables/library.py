@@ -147,7 +147,10 @@ class TaskLibrary:
         """
         manifest = self.load(name)
         return TaskCard(
-            manifest_hash=self.content_hash(manifest), kind=manifest.kind.value, labels=tuple(manifest.labels)
+            manifest_hash=self.content_hash(manifest),
+            kind=manifest.kind.value,
+            labels=tuple(manifest.labels),
+            importer=manifest.importer,
         )
 
     def _cached_digests(self, name: str) -> pd.DataFrame | None:

@@ -37,6 +37,7 @@ from trainables.module_setup import Weights, is_channels_last, prepare
 from trainables.predictions import predictions_table, write_predictions
 from trainables.sources import HEAD_KEY, Receipt, initialise
 from trainables.storage import Storage
+from trainables.subset_files import keep_subset
 from trainables.task_data import LabelledSet, TaskData, load_task_data, shown_columns
 
 HISTORY_SCHEMA = pa.schema(
@@ -178,6 +179,7 @@ class _Run:
             memory_bytes=fitted.memory_bytes,
         )
         result = self._result(data, built, fitted, timing, checkpoints.failures)
+        self._keep_subset(data)
         self._publish(result, receipt, fitted, built, tables)
         checkpoints.delete()
         return result
@@ -221,7 +223,7 @@ class _Run:
     def _table(
         self, images: LabelledSet, logits: NDArray[Any], name: str, shared_patients: tuple[int, bool] | None = None
     ) -> pa.Table:
-        frame, hash_of_set = shown_columns(images, self._trial.task)
+        frame, hash_of_set = shown_columns(images, self._trial.task, name)
         return predictions_table(frame, logits, self._trial, name, hash_of_set, shared_patients)
 
     def _logits(self, module: nn.Module, images: LabelledSet) -> NDArray[Any] | None:
@@ -267,6 +269,17 @@ class _Run:
     def _oddities(self, lost_checkpoints: int) -> dict[str, Any]:
         facts = {"lost_checkpoints": lost_checkpoints, "saved_memory": self._trial.workspace.save_memory}
         return {name: value for name, value in facts.items() if value}
+
+    def _keep_subset(self, data: TaskData) -> None:
+        """Leave the subset in the storage, once for all trials that use it.
+
+        Raises:
+            TrackingError: The storage cannot be written.
+        """
+        try:
+            keep_subset(self._storage, data.drawn)
+        except (OSError, pa.ArrowException) as error:
+            raise TrackingError(f"the subset cannot be written to storage {self._storage.place}: {error}") from error
 
     def _publish(
         self,

@@ -13,11 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from search_spaces.names import Column
+from search_spaces.names import NO_AGGREGATION, Column
 from search_spaces.trial import ResolvedTrial
-
-NO_AGGREGATION = "none"
-"""One forward pass per image; no test-time augmentation."""
 
 
 def predictions_table(
@@ -41,7 +38,8 @@ def predictions_table(
 
     Returns:
         ``frame`` with ``z_<label>`` float32 columns. Metadata: trial_id, task, kind, labels (JSON), set,
-        set_hash, aggregation, test_time_augmentation, shared_patients and same_ids.
+        set_hash, aggregation (``none``, or what is to be scored as one: ``patient:mean``), test_time_augmentation,
+        shared_patients and same_ids.
 
     Raises:
         ValueError: The number of rows or labels does not match.
@@ -52,14 +50,16 @@ def predictions_table(
     table = pa.Table.from_pandas(frame, preserve_index=False)
     for k, label in enumerate(labels):
         table = table.append_column(f"{Column.LOGIT_PREFIX}{label}", pa.array(logits[:, k].astype(np.float32)))
+    spec = trial.task.evaluate.get(set_name)
+    aggregation = spec.aggregation if spec else NO_AGGREGATION
     metadata = {
         "trial_id": trial.trial_id,
         "task": trial.task.name,
         "kind": trial.task.kind,
         "labels": json.dumps(list(labels)),
         "set": set_name,
-        "set_hash": set_hash(frame) if hash_of_set is None else hash_of_set,
-        "aggregation": NO_AGGREGATION,
+        "set_hash": set_hash(frame, aggregation) if hash_of_set is None else hash_of_set,
+        "aggregation": aggregation,
         "test_time_augmentation": trial.protocol.test_time_augmentation,
     }
     if shared_patients is not None:
@@ -67,18 +67,21 @@ def predictions_table(
     return table.replace_schema_metadata(metadata)
 
 
-def set_hash(frame: pd.DataFrame) -> str:
-    """Stands for an evaluation set: its images with their patients and truth.
+def set_hash(frame: pd.DataFrame, aggregation: str = NO_AGGREGATION) -> str:
+    """Stands for an evaluation set: its images with their patients and truth, and what is scored as one.
 
     Args:
         frame: As for ``predictions_table``, in any order.
+        aggregation: See ``EvaluationSetSpec.aggregation``.
 
     Returns:
-        First 16 hexadecimal digits of the sha256 of these columns as CSV, rows sorted by image id.
+        First 16 hexadecimal digits of the sha256 of these columns as CSV, rows sorted by image id; where several
+        images are scored as one, with the aggregation after it.
     """
     columns = sorted(c for c in map(str, frame) if not c.startswith(Column.GROUP_PREFIX))
     lines = frame[columns].sort_values(Column.IMAGE_ID).to_csv(index=False, lineterminator="\n")
-    return hashlib.sha256(lines.encode()).hexdigest()[:16]
+    how = "" if aggregation == NO_AGGREGATION else aggregation
+    return hashlib.sha256((lines + how).encode()).hexdigest()[:16]
 
 
 def write_predictions(table: pa.Table, folder: Path, set_name: str) -> Path:

@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search_spaces.exceptions import DataError
 from search_spaces.names import Column, Kind
 from trainables.manifest import MASK_COLUMNS, Manifest
 from trainables.row_problems import Reason, RowProblem, SetAside
+from trainables.similar_images import hash_images, small_grey
 
 FAINT_SPAN = 32
 """Of 256 values; an image within fewer is hardly to be seen."""
@@ -28,11 +30,25 @@ class RowsRead:
         problems: Of rows that cannot be used, in the order of the rows.
         constant: Rows whose image has one single value in all pixels.
         faint: Rows of other images whose values span less than ``FAINT_SPAN``.
+        hashes: (N,) uint64, what images look like (``trainables.similar_images``); 0 of those that cannot be read.
+        plain: (N,) bool, images that look like too many others to be told apart by their hash.
     """
 
     problems: tuple[RowProblem, ...]
     constant: tuple[int, ...]
     faint: tuple[int, ...]
+    hashes: NDArray[np.uint64]
+    plain: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """What one row showed; ``span`` is the widest of values of one channel, None if the image cannot be read."""
+
+    problems: list[RowProblem]
+    span: int | None
+    hash: int
+    plain: bool
 
 
 def read_rows(manifest: Manifest) -> RowsRead:
@@ -44,9 +60,11 @@ def read_rows(manifest: Manifest) -> RowsRead:
     with ThreadPoolExecutor(_THREADS) as pool:
         found = list(pool.map(lambda row: _read_row(manifest, row), range(len(manifest))))
     return RowsRead(
-        problems=tuple(problem for problems, _ in found for problem in problems),
-        constant=tuple(row for row, (_, span) in enumerate(found) if span == 0),
-        faint=tuple(row for row, (_, span) in enumerate(found) if span is not None and 0 < span < FAINT_SPAN),
+        problems=tuple(problem for row in found for problem in row.problems),
+        constant=tuple(k for k, row in enumerate(found) if row.span == 0),
+        faint=tuple(k for k, row in enumerate(found) if row.span is not None and 0 < row.span < FAINT_SPAN),
+        hashes=np.array([row.hash for row in found], dtype=np.uint64),
+        plain=np.array([row.plain for row in found], dtype=bool),
     )
 
 
@@ -71,14 +89,16 @@ def reason_of(error: DataError, mask: bool) -> Reason:
     return Reason.MASK_UNREADABLE if mask else Reason.IMAGE_UNREADABLE
 
 
-def _read_row(manifest: Manifest, row: int) -> tuple[list[RowProblem], int | None]:
-    """What is wrong, and the widest span of values of one channel; None if the image cannot be read."""
+def _read_row(manifest: Manifest, row: int) -> _Row:
     problems: list[RowProblem] = []
     shape: tuple[int, ...] | None = None
     span: int | None = None
+    hashed, plain = 0, True
     try:
         pixels = manifest.pixels(row)
         shape, span = pixels.shape[:2], int(np.ptp(pixels, axis=(0, 1)).max())
+        hashes, plains = hash_images(small_grey(pixels)[None])
+        hashed, plain = int(hashes[0]), bool(plains[0])
     except DataError as error:
         problems.append(RowProblem(row=row, reason=reason_of(error, mask=False), detail=str(error)))
     for column in MASK_COLUMNS:
@@ -87,7 +107,7 @@ def _read_row(manifest: Manifest, row: int) -> tuple[list[RowProblem], int | Non
     if lacks_mask and not problems:
         path = manifest.table[Column.PATH].iat[row]
         problems.append(RowProblem(row=row, reason=Reason.NO_MASK, detail=f"image {path} has no mask (row {row})"))
-    return problems, span
+    return _Row(problems=problems, span=span, hash=hashed, plain=plain)
 
 
 def _read_mask(manifest: Manifest, row: int, column: str, shape: tuple[int, ...] | None) -> list[RowProblem]:

@@ -142,7 +142,8 @@ def _selectable_names(table: pd.DataFrame) -> Iterable[str]:
 def texts(values: pd.Series[Any], missing: str | None = UNKNOWN) -> npt.NDArray[np.object_]:
     """``value_text`` of every row, shape (rows,); each different value is converted once."""
     codes, different = pd.factorize(values)
-    known = [value_text(v) for v in different]
+    is_text = isinstance(values.dtype, pd.StringDtype)
+    known = [v.strip() for v in different.tolist()] if is_text else [value_text(v) for v in different]
     return np.array([*known, missing], dtype=object)[codes]  # a missing value has code -1: the last one
 
 

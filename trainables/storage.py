@@ -5,6 +5,7 @@ Layout below the root::
     trials/<trial_id>/       trial.json, receipt.json, history.parquet, predictions/*.parquet, weights.safetensors
     attempts/<attempt_id>/   trial.json of a failed attempt, named failure.json once delivered
     checkpoints/<trial_id>.pt
+    subsets/                 what trials were trained on, once each (trainables.subset_files)
     notes/                   what running drivers say of themselves; disposable
     claims/                  which driver trains which trial; disposable
     tmp/                     everything that is being written
@@ -20,7 +21,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -35,6 +36,7 @@ from trainables.file_tree import TMP, FileTree
 from trainables.filesystems import LOCAL
 
 _TRIALS, _ATTEMPTS, _CHECKPOINTS, _NOTES, _CLAIMS = "trials", "attempts", "checkpoints", "notes", "claims"
+_TMP, _SUBSETS = "tmp", "subsets"
 _FAILURE = "failure.json"
 _ABANDONED_S = 86400.0
 """What has been half-written for so long will not be finished."""
@@ -217,6 +219,16 @@ class Storage(FileTree):
                 names = set(self._files(f"{_ATTEMPTS}/{attempt}")) & {Artifact.TRIAL, _FAILURE}
                 found += [self.fetch_from(f"{_ATTEMPTS}/{attempt}", name).read_bytes() for name in names]
         return sorted(map(TrialResult.model_validate_json, found), key=lambda result: result.started_at)
+
+    def put_subset(self, name: str, make: Callable[[], bytes]) -> None:
+        """Keep a file of a subset; what is there stays, as names follow from content.
+
+        Raises:
+            OSError: The storage cannot be written.
+        """
+        where = f"{_SUBSETS}/{name}"
+        if not self._exists(where):
+            self._write(where, make())
 
     def put_note(self, name: str, text: str) -> None:
         """Replace a note: small, disposable text that other processes may read."""

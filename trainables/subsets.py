@@ -9,11 +9,14 @@ every larger one of its kind. The rule (``search_spaces.identity.SUBSET_RULE``):
 3. Within a stratum patients are ordered by a hash of seed and patient id; the i-th of n stands at (i - u) / n with u
    drawn per stratum: systematic sampling with a random start (Cochran 1977, Sampling Techniques, chapter 8). A prefix
    of k of N patients holds each stratum's share k n / N to within 1 + (H - 2) n / N patients, where H is the number of
-   strata, and hits it on average over seeds.
+   strata (docs/subsets.md has the proof), and hits it on average over seeds.
 4. An amount counted in images takes the prefix whose number of images is nearest to it, the larger of two equally near
    ones, never fewer than one patient. ``per_class: k`` takes the first k patients of each outcome instead.
 5. For every outcome that is then missing the first patient who has it is taken in as well. These forced patients are
    counted. The same patient is forced at every smaller amount, so subsets stay nested.
+6. Validation that is scaled is the prefix of the validation patients' own order, under the same seed, whose number of
+   images is nearest to the share that was drawn of the training images; at least one patient, and every outcome that
+   validation has (forced as in 5).
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from search_spaces.amounts import Amount
@@ -46,6 +51,7 @@ class Subset:
 
     Attributes:
         rows: Ascending positions in the pool, shape (images,), int64.
+        places: Ascending places of its patients in the order, from 0, shape (patients,), int64.
         patients: Number of patients.
         forced_patients: Patients beyond the amount, taken in because an outcome would be missing.
         positives: Label -> positive images (multiclass: images of the class).
@@ -56,6 +62,7 @@ class Subset:
     """
 
     rows: NDArray[np.int64]
+    places: NDArray[np.int64]
     patients: int
     forced_patients: int
     positives: dict[str, int]
@@ -64,7 +71,12 @@ class Subset:
     pool_images: int
     pool_patients: int
 
-    def facts(self, *, val_images: int, val_patients: int, patients_known: bool) -> SubsetFacts:
+    @property
+    def share(self) -> float:
+        """Share of the pool's images, in (0, 1]."""
+        return len(self.rows) / self.pool_images
+
+    def facts(self, *, val_images: int, val_patients: int, patients_known: bool, val_hash: str = "") -> SubsetFacts:
         """What the record keeps of this subset."""
         return SubsetFacts(
             subset_hash=self.subset_hash,
@@ -77,6 +89,7 @@ class Subset:
             pool_patients=self.pool_patients,
             val_images=val_images,
             val_patients=val_patients,
+            val_hash=val_hash,
             patients_known=patients_known,
         )
 
@@ -96,43 +109,65 @@ def draw_subset(pool: pd.DataFrame, labels: Sequence[str], kind: str, amount: Am
         UserError: More is asked than the pool holds.
         EmptyCell: Less than one patient is asked, or the pool lacks a class altogether.
     """
-    return PatientOrder(pool, labels, kind, subset_seed).draw(amount)
+    return SubsetPool(pool, labels, kind).order(subset_seed).draw(amount)
+
+
+class SubsetPool:
+    """The training rows of a task, made ready once for all seeds.
+
+    Args:
+        pool: See ``draw_subset``.
+        labels: Labels (classes) to learn.
+        kind: binary, multilabel, multiclass or ordinal.
+
+    Raises:
+        EmptyCell: The pool is empty.
+    """
+
+    def __init__(self, pool: pd.DataFrame, labels: Sequence[str], kind: str) -> None:
+        if not len(pool):
+            raise EmptyCell("the task has no training images")
+        self.outcomes, image_has = _image_outcomes(pool, tuple(labels), kind)
+        self.patients, self.patient_of_row = _sorted_names(pool[Column.PATIENT_ID])
+        counts = [np.bincount(self.patient_of_row[has], minlength=len(self.patients)) for has in image_has.T]
+        self.images_with: NDArray[np.int32] = np.stack(counts, axis=1).astype(np.int32)
+        """Images of each patient with each outcome, shape (patients, outcomes); patients in order of their ids."""
+        self.images: NDArray[np.int64] = np.bincount(self.patient_of_row, minlength=len(self.patients))
+        """Images of each patient, shape (patients,)."""
+        self._ids, self._sorted_rows = _sorted_lines(pool[Column.IMAGE_ID])
+
+    def order(self, subset_seed: int) -> PatientOrder:
+        """The order of the patients under one subset seed."""
+        return PatientOrder(self, subset_seed)
+
+    def hash_of(self, rows: NDArray[np.bool_]) -> str:
+        """First 16 hexadecimal digits of the sha256 of the sorted ids of these images, joined by line ends."""
+        lines = self._ids.filter(pa.array(rows[self._sorted_rows]))
+        _, offsets, text = lines.buffers()
+        ends = np.frombuffer(offsets, dtype=np.int64)[lines.offset :]
+        return hashlib.sha256(memoryview(text)[ends[0] : ends[len(lines)] - 1]).hexdigest()[:16]
 
 
 class PatientOrder:
     """The order of a pool's patients under one subset seed; draws every amount from it.
 
     Args:
-        pool: See ``draw_subset``.
-        labels: Labels (classes) to learn.
-        kind: binary, multilabel, multiclass or ordinal.
+        pool: The training rows.
         subset_seed: Draws the order.
-
-    Raises:
-        EmptyCell: The pool is empty.
     """
 
-    def __init__(self, pool: pd.DataFrame, labels: Sequence[str], kind: str, subset_seed: int) -> None:
-        if not len(pool):
-            raise EmptyCell("the task has no training images")
-        self._labels = tuple(labels)
-        self._image_ids = pool[Column.IMAGE_ID].astype(str).to_numpy(dtype=object)
-        self._outcomes, image_has = _image_outcomes(pool, self._labels, kind)
-        names, patient_of_row = np.unique(
-            pool[Column.PATIENT_ID].astype(str).to_numpy(dtype=object), return_inverse=True
-        )
-        has = np.zeros((len(names), len(self._outcomes)), dtype=bool)
-        np.logical_or.at(has, patient_of_row, image_has)
-        order = _interleave(names, _strata(has), self._outcomes, subset_seed)
-        rank = np.empty(len(order), dtype=np.int64)
-        rank[order] = np.arange(len(order))
-        self._rank_of_row: NDArray[np.int64] = rank[patient_of_row]
-        """Place of each row's patient in the order, shape (images,)."""
+    def __init__(self, pool: SubsetPool, subset_seed: int) -> None:
+        self._pool = pool
+        has = pool.images_with > 0
+        order = _interleave(pool.patients, _strata(has), pool.outcomes, subset_seed)
+        self._place = np.empty(len(order), dtype=np.int64)
+        """Place of each patient in the order, shape (patients,); patients in order of their ids."""
+        self._place[order] = np.arange(len(order))
+        self._order: NDArray[np.int64] = order
         self._has: NDArray[np.bool_] = has[order]
         """Whether the patient at a place has an outcome, shape (patients, outcomes)."""
-        self._image_has = image_has
-        self._images_reached: NDArray[np.int64] = np.cumsum(np.bincount(self._rank_of_row, minlength=len(order)))
-        self.patients: tuple[str, ...] = tuple(names[order])
+        self._images_reached: NDArray[np.int64] = np.cumsum(pool.images[order])
+        self.patients: tuple[str, ...] = tuple(pool.patients[order])
         """Patient ids in order."""
         self.order_hash: str = digest("\n".join(self.patients))
 
@@ -145,24 +180,39 @@ class PatientOrder:
         """
         self._refuse_missing_outcomes()
         chosen = self._per_class(int(amount.value)) if amount.kind == "per_class" else self._prefix(amount)
+        return self._subset(chosen)
+
+    def draw_share(self, share: float) -> Subset:
+        """The prefix nearest to a share of the images, with every outcome that the pool has; see rule 6.
+
+        Args:
+            share: In (0, 1].
+        """
+        length = self._length_nearest(share * float(self._images_reached[-1]))
+        return self._subset(np.arange(len(self.patients)) < length)
+
+    def _subset(self, chosen: NDArray[np.bool_]) -> Subset:
+        """The subset of the patients at these places and of those that have to be forced in."""
         asked = int(chosen.sum())
-        missing = ~self._has[chosen].any(axis=0)
+        missing = self._has.any(axis=0) & ~self._has[chosen].any(axis=0)
         chosen[self._has.argmax(axis=0)[missing]] = True
-        rows = np.flatnonzero(chosen[self._rank_of_row])
-        counts = self._image_has[rows].sum(axis=0)
+        pool, of_patient = self._pool, chosen[self._place]
+        in_subset = of_patient[pool.patient_of_row]
+        counts = pool.images_with[of_patient].sum(axis=0)
         return Subset(
-            rows=rows,
+            rows=np.flatnonzero(in_subset),
+            places=np.flatnonzero(chosen),
             patients=int(chosen.sum()),
             forced_patients=int(chosen.sum()) - asked,
-            positives={label: int(n) for (label, value), n in zip(self._outcomes, counts, strict=True) if value == 1},
-            subset_hash=digest("\n".join(sorted(self._image_ids[rows]))),
+            positives={label: int(n) for (label, value), n in zip(pool.outcomes, counts, strict=True) if value == 1},
+            subset_hash=pool.hash_of(in_subset),
             order_hash=self.order_hash,
-            pool_images=len(self._rank_of_row),
+            pool_images=len(pool.patient_of_row),
             pool_patients=len(self.patients),
         )
 
     def _refuse_missing_outcomes(self) -> None:
-        absent = [_describe(o) for o, n in zip(self._outcomes, self._has.sum(axis=0), strict=True) if not n]
+        absent = [_describe(o) for o, n in zip(self._pool.outcomes, self._has.sum(axis=0), strict=True) if not n]
         if absent:
             raise EmptyCell(
                 f"no training image is {', '.join(absent)}; leave such labels out with the task's labels, "
@@ -171,7 +221,7 @@ class PatientOrder:
 
     def _per_class(self, k: int) -> NDArray[np.bool_]:
         """The first k patients of each outcome, as a mask over places in the order."""
-        for outcome, n in zip(self._outcomes, self._has.sum(axis=0), strict=True):
+        for outcome, n in zip(self._pool.outcomes, self._has.sum(axis=0), strict=True):
             if n < k:
                 raise UserError(
                     f"per_class: {k} patients asked, but only {n} have an image that is {_describe(outcome)}"
@@ -195,6 +245,10 @@ class PatientOrder:
             raise EmptyCell(
                 f"{amount.label} of {total} images of {len(self.patients)} patients is fewer than one patient"
             )
+        return self._length_nearest(images)
+
+    def _length_nearest(self, images: float) -> int:
+        """Patients in the prefix whose number of images is nearest; the larger of two equally near, at least one."""
         after = int(np.searchsorted(self._images_reached, images))
         before = int(self._images_reached[after - 1]) if after else 0
         nearer_before = images - before < int(self._images_reached[after]) - images
@@ -211,6 +265,27 @@ def _image_outcomes(
     outcomes = tuple((label, value) for label in labels for value in (1, 0))
     columns = [pool[Column.LABEL_PREFIX + label].to_numpy() == value for label, value in outcomes]
     return outcomes, np.stack(columns, axis=1)
+
+
+def _sorted_names(values: pd.Series[str]) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
+    """The different texts in order of their code points, and which of them each row has."""
+    column = pa.array(values.astype("str"), type=pa.large_string())
+    encoded = (column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column).dictionary_encode()
+    order = pc.sort_indices(encoded.dictionary).to_numpy()
+    position = np.empty(len(order), dtype=np.int64)
+    position[order] = np.arange(len(order))
+    names = encoded.dictionary.take(pa.array(order)).to_numpy(zero_copy_only=False)
+    return np.asarray(names, dtype=object), position[encoded.indices.to_numpy()]
+
+
+def _sorted_lines(values: pd.Series[str]) -> tuple[pa.Array, NDArray[np.int64]]:
+    """The texts in order of their code points, each with a line end, and the row that each one comes from."""
+    column = pa.array(values.astype("str"), type=pa.large_string())
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    order = pc.sort_indices(column)
+    end, between = pa.scalar("\n", pa.large_string()), pa.scalar("", pa.large_string())
+    lines = pc.binary_join_element_wise(column.take(order), end, between)
+    return lines, order.to_numpy().astype(np.int64)
 
 
 def _strata(has: NDArray[np.bool_]) -> NDArray[np.int64]:

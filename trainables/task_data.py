@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from search_spaces.exceptions import UserError
-from search_spaces.names import Column
+from search_spaces.names import NO_AGGREGATION, Column
 from search_spaces.results import SubsetFacts
 from search_spaces.trial import ResolvedTask, ResolvedTrial
 from trainables.evaluation_sets import EvaluationRows, TaskRows, task_rows
@@ -28,7 +28,8 @@ from trainables.predictions import set_hash
 from trainables.rows import group_column, group_names
 from trainables.shards import ImageStack
 from trainables.store import ImageStore, is_store_of, open_store, store_path
-from trainables.subsets import PatientOrder
+from trainables.subset_files import DrawnSubset
+from trainables.subsets import PatientOrder, SubsetPool
 
 WORKING_RATIO = (8, 7)
 """Stored side over input side: resize to 256, crop 224, as from Krizhevsky et al. 2012 to timm."""
@@ -86,15 +87,17 @@ class TaskData:
 
     Attributes:
         train: The training subset.
-        val: Validation.
+        val: Validation; of a task whose validation is scaled, the part that goes with the amount.
         sets: Evaluation sets by name.
         subset: Facts about the training subset.
+        drawn: The subset itself.
     """
 
     train: LabelledSet
     val: LabelledSet
     sets: dict[str, LabelledSet]
     subset: SubsetFacts
+    drawn: DrawnSubset
 
 
 def working_side(input_size: int, storage_size: int) -> int:
@@ -126,13 +129,26 @@ def load_task_data(trial: ResolvedTrial, library: TaskLibrary) -> TaskData:
     """
     side = working_side(trial.scale.input_size, trial.protocol.storage_size)
     task = _task(library, trial.task, trial.protocol.storage_size, side)
-    subset = task.order(trial.seed.subset).draw(trial.amount)
+    order = task.order(trial.seed.subset)
+    subset = order.draw(trial.amount)
+    val, val_patients, val_hash = task.val, task.rows.val_patients, ""
+    if trial.task.validation == "scaled":
+        drawn = task.val_order(trial.seed.subset).draw_share(subset.share)
+        val, val_patients, val_hash = task.val.take(drawn.rows), drawn.patients, drawn.subset_hash
     facts = subset.facts(
-        val_images=len(task.rows.val),
-        val_patients=task.rows.val_patients,
+        val_images=len(val),
+        val_patients=val_patients,
+        val_hash=val_hash,
         patients_known=task.rows.manifest.patients_known,
     )
-    return TaskData(train=task.pool.take(subset.rows), val=task.val, sets=dict(task.sets), subset=facts)
+    drawn_subset = DrawnSubset(
+        manifest=task.rows.manifest,
+        manifest_hash=trial.task.manifest_hash,
+        order=order,
+        subset=subset,
+        subset_seed=trial.seed.subset,
+    )
+    return TaskData(train=task.pool.take(subset.rows), val=val, sets=dict(task.sets), subset=facts, drawn=drawn_subset)
 
 
 def set_hashes(task: ResolvedTask, library: TaskLibrary) -> dict[str, str]:
@@ -143,7 +159,8 @@ def set_hashes(task: ResolvedTask, library: TaskLibrary) -> dict[str, str]:
     """
     sets = task_rows(library, task).sets
     return {
-        name: set_hash(_public(_with_truth(rows, task), task, rows.manifest.hash_key)) for name, rows in sets.items()
+        name: set_hash(_public(_with_truth(rows, task), task, rows.manifest.hash_key), task.evaluate[name].aggregation)
+        for name, rows in sets.items()
     }
 
 
@@ -163,13 +180,15 @@ def prediction_frame(labelled_set: LabelledSet, task: ResolvedTask, hash_key: by
     return _public(labelled_set.frame, task, labelled_set.hash_key if hash_key is None else hash_key)
 
 
-def shown_columns(labelled_set: LabelledSet, task: ResolvedTask) -> tuple[pd.DataFrame, str]:
+def shown_columns(labelled_set: LabelledSet, task: ResolvedTask, set_name: str) -> tuple[pd.DataFrame, str]:
     """``prediction_frame`` and its ``set_hash``, worked out once for all trials of a process; not to be changed."""
-    groups = tuple(task.groups)
-    if groups not in labelled_set.shown:
+    spec = task.evaluate.get(set_name)
+    aggregation = spec.aggregation if spec else NO_AGGREGATION
+    key = (aggregation, *task.groups)
+    if key not in labelled_set.shown:
         frame = prediction_frame(labelled_set, task)
-        labelled_set.shown[groups] = (frame, set_hash(frame))
-    return labelled_set.shown[groups]
+        labelled_set.shown[key] = (frame, set_hash(frame, aggregation))
+    return labelled_set.shown[key]
 
 
 def _public(frame: pd.DataFrame, task: ResolvedTask, key: bytes) -> pd.DataFrame:
@@ -193,6 +212,23 @@ def _enlarged(input_size: int) -> int:
     return math.ceil(input_size * over / under)
 
 
+@dataclass(slots=True)
+class _Orders:
+    """The patient orders of a pool by seed, made when they are asked for."""
+
+    pool: SubsetPool | None = None
+    by_seed: dict[int, PatientOrder] = field(default_factory=dict)
+
+    def of(
+        self, subset_seed: int, rows: Callable[[], pd.DataFrame], labels: tuple[str, ...], kind: str
+    ) -> PatientOrder:
+        if subset_seed not in self.by_seed:
+            if self.pool is None:
+                self.pool = SubsetPool(rows(), labels, kind)
+            self.by_seed[subset_seed] = self.pool.order(subset_seed)
+        return self.by_seed[subset_seed]
+
+
 @dataclass(slots=True, kw_only=True)
 class _Task:
     """A task at one working size: what all its trials share."""
@@ -203,14 +239,16 @@ class _Task:
     pool: LabelledSet
     val: LabelledSet
     sets: dict[str, LabelledSet]
-    orders: dict[int, PatientOrder] = field(default_factory=dict)
+    orders: _Orders = field(default_factory=_Orders)
+    val_orders: _Orders = field(default_factory=_Orders)
 
     def order(self, subset_seed: int) -> PatientOrder:
-        """The patient order of a seed, drawn once."""
-        if subset_seed not in self.orders:
-            pool = self.rows.pool(self.labels)
-            self.orders[subset_seed] = PatientOrder(pool, self.labels, self.kind, subset_seed)
-        return self.orders[subset_seed]
+        """The order of the training patients under a seed, drawn once."""
+        return self.orders.of(subset_seed, lambda: self.rows.pool(self.labels), self.labels, self.kind)
+
+    def val_order(self, subset_seed: int) -> PatientOrder:
+        """The order of the validation patients under a seed, drawn once."""
+        return self.val_orders.of(subset_seed, lambda: self.rows.val_pool(self.labels), self.labels, self.kind)
 
 
 _TASKS: OrderedDict[tuple[object, ...], _Task] = OrderedDict()

@@ -294,6 +294,7 @@ def recorded(monkeypatch):
     monkeypatch.setattr(report, "load_failures", lambda name, uri: held["failures"])
     monkeypatch.setattr(report, "load_study", lambda name, uri: held["study"])
     monkeypatch.setattr(report, "load_planned", lambda name, uri: None)
+    monkeypatch.setattr(report, "load_data_cards", lambda name, uri: {})
     monkeypatch.setattr(report, "load_predictions", load_predictions)
     monkeypatch.setattr(report, "load_validation", lambda rows, uri: {})
     monkeypatch.setattr(report, "load_histories", lambda rows, uri: {})

@@ -284,3 +284,30 @@ def test_the_command_line_loads_nothing_heavy():
     code = f"import sys, orchestrator.tasks; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_table_can_be_imported_without_its_images(run, table, tmp_path):
+    for image in tmp_path.glob("*.png"):
+        image.unlink()
+    assert run("import", "csv", table, "--name", "later").exit_code == 1
+    done = run("import", "csv", table, "--name", "later", "--unopened")
+    assert done.exit_code == 0, done.output
+    assert "imported without a look at the images" in done.output
+    assert "width" not in load("later").table
+    checked = run("check", "later")
+    assert checked.exit_code == 1
+    assert "0.png is missing" in checked.output
+
+
+def test_a_contact_sheet_is_made_on_request(run, table, tmp_path):
+    run("import", "csv", table, "--name", "lungs")
+    sheet = tmp_path / "sheet.png"
+    shown = run("show", "lungs", "--contact-sheet", sheet)
+    assert shown.exit_code == 0, shown.output
+    counts = load("lungs").table.groupby(["split", *load("lungs").label_columns]).size()
+    assert f"{counts.clip(upper=8).sum()} images in" in shown.output
+    with Image.open(sheet) as image:
+        assert image.size[0] > 8 * 96
+    refused = run("show", "lungs", "--contact-sheet", tmp_path / "sheet.txt")
+    assert refused.exit_code == 1
+    assert "has to end in .png" in refused.output

@@ -220,3 +220,50 @@ def test_patients_shared_with_training_are_counted_by_their_ids(library):
     expected = len(trained & set(there.manifest.table["patient_id"].iloc[there.positions]))
     assert rows.sets["test"].shared_patients == 0
     assert there.shared_patients == expected > 0
+def _with_studies(library, **changed):
+    table = multilabel_table()
+    table["study_id"] = [f"s{k // 2}" for k in range(len(table))]
+    for column, rows in changed.items():
+        for row, value in rows.items():
+            table.loc[row, column] = value
+    return save_manifest(library, "findings", Kind.MULTILABEL, ("opacity", "nodule"), table)
+
+
+@pytest.mark.parametrize("unit", ["patient", "study"])
+def test_sets_may_be_scored_by_examination_or_patient(library, unit):
+    _with_studies(library)
+    task = make_task(library, "findings", {"test": {"aggregate": unit, "aggregate_by": "max"}})
+    assert task.evaluate["test"].aggregation == f"{unit}:max"
+    by_image = task_rows(library, make_task(library, "findings"))
+    assert task_rows(library, task).sets["test"].positions.tolist() == by_image.sets["test"].positions.tolist()
+
+
+def test_units_that_are_not_known_are_refused(library):
+    by_study = {"test": {"aggregate": "study"}}
+    with pytest.raises(UserError, match="has no examinations; import it with --study-column"):
+        task_rows(library, make_task(library, "findings", by_study))
+    _with_studies(library, study_id={30: None})
+    with pytest.raises(UserError, match=r"aggregate: study: 1 of its \d+ images have no examination"):
+        task_rows(library, make_task(library, "findings", by_study))
+
+
+def test_a_unit_has_one_class(library):
+    table = multiclass_table()
+    table["patient_id"] = [f"q{k // 3:02d}" for k in range(30)]
+    save_manifest(library, "lesions", Kind.MULTICLASS, ("nv", "mel", "bcc"), table)
+    with pytest.raises(UserError, match=r"3 of 3 patients have images of several classes"):
+        task_rows(library, make_task(library, "lesions", {"test": {"aggregate": "patient"}}))
+
+
+def test_blank_labels_may_be_negative_in_training_alone(library):
+    masked = task_rows(library, make_task(library, "findings"))
+    zero = task_rows(library, make_task(library, "findings", blank="zero", where={"site": ["A"]}))
+    table = multilabel_table()
+    assert np.isnan(table["y_opacity"][24])
+    for rows in (masked, zero):
+        targets = rows.sets["test"].targets[rows.sets["test"].positions == 24]
+        assert np.isnan(targets[:, 0]).all()
+    blank = table.assign(y_opacity=np.float32(np.nan))
+    save_manifest(library, "findings", Kind.MULTILABEL, ("opacity", "nodule"), blank)
+    trained = task_rows(library, make_task(library, "findings", blank="zero")).train_targets
+    assert (trained[:, 0] == 0).all()

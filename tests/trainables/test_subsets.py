@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from search_spaces.amounts import Amount
 from search_spaces.exceptions import UserError
 from search_spaces.results import SubsetFacts
-from trainables.subsets import EmptyCell, PatientOrder, Subset, draw_subset
+from trainables.subsets import EmptyCell, Subset, SubsetPool, draw_subset
 
 BINARY = (("tumour",), "binary")
 FINDINGS = (("opacity", "nodule", "line"), "multilabel")
@@ -62,7 +64,7 @@ pools = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(pools, st.integers(0, 5), st.lists(st.floats(0.15, 1.0), min_size=2, max_size=8))
 def test_fractions_are_nested(task, seed, fractions):
-    order = PatientOrder(*task, seed)
+    order = SubsetPool(*task).order(seed)
     sets = [image_ids(task[0], order.draw(amount(f))) for f in sorted(fractions)]
     assert all(small <= large for small, large in itertools.pairwise(sets))
 
@@ -86,7 +88,7 @@ def test_fractions_patient_counts_and_image_counts_are_nested_in_one_another(tas
 @given(pools, st.integers(0, 5))
 def test_per_class_is_nested_and_holds_k_patients_of_each_class(task, seed):
     pool, labels, kind = task
-    order = PatientOrder(*task, seed)
+    order = SubsetPool(*task).order(seed)
     previous: set[str] = set()
     has = [
         pool["y"] == position if kind == "multiclass" else pool["y_" + label] == value
@@ -152,7 +154,7 @@ def test_every_prefix_holds_each_stratum_to_within_the_stated_bound(sizes, seed)
     y = np.repeat(np.arange(len(sizes)), sizes).astype(np.int16)
     ids = [f"p{k}" for k in range(len(y))]
     pool = pd.DataFrame({"image_id": ids, "patient_id": ids, "y": y})
-    order = PatientOrder(pool, [f"c{k}" for k in range(len(sizes))], "multiclass", seed)
+    order = SubsetPool(pool, [f"c{k}" for k in range(len(sizes))], "multiclass").order(seed)
     class_of = dict(zip(ids, y, strict=True))
     held = np.cumsum(np.eye(len(sizes))[[class_of[p] for p in order.patients]], axis=0)
     share = np.asarray(sizes) / len(y)
@@ -166,7 +168,8 @@ def test_inclusion_of_a_rare_class_is_proportional_over_seeds():
     ids = [f"p{k}" for k in range(100)]
     pool = pd.DataFrame({"image_id": ids, "patient_id": ids, "y_mass": y})
     rare = {f"p{k}" for k in range(4)}
-    counts = [len(rare & set(PatientOrder(pool, ["mass"], "binary", s).patients[:12])) for s in range(400)]
+    made = SubsetPool(pool, ["mass"], "binary")
+    counts = [len(rare & set(made.order(s).patients[:12])) for s in range(400)]
     assert set(counts) <= {0, 1}
     assert np.mean(counts) == pytest.approx(0.48, abs=0.1)
 
@@ -188,7 +191,7 @@ def test_forced_patients_are_the_first_of_their_class_and_counted():
     pool = pd.DataFrame({"image_id": ids, "patient_id": ids, "y": np.array([0] * 57 + [1] * 2 + [2], dtype=np.int16)})
     forced = []
     for seed in range(20):
-        order = PatientOrder(pool, ["nv", "mel", "df"], "multiclass", seed)
+        order = SubsetPool(pool, ["nv", "mel", "df"], "multiclass").order(seed)
         subset = order.draw(amount({"patients": 3}))
         first = {c: next(p for p in order.patients if p in ids[s]) for c, s in [(1, slice(57, 59)), (2, slice(59, 60))]}
         assert image_ids(pool, subset) == {*order.patients[:3], *first.values()}
@@ -242,3 +245,79 @@ def test_a_class_that_the_pool_lacks_is_an_empty_cell():
         draw_subset(pool, *FINDINGS, amount(1.0), 0)
     with pytest.raises(EmptyCell, match="no training images"):
         draw_subset(pool.iloc[:0], *FINDINGS, amount(1.0), 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pools, st.integers(0, 5), st.lists(st.floats(0.01, 1.0), min_size=2, max_size=6))
+def test_scaled_validation_is_nested_never_empty_and_holds_every_class_that_there_is(task, seed, shares):
+    pool, labels, kind = task
+    if kind == "multiclass":
+        pool = pool.assign(y=np.where(pool["y"] == 2, -1, pool["y"]).astype(np.int16))  # a class that it lacks
+    order = SubsetPool(pool, labels, kind).order(seed)
+    drawn = [order.draw_share(share) for share in sorted(shares)]
+    sets = [image_ids(pool, subset) for subset in drawn]
+    assert all(small <= large for small, large in itertools.pairwise(sets))
+    for subset, share in zip(drawn, sorted(shares), strict=True):
+        inside = pool.iloc[subset.rows]
+        assert subset.patients >= 1
+        assert len(image_ids(pool, order.draw_share(1.0))) == len(pool)
+        for column in (c for c in pool if str(c).startswith("y")):
+            known = pool[column][pool[column] >= 0].dropna().unique()
+            assert set(known) <= set(inside[column])
+        # The prefix nearest to the share: off by at most half of the largest patient, but for forced ones.
+        if not subset.forced_patients and subset.patients > 1:
+            assert abs(len(inside) - share * len(pool)) <= pool["patient_id"].value_counts().max() / 2 + 1e-9
+
+
+def _drawn_or_why_not(*arguments) -> tuple[Subset | None, str]:
+    try:
+        return draw_subset(*arguments), ""
+    except UserError as error:
+        return None, str(error)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pools, st.integers(0, 5), st.sampled_from(["fraction", "images", "patients", "per_class"]), st.data())
+def test_a_draw_has_every_class_or_says_why_there_is_none(task, seed, kind_of_amount, data):
+    pool, labels, kind = task
+    columns = [c for c in pool if str(c).startswith("y")]
+    dropped = data.draw(st.sampled_from(columns))
+    value = data.draw(st.sampled_from([0, 1]))
+    pool = pool[pool[dropped] != value] if data.draw(st.booleans()) else pool
+    most = {"fraction": 1.0, "images": len(pool), "patients": pool["patient_id"].nunique(), "per_class": 3}
+    counts = st.integers(1, max(1, int(most[kind_of_amount])))
+    raw = data.draw(st.floats(0.01, 1.0) if kind_of_amount == "fraction" else counts)
+    asked = amount(raw if kind_of_amount == "fraction" else {kind_of_amount: raw})
+    subset, reason = _drawn_or_why_not(pool, labels, kind, asked, seed)
+    if subset is None:
+        assert re.search("no training image|fewer than one patient|asked, but", reason)
+        return
+    inside = pool.iloc[subset.rows]
+    for position, label in enumerate(labels):
+        wanted = {position} if kind == "multiclass" else {0, 1}
+        assert wanted <= set(inside["y" if kind == "multiclass" else f"y_{label}"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(pools, st.integers(0, 5), st.floats(0.15, 1.0))
+def test_images_are_within_half_a_patient_of_the_amount(task, seed, fraction):
+    pool, labels, kind = task
+    subset = draw_subset(pool, labels, kind, amount(fraction), seed)
+    if not subset.forced_patients:
+        assert abs(len(subset.rows) - fraction * len(pool)) <= pool["patient_id"].value_counts().max() / 2 + 1e-9
+
+
+def test_places_rebuild_the_subset():
+    pool = make_pool(*FINDINGS, patients=40, seed=3)
+    order = SubsetPool(pool, *FINDINGS).order(1)
+    for asked in (0.1, 0.4, {"per_class": 2}):
+        subset = order.draw(amount(asked))
+        assert {order.patients[place] for place in subset.places} == set(pool["patient_id"].iloc[subset.rows])
+
+
+def test_hashes_do_not_depend_on_the_library_that_sorts():
+    pool = make_pool(*BINARY, patients=20, seed=5)
+    pool["image_id"] = [f"é{i}ß/ 図{i[::-1]}" for i in pool["image_id"]]
+    subset = draw_subset(pool, *BINARY, amount(0.5), 0)
+    ids = sorted(pool["image_id"].iloc[subset.rows])
+    assert subset.subset_hash == hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import shutil
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from search_spaces.amounts import Amount, Seed
@@ -27,6 +29,8 @@ from tests.trainables.made_tasks import (
 from tests.trainables.toy import toy_trial
 from trainables import task_data
 from trainables.evaluation_sets import task_rows
+from trainables.storage import Storage
+from trainables.subset_files import keep_subset
 from trainables.subsets import EmptyCell, draw_subset
 from trainables.task_data import forget_tasks, load_task_data, prediction_frame, working_side
 
@@ -203,3 +207,39 @@ def test_too_little_stored(library):
 def test_an_empty_cell(library):
     with pytest.raises(EmptyCell, match="fewer than one patient"):
         load_task_data(make_trial(make_task(library, "findings"), 0.01), library)
+
+
+def test_validation_shrinks_with_the_amount_where_that_is_declared(library):
+    fixed = load_task_data(make_trial(make_task(library, "findings"), 0.3), library)
+    assert (len(fixed.val), fixed.subset.val_images, fixed.subset.val_hash) == (6, 6, "")
+    task = make_task(library, "findings", validation="scaled")
+    small, whole = (load_task_data(make_trial(task, fraction), library) for fraction in (0.3, 1.0))
+    assert small.train.frame["image_id"].tolist() == fixed.train.frame["image_id"].tolist()
+    assert 0 < len(small.val) < len(whole.val) == 6
+    assert set(small.val.frame["image_id"]) < set(whole.val.frame["image_id"])
+    facts = small.subset
+    assert (facts.val_images, facts.val_patients) == (len(small.val), small.val.frame["patient_id"].nunique())
+    assert facts.val_hash not in ("", whole.subset.val_hash)
+    for name, images in small.sets.items():  # never subsampled
+        assert len(images) == len(fixed.sets[name])
+
+
+def test_a_subset_is_kept_once_for_all_scales_sources_and_initialisations(library, tmp_path):
+    storage = Storage(tmp_path / "storage")
+    task = make_task(library, "findings")
+    for init, source in ((0, "random"), (1, "random"), (0, "natural")):
+        trial = make_trial(task, 0.5).model_copy(update={"seed": Seed(subset=2, init=init)})
+        trial = trial.model_copy(update={"source": trial.source.model_copy(update={"name": source})})
+        data = load_task_data(trial, library)
+        keep_subset(storage, data.drawn)
+    (order,) = (tmp_path / "storage" / "subsets").glob("*.parquet")
+    (kept,) = (tmp_path / "storage" / "subsets").glob("*.json")
+    facts = json.loads(kept.read_text())
+    assert kept.stem.endswith(data.subset.subset_hash)
+    assert order.stem.endswith(data.subset.order_hash)
+    patients = pq.read_table(order)["patient_id"].to_pylist()
+    places = [*range(facts["prefix"]), *facts["further"]]
+    manifest = library.load("findings")
+    wanted = {manifest.hashed(patient) for patient in data.train.frame["patient_id"]}
+    assert {patients[place] for place in places} == wanted
+    assert (facts["patients"], facts["images"]) == (data.subset.patients, data.subset.images)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import Column, Split
-from trainables.importers.columns import BadCellsError
+from trainables.importers.columns import BadCellsError, each_text
 from trainables.importers.found import Found as Found
 from trainables.importers.labels import Labels
 from trainables.importers.options import ImportOptions, Tell
@@ -52,6 +52,9 @@ def assemble(found: Found, options: ImportOptions, tell: Tell) -> Manifest:
             allowed, masks of another size), and ``options.quarantine`` is not given; lists all of them.
     """
     aside = Quarantine(options.quarantine)
+    if options.unopened:
+        found = aside.usable(found, [*found.problems, *repeated_images(found)])
+        return _settled(_manifest(found, options, tell), aside, tell)
     sizes, problems = header_problems(found)
     without_file = {p.row for p in found.problems if p.reason is Reason.IMAGE_MISSING}
     problems = [p for p in problems if p.row not in without_file]
@@ -63,6 +66,11 @@ def assemble(found: Found, options: ImportOptions, tell: Tell) -> Manifest:
     sound = aside.usable(found, read_rows(manifest).problems)
     if len(sound.rows) < len(found.rows):
         manifest = _manifest(sound, options, tell)
+    return _settled(manifest, aside, tell)
+
+
+def _settled(manifest: Manifest, aside: Quarantine, tell: Tell) -> Manifest:
+    """The manifest, with a note of what was set aside and its list written."""
     aside.write()
     if not aside.counts:
         return manifest
@@ -82,7 +90,11 @@ def _manifest(found: Found, options: ImportOptions, tell: Tell) -> Manifest:
     rows = pd.concat([found.rows, found.labels.columns], axis=1)
     rows, patients_known = _with_patients(rows, options, note)
     rows = _with_splits(rows, found.labels, options, note)
-    bit_depth = _bit_depth(rows, found.root, options, note)
+    bit_depth = options.bit_depth or USUAL_BIT_DEPTHS[-1]
+    if options.unopened:
+        note("imported without a look at the images: tasks check reads them")
+    else:
+        bit_depth = _bit_depth(rows, found.root, options, note)
     return Manifest(
         name=options.name,
         kind=found.labels.kind,
@@ -107,8 +119,8 @@ def split_of(names: pd.Series[str], where: str, column: str) -> pd.Series[str]:
     Raises:
         BadCellsError: A name that is none of ``SPLIT_NAMES``, or a blank.
     """
-    plain = names.map(lambda v: str(v).strip().lower())
-    known = plain.map({name: split.value for name, split in SPLIT_NAMES.items()})
+    by_name = {name: split.value for name, split in SPLIT_NAMES.items()}
+    known = each_text(names, lambda name: by_name.get(name.strip().lower()))
     if known.isna().any():
         allowed = ", ".join(SPLIT_NAMES)
         strange = sorted({"(blank)" if v is None else str(v) for v in names[known.isna()]})

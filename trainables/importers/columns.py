@@ -199,6 +199,14 @@ def cleaned(values: pd.Series[str]) -> pd.Series[str]:
     return text.astype(object).where(text.notna(), None)
 
 
+def each_text(cells: pd.Series[str], convert: Callable[[str], Any]) -> pd.Series[Any]:
+    """``convert`` of every cell, called once per different text; blanks stay None. Tables have few different texts."""
+    codes, different = pd.factorize(cells)
+    converted = np.empty(len(different) + 1, dtype=object)
+    converted[:-1] = [convert(text) for text in different]
+    return pd.Series(converted[codes], index=cells.index, name=cells.name, dtype=object)  # a blank has code -1
+
+
 def find_column(table: pd.DataFrame, role: str, given: str | None, tell: Tell) -> str | None:
     """The column of a role: the one given, else the first of its usual names.
 

@@ -18,6 +18,7 @@ from trainables.importers.columns import (
     USUAL_NAMES,
     BadCellsError,
     collecting,
+    each_text,
     find_column,
     lines_of,
     once,
@@ -42,6 +43,8 @@ _SEX_ALLOWED = "F, M, female, male, unknown or blank"
 _DICOM_AGE = re.compile(r"(\d{1,3})([YMWD])")
 _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 _OLDEST_YEARS = 120.0
+_UNUSUAL_PATH = re.compile(r"\\|//|(?:^|/)\.{1,2}(?:/|$)|./$")
+"""Paths that ``_posix`` changes."""
 _TAKEN_GROUPS = frozenset({Column.SEX, Column.AGE_BAND, Column.SITE, Column.SPLIT, Column.PATIENT_ID, "label"})
 
 
@@ -68,7 +71,7 @@ def import_csv(path: Place, options: ImportOptions, tell: Tell = silent) -> Mani
     problems: list[RowProblem] = []
     notes: list[str] = []
     root = checked_root(options.image_root or path.parent)
-    rows, root = collecting(lambda t: _image_paths(t[image], image, root, tell), table, problems)
+    rows, root = collecting(lambda t: _image_paths(t[image], image, root, options, tell), table, problems)
     columns: dict[str, pd.Series[Any]] = {**rows, **_texts(table, options, tell, problems, notes)}
     if options.frame_column:
         columns |= collecting(lambda t: _frames(t[options.frame_column], rows[Column.PATH]), table, problems)
@@ -194,7 +197,7 @@ def _frames(cells: pd.Series[str], paths: pd.Series[str]) -> dict[str, pd.Series
 
 
 def _image_paths(
-    cells: pd.Series[str], column: str, root: Place, tell: Tell
+    cells: pd.Series[str], column: str, root: Place, options: ImportOptions, tell: Tell
 ) -> tuple[dict[str, pd.Series[str]], Place]:
     """``image_id`` and ``path`` of every row, and the folder that paths are relative to."""
     blank = np.flatnonzero(cells.isna())
@@ -206,7 +209,10 @@ def _image_paths(
         common = os.path.commonpath(list(cells)).replace(":/", "://", 1)
         paths = cells.map(lambda url: str(url)[len(common) + 1 :])
         return {Column.IMAGE_ID: paths, Column.PATH: paths}, place(common)
-    paths = cells.map(_posix)
+    paths = cells.astype("str")
+    unusual = paths.str.contains(_UNUSUAL_PATH)
+    if unusual.any():
+        paths = paths.mask(unusual, paths[unusual].map(_posix))
     absolute = paths.map(os.path.isabs)
     if absolute.all():
         folder = str(root)
@@ -218,7 +224,8 @@ def _image_paths(
         raise UserError(
             f"image column {column!r} mixes absolute and relative paths, see {lines_of([int(absolute.argmax())])}"
         )
-    return {Column.IMAGE_ID: paths, Column.PATH: _located(paths, root, tell)}, root
+    located = paths if options.unopened else _located(paths, root, tell)
+    return {Column.IMAGE_ID: paths, Column.PATH: located}, root
 
 
 def _is_there(file: Place) -> bool:
@@ -251,8 +258,8 @@ def _located(paths: pd.Series[str], root: Place, tell: Tell) -> pd.Series[str]:
 
 
 def _sex(cells: pd.Series[str], column: str, tell: Tell) -> pd.Series[str]:
-    plain = cells.map(lambda v: None if v is None else str(v).lower())
-    sex = plain.map(_SEX)
+    plain = each_text(cells, str.lower)
+    sex = each_text(plain, _SEX.get)
     rows = np.flatnonzero((plain.notna() & sex.isna() & ~plain.isin(_SEX_UNKNOWN)).to_numpy(dtype=bool))
     if len(rows):
         strange = sorted(set(cells.iloc[rows]))[:5]
@@ -268,7 +275,7 @@ def _sex(cells: pd.Series[str], column: str, tell: Tell) -> pd.Series[str]:
 
 def _age_years(cells: pd.Series[str], column: str, tell: Tell) -> pd.Series[float]:
     """Years as numbers; also DICOM ages (``063Y``, ``011M``); ages no human reaches are left blank, which is told."""
-    years = cells.map(_years)
+    years = each_text(cells, _years).astype(float)
     rows = np.flatnonzero((cells.notna() & years.isna()).to_numpy(dtype=bool))
     if len(rows):
         strange = sorted(set(cells.iloc[rows]))[:5]
@@ -284,9 +291,7 @@ def _age_years(cells: pd.Series[str], column: str, tell: Tell) -> pd.Series[floa
     return years.mask(impossible).astype(np.float32)
 
 
-def _years(cell: str | None) -> float:
-    if cell is None:
-        return float("nan")
+def _years(cell: str) -> float:
     if dicom := _DICOM_AGE.fullmatch(cell.upper()):
         return int(dicom.group(1)) * _YEARS[dicom.group(2)]
     try:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from search_spaces.exceptions import UserError, unknown
 from search_spaces.names import MISSING_CLASS, UNCERTAIN, Column, Kind
-from trainables.importers.columns import BadCellsError, lines_of, required_column
+from trainables.importers.columns import BadCellsError, each_text, lines_of, required_column
 from trainables.importers.options import BlankLabels, ImportOptions, Tell
 from trainables.manifest import CLASS_KINDS, label_columns
 
@@ -184,8 +184,7 @@ def _flags(cells: pd.Series[str], column: str) -> pd.Series[float]:
     Raises:
         UserError: Another text.
     """
-    text = cells.map(lambda v: None if v is None else str(v).lower().removesuffix(".0"))
-    values = text.map(_FLAGS)
+    values = each_text(cells, lambda text: _FLAGS.get(text.lower().removesuffix(".0"))).astype(float)
     rows = np.flatnonzero((cells.notna() & values.isna()).to_numpy(dtype=bool))
     if len(rows):
         strange = ", ".join(map(repr, _ordered(set(cells.iloc[rows]))[:5]))
@@ -194,7 +193,7 @@ def _flags(cells: pd.Series[str], column: str) -> pd.Series[float]:
             f"For names instead of 0/1 use --label-column {column}"
         )
         raise BadCellsError(message, column, rows, _FLAGS_TEXT)
-    return values.astype(float)
+    return values
 
 
 def _refuse_plus_minus_one(flags: pd.Series[float], column: str) -> None:

@@ -68,6 +68,8 @@ class ImportOptions:
         window: Centre and width for DICOM files, in rescaled values (Hounsfield units in CT); their own if not given.
         quarantine: Where to list rows that cannot be used, which are then left out; they are refused if not given.
         derived: Folder for files that are made on import, such as masks drawn from run lengths.
+        unopened: Neither look for nor open any image or mask: their sizes stay blank, 16-bit images count as
+            ``bit_depth`` (or 16) bits, and ``tasks check`` finds what is missing.
         split: Shares of train, val and test where the data set has no split of its own.
         split_seed: Draws that split.
     """
@@ -99,6 +101,7 @@ class ImportOptions:
     window: Window | None = None
     quarantine: Path | None = None
     derived: Path | None = None
+    unopened: bool = False
     split: tuple[float, float, float] = (0.7, 0.1, 0.2)
     split_seed: int = 0
 

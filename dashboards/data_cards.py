@@ -1,0 +1,83 @@
+"""Data cards as the record has them, and the tables that the report makes of them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dashboards import tracking
+from dashboards.tracking import RecordArtifact
+
+Card = Mapping[str, Any]
+
+
+def load_data_cards(study: str, tracking_uri: str | None = None) -> dict[str, Card]:
+    """Task -> card, from the study's parent run; empty where it has none.
+
+    Raises:
+        UserError: There is no record of the study.
+        TrackingError: MLflow is away.
+    """
+    uri = tracking.resolve_tracking_uri(tracking_uri)
+    client = tracking.connect(uri)
+    experiment = tracking.find_experiment(client, study, uri)
+    cards: dict[str, Card] = {}
+    with tracking.tracking(uri), tempfile.TemporaryDirectory(prefix="scalecurves-data-") as folder:
+        for parent in tracking.find_parents(client, experiment.experiment_id)[:1]:
+            for item in client.list_artifacts(parent.info.run_id, RecordArtifact.DATA):
+                if item.path.endswith(".json"):
+                    path = client.download_artifacts(parent.info.run_id, item.path, folder)
+                    card = json.loads(Path(path).read_text("utf-8"))
+                    cards[str(card["task"])] = card
+    return cards
+
+
+def card_tables(cards: Mapping[str, Card]) -> dict[str, pd.DataFrame]:
+    """Heading -> table over all tasks: sets, subgroups, missing metadata, copies and shared patients."""
+    tables = {
+        "Sets": [row for card in cards.values() for row in _sets(card)],
+        "Subgroups": [{"task": c["task"], **group} for c in cards.values() for group in c["groups"]],
+        "Missing metadata": [{"task": c["task"], **m} for c in cards.values() for m in c["missing"] if m["missing"]],
+        "Checks": [_checks(card) for card in cards.values()],
+        "Images and patients on both sides": [row for card in cards.values() for row in _both_sides(card)],
+    }
+    return {heading: pd.DataFrame(rows) for heading, rows in tables.items() if rows}
+
+
+def _sets(card: Card) -> list[dict[str, Any]]:
+    rows = []
+    for of in card["sets"]:
+        for label in of["labels"]:
+            known = label["positive"] + label["negative"]
+            rows.append(
+                {"task": card["task"], "set": of["set"], "images": of["images"], "patients": of["patients"]}
+                | {"scored_by": of["aggregation"], **label}
+                | {"prevalence": label["positive"] / known if known else float("nan")}
+            )
+    return rows
+
+
+def _checks(card: Card) -> dict[str, Any]:
+    check = card["check"] or {}
+    names = ("errors", "warnings", "identical_sets", "near_copies")
+    state = "tasks check has not been run on this content" if not check else "checked"
+    row = {"task": card["task"], "importer": card["importer"], "label_policy": str(card["label_policy"])}
+    return row | {"validation": card["validation"], "check": state} | {name: check.get(name) for name in names}
+
+
+def _both_sides(card: Card) -> list[dict[str, Any]]:
+    rows = [
+        {"task": card["task"], "what": f"patients in {s['sets'][0]} and {s['sets'][1]}", "number": s["patients"]}
+        for s in card["shared_patients"]
+    ]
+    rows += [
+        {"task": card["task"], "what": f"images of {name} with a near copy in training", "number": count}
+        for name, count in card["near_copies"].items()
+        if count
+    ]
+    return rows
