@@ -89,4 +89,4 @@ def make_frames(library: TaskLibrary, name: str, images: int, side: int) -> Mani
 
 def files_of(manifest: Manifest) -> list[Path]:
     """The image files of a task, in its order."""
-    return [manifest.file(row) for row in range(len(manifest))]
+    return [Path(str(manifest.file(row))) for row in range(len(manifest))]

@@ -197,8 +197,9 @@ class _Parameters:
 
     def of(self, piece: slice) -> _Parameters:
         """Those of a part of the batch."""
-        values: dict[str, Any] = {name: getattr(self, name) for name in _Parameters.__slots__}
-        return _Parameters(**{name: None if value is None else value[piece] for name, value in values.items()})
+        whole = {name: getattr(self, name) for name in _Parameters.__slots__}
+        part: dict[str, Any] = {name: None if value is None else value[piece] for name, value in whole.items()}
+        return _Parameters(**part)
 
 
 class EvaluationTransform:
