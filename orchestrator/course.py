@@ -170,8 +170,9 @@ class Course:
         self._agenda.complete(trial_id)
         self._breaker.completed(self._coordinates(trial_id))
         self._writer.put(result)
-        self._view.done(trial_id, timing.total_s if timing else None)
-        self._follow(self._searching.ended(trial_id, validation_value(result)))
+        value = validation_value(result)
+        self._view.done(trial_id, timing.total_s if timing else None, value)
+        self._follow(self._searching.ended(trial_id, value))
 
     def _try_again(self, trial_id: str, failure: Failure) -> None:
         self._record_failure(trial_id, failure)
@@ -234,8 +235,8 @@ class Course:
 
     def _expect(self, step: Step) -> None:
         """What was expected is known now."""
-        labels = {t.trial_id: t.trial.label for t in step.trials}
-        self._view.revise(step.gone, labels, {t.trial_id: t.cost for t in step.trials})
+        trials = {t.trial_id: t.trial for t in step.trials}
+        self._view.revise(step.gone, trials, {t.trial_id: t.cost for t in step.trials})
 
     def _end_search(self, trial_id: str) -> list[PlannedTrial]:
         """End the search of a trial for this run; the final trials that get no values."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from rich.console import Console
 
@@ -20,9 +20,11 @@ from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
 from orchestrator.plan_text import plan_json
 from orchestrator.progress import ProgressView
 from orchestrator.record import Record
+from orchestrator.record_states import TrialState
 from orchestrator.record_writer import RecordWriter
 from orchestrator.remaining import remaining
 from orchestrator.run_terms import FailedTrial, RunOptions, RunSummary
+from orchestrator.running_contrasts import RunningContrasts
 from orchestrator.searches import searches_of, settled
 from orchestrator.searching import Searching
 from search_spaces.exceptions import TrackingError, UserError
@@ -96,8 +98,8 @@ class Engine:
         summary = RunSummary(skipped=len(done - todo.keys()))
         if todo:
             self._build_stores(todo)
-            took = {i: s.seconds for i, s in states.items() if i in done and s.seconds is not None}
-            self._train(todo, [t for t in self._plan.trials if t.trial_id in done], took, summary, searching)
+            known = {t.trial_id: states[t.trial_id] for t in self._plan.trials if t.trial_id in done}
+            self._train(todo, known, summary, searching)
         if self._plan.open_searches:
             self._whole_plan = searching.settled(self._whole_plan)
             self._plan = searching.settled(self._plan)
@@ -124,20 +126,18 @@ class Engine:
     def _train(
         self,
         todo: Mapping[str, PlannedTrial],
-        done: Iterable[PlannedTrial],
-        took: Mapping[str, float],
+        done: Mapping[str, TrialState],
         summary: RunSummary,
         searching: Searching,
     ) -> None:
         execution = self._plan.study.execution
-        expected = {**todo, **searching.expected}
-        labels = {i: t.trial.label for i, t in expected.items()}
         writer = RecordWriter(self.record)
-        view = ProgressView(self._console, labels, {i: t.cost for i, t in expected.items()})
+        view = self._view({**todo, **searching.expected}, done)
         note = DriverNote(self._storage, self._plan.study.name, view.eta_s)
         breaker = Breaker()
-        for planned in done:
-            breaker.completed(planned.trial.cell.coordinates)
+        for planned in self._plan.trials:
+            if planned.trial_id in done:
+                breaker.completed(planned.trial.cell.coordinates)
         known = {i: t for i, t in todo.items() if not t.trial.is_open}
         course = Course(known, self._resolve, writer, view, note, summary, self._broken, breaker, searching)
         try:
@@ -147,6 +147,7 @@ class Engine:
                     return
                 with connect(self._places.address, import_paths=self._workspace.import_paths):
                     if self._options.max_gpu_hours is not None:
+                        took = {i: s.seconds for i, s in done.items() if s.seconds is not None}
                         course.keep_within(self._budget(self._options.max_gpu_hours, took))
                     with Executor(
                         max_concurrent=self._options.max_concurrent or execution.max_concurrent,
@@ -162,6 +163,17 @@ class Engine:
                 summary.waiting = writer.close()
             finally:
                 note.close()
+
+    def _view(self, expected: Mapping[str, PlannedTrial], done: Mapping[str, TrialState]) -> ProgressView:
+        study = self._plan.study
+        primaries = {name: task.primary for name, task in study.tasks.items()}
+        contrasts = RunningContrasts(study.statistics.baseline, primaries)
+        trials = {i: t.trial for i, t in expected.items()}
+        view = ProgressView(self._console, trials, {i: t.cost for i, t in expected.items()}, contrasts)
+        for planned in self._plan.trials:
+            if planned.trial_id in done:
+                view.known(planned.trial_id, planned.trial, done[planned.trial_id].best_value)
+        return view
 
     def _budget(self, gpu_hours: float, took: Mapping[str, float]) -> Budget:
         nodes = present_and_possible()

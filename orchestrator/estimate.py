@@ -16,7 +16,7 @@ from orchestrator.budget import Budget, count_affordable, work_of
 from orchestrator.forecast import Forecast, Work, forecast
 from orchestrator.places import Places
 from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
-from orchestrator.progress import duration
+from orchestrator.pace import duration
 from orchestrator.record import Record
 from orchestrator.record_states import TrialState
 from orchestrator.remaining import remaining

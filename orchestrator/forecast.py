@@ -48,8 +48,9 @@ class SecondsModel:
         self._unit = float(work.mean()) or 1.0
         self._constant, self._slope = _non_negative_line(work / self._unit, seconds)
         predicted = self._constant + self._slope * work / self._unit
-        spread = np.sqrt(np.mean((seconds - predicted) ** 2))
-        self.relative_error = float(spread / seconds.mean()) if seconds.mean() > 0 else 0.0
+        self.spread_s = float(np.sqrt(np.mean((seconds - predicted) ** 2)))
+        """Root mean square of measured around expected seconds."""
+        self.relative_error = float(self.spread_s / seconds.mean()) if seconds.mean() > 0 else 0.0
 
     def seconds(self, work: float) -> float:
         """Expected seconds of that much work."""

@@ -3,67 +3,40 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
-from orchestrator.forecast import SecondsModel
+from orchestrator.cell_counts import CellCounts
+from orchestrator.pace import Pace
+from orchestrator.running_contrasts import RunningContrasts
+from search_spaces.expand import Trial
 
 _QUIET_S = 10.0
+"""Least seconds between two plain lines."""
+_CONTRASTS_S = 600.0
+"""Least seconds between two plain listings of contrasts, but for those at the end of a task."""
+_REDRAW_S = 1.0
+"""Least seconds between two counts of everything for the live view."""
 
 
-def duration(seconds: float) -> str:
-    """Short text: ``42 s``, ``3 min 05 s``, ``2 h 10 min``."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+class _Bars(Progress):
+    """Progress bars with lines of text below them."""
 
+    def __init__(self, *columns: Any, below: Callable[[], list[str]], **options: Any) -> None:
+        self._below = below
+        super().__init__(*columns, **options)
 
-class Pace:
-    """Time left, from how long trials took so far: a constant and a part that grows with their work.
-
-    Args:
-        costs: Trial id -> expected work in any unit.
-        clock: Seconds, never going back.
-    """
-
-    def __init__(self, costs: dict[str, float], clock: Callable[[], float] = time.monotonic) -> None:
-        self._left = dict(costs)
-        self._took: list[tuple[float, float]] = []
-        self._clock = clock
-        self._started = clock()
-
-    def expect(self, costs: dict[str, float]) -> None:
-        """Further trials with their expected work."""
-        self._left |= costs
-
-    def finished(self, trial_id: str, seconds: float | None = None) -> None:
-        """A trial has ended.
-
-        Args:
-            trial_id: Its id.
-            seconds: How long it ran; None if it says nothing about others, as after a failure.
-        """
-        cost = self._left.pop(trial_id, None)
-        if cost is not None and seconds is not None:
-            self._took.append((cost, seconds))
-
-    def eta_s(self) -> float | None:
-        """Seconds left; None before the first trial has ended."""
-        if not self._left:
-            return 0.0
-        if not self._took:
-            return None
-        took, left = list(self._took), list(self._left.values())  # copies: the driver's note asks from its own thread
-        model = SecondsModel(took)
-        at_a_time = sum(seconds for _, seconds in took) / max(self._clock() - self._started, 1e-9)
-        return sum(model.seconds(cost) for cost in left) / max(at_a_time, 1e-9)
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Called by rich for each frame."""
+        yield from super().get_renderables()
+        lines = self._below()
+        if lines:
+            yield Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
 
 
 class ProgressView:
@@ -71,30 +44,48 @@ class ProgressView:
 
     Args:
         console: Where to draw.
-        labels: Trial id -> short text.
+        trials: What is to be trained in this run, by id.
         costs: Trial id -> expected work in any unit, for the time left.
+        contrasts: Gets the values of trials as they end.
+        clock: Seconds, never going back.
     """
 
-    def __init__(self, console: Console, labels: dict[str, str], costs: dict[str, float]) -> None:
+    def __init__(
+        self,
+        console: Console,
+        trials: Mapping[str, Trial],
+        costs: dict[str, float],
+        contrasts: RunningContrasts,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._console = console
-        self._labels = dict(labels)
-        self._pace = Pace(costs)
+        self._trials = dict(trials)
+        self._contrasts = contrasts
+        self._clock = clock
+        self._pace = Pace(costs, clock)
+        self._cells = CellCounts()
         self._done = self._failed = 0
-        self._left: dict[str, str] = {}
+        self._left: dict[str, Trial] = {}
         self._running: dict[str, TaskID] = {}
-        self._last_line = 0.0
+        self._last_line = -_QUIET_S
+        self._last_contrasts = clock()
+        self._lines: list[str] = []
+        self._counted_at = -_REDRAW_S
         self._live = console.is_terminal
-        self._bars = Progress(
+        self._bars = _Bars(
             TextColumn("{task.description}", justify="left"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}"),
+            below=self._below,
             console=console,
             transient=True,
             disable=not self._live,
         )
-        self._main = self._bars.add_task("trials", total=len(labels), note="")
+        self._main = self._bars.add_task("trials", total=len(self._trials), note="")
+        for trial_id, trial in self._trials.items():
+            self._cells.expect(trial_id, trial)
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -109,37 +100,57 @@ class ProgressView:
         """Seconds left; None before the first trial has ended."""
         return self._pace.eta_s()
 
+    def known(self, trial_id: str, trial: Trial, value: float | None) -> None:
+        """A trial was done before this run; its validation value."""
+        self._cells.expect(trial_id, trial)
+        self._cells.ended(trial_id, done=True)
+        self._contrasts.take(trial, value)
+
     def report(self, report: dict[str, Any]) -> None:
         """A running trial has reported: keys ``trial_id``, ``step``, ``steps``, ``val``."""
+        trial_id = str(report["trial_id"])
+        self._cells.began(trial_id)
         if not self._live:
             return
-        trial_id = str(report["trial_id"])
         if trial_id not in self._running:
-            label = self._labels.get(trial_id, trial_id)
-            self._running[trial_id] = self._bars.add_task(f"  {label}", total=report.get("steps"), note="")
+            self._running[trial_id] = self._bars.add_task(
+                f"  {self._label(trial_id)}", total=report.get("steps"), note=""
+            )
         value = report.get("val")
         note = f"val {value:.3f}" if isinstance(value, float) else ""
         self._bars.update(self._running[trial_id], completed=report.get("step", 0), note=note)
 
-    def revise(self, gone: list[str], labels: dict[str, str], costs: dict[str, float]) -> None:
+    def revise(self, gone: list[str], trials: Mapping[str, Trial], costs: dict[str, float]) -> None:
         """Expected trials have become others, or will not come."""
         for trial_id in gone:
             self._pace.finished(trial_id)
-            self._labels.pop(trial_id, None)
-        self._labels |= labels
+            self._trials.pop(trial_id, None)
+            self._cells.forget(trial_id)
+        for trial_id, trial in trials.items():
+            self._trials[trial_id] = trial
+            self._cells.expect(trial_id, trial)
         self._pace.expect(costs)
-        self._bars.update(self._main, total=len(self._labels))
+        self._bars.update(self._main, total=len(self._trials))
 
-    def done(self, trial_id: str, seconds: float | None = None) -> None:
-        """A trial is complete; it took so many seconds."""
+    def done(self, trial_id: str, seconds: float | None = None, value: float | None = None) -> None:
+        """A trial is complete.
+
+        Args:
+            trial_id: Its id.
+            seconds: What it took; None if that says nothing about others.
+            value: Validation value of its primary metric.
+        """
         self._done += 1
+        self._cells.ended(trial_id, done=True)
+        if trial_id in self._trials:
+            self._contrasts.take(self._trials[trial_id], value)
         self._ended(trial_id, seconds)
 
     def spent(self, trial_id: str, message: str) -> None:
         """A search trial has failed by its values, which is a result like others."""
         self._done += 1
         self._console.print(
-            f"search trial counts as worst: {self._labels.get(trial_id, trial_id)} ({trial_id}): {message}",
+            f"search trial counts as worst: {self._label(trial_id)} ({trial_id}): {message}",
             style="dim",
             markup=False,
         )
@@ -147,16 +158,15 @@ class ProgressView:
 
     def again(self, trial_id: str, message: str) -> None:
         """A trial has failed and will be tried once more."""
-        label = self._labels.get(trial_id, trial_id)
-        self._console.print(f"tried again: {label} ({trial_id}): {message}", style="yellow", markup=False)
+        line = f"tried again: {self._label(trial_id)} ({trial_id}): {message}"
+        self._console.print(line, style="yellow", markup=False)
         self._hide(trial_id)
 
     def failed(self, trial_id: str, message: str) -> None:
         """A trial has failed; its message is shown at once."""
         self._failed += 1
-        self._console.print(
-            f"FAILED {self._labels.get(trial_id, trial_id)} ({trial_id}): {message}", style="red", markup=False
-        )
+        self._cells.ended(trial_id, done=False)
+        self._console.print(f"FAILED {self._label(trial_id)} ({trial_id}): {message}", style="red", markup=False)
         self._ended(trial_id)
 
     def left(self, trial_ids: list[str], kind: str, message: str) -> None:
@@ -176,9 +186,13 @@ class ProgressView:
         for trial_id in trial_ids:
             self._pace.finished(trial_id)
             self._hide(trial_id)
-            if trial_id in self._labels:
-                self._left[trial_id] = self._labels.pop(trial_id)
-        self._bars.update(self._main, total=len(self._labels))
+            if trial_id in self._trials:
+                self._left[trial_id] = self._trials.pop(trial_id)
+        self._bars.update(self._main, total=len(self._trials))
+
+    def _label(self, trial_id: str) -> str:
+        trial = self._trials.get(trial_id) or self._left.get(trial_id)
+        return trial.label if trial else trial_id
 
     def _hide(self, trial_id: str) -> None:
         if trial_id in self._running:
@@ -188,18 +202,40 @@ class ProgressView:
         self._pace.finished(trial_id, seconds)
         self._hide(trial_id)
         if trial_id in self._left:  # it was put off, but ended before it could be stopped
-            self._labels[trial_id] = self._left.pop(trial_id)
-            self._bars.update(self._main, total=len(self._labels))
-        eta = self._pace.eta_s()
-        note = f"{self._failed} failed" if self._failed else ""
-        note += f"  about {duration(eta)} left" if eta else ""
-        self._bars.update(self._main, advance=1, note=note)
-        self._plain_line(note)
+            self._trials[trial_id] = self._left.pop(trial_id)
+            self._bars.update(self._main, total=len(self._trials))
+        self._bars.update(self._main, advance=1, note=self._note() if self._live else "")
+        if not self._live:
+            self._plain_lines(trial_id)
 
-    def _plain_line(self, note: str) -> None:
-        now = time.monotonic()
-        ended = self._done + self._failed
-        if self._live or (now - self._last_line < _QUIET_S and ended < len(self._labels)):
-            return
-        self._last_line = now
-        self._console.print(f"{ended}/{len(self._labels)} trials  {note}".rstrip(), markup=False, highlight=False)
+    def _note(self) -> str:
+        rate, left = self._pace.per_minute(), self._pace.left()
+        parts = [f"{self._failed} failed" if self._failed else ""]
+        parts += [f"{rate:.3g} trials/min" if rate else "", left.text if left and left.seconds else ""]
+        return "  ".join(filter(None, parts))
+
+    def _below(self) -> list[str]:
+        """Lines of the live view below its bars, counted once a second at most: rich draws more often."""
+        if self._clock() - self._counted_at >= _REDRAW_S:
+            self._counted_at = self._clock()
+            self._lines = [self._cell_line(), *self._contrasts.lines()]
+        return self._lines
+
+    def _cell_line(self) -> str:
+        counts = self._cells.counts()
+        return "cells: " + ", ".join(f"{n} {state}" for state, n in counts.items() if n or state == "done")
+
+    def _plain_lines(self, trial_id: str) -> None:
+        """One line now and then; contrasts when a task has ended, and rarely in between."""
+        now, ended = self._clock(), self._done + self._failed
+        task = self._cells.task_ended(trial_id)
+        if now - self._last_line >= _QUIET_S or ended >= len(self._trials):
+            self._last_line = now
+            line = f"{ended}/{len(self._trials)} trials  {self._note()}".rstrip()
+            self._console.print(f"{line}  {self._cell_line()}", markup=False, highlight=False)
+        if task or now - self._last_contrasts >= _CONTRASTS_S:
+            self._last_contrasts = now
+            if task:
+                self._console.print(f"all trials of {task} have ended", markup=False, highlight=False)
+            for text in self._contrasts.lines():
+                self._console.print(text, markup=False, highlight=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dashboards.tracking import hide_password
-from orchestrator.progress import duration
+from orchestrator.pace import duration
 from orchestrator.run_terms import RunSummary
 
 

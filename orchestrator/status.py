@@ -16,7 +16,7 @@ from rich.text import Text
 from orchestrator.drivers import running_now
 from orchestrator.places import Places
 from orchestrator.plan import Plan, PlannedTrial
-from orchestrator.progress import duration
+from orchestrator.pace import duration
 from orchestrator.record import Record
 from orchestrator.record_states import TrialState
 from orchestrator.searches import NO_VALUE, Search, searches_of, settled

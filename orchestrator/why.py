@@ -14,7 +14,7 @@ from dashboards.tracking import RecordTag
 from orchestrator.drivers import drivers_now
 from orchestrator.places import Places
 from orchestrator.plan import Plan, PlannedTrial
-from orchestrator.progress import duration
+from orchestrator.pace import duration
 from orchestrator.record import Record
 from orchestrator.record_states import TrialState, trial_states
 from orchestrator.searches import Search, searches_of, settled
