@@ -100,16 +100,16 @@ def with_tune(place: Place, ranks: int) -> None:
     import mlflow  # noqa: F401 - at the start of the driver, as a script does
     from ray import tune
 
-    trials = {trial.trial_id: trial for trial in place.written()}
+    by_id = {trial.trial_id: trial for trial in place.written()}
 
     class Recorder(tune.Callback):  # type: ignore[misc]
-        def on_trial_complete(self, iteration: int, trials_: list[Any], trial: Any, **info: Any) -> None:
-            done = trials[trial.config["trial"]["trial_id"]]
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            done = by_id[trial.config["trial"]["trial_id"]]
             log_run(done, place.result(done), place.tracking_uri)
 
     # Tune's own trial takes a CPU while its ranks train, so the cluster is told of one more than they use.
     with connect("local", num_cpus=ranks + 1):
-        fit_each(list(trials.values()), ranks, [Recorder()])
+        fit_each(list(by_id.values()), ranks, [Recorder()])
 
 
 def with_shell(place: Place, ranks: int) -> None:

@@ -66,8 +66,8 @@ class Length:
 
 
 LENGTHS = {
-    "short": Length(48, 4, 10, {"tune": 15.0, "shell": 8.0, "hydra": 1.0}),
-    "medium": Length(24, 2, 100, {"tune": 3.0, "shell": 2.0, "hydra": 1.0}),
+    "short": Length(48, 2, 10, {"tune": 15.0, "shell": 8.0, "hydra": 1.0}),
+    "medium": Length(24, 1, 100, {"tune": 3.0, "shell": 2.0, "hydra": 1.0}),
     "long": Length(8, 1, 1200, {"tune": 0.95, "shell": 0.95, "hydra": 0.95}),
 }
 
@@ -195,7 +195,7 @@ def _sides() -> list[str]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="4, 2 and 1 trials; short and medium ones if not told")
+    parser.add_argument("--quick", action="store_true", help="2, 1 and 1 trials; short and medium ones if not told")
     parser.add_argument("--lengths", help=f"comma-separated, of {', '.join(LENGTHS)}; all if not given")
     given = parser.parse_args()
     lengths = (given.lengths or ("short,medium" if given.quick else ",".join(LENGTHS))).split(",")

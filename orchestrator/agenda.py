@@ -65,6 +65,8 @@ class Agenda(Generic[Kind]):
         self._ready: dict[Kind, list[tuple[float, float, int, str]]] = {}
         self._work: dict[Kind, float] = {}
         self._waiting: dict[str, None] = {}
+        self._aside: dict[str, list[str]] = {}
+        """Trials that someone else trains -> those below them in the chain."""
         self._completed: set[str] = set()
         for trial_id, entry in self._entries.items():
             self._ready.setdefault(entry.gang, [])
@@ -74,8 +76,13 @@ class Agenda(Generic[Kind]):
                 self._push(trial_id)
 
     def __len__(self) -> int:
-        """Trials that have not been handed out."""
+        """Trials that have not been handed out, without those that are set aside."""
         return sum(map(len, self._ready.values())) + len(self._waiting)
+
+    @property
+    def aside(self) -> int:
+        """Trials that are set aside, without those below them."""
+        return len(self._aside)
 
     def next(self, gangs: Collection[Kind] | None = None) -> str | None:
         """The trial that should start now; None if all that are left wait for another, or none is left.
@@ -127,10 +134,29 @@ class Agenda(Generic[Kind]):
         self._ready.setdefault(entry.gang, [])
         if upstream_id is not None:
             self._dependents.setdefault(upstream_id, []).append(entry.trial_id)
-        if upstream_id in self._entries and upstream_id not in self._completed:
+        aside = [below for root, below in self._aside.items() if upstream_id == root or upstream_id in below]
+        if aside:
+            aside[0].append(entry.trial_id)
+        elif upstream_id in self._entries and upstream_id not in self._completed:
             self._waiting[entry.trial_id] = None
         else:
             self._push(entry.trial_id)
+
+    def set_aside(self, trial_id: str) -> None:
+        """A trial that was handed out is trained by someone else: it and those below it wait outside the agenda."""
+        below = [i for i in self._below(trial_id) if i in self._waiting]
+        self._waiting = {i: None for i in self._waiting if i not in set(below)}
+        self._aside[trial_id] = below
+
+    def take_up(self, trial_id: str) -> bool:
+        """It is clear how a trial that was set aside goes on: ``complete``, ``fail`` or ``put_back`` follows.
+
+        Returns:
+            Whether it is still set aside: it may have been taken off meanwhile.
+        """
+        below = self._aside.pop(trial_id, None)
+        self._waiting |= dict.fromkeys(below or ())
+        return below is not None
 
     def complete(self, trial_id: str) -> None:
         """A trial has its result: those that start from it may start."""
@@ -163,7 +189,8 @@ class Agenda(Generic[Kind]):
 
     def _open(self) -> dict[str, None]:
         ready = sorted(item for heap in self._ready.values() for item in heap)
-        return dict.fromkeys([item[-1] for item in ready]) | self._waiting
+        aside = dict.fromkeys(i for root, below in self._aside.items() for i in (root, *below))
+        return dict.fromkeys([item[-1] for item in ready]) | self._waiting | aside
 
     def _below(self, trial_id: str) -> list[str]:
         found: list[str] = []
@@ -177,6 +204,9 @@ class Agenda(Generic[Kind]):
     def _drop(self, trial_ids: list[str]) -> None:
         dropped = set(trial_ids)
         self._waiting = {i: None for i in self._waiting if i not in dropped}
+        self._aside = {
+            root: [i for i in below if i not in dropped] for root, below in self._aside.items() if root not in dropped
+        }
         for gang, heap in self._ready.items():
             kept = [item for item in heap if item[-1] not in dropped]
             heapq.heapify(kept)

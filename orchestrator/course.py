@@ -9,6 +9,7 @@ from orchestrator.agenda import Agenda, Entry
 from orchestrator.breaker import Breaker
 from orchestrator.budget import Budget
 from orchestrator.cancel import Cancellation
+from orchestrator.claims import Others
 from orchestrator.drivers import DriverNote
 from orchestrator.executor import Report, TrialOutcome
 from orchestrator.feed import Handout
@@ -23,7 +24,7 @@ from orchestrator.searches import NO_VALUE, validation_value
 from orchestrator.searching import Searching, Step
 from orchestrator.whereabouts import Whereabouts
 from search_spaces.failpoints import failpoint
-from search_spaces.names import FailureClass, Role
+from search_spaces.names import FailureClass, Role, State
 from search_spaces.results import Failure, TrialResult
 from search_spaces.study import GangSpec
 from search_spaces.trial import ResolvedTrial
@@ -47,6 +48,7 @@ class Course:
         broken: Trials without a result and why; those from before the run are there already.
         breaker: Stops what keeps failing alike.
         searching: The searches of the run.
+        others: What other drivers of the study train; None if there is none.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class Course:
         broken: dict[str, Failure],
         breaker: Breaker,
         searching: Searching,
+        others: Others | None = None,
     ) -> None:
         self._searching = searching
+        self._others = others
         first = searching.start()
         self._todo = {**todo, **{t.trial_id: t for t in first.trials}}
         self._resolve = resolve
@@ -87,9 +91,13 @@ class Course:
     # What the executor asks
 
     def __len__(self) -> int:
-        """Trials that have not been handed out, those that a search may still ask for included."""
+        """Trials that have not been handed out, those that a search may still ask for included; 0 if all of them wait
+        for what other drivers train."""
         # Called in each turn of Tune's loop, in its thread: the place to hear what was asked from another one.
         self._obey()
+        self._hear_of_others()
+        if self._agenda.aside and not len(self._agenda) and not self._runs():
+            return 0
         return len(self._agenda) + len(self._searching)
 
     def demands(self, running: Mapping[GangSpec, int]) -> dict[GangSpec, Demand]:
@@ -99,6 +107,9 @@ class Course:
     def next(self, gangs: Collection[GangSpec]) -> Handout | None:
         """The trial that should start now."""
         trial_id = self._agenda.next(gangs)
+        while trial_id is not None and self._others is not None and not self._others.mine(trial_id):
+            self._agenda.set_aside(trial_id)
+            trial_id = self._agenda.next(gangs)
         if trial_id is None:
             return None
         trial = self._start(trial_id)
@@ -126,6 +137,8 @@ class Course:
             self._try_again(trial_id, failure)
             return
         self._ended.add(trial_id)
+        if self._others is not None and not self._is_final(outcome):
+            self._others.claims.release(trial_id)
         if not outcome.stopped:
             self._cancellation.ended(trial_id)
         self._summary.cancelled = len(self._cancellation)
@@ -144,6 +157,11 @@ class Course:
 
     # What the engine and other processes ask
 
+    @property
+    def elsewhere(self) -> int:
+        """Trials that other drivers train and this one waits for."""
+        return self._agenda.aside
+
     def give_up_the_hopeless(self) -> None:
         """Fail the trials that start from one that failed before this run."""
         for trial_id in self._broken.keys() - self._todo.keys():
@@ -161,6 +179,49 @@ class Course:
     def cancel(self, trial_ids: Iterable[str]) -> None:
         """Do not start these trials, and stop those that run. May be called from any thread; soon obeyed."""
         self._cancellation.ask(trial_ids)
+
+    # What other drivers do
+
+    def _runs(self) -> bool:
+        return any(trial_id not in self._ended for trial_id in self._started)
+
+    def _hear_of_others(self) -> None:
+        for news in self._others.news() if self._others is not None else ():
+            if not self._agenda.take_up(news.trial_id):
+                continue  # it was taken out of the run
+            if news.result is not None:
+                self._complete(news.trial_id, news.result)
+            elif news.state is None:
+                self._agenda.put_back(news.trial_id)
+            elif news.state.state is State.COMPLETE:
+                self._done_elsewhere(news.trial_id, news.state)
+            else:
+                self._diverged_elsewhere(news.trial_id, diverged(news.state))
+
+    def _done_elsewhere(self, trial_id: str, state: TrialState) -> None:
+        self._ended.add(trial_id)
+        self._summary.skipped += 1
+        self._agenda.complete(trial_id)
+        self._breaker.completed(self._coordinates(trial_id))
+        self._view.done(trial_id, None, state.best_value)
+        self._follow(self._searching.ended(trial_id, state.best_value))
+
+    def _diverged_elsewhere(self, trial_id: str, failure: Failure) -> None:
+        self._ended.add(trial_id)
+        if self._searching.spends(trial_id, failure):
+            self._view.spent(trial_id, failure.message)
+            self._follow(self._searching.ended(trial_id, None))
+            return
+        self._broken[trial_id] = failure
+        self._summary.failed.append(FailedTrial.of(self._todo[trial_id], failure))
+        self._view.failed(trial_id, failure.message)
+        self._fail_dependents(trial_id)
+
+    @staticmethod
+    def _is_final(outcome: TrialOutcome) -> bool:
+        """Whether no driver should try the trial again: its end is marked when the record has it."""
+        failure = outcome.failure
+        return outcome.result is not None or (failure is not None and failure.failure_class is FailureClass.DIVERGENCE)
 
     # Ends
 

@@ -17,7 +17,10 @@ import time
 import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import psutil
 import pyarrow as pa
 
 from trainables.storage import Storage
@@ -64,6 +67,9 @@ class DriverNote:
         study: Name of the study.
         eta_s: Gives the seconds left, None if not known.
         every_s: Seconds between two looks.
+
+    Attributes:
+        name: Of the driver, unlike all others.
     """
 
     def __init__(
@@ -75,7 +81,7 @@ class DriverNote:
         self._every_s = every_s
         self._host, self._pid = socket.gethostname(), os.getpid()
         # Process numbers come again, in containers at once; a request to an earlier driver must not reach this one.
-        self._name = f"{self._host}-{self._pid}-{uuid.uuid4().hex[:8]}"
+        self.name = f"{self._host}-{self._pid}-{uuid.uuid4().hex[:8]}"
         self._running: set[str] = set()
         self._listener: Listener | None = None
         self._ended = threading.Event()
@@ -101,12 +107,12 @@ class DriverNote:
         with contextlib.suppress(*_STORAGE_ERRORS):
             for request in self._requests():
                 self._storage.delete_note(request)
-            self._storage.delete_note(_DRIVER + self._name)
+            self._storage.delete_note(_DRIVER + self.name)
 
     def _live(self) -> None:
         while True:
             with contextlib.suppress(*_STORAGE_ERRORS):
-                self._storage.put_note(_DRIVER + self._name, json.dumps(self._note()))
+                self._storage.put_note(_DRIVER + self.name, json.dumps(self._note()))
                 self._hear()
             if self._ended.wait(self._every_s):
                 return
@@ -116,6 +122,8 @@ class DriverNote:
             "study": self._study,
             "host": self._host,
             "pid": self._pid,
+            "began": psutil.Process(self._pid).create_time(),
+            "machine": _machine(),
             "time": time.time(),
             "running": sorted(self._running),
             "eta_s": self._eta_s(),
@@ -129,7 +137,12 @@ class DriverNote:
             self._storage.delete_note(name)
 
     def _requests(self) -> dict[str, str]:
-        return self._storage.notes(f"{_CANCEL}{self._name}-")
+        return self._storage.notes(f"{_CANCEL}{self.name}-")
+
+
+def live_drivers(storage: Storage) -> dict[str, bool]:
+    """Name of each driver that has left a note -> whether it lives."""
+    return {name.removeprefix(_DRIVER): _lives(json.loads(text)) for name, text in storage.notes(_DRIVER).items()}
 
 
 def drivers_now(storage: Storage, study: str) -> list[Driver]:
@@ -137,7 +150,7 @@ def drivers_now(storage: Storage, study: str) -> list[Driver]:
     found = []
     for name, text in storage.notes(_DRIVER).items():
         note = json.loads(text)
-        if note["study"] == study and time.time() - note["time"] < STALE_S:
+        if note["study"] == study and _lives(note):
             found.append(
                 Driver(
                     name=name.removeprefix(_DRIVER),
@@ -175,6 +188,27 @@ def stale_notes(storage: Storage) -> list[str]:
     fresh = {
         name.removeprefix(_DRIVER)
         for name, note in notes.items()
-        if name.startswith(_DRIVER) and time.time() - note["time"] < STALE_S
+        if name.startswith(_DRIVER) and _lives(note)
     }
     return [name for name in notes if not any(driver in name for driver in fresh)]
+
+
+def _machine() -> str:
+    """Stands for what shares process numbers with this process: a machine that was booted, a container on it."""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115 - no path: pid:[4026531836]
+    return ""
+
+
+def _lives(note: dict[str, Any]) -> bool:
+    """Whether the driver of a note may still run: it was heard of lately, and is not known to have died here."""
+    if time.time() - note["time"] >= STALE_S:
+        return False
+    if not note.get("machine") or note["machine"] != _machine():
+        return True
+    try:
+        process = psutil.Process(note["pid"])
+        return process.create_time() == note["began"] and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

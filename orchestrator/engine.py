@@ -12,6 +12,7 @@ from rich.console import Console
 from cluster.connection import connect, present_and_possible
 from orchestrator.breaker import Breaker
 from orchestrator.budget import Budget, work_of
+from orchestrator.claims import LOOK_S, Claims, Others
 from orchestrator.course import Course, diverged
 from orchestrator.drivers import DriverNote
 from orchestrator.executor import Executor, Limits
@@ -27,9 +28,9 @@ from orchestrator.run_terms import FailedTrial, RunOptions, RunSummary
 from orchestrator.running_contrasts import RunningContrasts
 from orchestrator.searches import searches_of, settled
 from orchestrator.searching import Searching
-from search_spaces.exceptions import TrackingError, UserError
-from search_spaces.names import Role, State
-from search_spaces.results import Failure
+from search_spaces.exceptions import Paused, TrackingError, UserError
+from search_spaces.names import FailureClass, Role, State
+from search_spaces.results import Failure, TrialResult
 from search_spaces.trial import ResolvedTrial, Workspace
 from trainables.library import TaskLibrary
 from trainables.store import open_store
@@ -131,15 +132,17 @@ class Engine:
         searching: Searching,
     ) -> None:
         execution = self._plan.study.execution
-        writer = RecordWriter(self.record)
         view = self._view({**todo, **searching.expected}, done)
         note = DriverNote(self._storage, self._plan.study.name, view.eta_s)
+        claims = Claims(self._storage, note.name)
+        writer = RecordWriter(self.record, lambda result, run_id: _end_claim(claims, result))
+        others = Others(claims, self._storage, self.record.states)
         breaker = Breaker()
         for planned in self._plan.trials:
             if planned.trial_id in done:
                 breaker.completed(planned.trial.cell.coordinates)
         known = {i: t for i, t in todo.items() if not t.trial.is_open}
-        course = Course(known, self._resolve, writer, view, note, summary, self._broken, breaker, searching)
+        course = Course(known, self._resolve, writer, view, note, summary, self._broken, breaker, searching, others)
         try:
             with view:
                 course.give_up_the_hopeless()
@@ -158,11 +161,28 @@ class Engine:
                         course.stops_with(executor.stop)
                         note.listen(course.cancel)
                         executor.run(course)
+                        while course.elsewhere or len(course):
+                            self._wait_for_others(course)
+                            executor.run(course)
         finally:
             try:
                 summary.waiting = writer.close()
             finally:
+                claims.close()
                 note.close()
+
+    def _wait_for_others(self, course: Course) -> None:
+        """Until there is something to train here again, or nothing that other drivers train is left.
+
+        Raises:
+            Paused: Ctrl-C; nothing of this driver runs.
+        """
+        self._console.print(f"{course.elsewhere} trials are being trained by another run of this study; waiting")
+        try:
+            while course.elsewhere and not len(course):
+                time.sleep(LOOK_S)
+        except KeyboardInterrupt:
+            raise Paused from None
 
     def _view(self, expected: Mapping[str, PlannedTrial], done: Mapping[str, TrialState]) -> ProgressView:
         study = self._plan.study
@@ -200,3 +220,10 @@ class Engine:
             self.record.set_progress({"complete": done, "failed": len(summary.failed)})
         except TrackingError as error:
             self._console.print(f"the record does not answer: {error}", style="yellow", markup=False)
+
+
+def _end_claim(claims: Claims, result: TrialResult) -> None:
+    """The record has this attempt: other drivers need not make another one, unless it may go better."""
+    diverged_ = result.failure is not None and result.failure.failure_class is FailureClass.DIVERGENCE
+    if result.state is State.COMPLETE or diverged_:
+        claims.end(result.trial.trial_id)

@@ -23,6 +23,7 @@ POINTS = {
     "publish.before_move": "a result lies under its temporary name",
     "publish.after_move": "a result lies in its place and nobody knows",
     "store.mid_build": "some images of a store are decoded",
+    "claim.taken": "the driver has claimed a trial and not handed it out",
     "driver.handed_out": "the driver has handed out a trial",
     "driver.told": "the driver has heard of a result and not queued it for the record",
     "record.run_created": "the run of an attempt exists and holds nothing",

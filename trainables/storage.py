@@ -6,6 +6,7 @@ Layout below the root::
     attempts/<attempt_id>/   trial.json of a failed attempt, named failure.json once delivered
     checkpoints/<trial_id>.pt
     notes/                   what running drivers say of themselves; disposable
+    claims/                  which driver trains which trial; disposable
     tmp/                     everything that is being written
 
 A folder of ``trials`` counts as published once it holds ``trial.json``. On a local file system the whole folder is
@@ -33,6 +34,7 @@ from search_spaces.results import TrialResult
 from trainables.filesystems import LOCAL, open_filesystem
 
 _TRIALS, _ATTEMPTS, _CHECKPOINTS, _NOTES, _TMP = "trials", "attempts", "checkpoints", "notes", "tmp"
+_CLAIMS = "claims"
 _FAILURE = "failure.json"
 _ABANDONED_S = 86400.0
 """What has been half-written for so long will not be finished."""
@@ -243,6 +245,47 @@ class Storage:
     def delete_note(self, name: str) -> None:
         """Delete a note, if it is there."""
         self._delete(f"{_NOTES}/{name}")
+
+    def create_claim(self, name: str, text: str) -> bool:
+        """Make a claim that does not exist yet; False if it does.
+
+        Exclusive on a local file system (NFS included). Elsewhere two that ask within milliseconds may both get it.
+        """
+        where = f"{_CLAIMS}/{name}"
+        if self.is_local:
+            path = Path(self._path(where))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with path.open("x", encoding="utf-8") as file:
+                    file.write(text)
+            except FileExistsError:
+                return False
+            return True
+        if self._exists(where):
+            return False
+        self._write(where, text.encode())
+        return True
+
+    def replace_claim(self, name: str, text: str) -> None:
+        """Overwrite a claim, or make it."""
+        self._write(f"{_CLAIMS}/{name}", text.encode())
+
+    def claim(self, name: str) -> str | None:
+        """The text of a claim; None if there is none."""
+        try:
+            with self.fs.open_input_stream(self._path(f"{_CLAIMS}/{name}")) as file:
+                return str(file.read().decode())
+        except FileNotFoundError:
+            return None
+
+    def delete_claims(self) -> None:
+        """Delete all claims."""
+        self._delete_folder(_CLAIMS)
+
+    def delete_claim(self, name: str) -> None:
+        """Delete a claim, if it is there."""
+        with contextlib.suppress(FileNotFoundError):  # another driver may have been faster
+            self._delete(f"{_CLAIMS}/{name}")
 
     def weights(self) -> dict[str, int]:
         """Trial id -> bytes of the weights that are here."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ class Planted:
         order: Seed of the order in which running trials end.
         stop_after: Interrupt the run once so many trials have ended.
         breaks: Gives the failure class of a trial that is to fail; None for one that is not.
+        pause_s: What a trial takes.
         trained: Every trial that was started, earliest first.
     """
 
@@ -43,6 +45,7 @@ class Planted:
     order: int = 0
     stop_after: int | None = None
     breaks: Callable[[ResolvedTrial], FailureClass | None] = lambda trial: None
+    pause_s: float = 0.0
     trained: list[ResolvedTrial] = field(default_factory=list)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> Planted:
@@ -83,6 +86,7 @@ class _Executor:
                 return
             if ended == self._planted.stop_after:
                 raise KeyboardInterrupt
+            time.sleep(self._planted.pause_s)
             self._on_done(self._end(running.pop(self._order.randrange(len(running)))))
             ended += 1
 
