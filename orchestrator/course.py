@@ -153,6 +153,9 @@ class Course:
             self._fail_dependents(trial_id)
             self._give_up(self._end_search(trial_id), inherited(failure, f"search trial {trial_id}"))
             self._leave_alike(trial_id, failure)
+        # A resolved trial is not small, and a study may have thousands.
+        self._started.pop(trial_id, None)
+        self._whereabouts.ended(trial_id)
         self._leave_unaffordable()
 
     # What the engine and other processes ask
@@ -238,7 +241,6 @@ class Course:
     def _try_again(self, trial_id: str, failure: Failure) -> None:
         self._record_failure(trial_id, failure)
         self._view.again(trial_id, failure.message)
-        del self._started[trial_id]
         self._agenda.put_back(trial_id)
         self._leave_unaffordable()
 
@@ -250,7 +252,7 @@ class Course:
         self._view.failed(trial_id, failure.message)
 
     def _record_failure(self, trial_id: str, failure: Failure) -> None:
-        trial, started_at = self._started[trial_id]
+        trial, started_at = self._started.pop(trial_id)
         self._writer.put(self._whereabouts.failed_attempt(trial, failure, started_at))
 
     def _fail_dependents(self, trial_id: str) -> None:

@@ -331,6 +331,10 @@ class _Pilot(tune.Callback):  # type: ignore[misc]
             if "stopped" not in ending or raw["trial_id"] in self._to_stop:
                 self._brake.guard(self._on_done, _outcome(raw, ending))
 
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called by Tune when a trial has ended."""
+        _slim(trial)
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called by Tune when a process died once too often."""
         raw = json.loads(trial.config["trial"])
@@ -398,6 +402,16 @@ def _outcome(trial: dict[str, Any], ending: dict[str, Any]) -> TrialOutcome:
         result=None if result is None else TrialResult.model_validate(result),
         stopped="stopped" in ending,
     )
+
+
+def _slim(trial: Any) -> None:
+    """Drop what Tune keeps of a trial that has ended until all have: its config twice, and statistics of its metrics,
+    some 20 KiB."""
+    trial.config.pop("trial", None)
+    metadata = trial.run_metadata
+    kept = ("training_iteration", "trial_id", "done")  # Tune asks for them at the end
+    metadata.last_result = {name: metadata.last_result[name] for name in kept if name in metadata.last_result}
+    metadata.metric_analysis, metadata.metric_n_steps = {}, {}
 
 
 def _short_name(trial: Any) -> str:

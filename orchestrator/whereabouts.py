@@ -28,6 +28,10 @@ class Whereabouts:
         """An attempt has reported: keys ``trial_id`` and, if known, ``host``, ``log`` and ``resumed_from``."""
         self._last[str(report["trial_id"])] = {k: report[k] for k in (*_PLACE, "resumed_from") if k in report}
 
+    def ended(self, trial_id: str) -> None:
+        """Nothing more is asked about this trial."""
+        self._last.pop(trial_id, None)
+
     def failed_attempt(self, trial: ResolvedTrial, failure: Failure, started_at: float) -> TrialResult:
         """What is recorded of an attempt that failed now; a process that was lost is placed by its last report.
 

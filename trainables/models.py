@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from search_spaces.exceptions import UserError
 from search_spaces.identity import ScaleCard, canonical
@@ -20,6 +22,10 @@ from search_spaces.trial import ResolvedScale
 from trainables.factories import Factory, Origin, find_factory
 from trainables.random_state import own_random_state
 from trainables.timm_weights import published_weights
+
+FEW_PARAMETERS = 10_000_000
+"""Up to here a model is tried with numbers: 40 MB. A forward pass on the meta device makes torch import its compiler,
+which takes 160 MB and seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,19 +149,36 @@ def _facts(factory: Factory, scale: ResolvedScale, num_outputs: int) -> ModelFac
 
 
 def _measure(factory: Factory, scale: ResolvedScale, num_outputs: int, device: torch.device) -> ModelFacts:
-    with device, own_random_state(0):
+    with device, _NothingDrawn(), own_random_state(0):
         model = factory.make(num_outputs, scale.arguments, scale.input_size)
         wider = factory.make(num_outputs + 1, scale.arguments, scale.input_size)
         head = _head(model, wider, factory, num_outputs)
-        for training in (True, False):  # auxiliary outputs often exist in one of the modes only
-            _outputs(model.train(training), factory, scale, num_outputs, device)
     trainable = {n: p.numel() for n, p in model.named_parameters() if p.requires_grad}
     parameters = sum(trainable.values())
+    if device.type == "meta" and parameters <= FEW_PARAMETERS:
+        device = torch.device("cpu")
+        with own_random_state(0):
+            model = factory.make(num_outputs, scale.arguments, scale.input_size)
+    with device, own_random_state(0):
+        for training in (True, False):  # auxiliary outputs often exist in one of the modes only
+            _outputs(model.train(training), factory, scale, num_outputs, device)
     return ModelFacts(
         head=head,
         parameters=parameters,
         backbone_parameters=parameters - sum(trainable.get(n, 0) for n in head),
     )
+
+
+class _NothingDrawn(TorchFunctionMode):  # type: ignore[misc, no-any-unimported]
+    """Leaves out what would draw numbers into meta tensors, which hold none: drawing imports torch's compiler, too."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _DRAWS and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+_DRAWS = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.log_normal_, Tensor.exponential_})
 
 
 def _head(model: nn.Module, wider: nn.Module, factory: Factory, num_outputs: int) -> tuple[str, ...]:

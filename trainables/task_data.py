@@ -49,6 +49,7 @@ class LabelledSet:
         hash_key: Key of the hashes that stand for ids in predictions.
         shared_patients: Of an evaluation set: see ``trainables.evaluation_sets.EvaluationRows``.
         same_ids: Whether its patient ids are those of training: one manifest.
+        prediction_frames: Filled by ``prediction_frame``: a warm process scores one set again and again.
     """
 
     images: NDArray[np.uint8]
@@ -58,6 +59,7 @@ class LabelledSet:
     hash_key: bytes
     shared_patients: int = 0
     same_ids: bool = True
+    prediction_frames: dict[tuple[object, ...], pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -155,9 +157,13 @@ def prediction_frame(labelled_set: LabelledSet, task: ResolvedTask, hash_key: by
     Returns:
         ``image_id, patient_id, study_id?`` as the first 16 hexadecimal digits of their HMAC-SHA256, then ``site?``,
         ``g_<group>`` for the task's groups, and ``y_<label>`` (NaN masked) with ``raw_<label>`` (-1 uncertain), or
-        ``y``.
+        ``y``. Not to be changed: the next call may give the same object.
     """
-    return _public(labelled_set.frame, task, labelled_set.hash_key if hash_key is None else hash_key)
+    key = labelled_set.hash_key if hash_key is None else hash_key
+    frames, asked = labelled_set.prediction_frames, (key, tuple(task.groups))
+    if asked not in frames:
+        frames[asked] = _public(labelled_set.frame, task, key)
+    return frames[asked]
 
 
 def _public(frame: pd.DataFrame, task: ResolvedTask, key: bytes) -> pd.DataFrame:
