@@ -54,8 +54,7 @@ def random_kills(stage: Stage, kills: int, generator: random.Random) -> Counter[
         process = stage.start()
         while process.poll() is None or process.returncode:
             if process.poll() is not None:
-                end_group(process)
-                process = stage.start()
+                process = _again(stage, process, mlflow_server)
             if not order:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(PATIENCE_S)
@@ -70,11 +69,17 @@ def random_kills(stage: Stage, kills: int, generator: random.Random) -> Counter[
             mlflow_server.revive()
             if victim in ("driver", "raylet"):
                 process.wait(PATIENCE_S)
-                end_group(process)
-                process = stage.start()
+                process = _again(stage, process, mlflow_server)
             if _wait_for_more(stage, process):
                 stage.resume_s.append(time.monotonic() - killed)
     return done
+
+
+def _again(stage: Stage, process: subprocess.Popen[bytes], mlflow_server: Server) -> subprocess.Popen[bytes]:
+    """Start the command once more, when the server answers."""
+    end_group(process)
+    mlflow_server.wait()
+    return stage.start()
 
 
 def compare(stage: Stage, reference: dict[str, dict[str, float]]) -> dict[str, int]:

@@ -24,7 +24,7 @@ from search_spaces.names import State, Tag
 STUDY = "chaos"
 PORT = 5079
 PATIENCE_S = 600.0
-STEPS, EVALUATIONS, STEP_S = 60, 3, 0.03
+STEPS, EVALUATIONS, STEP_S = 60, 3, 0.05
 
 
 def study_of(trials: int) -> dict[str, Any]:
@@ -89,11 +89,6 @@ class Stage:
         variables = os.environ | {"SCALECURVES_HOME": str(self.home / "home"), LOG: str(self.steps)} | environment
         return subprocess.Popen(command, env=variables, stdout=log, stderr=log, start_new_session=True)
 
-    def results(self) -> int:
-        """Trials whose result is durable."""
-        waiting = len(list(self.storage.glob("trials/*/trial.json")))
-        return waiting + sum(state == State.COMPLETE for state in self.states())
-
     def progress(self) -> float:
         """When a trial has got on last, Unix seconds: the newest checkpoint or result in the storage; 0 without one."""
         times = []
@@ -105,10 +100,6 @@ class Stage:
     def repeated_intervals(self) -> float:
         """Evaluation intervals trained twice per interruption, at most."""
         return repeated_steps(steps_of_attempts(self.steps), STEPS) / (STEPS / EVALUATIONS)
-
-    def states(self) -> list[str]:
-        """``sc.state`` of all finished runs."""
-        return [run.data.tags.get(Tag.STATE, "") for run in self.runs()]
 
     def runs(self) -> list[Any]:
         """All finished runs of trials; none while MLflow does not answer."""
@@ -163,7 +154,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def revive(self) -> None:
-        """Start it unless it lives, and wait until it answers."""
+        """Start it unless it lives; it answers after some seconds, in which the study goes on without it."""
         if self._process is not None and self._process.poll() is None:
             return
         command = [
@@ -182,6 +173,13 @@ class Server:
         command += ["--artifacts-destination", str(self._home / "artifacts")]
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=True)
+
+    def wait(self) -> None:
+        """Wait until it answers.
+
+        Raises:
+            RuntimeError: It does not.
+        """
         until = time.monotonic() + 120
         while time.monotonic() < until:
             try:
@@ -205,6 +203,7 @@ def server(home: Path) -> Iterator[Server]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     one = Server(home)
     one.revive()
+    one.wait()
     try:
         yield one
     finally:

@@ -18,8 +18,9 @@ import psutil
 import torch
 
 from cluster.connection import connect
-from orchestrator.executor import Executor, TrialOutcome
+from orchestrator.executor import Executor
 from orchestrator.feed import InOrder
+from orchestrator.pilot import TrialOutcome
 from orchestrator.plan import Plan
 from orchestrator.record import Record
 from orchestrator.record_writer import RecordWriter

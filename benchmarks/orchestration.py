@@ -23,8 +23,9 @@ from typing import Any
 from benchmarks.many_trials import mlflow_server, rate
 from benchmarks.per_trial_peers import torchrun, train_in_tune
 from cluster.connection import connect
-from orchestrator.executor import Executor, TrialOutcome
+from orchestrator.executor import Executor
 from orchestrator.feed import InOrder
+from orchestrator.pilot import TrialOutcome
 from orchestrator.plan import Plan, make_plan
 from orchestrator.record import Record
 from orchestrator.record_writer import RecordWriter

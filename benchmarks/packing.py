@@ -22,9 +22,10 @@ import numpy as np
 from benchmarks.orchestration import study_of
 from cluster.connection import connect
 from orchestrator.agenda import Agenda, Entry, makespan
-from orchestrator.executor import Executor, TrialOutcome
+from orchestrator.executor import Executor
 from orchestrator.feed import Handout
 from orchestrator.fleet import Demand
+from orchestrator.pilot import TrialOutcome
 from orchestrator.plan import make_plan
 from search_spaces.files import LoadedStudy
 from search_spaces.names import State

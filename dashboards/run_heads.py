@@ -8,6 +8,7 @@ here; every other record is searched. Both see the same: nothing is remembered b
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -30,6 +31,7 @@ PAGE = 500
 """Runs searched at once: with all they hold, 5000 of them take a gigabyte."""
 
 _BUSY_S = 30.0
+_SHORT = 64
 _TAGS = (
     Tag.TRIAL_ID,
     Tag.ATTEMPT_ID,
@@ -199,7 +201,8 @@ def _read(connection: sqlite3.Connection, experiment_id: Any) -> list[RunHead]:
         (experiment_id, *_TAGS, _SET_HASHES),
     )
     for run_id, key, text in rows:
-        tags[run_id][key] = text
+        # Thousands of runs share their keys and most values.
+        tags[run_id][sys.intern(key)] = sys.intern(text) if len(text) < _SHORT else text
     metrics: dict[str, dict[str, float]] = defaultdict(dict)
     rows = connection.execute(
         "select m.run_uuid, m.key, m.value from latest_metrics m join runs r using (run_uuid) "
@@ -207,7 +210,7 @@ def _read(connection: sqlite3.Connection, experiment_id: Any) -> list[RunHead]:
         (experiment_id, *_METRICS),
     )
     for run_id, key, value in rows:
-        metrics[run_id][key] = value
+        metrics[run_id][sys.intern(key)] = value
     rows = connection.execute(
         "select r.run_uuid, r.name, r.status, r.start_time, r.end_time, r.artifact_uri from runs r "
         f"where {active} order by r.start_time, r.run_uuid",

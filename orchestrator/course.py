@@ -11,9 +11,9 @@ from orchestrator.budget import Budget
 from orchestrator.cancel import Cancellation
 from orchestrator.claims import Others
 from orchestrator.drivers import DriverNote
-from orchestrator.executor import Report, TrialOutcome
 from orchestrator.feed import Handout
 from orchestrator.fleet import Demand
+from orchestrator.pilot import Report, TrialOutcome
 from orchestrator.plan import PlannedTrial
 from orchestrator.progress import ProgressView
 from orchestrator.record_states import TrialState

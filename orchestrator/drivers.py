@@ -185,11 +185,7 @@ def is_heard(storage: Storage, request: str) -> bool:
 def stale_notes(storage: Storage) -> list[str]:
     """Names of notes that no driver stands behind any more, and of requests that it can no longer hear."""
     notes = {name: json.loads(text) for name, text in storage.notes().items()}
-    fresh = {
-        name.removeprefix(_DRIVER)
-        for name, note in notes.items()
-        if name.startswith(_DRIVER) and _lives(note)
-    }
+    fresh = {name.removeprefix(_DRIVER) for name, note in notes.items() if name.startswith(_DRIVER) and _lives(note)}
     return [name for name in notes if not any(driver in name for driver in fresh)]
 
 

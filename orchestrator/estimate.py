@@ -14,9 +14,9 @@ from cluster.capacity import Capacity, Node, Shape
 from orchestrator.agenda import Entry
 from orchestrator.budget import Budget, count_affordable, work_of
 from orchestrator.forecast import Forecast, Work, forecast
+from orchestrator.pace import duration
 from orchestrator.places import Places
 from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
-from orchestrator.pace import duration
 from orchestrator.record import Record
 from orchestrator.record_states import TrialState
 from orchestrator.remaining import remaining

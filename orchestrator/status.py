@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.drivers import running_now
+from orchestrator.pace import duration
 from orchestrator.places import Places
 from orchestrator.plan import Plan, PlannedTrial
-from orchestrator.pace import duration
 from orchestrator.record import Record
 from orchestrator.record_states import TrialState
 from orchestrator.searches import NO_VALUE, Search, searches_of, settled

@@ -12,9 +12,9 @@ from rich.console import Console
 from dashboards.run_heads import RunHead
 from dashboards.tracking import RecordTag
 from orchestrator.drivers import drivers_now
+from orchestrator.pace import duration
 from orchestrator.places import Places
 from orchestrator.plan import Plan, PlannedTrial
-from orchestrator.pace import duration
 from orchestrator.record import Record
 from orchestrator.record_states import TrialState, trial_states
 from orchestrator.searches import Search, searches_of, settled

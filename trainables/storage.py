@@ -31,15 +31,13 @@ from search_spaces.exceptions import UserError
 from search_spaces.failpoints import failpoint
 from search_spaces.names import Artifact, State
 from search_spaces.results import TrialResult
-from trainables.filesystems import LOCAL, open_filesystem
+from trainables.file_tree import TMP, FileTree
+from trainables.filesystems import LOCAL
 
-_TRIALS, _ATTEMPTS, _CHECKPOINTS, _NOTES, _TMP = "trials", "attempts", "checkpoints", "notes", "tmp"
-_CLAIMS = "claims"
+_TRIALS, _ATTEMPTS, _CHECKPOINTS, _NOTES, _CLAIMS = "trials", "attempts", "checkpoints", "notes", "claims"
 _FAILURE = "failure.json"
 _ABANDONED_S = 86400.0
 """What has been half-written for so long will not be finished."""
-_WHOLE_OBJECTS = frozenset({"s3", "gcs", "abfs"})
-"""File systems on which a file is seen whole or not at all, so that it needs no temporary name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +55,7 @@ class Undelivered:
     state: State
 
 
-class Storage:
+class Storage(FileTree):
     """The folders of the record's files.
 
     Args:
@@ -69,14 +67,8 @@ class Storage:
     """
 
     def __init__(self, place: str | Path, filesystem: pafs.FileSystem | None = None) -> None:
-        self.place = str(place)
-        self.fs, self._root = (filesystem, self.place) if filesystem is not None else open_filesystem(self.place)
+        super().__init__(place, filesystem)
         self._cache: tempfile.TemporaryDirectory[str] | None = None
-
-    @property
-    def is_local(self) -> bool:
-        """Whether files can be renamed and opened in place."""
-        return isinstance(self.fs, pafs.LocalFileSystem)
 
     def check_writable(self) -> None:
         """Write and delete one small file.
@@ -84,7 +76,7 @@ class Storage:
         Raises:
             UserError: The storage cannot be written; the message holds the path and the reason.
         """
-        probe = f"{_TMP}/probe-{uuid.uuid4().hex}"
+        probe = f"{TMP}/probe-{uuid.uuid4().hex}"
         try:
             self._write(probe, b"")
             self.fs.delete_file(self._path(probe))
@@ -97,7 +89,7 @@ class Storage:
     def staging(self) -> Iterator[Path]:
         """A fresh local folder to prepare results in, on the storage's disk if that is local; removed at the end."""
         if self.is_local:
-            folder = Path(self._path(_TMP)) / uuid.uuid4().hex
+            folder = Path(self._path(TMP)) / uuid.uuid4().hex
             folder.mkdir(parents=True)
         else:
             folder = Path(tempfile.mkdtemp(prefix="scalecurves-"))
@@ -202,7 +194,7 @@ class Storage:
 
     def put_checkpoint(self, trial_id: str, data: bytes | memoryview) -> None:
         """Replace the checkpoint of a trial."""
-        self._write(f"{_CHECKPOINTS}/{trial_id}.pt", data)
+        self._write(f"{_CHECKPOINTS}/{trial_id}.pt", data, lambda: failpoint("checkpoint.mid_write"))
         failpoint("checkpoint.written")
 
     def get_checkpoint(self, trial_id: str) -> bytes | None:
@@ -315,7 +307,7 @@ class Storage:
 
     def tmp(self, older_than_s: float = _ABANDONED_S) -> dict[str, int]:
         """Name -> bytes of what crashed processes left half-written."""
-        inside = self._sizes(_TMP)
+        inside = self._sizes(TMP)
         return {
             name: sum(size for path, size in inside.items() if path.split("/")[0] == name)
             for name, _ in self._abandoned(older_than_s)
@@ -325,13 +317,13 @@ class Storage:
         """Delete what crashed processes left half-written; returns the number of entries deleted."""
         abandoned = self._abandoned(older_than_s)
         for name, is_folder in abandoned:
-            (self._delete_folder if is_folder else self._delete)(f"{_TMP}/{name}")
+            (self._delete_folder if is_folder else self._delete)(f"{TMP}/{name}")
         return len(abandoned)
 
     def _abandoned(self, older_than_s: float) -> list[tuple[str, bool]]:
         """Names of old entries of tmp, and whether each is a folder."""
         horizon = time.time() - older_than_s
-        entries = self.fs.get_file_info(pafs.FileSelector(self._path(_TMP), allow_not_found=True))
+        entries = self.fs.get_file_info(pafs.FileSelector(self._path(TMP), allow_not_found=True))
         return [
             (PurePosixPath(entry.path).name, entry.type == pafs.FileType.Directory)
             for entry in entries
@@ -344,7 +336,7 @@ class Storage:
         return {str(path.parent): size for path, size in paths.items() if path.name == file and len(path.parts) == 2}
 
     def _publish_by_rename(self, source: Path, target: Path) -> None:
-        tmp = Path(self._path(_TMP))
+        tmp = Path(self._path(TMP))
         tmp.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         ready, old = tmp / uuid.uuid4().hex, tmp / uuid.uuid4().hex
@@ -373,74 +365,3 @@ class Storage:
             self._delete(f"{folder}/{stale}")
         for name in sorted(names, key=lambda name: name == Artifact.TRIAL):
             self._upload(source / name, f"{folder}/{name}")
-
-    def _upload(self, source: Path, where: str) -> None:
-        direct = self.fs.type_name in _WHOLE_OBJECTS
-        first = where if direct else f"{_TMP}/{uuid.uuid4().hex}"
-        self._make_parent(first)
-        pafs.copy_files(str(source), self._path(first), source_filesystem=LOCAL, destination_filesystem=self.fs)
-        if not direct:
-            self._move(first, where)
-
-    def _write(self, where: str, data: bytes | memoryview) -> None:
-        direct = self.fs.type_name in _WHOLE_OBJECTS
-        first = where if direct else f"{_TMP}/{uuid.uuid4().hex}"
-        self._make_parent(first)
-        with self.fs.open_output_stream(self._path(first)) as stream:
-            half = len(data) // 2
-            stream.write(data[:half])
-            if where.startswith(_CHECKPOINTS):
-                failpoint("checkpoint.mid_write")
-            stream.write(data[half:])
-        if not direct:
-            self._move(first, where)
-
-    def _move(self, source: str, target: str) -> None:
-        self._make_parent(target)
-        if self.is_local:
-            Path(self._path(source)).replace(self._path(target))
-        else:
-            self._delete(target)  # not every file system replaces
-            self.fs.move(self._path(source), self._path(target))
-
-    def _path(self, where: str) -> str:
-        return f"{self._root.rstrip('/')}/{where}"
-
-    def _make_parent(self, where: str) -> None:
-        self.fs.create_dir(self._path(str(PurePosixPath(where).parent)), recursive=True)
-
-    def _exists(self, where: str) -> bool:
-        return bool(self.fs.get_file_info(self._path(where)).type == pafs.FileType.File)
-
-    def _delete(self, where: str) -> None:
-        if self._exists(where):
-            self.fs.delete_file(self._path(where))
-
-    def _delete_folder(self, where: str) -> None:
-        if self.fs.get_file_info(self._path(where)).type == pafs.FileType.Directory:
-            self.fs.delete_dir(self._path(where))
-
-    def _names(self, where: str) -> list[str]:
-        entries = self.fs.get_file_info(pafs.FileSelector(self._path(where), allow_not_found=True))
-        return sorted(PurePosixPath(entry.path).name for entry in entries if entry.type == pafs.FileType.Directory)
-
-    def _files(self, folder: str) -> list[str]:
-        return list(self._sizes(folder))
-
-    def _sizes(self, folder: str) -> dict[str, int]:
-        """Path below a folder -> bytes, of every file in it."""
-        root = PurePosixPath(self._path(folder))
-        selector = pafs.FileSelector(str(root), recursive=True, allow_not_found=True)
-        depth = len(root.parts)
-        return {
-            PurePosixPath(*PurePosixPath(entry.path).parts[depth - _missing_root(root, entry.path) :]).as_posix(): (
-                entry.size or 0
-            )
-            for entry in self.fs.get_file_info(selector)
-            if entry.type == pafs.FileType.File
-        }
-
-
-def _missing_root(root: PurePosixPath, path: str) -> int:
-    """1 if the file system gives paths without the leading slash of ``root`` (fsspec's memory does), else 0."""
-    return int(root.is_absolute() and not path.startswith("/"))

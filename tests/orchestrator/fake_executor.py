@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from orchestrator import engine
-from orchestrator.executor import TrialOutcome
 from orchestrator.feed import Feed
+from orchestrator.pilot import TrialOutcome
 from search_spaces.names import FailureClass
 from search_spaces.results import Failure, TrialResult
 from search_spaces.trial import ResolvedTrial

@@ -1,7 +1,8 @@
 """A stand-in for ``trainables.loop.train``: a small real DDP loop, and the accidents that tests ask for.
 
 What a trial does stands in ``scale.arguments``: ``steps``, ``evaluations``, ``sleep_s`` per step, ``fault`` (one of
-FAULTS, at step ``fault_step``) and ``folder`` (checkpoints and markers of the test).
+FAULTS, at step ``fault_step``), ``folder`` (checkpoints and markers of the test), ``shows`` (a marker that it makes)
+and ``meets`` (markers that it waits for: trials that run at the same time).
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def train(trial: ResolvedTrial, group: Group, tell: Tell) -> TrialResult | None:
         "fault": "",
         "fault_step": 1,
     } | trial.scale.arguments
+    _meet(group, arguments)
     model, optimizer = _model(group)
     first_step = _load(trial, model, optimizer)
     loss = torch.zeros(())
@@ -121,6 +123,14 @@ def _pollute() -> None:
     torch.set_grad_enabled(False)
     torch.set_num_threads(2)
     os.chdir("/")
+
+
+def _meet(group: Group, arguments: dict[str, Any]) -> None:
+    folder = Path(arguments["folder"])
+    if group.rank == 0 and "shows" in arguments:
+        (folder / arguments["shows"]).touch()
+        while not all((folder / name).exists() for name in arguments["meets"]):
+            time.sleep(0.05)
 
 
 def _checkpoint(trial: ResolvedTrial) -> Path | None:

@@ -12,7 +12,7 @@ from orchestrator.breaker import Breaker
 from orchestrator.cancel import Cancellation, needless, request, selected_ids
 from orchestrator.course import Course
 from orchestrator.drivers import DriverNote, ask_to_cancel, drivers_now, stale_notes
-from orchestrator.executor import TrialOutcome
+from orchestrator.pilot import TrialOutcome
 from orchestrator.run_terms import RunSummary
 from orchestrator.searching import Searching
 from search_spaces.names import FailureClass, Role

@@ -110,9 +110,7 @@ def test_what_a_driver_has_ended_is_not_taken_by_the_other(pair: tuple[Claims, C
     assert (second.look(TRIAL), first.look(TRIAL)) == (Claim.OURS, Claim.HELD)
 
 
-def test_the_last_driver_leaves_no_claim_and_others_keep_theirs(
-    pair: tuple[Claims, Claims], storage: Storage
-) -> None:
+def test_the_last_driver_leaves_no_claim_and_others_keep_theirs(pair: tuple[Claims, Claims], storage: Storage) -> None:
     first, second = pair
     first.take(TRIAL)
     second.take(OTHER)

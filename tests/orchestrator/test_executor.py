@@ -15,9 +15,10 @@ ray = pytest.importorskip("ray")
 
 from cluster.connection import connect  # noqa: E402
 from orchestrator.agenda import Agenda, Entry  # noqa: E402
-from orchestrator.executor import Executor, Limits, TrialOutcome  # noqa: E402
+from orchestrator.executor import Executor, Limits  # noqa: E402
 from orchestrator.feed import Feed, Handout, InOrder  # noqa: E402
 from orchestrator.fleet import Demand  # noqa: E402
+from orchestrator.pilot import TrialOutcome  # noqa: E402
 from search_spaces.exceptions import Paused, UserError  # noqa: E402
 from search_spaces.names import FailureClass  # noqa: E402
 from search_spaces.study import GangSpec  # noqa: E402

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from search_spaces.exceptions import UserError
 from search_spaces.study import ScaleSpec
 from search_spaces.trial import ResolvedScale
+from trainables import models
+from trainables.factories import find_factory
 from trainables.hashing import file_sha256
 from trainables.models import build_model, model_facts, scale_card
 from trainables.user_modules import code_sha256
@@ -346,3 +349,24 @@ def test_squeezenet_can_say_no():
         built.module.get_parameter("classifier.1.bias").fill_(-1.0)
         logits = built.module.eval()(torch.zeros(2, 3, 32, 32))
     assert (logits < 0).all()
+
+
+def test_facts_of_small_models_leave_torchs_compiler_alone() -> None:
+    """It takes 160 MB and seconds, in every command that plans."""
+    code = (
+        "import sys; from search_spaces.study import ScaleSpec; from trainables.models import scale_card;"
+        "[scale_card(n, ScaleSpec(factory=f'trainables.{n}', input_size=32))"
+        " for n in ('ladder_nets:resnet20', 'phantom_nets:phantom_net')];"
+        "sys.exit(' '.join({'torch._dynamo', 'sympy', 'triton'} & sys.modules.keys()) or 0)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_facts_are_the_same_with_numbers_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    factory = find_factory("torchvision:squeezenet1_1")
+    scale = ResolvedScale(name="s", factory=factory.text, arguments={}, input_size=64)
+    few = models._measure(factory, scale, 3, torch.device("meta"))
+    monkeypatch.setattr(models, "FEW_PARAMETERS", 0)
+    assert models._measure(factory, scale, 3, torch.device("meta")) == few
+    assert models._measure(factory, scale, 3, torch.device("cpu")) == few

@@ -1,0 +1,110 @@
+"""Files below one folder of any file system: written whole, moved, listed, deleted."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+import pyarrow.fs as pafs
+
+from trainables.filesystems import LOCAL, open_filesystem
+
+TMP = "tmp"
+"""Folder of everything that is being written."""
+
+_WHOLE_OBJECTS = frozenset({"s3", "gcs", "abfs"})
+"""File systems on which a file is seen whole or not at all, so that it needs no temporary name."""
+
+
+class FileTree:
+    """Paths are relative to the root, with slashes.
+
+    Args:
+        place: A path, ``file://`` or any URI that pyarrow or fsspec knows.
+        filesystem: Use this file system, with ``place`` as a path on it (for tests and unusual stores).
+
+    Raises:
+        UserError: No file system for this URI.
+    """
+
+    def __init__(self, place: str | Path, filesystem: pafs.FileSystem | None = None) -> None:
+        self.place = str(place)
+        self.fs, self._root = (filesystem, self.place) if filesystem is not None else open_filesystem(self.place)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether files can be renamed and opened in place."""
+        return isinstance(self.fs, pafs.LocalFileSystem)
+
+    def _upload(self, source: Path, where: str) -> None:
+        direct = self.fs.type_name in _WHOLE_OBJECTS
+        first = where if direct else f"{TMP}/{uuid.uuid4().hex}"
+        self._make_parent(first)
+        pafs.copy_files(str(source), self._path(first), source_filesystem=LOCAL, destination_filesystem=self.fs)
+        if not direct:
+            self._move(first, where)
+
+    def _write(self, where: str, data: bytes | memoryview, halfway: Callable[[], None] | None = None) -> None:
+        """A file, seen whole or not at all; ``halfway`` is called when half of it is written."""
+        direct = self.fs.type_name in _WHOLE_OBJECTS
+        first = where if direct else f"{TMP}/{uuid.uuid4().hex}"
+        self._make_parent(first)
+        with self.fs.open_output_stream(self._path(first)) as stream:
+            half = len(data) // 2
+            stream.write(data[:half])
+            if halfway is not None:
+                halfway()
+            stream.write(data[half:])
+        if not direct:
+            self._move(first, where)
+
+    def _move(self, source: str, target: str) -> None:
+        self._make_parent(target)
+        if self.is_local:
+            Path(self._path(source)).replace(self._path(target))
+        else:
+            self._delete(target)  # not every file system replaces
+            self.fs.move(self._path(source), self._path(target))
+
+    def _path(self, where: str) -> str:
+        return f"{self._root.rstrip('/')}/{where}"
+
+    def _make_parent(self, where: str) -> None:
+        self.fs.create_dir(self._path(str(PurePosixPath(where).parent)), recursive=True)
+
+    def _exists(self, where: str) -> bool:
+        return bool(self.fs.get_file_info(self._path(where)).type == pafs.FileType.File)
+
+    def _delete(self, where: str) -> None:
+        if self._exists(where):
+            self.fs.delete_file(self._path(where))
+
+    def _delete_folder(self, where: str) -> None:
+        if self.fs.get_file_info(self._path(where)).type == pafs.FileType.Directory:
+            self.fs.delete_dir(self._path(where))
+
+    def _names(self, where: str) -> list[str]:
+        entries = self.fs.get_file_info(pafs.FileSelector(self._path(where), allow_not_found=True))
+        return sorted(PurePosixPath(entry.path).name for entry in entries if entry.type == pafs.FileType.Directory)
+
+    def _files(self, folder: str) -> list[str]:
+        return list(self._sizes(folder))
+
+    def _sizes(self, folder: str) -> dict[str, int]:
+        """Path below a folder -> bytes, of every file in it."""
+        root = PurePosixPath(self._path(folder))
+        selector = pafs.FileSelector(str(root), recursive=True, allow_not_found=True)
+        depth = len(root.parts)
+        return {
+            PurePosixPath(*PurePosixPath(entry.path).parts[depth - _missing_root(root, entry.path) :]).as_posix(): (
+                entry.size or 0
+            )
+            for entry in self.fs.get_file_info(selector)
+            if entry.type == pafs.FileType.File
+        }
+
+
+def _missing_root(root: PurePosixPath, path: str) -> int:
+    """1 if the file system gives paths without the leading slash of ``root`` (fsspec's memory does), else 0."""
+    return int(root.is_absolute() and not path.startswith("/"))
