@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from dashboards import tracking
@@ -25,15 +24,14 @@ from dashboards.run_heads import RunHead, experiment_heads, study_heads
 from dashboards.tracking import RecordArtifact, RecordTag
 from orchestrator.delivery import added_tags, batches, metric_rows, set_rows, split_tags, spooled, write_files
 from orchestrator.entries import Entry, read_entry
+from orchestrator.experiment import ensure_experiment, ensure_parent, log_study
 from orchestrator.metrics import score_file
-from orchestrator.notes import experiment_note, study_note
+from orchestrator.notes import study_note
 from orchestrator.record_states import Delivery, KnownRun, TrialState, trial_states
-from orchestrator.redact import public_study
-from search_spaces.exceptions import DataError, TrackingError, UserError
+from search_spaces.exceptions import DataError, TrackingError
 from search_spaces.failpoints import failpoint
-from search_spaces.identity import digest
 from search_spaces.ingested import IngestedStudy
-from search_spaces.names import SCHEMA_VERSION, Artifact, Role, State, Tag
+from search_spaces.names import Artifact, State, Tag
 from search_spaces.results import TrialResult
 from search_spaces.study import Study
 from trainables.storage import Storage, Undelivered
@@ -273,51 +271,11 @@ class Record:
     def _open(self) -> None:
         if self._client is None:
             self._client = tracking.connect(self.uri, create=True)
-        self.experiment_id = self._ensure_experiment()
-        self.parent_id = self._ensure_parent()
-        written = public_study(self.study.model_dump(mode="json", by_alias=True, exclude_unset=True))
-        text = yaml.safe_dump(written, sort_keys=False, allow_unicode=True)
-        self._client.log_text(self.parent_id, text, RecordArtifact.STUDY)
-        self._client.log_text(self.parent_id, text, f"{RecordArtifact.STUDY_VERSIONS}/{digest(text)}.yaml")
+        self.experiment_id = ensure_experiment(self._client, self.uri, self.study)
+        self.parent_id = ensure_parent(self._client, self.experiment_id, self.study)
+        log_study(self._client, self.parent_id, self.study)
         self._client.update_run(self.parent_id, status="RUNNING")
         self._children()
-
-    def _ensure_experiment(self) -> str:
-        from mlflow.exceptions import MlflowException
-
-        name = self.study.name
-        experiment = self._client.get_experiment_by_name(name)
-        if experiment is None:
-            tags = {Tag.NOTE: experiment_note(self.study), "mlflow.experimentKind": "custom_model_development"}
-            try:
-                return str(self._client.create_experiment(name, tracking.artifact_root(self.uri, name), tags))
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-            experiment = self._client.get_experiment_by_name(name)  # another driver was faster
-        if experiment.lifecycle_stage != "active":
-            raise UserError(
-                f"MLflow experiment {name!r} (id {experiment.experiment_id}) at {tracking.hide_password(self.uri)} was "
-                f"deleted; restore it (mlflow experiments restore -x {experiment.experiment_id}) or rename the study"
-            )
-        return str(experiment.experiment_id)
-
-    def _ensure_parent(self) -> str:
-        """Run id of the earliest parent; after two drivers made one each, both take the same."""
-        found = tracking.find_parents(self._client, self.experiment_id)
-        origin = {RecordTag.ORIGIN: RecordTag.INGESTED} if isinstance(self.study, IngestedStudy) else {}
-        if not found:
-            tags = {Tag.SCHEMA: str(SCHEMA_VERSION), Tag.STUDY: self.study.name, Tag.ROLE: str(Role.STUDY), **origin}
-            tags[Tag.NOTE] = study_note(self.study, {})
-            self._client.create_run(self.experiment_id, tags=tags, run_name=f"study {self.study.name}")
-            found = tracking.find_parents(self._client, self.experiment_id)
-        if found[0].data.tags.get(RecordTag.ORIGIN) != origin.get(RecordTag.ORIGIN):
-            kinds = ("results of others", "trials that were run here")
-            there, wanted = kinds if not origin else kinds[::-1]
-            raise UserError(
-                f"the record of study {self.study.name!r} holds {there}, not {wanted}; give the study another name"
-            )
-        return str(found[0].info.run_id)
 
     def _children(self) -> list[RunHead]:
         """All attempts in MLflow, earliest first; they replace what was remembered (runs may have been deleted)."""
