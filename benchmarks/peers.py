@@ -13,7 +13,8 @@ on SQLite.
 
 Each side is a command in a fresh process and counted from its start to its end: imports, cluster, gangs, recording.
 ``start_s`` is the part of it before the first trial begins. Ours also plans; no side writes a report. Images are
-decoded and the databases made before. ``ratio_*`` is the wall clock of a side over ours on trials of as many ranks.
+decoded and the databases made before. ``ratio_*`` is the wall clock of a side over ours on trials of as many ranks;
+trials of one rank ours trains at once on all CPUs, which the basic launcher cannot.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ import yaml
 from mlflow import MlflowClient
 
 from benchmarks.peer_sides import Place
+from benchmarks.per_trial_peers import HEALTH_CHECK
 from search_spaces.results import Order
 from trainables.groups import SingleProcess
 from trainables.library import TaskLibrary
@@ -132,7 +134,7 @@ def run(folder: Path, side: str, trials: int, ranks: int) -> Ran:
         RuntimeError: It failed, or did not record every trial.
     """
     log = folder / f"{side}.log"
-    environment = os.environ | {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"} if side == "tune" else dict(os.environ)
+    environment = os.environ | (HEALTH_CHECK if side == "tune" else {})
     command = [sys.executable, "-m", "benchmarks.peer_sides", side, str(folder), str(ranks)]
     with log.open("wb") as output:
         began = time.time()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -124,8 +124,8 @@ class Claims:
 
     def _look(self, trial_id: str) -> Claim:
         text = self._storage.claim(trial_id)
-        if not text:
-            return Claim.FREE if text is None else Claim.HELD  # being written at this moment
+        if text is None:
+            return Claim.FREE
         said = json.loads(text)
         if said["state"] == Claim.ENDED:
             return Claim.ENDED
@@ -169,6 +169,7 @@ class Others:
         claims: Of this driver.
         storage: Where results wait.
         states: Where trials stand in the record.
+        upstream: Trials whose weights others start from.
         every_s: Seconds between two looks.
         clock: Seconds, never going back.
     """
@@ -178,12 +179,14 @@ class Others:
         claims: Claims,
         storage: Storage,
         states: Callable[[Iterable[str]], dict[str, TrialState]],
+        upstream: Collection[str | None] = (),
         every_s: float = LOOK_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.claims = claims
         self._storage = storage
         self._states = states
+        self._upstream = upstream
         self._every_s = every_s
         self._clock = clock
         self._waiting: dict[str, None] = {}
@@ -221,7 +224,7 @@ class Others:
         return news
 
     def _news(self, trial_id: str, stand: Claim, state: TrialState, published: bool) -> News:
-        if state.state is State.COMPLETE or state.failure_class is FailureClass.DIVERGENCE:
+        if state.failure_class is FailureClass.DIVERGENCE or self._is_done(trial_id, state):
             return News(trial_id=trial_id, state=state)
         if published:
             item = Undelivered(folder=f"trials/{trial_id}", key=trial_id, state=State.COMPLETE)
@@ -229,3 +232,7 @@ class Others:
         if stand is Claim.ENDED:
             self.claims.take_over(trial_id)
         return News(trial_id=trial_id)
+
+    def _is_done(self, trial_id: str, state: TrialState) -> bool:
+        """Complete, and nothing that starts from it lacks its weights, which may have been pruned."""
+        return state.state is State.COMPLETE and (trial_id not in self._upstream or self._storage.has_weights(trial_id))

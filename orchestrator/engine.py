@@ -136,7 +136,7 @@ class Engine:
         note = DriverNote(self._storage, self._plan.study.name, view.eta_s)
         claims = Claims(self._storage, note.name)
         writer = RecordWriter(self.record, lambda result, run_id: _end_claim(claims, result))
-        others = Others(claims, self._storage, self.record.states)
+        others = Others(claims, self._storage, self.record.states, self._is_upstream)
         breaker = Breaker()
         for planned in self._plan.trials:
             if planned.trial_id in done:

@@ -59,6 +59,19 @@ class FileTree:
         if not direct:
             self._move(first, where)
 
+    def _link_new(self, where: str, data: bytes) -> bool:
+        """A file on a local file system that did not exist, seen whole or not at all; False if it did."""
+        self._make_parent(where)
+        first = f"{TMP}/{uuid.uuid4().hex}"
+        self._write(first, data)
+        try:
+            Path(self._path(where)).hardlink_to(self._path(first))
+        except FileExistsError:
+            return False
+        finally:
+            self._delete(first)
+        return True
+
     def _move(self, source: str, target: str) -> None:
         self._make_parent(target)
         if self.is_local:

@@ -245,14 +245,7 @@ class Storage(FileTree):
         """
         where = f"{_CLAIMS}/{name}"
         if self.is_local:
-            path = Path(self._path(where))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with path.open("x", encoding="utf-8") as file:
-                    file.write(text)
-            except FileExistsError:
-                return False
-            return True
+            return self._link_new(where, text.encode())
         if self._exists(where):
             return False
         self._write(where, text.encode())

@@ -203,6 +203,19 @@ def test_news_of_what_others_have(pair: tuple[Claims, Claims], storage: Storage)
     assert mine.look(ids["6"]) is Claim.OURS, "taken over: nobody knows of its result"
 
 
+def test_a_done_trial_whose_weights_are_gone_is_trained_again_where_others_start_from_it(
+    pair: tuple[Claims, Claims], storage: Storage
+) -> None:
+    other, mine = pair
+    done = TrialState(state=State.COMPLETE)
+    looks = Others(mine, storage, lambda ids: dict.fromkeys(ids, done), upstream={TRIAL}, every_s=0.0)
+    for trial_id in (TRIAL, OTHER):
+        other.take(trial_id)
+        looks.mine(trial_id)
+        other.release(trial_id)
+    assert {n.trial_id: n.state for n in looks.news()} == {TRIAL: None, OTHER: done}
+
+
 def test_a_chain_that_another_driver_has_begun_waits_outside_the_agenda() -> None:
     chain = [Entry(trial_id="up", cost=3.0), Entry(trial_id="low", cost=2.0, upstream_id="up")]
     agenda: Agenda[None] = Agenda([*chain, Entry(trial_id="alone", cost=1.0)])
@@ -228,7 +241,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def plan_in(folder: Path, **changes: Any) -> Plan:
-    file = rewrite_study(folder, **raw_study() | {"seeds": 6} | changes)
+    file = rewrite_study(folder, **raw_study() | {"seeds": 3} | changes)
     return make_plan(load_study(str(file)), TaskLibrary(scalecurves_home()), load_weights=False)
 
 
