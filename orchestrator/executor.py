@@ -114,6 +114,8 @@ class Executor:
         self._yard.require(list(feed.demands({})))
         brake = Brake(self._broker, self._limits.stop_patience_s)
         with signals(brake):
+            if len(feed):
+                self._yard.places(feed.demands({}))  # ranks come up while Tune does
             while len(feed) and not brake.pulled:
                 self._run_tuner(feed, brake)
         if brake.pulled:
