@@ -11,8 +11,12 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.drivers import Driver, ask_to_cancel, is_heard
+from rich.console import Console
+
+from orchestrator.drivers import Driver, ask_to_cancel, drivers_now, is_heard
+from orchestrator.places import Places
 from orchestrator.plan import PlannedTrial
+from search_spaces.exceptions import UserError
 from search_spaces.expand import expand
 from search_spaces.names import AXES, Role
 from search_spaces.selection import select
@@ -135,3 +139,39 @@ def request(
         if not deaf or time.monotonic() >= until:
             return deaf
         time.sleep(every_s)
+
+
+def cancel_selected(
+    study: Study, only: str, places: Places, console: Console, confirm: Callable[[], None] = lambda: None
+) -> None:
+    """Take trials out of every run of a study that goes on, and wait until it has heard it.
+
+    Args:
+        study: The study.
+        only: Which trials; see ``search_spaces.selection.select``.
+        places: Where runs leave their notes, and their plan.
+        console: Where to say what happens.
+        confirm: Called before anything is asked; raises to leave it.
+
+    Raises:
+        UserError: No run goes on, or it has none of these trials, or it does not hear.
+        TrackingError: MLflow cannot be reached.
+    """
+    from dashboards.planned import load_planned
+
+    storage = places.storage_of(study.name)
+    drivers = drivers_now(storage, study.name)
+    if not drivers:
+        raise UserError(f"no run of {study.name} goes on, as far as the notes in storage {storage.place} say")
+    chosen = selected_ids(study, only, load_planned(study.name, places.tracking_uri) or {"targets": []})
+    if not chosen:
+        raise UserError(f"the run that goes on has no trial that --only {only!r} selects")
+    running = chosen & {trial for driver in drivers for trial in driver.running}
+    where = ", ".join(driver.label for driver in drivers)
+    console.print(f"{len(chosen)} trials selected, {len(running)} of them running; the run is {where}", markup=False)
+    confirm()
+    with console.status("waiting until the run has heard it"):
+        deaf = request(storage, drivers, chosen)
+    if deaf:
+        raise UserError(f"{', '.join(d.label for d in deaf)} has not answered; it obeys when it next reads the storage")
+    console.print("heard: what has not ended is held back, what runs stops at its next report; run takes it up again")

@@ -138,34 +138,19 @@ def cancel(
 
     Example: python -m orchestrator.sweep cancel my_study.yaml --only 'task=chest'
     """
-    from dashboards.planned import load_planned
-    from orchestrator.cancel import request, selected_ids
-    from orchestrator.drivers import drivers_now
+    from orchestrator.cancel import cancel_selected
 
     if shared.only is None:
         raise UserError(
             "cancel needs --only, such as --only 'task=chest'; to stop the whole run, press Ctrl-C there "
             "(or ray job stop)"
         )
-    asked = _loaded(study, shared).study
-    places = shared.places()
-    storage = places.storage_of(asked.name)
-    drivers = drivers_now(storage, asked.name)
-    if not drivers:
-        raise UserError(f"no run of {asked.name} goes on, as far as the notes in storage {storage.place} say")
-    chosen = selected_ids(asked, shared.only, load_planned(asked.name, places.tracking_uri) or {"targets": []})
-    if not chosen:
-        raise UserError(f"the run that goes on has no trial that --only {shared.only!r} selects")
-    running = chosen & {trial for driver in drivers for trial in driver.running}
-    where = ", ".join(driver.label for driver in drivers)
-    console.print(f"{len(chosen)} trials selected, {len(running)} of them running; the run is {where}", markup=False)
-    if not shared.yes and sys.stdin.isatty():
-        typer.confirm("Take them out of it?", abort=True)
-    with console.status("waiting until the run has heard it"):
-        deaf = request(storage, drivers, chosen)
-    if deaf:
-        raise UserError(f"{', '.join(d.label for d in deaf)} has not answered; it obeys when it next reads the storage")
-    console.print("heard: what has not ended is held back, what runs stops at its next report; run takes it up again")
+
+    def confirm() -> None:
+        if not shared.yes and sys.stdin.isatty():
+            typer.confirm("Take them out of it?", abort=True)
+
+    cancel_selected(_loaded(study, shared).study, shared.only, shared.places(), console, confirm)
 
 
 @command(app)

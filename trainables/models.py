@@ -169,7 +169,7 @@ def _measure(factory: Factory, scale: ResolvedScale, num_outputs: int, device: t
     )
 
 
-class _NothingDrawn(TorchFunctionMode):  # type: ignore[misc, no-any-unimported]
+class _NothingDrawn(TorchFunctionMode):
     """Leaves out what would draw numbers into meta tensors, which hold none: drawing imports torch's compiler, too."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
