@@ -28,6 +28,9 @@ from trainables.storage import Storage
 STALE_S = 60.0
 """A note that is older belongs to a driver that is no more."""
 
+CLOCK_S = 10.0
+"""The start of a process is computed from that of the machine, which moves when its clock is set."""
+
 _EVERY_S = 5.0
 _DRIVER, _CANCEL = "driver-", "cancel-"
 _STORAGE_ERRORS = (OSError, pa.ArrowException)
@@ -205,6 +208,7 @@ def _lives(note: dict[str, Any]) -> bool:
         return True
     try:
         process = psutil.Process(note["pid"])
-        return process.create_time() == note["began"] and process.status() != psutil.STATUS_ZOMBIE
+        same = abs(process.create_time() - note["began"]) < CLOCK_S
+        return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
