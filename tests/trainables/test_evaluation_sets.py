@@ -220,6 +220,8 @@ def test_patients_shared_with_training_are_counted_by_their_ids(library):
     expected = len(trained & set(there.manifest.table["patient_id"].iloc[there.positions]))
     assert rows.sets["test"].shared_patients == 0
     assert there.shared_patients == expected > 0
+
+
 def _with_studies(library, **changed):
     table = multilabel_table()
     table["study_id"] = [f"s{k // 2}" for k in range(len(table))]
