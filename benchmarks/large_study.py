@@ -33,7 +33,8 @@ from search_spaces.amounts import Amount, Seed
 from search_spaces.names import Artifact, Role, State
 from search_spaces.protocol import Protocol
 from search_spaces.results import Environment, SubsetFacts, Timing, TrialResult
-from search_spaces.study import CheckpointSource, Normalisation, RandomSource, Study
+from search_spaces.source_specs import RandomSource
+from search_spaces.study import CheckpointSource, Normalisation, Study
 from search_spaces.trial import ResolvedScale, ResolvedSource, ResolvedTask, ResolvedTrial, Workspace
 from trainables.predictions import predictions_table, write_predictions
 from trainables.storage import Storage

@@ -256,6 +256,9 @@ class ImageStack:
         Raises:
             IndexError: A row that is not there.
         """
+        if len(self.parts) == 1:
+            only: Pixels = self.parts[0][rows]
+            return only.copy() if isinstance(rows, slice) else only
         if isinstance(rows, SupportsIndex) and not isinstance(rows, np.ndarray):
             row = range(len(self))[rows]
             single: Pixels = self.parts[row // self._rows][row % self._rows]
@@ -271,7 +274,7 @@ class ImageStack:
 
         Args:
             rows: (B,), from 0; negative ones count from the end.
-            out: (B, ...) uint8.
+            out: (B, ...) uint8, contiguous.
 
         Raises:
             IndexError: A row that is not there.
@@ -280,15 +283,21 @@ class ImageStack:
         if len(self.parts) == 1:
             # mode="raise" would copy to a buffer first; the bounds have been looked at.
             return np.take(self.parts[0], rows, axis=0, out=out, mode="clip")
-        for k, row in enumerate(rows.tolist()):
-            out[k] = self.parts[row // self._rows][row % self._rows]
+        if len(rows):
+            # Random rows lie in nearly as many shards as there are rows: taking them shard by shard, then putting them
+            # back in order, would copy everything twice.
+            shards, inside = divmod(rows, self._rows)
+            images = [self.parts[k][row] for k, row in zip(shards.tolist(), inside.tolist(), strict=True)]
+            np.concatenate(images, out=out.reshape(-1, *out.shape[2:]))
         return out
 
-    def _checked(self, rows: NDArray[Any]) -> NDArray[np.int64]:
-        rows = np.where(rows < 0, rows + len(self), rows).astype(np.int64, copy=False)
-        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
-            raise IndexError(f"rows from {rows.min()} to {rows.max()} asked for, there are {len(self)} images")
-        return rows
+    def _checked(self, rows: NDArray[Any]) -> NDArray[Any]:
+        if not len(rows):
+            return rows.astype(np.int64, copy=False)
+        first, last = rows.min(), rows.max()
+        if first < -len(self) or last >= len(self):
+            raise IndexError(f"rows from {first} to {last} asked for, there are {len(self)} images")
+        return np.where(rows < 0, rows + len(self), rows) if first < 0 else rows
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """All images as one array, which is a copy if there are several shards."""

@@ -58,6 +58,16 @@ def _planar(images):
     return images.permute(0, 3, 1, 2).double()
 
 
+@pytest.mark.parametrize("pieces", [1, 3, 7])
+def test_a_batch_made_in_pieces_is_the_same(monkeypatch, pieces):
+    stored, size = SIDES
+    whole = Augment(EVERYTHING, size, IDENTITY, CPU)(_images(7, stored), _generator())
+    monkeypatch.setattr("trainables.augmentation.CPU_PIECE", -(-7 // pieces) * size**2 // torch.get_num_threads() + 1)
+    in_pieces = Augment(EVERYTHING, size, IDENTITY, CPU)
+    assert len(in_pieces._pieces(7)) == pieces
+    torch.testing.assert_close(in_pieces(_images(7, stored), _generator()), whole)
+
+
 @pytest.mark.parametrize(("top", "left", "height", "width"), [(0, 0, 32, 32), (3, 5, 20, 24), (8, 0, 16, 17)])
 def test_crop_equals_resized_crop(monkeypatch, top, left, height, width):
     images = _images()

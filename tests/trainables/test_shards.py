@@ -107,3 +107,16 @@ def test_images_are_copied_and_single_ones_looked_at():
     whole, parts = stack(8, 3)
     assert not np.shares_memory(parts[np.array([1, 2])], whole)
     assert np.shares_memory(parts[4], whole)
+
+
+def test_a_stack_of_one_shard_indexes_its_array():
+    whole, parts = stack(8, 8)
+    for rows in (np.array([5, -1, 0]), np.arange(8) % 2 == 0, slice(1, 6, 2)):
+        assert np.array_equal(parts[rows], whole[rows])
+        assert not np.shares_memory(parts[rows], whole)
+    assert np.shares_memory(parts[4], whole)
+
+
+def test_nothing_is_read_for_no_rows():
+    _, parts = stack(8, 3)
+    assert parts[np.empty(0, np.int64)].shape == (0, 2, 2, 3)
