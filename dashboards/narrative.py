@@ -161,9 +161,6 @@ def _excluded(tables: Tables) -> list[str]:
     for reason, rows in tables.exclusions.groupby("reason", sort=False):
         places = "; ".join(f"{r['task']}, {r['set']}: {r['trials']}" for r in rows.to_dict("records"))
         lines.append(f"{plural(int(rows['trials'].sum()), 'result')} not used, {reason} ({places}).")
-    if tables.unreadable:
-        shown = "; ".join(tables.unreadable[:3])
-        lines.append(f"{plural(len(tables.unreadable), 'part')} of further tables could not be made: {shown}.")
     return lines
 
 
