@@ -99,7 +99,9 @@ def summary(evidence: Evidence, tables: Tables) -> str:
         if caps:
             reasons = "; ".join(cap for cap, _ in caps.most_common(3))
             parts.append(f"“Seems to” because of: {reasons}.")
-    if not tables.completeness.empty:
+    if evidence.ingested is not None:
+        parts.append(f"Results of {plural(len(evidence.results), 'trial')} that others ran.")
+    elif not tables.completeness.empty:
         planned, done, failed = (int(tables.completeness[c].sum()) for c in ("planned", "done", "failed"))
         missing = planned - done - failed
         rest = [f"{failed} failed"] * bool(failed) + [f"{missing} not run yet"] * bool(missing)

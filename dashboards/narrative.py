@@ -209,7 +209,8 @@ def facts(evidence: Evidence, tables: Tables) -> tuple[tuple[str, str], ...]:
     results, completeness = evidence.results, tables.completeness
     planned = int(completeness["planned"].sum()) if len(completeness) else 0
     done = int(completeness["done"].sum()) if len(completeness) else len(results)
-    shown = [("trials done", f"{count(done)} of {count(planned)}")]
+    others = evidence.ingested is not None
+    shown = [("trials", count(done))] if others else [("trials done", f"{count(done)} of {count(planned)}")]
     if len(completeness) and completeness["failed"].sum():
         shown.append(("trials failed", count(completeness["failed"].sum())))
     if len(evidence.searches):
