@@ -18,7 +18,7 @@ from dashboards.cell_tables import subset_hashes
 from dashboards.evidence import IN_DOMAIN, Evidence, SeenBlock
 from dashboards.exclusions import Exclusion, Why
 from dashboards.pairing import Drawn, odd_seeds
-from dashboards.prediction_sets import PredictionSet
+from dashboards.prediction_sets import PredictionSet, scored_as
 from dashboards.set_design import SetDesign
 from dashboards.statistics import (
     Predictions,
@@ -158,15 +158,29 @@ class Block:
             for row in rows
         }
 
+    def fitted(self, runs: SetRuns) -> dict[str, Fitted]:
+        """Trial id -> what was fitted on its validation predictions, scored as the set is: by image, examination or
+        patient. Trials without them are missing.
+
+        Args:
+            runs: The set that the thresholds and temperatures are for.
+        """
+        how = runs.any_prediction.aggregation
+        if how not in self._fitted:
+            self._fitted[how] = self._fit_all(how)
+        return self._fitted[how]
+
     @cached_property
-    def fitted(self) -> dict[str, Fitted]:
-        """Trial id -> what was fitted on its validation predictions; trials without them are missing."""
+    def _fitted(self) -> dict[str, dict[str, Fitted]]:
+        return {}
+
+    def _fit_all(self, aggregation: str) -> dict[str, Fitted]:
         fitted = {}
         for trial_id in map(str, self.rows.index):
             try:
                 validation = self.evidence.validation.get(trial_id)
                 if validation is not None:
-                    fitted[trial_id] = _fit(validation)
+                    fitted[trial_id] = _fit(scored_as(validation, aggregation))
             except (ValueError, KeyError, ScalecurvesError) as error:
                 self.exclusions.append(
                     Exclusion(why=Why.UNREADABLE, task=self.task, set=VALIDATION, trial_id=trial_id, detail=str(error))
