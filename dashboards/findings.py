@@ -15,6 +15,7 @@ from dashboards.page import Chip, Finding, FindingList, OverviewRow
 from dashboards.statistics import Wording
 from dashboards.style import amount_text, direction, metric_label, p_value, plural, signed
 from dashboards.tables import Tables
+from dashboards.verdict.best import COST_NOT_RECORDED
 from dashboards.verdict.document import not_assessable
 from dashboards.verdict.frame import questions
 from dashboards.verdict.words import interval_text, primary_rows, rows_of
@@ -223,7 +224,7 @@ def _block(heading: str, intro: str, answers: Sequence[Answer]) -> FindingList |
 
 
 def _badge(answer: Answer) -> str:
-    hedged = bool(answer.caps) and answer.question != 8 and answer.word != "no verdict"
+    hedged = bool(answer.caps) and answer.question != 8 and answer.word not in ("no verdict", COST_NOT_RECORDED)
     return f"suggests: {answer.word}" if hedged else answer.word
 
 

@@ -324,7 +324,8 @@ def _uncertainty(contrasts: pd.DataFrame) -> pd.DataFrame:
 
 
 def _gates_section(tables: Tables) -> Section:
-    listed = (("Gates", tables.gates), ("Results not used", tables.exclusions))
+    gates = tables.gates.rename(columns={"reasons": "why not", "cap": "best grade left"})
+    listed = (("Gates", gates), ("Results not used", tables.exclusions))
     return Section(
         anchor="gates",
         heading="Why believe it",
