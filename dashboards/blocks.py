@@ -14,8 +14,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dashboards.cell_tables import subset_hashes
 from dashboards.evidence import IN_DOMAIN, Evidence, SeenBlock
-from dashboards.prediction_sets import PredictionSet
+from dashboards.exclusions import Exclusion, Why
+from dashboards.pairing import Drawn, odd_seeds
+from dashboards.prediction_sets import PredictionSet, scored_as
 from dashboards.set_design import SetDesign
 from dashboards.statistics import (
     Predictions,
@@ -33,6 +36,9 @@ from search_spaces.names import Kind
 
 THRESHOLD_SPECIFICITY = 0.9
 """Images are called positive from the smallest logit on that has this specificity on validation."""
+
+VALIDATION = "validation"
+"""Set under which exclusions name validation predictions."""
 
 NO_VALIDATION = "not estimable: no validation predictions"
 NOT_ALL_VALIDATION = "not estimable: not every seed has validation predictions"
@@ -95,7 +101,7 @@ class Block:
         primary: Whether the amount is one of the primary family.
         rows: Its rows of ``Evidence.results``, by trial id.
         sets: Evaluation set -> runs, the in-domain one first.
-        problems: "trial_id set: reason" of predictions that could not be used here.
+        exclusions: Predictions that could not be used here.
     """
 
     evidence: Evidence
@@ -106,7 +112,7 @@ class Block:
     primary: bool
     rows: pd.DataFrame
     sets: dict[str, SetRuns]
-    problems: list[str]
+    exclusions: list[Exclusion]
 
     @property
     def baseline(self) -> str:
@@ -137,32 +143,48 @@ class Block:
         return [s for s in dict.fromkeys(self.rows["pretraining_source"].astype(str)) if s != self.baseline]
 
     def pair(self, runs: Mapping[str, Mapping[SeedKey, T]], source: str) -> tuple[dict[SeedKey, T], dict[SeedKey, T]]:
-        """Runs of a source and of the baseline; seeds whose subsets differ are no pairs and left out."""
+        """Runs of a source and of the baseline; seeds that are no pairs are left out (``pairing``)."""
         ours, base = dict(runs.get(source, {})), dict(runs.get(self.baseline, {}))
-        for seed in [s for s in ours if s in base and self._differ(source, s)]:
-            del ours[seed], base[seed]
-        return ours, base
+        drawn = [{s: self._drawn[name, s] for s in of} for name, of in ((source, ours), (self.baseline, base))]
+        odd, _ = odd_seeds(drawn)
+        return {s: v for s, v in ours.items() if s not in odd}, {s: v for s, v in base.items() if s not in odd}
 
     @cached_property
-    def _subsets(self) -> dict[tuple[str, SeedKey], Any]:
+    def _drawn(self) -> dict[tuple[str, SeedKey], Drawn]:
+        hashes = subset_hashes(self.rows)
         rows = self.rows.to_dict("records")
-        return {(str(row["pretraining_source"]), _seed(row)): row["subset_hash"] for row in rows}
+        return {
+            (str(row["pretraining_source"]), _seed(row)): Drawn(self.fraction, *hashes[str(row["trial_id"])])
+            for row in rows
+        }
 
-    def _differ(self, source: str, seed: SeedKey) -> bool:
-        a, b = self._subsets.get((source, seed)), self._subsets.get((self.baseline, seed))
-        return isinstance(a, str) and isinstance(b, str) and a != b
+    def fitted(self, runs: SetRuns) -> dict[str, Fitted]:
+        """Trial id -> what was fitted on its validation predictions, scored as the set is: by image, examination or
+        patient. Trials without them are missing.
+
+        Args:
+            runs: The set that the thresholds and temperatures are for.
+        """
+        how = runs.any_prediction.aggregation
+        if how not in self._fitted:
+            self._fitted[how] = self._fit_all(how)
+        return self._fitted[how]
 
     @cached_property
-    def fitted(self) -> dict[str, Fitted]:
-        """Trial id -> what was fitted on its validation predictions; trials without them are missing."""
+    def _fitted(self) -> dict[str, dict[str, Fitted]]:
+        return {}
+
+    def _fit_all(self, aggregation: str) -> dict[str, Fitted]:
         fitted = {}
         for trial_id in map(str, self.rows.index):
             try:
                 validation = self.evidence.validation.get(trial_id)
                 if validation is not None:
-                    fitted[trial_id] = _fit(validation)
+                    fitted[trial_id] = _fit(scored_as(validation, aggregation))
             except (ValueError, KeyError, ScalecurvesError) as error:
-                self.problems.append(f"{trial_id} val: {error}")
+                self.exclusions.append(
+                    Exclusion(why=Why.UNREADABLE, task=self.task, set=VALIDATION, trial_id=trial_id, detail=str(error))
+                )
         return fitted
 
 
@@ -190,9 +212,9 @@ def make_block(seen: SeenBlock, evidence: Evidence, primary_amounts: frozenset[s
         primary_amounts: Labels of the amounts of the primary family.
     """
     rows = seen.rows.set_index("trial_id", drop=False)
-    problems: list[str] = []
+    exclusions: list[Exclusion] = []
     names = sorted({name for _, name in seen.predictions}, key=lambda name: (name != IN_DOMAIN, name))
-    sets = {name: runs for name in names if (runs := _set_runs(name, seen, rows, problems)) is not None}
+    sets = {name: runs for name in names if (runs := _set_runs(name, seen, rows, exclusions)) is not None}
     return Block(
         evidence=evidence,
         task=seen.task,
@@ -202,17 +224,19 @@ def make_block(seen: SeenBlock, evidence: Evidence, primary_amounts: frozenset[s
         primary=seen.fraction in primary_amounts,
         rows=rows,
         sets=sets,
-        problems=problems,
+        exclusions=exclusions,
     )
 
 
-def _set_runs(name: str, seen: SeenBlock, rows: pd.DataFrame, problems: list[str]) -> SetRuns | None:
+def _set_runs(name: str, seen: SeenBlock, rows: pd.DataFrame, exclusions: list[Exclusion]) -> SetRuns | None:
     """Runs whose predictions are of one and the same set: the one that most of them share."""
     found = {trial: pair for (trial, of_set), pair in seen.predictions.items() if of_set == name}
     designs = [id(design) for _, design in found.values()]
     most = max(designs, key=designs.count)
     kept = {trial: pair for trial, pair in found.items() if id(pair[1]) == most}
-    problems += [f"{trial} {name}: predictions of another evaluation set" for trial in found if trial not in kept]
+    exclusions += [
+        Exclusion(why=Why.OTHER_SET, task=seen.task, set=name, trial_id=trial) for trial in found if trial not in kept
+    ]
     first, design = next(iter(kept.values()))
     keys = tuple(
         RunKey(source=str(rows.loc[t, "pretraining_source"]), seed=_seed(rows.loc[t]), trial_id=t) for t in kept
@@ -221,7 +245,10 @@ def _set_runs(name: str, seen: SeenBlock, rows: pd.DataFrame, problems: list[str
     try:
         batch = make_batch(first.kind, first.labels, first.y, logits, design.index, design.classes)
     except ValueError as error:
-        problems.append(f"{seen.task} {seen.scale} {seen.fraction} {name}: {error}")
+        detail = f"{seen.scale}, {seen.fraction}: {error}"
+        exclusions += [
+            Exclusion(why=Why.NO_BATCH, task=seen.task, set=name, trial_id=trial, detail=detail) for trial in kept
+        ]
         return None
     return SetRuns(name=name, keys=keys, batch=batch, design=design, any_prediction=first)
 

@@ -65,10 +65,11 @@ def view(evidence: Evidence, estimates: TaskEstimates) -> TaskView:
         key: _cell_facts(estimates.rows.loc[list(trials.values())]) | {"amount_rank": order[2][key[2]]}
         for key, trials in cells.items()
     }
-    return TaskView(estimates=estimates, cells=cells, facts=facts, hashes=_hashes(estimates.rows))
+    return TaskView(estimates=estimates, cells=cells, facts=facts, hashes=subset_hashes(estimates.rows))
 
 
-def _hashes(rows: pd.DataFrame) -> dict[str, tuple[str | None, str | None]]:
+def subset_hashes(rows: pd.DataFrame) -> dict[str, tuple[str | None, str | None]]:
+    """Trial id -> hash of its subset order and of its subset; None where one is not known."""
     return {
         str(row["trial_id"]): (_text(row["order_hash"]), _text(row["subset_hash"]))
         for row in rows[["trial_id", "order_hash", "subset_hash"]].to_dict("records")
@@ -155,3 +156,10 @@ def numbers(estimate: Estimate, name: str = "value") -> dict[str, Any]:
         "n_seeds": estimate.n_seeds,
         "n_patients": estimate.n_patients,
     }
+
+
+def named_interval(name: str, estimate: Estimate | None) -> dict[str, float]:
+    """An estimate and its interval as columns ``name``, ``name_low``, ``name_high``; NaN without one."""
+    if estimate is None:
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high"), float("nan"))
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

@@ -81,9 +81,9 @@ def _cooled(block: Block, runs: SetRuns) -> tuple[RunBatch, dict[str, str]]:
     logits = np.full_like(runs.batch.logits, np.nan)
     notes: dict[str, str] = {}
     for r, key in enumerate(runs.keys):
-        fitted = block.fitted.get(key.trial_id)
+        fitted = block.fitted(runs).get(key.trial_id)
         if fitted is None:
-            notes[key.source] = NO_VALIDATION if not block.fitted else NOT_ALL_VALIDATION
+            notes[key.source] = NO_VALIDATION if not block.fitted(runs) else NOT_ALL_VALIDATION
             continue
         logits[r] = apply_temperature(runs.batch.logits[r], fitted.temperatures)
         why = next((t.note for t in _asked(runs.batch, fitted.temperatures) if t.note), "")
@@ -208,7 +208,7 @@ def _means(calibration: Sequence[BatchCalibration], positions: Sequence[int]) ->
 
 
 def _temperature(block: Block, runs: SetRuns, positions: Sequence[int]) -> float:
-    fitted = [block.fitted.get(runs.keys[r].trial_id) for r in positions]
+    fitted = [block.fitted(runs).get(runs.keys[r].trial_id) for r in positions]
     values = [t.value for f in fitted if f is not None for t in _asked(runs.batch, f.temperatures)]
     return float(np.mean(values)) if values else _NAN
 

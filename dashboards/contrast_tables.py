@@ -239,6 +239,8 @@ def _what_would_decide(evidence: Evidence, estimate: Estimate) -> str:
     ways = []
     if missing.n_seeds is not None and missing.n_seeds > estimate.n_seeds:
         ways.append(f"{missing.n_seeds} seeds with these patients")
+    if not ways and estimate.seeds_only:
+        return f"more seeds would be needed to resolve {evidence.delta:g}; patients are not known"
     if missing.n_patients is not None and missing.n_patients > estimate.n_patients:
         ways.append(f"{missing.n_patients} test patients with these seeds")
     if not ways:

@@ -48,6 +48,8 @@ _OTHERS = (
     "still_rising",
     "subset_hash",
     "order_hash",
+    "upstream_overlap",
+    "near_copies",
     "sets",
 )
 

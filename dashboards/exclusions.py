@@ -24,6 +24,8 @@ class Why(StrEnum):
     SAME_PREDICTIONS = "the same predictions as another seed"
     NOT_FINITE = "logits that are not finite"
     ONE_CLASS = "the metric is undefined on this set"
+    NO_BATCH = "predictions that cannot be put beside each other (not in the tables on harm and probabilities)"
+    NO_HISTORY = "validation curve missing or unreadable (not in the tables on speed)"
     OTHER_SUBSET = "trained on another subset or order than its pair"
 
 

@@ -15,6 +15,7 @@ from dashboards.page import Chip, Finding, FindingList, OverviewRow
 from dashboards.statistics import Wording
 from dashboards.style import amount_text, direction, metric_label, p_value, plural, signed
 from dashboards.tables import Tables
+from dashboards.verdict.best import COST_NOT_RECORDED
 from dashboards.verdict.document import not_assessable
 from dashboards.verdict.frame import questions
 from dashboards.verdict.words import interval_text, primary_rows, rows_of
@@ -99,7 +100,9 @@ def summary(evidence: Evidence, tables: Tables) -> str:
         if caps:
             reasons = "; ".join(cap for cap, _ in caps.most_common(3))
             parts.append(f"“Seems to” because of: {reasons}.")
-    if not tables.completeness.empty:
+    if evidence.ingested is not None:
+        parts.append(f"Results of {plural(len(evidence.results), 'trial')} that others ran.")
+    elif not tables.completeness.empty:
         planned, done, failed = (int(tables.completeness[c].sum()) for c in ("planned", "done", "failed"))
         missing = planned - done - failed
         rest = [f"{failed} failed"] * bool(failed) + [f"{missing} not run yet"] * bool(missing)
@@ -221,7 +224,7 @@ def _block(heading: str, intro: str, answers: Sequence[Answer]) -> FindingList |
 
 
 def _badge(answer: Answer) -> str:
-    hedged = bool(answer.caps) and answer.question != 8 and answer.word != "no verdict"
+    hedged = bool(answer.caps) and answer.question != 8 and answer.word not in ("no verdict", COST_NOT_RECORDED)
     return f"suggests: {answer.word}" if hedged else answer.word
 
 

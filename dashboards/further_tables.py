@@ -14,6 +14,7 @@ from dashboards.blocks import Block, SetRuns, group_columns, make_block
 from dashboards.cell_tables import TaskView
 from dashboards.confidence_tables import probability_contrast_rows, probability_rows, stages
 from dashboards.evidence import IN_DOMAIN, Evidence, SeenBlock
+from dashboards.exclusions import Exclusion
 from dashboards.harm_tables import gap_rows, harm_rows
 from dashboards.rate_tables import cross_rows, odds_rows, rate_rows
 from dashboards.reliability_tables import reliability_rows
@@ -70,7 +71,7 @@ class FurtherTables:
         self._amounts: dict[str, list[str]] = {}
         for row in evidence.results[["task", "data_fraction"]].astype(str).drop_duplicates().to_dict("records"):
             self._amounts.setdefault(row["task"], []).append(row["data_fraction"])
-        self.problems: list[str] = []
+        self.exclusions: list[Exclusion] = []
 
     def watch(self, seen: SeenBlock) -> None:
         """Work on one task, scale and amount."""
@@ -80,7 +81,7 @@ class FurtherTables:
             self._add_groups(block, runs)
             self._add_confidence(block, runs)
         self._rows["ood_detection"] += detection_rows(block)
-        self.problems += block.problems
+        self.exclusions += block.exclusions
 
     def add_task(self, task: TaskView, primary_amounts: frozenset[str]) -> None:
         """Work on a task as a whole, once all its blocks were seen."""
@@ -90,7 +91,7 @@ class FurtherTables:
         self._rows["speed"] += speed_rows(self._evidence, task, curves, primary_amounts)
         self._rows["learning_area"] += area_rows(self._evidence, task, curves)
         self._rows["convergence"] += convergence_rows(task, curves, primary_amounts)
-        self.problems += curves.problems
+        self.exclusions += curves.exclusions
 
     def frames(self) -> dict[str, pd.DataFrame]:
         """Every table; one without rows has no columns either."""

@@ -1,15 +1,17 @@
 """The facts behind the gates of a contrast: what the record and the study file know, and nothing assumed.
 
-Whether a source has seen the task is read off the names of data sets that the study declares (``contents``). A trial of
-this study as a source needs no declaration: ``plan`` refuses one that trains on patients or files of an evaluation set.
+Whether a source has seen a task's images, and whether images of a set have near copies in training, is what ``plan``
+noted with each trial. Where it noted nothing, as in older records, overlap is read off the names of data sets that the
+study declares (``contents``). A trial of this study as a source needs no declaration: ``plan`` refuses one that trains
+on patients or files of an evaluation set.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
-from typing import Literal
+from collections.abc import Collection, Sequence
+from typing import Any, Literal
 
 from dashboards.cell_tables import TaskView
 from dashboards.evidence import IN_DOMAIN, CellKey, Evidence
@@ -64,9 +66,8 @@ def contrast_facts(
         seeds_only=estimate.seeds_only,
         patients_known=task.facts[cell]["patients_known"] and task.facts[base]["patients_known"],
         shared_patients=task.estimates.shared_patients.get(set_name),
-        upstream_overlap=_worst(
-            [upstream_overlap(evidence.study, c[1], c[0], task.estimates.task) for c in (cell, base)]
-        ),
+        near_copies=_near_copies(task, (cell, base), set_name),
+        upstream_overlap=_worst([_overlap(evidence.study, task, c, set_name) for c in (cell, base)]),
         paired=True if paired.sure else None,
         class_set_frozen=len(classes) == 1,
         selected_on="validation" if _has_validation(task, cell) and _has_validation(task, base) else None,
@@ -80,6 +81,24 @@ def contrast_facts(
 def _has_validation(task: TaskView, cell: CellKey) -> bool:
     """Trials select on their validation images alone; results of others without any do not say what they chose on."""
     return bool(task.facts[cell]["val_images"] > 0)
+
+
+def _recorded(task: TaskView, cell: CellKey, set_name: str, column: str) -> list[Any]:
+    """What the plan noted about a set, of each trial of a cell; None where it noted nothing."""
+    notes = task.estimates.rows.loc[list(task.cells[cell].values()), column]
+    return [note.get(set_name) if isinstance(note, dict) else None for note in notes]
+
+
+def _near_copies(task: TaskView, cells: Sequence[CellKey], set_name: str) -> int | None:
+    """The most that is recorded; None if nobody looked for one of the trials."""
+    found = [count for cell in cells for count in _recorded(task, cell, set_name, "near_copies")]
+    return None if None in found else max(found)
+
+
+def _overlap(study: Study | None, task: TaskView, cell: CellKey, set_name: str) -> Overlap | None:
+    """As the plan knew it; where it did not, by what the study declares now."""
+    known = _worst(_recorded(task, cell, set_name, "upstream_overlap"))
+    return known or upstream_overlap(study, cell[1], cell[0], task.estimates.task)
 
 
 def _known(share: float) -> float | None:

@@ -11,6 +11,7 @@ from dashboards.statistics import Facts, Gate, GateName, open_gates
 
 QUESTIONS = {
     GateName.LEAKAGE: "no patient in both training and evaluation",
+    GateName.COPIES: "no image a near copy of one in training",
     GateName.UPSTREAM: "the source has not seen the task's data",
     GateName.SELECTION: "models chosen on validation alone",
     GateName.PATIENTS: "patients known",

@@ -6,11 +6,10 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from dashboards.cell_tables import TaskView
+from dashboards.cell_tables import TaskView, named_interval
 from dashboards.curves import Curve, curves
 from dashboards.evidence import Evidence
 from dashboards.statistics import (
-    Estimate,
     LabelEfficiency,
     Labels,
     area_coefficients,
@@ -123,16 +122,10 @@ def _tests(found: LabelEfficiency) -> Iterator[dict[str, Any]]:
             "images": test.labels.images,
             "patients": test.labels.patients,
             "val_images": test.labels.val_images,
-            **_named("to_full", test.to_full),
-            **_named("to_same", test.to_same),
+            **named_interval("to_full", test.to_full),
+            **named_interval("to_same", test.to_same),
             "n_seeds": test.to_full.n_seeds,
             "excluded": test.excluded,
             "reaches": test.reaches,
             "saves": test.saves,
         }
-
-
-def _named(name: str, estimate: Estimate | None) -> dict[str, float]:
-    if estimate is None:
-        return dict.fromkeys((name, f"{name}_low", f"{name}_high"), float("nan"))
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

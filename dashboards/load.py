@@ -246,6 +246,9 @@ class LazyPredictions(Mapping[tuple[str, str], PredictionSet]):
         name = f"{Artifact.PREDICTIONS}/{key[1]}.parquet"
         return self._reader.read(self._files.path(at.run_id, at.artifact_uri, name, version=at.version))
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._runs  # that of Mapping would read the file
+
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._runs)
 
@@ -285,6 +288,9 @@ class LazyValidation(Mapping[str, PredictionSet]):
     def __getitem__(self, trial_id: str) -> PredictionSet:
         return self._predictions[trial_id, Split.VAL]
 
+    def __contains__(self, trial_id: object) -> bool:
+        return (trial_id, Split.VAL) in self._predictions
+
     def __iter__(self) -> Iterator[str]:
         return (trial_id for trial_id, _ in self._predictions)
 
@@ -322,6 +328,9 @@ class LazyHistories(Mapping[str, History]):
     def __getitem__(self, trial_id: str) -> History:
         run_id, artifact_uri = self._runs[trial_id]
         return read_history(self._files.path(run_id, artifact_uri, Artifact.HISTORY))
+
+    def __contains__(self, trial_id: object) -> bool:
+        return trial_id in self._runs  # that of Mapping would read the file
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._runs)

@@ -161,9 +161,6 @@ def _excluded(tables: Tables) -> list[str]:
     for reason, rows in tables.exclusions.groupby("reason", sort=False):
         places = "; ".join(f"{r['task']}, {r['set']}: {r['trials']}" for r in rows.to_dict("records"))
         lines.append(f"{plural(int(rows['trials'].sum()), 'result')} not used, {reason} ({places}).")
-    if tables.unreadable:
-        shown = "; ".join(tables.unreadable[:3])
-        lines.append(f"{plural(len(tables.unreadable), 'part')} of further tables could not be made: {shown}.")
     return lines
 
 
@@ -212,7 +209,8 @@ def facts(evidence: Evidence, tables: Tables) -> tuple[tuple[str, str], ...]:
     results, completeness = evidence.results, tables.completeness
     planned = int(completeness["planned"].sum()) if len(completeness) else 0
     done = int(completeness["done"].sum()) if len(completeness) else len(results)
-    shown = [("trials done", f"{count(done)} of {count(planned)}")]
+    others = evidence.ingested is not None
+    shown = [("trials", count(done))] if others else [("trials done", f"{count(done)} of {count(planned)}")]
     if len(completeness) and completeness["failed"].sum():
         shown.append(("trials failed", count(completeness["failed"].sum())))
     if len(evidence.searches):

@@ -6,13 +6,28 @@ subset rules nothing is paired.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dashboards.cell_tables import TaskView
 from dashboards.evidence import CellKey
 from dashboards.exclusions import Exclusion, Why
 from dashboards.statistics import Influence, SeedKey
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What a trial was trained on.
+
+    Attributes:
+        amount: Label of the amount.
+        order: Hash of the subset order; None where it is not known.
+        subset: Hash of the subset; None likewise.
+    """
+
+    amount: str
+    order: str | None
+    subset: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,28 +61,44 @@ def pair(task: TaskView, cells: Sequence[CellKey], set_name: str, metric: str | 
         metric: The primary one if not given.
     """
     runs = [task.runs(cell, set_name, metric) for cell in cells]
+    drawn = [
+        {seed: Drawn(cell[2], *task.hashes[task.cells[cell][seed]]) for seed in of_cell}
+        for cell, of_cell in zip(cells, runs, strict=True)
+    ]
+    odd, sure = odd_seeds(drawn)
+    kept = tuple({seed: run for seed, run in of_cell.items() if seed not in odd} for of_cell in runs)
+    return Paired(runs=kept, odd=odd, sure=sure)
+
+
+def odd_seeds(cells: Sequence[Mapping[SeedKey, Drawn]]) -> tuple[tuple[SeedKey, ...], bool]:
+    """Seeds whose trials are no pairs, as far as is known.
+
+    Args:
+        cells: Of each cell: seed -> what its trial was trained on.
+
+    Returns:
+        These seeds; and whether the hashes of all others that two cells share are known.
+    """
     odd, sure = [], True
-    for seed in dict.fromkeys(seed for of_cell in runs for seed in of_cell):
-        holders = [cell for cell, of_cell in zip(cells, runs, strict=True) if seed in of_cell]
+    for seed in dict.fromkeys(seed for of_cell in cells for seed in of_cell):
+        holders = [of_cell[seed] for of_cell in cells if seed in of_cell]
         if len(holders) < 2:
             continue
-        alike, known = _same_subsets(task, holders, seed)
+        alike, known = _same_subsets(holders)
         if not alike:
             odd.append(seed)
         sure &= known or not alike
-    kept = tuple({seed: run for seed, run in of_cell.items() if seed not in odd} for of_cell in runs)
-    return Paired(runs=kept, odd=tuple(odd), sure=sure)
+    return tuple(odd), sure
 
 
-def _same_subsets(task: TaskView, cells: Sequence[CellKey], seed: SeedKey) -> tuple[bool, bool]:
+def _same_subsets(drawn: Sequence[Drawn]) -> tuple[bool, bool]:
     """Whether the trials of a seed are pairs as far as is known, and whether it is known."""
-    found = [(cell[2], *task.hashes[task.cells[cell][seed]]) for cell in cells]
-    orders = [order for _, order, _ in found]
+    orders = [found.order for found in drawn]
     alike, known = _agree(orders), None not in orders
-    for fraction in dict.fromkeys(amount for amount, _, _ in found):
-        here = [subset for amount, _, subset in found if amount == fraction]
+    for amount in dict.fromkeys(found.amount for found in drawn):
+        here = [found.subset for found in drawn if found.amount == amount]
         alike &= _agree(here)
-        if len(here) == len(cells):
+        if len(here) == len(drawn):
             known |= None not in here
     return alike, known
 

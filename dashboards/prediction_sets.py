@@ -43,6 +43,7 @@ class PredictionSet:
         set_hash: Stands for the images with their patients and truth; empty if the file does not say.
         shared_patients: Patients whose id is that of one in training or validation; None if it was not looked for.
         same_ids: Whether equal ids mean the same person; in another manifest they need not.
+        study: (N,) keyed hashes of the examination ids; None if the manifest has none.
         aggregation: What a row is: ``none`` for an image, else such as ``patient:mean``.
         n_images: Images behind the rows; None if it is the number of rows.
     """
@@ -59,6 +60,7 @@ class PredictionSet:
     set_hash: str = ""
     shared_patients: int | None = None
     same_ids: bool = True
+    study: NDArray[np.str_] | None = None
     aggregation: str = NO_AGGREGATION
     n_images: int | None = None
 
@@ -121,6 +123,7 @@ class PredictionReader:
                 for name in table.column_names
                 if name in _SUBGROUPS or name.startswith(Column.GROUP_PREFIX)
             },
+            study=self._shared(table, [Column.STUDY_ID], _text) if Column.STUDY_ID in table.column_names else None,
             set_hash=about.get(b"set_hash", b"").decode(),
             shared_patients=None if shared is None else int(shared),
             same_ids=about.get(b"same_ids", b"true") == b"true",
@@ -128,14 +131,13 @@ class PredictionReader:
         aggregation = (table.schema.metadata or {}).get(b"aggregation", b"").decode() or NO_AGGREGATION
         if aggregation == NO_AGGREGATION:
             return images
-        by_study = aggregation.startswith(f"{Unit.STUDY}:")
-        if by_study and Column.STUDY_ID not in table.column_names:
+        if aggregation.startswith(f"{Unit.STUDY}:") and images.study is None:
             raise DataError(f"predictions {path.name} are to be scored by examination, but lack {Column.STUDY_ID}")
-        study = self._shared(table, [Column.STUDY_ID], _text) if by_study else None
-        return self._aggregate(images, study, aggregation)
+        return self._aggregate(images, aggregation)
 
-    def _aggregate(self, images: PredictionSet, study: NDArray[Any] | None, aggregation: str) -> PredictionSet:
+    def _aggregate(self, images: PredictionSet, aggregation: str) -> PredictionSet:
         """One row per examination or patient; all but the logits is worked out once for all trials of a set."""
+        study = _examinations(images, aggregation)
         for like, of_study, known in self._aggregated:
             if of_study is study and _same_images(like, images):
                 return known.with_logits(images, aggregation)
@@ -188,9 +190,30 @@ class _Aggregated:
             patient=self.patient,
             site=self.site,
             groups=self.groups,
+            study=None if images.study is None else images.study[self.units.first],
             aggregation=aggregation,
             n_images=len(images.logits),
         )
+
+
+def _examinations(images: PredictionSet, aggregation: str) -> NDArray[Any] | None:
+    """What tells examinations apart, where they are scored."""
+    return images.study if aggregation.startswith(f"{Unit.STUDY}:") else None
+
+
+def scored_as(images: PredictionSet, aggregation: str) -> PredictionSet:
+    """Predictions of images scored as another set is: by image, examination or patient.
+
+    Raises:
+        DataError: They are no longer one row per image; or examinations are asked for and not known.
+    """
+    if aggregation == images.aggregation:
+        return images
+    if images.aggregation != NO_AGGREGATION:
+        raise DataError(f"predictions {images.name} are scored as {images.aggregation}, not as {aggregation}")
+    if aggregation.startswith(f"{Unit.STUDY}:") and images.study is None:
+        raise DataError(f"predictions {images.name} are to be scored by examination, but lack {Column.STUDY_ID}")
+    return _Aggregated.of(images, _examinations(images, aggregation)).with_logits(images, aggregation)
 
 
 def _same_images(a: PredictionSet, b: PredictionSet) -> bool:

@@ -30,7 +30,7 @@ def rate_rows(block: Block, runs: SetRuns, groups: SetGroups) -> Iterator[dict[s
     """
     if not block.primary:
         return
-    cells = {s: p for s, p in runs.positions().items() if all(runs.keys[r].trial_id in block.fitted for r in p)}
+    cells = {s: p for s, p in runs.positions().items() if all(runs.keys[r].trial_id in block.fitted(runs) for r in p)}
     for label in runs.batch.first.class_set:
         column = runs.batch.first.labels.index(label)
         for part in groups.of(1):
@@ -50,7 +50,8 @@ def _group_rates(
     rows = part.group.rows
     truth, scores = runs.batch.truth[rows, column], runs.batch.scores[:, rows, column]
     thresholds = [
-        block.fitted[key.trial_id].thresholds[column] if key.trial_id in block.fitted else _NAN for key in runs.keys
+        block.fitted(runs)[key.trial_id].thresholds[column] if key.trial_id in block.fitted(runs) else _NAN
+        for key in runs.keys
     ]
     called = _called(scores, np.array(thresholds))
     rates = {

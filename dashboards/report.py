@@ -232,7 +232,7 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
     baseline = evidence.baseline
     primary = tables.cells[tables.cells["primary"]] if len(tables.cells) else tables.cells
     in_domain = tables.scales[tables.scales["set"] == IN_DOMAIN] if len(tables.scales) else tables.scales
-    matrix = completeness_plot(tables.completeness)
+    matrix = None if evidence.ingested else completeness_plot(tables.completeness)
     failed = (("Failed trials", _shown_failures(tables.failures)),) if len(tables.failures) else ()
     return (
         Section(
@@ -266,7 +266,7 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
             heading="Completeness",
             plots=(matrix,) if matrix else (),
             tables=failed,
-            empty="Nothing was planned.",
+            empty="What others planned is not known." if evidence.ingested else "Nothing was planned.",
         ),
         Section(
             anchor="data",
@@ -324,7 +324,8 @@ def _uncertainty(contrasts: pd.DataFrame) -> pd.DataFrame:
 
 
 def _gates_section(tables: Tables) -> Section:
-    listed = (("Gates", tables.gates), ("Results not used", tables.exclusions))
+    gates = tables.gates.rename(columns={"reasons": "why not", "cap": "best grade left"})
+    listed = (("Gates", gates), ("Results not used", tables.exclusions))
     return Section(
         anchor="gates",
         heading="Why believe it",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from dashboards.cell_tables import TaskView
+from dashboards.cell_tables import TaskView, named_interval
 from dashboards.evidence import IN_DOMAIN, CellKey, Evidence, GroupEstimate
 from dashboards.statistics import (
     Estimate,
@@ -36,8 +36,8 @@ def shifted_rows(evidence: Evidence, task: TaskView) -> Iterator[dict[str, Any]]
                 **task.coordinates(cell),
                 "set": set_name,
                 "metric": task.estimates.metric,
-                **_named("in_domain", near),
-                **_named("shifted", far),
+                **named_interval("in_domain", near),
+                **named_interval("shifted", far),
                 **_tested("drop", _mean_difference(evidence, task, [(inside, outside)])),
                 "classes": ", ".join(task.estimates.shared_classes.get(set_name, ())),
                 "images": facts["images"],
@@ -163,16 +163,12 @@ def _sides(found: dict[SeedKey, GroupEstimate]) -> Pair:
     return {s: pair[0] for s, pair in both.items()}, {s: pair[1] for s, pair in both.items()}
 
 
-def _named(name: str, estimate: Estimate) -> dict[str, Any]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-
-
 def _tested(name: str, estimate: Estimate | None) -> dict[str, Any]:
     if estimate is None:
         nothing = dict.fromkeys((name, f"{name}_low", f"{name}_high", "level", "p"), float("nan"))
         return nothing | {"n_seeds": 0, "n_patients": 0, "notes": ""}
     return {
-        **_named(name, estimate),
+        **named_interval(name, estimate),
         "level": estimate.level,
         "p": estimate.p,
         "n_seeds": estimate.n_seeds,

@@ -126,7 +126,7 @@ def _coverage_note(part: GroupPart, fitted: bool) -> str:
 
 def _group_coverage(block: Block, runs: SetRuns, position: int, groups: SetGroups) -> FloatArray | None:
     """(groups, 2) coverage and risk of one run, mean over labels; None without validation predictions."""
-    fitted = block.fitted.get(runs.keys[position].trial_id)
+    fitted = block.fitted(runs).get(runs.keys[position].trial_id)
     if fitted is None:
         return None
     predictions, found = runs.batch.run(position), []

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from dashboards.blocks import Block, SetRuns
-from dashboards.cell_tables import TaskView
+from dashboards.cell_tables import TaskView, named_interval
 from dashboards.evidence import IN_DOMAIN, Evidence
 from dashboards.selective_tables import questions
-from dashboards.statistics import Estimate, Influence, Metric, PatientIndex, SeedKey, combined_interval, detect_ood
+from dashboards.statistics import Influence, Metric, PatientIndex, SeedKey, combined_interval, detect_ood
 from dashboards.statistics.robustness import ProbitLine, effective_robustness, probit_line, retention
 from dashboards.statistics.run_batches import auc_influences, make_batch
 from dashboards.statistics.selective import confidence_and_error
@@ -50,9 +50,9 @@ def robustness_rows(evidence: Evidence, task: TaskView) -> Iterator[dict[str, An
                 "line_intercept": line.intercept if line else _NAN,
                 "line_slope": line.slope if line else _NAN,
                 "line_models": line.models if line else 0,
-                **_columns("effective_robustness", own),
+                **named_interval("effective_robustness", own),
                 "p": own.p if own else _NAN,
-                **_columns("nll_growth", growth),
+                **named_interval("nll_growth", growth),
                 "level": 1 - evidence.alpha,
                 "n_seeds": len(near),
                 "images": facts["images"],
@@ -75,12 +75,6 @@ def _baseline_line(evidence: Evidence, task: TaskView, set_name: str) -> ProbitL
 
 def _mean(runs: Mapping[SeedKey, Influence]) -> float:
     return float(np.mean([influence.value for influence in runs.values()]))
-
-
-def _columns(name: str, estimate: Estimate | None) -> dict[str, float]:
-    if estimate is None:
-        return {name: _NAN, f"{name}_low": _NAN, f"{name}_high": _NAN}
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def detection_rows(block: Block) -> Iterator[dict[str, Any]]:

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from dashboards.cell_tables import CellKey, TaskView
-from dashboards.evidence import Evidence
+from dashboards.cell_tables import TaskView
+from dashboards.evidence import CellKey, Evidence
+from dashboards.exclusions import Exclusion, Why
 from dashboards.histories import History
 from dashboards.statistics import (
     MedianTime,
@@ -50,17 +51,17 @@ class TaskCurves:
     Attributes:
         curves: Cell -> seed -> curve.
         ranks: Cell -> seed -> devices that trained it.
-        problems: "trial_id history: reason" of curves that could not be read.
+        exclusions: Trials whose curve could not be read.
     """
 
     curves: dict[CellKey, dict[SeedKey, History]]
     ranks: dict[CellKey, dict[SeedKey, float]]
-    problems: list[str]
+    exclusions: list[Exclusion]
 
 
 def task_curves(evidence: Evidence, task: TaskView) -> TaskCurves:
     """Read the curves of every trial of a task that has one."""
-    found = TaskCurves(curves={}, ranks={}, problems=[])
+    found = TaskCurves(curves={}, ranks={}, exclusions=[])
     ranks = _ranks(task.estimates.rows)
     for cell, trials in task.cells.items():
         for seed, trial_id in trials.items():
@@ -69,7 +70,11 @@ def task_curves(evidence: Evidence, task: TaskView) -> TaskCurves:
             try:
                 history = evidence.histories[trial_id]
             except ScalecurvesError as error:
-                found.problems.append(f"{trial_id} history: {error}")
+                found.exclusions.append(
+                    Exclusion(
+                        why=Why.NO_HISTORY, task=task.estimates.task, set="", trial_id=trial_id, detail=str(error)
+                    )
+                )
                 continue
             found.curves.setdefault(cell, {})[seed] = history
             found.ranks.setdefault(cell, {})[seed] = ranks.get(trial_id, 1.0)

@@ -104,7 +104,7 @@ def _curve_axis(axis: Axes, plot: CurvePlot, diagonal: bool) -> None:
 
 def _draw_series(axis: Axes, series: Series, style: LineStyle, width: float) -> None:
     axis.scatter(series.dots_x, series.dots_y, s=6, color=style.colour, alpha=0.4, linewidths=0)
-    if not isinstance(series.hollow, bool):
+    if not isinstance(series.hollow, bool):  # each point for itself
         face = ["white" if hollow else style.colour for hollow in series.hollow]
         marker = style.mpl_marker
         axis.scatter(series.x, series.y, s=28, c=face, edgecolors=style.colour, marker=marker, linewidths=1.2, zorder=3)

@@ -35,7 +35,7 @@ _COUNTS = (
 _POSITIVES = "n_positive."
 
 
-_NO_TABLES = ("unreadable", "left_out", "further")
+_NO_TABLES = ("left_out", "further")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,6 @@ class Tables:
         data: Labelled images and patients of each amount.
         tuning: What the search of each cell chose.
         exclusions: Results that are not used, counted by reason.
-        unreadable: Parts of further tables that could not be made, one sentence each.
         left_out: "task, set" -> labels with too few patients to be part of a macro AUC.
         further: The tables of ``dashboards.further_tables``, by name.
     """
@@ -94,7 +93,6 @@ class Tables:
     data: pd.DataFrame
     tuning: pd.DataFrame
     exclusions: pd.DataFrame
-    unreadable: tuple[str, ...] = ()
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
     further: dict[str, pd.DataFrame] = field(default_factory=dict)
 
@@ -139,8 +137,7 @@ def build_tables(evidence: Evidence) -> Tables:
         failures=evidence.failures,
         data=data_table(evidence),
         tuning=tuning_table(evidence),
-        exclusions=exclusion_table(exclusions),
-        unreadable=tuple(further.problems),
+        exclusions=exclusion_table([*exclusions, *further.exclusions]),
         left_out=left_out,
         further=further.frames(),
     )

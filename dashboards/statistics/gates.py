@@ -40,6 +40,7 @@ class GateName(StrEnum):
     """What a gate asks about."""
 
     LEAKAGE = "leakage"
+    COPIES = "near copies"
     UPSTREAM = "upstream overlap"
     SELECTION = "selection"
     PATIENTS = "patients"
@@ -65,6 +66,7 @@ class Facts:
         patients_known: Whether images are grouped by patient.
         seeds_only: Whether the metric came without patients, so that nothing of ``min_patients`` is known.
         shared_patients: Patients of an evaluation set that are in training or validation too, over all fractions.
+        near_copies: Images of an evaluation set that are copies or near copies of training or validation images.
         upstream_overlap: Whether the source was trained on images of the task: ``no``, ``possible`` (the same data set
             or one drawn from it) or ``yes`` (images or patients of an evaluation set).
         paired: Whether both sides of each seed saw the same subset order of the same task.
@@ -86,6 +88,7 @@ class Facts:
     patients_known: bool | None = None
     seeds_only: bool = False
     shared_patients: int | None = None
+    near_copies: int | None = None
     upstream_overlap: Literal["no", "possible", "yes"] | None = None
     paired: bool | None = None
     class_set_frozen: bool | None = None
@@ -165,6 +168,11 @@ def _leaks(facts: Facts) -> list[Gate]:
         found.append(
             _fatal(GateName.LEAKAGE, f"{_plural(facts.shared_patients, 'patient')} in both training and evaluation")
         )
+    if facts.near_copies is None:
+        found.append(_limit(GateName.COPIES, "near copies of training images were not looked for"))
+    elif facts.near_copies > 0:
+        copies = "1 image is a near copy" if facts.near_copies == 1 else f"{facts.near_copies} images are near copies"
+        found.append(_open(GateName.COPIES, f"{copies} of training or validation images"))
     if facts.upstream_overlap == "yes":
         found.append(_fatal(GateName.UPSTREAM, "the source was trained on patients of the evaluation set"))
     elif facts.upstream_overlap != "no":

@@ -83,6 +83,9 @@ def _lost(evidence: Evidence, tables: Tables) -> Answer | None:
     primary = primary_rows(tables.contrasts)
     if primary.empty:
         return None
+    if evidence.ingested is not None:
+        sentence = "What was planned is not in the results of others: trials that failed or were left out are not seen."
+        return Answer(question=8, word="lost trials not known", sentence=sentence, tone="open")
     touched = primary[primary["lost_trials"] > 0]
     changed = touched[~touched["holds_at_chance"].astype(bool)]
     counts = tables.completeness

@@ -14,6 +14,9 @@ from dashboards.verdict.words import Held, evaluated_on, held_back, rows_of
 
 _SHOWN_MEMBERS = 8
 
+COST_NOT_RECORDED = "cost not recorded"
+"""Word of an answer that knows the set but not what is cheapest in it."""
+
 
 def best_answers(evidence: Evidence, tables: Tables) -> list[Answer]:
     """One per task, primary amount and evaluation set."""
@@ -60,7 +63,7 @@ def _answer(evidence: Evidence, tables: Tables, rows: list[dict[str, Any]]) -> A
         **common,
         model_scale=str(cheapest["model_scale"]) if cheapest else None,
         pretraining_source=str(cheapest["pretraining_source"]) if cheapest else None,
-        word=_cell(cheapest) if cheapest else "cost not recorded",
+        word=_cell(cheapest) if cheapest else COST_NOT_RECORDED,
         tone="even" if len(members) < len(rows) else "open",
         grade=held.grade,
         caps=held.caps,

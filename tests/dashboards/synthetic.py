@@ -228,6 +228,7 @@ def _row(trial_id, task, scale, source, fraction, s, kind, sets) -> dict[str, An
         "still_rising": False,
         "subset_hash": f"{task}{fraction}{s}",
         "order_hash": f"{task}{s}",
+        "near_copies": dict.fromkeys(sets, 0),
         "train_s": 3.0,
         "seconds": 4.0,
         "device": "cpu",

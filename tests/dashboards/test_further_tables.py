@@ -13,6 +13,7 @@ from dashboards.blocks import NO_VALIDATION
 from dashboards.confidence_answers import confidence_answers
 from dashboards.confidence_tables import COOLED, CORRECTED, RAW
 from dashboards.evidence_sections import MAX_FIGURES
+from dashboards.exclusions import Why
 from dashboards.figures import draw
 from dashboards.further_tables import NAMES
 from dashboards.harm_answers import harm_answers
@@ -212,7 +213,7 @@ class TestProbabilities:
         assert row_where(cells, pretraining_source="natural")["temperature"] == pytest.approx(TOO_LARGE, rel=0.3)
         harm = rows_where(tables.of("harm"), data_fraction="1", set="test", column="sex", group="F")
         assert row_where(harm, pretraining_source="natural")["word"] == "harmed, more than delta"
-        assert not tables.unreadable
+        assert tables.exclusions.empty
 
     def test_the_shifted_set_is_corrected_for_its_prevalence(self):
         evidence = make_planted(seeds=2, patients=120, null=True)
@@ -340,7 +341,9 @@ class TestSpeed:
                 raise DataError("history.parquet is not a history")
 
         broken = build_tables(dataclasses.replace(evidence, histories=Damaged(evidence.histories), predictions={}))
-        assert any("is not a history" in line for line in broken.unreadable)
+        (row,) = broken.exclusions[broken.exclusions["reason"] == Why.NO_HISTORY].to_dict("records")
+        assert row["trials"] == len(evidence.results)
+        assert "is not a history" in row["detail"]
 
     def test_four_seeds_decide_nothing(self):
         evidence = dataclasses.replace(make_planted(seeds=4, patients=20), predictions={})

@@ -146,6 +146,43 @@ def test_a_source_that_declares_the_tasks_data_only_suggests(five_seeds):
     assert (row["grade"], row["cap"]) == ("C", "the source may have seen patients of the evaluation set")
 
 
+def noted(study, column, notes):
+    """Results whose trials of ``natural`` all have a note about the in-domain set."""
+    rows = study.results.copy()
+    rows[column] = [
+        {"test": notes} if source == "natural" else {"test": "no" if column == "upstream_overlap" else 0}
+        for source in rows["pretraining_source"]
+    ]
+    return target_results(rows)
+
+
+@pytest.mark.parametrize(
+    ("column", "note", "grade", "words"),
+    [
+        ("upstream_overlap", "no", "A", "helps, meaningfully"),
+        ("upstream_overlap", "possible", "C", "suggests: helps, meaningfully"),
+        ("upstream_overlap", None, "A", "helps, meaningfully"),  # the study declares contents of another name
+        ("near_copies", 2, "C", "suggests: helps, meaningfully"),
+        ("near_copies", 0, "A", "helps, meaningfully"),
+        ("near_copies", None, "B", "helps, meaningfully"),
+    ],
+)
+def test_what_the_plan_noted_caps_the_verdict(five_seeds, column, note, grade, words):
+    row = graded(five_seeds, results=noted(five_seeds, column, note))
+    assert (row["grade"], row["words"]) == (grade, words)
+
+
+def test_a_noted_overlap_goes_before_the_names_in_the_study_file(five_seeds):
+    sources = {
+        "natural": {"by_scale": {name: {"file": "/w.pth", "contents": ["skin"]} for name in ("small", "large")}},
+        "natural_meanvar": {"transform": "mean_var", "of": "natural"},
+    }
+    row = graded(
+        five_seeds, study=make_study(seeds=5, sources=sources), results=noted(five_seeds, "upstream_overlap", "no")
+    )
+    assert row["grade"] == "A"
+
+
 def test_without_another_site_the_grade_is_b_and_the_wording_stays(five_seeds):
     kept = {key: p for key, p in five_seeds.predictions.items() if key[1] == "test"}
     row = graded(five_seeds, predictions=kept)

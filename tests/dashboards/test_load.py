@@ -248,6 +248,8 @@ def test_validation_predictions_are_read_apart_from_evaluation_sets(record: Reco
     assert {key[1] for key in load_predictions(frame)} == {"test", "head_neck"}
     validation = load_validation(frame)
     assert list(validation) == [done.trial.trial_id]
+    assert done.trial.trial_id in validation
+    assert make_trial(seed=1).trial_id not in validation
     assert validation[done.trial.trial_id].logits.shape == (60, 3)
     with pytest.raises(KeyError):
         validation[make_trial(seed=1).trial_id]
@@ -272,3 +274,5 @@ def test_histories_are_read_when_asked_for(record: Record, storage: Storage) -> 
     path.unlink()
     with pytest.raises(TrackingError, match="is gone"):
         histories[trial_id]
+    assert trial_id in histories  # looking for one reads nothing
+    assert "other" not in histories

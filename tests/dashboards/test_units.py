@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit, softmax
 
-from dashboards.prediction_sets import PredictionReader, read_predictions
+from dashboards.prediction_sets import PredictionReader, read_predictions, scored_as
 from dashboards.units import Units
 from orchestrator.metrics import score_file
 from search_spaces.exceptions import DataError
@@ -120,3 +120,24 @@ def test_trials_of_one_set_share_all_but_their_logits(tmp_path):
 def test_examinations_have_to_be_there(tmp_path):
     with pytest.raises(DataError, match="by examination, but lack study_id"):
         read_predictions(_write(tmp_path / "test.parquet", "study:mean", with_study=False))
+
+
+@pytest.mark.parametrize("how", ["patient:mean", "patient:max", "study:mean"])
+def test_validation_is_scored_as_the_set_that_its_thresholds_are_for(tmp_path, how):
+    images = read_predictions(_write(tmp_path / "val.parquet", "none"))
+    expected = read_predictions(_write(tmp_path / "test.parquet", how))
+    found = scored_as(images, how)
+    np.testing.assert_array_equal(found.logits, expected.logits)
+    np.testing.assert_array_equal(found.y, expected.y)
+    assert found.study is not None
+    assert found.study.tolist() == expected.study.tolist()
+    assert scored_as(found, how) is found
+    assert scored_as(images, "none") is images
+
+
+def test_what_cannot_be_scored_as_another_set_says_so(tmp_path):
+    lone = read_predictions(_write(tmp_path / "val.parquet", "none", with_study=False))
+    with pytest.raises(DataError, match="lack study_id"):
+        scored_as(lone, "study:mean")
+    with pytest.raises(DataError, match="scored as patient:mean, not as study:mean"):
+        scored_as(scored_as(lone, "patient:mean"), "study:mean")
