@@ -35,6 +35,7 @@ def test_logits_follow_the_frame_as_float32(tmp_path):
         "set": "test",
         "set_hash": set_hash(FRAME),
         "aggregation": "none",
+        "test_time_augmentation": "none",
     }
 
 
