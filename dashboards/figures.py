@@ -296,6 +296,7 @@ def _row_axis(figure: go.Figure, entries: Sequence[Row], place: dict[str, int]) 
         ticktext=[_rich(e.label) for e in entries],
         range=[len(entries) - 0.4, -0.6],
         automargin=True,
+        ticklabelstandoff=8,  # the head of an arrow at the edge does not touch the names
         showgrid=False,
         zeroline=False,
         tickfont={"size": 12},

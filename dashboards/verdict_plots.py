@@ -86,7 +86,7 @@ def _savings(
         panels=panels,
         styles={n: styles[n] for n in names},
         x_label="labelled training images",
-        x_range=(low / 1.15, high),  # the head of an arrow ends before the names
+        x_range=(low, high),
         x_log=True,
         x_ticks=tuple((n, count(n)) for n in amounts if n * 1.25 < _next(amounts, n)),
     )

@@ -369,7 +369,7 @@ def test_browser_draws_every_figure_without_errors_or_requests(whole_report):
             page.on("request", lambda request: requests.append(request.url))
             # The same restrictions as in the MLflow UI: scripts, but no cookies, no storage, no parent.
             source = whole_report.index_html.read_text(encoding="utf-8")
-            page.set_content("<iframe sandbox='allow-scripts' style='width:1280px;height:40000px;border:0'></iframe>")
+            page.set_content("<iframe sandbox='allow-scripts' style='width:1280px;height:80000px;border:0'></iframe>")
             page.eval_on_selector("iframe", "(frame, html) => { frame.srcdoc = html; }", source)
             page.set_viewport_size({"width": 1300, "height": 40000})
             frame = page.query_selector("iframe").content_frame()
