@@ -405,11 +405,11 @@ def _planned(
 
 
 def _images_seen(resolver: Resolver, trial: Trial, of_task: dict[str, int], subset: int) -> float:
-    from trainables.steps import evaluation_steps, total_steps
+    from trainables.steps import evaluation_stops, total_steps
 
     protocol = resolver.protocol_of(trial)
     steps = total_steps(protocol.budget, subset, protocol.global_batch_size)
     scored = trial.role is not Role.SEARCH
     of_sets = sum(n for name, n in of_task.items() if scored and name not in ("train", "val"))
-    evaluated = len(evaluation_steps(steps, protocol.evaluations)) * of_task.get("val", 0) + of_sets
+    evaluated = len(evaluation_stops(protocol, max(1, subset), steps)) * of_task.get("val", 0) + of_sets
     return steps * protocol.global_batch_size + evaluated / FORWARD_SHARE
