@@ -231,6 +231,12 @@ class Protocol(StrictModel):
         return self.select == "best_val_loss" or self.schedule == "plateau" or self.stop_patience is not None
 
     @property
+    def follows_hyperrule(self) -> bool:
+        """Whether steps, warm-up, milestones or mixup jump where the subset's size does."""
+        by_size = self.budget.rule == "hyperrule" or "hyperrule" in (self.warmup_steps, self.milestones)
+        return by_size or bool(self.mixup_alpha and self.mixup_min_images)
+
+    @property
     def ghost_batches(self) -> int:
         """Ghost batches per optimiser step; ranks beyond this number idle."""
         return self.global_batch_size // self.ghost_batch_size
