@@ -55,7 +55,7 @@ def caveats(evidence: Evidence, tables: Tables, problems: Iterable[str]) -> tupl
         *_unfinished(tables.completeness),
         *_unknown_patients(evidence.results),
         *_rising(tables.cells),
-        *_regimes(evidence.results),
+        *regime_caveats(evidence.results),
         *_seeds(evidence),
         *tuning_caveats(tables.tuning),
         *_mixed(evidence.results),
@@ -113,7 +113,7 @@ def _rising(cells: pd.DataFrame) -> list[str]:
     ]
 
 
-def _regimes(results: pd.DataFrame) -> list[str]:
+def regime_caveats(results: pd.DataFrame) -> list[str]:
     """Curves along which a rule of the recipe jumps."""
     if results.empty or "regime" not in results:
         return []
