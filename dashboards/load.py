@@ -17,6 +17,7 @@ n_val_images, n_val_patients                          labelled images used for s
 patients_known                                        whether the manifest knows patients
 subset_hash, order_hash, manifest_hash                pairing keys
 upstream_overlap, near_copies                         evaluation set -> what the plan knew of images on both sides
+regime                                                small, medium or large where a recipe follows BiT-HyperRule
 parameters, backbone_parameters, steps                of the model; optimiser steps
 best_step, best_value, still_rising                   selection on validation; still_rising is None if not known
 seconds, setup_s, train_s, evaluate_s, samples_per_s  wall clock
@@ -399,7 +400,7 @@ _COLUMNS = (
     *("amount_kind", "amount_value", "kind", "primary", "ladder", "sets", "set_hashes"),
     *_FROM_METRICS,
     *("patients_known", "subset_hash", "order_hash", "manifest_hash", "still_rising"),
-    *("upstream_overlap", "near_copies"),
+    *("upstream_overlap", "near_copies", "regime"),
     *("host", "device", "ranks", "commit", "reported", "undefined", "artifact_uri", "val_hash"),
     *("search_id", "search_number", "tuned"),
 )
@@ -437,6 +438,7 @@ def _row(run: RunRow) -> dict[str, Any]:
         "order_hash": tags.get(RecordTag.ORDER_HASH),
         "manifest_hash": tags.get(RecordTag.MANIFEST_HASH),
         "upstream_overlap": tracking.tag_mapping(tags, RecordTag.UPSTREAM_OVERLAP),
+        "regime": tags.get(RecordTag.REGIME),
         "near_copies": tracking.tag_mapping(tags, RecordTag.NEAR_COPIES),
         "still_rising": _flag(tags.get(RecordTag.STILL_RISING)),
         "host": tags.get(RecordTag.environment("host")),

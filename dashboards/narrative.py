@@ -55,6 +55,7 @@ def caveats(evidence: Evidence, tables: Tables, problems: Iterable[str]) -> tupl
         *_unfinished(tables.completeness),
         *_unknown_patients(evidence.results),
         *_rising(tables.cells),
+        *regime_caveats(evidence.results),
         *_seeds(evidence),
         *tuning_caveats(tables.tuning),
         *_mixed(evidence.results),
@@ -110,6 +111,21 @@ def _rising(cells: pd.DataFrame) -> list[str]:
         f"In {plural(len(cells_rising), 'cell')} validation was still improving when training stopped, by source: "
         f"{listed}. At equal steps “pretraining helps” may then mean that the other had not finished."
     ]
+
+
+def regime_caveats(results: pd.DataFrame) -> list[str]:
+    """Curves along which a rule of the recipe jumps."""
+    if results.empty or "regime" not in results:
+        return []
+    lines = []
+    for task, rows in results[results["regime"].notna()].groupby("task", observed=True):
+        names = rows["regime"].unique()
+        if len(names) > 1:
+            lines.append(
+                f"{task}: the rule of the recipe (BiT-HyperRule) jumps in the curve ({', '.join(sorted(names))}): "
+                "steps, warm-up, decay and mixup differ there, too, so a step in the curve is not one of labels alone."
+            )
+    return lines
 
 
 def _seeds(evidence: Evidence) -> list[str]:

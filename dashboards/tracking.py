@@ -58,6 +58,7 @@ class RecordTag:
     UPSTREAM_OVERLAP = "sc.upstream_overlap"
     """JSON: evaluation set -> whether the source was trained on its images: no, possible, yes; null if not known."""
     NEAR_COPIES = "sc.near_copies"
+    REGIME = "sc.regime"
     """JSON: evaluation set -> images with a near copy in training or validation; null if nobody looked."""
     MANIFEST_HASH = "sc.manifest_hash"
     SEARCH = "sc.search"

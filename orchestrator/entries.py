@@ -22,6 +22,7 @@ from dashboards.tracking import UNKNOWN_HASH, RecordMetric, RecordTag, metric_ke
 from orchestrator.metrics import SetMetrics, score_folder
 from orchestrator.redact import public_result, redact_json, redact_text
 from search_spaces.exceptions import DataError
+from search_spaces.hyperrule import regime_of
 from search_spaces.names import SCHEMA_VERSION, Artifact, Role, Split, State, Tag
 from search_spaces.results import TrialResult
 from search_spaces.tuning import Proposal
@@ -201,6 +202,8 @@ def _tags(result: TrialResult) -> dict[str, str]:
         tags[Tag.SUBSET_HASH] = result.subset.subset_hash
         tags[RecordTag.ORDER_HASH] = result.subset.order_hash
         tags[RecordTag.PATIENTS_KNOWN] = result.subset.patients_known
+        if trial.protocol.follows_hyperrule:
+            tags[RecordTag.REGIME] = regime_of(result.subset.images).name
     if trial.leakage is not None:
         tags[RecordTag.UPSTREAM_OVERLAP] = _json_line(trial.leakage.upstream_overlap)
         tags[RecordTag.NEAR_COPIES] = _json_line(trial.leakage.near_copies)

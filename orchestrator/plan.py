@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from orchestrator.known_models import KnownModels
 from orchestrator.plan_data import Drawn, Findings, PlanData, read_data
 from orchestrator.plan_leaks import find_leaks, note_contents
+from orchestrator.plan_recipes import note_regimes
 from search_spaces.amounts import Amount
 from search_spaces.expand import Cell, Exclusion, Expansion, Trial, expand, gang_of, priority_of
 from search_spaces.files import LoadedStudy
@@ -189,6 +190,7 @@ def make_plan(
     models.save()
     _note_idle_ranks(study, resolver, chosen, found)
     _note_controls(expansion, chosen, found)
+    note_regimes(resolver, dict.fromkeys(t.cell for t in chosen), data, found)
     trials = () if found.problems else _planned(study, resolver, chosen, sizes, data)
     return Plan(
         loaded=loaded,
@@ -405,11 +407,11 @@ def _planned(
 
 
 def _images_seen(resolver: Resolver, trial: Trial, of_task: dict[str, int], subset: int) -> float:
-    from trainables.steps import evaluation_steps, total_steps
+    from trainables.steps import evaluation_stops, total_steps
 
     protocol = resolver.protocol_of(trial)
     steps = total_steps(protocol.budget, subset, protocol.global_batch_size)
     scored = trial.role is not Role.SEARCH
     of_sets = sum(n for name, n in of_task.items() if scored and name not in ("train", "val"))
-    evaluated = len(evaluation_steps(steps, protocol.evaluations)) * of_task.get("val", 0) + of_sets
+    evaluated = len(evaluation_stops(protocol, max(1, subset), steps)) * of_task.get("val", 0) + of_sets
     return steps * protocol.global_batch_size + evaluated / FORWARD_SHARE

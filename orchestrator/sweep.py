@@ -175,6 +175,7 @@ def plan(
 ) -> None:
     """Cells, trials, exclusions with reasons, time, money, disk, and every problem at once; trains nothing."""
     from orchestrator.estimate import estimate, parse_nodes
+    from orchestrator.plan_recipes import resolved_facts, resolved_protocol
     from orchestrator.plan_text import plan_json, print_plan
     from orchestrator.run_terms import RunOptions
 
@@ -197,10 +198,11 @@ def plan(
             )
     if json_:
         extra = {"estimate": costs.to_json()} if costs else {}
-        print(json.dumps(plan_json(made) | extra | ({"resolved": made.loaded.text} if resolved else {}), indent=2))
+        print(json.dumps(plan_json(made) | extra | (resolved_facts(made.loaded) if resolved else {}), indent=2))
     else:
         if resolved:
             console.print(made.loaded.text, markup=False)
+            console.print(resolved_protocol(made.loaded), markup=False)
         print_plan(made, console)
         for line in costs.lines() if costs else []:
             console.print(line, markup=False)

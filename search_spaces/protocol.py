@@ -4,28 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
+from search_spaces.hyperrule import Variant
 from search_spaces.models import StrictModel, later_field
+from search_spaces.recipes import completed
 
 
 class Budget(StrictModel):
-    """How long to train. Exactly one of the two.
+    """How long to train. Exactly one of the four; ``budget: hyperrule`` is short for the rule of that name.
 
     Attributes:
         steps: Optimiser steps; the same at every data fraction, so that fractions compare at equal compute.
         epochs: Passes over the subset, at least one step; compute then shrinks with the fraction.
+        examples: Training images, each pass over one counted; the same compute whatever the batch size.
+        rule: ``hyperrule``: steps by the size of the subset (``search_spaces.hyperrule``), which jump inside a curve.
     """
 
     steps: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0)
+    examples: int | None = later_field(None, ge=1)
+    rule: Literal["hyperrule"] | None = later_field(None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_rule(cls, raw: Any) -> Any:
+        return {"rule": raw} if isinstance(raw, str) else raw
 
     @model_validator(mode="after")
     def _one_of(self) -> Budget:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("budget needs exactly one of steps and epochs")
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "budget needs exactly one of steps and epochs, or examples, or rule; got "
+                + (" and ".join(given) or "none")
+            )
         return self
 
 
@@ -88,17 +104,19 @@ class Augmentation(StrictModel):
 
 
 class Protocol(StrictModel):
-    """The recipe ``finetune``: all layers trained from the source's weights with a fresh head.
+    """All layers trained from the source's weights with a fresh head. Defaults are those of the recipe ``finetune``.
 
     Attributes:
-        base: Which recipe the defaults come from.
+        base: Which recipe the defaults come from (docs/protocols.md); every field can be written beside it.
         budget: Length of training.
-        optimizer: AdamW (Loshchilov and Hutter 2019) or SGD with momentum.
+        optimizer: AdamW (Loshchilov and Hutter 2019), Adam (Kingma and Ba 2015) or SGD with momentum.
         lr: Peak learning rate.
-        momentum: Of SGD; unused by AdamW.
-        weight_decay: Decoupled for AdamW, added to the gradient for SGD; applies only to
+        momentum: Of SGD; unused by the others.
+        weight_decay: Decoupled for AdamW, added to the gradient for SGD and Adam; applies only to
             weights of two and more dimensions.
-        schedule: Learning rate after warm-up: half a cosine to 0, or constant.
+        schedule: Learning rate after warm-up: half a cosine to 0; constant; times ``decay_factor`` at each of the
+            ``milestones`` (``multistep``); or times ``decay_factor`` when the validation loss stops improving
+            (``plateau``).
         warmup_fraction: Share of the steps in which the learning rate rises linearly from 0.
         clip_norm: Largest gradient norm; None is no clipping.
         label_smoothing: Share of the target mass spread evenly; multiclass only.
@@ -110,7 +128,8 @@ class Protocol(StrictModel):
         precision: Arithmetic of forward and backward (autocast for bf16 and fp16; weights stay float32).
         imbalance: none; weights (inverse class frequency in the loss); sampler (images drawn by inverse class
             frequency, with replacement).
-        select: Which weights are evaluated and kept: best on validation, or those of the last step.
+        select: Which weights are evaluated and kept: best on validation by the task's primary metric, by the lowest
+            validation loss (mean negative log-likelihood of the observed labels), or those of the last step.
         evaluations: Evenly spaced validation passes, the last one after the last step.
         augmentation: Random changes to training images.
         freeze: Last part of the network, from the bottom, that stays as its source made it: ``layer2`` of a ResNet,
@@ -126,15 +145,29 @@ class Protocol(StrictModel):
         test_time_augmentation: What evaluation sets are scored on: one view of each image; that and its mirror image;
             or the five crops of centre and corners with their mirror images (Krizhevsky et al. 2012), of which
             probabilities are averaged. Validation, which only selects, always takes one view.
+        variant: Which reading of the recipe: paper's ``text`` or authors' ``code``; of the BiT recipes only.
+        head_init: The fresh head as the model makes it; ``zero``; or weights from N(0, 0.01) and bias 0 (``normal``).
+        warmup_steps: Warm-up in steps instead of a share; or ``hyperrule``.
+        warmup_start: Whether the first step of warm-up already moves (``above_zero``) or has learning rate 0.
+        milestones: Of ``multistep``: steps (whole numbers: the first step, from 0, of each lower rate), or shares of
+            all steps between 0 and 1; or ``hyperrule``.
+        decay_factor: Of ``multistep`` and ``plateau``; 0.1 if not given.
+        patience: Of ``plateau``: evaluations without improvement that are borne; one more lowers the rate.
+        threshold: Of ``plateau``: relative improvement that counts; 0.0001 if not given.
+        min_lr: Of ``plateau``: training stops when the learning rate falls below it.
+        stop_patience: Training stops after more than this many evaluations in a row without a lower validation loss.
+        evaluate_every: ``epoch``: validation after every pass over the subset, instead of ``evaluations``.
+        mixup_min_images: Mixup only for subsets of at least this many images.
+        evaluation_crop: What evaluation sees: the centre (7/8 of the side), or the whole image, resized.
     """
 
-    base: Literal["finetune"] = "finetune"
+    base: Literal["finetune", "bit_hyperrule", "bit_light", "taher_classification", "transfusion_port"] = "finetune"
     budget: Budget = Budget(steps=300)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "adam"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0)
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "multistep", "plateau"] = "cosine"
     warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
     clip_norm: float | None = Field(default=None, gt=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -144,7 +177,7 @@ class Protocol(StrictModel):
     storage_size: int = Field(default=128, ge=8)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     imbalance: Literal["none", "weights", "sampler"] = "none"
-    select: Literal["best_val", "last"] = "best_val"
+    select: Literal["best_val", "last", "best_val_loss"] = "best_val"
     evaluations: int = Field(default=10, ge=1)
     augmentation: Augmentation = Augmentation()
     freeze: str | None = later_field(None)
@@ -152,13 +185,31 @@ class Protocol(StrictModel):
     mixup_alpha: float = later_field(0.0, ge=0)
     cutmix_alpha: float = later_field(0.0, ge=0)
     test_time_augmentation: Literal["none", "flip", "ten_crop"] = later_field("none")
+    variant: Variant | None = later_field(None)
+    head_init: Literal["model", "zero", "normal"] = later_field("model")
+    warmup_steps: Annotated[int, Field(ge=0)] | Literal["hyperrule"] | None = later_field(None)
+    warmup_start: Literal["above_zero", "zero"] = later_field("above_zero")
+    milestones: tuple[int, ...] | tuple[float, ...] | Literal["hyperrule"] | None = later_field(None)
+    decay_factor: float | None = later_field(None, gt=0, lt=1)
+    patience: int | None = later_field(None, ge=0)
+    threshold: float | None = later_field(None, ge=0, lt=1)
+    min_lr: float | None = later_field(None, gt=0)
+    stop_patience: int | None = later_field(None, ge=0)
+    evaluate_every: Literal["epoch"] | None = later_field(None)
+    mixup_min_images: int = later_field(0, ge=0)
+    evaluation_crop: Literal["centre", "whole"] = later_field("centre")
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _one_ghost_batch_unless_said(cls, raw: Any) -> Any:
-        if isinstance(raw, dict) and "global_batch_size" in raw and "ghost_batch_size" not in raw:
-            return {**raw, "ghost_batch_size": raw["global_batch_size"]}
-        return raw
+    def _from_the_recipe(cls, raw: Any, handler: ModelWrapValidatorHandler[Protocol]) -> Protocol:
+        if not isinstance(raw, dict):
+            return handler(raw)
+        made = handler(completed(raw))
+        # What was not written counts as unset: another base, or a change of what it depends on, brings it anew.
+        made.model_fields_set.intersection_update(raw)
+        if isinstance(raw.get("augmentation"), dict):
+            made.augmentation.model_fields_set.intersection_update(raw["augmentation"])
+        return made
 
     @model_validator(mode="after")
     def _ghost_batches_fill_the_batch(self) -> Protocol:
@@ -168,10 +219,59 @@ class Protocol(StrictModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Protocol:
+        if problem := contradiction(self):
+            raise ValueError(problem)
+        return self
+
+    @property
+    def needs_validation_loss(self) -> bool:
+        """Whether the validation loss selects, lowers the learning rate or stops."""
+        return self.select == "best_val_loss" or self.schedule == "plateau" or self.stop_patience is not None
+
+    @property
+    def follows_hyperrule(self) -> bool:
+        """Whether steps, warm-up, milestones or mixup jump where the subset's size does."""
+        by_size = self.budget.rule == "hyperrule" or "hyperrule" in (self.warmup_steps, self.milestones)
+        return by_size or bool(self.mixup_alpha and self.mixup_min_images)
+
     @property
     def ghost_batches(self) -> int:
         """Ghost batches per optimiser step; ranks beyond this number idle."""
         return self.global_batch_size // self.ghost_batch_size
+
+
+def contradiction(protocol: Protocol) -> str | None:
+    """Why the fields of a schedule do not fit together; None if they do."""
+    schedule = protocol.schedule
+    owners = {"milestones": ("multistep",), "decay_factor": ("multistep", "plateau")}
+    owners |= dict.fromkeys(("patience", "threshold", "min_lr"), ("plateau",))
+    for name, schedules in owners.items():
+        if getattr(protocol, name) is not None and schedule not in schedules:
+            wanted = " or ".join(schedules)
+            return (
+                f"{name} belongs to schedule {wanted}, got schedule {schedule}; drop {name} or write schedule: {wanted}"
+            )
+    needed = {"multistep": "milestones", "plateau": "patience"}.get(schedule)
+    if needed and getattr(protocol, needed) is None:
+        return f"schedule {schedule} needs {needed}"
+    if protocol.warmup_steps is not None and protocol.warmup_fraction:
+        return f"give one of warmup_steps ({protocol.warmup_steps}) and warmup_fraction ({protocol.warmup_fraction:g})"
+    if protocol.evaluate_every is not None and protocol.evaluations != 10:
+        return f"give one of evaluate_every ({protocol.evaluate_every}) and evaluations ({protocol.evaluations})"
+    return _milestone_problem(protocol.milestones)
+
+
+def _milestone_problem(milestones: tuple[int, ...] | tuple[float, ...] | str | None) -> str | None:
+    if milestones is None or isinstance(milestones, str):
+        return None
+    rising = all(a < b for a, b in pairwise(milestones))
+    steps = all(isinstance(m, int) and m >= 1 for m in milestones)
+    shares = all(isinstance(m, float) and 0 < m < 1 for m in milestones)
+    if milestones and rising and (steps or shares):
+        return None
+    return f"milestones are rising whole steps from 1, or rising shares between 0 and 1; got {list(milestones)}"
 
 
 @cache

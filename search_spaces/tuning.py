@@ -22,7 +22,9 @@ from search_spaces.protocol import Protocol, changed, field_names
 _NOT_SEARCHED = {
     "base": "it names the recipe",
     "storage_size": "each value is another image store",
+    "variant": "it names the recipe",
     "evaluations": "more looks at validation find a better best value by chance alone",
+    "evaluate_every": "more looks at validation find a better best value by chance alone",
     "select": "it decides what a validation value means",
 }
 """Protocol fields that a search must not change, and why."""

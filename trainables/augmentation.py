@@ -32,6 +32,7 @@ CPU_PIECE = 8 * 224**2
 less of its time. Small images go in one piece, as every operation costs its start, and its threads a rendezvous."""
 
 TestTime = Literal["none", "flip", "ten_crop"]
+EvaluationCrop = Literal["centre", "whole"]
 
 
 class Augment:
@@ -209,7 +210,7 @@ class EvaluationTransform:
     """The fixed transforms of validation and test: centre crop, resized if it is larger than the input, or more views.
 
     The crop's side is 7/8 of the stored side, at least the input size; for a store of 8/7 of the input this is a plain
-    crop. The five crops of ten are its copies at the centre and in the corners.
+    crop. The five crops of ten are its copies at the centre and in the corners. Or no crop: the whole image, resized.
 
     Args:
         input_size: Side s of the output; at most that of the images.
@@ -218,6 +219,7 @@ class EvaluationTransform:
         dtype: Of the output.
         channels_last: Memory format of the output.
         test_time: Which views ``views`` gives.
+        crop: What is cut out.
     """
 
     def __init__(
@@ -228,8 +230,10 @@ class EvaluationTransform:
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
         test_time: TestTime = "none",
+        crop: EvaluationCrop = "centre",
     ) -> None:
         self._size, self._dtype, self._test_time = input_size, dtype, test_time
+        self._share = EVALUATION_CROP if crop == "centre" else 1.0
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._scale, self._shift = _pixel_scaling(normalise, device, dtype)
 
@@ -255,7 +259,7 @@ class EvaluationTransform:
             yield view.flip(3).contiguous(memory_format=self._format)
 
     def _side(self, images: Tensor) -> int:
-        return max(self._size, math.floor(EVALUATION_CROP * images.shape[1]))
+        return max(self._size, math.floor(self._share * images.shape[1]))
 
     def _cropped(self, images: Tensor, top: int, left: int, side: int) -> Tensor:
         pixels = images[:, top : top + side, left : left + side].permute(0, 3, 1, 2).to(self._dtype)

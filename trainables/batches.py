@@ -29,6 +29,7 @@ class Stream(StrEnum):
     MIX = "mix"
     FORWARD = "forward"
     LABELS = "labels"
+    HEAD = "head"
 
 
 def stream_seed(seed: int, stream: Stream, *at: int) -> int:

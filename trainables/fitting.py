@@ -32,13 +32,13 @@ from trainables.optimisation import (
     MovingAverage,
     Precision,
     Update,
-    learning_rate,
     make_loss,
     sampling_weights,
 )
 from trainables.recompute import recomputed
+from trainables.schedules import LossWatch, learning_rate
 from trainables.soft_labels import drawn_labels, has_soft_labels
-from trainables.steps import evaluation_steps, total_steps
+from trainables.steps import evaluation_stops, settled
 from trainables.telemetry import DeviceUse, Phase, StepClock
 from trainables.training_log import LOSS_WINDOW, LossLog, still_rising
 from trainables.validation_metrics import is_better, validation_value
@@ -66,9 +66,9 @@ class FitResult:
         selected: State dict of the selected step, on the CPU.
         val_logits: (N, C) of the validation images at the selected step, on rank 0; None elsewhere and without images.
         final: State dict of the last step, on the CPU.
-        history: One row per evaluation: step, loss (mean since the last one), val, lr, seconds (since the trial's
-            start), step_losses (one per step).
-        steps: Optimiser steps of the trial.
+        history: One row per evaluation: step, loss (mean since the last one), val, val_loss (None unless the protocol
+            needs it), lr, seconds (since the trial's start), step_losses (one per step).
+        steps: Optimiser steps of the trial; fewer than its budget if it stopped early.
         best_step: Selected step.
         best_value: Validation value there; None if it is not defined.
         still_rising: See ``still_rising``.
@@ -156,6 +156,7 @@ class _Selection:
     value: float | None = None
     weights: Weights = field(default_factory=dict)
     logits: NDArray[Any] | None = None
+    loss: float | None = None
 
 
 class _Fit:
@@ -174,15 +175,18 @@ class _Fit:
         checkpoints: Checkpoints | None,
         resident_bytes: int,
     ) -> None:
-        self._module, self._protocol, self._seed, self._primary = module, protocol, seed, primary
-        self._group, self._tell, self._checkpoints = group, tell, checkpoints
         device, images = group.device, len(train_set.positions)
         if not images:
             raise DataError("the training subset holds no image")
+        protocol = settled(protocol, images)
+        self._module, self._protocol, self._seed, self._primary = module, protocol, seed, primary
+        self._group, self._tell, self._checkpoints = group, tell, checkpoints
         self._precision = Precision(protocol.precision, device)
         facts = prepare(module, input_size, device)
         self._has_unused_parameters = facts.has_unused_parameters
-        self._steps = total_steps(protocol.budget, images, protocol.global_batch_size)
+        self._steps = protocol.budget.steps or 0
+        self._stops = evaluation_stops(protocol, images, self._steps)
+        self._watch = LossWatch(protocol) if protocol.needs_validation_loss else None
         sampled = protocol.imbalance == "sampler"
         weights = sampling_weights(np.asarray(train_set.targets)) if sampled else None
         self._order = SampleOrder(images, protocol.global_batch_size, seed, weights)
@@ -193,7 +197,7 @@ class _Fit:
         form = (normalise, device, facts.dtype, facts.channels_last)
         self._augment = Augment(protocol.augmentation, input_size, *form)
         self._mix = Mix(protocol, device)
-        self._transform = EvaluationTransform(input_size, *form)
+        self._transform = EvaluationTransform(input_size, *form, crop=protocol.evaluation_crop)
         self._generator = torch.Generator()
         self._loss = make_loss(np.asarray(train_set.targets), protocol, facts.outputs, device)
         self._update = Update(module, protocol, self._steps, self._precision.scaler)
@@ -224,15 +228,15 @@ class _Fit:
         if self._protocol.select == "last":
             self._best.weights = final
         self._module.load_state_dict(self._best.weights)
-        done = (self._steps - self._resumed_from) * self._protocol.global_batch_size
+        done = (self._step - self._resumed_from) * self._protocol.global_batch_size
         return FitResult(
             selected=self._best.weights,
             final=final,
             history=self._history,
-            steps=self._steps,
+            steps=self._step,
             best_step=self._best.step,
             best_value=self._best.value,
-            still_rising=still_rising([row["val"] for row in self._history], self._primary),
+            still_rising=self._still_rising(),
             resumed_from=self._resumed_from,
             train_s=self._train_s,
             evaluate_s=self._evaluate_s,
@@ -244,6 +248,12 @@ class _Fit:
             val_logits=self._best.logits,
         )
 
+    def _still_rising(self) -> bool | None:
+        """By what selects: the primary metric, or the validation loss."""
+        by_loss = self._protocol.select == "best_val_loss"
+        values = [row["val_loss" if by_loss else "val"] for row in self._history]
+        return still_rising(values, "nll" if by_loss else self._primary)
+
     def _train(self, save_memory: bool) -> None:
         ghosts = GhostBatches(
             self._module,
@@ -254,7 +264,9 @@ class _Fit:
             recomputed=save_memory,
         )
         with ghosts, recomputed(self._module, save_memory):
-            for stop in evaluation_steps(self._steps, self._protocol.evaluations):
+            for stop in self._stops:
+                if self._watch is not None and self._watch.has_ended:
+                    break
                 if stop > self._step:
                     self._after_interval(self._train_until(stop, ghosts))
 
@@ -269,7 +281,7 @@ class _Fit:
             self._index = self._order.batch(step)
             self._losses.add(ghosts.backward(step, self._ghost_loss, scale))
             self._clock.enter(Phase.UPDATE)
-            self._update(step)
+            self._update(step, 1.0 if self._watch is None else self._watch.scale)
             if self._average is not None:
                 self._average.update(step)
             self._clock.enter(None)
@@ -325,14 +337,16 @@ class _Fit:
         """Evaluate, select, report, save, and stop if told to."""
         self._use.sample()
         started = time.perf_counter()
-        val = self._validate()
+        scale = 1.0 if self._watch is None else self._watch.scale
+        val, val_loss = self._validate()
         self._evaluate_s += time.perf_counter() - started
         losses = self._losses.take()
         row = {
             "step": self._step,
             "loss": math.fsum(losses) / len(losses),
             "val": val,
-            "lr": learning_rate(self._protocol, self._step - 1, self._steps),
+            "val_loss": val_loss,
+            "lr": learning_rate(self._protocol, self._step - 1, self._steps) * scale,
             "seconds": self._seconds,
             "step_losses": losses,
         }
@@ -351,29 +365,40 @@ class _Fit:
         """Of training and validation since the trial began, other attempts included."""
         return self._earlier_s + self._train_s + self._evaluate_s
 
-    def _validate(self) -> float | None:
-        """Validation value of the weights that count, which are selected if they are the best so far."""
+    def _validate(self) -> tuple[float | None, float | None]:
+        """Validation value and loss of the weights that count, which are selected if they are the best so far."""
         batch_size = max(LEAST_BATCH_SIZE, self._protocol.ghost_batch_size)
         with self._evaluated_weights():
             value: float | None = None
+            loss: float | None = None
             logits: NDArray[Any] | None = None
             if len(self._val_feed):
                 logits = predict(self._module, self._val_feed, self._transform, self._group, batch_size)
-                value = self._shared_value(logits)
+                value, loss = self._shared_values(logits)
             last = self._protocol.select == "last"
-            if last or is_better(self._primary, value, self._best.value):
-                self._best = _Selection(self._step, value, {} if last else snapshot(self._module), logits)
-        return value
+            if last or self._is_better(value, loss):
+                self._best = _Selection(self._step, value, {} if last else snapshot(self._module), logits, loss)
+        if self._watch is not None and loss is not None:
+            self._watch.take(loss)
+        return value, loss
 
-    def _shared_value(self, logits: NDArray[Any] | None) -> float | None:
-        finite, value = True, None
+    def _is_better(self, value: float | None, loss: float | None) -> bool:
+        if self._protocol.select == "best_val_loss":
+            return is_better("nll", loss, self._best.loss)
+        return is_better(self._primary, value, self._best.value)
+
+    def _shared_values(self, logits: NDArray[Any] | None) -> tuple[float | None, float | None]:
+        """Validation value, and the loss where the protocol needs it; the same on all ranks."""
+        finite, value, loss = True, None, None
         if logits is not None:
             finite = bool(np.isfinite(logits).all())
             value = validation_value(self._primary, logits, self._val_targets) if finite else None
-        finite, value = broadcast_object(self._group, (finite, value))
+            if finite and self._watch is not None:
+                loss = validation_value("nll", logits, self._val_targets)
+        finite, value, loss = broadcast_object(self._group, (finite, value, loss))
         if not finite:
             raise DivergenceError(f"validation outputs are not finite after step {self._step} of {self._steps}")
-        return value
+        return value, loss
 
     @contextlib.contextmanager
     def _evaluated_weights(self) -> Iterator[None]:
@@ -403,10 +428,15 @@ class _Fit:
         self._loss(_full_precision(logits), targets).backward()  # type: ignore[no-untyped-call]
 
     def _require_selectable(self, outputs: int) -> None:
-        if self._protocol.select == "last":
-            return
         images = len(self._val_targets)
         guess = np.zeros((images, outputs))
+        if self._watch is not None and (not images or validation_value("nll", guess, self._val_targets) is None):
+            raise DataError(
+                f"none of the {images} validation images has a label, so there is no validation loss, by which the "
+                "protocol selects, lowers the learning rate or stops; give validation images or another schedule"
+            )
+        if self._protocol.select != "best_val":
+            return
         if not images or validation_value(self._primary, guess, self._val_targets) is None:
             raise DataError(
                 f"{self._primary} is not defined on the {images} validation images (too few classes are labelled), so "
@@ -421,7 +451,8 @@ class _Fit:
             "optimizer": self._update.optimizer.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
-            "best": {"step": self._best.step, "value": self._best.value, "weights": self._best.weights},
+            "best": {name: getattr(self._best, name) for name in ("step", "value", "weights", "loss")},
+            "watch": None if self._watch is None else self._watch.state_dict(),
             "val_logits": None if self._best.logits is None else torch.from_numpy(self._best.logits),
             "history": self._history,
             "losses": self._losses.values,
@@ -438,6 +469,8 @@ class _Fit:
             self._average.load_state_dict(state["average"])
         if self._precision.scaler is not None:
             self._precision.scaler.load_state_dict(state["scaler"])
+        if self._watch is not None:
+            self._watch.load_state_dict(state["watch"])
         self._best = _Selection(**state["best"])
         if self._group.rank == 0 and state["val_logits"] is not None:
             self._best.logits = state["val_logits"].numpy()

@@ -31,6 +31,7 @@ from trainables.evaluation import LEAST_BATCH_SIZE, predict
 from trainables.fitting import FitResult, Stopped, Tell, fit
 from trainables.freezing import freeze
 from trainables.groups import Group
+from trainables.heads import fill_head
 from trainables.library import TaskLibrary
 from trainables.models import BuiltModel, build_model
 from trainables.module_setup import Weights, is_channels_last, prepare
@@ -45,13 +46,15 @@ HISTORY_SCHEMA = pa.schema(
         ("step", pa.int64()),
         ("loss", pa.float64()),
         ("val", pa.float64()),
+        ("val_loss", pa.float64()),
         ("lr", pa.float64()),
         ("seconds", pa.float64()),
         ("step_losses", pa.list_(pa.float32())),
     ]
 )
 """``history.parquet``, one row per evaluation: finished steps, mean training loss since the row before, validation
-value of the primary metric (null where undefined), learning rate, seconds since the trial began, loss of every step."""
+value of the primary metric (null where undefined), validation loss (null unless the protocol needs it), learning rate,
+seconds since the trial began, loss of every step."""
 
 
 def train(trial: ResolvedTrial, group: Group, tell: Tell) -> TrialResult | None:
@@ -143,6 +146,7 @@ class _Run:
         data = self.load_data()
         built = self.build()
         receipt = initialise(built, trial.source, self._upstream_weights, trial.seed.init)
+        fill_head(built.module, built.head, trial.protocol.head_init, trial.seed.init)
         freeze(built.module, built.head, trial.protocol.freeze)
         checkpoints = Checkpoints(self._storage, trial.trial_id, trial.workspace.checkpoint_every_s, group)
         setup_s = time.perf_counter() - self._started
@@ -230,7 +234,9 @@ class _Run:
         trial, device = self._trial, self._group.device
         dtype = next(module.parameters()).dtype
         form = (trial.source.normalise, device, dtype, is_channels_last(module))
-        transform = EvaluationTransform(trial.scale.input_size, *form, trial.protocol.test_time_augmentation)
+        transform = EvaluationTransform(
+            trial.scale.input_size, *form, trial.protocol.test_time_augmentation, trial.protocol.evaluation_crop
+        )
         batch_size = max(LEAST_BATCH_SIZE, trial.protocol.ghost_batch_size)
         feed = ImageFeed(images, device, dtype, self._resident_bytes)
         return predict(module, feed, transform, self._group, batch_size)

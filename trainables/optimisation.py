@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 from typing import Protocol as TypingProtocol
@@ -18,6 +17,7 @@ from search_spaces.exceptions import UserError
 from search_spaces.protocol import Protocol
 from trainables.mixing import Mixture
 from trainables.parts import layer_depths
+from trainables.schedules import learning_rate as learning_rate
 
 
 class Loss(TypingProtocol):
@@ -25,21 +25,6 @@ class Loss(TypingProtocol):
 
     def __call__(self, logits: Tensor, targets: Tensor, mixture: Mixture | None = None) -> Tensor:
         """The loss of logits (B, C) for targets (B, L) or (B,) of the images, or of what they are mixed from."""
-
-
-def learning_rate(protocol: Protocol, step: int, steps: int) -> float:
-    """Learning rate of optimiser step ``step`` (from 0) of ``steps``.
-
-    With w warm-up steps: lr (step + 1) / (w + 1) before step w, which would be 0 one step before the first and reaches
-    the peak at step w; then constant, or lr (1 + cos(pi (step - w) / (steps - w))) / 2 (Loshchilov and Hutter 2017,
-    eq. 5, one cycle).
-    """
-    warmup = round(protocol.warmup_fraction * steps)
-    if step < warmup:
-        return protocol.lr * (step + 1) / (warmup + 1)
-    if protocol.schedule == "constant":
-        return protocol.lr
-    return protocol.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
 def make_optimizer(module: nn.Module, protocol: Protocol) -> torch.optim.Optimizer:
@@ -56,6 +41,8 @@ def make_optimizer(module: nn.Module, protocol: Protocol) -> torch.optim.Optimiz
     ]
     if protocol.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=protocol.lr, fused=True)
+    if protocol.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=protocol.lr, fused=True)
     return torch.optim.SGD(groups, lr=protocol.lr, momentum=protocol.momentum, fused=True)
 
 
@@ -167,10 +154,10 @@ class Update:
         self._parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(module, protocol)
 
-    def __call__(self, step: int) -> None:
-        """Apply the gradients of step ``step`` (from 0)."""
+    def __call__(self, step: int, scale: float = 1.0) -> None:
+        """Apply the gradients of step ``step`` (from 0), with the schedule's learning rate times ``scale``."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self._protocol, step, self._steps) * group["lr_scale"]
+            group["lr"] = learning_rate(self._protocol, step, self._steps) * scale * group["lr_scale"]
         if self._protocol.clip_norm is not None:
             if self._scaler is not None:
                 self._scaler.unscale_(self.optimizer)

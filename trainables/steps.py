@@ -3,24 +3,68 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from search_spaces.protocol import Budget
+from search_spaces.hyperrule import regime_of
+from search_spaces.protocol import Budget, Protocol
 
 
 def total_steps(budget: Budget, images: int, global_batch_size: int) -> int:
     """Optimiser steps of a budget; at least 1.
 
     Args:
-        budget: Steps, or passes over the subset.
+        budget: Steps, passes over the subset, training images, or a rule by the subset's size.
         images: Size of the subset.
         global_batch_size: Images per step.
     """
     if budget.steps is not None:
         return budget.steps
+    if budget.rule is not None:
+        return regime_of(images).steps
+    if budget.examples is not None:
+        return max(1, round(budget.examples / global_batch_size))
     assert budget.epochs is not None
     return max(1, round(budget.epochs * images / global_batch_size))
+
+
+def settled(protocol: Protocol, images: int) -> Protocol:
+    """The protocol of one subset: what a rule makes of the subset's size is written as numbers.
+
+    Args:
+        protocol: As planned.
+        images: Size of the subset.
+
+    Returns:
+        With a budget in steps, warm-up and milestones in steps, and mixup off where the subset is too small for it.
+    """
+    steps = total_steps(protocol.budget, images, protocol.global_batch_size)
+    changes: dict[str, Any] = {"budget": Budget(steps=steps)}
+    if protocol.warmup_steps == "hyperrule":
+        changes["warmup_steps"] = regime_of(images).warmup_steps
+    if protocol.milestones == "hyperrule":
+        changes["milestones"] = regime_of(images).milestones
+    elif protocol.milestones is not None:
+        changes["milestones"] = tuple(m if isinstance(m, int) else round(m * steps) for m in protocol.milestones)
+    if images < protocol.mixup_min_images:
+        changes["mixup_alpha"] = 0.0
+    return protocol.model_copy(update=changes)
 
 
 def evaluation_steps(steps: int, evaluations: int) -> list[int]:
     """Numbers of finished steps after which validation runs: evenly spaced, the last is ``steps``; none repeated."""
     return sorted({math.ceil(steps * k / evaluations) for k in range(1, evaluations + 1)})
+
+
+def evaluation_stops(protocol: Protocol, images: int, steps: int) -> list[int]:
+    """As ``evaluation_steps``, or after the step that ends a pass over the subset, as the protocol says.
+
+    Args:
+        protocol: The recipe.
+        images: Size of the subset, at least 1.
+        steps: Optimiser steps of the whole trial.
+    """
+    if protocol.evaluate_every is None:
+        return evaluation_steps(steps, protocol.evaluations)
+    passes = math.ceil(steps * protocol.global_batch_size / images)
+    ends = {math.ceil(images * k / protocol.global_batch_size) for k in range(1, passes + 1)}
+    return sorted({min(end, steps) for end in ends} | {steps})

@@ -18,6 +18,7 @@ from orchestrator.plan import make_plan
 from orchestrator.sweep import app
 from search_spaces.files import load_study
 from search_spaces.home import scalecurves_home
+from search_spaces.hyperrule import MEDIUM, SMALL
 from search_spaces.names import Role
 from tests.orchestrator.small_study import raw_study, rewrite_study, write_study
 from trainables.importers import ImportOptions, import_csv, import_npz
@@ -239,6 +240,37 @@ def test_unwritable_storage_is_refused_with_the_reason(folder):
     ran = CliRunner().invoke(app, ["run", str(rewrite_study(folder)), "--storage", "/proc/nothing/here"])
     assert ran.exit_code == 1
     assert "/proc/nothing/here" in ran.output.replace("\n", "")
+
+
+RULED = {"base": "bit_light", "budget": {"steps": 2}, "global_batch_size": 4, "storage_size": 20}
+
+
+def test_a_rule_that_jumps_inside_a_curve_is_noted(folder, monkeypatch):
+    file = rewrite_study(folder, protocol=RULED)
+    assert not any("jumps" in note for note in plan_of(file).notes)
+    sizes = []
+
+    def cut_between(images):
+        sizes.append(images)
+        return SMALL if images == min(sizes) else MEDIUM
+
+    data = plan_of(file).trials
+    assert len({t.trial.cell.data_fraction for t in data}) > 1
+    monkeypatch.setattr("orchestrator.plan_recipes.regime_of", cut_between)
+    notes = [note for note in plan_of(file).notes if "jumps" in note]
+    assert notes
+    assert "small at" in notes[0]
+    assert "medium at" in notes[0]
+    assert not any("jumps" in note for note in plan_of(rewrite_study(folder)).notes)
+
+
+def test_the_recipe_is_resolved_on_request(folder):
+    file = rewrite_study(folder, protocol=RULED)
+    shown = CliRunner().invoke(app, ["plan", str(file), "--resolved", "--json"])
+    protocol = json.loads(shown.stdout)["protocol"]
+    assert (protocol["optimizer"], protocol["milestones"], protocol["lr"]) == ("sgd", [0.3, 0.6, 0.9], 0.001)
+    text = CliRunner().invoke(app, ["plan", str(file), "--resolved"]).stdout
+    assert "head_init: zero" in text
 
 
 def test_idle_ranks_are_noted(folder):

@@ -18,6 +18,7 @@ from orchestrator.record import Record
 from search_spaces.amounts import Seed
 from search_spaces.exceptions import DataError, TrackingError, UserError
 from search_spaces.names import FailureClass, State, Tag
+from search_spaces.protocol import Protocol
 from search_spaces.results import TrialResult
 from tests.orchestrator.record_fixtures import (
     STARTED_AT,
@@ -454,6 +455,13 @@ def test_an_entry_needs_a_whole_history(tmp_path: Path) -> None:
     pq.write_table(history.drop_columns(["val"]), folder / "history.parquet")
     with pytest.raises(DataError, match="columns step, loss and val"):
         read_entry(folder)
+
+
+def test_the_regime_of_a_rule_is_a_tag(record: Record, storage: Storage) -> None:
+    trial = make_trial(protocol=Protocol.model_validate({"base": "bit_hyperrule"}))
+    run = client_of(record).get_run(record.deliver(spooled(publish(storage, make_result(trial)))))
+    assert run.data.tags["sc.regime"] == "small"
+    assert run.data.params["protocol.budget.rule"] == "hyperrule"
 
 
 def test_crossed_seeds_have_their_own_name_and_tags(record: Record, storage: Storage) -> None:

@@ -32,7 +32,7 @@ def tuned(*, space: Any = SPACE, changes: Any = None, **tuning: Any) -> Study:
         ({"space": {"augmentation.rotation_degree": {"uniform": [0, 9]}}}, "mean 'augmentation.rotation_degrees'?"),
         ({"space": {"momentum": {"uniform": [0.5, 1.5]}}}, "tuning.space.momentum with 1.5"),
         ({"space": {"evaluations": {"integer": [1, 9]}}}, "evaluations cannot be searched: more looks"),
-        ({"space": {"optimizer": {"choice": ["sgd", "adam"]}}, "trials": 2}, "tuning.space.optimizer with 'adam'"),
+        ({"space": {"optimizer": {"choice": ["sgd", "lamb"]}}, "trials": 2}, "tuning.space.optimizer with 'lamb'"),
         ({"space": {"budget.steps": {"uniform": [10, 20]}}}, "budget.steps: Input should be a valid integer"),
         ({"space": {"budget.epochs": {"uniform": [1, 2]}}}, "exactly one of steps and epochs"),
         ({"space": {"weight_decay": {"log": [0, 1]}}}, "log needs a positive low, got 0"),

@@ -219,6 +219,15 @@ def test_memory_format_is_as_asked_and_changes_no_value():
     assert torch.equal(plain, last)
 
 
+def test_evaluation_without_a_crop_sees_the_whole_image():
+    images = _images(2, 32)
+    whole = EvaluationTransform(16, IDENTITY, CPU, crop="whole")
+    expected = torch.nn.functional.interpolate(_planar(images).float(), size=(16, 16), mode="bilinear", antialias=True)
+    torch.testing.assert_close(whole(images) * 255, expected)
+    unchanged = EvaluationTransform(32, IDENTITY, CPU, crop="whole")
+    torch.testing.assert_close(unchanged(images) * 255, _planar(images).float())
+
+
 @pytest.mark.parametrize(("stored", "size"), [(256, 224), (37, 32), (8, 7)])
 def test_evaluation_of_a_store_of_8_7_is_a_plain_centre_crop(stored, size):
     images = _images(2, stored)

@@ -14,6 +14,7 @@ from search_spaces.exceptions import DataError, DivergenceError, MemoryLimitErro
 from search_spaces.protocol import Augmentation, Budget
 from search_spaces.results import Order
 from tests.trainables.toy import NORMALISE, TRIAL_ID, Teller, ToyNet, ToySet, same, toy_protocol, toy_set
+from trainables import fitting
 from trainables.augmentation import EvaluationTransform
 from trainables.batches import ImageFeed
 from trainables.checkpoint import Checkpoints
@@ -217,6 +218,16 @@ VARIANTS = {
     "adamw": toy_protocol(),
     "sgd with ema, mixed": toy_protocol(optimizer="sgd", ema_decay=0.8, mixup_alpha=0.4, cutmix_alpha=1.0),
     "sampler, last, bf16": toy_protocol(imbalance="sampler", select="last", precision="bf16"),
+    "plateau": toy_protocol(
+        optimizer="adam",
+        schedule="plateau",
+        patience=0,
+        decay_factor=0.5,
+        threshold=0.05,
+        stop_patience=9,
+        select="best_val_loss",
+        head_init="zero",
+    ),
     "one ghost, distorted": toy_protocol(ghost_batch_size=8, augmentation=DISTORTED),
 }
 
@@ -243,6 +254,57 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, vari
     assert np.array_equal(whole.val_logits, resumed.val_logits)
     for first, second in zip(whole.history, resumed.history, strict=True):
         assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in second.items() if k != "seconds"}
+
+
+LOSS_LED = {"schedule": "plateau", "patience": 0, "decay_factor": 0.5, "evaluations": 10, "evaluate_every": "epoch"}
+
+
+def _scripted_losses(monkeypatch, losses):
+    """Validation losses as given, one per evaluation."""
+    left = list(losses)
+
+    def value(metric, logits, targets):
+        if metric != "nll" or not np.abs(logits).any():  # the check before training asks with logits of 0
+            return validation_value(metric, logits, targets)
+        return left.pop(0)
+
+    monkeypatch.setattr(fitting, "validation_value", value)
+
+
+def test_a_plateau_lowers_the_rate_selects_by_loss_and_stops(monkeypatch):
+    _scripted_losses(monkeypatch, [0.9, 0.5, 0.6, 0.7, 0.8, 0.1])
+    protocol = toy_protocol(**LOSS_LED, budget=Budget(epochs=20), stop_patience=2, select="best_val_loss", lr=0.01)
+    _, result = _fit(protocol)
+    assert [row["step"] for row in result.history] == [5, 10, 15, 20, 25]  # 40 images in batches of 8
+    assert [row["val_loss"] for row in result.history] == [0.9, 0.5, 0.6, 0.7, 0.8]
+    warm = result.history[0]["lr"]
+    assert [row["lr"] for row in result.history[2:]] == pytest.approx([0.01, 0.005, 0.0025])
+    assert warm < 0.01
+    assert (result.steps, result.best_step, result.still_rising) == (25, 10, False)
+
+
+def test_training_ends_below_the_least_learning_rate(monkeypatch):
+    _scripted_losses(monkeypatch, [0.5] * 20)
+    protocol = toy_protocol(**LOSS_LED, budget=Budget(epochs=20), min_lr=0.004, lr=0.01)
+    _, result = _fit(protocol)
+    assert [row["step"] for row in result.history] == [5, 10, 15]
+
+
+def test_an_early_end_outlives_a_crash_after_it(tmp_path, monkeypatch):
+    _scripted_losses(monkeypatch, [0.5, 0.6, 0.1])
+    protocol = toy_protocol(**LOSS_LED, budget=Budget(epochs=20), stop_patience=0)
+    tell = Teller([Order.GO, Order.SAVE])
+    _fit(protocol, tell=tell, checkpoints=_checkpoints(tmp_path, every_s=1e9))
+    again = Teller()
+    _, result = _fit(protocol, tell=again, checkpoints=_checkpoints(tmp_path))
+    assert (again.reports, result.steps) == ([], 10)
+
+
+def test_without_labels_there_is_no_validation_loss():
+    unlabelled = toy_set(n=4, seed=1)
+    unlabelled = ToySet(unlabelled.images, unlabelled.positions, np.full(4, -1))
+    with pytest.raises(DataError, match="no validation loss"):
+        _fit(toy_protocol(schedule="plateau", patience=1, select="last"), val_set=unlabelled)
 
 
 def test_a_crash_continues_from_the_last_checkpoint(tmp_path):

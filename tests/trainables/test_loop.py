@@ -197,6 +197,32 @@ def test_further_sets_are_refused_with_a_reason(make_trial, tmp_path):
         evaluate_only(make_trial(trial_id="f" * 16), weights, ["test"], tmp_path, ONE)
 
 
+def test_a_recipe_that_follows_the_loss_trains_stops_early_and_scores_its_weights(make_trial, tmp_path):
+    small = {"base": "taher_classification", "storage_size": 10, "global_batch_size": 8, "budget": {"epochs": 40}}
+    protocol = Protocol.model_validate({**small, "stop_patience": 1, "lr": 0.05})
+    trial = make_trial(protocol=protocol)
+    result = train(trial, ONE, Teller())
+    history = pq.read_table(_published(trial) / Artifact.HISTORY).to_pylist()
+    assert [row["step"] for row in history] == list(range(2, result.steps + 1, 2))  # 16 images in batches of 8
+    assert result.steps < 80
+    losses = [row["val_loss"] for row in history]
+    assert result.best_step == 2 * (1 + int(np.argmin(losses)))
+    assert min(losses) not in losses[-2:]
+    weights = Storage(trial.workspace.storage).fetch(TRIAL_ID, Artifact.WEIGHTS)
+    files = evaluate_only(trial, weights, ["test"], tmp_path / "again", ONE)
+    again = pq.read_table(files["test"])
+    first = pq.read_table(_published(trial) / "predictions" / "test.parquet")
+    assert again.column_names == first.column_names
+    assert np.array_equal(_logits(_published(trial)), again.select([c for c in again.column_names if c[:2] == "z_"]))
+
+
+def test_a_zero_head_starts_from_equal_outputs(make_trial):
+    protocol = PROTOCOL.model_copy(update={"head_init": "zero", "lr": 1e-30, "optimizer": "sgd", "select": "last"})
+    trial = make_trial(protocol=protocol)
+    train(trial, ONE, Teller())
+    assert np.abs(_logits(_published(trial))).max() < 1e-20
+
+
 def _best_is_early(monkeypatch):
     values = iter([0.9, 0.5, 0.5])
     monkeypatch.setattr(

@@ -32,7 +32,15 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize(
     ("budget", "images", "expected"),
-    [(Budget(steps=7), 1000, 7), (Budget(epochs=2), 100, 20), (Budget(epochs=0.5), 4, 1), (Budget(epochs=3), 15, 4)],
+    [
+        (Budget(steps=7), 1000, 7),
+        (Budget(epochs=2), 100, 20),
+        (Budget(epochs=0.5), 4, 1),
+        (Budget(epochs=3), 15, 4),
+        (Budget(examples=64), 1, 6),
+        (Budget(rule="hyperrule"), 19_999, 500),
+        (Budget(rule="hyperrule"), 20_000, 10_000),
+    ],
 )
 def test_steps_of_a_budget(budget, images, expected):
     assert total_steps(budget, images, 10) == expected

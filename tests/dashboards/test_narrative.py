@@ -1,0 +1,21 @@
+"""Caveats that depend on the recipe."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from dashboards.narrative import regime_caveats
+
+
+def test_a_rule_that_jumps_inside_a_curve_is_named_with_its_task():
+    rows = [("skin", "small"), ("skin", "medium"), ("chest", "small"), ("chest", "small"), ("bone", None)]
+    lines = regime_caveats(pd.DataFrame(rows, columns=["task", "regime"]))
+    assert len(lines) == 1
+    assert lines[0].startswith("skin: ")
+    assert "(medium, small)" in lines[0]
+
+
+def test_records_without_a_regime_have_no_such_caveat():
+    assert regime_caveats(pd.DataFrame({"task": ["skin"]})) == []
+    assert regime_caveats(pd.DataFrame({"task": ["skin"], "regime": [None]})) == []
+    assert regime_caveats(pd.DataFrame()) == []
