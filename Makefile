@@ -12,7 +12,7 @@ demo: $(STAMP)
 	$(PY) -m orchestrator.sweep run demo --yes
 
 test: $(STAMP)
-	$(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(PY) -m ruff check .
