@@ -371,9 +371,11 @@ def test_browser_draws_every_figure_without_errors_or_requests(whole_report):
             source = whole_report.index_html.read_text(encoding="utf-8")
             page.set_content("<iframe sandbox='allow-scripts' style='width:1280px;height:80000px;border:0'></iframe>")
             page.eval_on_selector("iframe", "(frame, html) => { frame.srcdoc = html; }", source)
-            page.set_viewport_size({"width": 1300, "height": 40000})
             frame = page.query_selector("iframe").content_frame()
             expected = source.count("<figure ")
+            frame.wait_for_selector("figure", state="attached", timeout=60_000)
+            for figure in frame.query_selector_all("figure"):  # they are drawn when they come into sight
+                figure.scroll_into_view_if_needed()
             frame.wait_for_function(
                 f"document.querySelectorAll('.plot .main-svg').length >= {expected} && "
                 f"[...document.querySelectorAll('.plot')].every(p => p.querySelector('.main-svg'))",
