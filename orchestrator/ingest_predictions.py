@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dashboards.statistics import metric_names
@@ -87,8 +88,7 @@ class PredictionFiles:
             DataError: As ``check``.
         """
         table = _read(path)
-        digest = _digest(table)
-        columns, hashed = self._shared(table, task, digest)
+        columns, hashed = self._shared(table, task)
         logits = {c: table.column(c) for c in table.column_names if c.startswith(Column.LOGIT_PREFIX)}
         kind, labels = _metadata(table, path)
         metadata = {
@@ -102,17 +102,18 @@ class PredictionFiles:
         }
         return pa.table({**columns, **logits}).replace_schema_metadata(metadata)
 
-    def _shared(self, table: pa.Table, task: str, digest: str) -> tuple[dict[str, pa.Array], str]:
-        if (task, digest) not in self._hashed:
+    def _shared(self, table: pa.Table, task: str) -> tuple[dict[str, pa.Array], str]:
+        """What files of the same images, truth and subgroups have in common; rows are in the order of image ids."""
+        kept = [name for name in _kept(table) if not name.startswith(Column.LOGIT_PREFIX)]
+        about = task, _hash_of_rows(table, sorted(kept))
+        if about not in self._hashed:
             key = self._keys[task]
-            columns = {name: table.column(name).combine_chunks() for name in _kept(table) if name not in _IDS}
-            ids = {name: _hashes(table.column(name), key) for name in _IDS if name in table.column_names}
-            if Column.PATIENT_ID not in ids:
-                ids[Column.PATIENT_ID] = ids[Column.IMAGE_ID]
+            ids = {name: _hashes(table.column(name), key) for name in kept if name in _IDS}
+            columns = {name: table.column(name).combine_chunks() for name in kept if name not in _IDS}
+            ids.setdefault(Column.PATIENT_ID, ids[Column.IMAGE_ID])
             whole = {**ids, **columns}
-            about = {n: c for n, c in whole.items() if not n.startswith(Column.LOGIT_PREFIX)}
-            self._hashed[task, digest] = about, set_hash(pa.table(about).to_pandas())
-        return self._hashed[task, digest]
+            self._hashed[about] = whole, set_hash(pa.table(whole).to_pandas())
+        return self._hashed[about]
 
 
 def _kept(table: pa.Table) -> Iterator[str]:
@@ -128,6 +129,7 @@ def _hashes(column: pa.ChunkedArray, key: bytes) -> pa.Array:
 
 
 def _read(path: Path) -> pa.Table:
+    """A file that can be used, its rows sorted by image id: files of one set may differ in the order of rows."""
     if not path.is_file():
         raise DataError(f"predictions {path} are not there")
     try:
@@ -145,7 +147,7 @@ def _read(path: Path) -> pa.Table:
     if Column.PATIENT_ID in table.column_names and table.column(Column.PATIENT_ID).null_count:
         raise DataError(f"predictions {path.name}: patient_id is blank; leave the column out if patients are unknown")
     _refuse_probabilities(table, kind, labels, path)
-    return table
+    return table.take(pc.sort_indices(images.cast(pa.string())))
 
 
 def _metadata(table: pa.Table, path: Path) -> tuple[str, list[str]]:
@@ -184,6 +186,10 @@ def _digest(table: pa.Table) -> str:
     """sha256 that stands for images, patients and labels, whatever the order of rows."""
     ids = [c for c in (Column.IMAGE_ID, Column.PATIENT_ID) if c in table.column_names]
     truth = sorted(c for c in table.column_names if c == Column.Y or c.startswith(Column.LABEL_PREFIX))
-    frame: pd.DataFrame = table.select([*ids, *truth]).to_pandas()
+    return _hash_of_rows(table, [*ids, *truth])
+
+
+def _hash_of_rows(table: pa.Table, names: list[str]) -> str:
+    frame: pd.DataFrame = table.select(names).to_pandas()
     rows: Any = pd.util.hash_pandas_object(frame, index=False).to_numpy()
-    return hashlib.sha256("|".join([*ids, *truth]).encode() + np.sort(rows).tobytes()).hexdigest()
+    return hashlib.sha256("|".join(names).encode() + np.sort(rows).tobytes()).hexdigest()
