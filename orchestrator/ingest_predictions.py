@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,12 @@ from trainables.predictions import set_hash
 
 _IDS = (Column.IMAGE_ID, Column.PATIENT_ID, Column.STUDY_ID)
 _GROUPS = (Column.SITE, Column.SEX, Column.AGE_BAND)
-_PREFIXES = (Column.LABEL_PREFIX, Column.RAW_PREFIX, Column.LOGIT_PREFIX, Column.GROUP_PREFIX)
+_PREFIXES = (Column.LABEL_PREFIX, Column.RAW_PREFIX, Column.LOGIT_PREFIX)
 _CLASS_KINDS = (Kind.MULTICLASS, Kind.ORDINAL)
+_MOST_GROUPS = 50
+"""Values of a subgroup column; a column with more is none, and may say who a patient is."""
+_FEW_GROUPS = 3
+"""Values that a subgroup column may have however few the patients are, such as those of sex."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,19 +59,15 @@ class PredictionFiles:
         """Whether a file can be used, and what it is about. The first one checked of a task gives the key of its ids.
 
         Raises:
-            DataError: It is not there, not Parquet, lacks metadata or columns, repeats an image, or holds
-                probabilities.
+            DataError: It is not there, not Parquet, lacks metadata or columns, repeats an image, holds probabilities
+                or truth that is no number, or has a subgroup column that is none.
         """
         table = _read(path)
         truth = Truth(
             digest=_digest(table),
             patients_known=_patients_known(table),
             metrics=metric_names(*_metadata(table, path)),
-            groups=tuple(
-                name.removeprefix(Column.GROUP_PREFIX)
-                for name in table.column_names
-                if name in _GROUPS or name.startswith(Column.GROUP_PREFIX)
-            ),
+            groups=tuple(name.removeprefix(Column.GROUP_PREFIX) for name in _group_columns(table)),
         )
         self._keys.setdefault(task, truth.digest.encode())
         return truth
@@ -104,7 +104,7 @@ class PredictionFiles:
 
     def _shared(self, table: pa.Table, task: str) -> tuple[dict[str, pa.Array], str]:
         """What files of the same images, truth and subgroups have in common; rows are in the order of image ids."""
-        kept = [name for name in _kept(table) if not name.startswith(Column.LOGIT_PREFIX)]
+        kept = [name for name in table.column_names if not name.startswith(Column.LOGIT_PREFIX)]
         about = task, _hash_of_rows(table, sorted(kept))
         if about not in self._hashed:
             key = self._keys[task]
@@ -116,10 +116,15 @@ class PredictionFiles:
         return self._hashed[about]
 
 
-def _kept(table: pa.Table) -> Iterator[str]:
-    for name in table.column_names:
-        if name in (*_IDS, *_GROUPS, Column.Y) or name.startswith(_PREFIXES):
-            yield name
+def _group_columns(table: pa.Table) -> list[str]:
+    return [name for name in table.column_names if name in _GROUPS or name.startswith(Column.GROUP_PREFIX)]
+
+
+def _number_columns(table: pa.Table, kind: str, labels: list[str]) -> list[str]:
+    """Truth and logits of the file's labels: whatever else begins like them may be anything, such as a path."""
+    known = {prefix + label for prefix in _PREFIXES for label in labels}
+    known |= {Column.Y} if kind in _CLASS_KINDS else set()
+    return [name for name in table.column_names if name in known]
 
 
 def _hashes(column: pa.ChunkedArray, key: bytes) -> pa.Array:
@@ -129,7 +134,7 @@ def _hashes(column: pa.ChunkedArray, key: bytes) -> pa.Array:
 
 
 def _read(path: Path) -> pa.Table:
-    """A file that can be used, its rows sorted by image id: files of one set may differ in the order of rows."""
+    """Known columns of a file that can be used, by image id: files of one set may differ in the order of rows."""
     if not path.is_file():
         raise DataError(f"predictions {path} are not there")
     try:
@@ -146,8 +151,12 @@ def _read(path: Path) -> pa.Table:
         raise DataError(f"predictions {path.name}: image_id is blank or repeated; give one row per image")
     if Column.PATIENT_ID in table.column_names and table.column(Column.PATIENT_ID).null_count:
         raise DataError(f"predictions {path.name}: patient_id is blank; leave the column out if patients are unknown")
+    numbers, groups = _number_columns(table, kind, labels), _group_columns(table)
+    _refuse_text(table, numbers, path)
     _refuse_probabilities(table, kind, labels, path)
-    return table.take(pc.sort_indices(images.cast(pa.string())))
+    _refuse_no_groups(table, groups, path)
+    ids = [name for name in _IDS if name in table.column_names]
+    return table.select([*ids, *groups, *numbers]).take(pc.sort_indices(images.cast(pa.string())))
 
 
 def _metadata(table: pa.Table, path: Path) -> tuple[str, list[str]]:
@@ -161,6 +170,27 @@ def _metadata(table: pa.Table, path: Path) -> tuple[str, list[str]]:
     if kind not in (*_CLASS_KINDS, Kind.BINARY, Kind.MULTILABEL):
         raise DataError(f"predictions {path.name}: kind {kind!r} is none of binary, multilabel, multiclass, ordinal")
     return kind, labels
+
+
+def _refuse_text(table: pa.Table, names: list[str], path: Path) -> None:
+    types = {name: table.schema.field(name).type for name in names}
+    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+    if wrong := [f"{name} ({kind})" for name, kind in types.items() if not any(test(kind) for test in numbers)]:
+        raise DataError(f"predictions {path.name}: {', '.join(wrong)} must hold numbers, see docs/results.md")
+
+
+def _refuse_no_groups(table: pa.Table, names: list[str], path: Path) -> None:
+    """A column with about as many values as patients is no subgroup: it is a note, a date or a name."""
+    who = Column.PATIENT_ID if Column.PATIENT_ID in table.column_names else Column.IMAGE_ID
+    patients = len(table.column(who).unique())
+    for name in names:
+        values = len({str(value) for value in table.column(name).to_pylist() if value is not None})
+        if values > _MOST_GROUPS or (values > _FEW_GROUPS and 2 * values > patients):
+            raise DataError(
+                f"predictions {path.name}: column {name} has {values} different values for {patients} patients; a "
+                f"subgroup column has at most {_MOST_GROUPS}, and at most one for every two patients. Group the values "
+                "(such as ages into bands), or leave the column out: it may say who a patient is"
+            )
 
 
 def _refuse_probabilities(table: pa.Table, kind: str, labels: list[str], path: Path) -> None:

@@ -62,3 +62,53 @@ class TestRows:
         assert set(second["g_device"].to_pylist()) == {"Philips"}
         assert first["patient_id"].equals(second["patient_id"])
         assert not first["sex"].equals(second["sex"])
+
+
+class TestColumns:
+    """What is published is what the documentation names."""
+
+    def test_only_columns_of_labels_and_subgroups_leave(self, tmp_path):
+        more = {
+            "raw_tumour": Y.astype(np.int8),
+            "raw_path": [f"/data/DOE_JOHN_{i}.dcm" for i in range(IMAGES)],
+            "y_reader": ["Dr. Roe"] * IMAGES,
+            "z_note": ["free text"] * IMAGES,
+            "y": ["yes"] * IMAGES,
+            "g_device": np.where(PATIENTS % 2, "GE", "Philips"),
+        }
+        (table,) = publish(write(tmp_path / "a.parquet", **more))
+        names = {"image_id", "patient_id", "sex", "y_tumour", "z_tumour", "raw_tumour", "g_device"}
+        assert set(table.column_names) == names
+        assert "Doe" not in str(table.to_pydict())
+
+    @pytest.mark.parametrize("name", ["y_tumour", "z_tumour", "raw_tumour"])
+    def test_text_where_numbers_belong_is_refused(self, tmp_path, name):
+        path = write(tmp_path / "a.parquet", **{name: ["yes"] * IMAGES})
+        with pytest.raises(DataError, match=rf"predictions a\.parquet: {name} \(string\) must hold numbers"):
+            PredictionFiles().check(path, "brain")
+
+    @pytest.mark.parametrize(
+        ("column", "values"),
+        [
+            ("g_name", [f"Doe {p}" for p in PATIENTS]),
+            ("site", [f"ward {p % 16}" for p in PATIENTS]),
+            ("g_weight", [40.5 + i for i in range(IMAGES)]),
+        ],
+    )
+    def test_a_column_that_tells_patients_apart_is_no_subgroup(self, tmp_path, column, values):
+        path = write(tmp_path / "a.parquet", **{column: values})
+        found = rf"column {column} has {len(set(values))} different values for 30 patients"
+        with pytest.raises(DataError, match=found):
+            PredictionFiles().check(path, "brain")
+        fewer = write(tmp_path / "b.parquet", **{column: [f"part {p % 15}" for p in PATIENTS]})
+        assert column.removeprefix("g_") in PredictionFiles().check(fewer, "brain").groups
+
+    def test_more_than_fifty_values_are_refused_however_many_patients(self, tmp_path):
+        n = 400
+        table = pa.table({"image_id": [str(i) for i in range(n)], "site": [str(i % 51) for i in range(n)]})
+        table = table.append_column("y_t", pa.array([i % 2 for i in range(n)]))
+        table = table.append_column("z_t", pa.array([float(i) for i in range(n)]))
+        table = table.replace_schema_metadata({"kind": "binary", "labels": '["t"]'})
+        pq.write_table(table, tmp_path / "a.parquet")
+        with pytest.raises(DataError, match="column site has 51 different values for 400 patients"):
+            PredictionFiles().check(tmp_path / "a.parquet", "brain")
