@@ -25,6 +25,8 @@ _IDS = (Column.IMAGE_ID, Column.PATIENT_ID, Column.STUDY_ID)
 _GROUPS = (Column.SITE, Column.SEX, Column.AGE_BAND)
 _PREFIXES = (Column.LABEL_PREFIX, Column.RAW_PREFIX, Column.LOGIT_PREFIX)
 _CLASS_KINDS = (Kind.MULTICLASS, Kind.ORDINAL)
+_PUBLISHED_AS = b"scalecurves predictions 2"
+"""Changes with what ``publishable`` makes of the same file; then all files are published anew."""
 _MOST_GROUPS = 50
 """Values of a subgroup column; a column with more is none, and may say who a patient is."""
 _FEW_GROUPS = 3
@@ -71,6 +73,13 @@ class PredictionFiles:
         )
         self._keys.setdefault(task, truth.digest.encode())
         return truth
+
+    def ids_of(self, task: str) -> str:
+        """Stands for how predictions of a task are published: for the key of its ids, without giving it away.
+
+        Hashes of other keys cannot be compared, so predictions that were published with another one must be so anew.
+        """
+        return hmac.new(self._keys[task], _PUBLISHED_AS, hashlib.sha256).hexdigest()[:16]
 
     def publishable(self, path: Path, *, task: str, set_name: str, trial_id: str) -> pa.Table:
         """The predictions as the record may have them: known columns only, ids as keyed hashes.

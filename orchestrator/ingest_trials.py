@@ -55,6 +55,7 @@ class ReportedTrial:
         counts: What is known of its size and cost.
         ladder: Ladder of the scale; empty if not known.
         predictions: Evaluation set -> file.
+        ids: What stands for the key of the ids in its predictions (``PredictionFiles.ids_of``); empty without any.
     """
 
     axes: dict[str, str]
@@ -66,6 +67,7 @@ class ReportedTrial:
     counts: Mapping[str, float] = field(default_factory=dict)
     ladder: str = ""
     predictions: Mapping[str, PredictionFile] = field(default_factory=dict)
+    ids: str = ""
 
     @property
     def cell_and_seed(self) -> tuple[str, ...]:
@@ -85,7 +87,11 @@ class ReportedTrial:
 
     @property
     def trial_id(self) -> str:
-        """16 hexadecimal digits of everything that was reported: the same content is the same trial."""
+        """16 hexadecimal digits of everything that was reported: the same content is the same trial.
+
+        The key of the ids belongs to it. If it changes, all predictions of the task are delivered anew, so that the
+        patients of all trials stay comparable.
+        """
         values = {s: {m: _or_none(v) for m, v in metrics.items()} for s, metrics in self.values.items()}
         content = {
             "ingested": SCHEMA_VERSION,
@@ -98,7 +104,7 @@ class ReportedTrial:
             "ladder": self.ladder,
             "predictions": {name: file.sha256 for name, file in self.predictions.items()},
         }
-        return digest(canonical(content))
+        return digest(canonical(content | ({"ids": self.ids} if self.predictions else {})))
 
     @property
     def reported_sets(self) -> tuple[str, ...]:
@@ -152,6 +158,7 @@ def _trial(
         counts=_implied(first.amount) | {name: n for row in rows for name, n in row.counts.items()},
         ladder=next((row.ladder for row in rows if row.ladder), ""),
         predictions=found,
+        ids=files.ids_of(task) if found else "",
     )
 
 

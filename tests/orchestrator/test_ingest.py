@@ -24,6 +24,7 @@ from trainables.storage import Storage
 
 pytest_plugins = ("tests.orchestrator.record_plugin",)
 
+SOURCES = ("random", "natural")
 QUIET = make_console(quiet=True)
 
 
@@ -141,6 +142,20 @@ class TestRecord:
         again = Record(ingested.model_copy(update={"name": "own"}), storage, tracking_uri)
         with pytest.raises(UserError, match="holds trials that were run here, not results of others"):
             again.open()
+
+    def test_a_corrected_first_file_keeps_all_patients_comparable(self, others, tracking_uri, tmp_path):
+        rows = [row(source, seed=seed, predictions=f"{source}{seed}.parquet") for source in SOURCES for seed in (0, 1)]
+        for number, written in enumerate(rows):
+            write_predictions(tmp_path / written["predictions"], signal=1, noise_seed=number, patients=50)
+        write_predictions(tmp_path / "random0.parquet", signal=1, noise_seed=0, patients=40)
+        others(rows)
+        write_predictions(tmp_path / "random0.parquet", signal=1, noise_seed=0, patients=50)
+        got = others(rows)
+        assert (got.added, got.known, got.replaced) == (4, 0, 4)
+        predictions = load_predictions(load_results("others", tracking_uri))
+        assert len(predictions) == 4
+        assert len({tuple(p.patient) for p in predictions.values()}) == 1
+        assert others(rows[::-1]).added == 0, "nothing depends on which row comes first"
 
     def test_looking_writes_nothing(self, tracking_uri, storage, tmp_path):
         read = read_only([row(), row("natural")], tmp_path)
