@@ -119,10 +119,19 @@ def _read_cell(
                 Exclusion(why=Why.UNREADABLE, task=result.task, set=name, trial_id=trial_id, detail=str(error))
             )
             continue
-        runs[seed] = prediction
+        if (trial_id, name, result.metric) in result.values:
+            runs[seed] = prediction
+        else:
+            result.exclusions.append(_of_another_kind(result, prediction, trial_id))
     _drop_repeated(result, name, trials, runs)
     _add_ensemble(result, cell, trials, runs, versions)
     return {(trials[seed], name): (p, versions.of(trials[seed], name)) for seed, p in runs.items()}
+
+
+def _of_another_kind(result: TaskEstimates, prediction: PredictionSet, trial_id: str) -> Exclusion:
+    known = ", ".join(metric_names(prediction.kind, prediction.labels))
+    detail = f"{result.metric} is asked for; predictions of kind {prediction.kind} have {known}"
+    return Exclusion(why=Why.OTHER_METRIC, task=result.task, set=prediction.name, trial_id=trial_id, detail=detail)
 
 
 def _drop_repeated(
@@ -188,12 +197,16 @@ def _settle(result: TaskEstimates, versions: SetVersions) -> None:
         )
     for name, design in versions.designs.items():
         result.sizes[name] = design.sizes
-        result.chance[name] = versions.chance(name, result.metric)
         result.shared_patients[name] = versions.shared_patients(name)
+        chance = versions.chance(name, result.metric)
+        if chance is None:
+            continue
+        result.chance[name] = chance
         if result.metric == Metric.AUC_MACRO:
             result.left_out[name] = tuple(label for label in versions.labels(name) if label not in design.classes)
     for cell, name in list(result.ensembles):
-        if result.ensembles[cell, name].influence.n_patients != result.chance[name].n_patients:
+        chance = result.chance.get(name)
+        if chance is None or result.ensembles[cell, name].influence.n_patients != chance.n_patients:
             del result.ensembles[cell, name]
     result.exclusions.extend(_without_a_value(result))
 
@@ -274,7 +287,7 @@ def _estimate_trial(result: TaskEstimates, trial_id: str, prediction: Prediction
                 design.index,
                 class_set=design.classes if metric == Metric.AUC_MACRO else None,
             )
-    for group in design.groups:
+    for group in design.groups if result.metric in known else ():
         key = (trial_id, prediction.name, group.column, group.name)
         result.groups[key] = GroupEstimate(
             design=group,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from dashboards.prediction_sets import PredictionSet
 from dashboards.set_design import SetDesign, design_of
-from dashboards.statistics import Influence, Metric, chance_run
+from dashboards.statistics import Influence, Metric, chance_run, metric_names
 
 
 class SetVersions:
@@ -75,9 +75,11 @@ class SetVersions:
         """Labels of a set, once settled."""
         return self._versions[name][0][1].labels
 
-    def chance(self, name: str, metric: str) -> Influence:
-        """A run on the set that knows its prevalences alone, once settled."""
+    def chance(self, name: str, metric: str) -> Influence | None:
+        """A run on the set that knows its prevalences alone, once settled; None if its kind has no such metric."""
         design, prediction = self._versions[name][0]
+        if metric not in metric_names(prediction.kind, prediction.labels):
+            return None
         classes = design.classes if metric == Metric.AUC_MACRO else None
         return chance_run(metric, prediction.kind, prediction.labels, prediction.y, design.index, classes)
 

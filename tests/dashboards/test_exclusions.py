@@ -16,6 +16,7 @@ from dashboards.exclusions import SHOWN_TRIALS, Exclusion, Why, exclusion_table,
 from dashboards.planned import Plan
 from dashboards.tables import build_tables
 from search_spaces.exceptions import DataError, TrackingError
+from search_spaces.ingested import IngestedStudy
 from tests.dashboards.synthetic import evidence_of, make_study, make_synthetic
 
 HELPED = {"task": "skin", "model_scale": "small", "pretraining_source": "natural", "data_fraction": "0.05"}
@@ -191,6 +192,43 @@ def test_a_trial_without_predictions_on_a_set_is_named(study):
     tables = build_tables(small(study, predictions=predictions))
     (row,) = tables.exclusions.to_dict("records")
     assert (row["reason"], row["set"], row["trial_ids"]) == (Why.NO_PREDICTIONS, "clinic_b", silent)
+
+
+def test_a_metric_that_predictions_do_not_have_is_named_and_breaks_nothing(study, tmp_path, monkeypatch):
+    """Others may name a primary metric that the kind of their task does not have."""
+    monkeypatch.setattr(report, "render", lambda plot: (b"<svg/>", b"png"))
+    asked = IngestedStudy.parse(
+        {
+            "name": "synthetic",
+            "ingested": {"file": "a.csv", "sha256": "0", "rows": 9},
+            "primary": {"skin": "auc"},
+            "statistics": {"baseline": "random", "groups": ["sex"]},
+        },
+        "others",
+    )
+    evidence = small(study, study=None, ingested=asked)
+    files = report.write_report(evidence, tmp_path / "report", problems=[], record="x")
+    verdict = json.loads(files.verdict_json.read_text(encoding="utf-8"))
+    named = {(e["reason"], e["set"], e["trials"]) for e in verdict["exclusions"]}
+    assert named == {(Why.OTHER_METRIC, "test", 9), (Why.OTHER_METRIC, "clinic_b", 9)}
+    assert verdict["exclusions"][0]["detail"].startswith(
+        "auc is asked for; predictions of kind multiclass have auc_macro"
+    )
+    assert verdict["contrasts"] == []
+
+
+def test_predictions_of_another_kind_cost_their_trial_only(study):
+    odd = trials(study)[0]
+    predictions = dict(study.predictions)
+    p = predictions[odd, "test"]
+    one = {"labels": p.labels[:1], "y": (p.y[:, None] == 0).astype(np.float32), "logits": p.logits[:, :1]}
+    predictions[odd, "test"] = dataclasses.replace(p, kind="binary", **one)
+    tables = build_tables(small(study, predictions=predictions))
+    assert {(r["reason"], r["trial_ids"]) for r in tables.exclusions.to_dict("records")} == {
+        (Why.OTHER_METRIC, odd),
+        (Why.OTHER_SET, odd),
+    }
+    assert helped(tables)["n_seeds"] == 2
 
 
 def test_the_table_lists_few_and_counts_all():
