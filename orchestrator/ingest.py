@@ -16,7 +16,7 @@ from dashboards.load import load_failures, load_results
 from orchestrator.ingest_predictions import PredictionFiles
 from orchestrator.ingest_problems import Problems
 from orchestrator.ingest_table import Table, read_table
-from orchestrator.ingest_trials import ReportedTrial, entry_of, predictions_place, reported_trials
+from orchestrator.ingest_trials import ReportedTrial, entry_of, predictions_place, reported_trials, usual_name
 from orchestrator.ingest_values import known_metric, metric_name
 from orchestrator.record import Record
 from search_spaces.exceptions import UserError, unknown
@@ -100,6 +100,7 @@ class Ingestion:
         if table.ignored:
             lines.append(f"columns that mean nothing here: {', '.join(table.ignored)}")
         lines += [f"metric {old!r} is read as {new}" for old, new in table.renamed.items()]
+        lines += self._of_two_classes()
         if table.unknown_metrics:
             listed = ", ".join(f"{name} ({n} rows)" for name, n in table.unknown_metrics.items())
             lines.append(f"metrics that are recorded, but that the report does not know: {listed}")
@@ -110,6 +111,19 @@ class Ingestion:
             + ("" if with_predictions else ": intervals can hold seeds only, and every verdict is at most grade C")
         )
         return [*lines, *self._other_sets()]
+
+    def _of_two_classes(self) -> list[str]:
+        """Metrics that have another name where predictions are of two classes."""
+        written = dict.fromkeys((row.axes[0], row.metric) for row in self.table.rows if row.metric)
+        read = {
+            (task, metric): usual_name(metric, [trial for trial in self.trials if trial.axes["task"] == task])
+            for task, metric in written
+        }
+        return [
+            f"{task}: {metric} is read as {name}, since its predictions are of two classes"
+            for (task, metric), name in read.items()
+            if name != metric
+        ]
 
     def _other_sets(self) -> list[str]:
         """Predictions of one set that are about other images than most."""
@@ -193,24 +207,45 @@ def _primary(trials: Sequence[ReportedTrial], asked: Mapping[str, str], problems
 
 
 def _leading(task: str, trials: Sequence[ReportedTrial], wanted: str | None, problems: Problems) -> str:
-    """A task's primary metric: the one asked for, else the first of the usual ones that most of its trials have."""
+    """A task's primary metric: the one asked for, else the first of the usual ones that most of its trials have.
+
+    Every file of predictions of the task must give it: what the report says of patients is computed from them.
+    """
     counts = Counter(metric for trial in trials for metric in _metrics_of(trial))
     known = {metric: n for metric, n in counts.items() if known_metric(metric) is not None}
     if not trials:
         return wanted or _LEADING[0]
+    usable = _in_all_predictions(known, trials)
     if wanted is not None:
+        wanted = usual_name(wanted, trials)
         if wanted not in known:
             problems.add(f"--primary of task {task!r}: " + unknown("metric", wanted, known))
+        elif wanted not in usable:
+            problems.add(
+                f"--primary of task {task!r}: not all of its predictions give {wanted}; all give "
+                f"{', '.join(sorted(usable)) or 'none of its metrics'}"
+            )
         return wanted
+    if known and not usable:
+        problems.add(
+            f"task {task!r} has no metric that all of its predictions give (its metrics: {', '.join(sorted(known))}): "
+            "kind and labels in their Parquet metadata differ, or do not belong to these metrics"
+        )
+        return ""
     if not known:
         problems.add(
             f"task {task!r} has no metric that the report knows (only {', '.join(counts) or 'none'}); it knows "
             f"{', '.join(_LEADING)}: say --map NAME=METRIC if one of them is meant"
         )
         return ""
-    most = max(known.values())
+    most = max(usable.values())
     order = {metric: i for i, metric in enumerate(_LEADING)}
-    return min((m for m in known if known[m] == most), key=lambda m: (order.get(m, len(order)), m))
+    return min((m for m in usable if usable[m] == most), key=lambda m: (order.get(m, len(order)), m))
+
+
+def _in_all_predictions(counts: Mapping[str, int], trials: Sequence[ReportedTrial]) -> dict[str, int]:
+    files = [file for trial in trials for file in trial.predictions.values()]
+    return {metric: n for metric, n in counts.items() if all(metric in file.truth.metrics for file in files)}
 
 
 def _metrics_of(trial: ReportedTrial) -> set[str]:

@@ -40,12 +40,14 @@ class Truth:
     Attributes:
         digest: Of images, patients and labels as written, in any order of rows.
         patients_known: Whether the file says which patient an image is of.
+        kind: Kind of its task.
         metrics: Metrics that can be computed.
         groups: Columns of subgroups, the prefix ``g_`` left out.
     """
 
     digest: str
     patients_known: bool
+    kind: str
     metrics: tuple[str, ...]
     groups: tuple[str, ...]
 
@@ -65,10 +67,12 @@ class PredictionFiles:
                 or truth that is no number, or has a subgroup column that is none.
         """
         table = _read(path)
+        kind, labels = _metadata(table, path)
         truth = Truth(
+            kind=kind,
             digest=_digest(table),
             patients_known=_patients_known(table),
-            metrics=metric_names(*_metadata(table, path)),
+            metrics=metric_names(kind, labels),
             groups=tuple(name.removeprefix(Column.GROUP_PREFIX) for name in _group_columns(table)),
         )
         self._keys.setdefault(task, truth.digest.encode())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dashboards.evidence import IN_DOMAIN
+from dashboards.statistics import Metric
 from dashboards.tracking import RecordMetric, RecordTag, metric_key
 from orchestrator.entries import MAX_PARAM, MAX_TAG, Attempt, Entry, Point, set_tags, texts, user_name
 from orchestrator.ingest_predictions import PredictionFiles, Truth
@@ -19,11 +20,13 @@ from orchestrator.metrics import SetMetrics, score_file
 from search_spaces.amounts import Amount, Seed
 from search_spaces.exceptions import DataError
 from search_spaces.identity import canonical, digest
-from search_spaces.names import AXES, SCHEMA_VERSION, Artifact, FailureClass, Role, State, Tag
+from search_spaces.names import AXES, SCHEMA_VERSION, Artifact, FailureClass, Kind, Role, State, Tag
 from trainables.predictions import write_predictions
 
 _LARGEST_GAP = 0.005
 """A reported value may differ by this much from what the predictions give before it is named."""
+
+_OF_TWO_CLASSES: Mapping[str, str] = {Metric.AUC_MACRO: Metric.AUC, Metric.AP_MACRO: Metric.AP}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +131,31 @@ def reported_trials(
     grouped: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         grouped.setdefault(row.trial, []).append(row)
-    return [_trial(group, base, folder, files, problems) for group in grouped.values()]
+    trials = [_trial(group, base, folder, files, problems) for group in grouped.values()]
+    by_task: dict[str, list[ReportedTrial]] = {}
+    for trial in trials:
+        by_task.setdefault(trial.axes["task"], []).append(trial)
+    return [_with_usual_names(trial, by_task[trial.axes["task"]]) for trial in trials]
+
+
+def usual_name(metric: str, trials: Iterable[ReportedTrial]) -> str:
+    """A metric's name for a task: of two classes, as its predictions say, the mean AUC (or AP) is the AUC (or AP).
+
+    Args:
+        metric: Its name.
+        trials: All trials of the task.
+    """
+    kinds = {file.truth.kind for trial in trials for file in trial.predictions.values()}
+    return _OF_TWO_CLASSES.get(metric, metric) if kinds == {Kind.BINARY} else metric
+
+
+def _with_usual_names(trial: ReportedTrial, of_task: Sequence[ReportedTrial]) -> ReportedTrial:
+    def named(metrics: Mapping[str, float]) -> dict[str, float]:
+        return {usual_name(metric, of_task): value for metric, value in metrics.items()} | {
+            metric: value for metric, value in metrics.items() if usual_name(metric, of_task) == metric
+        }
+
+    return replace(trial, values={name: named(metrics) for name, metrics in trial.values.items()})
 
 
 def _trial(

@@ -259,6 +259,25 @@ class TestRefusals:
         assert read_only(rows, tmp_path).study.primary == {"chest": "auc"}
         assert read_only(rows, tmp_path, primary={"chest": "acc"}).study.primary == {"chest": "accuracy"}
 
+    def test_the_leading_metric_is_one_that_all_predictions_give(self, tmp_path):
+        write_predictions(tmp_path / "p.parquet", signal=1, noise_seed=0)
+        rows = [
+            row(metric="mean AUC", predictions="p.parquet"),
+            row(metric="kappa"),
+            row("natural", metric="mean AUC"),
+            row("natural", metric="kappa"),
+        ]
+        read = read_only(rows, tmp_path)
+        assert read.study.primary == {"chest": "auc"}, "of two classes the mean AUC is the AUC"
+        assert "chest: auc_macro is read as auc, since its predictions are of two classes" in read.lines()
+        assert [set(trial.values["test"]) for trial in read.trials] == [{"auc", "kappa"}] * 2
+        assert read_only(rows, tmp_path, primary={"": "auc_macro"}).study.primary == {"chest": "auc"}
+        with pytest.raises(UserError, match="not all of its predictions give kappa; all give accuracy, ap, auc, "):
+            read_only(rows, tmp_path, primary={"": "kappa"})
+        rows = [row(metric="kappa"), row("natural", metric="kappa"), row(set="clinic", predictions="p.parquet")]
+        with pytest.raises(UserError, match=r"no metric that all of its predictions give \(its metrics: kappa\)"):
+            read_only(rows, tmp_path)
+
     def test_predictions_that_cannot_be_used(self, tmp_path):
         write_predictions(tmp_path / "p.parquet", signal=1, noise_seed=0, probabilities=True)
         (tmp_path / "q.parquet").write_bytes(b"no")
