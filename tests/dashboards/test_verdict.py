@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pydantic import ValidationError
+from statsmodels.stats.multitest import multipletests
 
 from dashboards.evidence import target_results
 from dashboards.findings import overview, summary
@@ -39,7 +40,13 @@ def planted():
         synthetic.GAIN.update(before)
     rows = made.results
     kept = rows[rows["task"] == "skin"]
-    return dataclasses.replace(made, results=kept, study=make_study(seeds=6, statistics=_statistics()))
+    axes = {
+        "model_scale": list(synthetic.SCALES),
+        "pretraining_source": list(synthetic.SOURCES),
+        "data_fraction": [float(f) for f in synthetic.FRACTIONS],
+        "task": ["skin"],
+    }
+    return dataclasses.replace(made, results=kept, study=make_study(seeds=6, axes=axes, statistics=_statistics()))
 
 
 def _statistics():
@@ -291,6 +298,29 @@ class TestBelief:
         (lost,) = [a for a in collect(made, build_tables(made)) if "primary_contrasts" in a.numbers]
         assert lost.numbers["with_lost_trials"] == 1
         assert "scored at chance" in lost.sentence
+
+    def test_a_cell_without_any_result_is_named_and_counts_in_the_family(self):
+        results = evidence().results
+        gone = (results["pretraining_source"] == "natural") & (results["model_scale"] == "small")
+        made = evidence_of(planted(), results=results[~(gone & (results["data_fraction"] == "0.05"))])
+        found = build_tables(made)
+        (lost,) = [a for a in collect(made, found) if "primary_contrasts" in a.numbers]
+        assert (lost.word, lost.tone, lost.numbers["absent_contrasts"]) == ("comparisons missing", "bad", 1)
+        assert "natural on skin at 5 % (small)" in lost.sentence
+        primary = found.contrasts[found.contrasts["primary"]]
+        assert len(primary) == 7
+        expected = multipletests([*primary["p"], 1.0], method="holm")[1][:7]
+        assert primary["p_adjusted"].to_numpy() == pytest.approx(expected)
+
+    def test_without_any_comparison_all_are_missing(self):
+        results = evidence().results
+        made = evidence_of(planted(), results=results[results["pretraining_source"] == "random"])
+        (lost,) = [a for a in collect(made, build_tables(made)) if "primary_contrasts" in a.numbers]
+        assert (lost.word, lost.numbers["absent_contrasts"], lost.numbers["primary_contrasts"]) == (
+            "comparisons missing",
+            8,
+            0,
+        )
 
 
 def test_nothing_is_worded_stronger_than_its_grade():
