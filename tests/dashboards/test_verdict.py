@@ -17,6 +17,7 @@ from dashboards.findings import findings, headlines, overview, summary
 from dashboards.label_tables import SAVES
 from dashboards.statistics import compare_with_best, label_efficiency, linear_contrast
 from dashboards.tables import build_tables
+from dashboards.verdict.belief import belief_answers
 from dashboards.verdict.best import best_answers
 from dashboards.verdict.document import VERDICT_SCHEMA, VerdictFile, verdict_document
 from dashboards.verdict.frame import ANSWERING, collect, questions
@@ -24,6 +25,7 @@ from dashboards.verdict.labels import label_answers
 from dashboards.verdict.ledger import Ledger, read_of
 from dashboards.verdict.where import where_answers
 from dashboards.verdict.words import held_back
+from search_spaces.ingested import IngestedStudy
 from tests.dashboards import synthetic
 from tests.dashboards.synthetic import evidence_of, make_study, make_synthetic
 
@@ -315,6 +317,23 @@ class TestBelief:
         expected = multipletests([*primary["p"], 1.0], method="holm")[1][:7]
         assert primary["p_adjusted"].to_numpy() == pytest.approx(expected)
 
+    def test_failures_of_ingested_studies_are_counted(self):
+        ingested = IngestedStudy.parse(
+            {
+                "schema": 1,
+                "name": "others",
+                "ingested": {"file": "a.csv", "sha256": "0", "rows": 6},
+                "primary": {"skin": "auc_macro"},
+                "statistics": {"baseline": "random"},
+            },
+            "others",
+        )
+        made = evidence_of(planted(), results=evidence().results, ingested=ingested)
+        (unknown,) = [a for a in belief_answers(made, tables()) if a.word == "lost trials not known"]
+        assert unknown.tone == "open"
+        seen = dataclasses.replace(made, failures=pd.DataFrame([synthetic.failure()]))
+        assert not [a for a in belief_answers(seen, tables()) if a.word == "lost trials not known"]
+
     def test_without_any_comparison_all_are_missing(self):
         results = evidence().results
         made = evidence_of(planted(), results=results[results["pretraining_source"] == "random"])
@@ -459,6 +478,22 @@ class TestFullBaseline:
         assert saving
         assert all("random with all labels was still improving when training stopped" in a.caps for a in saving)
         assert all(a.grade in ("B", "C") for a in saving)
+
+
+def test_the_mean_benefit_of_a_loss_is_positive_if_the_loss_is_smaller():
+    made = build_tables(evidence_of(planted(), study=None, results=evidence().results.assign(primary="nll")))
+    rows = made.label_savings[made.label_savings["set"] == "test"]
+    contrasts = made.contrasts[made.contrasts["set"] == "test"]
+    assert set(rows["metric"]) == {"nll"}
+    for row in rows.to_dict("records"):
+        same = contrasts["pretraining_source"].eq(row["pretraining_source"])
+        same &= contrasts["model_scale"].eq(row["model_scale"])
+        estimates = contrasts.loc[same, "estimate"]
+        if estimates.lt(0).all() or estimates.gt(0).all():
+            assert np.sign(row["area"]) == -np.sign(estimates.iloc[0])
+        assert row["area_low"] <= row["area"] <= row["area_high"]
+    assert rows["area"].notna().all()
+    assert any(row["area"] > 0 for row in rows.to_dict("records") if row["pretraining_source"] == "natural")
 
 
 class TestSetsAndSubgroups:
