@@ -273,8 +273,10 @@ def _shift_finding(tables: Tables, row: dict[str, Any]) -> Finding:
 
 def _held_of(tables: Tables, row: dict[str, Any], sets: Sequence[str]) -> Held:
     """What the gates leave of a statement about all cells of one amount, on each of these sets."""
-    where = {"task": str(row["task"]), "fractions": (str(row["data_fraction"]),), "n_seeds": int(row["n_seeds"])}
-    return weakest(*(held_back(tables.contrasts, set_name=name, **where) for name in sets))
+    task, amount, seeds = str(row["task"]), str(row["data_fraction"]), int(row["n_seeds"])
+    return weakest(
+        *(held_back(tables.contrasts, task=task, set_name=s, fractions=(amount,), n_seeds=seeds) for s in sets)
+    )
 
 
 def _group_finding(
