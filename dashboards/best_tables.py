@@ -56,7 +56,7 @@ def _compared(
             "member": cell in found.members,
             **{cost: float(task.facts[cell][cost]) for cost in COSTS},
             **{f"cheapest_by_{cost}": cell == cheapest[cost] for cost in COSTS},
-            "n_seeds": len(values),
+            "n_seeds": found.n_seeds if of else len(values),
             "delta": evidence.delta,
             "left_out": found.left_out.get(cell, ""),
         }

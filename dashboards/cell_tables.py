@@ -101,8 +101,13 @@ def _cell_facts(rows: pd.DataFrame) -> dict[str, Any]:
         "still_rising": float(rising.astype(float).mean()) if len(rising) else float("nan"),
         "parameters": float(rows["parameters"].mean()),
         "ladder": next((str(v) for v in rows["ladder"].dropna() if v), ""),
-        "patients_known": bool(known.astype(bool).all()) if len(known) else True,
+        "patients_known": bool(known.astype(bool).all()) if len(known) == len(rows) else _not_all_known(known),
     }
+
+
+def _not_all_known(known: pd.Series[bool]) -> bool | None:
+    """Of a cell some of whose trials do not say: False if any says no, else None."""
+    return None if known.astype(bool).all() else False
 
 
 def _device_seconds(rows: pd.DataFrame) -> float:

@@ -158,20 +158,21 @@ def _shares(a: Mapping[SeedKey, Influence], b: Mapping[SeedKey, Influence]) -> d
     return {"seed_design": str(split.design) if split else "", **known}
 
 
-def decide(evidence: Evidence, contrasts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def decide(evidence: Evidence, contrasts: pd.DataFrame, absent: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Adjusted p (``adjust_study``), verdicts and grades, once all tasks are known.
 
     Args:
         evidence: The study.
         contrasts: All rows of ``contrast_rows``.
+        absent: Planned comparisons of the primary family without a row (``primary_family``); they count in it.
 
     Returns:
         The contrasts; and every gate with the number of contrasts that pass it (``gate_tables``).
     """
     if contrasts.empty:
         return contrasts, contrasts
-    table = adjust_study(contrasts)
-    at_chance = adjust_study(contrasts.assign(p=[e.p for e in contrasts["_at_chance"]]))
+    table = adjust_study(contrasts, absent)
+    at_chance = adjust_study(contrasts.assign(p=[e.p for e in contrasts["_at_chance"]]), absent)
     rows = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
     external = {_cell_of(row) for row in rows if row["p"] == row["p"] and _elsewhere(evidence, row)}
     judged = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,7 +18,7 @@ from dashboards.tables import Tables
 from dashboards.verdict.best import COST_NOT_RECORDED
 from dashboards.verdict.document import not_assessable
 from dashboards.verdict.frame import questions
-from dashboards.verdict.words import interval_text, primary_rows, rows_of
+from dashboards.verdict.words import Held, held_back, interval_text, primary_rows, rows_of, weakest
 
 SHOWN_IF_NOTHING_IS_DECIDED = 3
 MAX_HEADLINES = 12
@@ -27,6 +27,9 @@ MAX_FURTHER_HEADLINES = 3
 """Lines of each further question there."""
 MAX_OPEN = 8
 """Answers of a question that stand open on the page; the rest unfolds."""
+
+_WORSE = ("worse", "suggests: worse")
+"""Badges of sets and subgroups that are headlines, too."""
 
 _FOLDED = (2, 3, 4, 5, 6, 7, 8)
 """Questions whose answers stand in one list each; question 1 has one per task."""
@@ -154,7 +157,7 @@ def headlines(evidence: Evidence, tables: Tables, answers: Sequence[Answer]) -> 
     for number in (2, 3, 4, 5, 6, 7):
         lines += _further_headlines(number, answers)
     for block in (_shift_block(tables), _deficit_block(tables)):
-        lines += [f.text for f in block.findings if f.tone == "bad"] if block else []
+        lines += [f.text for f in block.findings if f.badge in _WORSE] if block else []
     lines += [a.sentence for a in answers if a.question == 8 and a.tone == "bad"]
     return lines
 
@@ -253,31 +256,62 @@ def _shift_block(tables: Tables) -> FindingList | None:
         heading="Away from the test set",
         intro="Performance on test minus performance on the other set, averaged over scales and sources at the largest "
         "amount; p adjusted by Holm over these rows. Exploratory.",
-        findings=tuple(_shift_finding(r) for r in rows_of(tables.shift_summary)),
+        findings=tuple(_shift_finding(tables, r) for r in rows_of(tables.shift_summary)),
     )
 
 
-def _shift_finding(row: dict[str, Any]) -> Finding:
-    tone = _tone(row, "drop")
+def _shift_finding(tables: Tables, row: dict[str, Any]) -> Finding:
     claims = {
-        "bad": "performance is worse than on test",
-        "good": "performance is better than on test",
-        "open": "no clear change to test",
+        "bad": ("performance is worse than on test", "performance seems to be worse than on test"),
+        "good": ("performance is better than on test", "performance seems to be better than on test"),
+        "open": ("no clear change to test", "no clear change to test"),
     }
-    return Finding(
-        badge={"bad": "worse", "good": "better", "open": "undecided"}[tone],
-        tone=tone,
-        text=f"{row['task']} on {row['set']}, {amount_text(str(row['data_fraction']))} of the labels: {claims[tone]}; "
-        f"{_change_text(row, 'drop')}, {plural(int(row['cells']), 'cell')}).",
+    where = f"{row['task']} on {row['set']}, {amount_text(str(row['data_fraction']))} of the labels"
+    sets = (str(row["set"]), IN_DOMAIN)
+    return _group_finding(_held_of(tables, row, sets), row, "drop", where, claims)
+
+
+def _held_of(tables: Tables, row: dict[str, Any], sets: Sequence[str]) -> Held:
+    """What the gates leave of a statement about all cells of one amount, on each of these sets."""
+    task, amount, seeds = str(row["task"]), str(row["data_fraction"]), int(row["n_seeds"])
+    return weakest(
+        *(held_back(tables.contrasts, task=task, set_name=s, fractions=(amount,), n_seeds=seeds) for s in sets)
     )
+
+
+def _group_finding(
+    held: Held, row: dict[str, Any], name: str, where: str, claims: Mapping[str, tuple[str, str]]
+) -> Finding:
+    """A change of patients in words no stronger than the gates allow.
+
+    Args:
+        held: What they allow.
+        row: With the change and its p.
+        name: Column of the change.
+        where: What it is about.
+        claims: Tone -> the claim as stated, and as suggested.
+    """
+    tone = _tone(row, name)
+    badge = {"bad": "worse", "good": "better", "open": "undecided"}[tone]
+    numbers = f"{_change_text(row, name)}, {plural(int(row['cells']), 'cell')})"
+    if tone == "open":
+        return Finding(badge=badge, tone=tone, text=f"{where}: {claims[tone][0]}; {numbers}.")
+    caps = "; ".join(held.caps)
+    grade = held.grade or ""
+    if held.wording is Wording.NONE:
+        return Finding(badge=str(Wording.NONE), tone="open", text=f"{where}: no verdict: {caps}.", grade=grade)
+    text = f"{where}: {held.verb(*claims[tone])}; {numbers}."
+    if held.states:
+        return Finding(badge=badge, tone=tone, text=text, grade=grade)
+    return Finding(badge=f"suggests: {badge}", tone="open", text=text, detail=f"Suggests only: {caps}.", grade=grade)
 
 
 def _deficit_block(tables: Tables) -> FindingList | None:
     missing = not_assessable(tables.subgroups)
     if tables.deficits.empty and not missing:
         return None
-    found = [_deficit_finding(r) for r in rows_of(tables.deficits)]
-    found.sort(key=lambda f: ("bad", "good", "open").index(f.tone))
+    found = [_deficit_finding(tables, r) for r in rows_of(tables.deficits)]
+    found.sort(key=lambda f: (("bad", "good", "open").index(f.tone), f.badge not in _WORSE, f.badge == "undecided"))
     listed = "; ".join(f"{m['task']} {m['set']} {m['column']}={m['group']} {m['note']}" for m in missing)
     rest = [Finding(badge="not assessable", tone="open", text=f"Too few patients: {listed}.")] if missing else []
     return FindingList(
@@ -288,15 +322,14 @@ def _deficit_block(tables: Tables) -> FindingList | None:
     )
 
 
-def _deficit_finding(row: dict[str, Any]) -> Finding:
-    tone = _tone(row, "deficit")
-    claims = {"bad": "worse than", "good": "better than", "open": "not shown to differ from"}
-    return Finding(
-        badge={"bad": "worse", "good": "better", "open": "undecided"}[tone],
-        tone=tone,
-        text=f"{row['task']} on {row['set']}, {row['column']} = {row['group']}: {claims[tone]} all other patients; "
-        f"{_change_text(row, 'deficit')}, {plural(int(row['cells']), 'cell')}).",
-    )
+def _deficit_finding(tables: Tables, row: dict[str, Any]) -> Finding:
+    claims = {
+        "bad": ("worse than all other patients", "seems to be worse than all other patients"),
+        "good": ("better than all other patients", "seems to be better than all other patients"),
+        "open": ("not shown to differ from all other patients", "not shown to differ from all other patients"),
+    }
+    where = f"{row['task']} on {row['set']}, {row['column']} = {row['group']}"
+    return _group_finding(_held_of(tables, row, (str(row["set"]),)), row, "deficit", where, claims)
 
 
 def _change_text(row: dict[str, Any], name: str) -> str:

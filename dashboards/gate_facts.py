@@ -16,7 +16,7 @@ from typing import Any, Literal
 from dashboards.cell_tables import TaskView
 from dashboards.evidence import IN_DOMAIN, CellKey, Evidence
 from dashboards.pairing import Paired
-from dashboards.statistics import Estimate, Facts, SeedKey, higher_is_better
+from dashboards.statistics import Estimate, Facts, Metric, SeedKey, higher_is_better
 from search_spaces.names import Split
 from search_spaces.source_specs import (
     ByScaleSource,
@@ -31,6 +31,7 @@ from search_spaces.study import Study
 
 Overlap = Literal["no", "possible", "yes"]
 
+_OVER_IMAGES = (Metric.ACCURACY, Metric.NLL, Metric.BRIER)
 _LEAST_NAME = 4
 """Least letters of a name that, as the start of another, is taken for the same data set: ``chexpert_5k``."""
 
@@ -62,9 +63,9 @@ def contrast_facts(
     classes = {run.classes for runs in paired.runs for run in runs.values()}
     return Facts(
         n_seeds=estimate.n_seeds,
-        min_patients=estimate.min_patients,
+        min_patients=_rarest_patients(task, set_name, estimate),
         seeds_only=estimate.seeds_only,
-        patients_known=task.facts[cell]["patients_known"] and task.facts[base]["patients_known"],
+        patients_known=_both([task.facts[side]["patients_known"] for side in (cell, base)]),
         shared_patients=task.estimates.shared_patients.get(set_name),
         near_copies=_near_copies(task, (cell, base), set_name),
         upstream_overlap=_worst([_overlap(evidence.study, task, c, set_name) for c in (cell, base)]),
@@ -76,6 +77,20 @@ def contrast_facts(
         still_rising=_known(task.facts[loser]["still_rising"]),
         seeds_added=evidence.seeds_added,
     )
+
+
+def _rarest_patients(task: TaskView, set_name: str, estimate: Estimate) -> int:
+    """Patients of the rarest class; a mean over all images counts none by class, so for it the set's design does."""
+    of_design = task.estimates.sizes[set_name].get("rarest_patients")
+    over_images = task.estimates.metric.partition(".")[0] in _OVER_IMAGES
+    return min(estimate.min_patients, of_design) if over_images and of_design is not None else estimate.min_patients
+
+
+def _both(known: Sequence[bool | None]) -> bool | None:
+    """False if it is not so on a side, None if that is not known of a side, else True."""
+    if False in known:
+        return False
+    return None if None in known else True
 
 
 def _has_validation(task: TaskView, cell: CellKey) -> bool:

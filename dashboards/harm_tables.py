@@ -32,11 +32,14 @@ def harm_rows(block: Block, runs: SetRuns, groups: SetGroups) -> Iterator[dict[s
     if block.baseline not in runs.positions() or not parts:
         return
     found = {part.group.name: runs.by_source(_influences(block, runs, part)) for part in parts if part.shown}
+    large = {part.group.name for part in parts if part.tested}
     for source in block.sources():
         pairs = {name: block.pair(by_source, source) for name, by_source in found.items()}
         pairs = {name: pair for name, pair in pairs.items() if all(pair)}
         sides = {name: GroupRuns(source=a, baseline=b) for name, (a, b) in pairs.items()}
-        judged = harm_by_group(block.metric, sides, delta=block.evidence.delta, alpha=block.evidence.alpha)
+        judged = harm_by_group(
+            block.metric, sides, delta=block.evidence.delta, alpha=block.evidence.alpha, tested=large
+        )
         by_name = {harm.group: harm for harm in judged}
         for part in parts:
             if source in runs.positions():

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from dashboards.amounts import amount_ranks, mean_images
 from dashboards.cell_tables import TaskView, named_interval
 from dashboards.curves import Curve, curves
 from dashboards.evidence import Evidence
@@ -23,6 +24,8 @@ SAVES = "saves labels"
 REACHES = "reaches it, no saving shown"
 NOT_SHOWN = "not shown to reach it"
 NOT_REACHED = "not reached"
+NOT_ASSESSABLE = "not assessable"
+NO_FULL_BASELINE = "the baseline has no result with all labels"
 
 
 def label_rows(evidence: Evidence, task: TaskView) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
@@ -42,7 +45,53 @@ def label_rows(evidence: Evidence, task: TaskView) -> Iterator[tuple[dict[str, A
             "pretraining_source": curve.source,
             "metric": task.estimates.metric,
         }
-        yield where | _summary(evidence, curve, found), [where | row for row in _tests(found)]
+        full = max(curve.base, key=lambda amount: labels[amount].images)
+        known = _is_full(evidence, task, curve, full)
+        rising = task.facts[curve.scale, evidence.baseline, full]["still_rising"]
+        summary = _summary(evidence, curve, found, better=better) | {"full_amount": full, "full_still_rising": rising}
+        if known:
+            yield where | summary, [where | row for row in _tests(found)]
+        else:
+            yield where | summary | _nothing(summary), []
+
+
+def _is_full(evidence: Evidence, task: TaskView, curve: Curve, full: str) -> bool:
+    """Whether the baseline's largest amount is the largest that is planned or was run at this scale."""
+    planned = {
+        cell[3]
+        for cell in evidence.plan.trials
+        if cell[:2] == (task.estimates.task, curve.scale) and cell[2] in (curve.source, evidence.baseline)
+    }
+    candidates = {*planned, *curve.amounts}
+    rank = amount_ranks(candidates, mean_images(task.estimates.rows))
+    largest = max(candidates, key=lambda amount: rank[amount])
+    return largest == full or curve.images.get(largest) == curve.images[full]
+
+
+def _nothing(summary: dict[str, Any]) -> dict[str, Any]:
+    """What there is to say where all labels of the baseline are missing: the area between the curves alone."""
+    blank = dict.fromkeys(_OF_FULL, float("nan"))
+    flags = {"left_censored": False, "right_censored": False, "point_censoring": ""}
+    kept = {name: value for name, value in summary.items() if name.startswith("area")}
+    return blank | flags | kept | {"word": NOT_ASSESSABLE, "data_fraction": "", "notes": NO_FULL_BASELINE}
+
+
+_OF_FULL = (
+    "images",
+    "patients",
+    "full_images",
+    "full_patients",
+    "images_saved",
+    "patients_saved",
+    "share_saved",
+    "share_saved_with_val",
+    "share_of_patients_saved",
+    "share_of_patients_saved_with_val",
+    "price_saved",
+    "set_low",
+    "set_high",
+    "point",
+)
 
 
 def _labels(task: TaskView, curve: Curve, amount: str, baseline: str) -> Labels:
@@ -60,7 +109,7 @@ def _or_zero(count: float) -> float:
     return 0.0 if math.isnan(count) else count
 
 
-def _summary(evidence: Evidence, curve: Curve, found: LabelEfficiency) -> dict[str, Any]:
+def _summary(evidence: Evidence, curve: Curve, found: LabelEfficiency, *, better: bool) -> dict[str, Any]:
     saving, reached = found.saving, found.reached
     shown = saving or reached
     nan = float("nan")
@@ -90,10 +139,20 @@ def _summary(evidence: Evidence, curve: Curve, found: LabelEfficiency) -> dict[s
         "point": found.point.amount,
         "point_censoring": str(found.point.censoring),
         "delta": found.delta,
-        "n_seeds": max((test.to_full.n_seeds for test in found.tests), default=0),
-        **_area(evidence, curve),
+        "n_seeds": _seeds(found),
+        **_area(evidence, curve, better=better),
         "notes": curve.paired.note,
     }
+
+
+def _seeds(found: LabelEfficiency) -> int:
+    """Least seeds of the tests that the word rests on: from the largest amount down to the one that is claimed."""
+    shown = found.saving or found.reached
+    first = found.tests.index(shown) if shown else 0
+    used = [test.to_full for test in found.tests[first:]]
+    if found.saving is not None and found.saving.to_same is not None:
+        used.append(found.saving.to_same)
+    return min((estimate.n_seeds for estimate in used), default=0)
 
 
 def _word(found: LabelEfficiency) -> str:
@@ -104,15 +163,16 @@ def _word(found: LabelEfficiency) -> str:
     return NOT_SHOWN if found.possible else NOT_REACHED
 
 
-def _area(evidence: Evidence, curve: Curve) -> dict[str, float]:
-    """Mean of source minus baseline over the logarithm of the labels, at the amounts that both have."""
+def _area(evidence: Evidence, curve: Curve, *, better: bool) -> dict[str, float]:
+    """Mean benefit over the logarithm of the labels, at common amounts; positive is better, for losses too."""
     names = ("area", "area_low", "area_high", "area_p")
     amounts = [curve.images[amount] for amount in curve.common]
     if len(set(amounts)) < 2 or len(set(amounts)) < len(amounts):
         return dict.fromkeys(names, float("nan"))
     mine, base = ([side[amount] for amount in curve.common] for side in (curve.runs, curve.base))
     area = linear_contrast(difference_terms(mine, base, area_coefficients(amounts)), level=1 - evidence.alpha)
-    return dict(zip(names, (area.value, area.low, area.high, area.p), strict=True))
+    value, low, high = (area.value, area.low, area.high) if better else (-area.value, -area.high, -area.low)
+    return dict(zip(names, (value, low, high, area.p), strict=True))
 
 
 def _tests(found: LabelEfficiency) -> Iterator[dict[str, Any]]:

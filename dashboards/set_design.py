@@ -74,7 +74,8 @@ class SetDesign:
         index: All patients.
         groups: Subgroups of every asked column that the set has.
         classes: Labels that a macro AUC is the mean of: those with enough patients to be tested, if there are two.
-        sizes: images, patients, and the label with fewest positives: rarest_label, n_pos.
+        sizes: images, patients, the label with fewest positives: rarest_label, n_pos;
+            and rarest_patients, of the classes above the fewest patients with a positive or with a negative image.
     """
 
     image: NDArray[np.str_]
@@ -113,11 +114,13 @@ def design_of(prediction: PredictionSet, columns: Sequence[str]) -> SetDesign:
     positives = prediction.positives
     rarest = min(positives, key=lambda label: positives[label])
     index = index_patients(prediction.patient)
+    classes = _macro_classes(prediction)
     sizes = {
         "images": prediction.images,
         "patients": len(index.ids),
         "rarest_label": rarest,
         "n_pos": positives[rarest],
+        "rarest_patients": _rarest_patients(prediction, classes),
     }
     return SetDesign(
         image=prediction.image,
@@ -125,9 +128,14 @@ def design_of(prediction: PredictionSet, columns: Sequence[str]) -> SetDesign:
         y=prediction.y,
         index=index,
         groups=tuple(groups),
-        classes=_macro_classes(prediction),
+        classes=classes,
         sizes=sizes,
     )
+
+
+def _rarest_patients(prediction: PredictionSet, classes: Sequence[str]) -> int:
+    counts = _counts(prediction, np.ones(len(prediction.patient), dtype=bool))
+    return min(min(c.positive_patients, c.negative_patients) for c in counts if c.label in classes)
 
 
 def _macro_classes(prediction: PredictionSet) -> tuple[str, ...]:

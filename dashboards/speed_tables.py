@@ -20,6 +20,7 @@ from dashboards.statistics import (
     Reached,
     SeedKey,
     area_over_log_steps,
+    chance_run,
     median_time,
     threshold,
     time_ratio,
@@ -102,15 +103,10 @@ def chance_of(evidence: Evidence, task: TaskView) -> float:
         validation = evidence.validation[trial]
     except ScalecurvesError:
         return _NAN
-    n = sum(validation.positives.values()) if validation.y.ndim == 1 else float(np.sum(~np.isnan(validation.y)))
-    shares = np.array(list(validation.positives.values()), dtype=np.float64) / max(n, 1.0)
-    if validation.y.ndim == 2:
-        shares = np.array([shares.sum(), 1.0 - shares.sum()])
-    if metric == Metric.BALANCED_ACCURACY:
-        return 1.0 / max(int((shares > 0).sum()), 1)
-    if metric == Metric.ACCURACY:
-        return float(shares.max())
-    return float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum()) if metric == Metric.NLL else _NAN
+    if metric not in (Metric.ACCURACY, Metric.BALANCED_ACCURACY, Metric.NLL):
+        return _NAN
+    of = validation
+    return chance_run(task.estimates.metric, of.kind, of.labels, of.y, of.patient).value
 
 
 def speed_rows(

@@ -17,6 +17,7 @@ from dashboards.exclusions import Exclusion, exclusion_table
 from dashboards.further_tables import FurtherTables
 from dashboards.label_tables import label_rows
 from dashboards.planned import CELL_COLUMNS, CellName, planned_seeds
+from dashboards.primary_family import absent_contrasts, primary_amounts
 from dashboards.reading import task_estimates
 from dashboards.robustness_tables import deficit_rows, shift_summary_rows, shifted_rows, subgroup_rows, with_holm
 from dashboards.side_tables import ensemble_rows, fit_table, paper_rows, rank_table
@@ -124,7 +125,8 @@ def build_tables(evidence: Evidence) -> Tables:
         left_out |= {f"{estimates.task}, {name}": labels for name, labels in estimates.left_out.items() if labels}
         fractions |= primary
     frames = {name: pd.DataFrame(found) for name, found in rows.items()}
-    frames["contrasts"], frames["gates"] = decide(evidence, frames["contrasts"])
+    absent = len(absent_contrasts(evidence, frames["contrasts"]))
+    frames["contrasts"], frames["gates"] = decide(evidence, frames["contrasts"], absent)
     frames["scale_effects"] = decide_scales(evidence, frames["scale_effects"])
     frames["shift_summary"] = with_holm(frames["shift_summary"])
     frames["deficits"] = with_holm(frames["deficits"])
@@ -190,24 +192,6 @@ def _add_rows(
 def primary_fractions(evidence: Evidence, task: TaskView) -> frozenset[str]:
     """Amounts of a task's primary family, see ``primary_amounts``."""
     return primary_amounts(evidence, task.estimates.task, {cell[2] for cell in task.cells})
-
-
-def primary_amounts(evidence: Evidence, task: str, amounts: Iterable[str]) -> frozenset[str]:
-    """Amounts of the primary family: the study's, else the smallest and the largest that are planned for the task.
-
-    Args:
-        evidence: The study.
-        task: Name of the task.
-        amounts: Labels of the amounts that were run, where nothing is planned.
-    """
-    given = evidence.statistics.primary_fractions
-    if given is not None:
-        return frozenset(amount.label for amount in given)
-    planned = {cell[3] for cell in evidence.plan.trials if cell[0] == task}
-    candidates = planned or set(amounts)
-    rank = _amount_rank(evidence, candidates)
-    ordered = sorted(candidates, key=lambda label: rank[label])
-    return frozenset([ordered[0], ordered[-1]])
 
 
 def completeness_table(evidence: Evidence) -> pd.DataFrame:

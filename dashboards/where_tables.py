@@ -29,6 +29,7 @@ from dashboards.statistics import (
 
 DIFFERENCE = "difference of differences"
 SLOPE = "slope per tenfold parameters"
+_NO_EFFECT = ("no meaningful difference", "undecided")
 
 
 def reach_rows(evidence: Evidence, task: TaskView) -> Iterator[dict[str, Any]]:
@@ -49,6 +50,7 @@ def reach_rows(evidence: Evidence, task: TaskView) -> Iterator[dict[str, Any]]:
         ]
         helps = [f for f, word in zip(amounts, words, strict=True) if word.startswith("helps")]
         hurts = [f for f, word in zip(amounts, words, strict=True) if word == "hurts"]
+        claimed = [e for e, word in zip(estimates, words, strict=True) if word not in _NO_EFFECT] or estimates
         yield {
             "task": task.estimates.task,
             "set": curve.set,
@@ -63,7 +65,7 @@ def reach_rows(evidence: Evidence, task: TaskView) -> Iterator[dict[str, Any]]:
             "hurts_at": ", ".join(hurts),
             "same_at": ", ".join(f for f, w in zip(amounts, words, strict=True) if w == "no meaningful difference"),
             "undecided_at": ", ".join(f for f, w in zip(amounts, words, strict=True) if w == "undecided"),
-            "n_seeds": max(e.n_seeds for e in estimates),
+            "n_seeds": min(e.n_seeds for e in claimed),
             "crossing_shown": bool(helps and hurts),
             **_crossing(evidence, curve, estimates),
         }

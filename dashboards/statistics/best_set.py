@@ -8,7 +8,7 @@ Comparisons, section 4.2, unequal variances and correlations).
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -53,12 +53,14 @@ class BestSet(Generic[Name]):
         level: Probability that all intervals hold together.
         left_out: Cell -> why it could not be compared.
         cheapest: The cell of least cost among those that may be the best or are within delta; None without costs.
+        n_seeds: Seeds that all compared cells have; 0 if none were compared.
     """
 
     compared: tuple[Compared[Name], ...]
     level: float
     left_out: dict[Name, str]
     cheapest: Name | None
+    n_seeds: int = 0
 
     @property
     def members(self) -> tuple[Name, ...]:
@@ -96,13 +98,14 @@ def compare_with_best(
         raise ValueError(f"delta is at least 0, got {delta}")
     usable, left_out = _usable(cells, min_test_patients)
     compared = _compare(usable, delta, level, higher_is_better) if len(usable) > 1 else ()
-    found = BestSet(compared=compared, level=level, left_out=left_out, cheapest=None)
+    n_seeds = len(next(iter(usable.values()))) if compared else 0
+    found = BestSet(compared=compared, level=level, left_out=left_out, cheapest=None, n_seeds=n_seeds)
     if cost is None or not found.members:
         return found
     if missing := [name for name in found.members if name not in cost]:
         raise ValueError(f"no cost is given for {missing}; give one for every cell")
     cheapest = min(found.members, key=lambda name: cost[name])
-    return BestSet(compared=compared, level=level, left_out=left_out, cheapest=cheapest)
+    return replace(found, cheapest=cheapest)
 
 
 def _usable(cells: Mapping[Name, Runs], min_test_patients: int) -> tuple[dict[Name, Runs], dict[Name, str]]:

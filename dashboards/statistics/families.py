@@ -46,7 +46,7 @@ def _holm(p: FloatArray) -> FloatArray:
     return adjusted
 
 
-def adjust_study(contrasts: pd.DataFrame) -> pd.DataFrame:
+def adjust_study(contrasts: pd.DataFrame, absent: int = 0) -> pd.DataFrame:
     """The table of contrasts with ``p_adjusted`` and ``correction``.
 
     The primary contrasts of the whole study are one family (Holm), whatever their task: seven tasks with a family each
@@ -55,6 +55,8 @@ def adjust_study(contrasts: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         contrasts: Columns ``p`` (NaN: not tested), ``primary`` (blank counts as False), ``task``, ``set``.
+        absent: Planned primary contrasts without a row, at least 0. Each counts as a member of the family with p = 1:
+            a family is as large as it was planned, whatever was lost of it.
 
     Raises:
         ValueError: Two primary rows are the same contrast (in all columns of ``KEY`` that the table has): counted
@@ -63,7 +65,8 @@ def adjust_study(contrasts: pd.DataFrame) -> pd.DataFrame:
     table = contrasts.assign(p_adjusted=float("nan"), correction="")
     primary = table["primary"].eq(True)
     _check_unique(table[primary])
-    table.loc[primary, "p_adjusted"] = adjust_p_values(table.loc[primary, "p"], "holm")
+    family = np.append(table.loc[primary, "p"].to_numpy(dtype=np.float64), np.ones(absent))
+    table.loc[primary, "p_adjusted"] = adjust_p_values(family, "holm")[: len(family) - absent]
     table.loc[primary, "correction"] = HOLM
     for _, rows in table[~primary].groupby(["task", "set"], sort=False, dropna=False):
         table.loc[rows.index, "p_adjusted"] = adjust_p_values(rows["p"], "fdr_bh")

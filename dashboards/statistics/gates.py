@@ -149,6 +149,34 @@ def open_gates(facts: Facts) -> tuple[Gate, ...]:
     return tuple(sorted(found, key=lambda gate: -list(Letter).index(gate.cap)))
 
 
+def seeds_gate(n_seeds: int) -> Gate | None:
+    """What a number of paired seeds holds back; None if it is enough.
+
+    Args:
+        n_seeds: At least 0.
+    """
+    if n_seeds < MIN_SEEDS_FOR_A_WORD:
+        return _open(GateName.SEEDS, f"fewer than {MIN_SEEDS_FOR_A_WORD} seeds")
+    if n_seeds < MIN_SEEDS:
+        # Simulated: over a family of 12 contrasts three seeds are wrong in 0.066 of studies, five in 0.029.
+        reason = f"fewer than {MIN_SEEDS} seeds"
+        return Gate(name=GateName.SEEDS, reason=reason, cap=Letter.B, wording=Wording.SUGGESTS)
+    return None
+
+
+def convergence_gate(side: str, still_rising: float | None) -> Gate | None:
+    """What a side that was still improving when training stopped holds back; None if it was not, or is not known.
+
+    Args:
+        side: Its name, for the reason.
+        still_rising: Share of its trials, in [0, 1].
+    """
+    if still_rising is None or not still_rising >= RISING_SHARE:
+        return None
+    reason = f"{side} was still improving when training stopped"
+    return Gate(name=GateName.CONVERGENCE, reason=reason, cap=Letter.B, wording=Wording.SUGGESTS)
+
+
 def grade(facts: Facts) -> Grade:
     """The grade that the facts allow."""
     gates = open_gates(facts)
@@ -205,9 +233,8 @@ def _trials(facts: Facts) -> list[Gate]:
         lost = _plural(facts.lost_trials, "planned trial")
         reason = f"{lost} without a result, not missing at random: the verdict does not hold with them at chance"
         found.append(_open(GateName.LOST_TRIALS, reason))
-    if facts.still_rising is not None and facts.still_rising >= RISING_SHARE:
-        reason = f"{facts.losing_side} was still improving when training stopped"
-        found.append(Gate(name=GateName.CONVERGENCE, reason=reason, cap=Letter.B, wording=Wording.SUGGESTS))
+    if (rising := convergence_gate(facts.losing_side, facts.still_rising)) is not None:
+        found.append(rising)
     return found
 
 
@@ -216,12 +243,8 @@ def _strength(facts: Facts) -> list[Gate]:
     if facts.min_patients < MIN_TEST_PATIENTS and not facts.seeds_only:
         reason = f"{facts.min_patients} patients of the rarest class, a test needs {MIN_TEST_PATIENTS}"
         found.append(Gate(name=GateName.SIZE, reason=reason, cap=Letter.C, wording=Wording.NONE))
-    if facts.n_seeds < MIN_SEEDS_FOR_A_WORD:
-        found.append(_open(GateName.SEEDS, f"fewer than {MIN_SEEDS_FOR_A_WORD} seeds"))
-    elif facts.n_seeds < MIN_SEEDS:
-        # Simulated: over a family of 12 contrasts three seeds are wrong in 0.066 of studies, five in 0.029.
-        reason = f"fewer than {MIN_SEEDS} seeds"
-        found.append(Gate(name=GateName.SEEDS, reason=reason, cap=Letter.B, wording=Wording.SUGGESTS))
+    if (few := seeds_gate(facts.n_seeds)) is not None:
+        found.append(few)
     if not facts.external:
         found.append(_limit(GateName.EXTERNAL, "no patients of another site"))
     if facts.seeds_added:

@@ -5,7 +5,7 @@ A narrower gap through a worse best group is no improvement, so each group is ju
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,6 +67,7 @@ def harm_by_group(
     delta: float = HARM_DELTA,
     alpha: float = 0.05,
     min_patients: int = MIN_TEST_PATIENTS,
+    tested: Collection[str] | None = None,
 ) -> tuple[Harm, ...]:
     """Harm of every group of one evaluation set, in domain or shifted.
 
@@ -82,6 +83,8 @@ def harm_by_group(
         delta: At least 0, in units of the metric.
         alpha: Two-sided error level of each of the three families.
         min_patients: Least patients per class for a group to be tested.
+        tested: Groups that may be tested at all; the others have an estimate only. All if None. For metrics whose runs
+            do not count patients by class, such as accuracy and NLL.
 
     Raises:
         ValueError: delta is negative.
@@ -91,8 +94,19 @@ def harm_by_group(
     names = list(groups)
     found = [contrast(g.source, g.baseline, level=1 - alpha, min_test_patients=min_patients) for g in groups.values()]
     sign = 1.0 if higher_is_better(metric) else -1.0
+
+    def p_of(name: str, estimate: Estimate, limit: float, below: bool) -> float:
+        if tested is not None and name not in tested:
+            return float("nan")
+        return one_sided_p(estimate, limit, below=below)
+
     harmed, beyond, excluded = (
-        adjust_p_values([one_sided_p(estimate, sign * limit, below=below == (sign > 0)) for estimate in found])
+        adjust_p_values(
+            [
+                p_of(name, estimate, sign * limit, below == (sign > 0))
+                for name, estimate in zip(names, found, strict=True)
+            ]
+        )
         for limit, below in ((0.0, True), (-delta, True), (-delta, False))
     )
     return tuple(

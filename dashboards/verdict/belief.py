@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -9,10 +10,11 @@ import pandas as pd
 from dashboards.answers import Answer, Number, Tone
 from dashboards.evidence import Evidence
 from dashboards.plots import split
+from dashboards.primary_family import ContrastName, absent_contrasts
 from dashboards.statistics import Letter
-from dashboards.style import plural
+from dashboards.style import amount_text, plural
 from dashboards.tables import Tables
-from dashboards.verdict.words import as_grade, primary_rows, rows_of
+from dashboards.verdict.words import as_grade, evaluated_on, primary_rows, rows_of
 
 _TONES: dict[str, Tone] = {"A": "good", "B": "even", "C": "open", "F": "bad"}
 
@@ -79,21 +81,23 @@ def _sentence(
 
 
 def _lost(evidence: Evidence, tables: Tables) -> Answer | None:
-    """What the verdicts of the primary family do with every lost trial scored at chance."""
+    """What the verdicts of the primary family do with every lost trial scored at chance, and what is not there."""
     primary = primary_rows(tables.contrasts)
-    if primary.empty:
+    absent = absent_contrasts(evidence, tables.contrasts)
+    if primary.empty and not absent:
         return None
-    if evidence.ingested is not None:
+    if evidence.ingested is not None and evidence.failures.empty and not absent:
         sentence = "What was planned is not in the results of others: trials that failed or were left out are not seen."
         return Answer(question=8, word="lost trials not known", sentence=sentence, tone="open")
-    touched = primary[primary["lost_trials"] > 0]
-    changed = touched[~touched["holds_at_chance"].astype(bool)]
+    touched = primary[primary["lost_trials"] > 0] if len(primary) else primary
+    changed = touched[~touched["holds_at_chance"].astype(bool)] if len(touched) else touched
     counts = tables.completeness
     failed, missing = (int(counts[c].sum()) if len(counts) else 0 for c in ("failed", "missing"))
     numbers: dict[str, Number] = {
         "primary_contrasts": len(primary),
         "with_lost_trials": len(touched),
         "changed_at_chance": len(changed),
+        "absent_contrasts": len(absent),
         "failed": failed,
         "missing": missing,
     }
@@ -106,8 +110,24 @@ def _lost(evidence: Evidence, tables: Tables) -> Answer | None:
             f"with all lost trials scored at chance, {len(changed)} of their verdicts change."
         )
         word = "verdicts change at chance" if len(changed) else "verdicts hold at chance"
-    tone: Tone = "bad" if len(changed) else "good"
+    if absent:
+        sentence = _absent_sentence(absent, failed, missing) + (f" {sentence}" if len(touched) else "")
+        word = "comparisons missing"
+    tone: Tone = "bad" if absent or len(changed) else "good"
     return Answer(question=8, word=word, sentence=sentence, tone=tone, numbers=numbers)
+
+
+def _absent_sentence(absent: Sequence[ContrastName], failed: int, missing: int) -> str:
+    """Every comparison that is not there, by name: nobody else says so."""
+    named = [
+        f"{source} on {task} at {amount_text(amount)} ({scale}){evaluated_on(name)}"
+        for task, scale, source, amount, name in absent
+    ]
+    have = "has" if len(absent) == 1 else "have"
+    return (
+        f"{plural(len(absent), 'planned primary comparison')} {have} no result ({failed} trials failed, {missing} not "
+        f"there); in Holm's family each counts as not shown: {'; '.join(named)}."
+    )
 
 
 def _excluded(tables: Tables) -> list[Answer]:

@@ -30,7 +30,11 @@ def _answer(evidence: Evidence, tables: Tables, rows: list[dict[str, Any]]) -> A
     first = rows[0]
     members = sorted((r for r in rows if r["member"]), key=lambda r: -r["difference"])
     held = held_back(
-        tables.contrasts, task=str(first["task"]), set_name=str(first["set"]), fractions=(str(first["data_fraction"]),)
+        tables.contrasts,
+        task=str(first["task"]),
+        set_name=str(first["set"]),
+        fractions=(str(first["data_fraction"]),),
+        n_seeds=min((int(row["n_seeds"]) for row in members), default=None),
     )
     common: dict[str, Any] = {
         "question": 3,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dashboards import confidence_answers, harm_answers, speed_answers
 from dashboards.answers import Answer
 from dashboards.evidence import Evidence
+from dashboards.primary_family import absent_contrasts
 from dashboards.style import plural
 from dashboards.tables import Tables
 from dashboards.verdict.belief import belief_answers
@@ -51,6 +52,8 @@ class Question:
 def questions(evidence: Evidence, tables: Tables) -> tuple[Question, ...]:
     """The eight questions with the error control of this study's answers."""
     family = plural(len(primary_rows(tables.contrasts)), "primary contrast")
+    if absent := len(absent_contrasts(evidence, tables.contrasts)):
+        family += f" and {absent} planned without a result"
     texts = (
         (
             "Does the source help?",

@@ -7,14 +7,31 @@ from typing import Any
 
 from dashboards.answers import Answer, Tone
 from dashboards.evidence import Evidence
-from dashboards.label_tables import NOT_REACHED, NOT_SHOWN, REACHES, SAVES
+from dashboards.label_tables import NO_FULL_BASELINE, NOT_ASSESSABLE, NOT_REACHED, NOT_SHOWN, REACHES, SAVES
 from dashboards.statistics import Wording
+from dashboards.statistics.gates import convergence_gate
 from dashboards.style import amount_text, count, metric_label, signed
 from dashboards.tables import Tables
 from dashboards.verdict.words import Held, evaluated_on, held_back, json_value, rows_of
 
-_TONES: dict[str, Tone] = {SAVES: "good", REACHES: "even", NOT_SHOWN: "open", NOT_REACHED: "bad"}
-_NOT_NUMBERS = ("task", "set", "model_scale", "pretraining_source", "metric", "word", "data_fraction", "notes")
+_TONES: dict[str, Tone] = {
+    SAVES: "good",
+    REACHES: "even",
+    NOT_SHOWN: "open",
+    NOT_REACHED: "bad",
+    NOT_ASSESSABLE: "open",
+}
+_NOT_NUMBERS = (
+    "task",
+    "set",
+    "model_scale",
+    "pretraining_source",
+    "metric",
+    "word",
+    "data_fraction",
+    "notes",
+    "full_amount",
+)
 
 
 def label_answers(evidence: Evidence, tables: Tables) -> list[Answer]:
@@ -30,9 +47,12 @@ def _answer(evidence: Evidence, tables: Tables, row: dict[str, Any]) -> Answer:
         set_name=str(row["set"]),
         source=str(row["pretraining_source"]),
         scales=(str(row["model_scale"]),),
-        fractions=(fraction,) if fraction else None,
+        fractions=(fraction, str(row["full_amount"])) if fraction else None,
+        n_seeds=int(row["n_seeds"]),
     )
-    claims = word != NOT_SHOWN
+    if word in (SAVES, REACHES):  # a goal that was not trained to its end is reached too easily
+        held = held.behind(convergence_gate(f"{evidence.baseline} with all labels", float(row["full_still_rising"])))
+    claims = word not in (NOT_SHOWN, NOT_ASSESSABLE)
     silent = claims and held.wording is Wording.NONE
     return Answer(
         question=4,
@@ -53,6 +73,8 @@ def _answer(evidence: Evidence, tables: Tables, row: dict[str, Any]) -> Answer:
 def _sentence(evidence: Evidence, row: dict[str, Any], held: Held, silent: bool) -> str:
     source, word = row["pretraining_source"], row["word"]
     where = f"on {row['task']} ({row['model_scale']}){evaluated_on(row['set'])}"
+    if word == NOT_ASSESSABLE:
+        return f"Labels saved by {source} {where} cannot be assessed: {NO_FULL_BASELINE}{_area(row)}."
     goal = f"{evidence.baseline} with all {count(row['full_images'])} labelled images"
     if silent:
         return f"No verdict on labels saved by {source} {where}: {'; '.join(held.caps)}."

@@ -22,16 +22,19 @@ def where_answers(evidence: Evidence, tables: Tables) -> list[Answer]:
 
 def _reach(evidence: Evidence, tables: Tables, row: dict[str, Any]) -> Answer:
     helps, hurts, same = (_amounts(row[name]) for name in ("helps_at", "hurts_at", "same_at"))
+    equal = not (helps or hurts) and len(same) == row["amounts"]
+    claimed = same if equal else [*helps, *hurts]
     held = held_back(
         tables.contrasts,
         task=str(row["task"]),
         set_name=str(row["set"]),
         source=str(row["pretraining_source"]),
         scales=(str(row["model_scale"]),),
-        fractions=[*helps, *hurts] or None,
+        fractions=claimed or None,
+        n_seeds=int(row["n_seeds"]),
     )
     word, tone = _reach_word(row, helps, hurts, same)
-    claims = bool(helps or hurts)
+    claims = bool(claimed)
     silent = claims and held.wording is Wording.NONE
     return Answer(
         question=2,
@@ -41,7 +44,7 @@ def _reach(evidence: Evidence, tables: Tables, row: dict[str, Any]) -> Answer:
         data_fraction=helps[-1] if helps else None,
         set=str(row["set"]),
         word=held.words(word) if claims else word,
-        sentence=_reach_sentence(evidence, row, helps, hurts, held),
+        sentence=_reach_sentence(evidence, row, helps, hurts, held, equal=equal),
         tone="open" if silent else tone,
         grade=held.grade if claims else None,
         caps=held.caps if claims else (),
@@ -82,9 +85,11 @@ def _reach_word(row: dict[str, Any], helps: list[str], hurts: list[str], same: l
     return "nowhere shown", "open"
 
 
-def _reach_sentence(evidence: Evidence, row: dict[str, Any], helps: list[str], hurts: list[str], held: Held) -> str:
+def _reach_sentence(
+    evidence: Evidence, row: dict[str, Any], helps: list[str], hurts: list[str], held: Held, *, equal: bool
+) -> str:
     source, where = row["pretraining_source"], f"on {row['task']} ({row['model_scale']}){evaluated_on(row['set'])}"
-    if (helps or hurts) and held.wording is Wording.NONE:
+    if (helps or hurts or equal) and held.wording is Wording.NONE:
         return f"No verdict on where {source} helps {where}: {'; '.join(held.caps)}."
     parts = []
     if helps:
@@ -93,6 +98,9 @@ def _reach_sentence(evidence: Evidence, row: dict[str, Any], helps: list[str], h
         images = f" ({count(row['images'])} labelled images)" if math.isfinite(row["images"]) else ""
         verb = held.verb("helps", "seems to help")
         parts.append(f"{source} {verb} {where} up to {amount_text(helps[-1])}{images}{rest}")
+    elif equal:
+        verb = held.verb("makes no meaningful difference", "seems to make no meaningful difference")
+        parts.append(f"{source} {verb} {where} at any of {plural(int(row['amounts']), 'amount')}")
     else:
         tried = plural(int(row["amounts"]), "amount")
         parts.append(f"{source} is not shown to help {where} at any of {tried}")
@@ -126,6 +134,7 @@ def _scale(tables: Tables, row: dict[str, Any]) -> Answer:
         source=str(row["pretraining_source"]),
         scales=(str(row["smallest"]), str(row["largest"])),
         fractions=(str(row["data_fraction"]),),
+        n_seeds=int(row["n_seeds"]),
     )
     word = str(row["word"])
     claims = word != "undecided"

@@ -13,6 +13,7 @@ from dashboards.answers import Number, Tone
 from dashboards.evidence import IN_DOMAIN
 from dashboards.plots import records
 from dashboards.statistics import Letter, Wording
+from dashboards.statistics.gates import Gate, seeds_gate
 from dashboards.style import amount_text, metric_label, p_value, sample_text, signed
 
 TONES: dict[str, Tone] = {
@@ -62,6 +63,27 @@ class Held:
         """``helps`` or ``seems to help``."""
         return plain if self.states else hedged
 
+    def behind(self, gate: Gate | None) -> Held:
+        """The same, with one more gate that is not passed; None adds nothing."""
+        if gate is None:
+            return self
+        grades = [Letter(self.grade), gate.cap] if self.grade else [gate.cap]
+        return Held(
+            grade=as_grade(max(grades, key=list(Letter).index)) if self.grade else None,
+            wording=max(self.wording, gate.wording, key=list(Wording).index),
+            caps=tuple(dict.fromkeys((*self.caps, gate.reason))),
+        )
+
+
+def weakest(*held: Held) -> Held:
+    """What is left of an answer that rests on all of these: the worst grade, the weakest wording, every cap."""
+    grades = [Letter(h.grade) for h in held if h.grade]
+    return Held(
+        grade=as_grade(max(grades, key=list(Letter).index)) if grades else None,
+        wording=max((h.wording for h in held), key=list(Wording).index),
+        caps=tuple(dict.fromkeys(cap for h in held for cap in h.caps)),
+    )
+
 
 def held_back(
     contrasts: pd.DataFrame,
@@ -71,6 +93,7 @@ def held_back(
     source: str | None = None,
     scales: Collection[str] | None = None,
     fractions: Collection[str] | None = None,
+    n_seeds: int | None = None,
 ) -> Held:
     """What the gates of the contrasts behind an answer leave of it.
 
@@ -81,7 +104,21 @@ def held_back(
         source: Source; all if None.
         scales: Model scales; all if None.
         fractions: Amounts; all if None.
+        n_seeds: Seeds that the answer itself rests on, which may be fewer than those of the contrasts; None if it has
+            none of its own.
     """
+    found = _of_contrasts(contrasts, task, set_name, source, scales, fractions)
+    return found if n_seeds is None else found.behind(seeds_gate(n_seeds))
+
+
+def _of_contrasts(
+    contrasts: pd.DataFrame,
+    task: str,
+    set_name: str,
+    source: str | None,
+    scales: Collection[str] | None,
+    fractions: Collection[str] | None,
+) -> Held:
     if contrasts.empty:
         return Held(grade=None, wording=Wording.SUGGESTS, caps=("no contrast with the baseline",))
     chosen = contrasts[(contrasts["task"] == task) & (contrasts["set"] == set_name)]

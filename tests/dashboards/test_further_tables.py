@@ -10,6 +10,7 @@ import pytest
 from dashboards import report
 from dashboards.answers import Answer
 from dashboards.blocks import NO_VALIDATION
+from dashboards.cell_tables import view
 from dashboards.confidence_answers import confidence_answers
 from dashboards.confidence_tables import COOLED, CORRECTED, RAW
 from dashboards.evidence_sections import MAX_FIGURES
@@ -18,9 +19,10 @@ from dashboards.figures import draw
 from dashboards.further_tables import NAMES
 from dashboards.harm_answers import harm_answers
 from dashboards.histories import History
+from dashboards.reading import task_estimates
 from dashboards.report import write_report
 from dashboards.speed_answers import speed_answers
-from dashboards.speed_tables import NOT_ABOVE, STEPS
+from dashboards.speed_tables import NOT_ABOVE, STEPS, chance_of
 from dashboards.static import render
 from dashboards.statistics import compute_metrics, fit_temperature, logistic_calibration, selective_scores
 from dashboards.statistics.predictions import check_predictions
@@ -137,6 +139,19 @@ class TestHarm:
         assert sum(word.startswith("harmed") for word in words) <= 2  # at most 0.4 expected
         assert len(p) == 48
         assert np.mean(np.array(p) < 0.05) <= 0.15  # correlated within a set; 0.05 expected
+
+
+def test_groups_below_the_limit_are_not_tested_with_a_metric_over_all_images():
+    evidence = make_planted(patients=60, seeds=2)
+    tasks = {name: task.model_copy(update={"primary": "accuracy"}) for name, task in evidence.study.tasks.items()}
+    study = evidence.study.model_copy(update={"tasks": tasks})
+    harm = build_tables(dataclasses.replace(evidence, study=study)).of("harm")
+    assert set(harm["metric"]) == {"accuracy"}
+    small = harm["note"].str.startswith("insufficient data")
+    shown = harm[small & harm["estimate"].notna()]
+    assert len(shown)  # 10 to 19 patients of a class: an estimate, and no word
+    assert set(shown["word"]) == {"insufficient data"}
+    assert shown["p_harmed"].isna().all()
 
 
 class TestProbabilities:
@@ -348,6 +363,21 @@ class TestSpeed:
     def test_four_seeds_decide_nothing(self):
         evidence = dataclasses.replace(make_planted(seeds=4, patients=20), predictions={})
         assert {a.word for a in speed_answers(evidence, build_tables(evidence))} <= {"undecided"}
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "nll"])
+def test_chance_of_several_labels_is_the_mean_over_labels(metric):
+    evidence = planted("multilabel")[0]
+    (estimates,) = task_estimates(evidence)
+    task = view(evidence, dataclasses.replace(estimates, metric=metric))
+    y = next(iter(evidence.validation.values())).y
+    share = np.nanmean(y, axis=0)
+    by_label = (
+        np.maximum(share, 1 - share)
+        if metric == "accuracy"
+        else -share * np.log(share) - (1 - share) * np.log1p(-share)
+    )
+    assert chance_of(evidence, task) == pytest.approx(by_label.mean())
 
 
 class TestTroubles:

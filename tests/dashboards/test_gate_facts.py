@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import pandas as pd
 import pytest
 
+from dashboards.cell_tables import _cell_facts
 from dashboards.evidence import target_results
-from dashboards.gate_facts import declared_contents, is_external, upstream_overlap
+from dashboards.gate_facts import _both, declared_contents, is_external, upstream_overlap
 from dashboards.statistics import Comparison, chance_run, verdicts_at_chance
 from dashboards.tables import build_tables
 from search_spaces.study import Study
@@ -257,3 +259,30 @@ def test_failures_without_a_plan_are_lost_trials_too():
     assert set(planned_seeds(evidence_of(whole_study()).plan, pd.DataFrame())) == set(
         evidence_of(whole_study()).plan.trials
     )
+
+
+@pytest.mark.parametrize(
+    ("recorded", "expected"),
+    [([True, True], True), ([None, True], None), ([None, None], None), ([False, None], False), ([False, True], False)],
+)
+def test_patients_are_known_only_where_every_trial_says_so(recorded, expected):
+    rows = whole_study().results
+    cell = rows[(rows["task"] == "skin") & (rows["model_scale"] == "small") & (rows["data_fraction"] == "0.05")]
+    cell = target_results(cell[cell["pretraining_source"] == "natural"].head(2))
+    cell["patients_known"] = pd.Series(recorded, dtype=object)
+    assert _cell_facts(cell)["patients_known"] is expected
+
+
+@pytest.mark.parametrize(("sides", "expected"), [([True, None], None), ([False, None], False), ([True, True], True)])
+def test_both_sides_must_know_their_patients(sides, expected):
+    assert _both(sides) is expected
+
+
+def test_a_metric_over_all_images_is_gated_by_the_rarest_class():
+    study = make_synthetic(seeds=2, patients=36)
+    rows = target_results(study.results[study.results["task"] == "brain"]).assign(primary="accuracy")
+    contrasts = build_tables(evidence_of(study, results=rows, study=None)).contrasts
+    assert set(contrasts["metric"]) == {"accuracy"}
+    assert set(contrasts["n_patients"]) == {36}
+    assert contrasts["cap"].str.contains("18 patients of the rarest class, a test needs 20").all()
+    assert set(contrasts["wording"]) == {"no verdict"}

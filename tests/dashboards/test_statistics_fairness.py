@@ -369,3 +369,15 @@ def test_a_noninferior_group_is_claimed_only_with_its_interval():
         low, _ = harm.estimate.interval(0.95)
         if harm.word == "no harm beyond delta":
             assert low > -0.05
+
+
+def test_groups_that_may_not_be_tested_have_an_estimate_and_no_word():
+    groups = sides(harm=0.8)
+    (name, *rest) = groups
+    everything = {h.group: h for h in harm_by_group("auc", groups)}
+    found = {h.group: h for h in harm_by_group("auc", groups, tested=rest)}
+    assert found[name].word == "insufficient data"
+    assert np.isnan(found[name].p_harmed)
+    assert found[name].estimate == everything[name].estimate
+    alone = {h.group: h for h in harm_by_group("auc", {g: groups[g] for g in rest})}
+    assert all(found[g].p_harmed == alone[g].p_harmed for g in rest)

@@ -72,3 +72,13 @@ def test_a_contrast_given_twice_is_refused():
 
 def test_an_empty_study_has_no_family():
     assert adjust_study(table().iloc[:0]).empty
+
+
+def test_planned_contrasts_without_a_row_count_in_the_family():
+    base = adjust_study(table())
+    primary = base["primary"].eq(True) & base["p"].notna()
+    found = adjust_study(table(), absent=4)
+    expected = multipletests([*base.loc[primary, "p"], 1, 1, 1, 1], method="holm")[1][: primary.sum()]
+    assert found.loc[primary, "p_adjusted"].to_numpy() == pytest.approx(expected)
+    rest = ~base["primary"].eq(True)
+    assert found.loc[rest, "p_adjusted"].equals(base.loc[rest, "p_adjusted"])

@@ -10,16 +10,22 @@ import numpy as np
 import pandas as pd
 import pytest
 from pydantic import ValidationError
+from statsmodels.stats.multitest import multipletests
 
 from dashboards.evidence import target_results
-from dashboards.findings import overview, summary
+from dashboards.findings import findings, headlines, overview, summary
 from dashboards.label_tables import SAVES
 from dashboards.statistics import compare_with_best, label_efficiency, linear_contrast
 from dashboards.tables import build_tables
+from dashboards.verdict.belief import belief_answers
+from dashboards.verdict.best import best_answers
 from dashboards.verdict.document import VERDICT_SCHEMA, VerdictFile, verdict_document
 from dashboards.verdict.frame import ANSWERING, collect, questions
+from dashboards.verdict.labels import label_answers
 from dashboards.verdict.ledger import Ledger, read_of
+from dashboards.verdict.where import where_answers
 from dashboards.verdict.words import held_back
+from search_spaces.ingested import IngestedStudy
 from tests.dashboards import synthetic
 from tests.dashboards.synthetic import evidence_of, make_study, make_synthetic
 
@@ -39,7 +45,13 @@ def planted():
         synthetic.GAIN.update(before)
     rows = made.results
     kept = rows[rows["task"] == "skin"]
-    return dataclasses.replace(made, results=kept, study=make_study(seeds=6, statistics=_statistics()))
+    axes = {
+        "model_scale": list(synthetic.SCALES),
+        "pretraining_source": list(synthetic.SOURCES),
+        "data_fraction": [float(f) for f in synthetic.FRACTIONS],
+        "task": ["skin"],
+    }
+    return dataclasses.replace(made, results=kept, study=make_study(seeds=6, axes=axes, statistics=_statistics()))
 
 
 def _statistics():
@@ -292,6 +304,46 @@ class TestBelief:
         assert lost.numbers["with_lost_trials"] == 1
         assert "scored at chance" in lost.sentence
 
+    def test_a_cell_without_any_result_is_named_and_counts_in_the_family(self):
+        results = evidence().results
+        gone = (results["pretraining_source"] == "natural") & (results["model_scale"] == "small")
+        made = evidence_of(planted(), results=results[~(gone & (results["data_fraction"] == "0.05"))])
+        found = build_tables(made)
+        (lost,) = [a for a in collect(made, found) if "primary_contrasts" in a.numbers]
+        assert (lost.word, lost.tone, lost.numbers["absent_contrasts"]) == ("comparisons missing", "bad", 1)
+        assert "natural on skin at 5 % (small)" in lost.sentence
+        primary = found.contrasts[found.contrasts["primary"]]
+        assert len(primary) == 7
+        expected = multipletests([*primary["p"], 1.0], method="holm")[1][:7]
+        assert primary["p_adjusted"].to_numpy() == pytest.approx(expected)
+
+    def test_failures_of_ingested_studies_are_counted(self):
+        ingested = IngestedStudy.parse(
+            {
+                "schema": 1,
+                "name": "others",
+                "ingested": {"file": "a.csv", "sha256": "0", "rows": 6},
+                "primary": {"skin": "auc_macro"},
+                "statistics": {"baseline": "random"},
+            },
+            "others",
+        )
+        made = evidence_of(planted(), results=evidence().results, ingested=ingested)
+        (unknown,) = [a for a in belief_answers(made, tables()) if a.word == "lost trials not known"]
+        assert unknown.tone == "open"
+        seen = dataclasses.replace(made, failures=pd.DataFrame([synthetic.failure()]))
+        assert not [a for a in belief_answers(seen, tables()) if a.word == "lost trials not known"]
+
+    def test_without_any_comparison_all_are_missing(self):
+        results = evidence().results
+        made = evidence_of(planted(), results=results[results["pretraining_source"] == "random"])
+        (lost,) = [a for a in collect(made, build_tables(made)) if "primary_contrasts" in a.numbers]
+        assert (lost.word, lost.numbers["absent_contrasts"], lost.numbers["primary_contrasts"]) == (
+            "comparisons missing",
+            8,
+            0,
+        )
+
 
 def test_nothing_is_worded_stronger_than_its_grade():
     results = evidence().results
@@ -325,6 +377,150 @@ def test_the_weakest_contrast_behind_an_answer_decides():
     assert held_back(weaker, **where, fractions=("1",)).states
     nothing = held_back(contrasts, task="nosuch", set_name="test")
     assert (nothing.grade, nothing.states) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "grade", "caps"),
+    [(5, "A", ()), (4, "B", ("fewer than 5 seeds",)), (2, "C", ("fewer than 3 seeds",))],
+)
+def test_the_seeds_of_the_answer_itself_hold_it_back(seeds, grade, caps):
+    held = held_back(tables().contrasts, task="skin", set_name="test", source="natural", n_seeds=seeds)
+    assert (held.grade, held.caps, held.states) == (grade, caps, not caps)
+
+
+def test_scale_and_best_answers_rest_on_their_own_seeds():
+    few = dataclasses.replace(
+        tables(),
+        scale_effects=tables().scale_effects.assign(n_seeds=2, word="grows with scale"),
+        best_sets=tables().best_sets.assign(n_seeds=4),
+    )
+    (scale, *_) = [a for a in where_answers(evidence(), few) if "ladder" in a.numbers]
+    assert (scale.grade, scale.caps) == ("C", ("fewer than 3 seeds",))
+    assert "seems to grow" in scale.sentence
+    (best, *_) = best_answers(evidence(), few)
+    assert (best.grade, best.caps) == ("B", ("fewer than 5 seeds",))
+    assert "seems to be" in best.sentence
+
+
+def test_cells_are_compared_with_the_best_on_their_common_seeds():
+    results = evidence().results
+    lost = (results["pretraining_source"] == "natural") & results["seed"].isin(["4", "5"])
+    made = build_tables(evidence_of(planted(), results=results[~(lost & (results["data_fraction"] == "0.05"))]))
+    rows = made.best_sets[(made.best_sets["data_fraction"] == "0.05") & (made.best_sets["left_out"] == "")]
+    assert set(rows["n_seeds"]) == {4}
+    reach = made.reach[(made.reach["pretraining_source"] == "natural") & (made.reach["set"] == "test")]
+    assert set(reach["n_seeds"]) == {4}
+    saved = made.label_savings[(made.label_savings["pretraining_source"] == "natural")]
+    assert saved.loc[saved["data_fraction"] == "0.05", "n_seeds"].eq(4).all()
+
+
+class TestEquivalence:
+    """Question 2, no meaningful difference at every amount: a claim like any other."""
+
+    @staticmethod
+    def answer(**columns):
+        reach = tables().reach.iloc[:1].assign(helps_at="", hurts_at="", same_at="0.05, 0.2, 1", amounts=3)
+        contrasts = tables().contrasts.assign(**columns)
+        (found, *_) = where_answers(
+            evidence(), dataclasses.replace(tables(), reach=reach.assign(crossing_shown=False), contrasts=contrasts)
+        )
+        return found
+
+    def test_states(self):
+        found = self.answer()
+        assert (found.word, found.tone, found.grade) == ("nowhere; no meaningful difference", "even", "A")
+        assert "makes no meaningful difference" in found.sentence
+
+    def test_is_not_said_beyond_the_gates(self):
+        found = self.answer(wording="no verdict", grade="F", cap="3 patients in both training and evaluation")
+        assert (found.word, found.tone, found.grade) == ("no verdict", "open", "F")
+        assert found.sentence.startswith("No verdict on where")
+        hedged = self.answer(wording="suggests", grade="C", cap="patients unknown")
+        assert "seems to make no meaningful difference" in hedged.sentence
+
+
+class TestFullBaseline:
+    """Question 4 rests on the baseline with all labels."""
+
+    FULL = ("random", "1")
+
+    def labels(self, results):
+        made = evidence_of(planted(), results=results)
+        return [a for a in label_answers(made, build_tables(made)) if a.set == "test"]
+
+    def of_full(self):
+        results = evidence().results
+        return (results["pretraining_source"] == self.FULL[0]) & (results["data_fraction"] == self.FULL[1])
+
+    def test_without_it_nothing_is_saved_or_reached(self):
+        found = self.labels(evidence().results[~self.of_full()])
+        assert found
+        for answer in found:
+            assert (answer.word, answer.tone, answer.grade) == ("not assessable", "open", None)
+            assert "the baseline has no result with all labels" in answer.sentence
+            assert answer.numbers["share_saved"] is None
+
+    def test_its_few_seeds_hold_a_saving_back(self):
+        results = evidence().results
+        found = self.labels(results[~(self.of_full() & results["seed"].isin(["2", "3", "4", "5"]))])
+        saving = [a for a in found if a.word == SAVES]
+        assert saving
+        for answer in saving:
+            assert answer.numbers["n_seeds"] == 2
+            assert answer.grade == "C"
+            assert "fewer than 3 seeds" in answer.caps
+            assert "seems to save" in answer.sentence
+
+    def test_a_baseline_that_was_still_improving_holds_a_saving_back(self):
+        results = evidence().results.copy()
+        results["still_rising"] = results["still_rising"].astype(object).mask(self.of_full(), True)
+        saving = [a for a in self.labels(results) if a.word == SAVES]
+        assert saving
+        assert all("random with all labels was still improving when training stopped" in a.caps for a in saving)
+        assert all(a.grade in ("B", "C") for a in saving)
+
+
+def test_the_mean_benefit_of_a_loss_is_positive_if_the_loss_is_smaller():
+    made = build_tables(evidence_of(planted(), study=None, results=evidence().results.assign(primary="nll")))
+    rows = made.label_savings[made.label_savings["set"] == "test"]
+    contrasts = made.contrasts[made.contrasts["set"] == "test"]
+    assert set(rows["metric"]) == {"nll"}
+    for row in rows.to_dict("records"):
+        same = contrasts["pretraining_source"].eq(row["pretraining_source"])
+        same &= contrasts["model_scale"].eq(row["model_scale"])
+        estimates = contrasts.loc[same, "estimate"]
+        if estimates.lt(0).all() or estimates.gt(0).all():
+            assert np.sign(row["area"]) == -np.sign(estimates.iloc[0])
+        assert row["area_low"] <= row["area"] <= row["area_high"]
+    assert rows["area"].notna().all()
+    assert any(row["area"] > 0 for row in rows.to_dict("records") if row["pretraining_source"] == "natural")
+
+
+class TestSetsAndSubgroups:
+    """Findings on shifted sets and subgroups are worded no stronger than the gates allow."""
+
+    @staticmethod
+    def badges(**columns):
+        held = dataclasses.replace(tables(), contrasts=tables().contrasts.assign(**columns))
+        blocks = findings(evidence(), held, ())
+        found = [f for b in blocks if b.heading in ("Away from the test set", "Subgroups") for f in b.findings]
+        return [f for f in found if f.badge != "undecided"], headlines(evidence(), held, ())
+
+    def test_stated(self):
+        found, lines = self.badges()
+        assert {(f.badge, f.tone, f.grade) for f in found} == {("worse", "bad", "A")}
+        assert any("skin on clinic_b" in line for line in lines)
+
+    def test_suggested(self):
+        found, lines = self.badges(wording="suggests", grade="C", cap="patients unknown")
+        assert {(f.badge, f.tone, f.grade) for f in found} == {("suggests: worse", "open", "C")}
+        assert all("seems to be worse" in f.text and "patients unknown" in f.detail for f in found)
+        assert any("seems to be worse" in line for line in lines)
+
+    def test_no_verdict(self):
+        found, lines = self.badges(wording="no verdict", grade="F", cap="3 patients in both training and evaluation")
+        assert {(f.badge, f.tone, f.grade) for f in found} == {("no verdict", "open", "F")}
+        assert not any("worse" in line for line in lines)
 
 
 class TestDocument:
