@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from orchestrator.known_models import KnownModels
 from orchestrator.plan_data import Drawn, Findings, PlanData, read_data
 from orchestrator.plan_leaks import find_leaks, note_contents
-from orchestrator.plan_recipes import note_regimes
+from orchestrator.plan_recipes import note_regimes, refuse_warmup_alone
 from search_spaces.amounts import Amount
 from search_spaces.expand import Cell, Exclusion, Expansion, Trial, expand, gang_of, priority_of
 from search_spaces.files import LoadedStudy
@@ -191,6 +191,7 @@ def make_plan(
     _note_idle_ranks(study, resolver, chosen, found)
     _note_controls(expansion, chosen, found)
     note_regimes(resolver, dict.fromkeys(t.cell for t in chosen), data, found)
+    refuse_warmup_alone(resolver, dict.fromkeys(t.cell for t in chosen), data, found)
     trials = () if found.problems else _planned(study, resolver, chosen, sizes, data)
     return Plan(
         loaded=loaded,

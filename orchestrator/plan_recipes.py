@@ -12,6 +12,7 @@ from search_spaces.expand import Cell
 from search_spaces.files import LoadedStudy
 from search_spaces.hyperrule import regime_of
 from search_spaces.resolve import Resolver
+from trainables.steps import warmup_problem
 
 
 def note_regimes(resolver: Resolver, cells: Iterable[Cell], data: PlanData, found: Findings) -> None:
@@ -24,20 +25,44 @@ def note_regimes(resolver: Resolver, cells: Iterable[Cell], data: PlanData, foun
         found: Takes the notes.
     """
     regimes: dict[str, dict[str, dict[str, int]]] = {}
+    ruled: set[str] = set()
     for cell in cells:
         drawn = data.size(cell.task, cell.data_fraction)
         if drawn is None or not resolver.protocol(cell).follows_hyperrule:
             continue
         name = regime_of(drawn.images).name
+        if resolver.protocol(cell).budget.rule is not None:
+            ruled.add(cell.task)
         regimes.setdefault(cell.task, {}).setdefault(name, {})[cell.data_fraction.label] = drawn.images
     for task, by_name in regimes.items():
         if len(by_name) < 2:
             continue
         parts = (f"{name} at {', '.join(f'{a} ({n:,})' for a, n in of.items())}" for name, of in by_name.items())
-        found.notes.append(
-            f"task {task!r}: BiT-HyperRule jumps inside its curve: {'; '.join(parts)} images. Steps, warm-up, decay "
-            "and mixup change there with the labels; protocol.budget: {steps: N} compares at equal steps"
+        changes = (
+            "Steps, warm-up, decay and mixup change there with the labels; protocol.budget: {steps: N} with "
+            "mixup_alpha: 0 compares at equal steps"
+            if task in ruled
+            else "Mixup changes there with the labels; mixup_alpha: 0 leaves it out"
         )
+        found.notes.append(f"task {task!r}: BiT-HyperRule jumps inside its curve: {'; '.join(parts)} images. {changes}")
+
+
+def refuse_warmup_alone(resolver: Resolver, cells: Iterable[Cell], data: PlanData, found: Findings) -> None:
+    """A problem for every task and amount whose steps end before its warm-up does.
+
+    Args:
+        resolver: Of the study.
+        cells: That are planned.
+        data: Their subsets.
+        found: Takes the problems.
+    """
+    said: dict[str, None] = {}
+    for cell in cells:
+        drawn = data.size(cell.task, cell.data_fraction)
+        problem = warmup_problem(resolver.protocol(cell), drawn.images) if drawn is not None else None
+        if problem is not None:
+            said[f"task {cell.task!r} at {cell.data_fraction.label}: {problem}"] = None
+    found.problems.extend(said)
 
 
 def resolved_protocol(loaded: LoadedStudy) -> str:

@@ -53,13 +53,15 @@ class TaskCard:
         manifest_hash: Content hash, image bytes included.
         kind: binary, multiclass, multilabel, ordinal or segmentation.
         labels: All its labels (classes) in order.
-        importer: What made it; a data set's own importer is named after it.
+        importer: What made it; ``map NAME`` for the data set of that name.
+        archives: Names, without suffix, of the npz files that hold its images, which tell the data set.
     """
 
     manifest_hash: str
     kind: str
     labels: tuple[str, ...]
     importer: str = ""
+    archives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -232,9 +232,8 @@ class Protocol(StrictModel):
 
     @property
     def follows_hyperrule(self) -> bool:
-        """Whether steps, warm-up, milestones or mixup jump where the subset's size does."""
-        by_size = self.budget.rule == "hyperrule" or "hyperrule" in (self.warmup_steps, self.milestones)
-        return by_size or bool(self.mixup_alpha and self.mixup_min_images)
+        """Whether steps, and with them warm-up and milestones, or mixup jump where the subset's size does."""
+        return self.budget.rule == "hyperrule" or bool(self.mixup_alpha and self.mixup_min_images)
 
     @property
     def ghost_batches(self) -> int:
@@ -258,6 +257,9 @@ def contradiction(protocol: Protocol) -> str | None:
         return f"schedule {schedule} needs {needed}"
     if protocol.warmup_steps is not None and protocol.warmup_fraction:
         return f"give one of warmup_steps ({protocol.warmup_steps}) and warmup_fraction ({protocol.warmup_fraction:g})"
+    warmup, steps = protocol.warmup_steps, protocol.budget.steps
+    if isinstance(warmup, int) and steps is not None and warmup >= steps:
+        return f"warmup_steps ({warmup}) must be below budget.steps ({steps}), or the peak is never reached"
     if protocol.evaluate_every is not None and protocol.evaluations != 10:
         return f"give one of evaluate_every ({protocol.evaluate_every}) and evaluations ({protocol.evaluations})"
     return _milestone_problem(protocol.milestones)

@@ -96,11 +96,16 @@ def set_overlaps(study: Study, cards: Cards, trial: Trial) -> dict[str, SetOverl
 
 
 def data_set_names(study: Study, cards: Cards, manifest: str) -> tuple[str, ...]:
-    """Names under which a manifest's data set may be known: its own, its importer's, and those that tasks declare."""
+    """Names under which a manifest's data set may be known: its own, its map's, its files', and those of tasks."""
     card = cards.tasks.get(manifest)
     declared = [n for task in study.tasks.values() if task.manifest == manifest for n in task.data_sets]
-    importer = [card.importer] if card is not None and card.importer not in _LAYOUTS else []
-    return tuple(dict.fromkeys([manifest, *importer, *declared]))
+    importer = card.importer.removeprefix(_MAP) if card is not None else ""
+    archives = card.archives if card is not None else ()
+    return tuple(dict.fromkeys([manifest, *([importer] if importer not in _LAYOUTS else []), *archives, *declared]))
+
+
+_MAP = "map "
+"""What an importer's name begins with when a data set's column map follows."""
 
 
 _LAYOUTS = ("", "csv", "folder", "npz", "phantom", "test")

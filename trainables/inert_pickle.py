@@ -1,8 +1,8 @@
 """Pickles of other software, read without importing or running any of it.
 
-A pickle names classes and functions and calls them while it is read. Here only those that make plain containers and
-numpy arrays are real. Everything else becomes an inert record of its name and of what it was called with, in which
-arrays can be looked for.
+A pickle names classes and functions and calls them while it is read. Here only those that make plain containers are
+real; those that make numpy arrays are replaced by ``trainables.pickled_arrays``. Everything else becomes an inert
+record of its name and of what it was called with, in which arrays can be looked for.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from typing import Any
 import numpy as np
 
 from search_spaces.exceptions import UserError
+from trainables.pickled_arrays import FromBuffer, NumpyArrayType, NumpyDtype, PickledArray, Reconstructed, Scalar
 
 _MOST_LEVELS = 12
 _PLAIN = ("dict", "list", "tuple", "set", "frozenset", "int", "float", "bool", "complex", "str", "bytes", "bytearray")
 _NUMPY_MODULES = ("numpy.core", "numpy._core")
 """The same functions under the names of numpy 1 and 2."""
 
-_REAL: dict[tuple[str, str], Any] = {
+_CALLABLE: dict[tuple[str, str], Any] = {
     **{("builtins", name): getattr(builtins, name) for name in _PLAIN},
     **{("__builtin__", name): getattr(builtins, name) for name in _PLAIN},
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    **{(f"{m}.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0] for m in _NUMPY_MODULES},
-    **{(f"{m}.multiarray", "scalar"): np.float64(0).__reduce__()[0] for m in _NUMPY_MODULES},
-    **{(f"{m}.numeric", "_frombuffer"): np.empty(1).__reduce_ex__(5)[0] for m in _NUMPY_MODULES},
+    ("numpy", "ndarray"): NumpyArrayType,
+    ("numpy", "dtype"): NumpyDtype,
+    **{(f"{m}.multiarray", "_reconstruct"): Reconstructed for m in _NUMPY_MODULES},
+    **{(f"{m}.multiarray", "scalar"): Scalar for m in _NUMPY_MODULES},
+    **{(f"{m}.numeric", "_frombuffer"): FromBuffer for m in _NUMPY_MODULES},
 }
 
 
@@ -73,21 +74,21 @@ class Inert:
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        real = _REAL.get((module, name))
-        if real is not None:
-            return real
+        known = _CALLABLE.get((module, name))
+        if known is not None:
+            return known
         return type(name.rpartition(".")[2] or "Inert", (Inert,), {"what": f"{module}.{name}"})
 
 
 def read_inert(path: str | Path, encoding: str = "ASCII") -> Any:
-    """The content of a pickle; objects of other software as ``Inert``.
+    """The content of a pickle; objects of other software as ``Inert``, arrays as ``PickledArray``.
 
     Args:
         path: The file.
         encoding: What texts of Python 2 are taken for; ``bytes`` leaves them as they are.
 
     Raises:
-        UserError: The file is missing, damaged, or no such pickle.
+        UserError: The file is missing, damaged, no such pickle, or has arrays of other than plain numbers.
     """
     file = Path(path).expanduser()
     try:
@@ -95,6 +96,8 @@ def read_inert(path: str | Path, encoding: str = "ASCII") -> Any:
             return _Unpickler(stream, encoding=encoding).load()
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
+    except UserError as error:
+        raise UserError(f"{file} is refused: {error}") from error
     except Exception as error:
         raise UserError(
             f"{file} is damaged, cut off, or no pickle of arrays and plain containers: {type(error).__name__}: {error}"
@@ -151,10 +154,9 @@ def _array(leaf: Any) -> np.ndarray[Any, Any] | None:
     if isinstance(leaf, Inert) and len(leaf.arguments) >= 3:
         # Later versions of JAX: a function with numpy's own way of making an array as its arguments.
         make, arguments, state = leaf.arguments[:3]
-        if make is _REAL["numpy.core.multiarray", "_reconstruct"]:
-            array = make(*arguments)
-            array.__setstate__(state)
-            return np.asarray(array)
-    if isinstance(leaf, np.ndarray | np.generic) and np.asarray(leaf).dtype.kind in "fiu":
-        return np.asarray(leaf)
+        if make is Reconstructed and isinstance(arguments, tuple) and arguments:
+            leaf = Reconstructed(*arguments)
+            leaf.__setstate__(state)
+    if isinstance(leaf, PickledArray) and leaf.values.dtype.kind in "fiu":
+        return leaf.values
     return None

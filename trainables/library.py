@@ -7,7 +7,7 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -151,6 +151,7 @@ class TaskLibrary:
             kind=manifest.kind.value,
             labels=tuple(manifest.labels),
             importer=manifest.importer,
+            archives=_archives(manifest),
         )
 
     def _cached_digests(self, name: str) -> pd.DataFrame | None:
@@ -173,6 +174,14 @@ def _read_or_none(folder: Path) -> Manifest | None:
         return Manifest.read(folder)
     except (DataError, UserError):
         return None
+
+
+def _archives(manifest: Manifest) -> tuple[str, ...]:
+    """Names without suffix of the npz files of a manifest, sorted."""
+    if Column.FRAME not in manifest.table:
+        return ()
+    paths = (str(path).rpartition(FRAME_SEPARATOR) for path in manifest.table[Column.PATH].unique())
+    return tuple(sorted({PurePosixPath(file).stem for file, separator, _ in paths if separator}))
 
 
 def _same(old: Manifest, new: Manifest) -> bool:

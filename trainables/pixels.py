@@ -102,8 +102,10 @@ def _is_dicom(path: Place) -> bool:
 
 
 def _is_npz_frame(path: Place, frame: int | None) -> bool:
-    """Frames of other than DICOM and TIFF files are those of npz arrays."""
-    return frame is not None and path.suffix.lower() not in {*DICOM_SUFFIXES, ".tif", ".tiff", ""}
+    """Other frames are those of DICOM files, whose names may end in anything, and pages of TIFF files."""
+    if frame is None or path.suffix.lower() in IMAGE_SUFFIXES:
+        return False
+    return FRAME_SEPARATOR in path.name or path.suffix.lower() == ".npz"
 
 
 def sixteen_bit_peak(path: Place, frame: int | None = None) -> int | None:
@@ -248,7 +250,7 @@ def _to_page(image: Image.Image, path: Place, frame: int | None) -> None:
     """Turn to a page of a multi-page file.
 
     Raises:
-        DataError: There are several and none is named, or there is no such page.
+        DataError: There are several and none is named, there is no such page, or it has more pixels than the limit.
     """
     pages = getattr(image, "n_frames", 1)
     if frame is None:
@@ -258,6 +260,7 @@ def _to_page(image: Image.Image, path: Place, frame: int | None) -> None:
     if not 0 <= frame < pages:
         raise DataError(f"image {path} has {pages} pages; there is no page {frame}")
     image.seek(frame)
+    refuse_too_large(*image.size, path)  # pages of one file differ in size
 
 
 def _decoded(image: Image.Image, path: Place, bit_depth: int, frame: int | None) -> Pixels:

@@ -18,16 +18,21 @@ def set_rows_aside(library: TaskLibrary, name: str, file: Path) -> Manifest:
 
     Args:
         library: Where the task is.
-        name: Name of the task.
+        name: Name of the task, not the folder of a manifest: the home may have another task of the manifest's name.
         file: The list (CSV); written even when nothing is wrong.
 
     Returns:
         The manifest as it is now.
 
     Raises:
-        UserError: No such task, no row is left, or a file cannot be written.
+        UserError: No such task, a folder instead of one, no row is left, or a file cannot be written.
     """
     manifest = library.load(name)
+    if name not in library.names():
+        raise UserError(
+            f"{name} is the folder of a manifest, whose rows are not set aside; "
+            f"import it as a task first, or give the name of one of: {', '.join(library.names()) or 'none yet'}"
+        )
     problems = read_rows(manifest).problems
     write_quarantine(file, named(manifest, problems))
     if not problems:

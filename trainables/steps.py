@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from search_spaces.hyperrule import regime_of
+from search_spaces.hyperrule import SMALL, regime_of
 from search_spaces.protocol import Budget, Protocol
 
 
@@ -36,18 +36,32 @@ def settled(protocol: Protocol, images: int) -> Protocol:
 
     Returns:
         With a budget in steps, warm-up and milestones in steps, and mixup off where the subset is too small for it.
+        Under another budget than the rule's, the rule's warm-up and milestones are those of its small regime, stretched
+        or shrunk to the steps.
     """
     steps = total_steps(protocol.budget, images, protocol.global_batch_size)
     changes: dict[str, Any] = {"budget": Budget(steps=steps)}
+    # With steps of one's own the shape is the same for all amounts, or a curve would jump where the rule does.
+    regime = SMALL if protocol.budget.rule is None else regime_of(images)
+    share = steps / regime.steps
     if protocol.warmup_steps == "hyperrule":
-        changes["warmup_steps"] = regime_of(images).warmup_steps
+        changes["warmup_steps"] = round(regime.warmup_steps * share)
     if protocol.milestones == "hyperrule":
-        changes["milestones"] = regime_of(images).milestones
+        changes["milestones"] = tuple(max(1, round(milestone * share)) for milestone in regime.milestones)
     elif protocol.milestones is not None:
         changes["milestones"] = tuple(m if isinstance(m, int) else round(m * steps) for m in protocol.milestones)
     if images < protocol.mixup_min_images:
         changes["mixup_alpha"] = 0.0
     return protocol.model_copy(update=changes)
+
+
+def warmup_problem(protocol: Protocol, images: int) -> str | None:
+    """Why a subset of so many images is trained in warm-up alone; None if it is not."""
+    protocol = settled(protocol, images)
+    warmup, steps = protocol.warmup_steps, protocol.budget.steps
+    if not isinstance(warmup, int) or steps is None or warmup < steps:
+        return None
+    return f"warmup_steps ({warmup}) must be below the steps of the budget, {steps} at {images:,} images"
 
 
 def evaluation_steps(steps: int, evaluations: int) -> list[int]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -54,6 +55,9 @@ FORMAT_VERSION = 2
 
 _OPENINGS = 5
 """Tries to open a store that others delete at the same time."""
+
+_PAUSE_S = 0.05
+"""Wait before the second try; the third waits twice as long, and so on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +122,8 @@ def open_store(
         side=side,
         progress=progress,
     )
-    for _ in range(_OPENINGS):
+    for attempt in range(_OPENINGS):
+        time.sleep(_PAUSE_S * attempt)
         if not is_store(wanted.path):
             with _building(wanted.path):
                 if not is_store(wanted.path):
@@ -224,7 +229,10 @@ def _build(wanted: _Wanted) -> None:
     make_room(wanted.library.home, wanted.path, layout.size_bytes, finished_bytes(wanted.path))
     facts = {"table_hash": manifest.table_hash, "content_hash": wanted.content_hash}
     build(wanted.path, recipe, facts, int(digests["size"].sum()), wanted.progress)
-    damaged_shards(wanted.path, trust=True)  # now, so that those who wait for the store need not look
+    with suppress(StoreGoneError):
+        in_use = StoreInUse(wanted.path)
+        damaged_shards(wanted.path, trust=True)  # now, so that those who wait for the store need not look
+        del in_use
 
 
 @contextmanager

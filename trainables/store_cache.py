@@ -1,8 +1,8 @@
 """The folder of image stores: what is in it, what is in use, what may go, what is whole.
 
 A process that has a store open holds a shared lock on its index file (``flock``, gone with the process); whoever
-deletes a store needs the exclusive one. On a file system without such locks a store may be deleted while it is used,
-which on Unix hurts nobody who has it mapped.
+deletes a store needs the exclusive one. Where no such lock can be had, every store counts as in use and is kept. Other
+processes build and delete while one looks: what vanishes meanwhile is gone, and no error.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,7 +58,7 @@ class StoreInUse:
         except FileNotFoundError:
             raise StoreGoneError(path) from None
         try:
-            _lock(self._descriptor, fcntl.LOCK_SH)
+            _share(self._descriptor)
             if not _is_at(self._descriptor, path):
                 raise StoreGoneError(path)
         except BaseException:
@@ -71,14 +72,40 @@ class StoreInUse:
             self._descriptor = -1
 
 
-def _lock(descriptor: int, kind: int) -> None:
-    """Raises StoreGoneError if somebody holds what stands against it."""
+def _share(descriptor: int) -> None:
+    """Raises StoreGoneError if somebody is about to delete the store."""
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         raise StoreGoneError from None
-    except OSError:  # a file system without locks
+    except OSError:  # a file system without locks, where nobody deletes
         return
+
+
+@contextlib.contextmanager
+def _exclusive(path: Path) -> Iterator[bool]:
+    """Whether nobody else has the store open, which inside stays so.
+
+    Raises:
+        FileNotFoundError: It is gone, or another has taken its place.
+    """
+    try:
+        # Writable: NFS gives an exclusive lock to no other descriptor.
+        descriptor = os.open(path / INDEX_FILE, os.O_RDWR | os.O_CLOEXEC)
+    except PermissionError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # held by others, or a file system without locks
+            yield False
+            return
+        if not _is_at(descriptor, path):
+            raise FileNotFoundError(path)
+        yield True
+    finally:
+        os.close(descriptor)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -105,44 +132,52 @@ class CachedStore:
 
 
 def cached_stores(home: Path) -> list[CachedStore]:
-    """All stores of a home, sorted by name."""
+    """All stores of a home, sorted by name; without those that others delete meanwhile."""
     folder = home / STORES
     if not folder.is_dir():
         return []
-    return [_described(path) for path in sorted(folder.iterdir()) if not path.name.endswith(_LOCK)]
+    paths = [path for path in sorted(folder.iterdir()) if not path.name.endswith(_LOCK)]
+    return [store for path in paths if (store := _described(path)) is not None]
 
 
-def _described(path: Path) -> CachedStore:
-    files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
-    index = path / INDEX_FILE
-    latest = [index] if index.is_file() else [*files, path]
+def _described(path: Path) -> CachedStore | None:
+    """None for what is not there any more."""
+    try:
+        own = path.stat()
+        files = list(path.iterdir()) if stat.S_ISDIR(own.st_mode) else [path]
+    except FileNotFoundError:
+        return None
+    statuses = {file: status for file in files if (status := _file_status(file)) is not None}
+    index = statuses.get(path / INDEX_FILE)
+    latest = [*statuses.values(), own] if index is None else [index]
     return CachedStore(
         path=path,
-        size_bytes=sum(file.stat().st_size for file in files),
-        last_used_s=max(file.stat().st_mtime for file in latest),
-        is_finished=index.is_file() and not path.name.endswith((BUILDING, _DELETING)),
+        size_bytes=sum(status.st_size for status in statuses.values()),
+        last_used_s=max(status.st_mtime for status in latest),
+        is_finished=index is not None and not path.name.endswith((BUILDING, _DELETING)),
     )
 
 
+def _file_status(file: Path) -> os.stat_result | None:
+    with contextlib.suppress(FileNotFoundError):
+        status = file.stat()
+        return status if stat.S_ISREG(status.st_mode) else None
+    return None
+
+
 def is_in_use(store: CachedStore) -> bool:
-    """Whether a process has the store open."""
+    """Whether a process has the store open; also if that cannot be told."""
     if not store.is_finished:
         return False
     try:
-        descriptor = os.open(store.path / INDEX_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        with _exclusive(store.path) as alone:
+            return not alone
     except FileNotFoundError:
         return False
-    try:
-        _lock(descriptor, fcntl.LOCK_EX)
-    except StoreGoneError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def delete_store(store: CachedStore) -> bool:
-    """Delete a store; False if it is in use or being built, and then it stays.
+    """Delete a store; False if it is in use or being built, and then it stays. One that is gone counts as deleted.
 
     Raises:
         UserError: It cannot be deleted.
@@ -154,26 +189,32 @@ def delete_store(store: CachedStore) -> bool:
         if not store.is_finished:
             return _delete_unfinished(store.path)
         return _delete_finished(store.path)
+    except FileNotFoundError:
+        return True
     except OSError as error:
         raise UserError(f"store {store.path} cannot be deleted: {error}") from error
 
 
 def _delete_finished(path: Path) -> bool:
-    descriptor = os.open(path / INDEX_FILE, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _lock(descriptor, fcntl.LOCK_EX)
-        # Renamed first, so that no half of it can be opened.
-        doomed = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{_DELETING}")
+    # Renamed first, so that no half of it can be opened.
+    doomed = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{_DELETING}")
+    with _exclusive(path) as alone:
+        if not alone:
+            return False
         path.rename(doomed)
-    except StoreGoneError:
-        return False
-    finally:
-        os.close(descriptor)
-    shutil.rmtree(doomed)
+    _remove_doomed(doomed)
     return True
 
 
+def _remove_doomed(path: Path) -> bool:
+    """Whether all of it went; others may be removing it, too, and what stays is found the next time."""
+    shutil.rmtree(path, ignore_errors=True)
+    return not path.exists()
+
+
 def _delete_unfinished(path: Path) -> bool:
+    if path.name.endswith(_DELETING):
+        return _remove_doomed(path)
     lock = _lock_file(path.with_name(path.name.removesuffix(BUILDING)))
     try:
         with FileLock(lock, timeout=0):

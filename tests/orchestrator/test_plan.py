@@ -264,6 +264,11 @@ def test_a_rule_that_jumps_inside_a_curve_is_noted(folder, monkeypatch):
     assert not any("jumps" in note for note in plan_of(rewrite_study(folder)).notes)
 
 
+def test_a_warm_up_as_long_as_the_training_is_refused(folder):
+    said = refused(folder, protocol={"warmup_steps": 10_000, "budget": {"epochs": 1}, "storage_size": 20})
+    assert "warmup_steps (10000) must be below the steps of the budget" in said
+
+
 def test_the_recipe_is_resolved_on_request(folder):
     file = rewrite_study(folder, protocol=RULED)
     shown = CliRunner().invoke(app, ["plan", str(file), "--resolved", "--json"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from search_spaces.contents import Overlap, contents_of_tag, shared_contents
@@ -105,6 +107,21 @@ def test_a_source_trained_on_a_relative_of_the_task_counts_and_one_manifest_is_t
     assert overlaps(_study(["cifar10"], a=a, b={"manifest": "mine", "primary": "auc"}), _cards(mine="csv"))["own"] == {
         "test": NO
     }
+
+
+@pytest.mark.parametrize(
+    ("seen", "facts"),
+    [
+        ("chexpert", {"importer": "map chexpert"}),
+        ("chestxray14", {"importer": "npz", "archives": ("chestmnist_224",)}),
+    ],
+)
+def test_a_manifest_of_another_name_is_known_by_its_map_and_its_files(seen, facts):
+    made = _study([seen], a={"manifest": "m", "primary": "auc"}, b={"manifest": "n", "primary": "auc"})
+    cards = _cards(m="csv", n="csv")
+    assert overlaps(made, cards)["given"] == {"test": NO}
+    card = TaskCard(manifest_hash="m", kind="binary", labels=("x",), **facts)
+    assert overlaps(made, replace(cards, tasks={**cards.tasks, "m": card}))["given"] == {"test": POSSIBLE}
 
 
 def test_what_declares_nothing_is_not_known():

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from search_spaces.exceptions import DataError
+from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import Kind
 from tests.trainables.dicom_files import write_dicom
 from trainables.checks import check_task, label_counts
@@ -233,6 +233,19 @@ def test_the_release_and_what_was_set_aside_are_facts(library, good):
     partial = check(library, replace(good, expected={"images": 1000, "split.train": 400}))
     assert partial.facts["release"] == "a partial copy: images 90 of 1000, train 60 of 400"
     assert partial.errors == ()
+
+
+def test_rows_of_a_folder_are_not_set_aside_in_a_task_of_the_same_name(library, good, tmp_path):
+    (tmp_path / "3.png").write_text("no image")
+    other = library.save(replace(good, table=good.table.head(60)))
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    good.write(folder)
+    with pytest.raises(UserError, match="is the folder of a manifest"):
+        set_rows_aside(library, str(folder), tmp_path / "aside.csv")
+    assert library.load("t").table_hash == other.table_hash
+    assert Manifest.read(folder).table_hash == good.table_hash
+    assert not (tmp_path / "aside.csv").exists()
 
 
 def test_setting_aside_leaves_nothing_out_silently(library, good, tmp_path):

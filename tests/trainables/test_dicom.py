@@ -88,6 +88,14 @@ def test_frames(tmp_path):
             image_size(file, frame)
 
 
+@pytest.mark.parametrize("name", ["1.2.840.113", "scan", "scan#2.dcm"])
+def test_frames_of_files_whose_names_end_in_anything(tmp_path, name):
+    frames = np.stack([np.full((4, 6), 60 * i, dtype=np.uint8) for i in range(3)])
+    file = write_dicom(tmp_path / name, frames, NumberOfFrames=3)
+    assert [int(read_rgb(file, frame).max()) for frame in range(3)] == [0, 60, 120]
+    assert image_size(file, 1) == (6, 4)
+
+
 def test_frames_with_windows_of_their_own(tmp_path):
     from pydicom.dataset import Dataset
 

@@ -172,7 +172,7 @@ def test_card(library, tmp_path):
     manifest = library.save(make(tmp_path / "images"))
     card = library.card("skin")
     assert card.manifest_hash == library.content_hash(manifest)
-    assert (card.kind, card.labels) == ("binary", ("t",))
+    assert (card.kind, card.labels, card.archives) == ("binary", ("t",), ("set",))
 
 
 def test_frames_of_several_arrays_of_one_file_are_told_apart_when_remembered(library, tmp_path):

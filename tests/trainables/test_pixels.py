@@ -140,6 +140,15 @@ def test_pages_of_a_tiff_are_frames(tmp_path):
             image_size(tmp_path / "p.tif", frame)
 
 
+def test_every_page_is_held_to_the_limit(tmp_path, monkeypatch):
+    Image.new("L", (4, 3)).save(tmp_path / "p.tif", save_all=True, append_images=[Image.new("L", (40, 30))])
+    monkeypatch.setenv("SCALECURVES_MAX_PIXELS", "100")
+    assert image_size(tmp_path / "p.tif", 0) == (4, 3)
+    for read in (image_size, read_rgb, sixteen_bit_peak):
+        with pytest.raises(DataError, match="40 x 30, 1200 pixels, above the limit of 100"):
+            read(tmp_path / "p.tif", 1)
+
+
 def test_grey_and_colour_by_declaration(tmp_path):
     colour = np.dstack([GREY, GREY // 2, GREY // 3])
     Image.fromarray(colour).save(tmp_path / "c.png")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from search_spaces.protocol import Budget, Protocol
 from trainables.schedules import LossWatch, learning_rate
-from trainables.steps import evaluation_stops, settled
+from trainables.steps import evaluation_stops, settled, warmup_problem
 
 
 def _code_rate(step, images, base=0.003):
@@ -41,6 +41,29 @@ def test_the_text_variant_decays_at_its_shares(images, steps, warmup):
     expected = [0.003] * (3 * steps // 10 - warmup)
     expected += [3e-4] * (3 * steps // 10) + [3e-5] * (3 * steps // 10) + [3e-6] * (steps // 10)
     assert rates[warmup:] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("images", [100, 19_999, 20_000, 500_000])
+@pytest.mark.parametrize("variant", ["text", "code"])
+@pytest.mark.parametrize("steps", [50, 400, 500, 5000])
+def test_steps_of_ones_own_have_the_shape_of_the_small_regime_whatever_the_size(images, variant, steps):
+    protocol = settled(Protocol(base="bit_hyperrule", variant=variant, budget={"steps": steps}), images)
+    assert protocol.budget.steps == steps
+    assert protocol.warmup_steps == steps // 5
+    rates = [learning_rate(protocol, step, steps) for step in range(steps)]
+    assert max(rates) == pytest.approx(0.003)
+    assert rates[-1] == pytest.approx(3e-6)
+    ends = (201, 301, 401) if variant == "code" else (150, 300, 450)
+    assert protocol.milestones == tuple(round(end * steps / 500) for end in ends)
+
+
+def test_a_warm_up_as_long_as_the_budget_is_a_problem():
+    protocol = Protocol(warmup_steps=10, budget={"epochs": 2}, global_batch_size=10)
+    assert "warmup_steps (10) must be below the steps of the budget, 10 at 50 images" in warmup_problem(protocol, 50)
+    assert warmup_problem(protocol, 55) is None
+    with pytest.raises(ValueError, match=r"warmup_steps \(10\) must be below budget.steps \(10\)"):
+        Protocol(warmup_steps=10, budget={"steps": 10})
+    assert Protocol(warmup_steps=9, budget={"steps": 10}).warmup_steps == 9
 
 
 def test_mixup_is_off_for_small_subsets_only():

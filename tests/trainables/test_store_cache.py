@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import shutil
@@ -101,6 +103,92 @@ def test_a_store_that_is_deleted_while_it_is_opened_is_built_again(library, mani
     monkeypatch.setattr(store_module, "StoreInUse", lambda at: (_ for _ in ()).throw(StoreGoneError(at)))
     with pytest.raises(UserError, match="was deleted 5 times"):
         open_store(library, manifest, 8)
+
+
+def _delete_all(home, end):
+    while not end.wait(0.01):
+        evict(home, 0)
+
+
+def test_stores_are_opened_and_counted_while_another_process_deletes_them(library, manifest):
+    context = multiprocessing.get_context("spawn")
+    end = context.Event()
+    other = context.Process(target=_delete_all, args=(library.home, end))
+    other.start()
+    content = library.content_hash(manifest)
+    try:
+        for _ in range(20):
+            try:
+                images = open_store(library, manifest, 8, content_hash=content).images
+            except UserError as error:
+                assert "was deleted 5 times" in str(error)  # noqa: PT017 - it may be, on a busy machine
+            else:
+                assert images[0].shape == (8, 8, 3)
+                del images
+            evict(library.home, 0)
+    finally:
+        end.set()
+        other.join(60)
+    assert other.exitcode == 0
+
+
+def test_what_vanishes_while_it_is_looked_at_is_gone(library, manifest, monkeypatch):
+    path = open_store(library, manifest, 8).path
+    [store] = cached_stores(library.home)
+    listed = store_cache.Path.iterdir
+
+    def late(folder):
+        found = list(listed(folder))
+        if folder == path:
+            shutil.rmtree(path)
+        return iter(found)
+
+    monkeypatch.setattr(store_cache.Path, "iterdir", late)
+    [seen] = cached_stores(library.home)
+    assert seen.size_bytes == 0
+    monkeypatch.undo()
+    assert cached_stores(library.home) == []
+    assert not is_in_use(store)
+    assert delete_store(store)
+
+
+def test_half_deleted_stores_go_without_a_lock(library, manifest):
+    path = open_store(library, manifest, 8).path
+    doomed = path.with_name(f"{path.name}.0badcafe.deleting")
+    path.rename(doomed)
+    [store] = cached_stores(library.home)
+    assert not store.is_finished
+    assert delete_store(store)
+    assert not [file for file in doomed.parent.iterdir() if file.name.startswith(doomed.name)]
+
+
+def test_without_locks_stores_are_kept_and_exclusive_ones_are_asked_of_writable_files(library, manifest, monkeypatch):
+    open_store(library, manifest, 8)
+    [store] = cached_stores(library.home)
+    flock = fcntl.flock
+
+    def of_nfs(descriptor, kind):
+        writable = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+        if kind & fcntl.LOCK_EX and not writable:
+            raise OSError(errno.EBADF, "bad file descriptor")
+        flock(descriptor, kind)
+
+    def without(descriptor, kind):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    opened = open_store(library, manifest, 8)
+    assert is_in_use(store)
+    assert not delete_store(store)
+    assert evict(library.home, 0) == []
+    monkeypatch.setattr(fcntl, "flock", of_nfs)
+    assert opened.path.is_dir()
+    assert not is_in_use(store)
+    held = open_store(library, manifest, 8)
+    assert is_in_use(store)
+    assert not delete_store(store)
+    del held
+    assert delete_store(store)
 
 
 def test_a_limit_makes_room_for_a_new_store_or_refuses_it(library, manifest, monkeypatch):
