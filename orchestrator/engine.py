@@ -175,7 +175,7 @@ class Engine:
                         note.listen(course.cancel)
                         executor.run(course)
                         while course.elsewhere or len(course):
-                            self._wait_for_others(course)
+                            self._wait_for_others(course, executor)
                             executor.run(course)
         finally:
             try:
@@ -184,12 +184,16 @@ class Engine:
                 claims.close()
                 note.close()
 
-    def _wait_for_others(self, course: Course) -> None:
-        """Until there is something to train here again, or nothing that other drivers train is left.
+    def _wait_for_others(self, course: Course, executor: Executor) -> None:
+        """Until there is something to train here again, or nothing that other drivers train is left. Meanwhile others
+        may need the gangs' room: two drivers on one cluster would wait for each other.
 
         Raises:
             Paused: Ctrl-C; nothing of this driver runs.
         """
+        if len(course) or not course.elsewhere:
+            return
+        executor.rest()
         self._console.print(f"{course.elsewhere} trials are being trained by another run of this study; waiting")
         try:
             while course.elsewhere and not len(course):

@@ -336,11 +336,31 @@ def test_a_divergence_whose_driver_was_killed_gets_a_new_attempt_when_it_is_aske
     plan = plan_in(folder)
     places = Places(home=scalecurves_home(), storage=str(folder / "storage"), tracking_uri=tracking_uri)
     diverges = plan.targets[0].trial_id
-    Planted(breaks=lambda t: FailureClass.DIVERGENCE if t.trial_id == diverges else None).install(monkeypatch)
+    first = Planted(breaks=lambda t: FailureClass.DIVERGENCE if t.trial_id == diverges else None).install(monkeypatch)
     before = Engine(plan, places, Console(quiet=True)).run()
     assert [f.trial_id for f in before.failed] == [diverges]
+    assert first.rests == 0
     Storage(folder / "storage" / plan.study.name).replace_claim(diverges, ended_by("killed", time.time()))
     second = Planted().install(monkeypatch)
     options = RunOptions(diverged_too=True)
     assert Engine(plan_in(folder), places, Console(quiet=True), options).run().everything_asked_is_true
     assert [t.trial_id for t in second.trained] == [diverges]
+
+
+def test_a_run_that_waits_for_another_one_gives_its_gangs_back(
+    folder: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "LOOK_S", 0.02)
+    monkeypatch.setattr(claims_module, "LOOK_S", 0.02)
+    planted = Planted().install(monkeypatch)
+    plan = plan_in(folder)
+    elsewhere = plan.targets[0].trial_id
+    storage = Storage(folder / "storage" / plan.study.name)
+    leave_note(storage, "far")
+    storage.replace_claim(elsewhere, json.dumps({"driver": "far", "state": "held", "time": time.time()}))
+
+    planted.at_rest = lambda: storage.delete_claim(elsewhere)  # the other run goes on only once it gets the room
+    places = Places(home=scalecurves_home(), storage=str(folder / "storage"), tracking_uri=tracking_uri)
+    assert Engine(plan, places, Console(quiet=True)).run().everything_asked_is_true
+    assert planted.rests == 1
+    assert [t.trial_id for t in planted.trained][-1] == elsewhere
