@@ -50,12 +50,24 @@ class Claims:
     Args:
         storage: Where they lie.
         driver: Its name (``DriverNote.name``).
+        record_read_at: When this run read the record, seconds since the epoch: what ended earlier it knew then.
+        again: Trials that this run trains although they had diverged by then.
         clock: Seconds, never going back.
     """
 
-    def __init__(self, storage: Storage, driver: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        driver: str,
+        *,
+        record_read_at: float = 0.0,
+        again: Collection[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._storage = storage
         self._driver = driver
+        self._record_read_at = record_read_at
+        self._again = frozenset(again)
         self._clock = clock
         self._mine: set[str] = set()
         self._drivers: dict[str, bool] = {}
@@ -77,6 +89,10 @@ class Claims:
             self._mine.add(trial_id)
             failpoint("claim.taken")
         return stands
+
+    def tries_again(self, trial_id: str) -> bool:
+        """Whether a divergence that the record had when it was read is no end of this trial."""
+        return trial_id in self._again
 
     def take_over(self, trial_id: str) -> None:
         """Claim a trial that another driver has ended, but of which the record knows nothing."""
@@ -126,13 +142,23 @@ class Claims:
         text = self._storage.claim(trial_id)
         if text is None:
             return Claim.FREE
-        said = json.loads(text)
-        if said["state"] == Claim.ENDED:
-            return Claim.ENDED
-        if said["driver"] == self._driver:
+        try:
+            said = json.loads(text)
+            state, driver, at = Claim(said["state"]), str(said["driver"]), float(said["time"])
+        except (ValueError, KeyError, TypeError):
+            return Claim.FREE  # cut off while it was written
+        if state is Claim.ENDED:
+            return Claim.ENDED if self._has_ended(trial_id, driver, at) else Claim.FREE
+        if driver == self._driver:
             return Claim.OURS
-        young = time.time() - said["time"] < YOUNG_S
-        return Claim.HELD if self._lives(said["driver"], unknown=young) else Claim.FREE
+        return Claim.HELD if self._lives(driver, unknown=time.time() - at < YOUNG_S) else Claim.FREE
+
+    def _has_ended(self, trial_id: str, driver: str, at: float) -> bool:
+        """Whether an end counts. One from before this run read the record does not keep it from what it then chose to
+        train: weights may be gone since, or a divergence is to be tried again."""
+        if at >= self._record_read_at or driver == self._driver:
+            return True
+        return trial_id not in self._again and self._lives(driver, unknown=False)
 
     def _lives(self, driver: str, unknown: bool) -> bool:
         if self._clock() - self._looked_at >= LOOK_S or driver not in self._drivers:
@@ -224,7 +250,7 @@ class Others:
         return news
 
     def _news(self, trial_id: str, stand: Claim, state: TrialState, published: bool) -> News:
-        if state.failure_class is FailureClass.DIVERGENCE or self._is_done(trial_id, state):
+        if self._has_diverged(trial_id, stand, state) or self._is_done(trial_id, state):
             return News(trial_id=trial_id, state=state)
         if published:
             item = Undelivered(folder=f"trials/{trial_id}", key=trial_id, state=State.COMPLETE)
@@ -232,6 +258,12 @@ class Others:
         if stand is Claim.ENDED:
             self.claims.take_over(trial_id)
         return News(trial_id=trial_id)
+
+    def _has_diverged(self, trial_id: str, stand: Claim, state: TrialState) -> bool:
+        """Diverged, and if this run tries it again, not only before: another driver has ended it since."""
+        if state.failure_class is not FailureClass.DIVERGENCE:
+            return False
+        return stand is Claim.ENDED or not self.claims.tries_again(trial_id)
 
     def _is_done(self, trial_id: str, state: TrialState) -> bool:
         """Complete, and nothing that starts from it lacks its weights, which may have been pruned."""

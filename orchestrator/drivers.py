@@ -136,8 +136,10 @@ class DriverNote:
         if self._listener is None:
             return
         for name, text in self._requests().items():
-            self._listener(json.loads(text)["trial_ids"])
-            self._storage.delete_note(name)
+            request = _read(text)
+            if request is not None:
+                self._listener(request["trial_ids"])
+                self._storage.delete_note(name)
 
     def _requests(self) -> dict[str, str]:
         return self._storage.notes(f"{_CANCEL}{self.name}-")
@@ -145,15 +147,16 @@ class DriverNote:
 
 def live_drivers(storage: Storage) -> dict[str, bool]:
     """Name of each driver that has left a note -> whether it lives."""
-    return {name.removeprefix(_DRIVER): _lives(json.loads(text)) for name, text in storage.notes(_DRIVER).items()}
+    notes = {name: _read(text) for name, text in storage.notes(_DRIVER).items()}
+    return {name.removeprefix(_DRIVER): _lives(note) for name, note in notes.items() if note is not None}
 
 
 def drivers_now(storage: Storage, study: str) -> list[Driver]:
     """Drivers that run this study now, as far as their notes say."""
     found = []
     for name, text in storage.notes(_DRIVER).items():
-        note = json.loads(text)
-        if note["study"] == study and _lives(note):
+        note = _read(text)
+        if note is not None and note.get("study") == study and _lives(note):
             found.append(
                 Driver(
                     name=name.removeprefix(_DRIVER),
@@ -187,9 +190,22 @@ def is_heard(storage: Storage, request: str) -> bool:
 
 def stale_notes(storage: Storage) -> list[str]:
     """Names of notes that no driver stands behind any more, and of requests that it can no longer hear."""
-    notes = {name: json.loads(text) for name, text in storage.notes().items()}
-    fresh = {name.removeprefix(_DRIVER) for name, note in notes.items() if name.startswith(_DRIVER) and _lives(note)}
+    notes = {name: _read(text) for name, text in storage.notes().items()}
+    fresh = {
+        name.removeprefix(_DRIVER)
+        for name, note in notes.items()
+        if name.startswith(_DRIVER) and note is not None and _lives(note)
+    }
     return [name for name in notes if not any(driver in name for driver in fresh)]
+
+
+def _read(text: str) -> dict[str, Any] | None:
+    """A note or a request; None for one that was cut off while it was written. Both have a time."""
+    try:
+        note = json.loads(text)
+    except ValueError:
+        return None
+    return note if isinstance(note, dict) and "time" in note else None
 
 
 def _machine() -> str:

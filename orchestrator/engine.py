@@ -71,6 +71,8 @@ class Engine:
             device_cache_gib=plan.study.execution.device_cache_gib,
         )
         self._broken: dict[str, Failure] = {}
+        self._record_read_at = 0.0
+        self._again: frozenset[str] = frozenset()
         self.record = Record(plan.study, self._storage, places.tracking_uri)
 
     def run(self) -> RunSummary:
@@ -91,6 +93,7 @@ class Engine:
             self._console.print(f"delivered {spool.delivered} attempts that were waiting in the storage")
         for message in spool.damaged:
             self._console.print(f"cannot be read and stays in the storage: {message}", style="yellow", markup=False)
+        self._record_read_at = time.time()
         searching = self._searching()
         self.record.set_plan(json.dumps(plan_json(self._whole_plan), indent=2))
         self._describe_data()
@@ -98,6 +101,7 @@ class Engine:
         left = remaining(self._plan, states, self._storage.has_weights, diverged_too=self._options.diverged_too)
         todo = left.todo
         self._broken |= {trial_id: diverged(state) for trial_id, state in left.diverged.items()}
+        self._again = frozenset(i for i in todo if states[i].failure_class is FailureClass.DIVERGENCE)
         done = {i for i, state in states.items() if state.state is State.COMPLETE}
         summary = RunSummary(skipped=len(done - todo.keys()))
         if todo:
@@ -143,7 +147,7 @@ class Engine:
         execution = self._plan.study.execution
         view = self._view({**todo, **searching.expected}, done)
         note = DriverNote(self._storage, self._plan.study.name, view.eta_s)
-        claims = Claims(self._storage, note.name)
+        claims = Claims(self._storage, note.name, record_read_at=self._record_read_at, again=self._again)
         writer = RecordWriter(self.record, lambda result, run_id: _end_claim(claims, result))
         others = Others(claims, self._storage, self.record.states, self._is_upstream)
         breaker = Breaker()
@@ -171,7 +175,7 @@ class Engine:
                         note.listen(course.cancel)
                         executor.run(course)
                         while course.elsewhere or len(course):
-                            self._wait_for_others(course)
+                            self._wait_for_others(course, executor)
                             executor.run(course)
         finally:
             try:
@@ -180,12 +184,16 @@ class Engine:
                 claims.close()
                 note.close()
 
-    def _wait_for_others(self, course: Course) -> None:
-        """Until there is something to train here again, or nothing that other drivers train is left.
+    def _wait_for_others(self, course: Course, executor: Executor) -> None:
+        """Until there is something to train here again, or nothing that other drivers train is left. Meanwhile others
+        may need the gangs' room: two drivers on one cluster would wait for each other.
 
         Raises:
             Paused: Ctrl-C; nothing of this driver runs.
         """
+        if len(course) or not course.elsewhere:
+            return
+        executor.rest()
         self._console.print(f"{course.elsewhere} trials are being trained by another run of this study; waiting")
         try:
             while course.elsewhere and not len(course):

@@ -130,6 +130,10 @@ class Executor:
         self._to_stop.add(trial_id)
         self._broker.stop.remote(trial_id)
 
+    def rest(self) -> None:
+        """Send all gangs home; the next ``run`` starts them again. Only between two runs."""
+        self._yard.rest()
+
     def counts(self) -> dict[str, int]:
         """How often a trial ended in a gang, a gang was lost with one, and shot."""
         counts: dict[str, int] = ray.get(self._broker.counts.remote())

@@ -15,6 +15,7 @@ from orchestrator.known_models import KnownModels
 from orchestrator.plan_data import Drawn, Findings, PlanData, read_data
 from orchestrator.plan_leaks import find_leaks, note_contents
 from orchestrator.plan_recipes import note_regimes, refuse_warmup_alone
+from orchestrator.plan_stores import check_stores
 from search_spaces.amounts import Amount
 from search_spaces.expand import Cell, Exclusion, Expansion, Trial, expand, gang_of, priority_of
 from search_spaces.files import LoadedStudy
@@ -181,6 +182,7 @@ def make_plan(
         note("drawing subsets")
         data = read_data(tasks, [*chosen, *_templates(chosen)], library, found)
         chosen = data.drawable(chosen)
+        found.attempt(check_stores, _stores_of(resolver, (t.cell for t in chosen)), library)
         if load_weights:
             note("looking for images of evaluation sets in upstream tasks")
             seen = find_leaks(data, chosen, library, found)
@@ -215,10 +217,14 @@ def import_paths(loaded: LoadedStudy) -> tuple[str, ...]:
 
 def stores_needed(resolver: Resolver, trials: Iterable[PlannedTrial]) -> list[tuple[str, int, int]]:
     """Image stores that trials read: manifest, storage size, working side."""
+    return _stores_of(resolver, (t.trial.cell for t in trials))
+
+
+def _stores_of(resolver: Resolver, cells: Iterable[Cell]) -> list[tuple[str, int, int]]:
     from trainables.task_data import working_side
 
     wanted: dict[tuple[str, int, int], None] = {}
-    for cell in dict.fromkeys(t.trial.cell for t in trials):
+    for cell in dict.fromkeys(cells):
         task, protocol = resolver.task(cell.task), resolver.protocol(cell)
         side = working_side(resolver.scale(cell.model_scale).input_size, protocol.storage_size)
         manifests = [task.manifest, *(s.manifest for s in task.evaluate.values() if s.manifest)]

@@ -105,6 +105,14 @@ class Yard:
             self._decide(merged, now)
         return {spec: self._place(self._shape(spec)) for spec in demands}
 
+    def rest(self) -> None:
+        """Send all gangs home while there is nothing to train; they are started again when ``places`` is asked."""
+        for gangs in self._gangs.values():
+            gangs.resize(0)
+        self._fleet = None
+        self._targets, self._lives, self._asked = {}, {}, {}
+        self._decided_at, self._idle_since = -math.inf, math.inf
+
     def close(self) -> None:
         """Send all ranks home."""
         for gangs in self._gangs.values():

@@ -138,20 +138,16 @@ def expand(study: Study) -> Expansion:
     cells = list(
         dict.fromkeys(itertools.chain.from_iterable(_block(study, b, n) for n, b in enumerate(_blocks(study))))
     )
-    controls = _controls(study, cells)
+    possible = _controls(study, cells)
+    rules = _exclusion_rules(study, [*cells, *possible])
+    reasons = {cell: _why_not(study, rules, cell) for cell in (*cells, *possible)}
+    compared = {_place(cell) for cell in cells if reasons[cell] is None}
+    controls = [cell for cell in possible if _place(cell) in compared]
     cells = [*cells, *controls]
-    rules = _exclusion_rules(study, cells)
     for override in study.overrides:
         _matcher(override.when, cells, "overrides.when")
-    kept: list[Cell] = []
-    exclusions: list[Exclusion] = []
-    for cell in cells:
-        reason = _missing_weights(study, cell.pretraining_source, cell.model_scale)
-        reason = reason or next((why for rule, why in rules if _matches(rule, cell)), None)
-        if reason is None:
-            kept.append(cell)
-        else:
-            exclusions.append(Exclusion(cell=cell, reason=reason))
+    kept = [cell for cell in cells if reasons[cell] is None]
+    exclusions = [Exclusion(cell=cell, reason=why) for cell in cells if (why := reasons[cell]) is not None]
     _refuse_useless_sources(study, kept, exclusions)
     if not kept:
         raise UserError(
@@ -174,6 +170,7 @@ def expand(study: Study) -> Expansion:
 def _controls(study: Study, cells: list[Cell]) -> list[Cell]:
     """A cell of random weights for each scale, amount and task with a cell of other weights and none of random ones.
 
+    Those for places where no other cell is left in the end are of no use to anyone.
     A study that names random weights for such a place, even to leave them out by ``exclude``, has decided for itself.
     """
     if study.controls == "none":
@@ -182,8 +179,7 @@ def _controls(study: Study, cells: list[Cell]) -> list[Cell]:
     if RANDOM in study.sources and not isinstance(study.sources[RANDOM], RandomSource):
         random.discard(RANDOM)
     has_control = {_place(c) for c in cells if c.pretraining_source in random}
-    useful = [c for c in cells if _missing_weights(study, c.pretraining_source, c.model_scale) is None]
-    wanted = dict.fromkeys(_place(c) for c in useful if _place(c) not in has_control)
+    wanted = dict.fromkeys(_place(c) for c in cells if _place(c) not in has_control)
     control = RANDOM if RANDOM in random else next(iter(sorted(random)), None)
     if control is None:
         return []
@@ -326,6 +322,12 @@ def _matcher(rule: Mapping[str, Any], cells: list[Cell], where: str) -> dict[str
 def _matches(matcher: Mapping[str, frozenset[str]], cell: Cell) -> bool:
     coordinates = cell.coordinates
     return all(coordinates[axis] in labels for axis, labels in matcher.items())
+
+
+def _why_not(study: Study, rules: Iterable[tuple[dict[str, frozenset[str]], str]], cell: Cell) -> str | None:
+    """Why a cell is left out; None if it is not."""
+    missing = _missing_weights(study, cell.pretraining_source, cell.model_scale)
+    return missing or next((why for rule, why in rules if _matches(rule, cell)), None)
 
 
 def _exclusion_rules(study: Study, cells: list[Cell]) -> list[tuple[dict[str, frozenset[str]], str]]:

@@ -42,6 +42,10 @@ class StoreGoneError(Exception):
     """A store was deleted between the look and the opening."""
 
 
+class CacheFullError(UserError):
+    """A store does not fit into the limit beside those that are in use."""
+
+
 class StoreInUse:
     """Keeps a store from being deleted, as long as this object lives.
 
@@ -292,7 +296,8 @@ def make_room(home: Path, path: Path, size_bytes: int, finished_bytes: int = 0) 
         finished_bytes: What of it an interrupted build has already written.
 
     Raises:
-        UserError: It exceeds the limit together with the stores that are in use, or what is free on the disk.
+        CacheFullError: It exceeds the limit together with the stores that are in use.
+        UserError: It exceeds what is free on the disk.
     """
     limit = cache_limit()
     own = (path.with_name(path.name + BUILDING),)
@@ -300,7 +305,7 @@ def make_room(home: Path, path: Path, size_bytes: int, finished_bytes: int = 0) 
         evict(home, limit - size_bytes + finished_bytes, but=own)
         others = sum(store.size_bytes for store in cached_stores(home) if store.path not in own)
         if others + size_bytes > limit:
-            raise UserError(
+            raise CacheFullError(
                 f"image store {path} takes {_gb(size_bytes)}, and others that are in use {_gb(others)}: more than "
                 f"{LIMIT_VARIABLE} = {_gb(limit)} allows. Raise it, or choose a smaller protocol.storage_size"
             )

@@ -9,6 +9,7 @@ import hmac
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from trainables.predictions import set_hash
 from trainables.rows import group_column, group_names
 from trainables.shards import ImageStack
 from trainables.store import ImageStore, is_store_of, open_store, store_path
+from trainables.store_cache import CacheFullError
 from trainables.subset_files import DrawnSubset
 from trainables.subsets import PatientOrder, SubsetPool
 
@@ -265,6 +267,10 @@ def _task(library: TaskLibrary, task: ResolvedTask, storage_size: int, side: int
     stamps = tuple(_stamp(library, name) for name in names)
     key = (str(library.home), task.model_dump_json(), storage_size, side, stamps)
     if key not in _TASKS:
+        with suppress(CacheFullError):
+            _TASKS[key] = _loaded(library, task, storage_size, side)
+    if key not in _TASKS:
+        forget_tasks()  # tasks of earlier trials keep their stores in use
         _TASKS[key] = _loaded(library, task, storage_size, side)
     _TASKS.move_to_end(key)
     while len(_TASKS) > _KEPT_TASKS:

@@ -39,6 +39,8 @@ class Planted:
         breaks: Gives the failure class of a trial that is to fail; None for one that is not.
         pause_s: What a trial takes.
         trained: Every trial that was started, earliest first.
+        rests: How often a run gave its gangs back to wait for others.
+        at_rest: Called each time.
     """
 
     slots: int = 2
@@ -47,6 +49,8 @@ class Planted:
     breaks: Callable[[ResolvedTrial], FailureClass | None] = lambda trial: None
     pause_s: float = 0.0
     trained: list[ResolvedTrial] = field(default_factory=list)
+    rests: int = 0
+    at_rest: Callable[[], None] = lambda: None
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> Planted:
         """Have the engine train like this."""
@@ -73,6 +77,11 @@ class _Executor:
 
     def stop(self, trial_id: str) -> None:
         """Trials end at once, so that there is none to stop."""
+
+    def rest(self) -> None:
+        """There are no gangs to send home."""
+        self._planted.rests += 1
+        self._planted.at_rest()
 
     def run(self, feed: Feed) -> None:
         running: list[ResolvedTrial] = []

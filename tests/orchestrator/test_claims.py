@@ -24,6 +24,7 @@ from orchestrator.drivers import DriverNote
 from orchestrator.engine import Engine, Places
 from orchestrator.plan import Plan, make_plan
 from orchestrator.record_states import TrialState
+from orchestrator.run_terms import RunOptions
 from search_spaces.files import load_study
 from search_spaces.home import scalecurves_home
 from search_spaces.names import FailureClass, State
@@ -165,6 +166,58 @@ def test_a_claim_of_a_driver_without_a_note_counts_while_it_is_young(storage: St
         assert Claims(storage, "me").take(TRIAL) is stands
 
 
+def ended_by(driver: str, at: float) -> str:
+    return json.dumps({"driver": driver, "state": "ended", "time": at})
+
+
+def test_an_end_from_before_the_record_was_read_counts_while_its_driver_lives(storage: Storage) -> None:
+    leave_note(storage, "far")
+    storage.replace_claim(TRIAL, ended_by("far", 100.0))
+    storage.replace_claim(OTHER, ended_by("killed", 100.0))
+    earlier, later = Claims(storage, "me", record_read_at=99.0), Claims(storage, "me", record_read_at=101.0)
+    assert [earlier.look(i) for i in (TRIAL, OTHER)] == [Claim.ENDED, Claim.ENDED], "the record may not show it yet"
+    assert [later.look(i) for i in (TRIAL, OTHER)] == [Claim.ENDED, Claim.FREE]
+    assert later.take(OTHER) is Claim.OURS
+
+
+def test_what_is_tried_again_is_taken_from_who_ended_it_before_and_not_from_who_ended_it_since(
+    storage: Storage,
+) -> None:
+    leave_note(storage, "far")
+    again = Claims(storage, "me", record_read_at=101.0, again={TRIAL, OTHER})
+    storage.replace_claim(TRIAL, ended_by("far", 100.0))
+    storage.replace_claim(OTHER, ended_by("far", 102.0))
+    assert [again.take(i) for i in (TRIAL, OTHER)] == [Claim.OURS, Claim.ENDED]
+
+
+def test_a_divergence_from_before_is_no_news_of_a_trial_that_is_tried_again(storage: Storage) -> None:
+    """Two drivers try two trials again: one of them diverges anew, of the other one the driver is killed."""
+    leave_note(storage, "far")
+    for trial_id in (TRIAL, OTHER):
+        storage.replace_claim(trial_id, json.dumps({"driver": "far", "state": "held", "time": 102.0}))
+    mine = Claims(storage, "me", record_read_at=101.0, again={TRIAL, OTHER})
+    broken = TrialState(state=State.FAILED, failure_class=FailureClass.DIVERGENCE)
+    looks = Others(mine, storage, lambda ids: dict.fromkeys(ids, broken), every_s=0.0)
+    assert not looks.mine(TRIAL)
+    assert not looks.mine(OTHER)
+    storage.replace_claim(TRIAL, ended_by("far", 103.0))
+    storage.delete_claim(OTHER)
+    assert {n.trial_id: n.state for n in looks.news()} == {TRIAL: broken, OTHER: None}
+
+
+@pytest.mark.parametrize(
+    "text", ["", '{"driver": "far", "sta', "[]", "{}", '{"driver": "far", "state": "x", "time": 0}']
+)
+def test_what_was_cut_off_while_it_was_written_stops_nobody(storage: Storage, text: str) -> None:
+    storage.replace_claim(TRIAL, text)
+    storage.put_note("driver-far", text)
+    leave_note(storage, "near")
+    assert Claims(storage, "me").take(TRIAL) is Claim.OURS
+    assert drivers.live_drivers(storage).pop("near")
+    assert [d.name for d in drivers.drivers_now(storage, "small")] == ["near"]
+    assert drivers.stale_notes(storage) == ["driver-far"]
+
+
 def test_without_a_storage_a_driver_trains_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     away = Claims(Storage(tmp_path / "file"), "me")
@@ -275,3 +328,39 @@ def test_two_drivers_share_a_study_and_leave_one_result_per_trial(
     results = load_results(plan_in(folder).study.name, tracking_uri)
     assert sorted(results["trial_id"]) == sorted(trained)
     assert not (folder / "storage" / plan_in(folder).study.name / "claims").exists()
+
+
+def test_a_divergence_whose_driver_was_killed_gets_a_new_attempt_when_it_is_asked_for(
+    folder: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_in(folder)
+    places = Places(home=scalecurves_home(), storage=str(folder / "storage"), tracking_uri=tracking_uri)
+    diverges = plan.targets[0].trial_id
+    first = Planted(breaks=lambda t: FailureClass.DIVERGENCE if t.trial_id == diverges else None).install(monkeypatch)
+    before = Engine(plan, places, Console(quiet=True)).run()
+    assert [f.trial_id for f in before.failed] == [diverges]
+    assert first.rests == 0
+    Storage(folder / "storage" / plan.study.name).replace_claim(diverges, ended_by("killed", time.time()))
+    second = Planted().install(monkeypatch)
+    options = RunOptions(diverged_too=True)
+    assert Engine(plan_in(folder), places, Console(quiet=True), options).run().everything_asked_is_true
+    assert [t.trial_id for t in second.trained] == [diverges]
+
+
+def test_a_run_that_waits_for_another_one_gives_its_gangs_back(
+    folder: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "LOOK_S", 0.02)
+    monkeypatch.setattr(claims_module, "LOOK_S", 0.02)
+    planted = Planted().install(monkeypatch)
+    plan = plan_in(folder)
+    elsewhere = plan.targets[0].trial_id
+    storage = Storage(folder / "storage" / plan.study.name)
+    leave_note(storage, "far")
+    storage.replace_claim(elsewhere, json.dumps({"driver": "far", "state": "held", "time": time.time()}))
+
+    planted.at_rest = lambda: storage.delete_claim(elsewhere)  # the other run goes on only once it gets the room
+    places = Places(home=scalecurves_home(), storage=str(folder / "storage"), tracking_uri=tracking_uri)
+    assert Engine(plan, places, Console(quiet=True)).run().everything_asked_is_true
+    assert planted.rests == 1
+    assert [t.trial_id for t in planted.trained][-1] == elsewhere

@@ -14,7 +14,7 @@ import torch
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from orchestrator.plan import make_plan
+from orchestrator.plan import make_plan, stores_needed
 from orchestrator.sweep import app
 from search_spaces.files import load_study
 from search_spaces.home import scalecurves_home
@@ -81,6 +81,24 @@ def test_a_plan_is_made_although_the_record_does_not_answer(folder):
     assert ran.exit_code == 0
     assert "the record does not answer, so nothing counts as done" in ran.output
     assert "10 trials to train" in ran.output
+
+
+def test_a_cache_limit_below_what_the_study_needs_is_a_problem_and_one_that_holds_it_is_none(folder, monkeypatch):
+    file = rewrite_study(folder)
+    plan = plan_of(file, load_weights=False)
+    library = TaskLibrary(scalecurves_home())
+    stores = stores_needed(plan.resolver, plan.trials)
+    kept = sum(len(library.load(name)) * side * side * 3 for name, _, side in stores)
+    passing = max(len(library.load(name)) * size * size * 3 for name, size, _ in stores)
+    monkeypatch.setenv("SCALECURVES_CACHE_LIMIT", f"{kept + passing}B")
+    assert not plan_of(file, load_weights=False).problems
+    monkeypatch.setenv("SCALECURVES_CACHE_LIMIT", f"{kept - 1}B")
+    [problem] = plan_of(file, load_weights=False).problems
+    assert f"({len(stores)} stores, the largest of" in problem
+    assert "more than SCALECURVES_CACHE_LIMIT" in problem
+    monkeypatch.setenv("SCALECURVES_CACHE_LIMIT", "much")
+    [problem] = plan_of(file, load_weights=False).problems
+    assert "SCALECURVES_CACHE_LIMIT is 'much'" in problem
 
 
 def test_images_seen_count_steps_and_each_validation_once(folder):

@@ -136,3 +136,22 @@ def test_only_brings_the_upstream_trials_that_are_needed_first():
 def test_only_refuses_what_it_cannot_mean(only):
     with pytest.raises(UserError):
         select(expand(study()).trials, only)
+
+
+def test_no_control_for_a_place_whose_other_cells_are_all_excluded():
+    axes = {**BLOCK, "pretraining_source": ["natural", "chest_pre"]}
+    sole = {**axes, "pretraining_source": "natural"}
+    rule = {"pretraining_source": "natural", "data_fraction": 0.05}
+    for block, amounts in ((axes, {"0.05", "1"}), (sole, {"1"})):
+        expansion = expand(study(axes=block, exclude=[rule], statistics={}))
+        assert {c.pretraining_source for c in expansion.controls} == {"random"}
+        assert {c.data_fraction.label for c in expansion.controls} == amounts
+        assert {e.cell.pretraining_source for e in expansion.exclusions} == {"natural"}
+    both = {**axes, "pretraining_source": ["natural", "random"]}
+    kept = expand(study(axes=both, exclude=[{"pretraining_source": "random", "data_fraction": 0.05}], statistics={}))
+    assert kept.controls == (), "a study that names random weights has decided for itself"
+    declined = expand(study(axes=sole, exclude=[rule, {"pretraining_source": "random"}], statistics={}))
+    assert declined.controls == ()
+    assert [e.reason for e in declined.exclusions if e.cell.pretraining_source == "random"] == [
+        "excluded by the study"
+    ] * 2

@@ -30,6 +30,7 @@ from tests.trainables.toy import toy_trial
 from trainables import task_data
 from trainables.evaluation_sets import task_rows
 from trainables.storage import Storage
+from trainables.store_cache import CacheFullError, cached_stores
 from trainables.subset_files import keep_subset
 from trainables.subsets import EmptyCell, draw_subset
 from trainables.task_data import forget_tasks, load_task_data, prediction_frame, working_side
@@ -189,6 +190,19 @@ def test_few_tasks_are_kept(library):
     for size in range(4, 16):
         load_task_data(make_trial(task, input_size=size), library)
     assert len(task_data._TASKS) == 8
+
+
+def test_a_cache_without_room_beside_tasks_of_earlier_trials_forgets_them(library, monkeypatch):
+    first, second = (make_task(library, name) for name in ("findings", "lesions"))
+    load_task_data(make_trial(first, storage_size=10), library)
+    alone = cached_stores(library.home)[0].size_bytes
+    monkeypatch.setenv("SCALECURVES_CACHE_LIMIT", f"{alone + 1000}B")
+    data = load_task_data(make_trial(second, storage_size=10), library)
+    assert len(data.train)
+    assert [key[1] for key in task_data._TASKS] == [second.model_dump_json()]
+    monkeypatch.setenv("SCALECURVES_CACHE_LIMIT", "100B")
+    with pytest.raises(CacheFullError):
+        load_task_data(make_trial(first, storage_size=10), library)
 
 
 @pytest.mark.parametrize(

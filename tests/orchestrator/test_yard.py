@@ -1,0 +1,65 @@
+"""Which gangs a run keeps, with gangs and a cluster in name only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray")
+
+from cluster.capacity import Shape
+from orchestrator import yard as yard_module
+from orchestrator.fleet import Demand
+from orchestrator.yard import SoloConfig, Yard
+from search_spaces.study import GangSpec
+from trainables.gang import RankConfig
+
+NODES = [{"Alive": True, "Resources": {"CPU": 8.0}}]
+PAIR, BROAD, ALONE = GangSpec(ranks=2), GangSpec(ranks=2, cpus_per_rank=2), GangSpec(ranks=1)
+
+
+class _Gangs:
+    """Remembers how many there should be, over time."""
+
+    made: dict[int, _Gangs]
+
+    def __init__(self, shape: Shape, config: Any, folder: str) -> None:
+        self.sizes: list[int] = []
+        type(self).made[shape.cpus] = self
+
+    def resize(self, number: int) -> None:
+        self.sizes.append(number)
+
+
+@pytest.fixture
+def yard(monkeypatch: pytest.MonkeyPatch) -> Yard:
+    monkeypatch.setattr(_Gangs, "made", {}, raising=False)
+    monkeypatch.setattr(yard_module, "Gangs", _Gangs)
+    monkeypatch.setattr(yard_module, "register_trainable", lambda name, trainable: None)
+    monkeypatch.setattr(yard_module, "present_and_possible", lambda: NODES)
+    monkeypatch.setattr(Yard, "_live", lambda self, demands: {})
+    ranks = RankConfig(broker="b", gang="", train="m:f", threads=1, timeout_s=1.0, memory_growth_bytes=1)
+    return Yard("b", ranks, SoloConfig(train="m:f", memory_growth_bytes=1), "", None)
+
+
+@pytest.mark.parametrize("specs", [(PAIR,), (PAIR, BROAD, ALONE)], ids=["one shape", "three"])
+def test_a_yard_that_rests_has_no_gang_and_gets_the_same_ones_when_it_is_asked_again(
+    yard: Yard, specs: tuple[GangSpec, ...]
+) -> None:
+    demands = {spec: Demand(ready=1, work=1.0) for spec in specs}
+    yard.require(list(demands))
+    before = yard.places(demands)
+    assert yard.places(demands).keys() == before.keys()
+    assert {cpus: gangs.sizes for cpus, gangs in _Gangs.made.items()} == {s.cpus_per_rank: [1] for s in specs[:2]}
+    yard.rest()
+    assert all(gangs.sizes == [1, 0] for gangs in _Gangs.made.values())
+    assert not yard.crowded
+    again = yard.places(demands)  # the same demands, within the seconds between two decisions
+    assert all(gangs.sizes == [1, 0, 1] for gangs in _Gangs.made.values())
+    assert {spec: place.first for spec, place in again.items()} == {spec: p.first for spec, p in before.items()}
+
+
+def test_a_yard_may_rest_before_anything_ran(yard: Yard) -> None:
+    yard.rest()
+    assert _Gangs.made == {}
