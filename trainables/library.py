@@ -194,7 +194,7 @@ def _stat_images(manifest: Manifest) -> pd.DataFrame:
     Raises:
         DataError: Images are missing.
     """
-    files = [_container(manifest, row) for row in range(len(manifest))]
+    files, names = _containers(manifest)
     unique = list(dict.fromkeys(files))
     with ThreadPoolExecutor(_THREADS) as pool:
         stats = dict(zip(unique, pool.map(stamp, unique), strict=True))
@@ -209,12 +209,24 @@ def _stat_images(manifest: Manifest) -> pd.DataFrame:
     return pd.DataFrame(
         {
             # With the name of the array: frames of several arrays of one npz have the same numbers.
-            "file": pd.Series([str(manifest.file(row)) for row in range(len(manifest))], dtype="str"),
+            "file": pd.Series(names, dtype="str"),
             "frame": np.asarray(frames, dtype=np.int64),
             "size": np.asarray([size for size, _ in found], dtype=np.int64),
             "mtime_ns": np.asarray([mtime for _, mtime in found], dtype=np.int64),
         }
     )
+
+
+def _containers(manifest: Manifest) -> tuple[list[Place], list[str]]:
+    """Each row's file, and its name with that of the array; made once for all frames of one path."""
+    known: dict[tuple[str, bool], tuple[Place, str]] = {}
+    found = []
+    for row, path in enumerate(manifest.table[Column.PATH]):
+        key = str(path), manifest.frame(row) is None
+        if key not in known:
+            known[key] = _container(manifest, row), str(manifest.file(row))
+        found.append(known[key])
+    return [file for file, _ in found], [name for _, name in found]
 
 
 def _container(manifest: Manifest, row: int) -> Place:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlsplit
 
 from search_spaces.exceptions import DataError, UserError
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 _SCHEME = "://"
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
 """Under which names fsspec's file systems say when a file was written."""
+
+_opened: set[tuple[str, str]] = set()
+"""Scheme and bucket or host of the file systems that this process has opened."""
 
 
 def is_remote(written: object) -> bool:
@@ -37,7 +41,10 @@ def place(written: str | Place) -> Place:
         from upath import UPath
 
         found = UPath(written)
-        found.exists()  # opens the file system, so that a missing package is found here
+        parts = urlsplit(written)
+        if (parts.scheme, parts.netloc) not in _opened:
+            found.exists()  # opens the file system, so that a missing package is found here; costs a request
+            _opened.add((parts.scheme, parts.netloc))
         return found
     except ImportError as error:
         raise UserError(

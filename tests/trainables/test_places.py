@@ -10,7 +10,7 @@ from PIL import Image
 from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import Column
 from tests.trainables.dicom_files import write_dicom
-from trainables.importers import ImportOptions, import_csv, import_map, shipped_map
+from trainables.importers import ImportOptions, import_csv, import_map, import_npz, shipped_map
 from trainables.library import TaskLibrary
 from trainables.manifest import Manifest
 from trainables.places import is_remote, place, stamp
@@ -67,6 +67,36 @@ def test_a_local_table_of_remote_images(bucket, tmp_path):
     (bucket / "2.png").unlink()
     with pytest.raises(DataError, match=r"line 4: image memory://\S+2.png is missing"):
         import_csv(table, ImportOptions(name="t"))
+
+
+def test_a_file_system_is_asked_once_whatever_the_number_of_frames(bucket, tmp_path, monkeypatch):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    stream = io.BytesIO()
+    np.savez(stream, images=np.arange(50 * 4, dtype=np.uint8).reshape(50, 2, 2), labels=np.arange(50) % 2)
+    (bucket / "many.npz").write_bytes(stream.getvalue())
+    manifest = import_npz(bucket / "many.npz", ImportOptions(name="many", split=(0.5, 0.25, 0.25)))
+    asked = []
+
+    def counted(name):
+        original = getattr(MemoryFileSystem, name)
+
+        def count(self, path, *args, **kwargs):
+            asked.append((name, path))
+            return original(self, path, *args, **kwargs)
+
+        return count
+
+    for name in ("exists", "info"):
+        monkeypatch.setattr(MemoryFileSystem, name, counted(name))
+    library = TaskLibrary(tmp_path)
+    library.save(manifest)
+    digests = library.byte_digests(manifest)
+    assert digests["sha256"].nunique() == 50
+    first = len(asked)
+    asked.clear()
+    library.byte_digests(manifest)
+    assert 0 < len(asked) < 10, (first, asked)
 
 
 def test_dicom_npz_and_maps_are_read_remotely(bucket, tmp_path):
