@@ -101,12 +101,16 @@ def data_set_names(study: Study, cards: Cards, manifest: str) -> tuple[str, ...]
     declared = [n for task in study.tasks.values() if task.manifest == manifest for n in task.data_sets]
     importer = card.importer.removeprefix(_MAP) if card is not None else ""
     archives = card.archives if card is not None else ()
-    return tuple(dict.fromkeys([manifest, *([importer] if importer not in _LAYOUTS else []), *archives, *declared]))
+    says_nothing = importer in _LAYOUTS or importer.startswith(_MADE)
+    return tuple(dict.fromkeys([manifest, *([] if says_nothing else [importer]), *archives, *declared]))
 
 
 _MAP = "map "
 """What an importer's name begins with when a data set's column map follows."""
 
 
-_LAYOUTS = ("", "csv", "folder", "npz", "phantom", "test")
+_LAYOUTS = ("", "csv", "folder", "npz", "test")
 """Importers that say nothing of where images come from."""
+
+_MADE = "phantoms"
+"""What the importer of made images begins with: each such manifest is drawn for itself."""

@@ -124,6 +124,11 @@ def test_a_manifest_of_another_name_is_known_by_its_map_and_its_files(seen, fact
     assert overlaps(made, replace(cards, tasks={**cards.tasks, "m": card}))["given"] == {"test": POSSIBLE}
 
 
+def test_made_images_of_one_importer_are_not_one_data_set():
+    made = _study(["cifar10"], a={"manifest": "m", "primary": "auc"}, b={"manifest": "n", "primary": "auc"})
+    assert overlaps(made, _cards(m="phantoms-1", n="phantoms-1"))["own"] == {"test": NO}
+
+
 def test_what_declares_nothing_is_not_known():
     made = _study([], a={"manifest": "m", "primary": "auc"}, b={"manifest": "n", "primary": "auc"})
     assert overlaps(made, _cards(m="csv", n="csv")) == {
