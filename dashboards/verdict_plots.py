@@ -38,13 +38,15 @@ from dashboards.style import (
 def label_savings_plots(savings: pd.DataFrame, tests: pd.DataFrame, baseline: str) -> list[IntervalPlot]:
     """Labels that each source needs to be as good as the full baseline: a figure per task and set, a row per curve.
 
+    Curves whose baseline has no result with all labels have nothing to be drawn; the table names them.
+
     Args:
         savings: ``tables.label_savings``.
         tests: ``tables.label_tests``, for the amounts on the axis.
         baseline: Source that all are compared with.
     """
     plots = []
-    for (task, set_name), of_set in split(savings, "task", "set"):
+    for (task, set_name), of_set in split(savings[savings["full_images"].notna()], "task", "set"):
         amounts = sorted({float(n) for n in tests.loc[tests["task"] == task, "images"]})
         sources = ordered(of_set["pretraining_source"], baseline)
         for part, names in enumerate(source_groups(sources, baseline)):
