@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -258,6 +260,20 @@ def test_cache_keeps_a_limit_by_deleting_what_was_used_longest_ago(run, stores):
     assert limited.exit_code == 0, limited.output
     assert large.exists()
     assert not small.exists()
+
+
+def test_cache_says_where_nobody_can_tell_what_is_in_use_and_deletes_when_told(run, stores, monkeypatch):
+    def no_locks(descriptor, kind):
+        raise OSError(errno.ENOSYS, "function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    for asked in (["--prune", "0"], ["--limit", "0"]):
+        kept = run("cache", *asked)
+        assert kept.exit_code == 0
+        assert kept.output.count("not known whether in use: no file locks (--without-locks)") == 2
+    deleted = run("cache", "--prune", "0", "--without-locks")
+    assert deleted.output.count("deleted") == 2
+    assert "No image stores" in run("cache").output
 
 
 def test_a_damaged_store_is_found_by_cache_and_check(run, stores):
