@@ -42,6 +42,7 @@ from trainables.environment import device_name
 from trainables.library import TaskLibrary
 from trainables.manifest import Manifest
 from trainables.store import open_store
+from trainables.store_build import process_pool
 from trainables.task_data import working_side
 
 CORES = 2
@@ -193,20 +194,20 @@ def decoded_and_resized(file: Path, side: int) -> int:
 
 
 def build_rates(case: Case, library: TaskLibrary, manifest: Manifest, turns: int) -> dict[str, float]:
-    """Median images per second of building, decoding, and decoding with resizing, by as many warm processes."""
+    """Median images per second of building, decoding, and decoding with resizing, all by the same warm processes."""
     files, side = files_of(manifest), case.storage_size
-    pool = joblib.Parallel(n_jobs=joblib.cpu_count(), backend="loky", idle_worker_timeout=300)
     chunks = [files[k : k + 64] for k in range(0, len(files), 64)]
 
     def pooled(work: Callable[[Path], int]) -> None:
-        pool(joblib.delayed(_each)(work, chunk) for chunk in chunks)
+        # The pool of the build: joblib keeps one, and another kind would end it, so that each turn paid for a start.
+        list(process_pool(joblib.cpu_count())(joblib.delayed(_each)(work, chunk) for chunk in chunks))
 
     def build() -> None:
         shutil.rmtree(open_store(library, manifest, side).path)
 
     ways: dict[str, Callable[[], None]] = {
-        "built": build,
         "decoded": lambda: pooled(decoded),
+        "built": build,
         "resized": lambda: pooled(functools.partial(decoded_and_resized, side=side)),
     }
     took: dict[str, list[float]] = {name: [] for name in ways}

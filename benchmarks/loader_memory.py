@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from trainables.library import TaskLibrary
 from trainables.store import open_store
@@ -116,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("images", type=int)
     parser.add_argument("--copy", action="store_true", help="keep what has been read")
     given = parser.parse_args(arguments)
-    library, kept = TaskLibrary(given.home), []
+    library, kept = TaskLibrary(given.home), list[NDArray[np.uint8]]()
     store = open_store(library, library.load(given.name), SIDE)
     for start in range(0, given.images, BATCH_SIZE):
         rows = np.arange(start, min(start + BATCH_SIZE, given.images)) % len(store.rows)
