@@ -226,6 +226,38 @@ def test_rows_are_set_aside_on_import_and_by_a_check(run, table, tmp_path):
     assert len(load("lungs")) == 118
 
 
+def test_everything_that_is_wrong_with_rows_is_said_at_once_and_set_aside_when_told(run, table, tmp_path, monkeypatch):
+    monkeypatch.setenv("SCALECURVES_MAX_PIXELS", "10000")
+    folder = table.parent
+    Image.new("L", (101, 100)).save(folder / "bomb.png")
+    (folder / "empty.png").touch()
+    (folder / "text.jpg").write_text("no image")
+    Image.effect_noise((90, 90), 50).save(folder / "cut.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:2000])
+    deep = "/".join(["d" * 200] * 4) + "/f.png"
+    (folder / deep).parent.mkdir(parents=True)
+    for name in ("\u60a3\u8005 \u2116 1.png", deep):
+        Image.effect_noise((8, 6), 50).save(folder / name)
+    wrong = ("bomb.png", "empty.png", "text.jpg", "gone.png", "x" * 300 + ".png")
+    with table.open("a", encoding="utf-8") as file:
+        for name in ("\u60a3\u8005 \u2116 1.png", deep, "cut.jpg", *wrong, "5.png", "6.png"):
+            file.write(f"{name},sick,p99,F,A\n")
+    refused = run("import", "csv", table, "--name", "lungs")
+    assert refused.exit_code == 1
+    assert "9 of 130 rows cannot be used (4 image unreadable, 4 image id repeated, 1 image missing)" in refused.output
+    for line in (7, 8, *range(125, 132)):
+        assert f"line {line}: " in refused.output
+    assert not (scalecurves_home() / "tasks" / "lungs" / "manifest.parquet").exists()
+    done = run("import", "csv", table, "--name", "lungs", "--quarantine", tmp_path / "q.csv")
+    assert done.exit_code == 0, done.output
+    listed = (tmp_path / "q.csv").read_text(encoding="utf-8").splitlines()
+    assert len(listed) == 11
+    assert listed[-1].startswith("line 124,cut.jpg,cut.jpg,image unreadable")
+    assert len(load("lungs")) == 120
+    assert {deep, "\u60a3\u8005 \u2116 1.png"} <= set(load("lungs").table["path"])
+    assert run("check", "lungs").output.count("unreadable") == 1  # among the facts: rows set aside
+
+
 @pytest.fixture
 def stores(run, table):
     """Two stores of one task, the smaller used 40 days ago, and what is left of an unfinished one."""

@@ -31,7 +31,7 @@ from trainables.importers.options import NO_COLUMN, ImportOptions, Tell, silent
 from trainables.manifest import Manifest, checked_root
 from trainables.pixels import IMAGE_SUFFIXES
 from trainables.places import below, is_remote, place, stamp
-from trainables.row_problems import OLDEST_YEARS, RowProblem
+from trainables.row_problems import OLDEST_YEARS, SHOWN_PROBLEMS, RowProblem
 
 if TYPE_CHECKING:
     from trainables.places import Place
@@ -285,7 +285,7 @@ def _age_years(cells: pd.Series[str], column: str, tell: Tell) -> pd.Series[floa
         raise BadCellsError(message, column, rows, "years, such as 63 or 063Y")
     impossible = (years < 0) | (years > OLDEST_YEARS)
     if impossible.any():
-        lines = lines_of(np.flatnonzero(impossible.to_numpy(dtype=bool)))
+        lines = lines_of(np.flatnonzero(impossible.to_numpy(dtype=bool)), SHOWN_PROBLEMS)
         tell(f"age: {impossible.sum()} ages outside 0 to {OLDEST_YEARS:g} years are left blank ({lines})")
     return years.mask(impossible).astype(np.float32)
 
