@@ -17,6 +17,7 @@ from dashboards.planned import Plan
 from dashboards.prediction_sets import PredictionSet
 from dashboards.set_design import GroupDesign, SetDesign
 from dashboards.statistics import Influence, SeedKey
+from dashboards.statistics.run_batches import RunBatch
 from search_spaces.amounts import Seed
 from search_spaces.ingested import IngestedStudy
 from search_spaces.names import AXES, Role
@@ -208,6 +209,7 @@ class SeenBlock:
         fraction: Label of the amount.
         rows: Their rows of ``Evidence.results``.
         predictions: (trial_id, set) -> predictions and the design of the set.
+        batches: Set -> the runs of all its predictions, in their order, where they were put together already.
     """
 
     task: str
@@ -216,6 +218,7 @@ class SeenBlock:
     fraction: str
     rows: pd.DataFrame
     predictions: dict[tuple[str, str], tuple[PredictionSet, SetDesign]]
+    batches: Mapping[str, RunBatch] = field(default_factory=dict)
 
 
 Watch = Callable[[SeenBlock], None]

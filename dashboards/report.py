@@ -239,7 +239,7 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
             anchor="curves",
             heading="Scale curves",
             intro="How far each source gets with how many labels, at each model scale.",
-            plots=tuple(scale_curves(primary, tables.trial_values, baseline)) if len(primary) else (),
+            plots=tuple(scale_curves(primary, tables.trial_values, baseline, tables.curve_fits)) if len(primary) else (),
             empty="No finished trial has predictions yet.",
         ),
         Section(

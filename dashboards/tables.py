@@ -17,7 +17,7 @@ from dashboards.exclusions import Exclusion, exclusion_table
 from dashboards.further_tables import FurtherTables
 from dashboards.label_tables import label_rows
 from dashboards.planned import CELL_COLUMNS, CellName, planned_seeds
-from dashboards.primary_family import absent_contrasts, primary_amounts
+from dashboards.primary_family import absent_contrasts, absent_scale_effects, primary_amounts
 from dashboards.reading import task_estimates
 from dashboards.robustness_tables import deficit_rows, shift_summary_rows, shifted_rows, subgroup_rows, with_holm
 from dashboards.side_tables import ensemble_rows, fit_table, paper_rows, rank_table
@@ -127,7 +127,8 @@ def build_tables(evidence: Evidence) -> Tables:
     frames = {name: pd.DataFrame(found) for name, found in rows.items()}
     absent = len(absent_contrasts(evidence, frames["contrasts"]))
     frames["contrasts"], frames["gates"] = decide(evidence, frames["contrasts"], absent)
-    frames["scale_effects"] = decide_scales(evidence, frames["scale_effects"])
+    absent = len(absent_scale_effects(evidence, frames["scale_effects"]))
+    frames["scale_effects"] = decide_scales(evidence, frames["scale_effects"], absent)
     frames["shift_summary"] = with_holm(frames["shift_summary"])
     frames["deficits"] = with_holm(frames["deficits"])
     return Tables(
