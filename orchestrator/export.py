@@ -64,8 +64,8 @@ def export_trial(plan: Plan, start_of_id: str, folder: Path, places: Places) -> 
     if not storage.has_weights(planned.trial_id):
         raise UserError(
             f"the weights of trial {planned.trial_id} are not in storage {storage.place}: they were pruned, or not "
-            "kept (execution.keep_weights: none). Only training makes them again: run the study with keep_weights: best "
-            "under another --storage and --tracking-uri"
+            "kept (execution.keep_weights: none). Only training makes them again: run the study with keep_weights: "
+            "best under another --storage and --tracking-uri"
         )
     assert plan.resolver is not None
     workspace = Workspace(home=str(places.home), storage=storage.place, import_paths=import_paths(plan.loaded))

@@ -1,7 +1,7 @@
 """A trained model as a folder that stands alone: ``model.safetensors``, ``config.json``, and how to load both.
 
-``config.json`` is in timm's form where the network is timm's, so that ``timm.create_model("local-dir:FOLDER")`` reads it;
-what this project needs to build any network stands beside it under ``scalecurves``.
+``config.json`` is in timm's form where the network is timm's: ``timm.create_model("local-dir:FOLDER")`` reads it; what
+this project needs to build any network stands beside it under ``scalecurves``.
 """
 
 from __future__ import annotations
