@@ -101,7 +101,7 @@ def _facts(trial: ResolvedTrial, plan: Plan, places: Places, tracking_uri: str) 
     predictions = load_predictions(rows, tracking_uri=tracking_uri)
     level = 1 - plan.study.statistics.alpha
     return CardFacts(
-        run={str(k): v for k, v in rows.iloc[0].items()},
+        run={str(k): v.item() if hasattr(v, "item") else v for k, v in rows.iloc[0].items()},
         metrics=trial_metrics(predictions, trial.trial_id, metrics, level),
         grades=_grades(trial, plan, tracking_uri),
         source_licence=_source_licence(trial),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +96,7 @@ def _front_matter(trial: ResolvedTrial, facts: CardFacts, name: str) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, float | int) and math.isfinite(value)
+    return isinstance(value, numbers.Real) and math.isfinite(value)
 
 
 def _model_rows(trial: ResolvedTrial, facts: CardFacts) -> list[tuple[str, str]]:
@@ -115,7 +116,7 @@ def _model_rows(trial: ResolvedTrial, facts: CardFacts) -> list[tuple[str, str]]
         ("normalisation", f"RGB in [0, 1], mean {list(normalise.mean)}, std {list(normalise.std)}"),
         ("trial", trial.trial_id),
         ("manifest", trial.task.manifest_hash),
-        ("code", str(run.get("commit") or "no commit known")),
+        ("code", run["commit"] if isinstance(run.get("commit"), str) else "no commit known"),
     ]
     code = trial.scale.factory_sha256
     return [*rows, ("code of the network", f"sha256 {code}")] if code else rows
@@ -174,7 +175,7 @@ def _caveats(trial: ResolvedTrial, facts: CardFacts) -> list[str]:
     lines += [f"Of the intervals: {note}" for note in notes]
     if facts.run.get("patients_known") is False:
         lines.append("Patients are not known: each image counts as one, and intervals are too narrow.")
-    if facts.run.get("still_rising"):
+    if facts.run.get("still_rising") is True:
         lines.append("Validation was still improving when training stopped.")
     near = trial.leakage.near_copies if trial.leakage else {}
     lines += [f"{name} holds {n} near copies of training images." for name, n in near.items() if n]

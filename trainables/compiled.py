@@ -53,7 +53,7 @@ def compiled(module: nn.Module, cache: Path | None) -> Iterator[nn.Module]:
         except TorchDynamoException as error:
             raise UserError(
                 f"{OPTION}: torch.compile cannot compile this model; write compile: false. "
-                f"{type(error).__name__}: {_first_line(error)}"
+                f"{type(error).__name__}: {_reason(error)}"
             ) from error
         finally:
             torch.compiler.reset()
@@ -72,5 +72,6 @@ def _cached(folder: Path | None) -> Iterator[None]:
             os.environ.pop(CACHE_VARIABLE, None)
 
 
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+def _reason(error: Exception) -> str:
+    """Dynamo says in its first lines what failed where, and then how to debug torch."""
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())[:300] or "no reason given"
