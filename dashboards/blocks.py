@@ -242,15 +242,17 @@ def _set_runs(name: str, seen: SeenBlock, rows: pd.DataFrame, exclusions: list[E
         RunKey(source=str(rows.loc[t, "pretraining_source"]), seed=_seed(rows.loc[t]), trial_id=t) for t in kept
     )
     logits = [prediction.logits for prediction, _ in kept.values()]
+    made = seen.batches.get(name)
     try:
-        batch = make_batch(first.kind, first.labels, first.y, logits, design.index, design.classes)
+        if made is None or len(kept) < len(found):
+            made = make_batch(first.kind, first.labels, first.y, logits, design.index, design.classes)
     except ValueError as error:
         detail = f"{seen.scale}, {seen.fraction}: {error}"
         exclusions += [
             Exclusion(why=Why.NO_BATCH, task=seen.task, set=name, trial_id=trial, detail=detail) for trial in kept
         ]
         return None
-    return SetRuns(name=name, keys=keys, batch=batch, design=design, any_prediction=first)
+    return SetRuns(name=name, keys=keys, batch=made, design=design, any_prediction=first)
 
 
 def _seed(row: Any) -> Seed:

@@ -82,3 +82,15 @@ def test_planned_contrasts_without_a_row_count_in_the_family():
     assert found.loc[primary, "p_adjusted"].to_numpy() == pytest.approx(expected)
     rest = ~base["primary"].eq(True)
     assert found.loc[rest, "p_adjusted"].equals(base.loc[rest, "p_adjusted"])
+
+
+def test_what_is_lost_counts_and_what_could_not_be_tested_does_not():
+    rows = table(p=[0.01, np.nan, 0.02, np.nan, 0.5])
+    as_planned = adjust_study(rows, lost=[False] * 5)
+    assert as_planned["p_adjusted"].equals(adjust_study(rows)["p_adjusted"])
+    lost = adjust_study(rows, lost=[False, True, False, True, False])
+    expected = multipletests([0.01, 0.02, 1.0], method="holm")[1][:2]
+    assert lost["p_adjusted"].tolist() == pytest.approx([expected[0], np.nan, expected[1], np.nan, 0.5], nan_ok=True)
+    with_absent = adjust_study(rows, 2, [False, True, False, True, False])
+    expected = multipletests([0.01, 0.02, 1.0, 1.0, 1.0], method="holm")[1][:2]
+    assert with_absent["p_adjusted"].iloc[[0, 2]].tolist() == pytest.approx(list(expected))
