@@ -25,7 +25,13 @@ from dashboards import narrative, tracking
 from dashboards.curve_plots import parameter_plots, scale_curves
 from dashboards.data_cards import card_tables, load_data_cards
 from dashboards.evidence import IN_DOMAIN, Evidence, target_results
-from dashboards.evidence_sections import confidence_section, shift_section, speed_section, subgroup_section
+from dashboards.evidence_sections import (
+    confidence_section,
+    shift_section,
+    speed_section,
+    stage_section,
+    subgroup_section,
+)
 from dashboards.figure_files import write_figures
 from dashboards.findings import findings, headlines, overview, summary
 from dashboards.load import (
@@ -165,6 +171,7 @@ def gather(
         ingested=ingested,
         plan=plan,
         searches=everything[everything["role"] == Role.SEARCH],
+        upstream=everything[everything["role"] == Role.UPSTREAM],
         search_failures=failures[of_search].drop_duplicates("trial_id"),
         data_cards=load_data_cards(study_name, tracking_uri),
         representations=kept,
@@ -305,6 +312,7 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
             ),
             empty="No finished trial yet.",
         ),
+        *stage_section(tables),
         *_tuning_section(evidence, tables.tuning),
         *_further_sections(evidence, tables),
     )

@@ -151,6 +151,7 @@ class TaskLibrary:
             labels=tuple(manifest.labels),
             importer=manifest.importer,
             archives=_archives(manifest),
+            image_area=_image_area(manifest),
         )
 
     def _cached_digests(self, name: str) -> pd.DataFrame | None:
@@ -173,6 +174,14 @@ def _read_or_none(folder: Path) -> Manifest | None:
         return Manifest.read(folder)
     except (DataError, UserError):
         return None
+
+
+def _image_area(manifest: Manifest) -> float | None:
+    """Median of width times height over the images whose size is recorded; None if none is."""
+    if Column.WIDTH not in manifest.table or Column.HEIGHT not in manifest.table:
+        return None
+    areas = (manifest.table[Column.WIDTH] * manifest.table[Column.HEIGHT]).dropna()
+    return float(areas.astype("float64").median()) if len(areas) else None
 
 
 def _archives(manifest: Manifest) -> tuple[str, ...]:
