@@ -134,7 +134,9 @@ def _areas(
     up_to = of_images(np.cumsum(lost, axis=1) - lost / 2) / n  # errors of images at least as confident
     augrc = wrong * below + up_to
     weighted = lost / (middle / n)
-    beyond = of_images(np.cumsum(weighted[:, ::-1], axis=1)[:, ::-1] - weighted / 2) / n  # of images at most as confident
+    beyond = (
+        of_images(np.cumsum(weighted[:, ::-1], axis=1)[:, ::-1] - weighted / 2) / n
+    )  # of images at most as confident
     return {"augrc": augrc, "aurc": -wrong * np.log(coverage) - beyond}
 
 
