@@ -12,14 +12,10 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 _PAYLOAD = "payload.pickle"
 
@@ -81,37 +77,3 @@ def take(folder: Path, piece: int | str) -> bool:
         os.close(os.open(folder / f"{piece}.taken", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         return True
     return False
-
-
-def do_pieces(folder: Path, pieces: Sequence[T], work: Callable[[T], object]) -> None:
-    """Take part in the work: every piece that is still free is done, and its result left in the folder."""
-    for number, piece in enumerate(pieces):
-        if take(folder, number):
-            partial = folder / f".{number}.part"
-            partial.write_bytes(pickle.dumps(work(piece)))
-            partial.replace(folder / f"{number}.pickle")  # last and whole
-
-
-def shared_out(
-    module: str, payload: object, pieces: Sequence[T], work: Callable[[T], R], number: int
-) -> list[R]:
-    """The results of all pieces, in their order.
-
-    Args:
-        module: See ``helpers``; its ``main`` calls ``do_pieces`` with the same pieces and the same work.
-        payload: See ``helpers``.
-        pieces: What there is to do.
-        work: Gives the result of a piece, the same in every process.
-        number: Of further processes.
-    """
-    own: dict[int, R] = {}
-    with helpers(module, payload, number) as helping:
-        for position, piece in enumerate(pieces):
-            if take(helping.folder, position):
-                own[position] = work(piece)
-        helping.wait()
-        for position, piece in enumerate(pieces):
-            if position not in own:
-                file = helping.folder / f"{position}.pickle"
-                own[position] = pickle.loads(file.read_bytes()) if file.is_file() else work(piece)
-    return [own[position] for position in range(len(pieces))]
