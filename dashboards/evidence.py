@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -22,6 +22,9 @@ from search_spaces.amounts import Seed
 from search_spaces.ingested import IngestedStudy
 from search_spaces.names import AXES, Role
 from search_spaces.study import StatisticsSpec, Study
+
+if TYPE_CHECKING:
+    from dashboards.representations import TrialRepresentations
 
 IN_DOMAIN = "test"
 
@@ -90,6 +93,7 @@ class Evidence:
         validation: trial_id -> validation predictions of the selected step; trials of older records have none.
         histories: trial_id -> validation curve; may read lazily.
         data_cards: Task -> what it is trained and scored on, in counts (``dashboards.data_cards``).
+        representations: trial_id -> what it kept for comparing networks; may read lazily. Most studies keep nothing.
     """
 
     name: str
@@ -105,6 +109,7 @@ class Evidence:
     ingested: IngestedStudy | None = None
     validation: Mapping[str, PredictionSet] = field(default_factory=dict)
     histories: Mapping[str, History] = field(default_factory=dict)
+    representations: Mapping[str, TrialRepresentations] = field(default_factory=dict)
 
     @property
     def statistics(self) -> StatisticsSpec:

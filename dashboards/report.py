@@ -40,6 +40,8 @@ from dashboards.load import (
 )
 from dashboards.page import PageContent, Section, render_page
 from dashboards.planned import current_trials, load_planned, readable_plan
+from dashboards.representation_section import representation_section
+from dashboards.representations import Fetch, KeptRepresentations, TrialRepresentations, storage_files
 from dashboards.row_plots import completeness_plot, forest_plots
 from dashboards.static import render
 from dashboards.style import plural
@@ -94,6 +96,7 @@ def build_report(
     planned: Mapping[str, Any] | None = None,
     *,
     local_ledger: bool = False,
+    files: Fetch | None = None,
 ) -> ReportFiles:
     """Build the report of a study from its record.
 
@@ -103,28 +106,32 @@ def build_report(
         tracking_uri: ``MLFLOW_TRACKING_URI`` if not given, else the SQLite file in the home folder.
         planned: The plan (``plan.json``); that of the record if not given.
         local_ledger: Keep the read in a file beside ``out``; else the caller adds it to the study's record.
+        files: What trials left in the storage; that of the home folder if not given.
 
     Raises:
         UserError: There is no record of the study, or ``out`` is a file.
-        TrackingError: MLflow cannot be reached.
+        TrackingError: MLflow or the storage cannot be reached.
     """
-    evidence, problems = gather(study_name, tracking_uri, planned)
+    evidence, problems = gather(study_name, tracking_uri, planned, files)
     earlier, damaged = parse_reads(
         [*recorded_reads(study_name, tracking_uri), *(local_reads(out) if local_ledger else ())]
     )
     place = f"locally, in {local_file(out).name} beside the report" if local_ledger else "with the study's record"
     ledger = Ledger(this=read_of(evidence), earlier=earlier, place=place, damaged=damaged)
     uri = tracking.hide_password(tracking.resolve_tracking_uri(tracking_uri))
-    files = write_report(evidence, out, problems=problems, record=uri, ledger=ledger)
+    written = write_report(evidence, out, problems=problems, record=uri, ledger=ledger)
     if local_ledger:
-        add_local_read(out, files.read)
-    return files
+        add_local_read(out, written.read)
+    return written
 
 
 def gather(
-    study_name: str, tracking_uri: str | None = None, planned: Mapping[str, Any] | None = None
+    study_name: str,
+    tracking_uri: str | None = None,
+    planned: Mapping[str, Any] | None = None,
+    files: Fetch | None = None,
 ) -> tuple[Evidence, list[str]]:
-    """Everything a report needs, and what could not be read.
+    """Everything a report needs, and what could not be read; see ``build_report``.
 
     Raises:
         UserError: There is no record of the study.
@@ -144,6 +151,10 @@ def gather(
         failures = failures[~failures["done"].astype(bool)].reset_index(drop=True)
     of_search = failures["role"] == Role.SEARCH
     uri = tracking_uri or everything.attrs.get("tracking_uri")
+    kept: Mapping[str, TrialRepresentations] = {}
+    if study is not None and study.representations is not None:
+        kept, damaged = _representations(study_name, results, files)
+        problems += damaged
     evidence = Evidence(
         name=study_name,
         results=results,
@@ -157,8 +168,21 @@ def gather(
         searches=everything[everything["role"] == Role.SEARCH],
         search_failures=failures[of_search].drop_duplicates("trial_id"),
         data_cards=load_data_cards(study_name, tracking_uri),
+        representations=kept,
     )
     return evidence, problems
+
+
+def _representations(
+    study: str, results: pd.DataFrame, files: Fetch | None
+) -> tuple[Mapping[str, TrialRepresentations], list[str]]:
+    """What the trials kept, and what is wrong with it."""
+    kept = KeptRepresentations(results, files or storage_files(study))
+    without = len(results) - len(kept)
+    if not without:
+        return kept, kept.problems
+    missing = f"{plural(without, 'finished trial')} without representations, or with files that are not in the storage."
+    return kept, [*kept.problems, missing]
 
 
 def _readable_study(study_name: str, tracking_uri: str | None) -> tuple[Study | None, IngestedStudy | None, str]:
@@ -275,6 +299,7 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
         subgroup_section(evidence, tables),
         confidence_section(evidence, tables),
         speed_section(evidence, tables),
+        *representation_section(evidence, tables),
         _gates_section(tables),
         Section(
             anchor="completeness",
@@ -417,12 +442,16 @@ def main(
     tracking_uri: Annotated[
         str | None, typer.Option(help="MLflow tracking URI; else MLFLOW_TRACKING_URI, else a local SQLite file.")
     ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Path or URI given to --storage of the run; else storage in the home folder.")
+    ] = None,
 ) -> None:
     """Build the report of a study without writing to MLflow."""
     from search_spaces.files import study_name
 
     try:
-        files = build_report(study_name(study), out, tracking_uri, local_ledger=True)
+        name = study_name(study)
+        files = build_report(name, out, tracking_uri, local_ledger=True, files=storage_files(name, storage))
     except ScalecurvesError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None

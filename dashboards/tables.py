@@ -19,9 +19,11 @@ from dashboards.label_tables import label_rows
 from dashboards.planned import CELL_COLUMNS, CellName, planned_seeds
 from dashboards.primary_family import absent_contrasts, absent_scale_effects, primary_amounts
 from dashboards.reading import task_estimates
+from dashboards.representation_tables import representation_tables
 from dashboards.robustness_tables import deficit_rows, shift_summary_rows, shifted_rows, subgroup_rows, with_holm
 from dashboards.side_tables import ensemble_rows, fit_table, paper_rows, rank_table
 from dashboards.tuning_tables import tuning_table
+from dashboards.weight_tables import weight_rows
 from dashboards.where_tables import decide_scales, reach_rows, scale_rows
 
 _COUNTS = (
@@ -68,7 +70,7 @@ class Tables:
         tuning: What the search of each cell chose.
         exclusions: Results that are not used, counted by reason.
         left_out: "task, set" -> labels with too few patients to be part of a macro AUC.
-        further: The tables of ``dashboards.further_tables``, by name.
+        further: The tables of ``dashboards.further_tables`` and ``dashboards.representation_tables``, by name.
     """
 
     cells: pd.DataFrame
@@ -104,7 +106,7 @@ class Tables:
         } | self.further
 
     def of(self, name: str) -> pd.DataFrame:
-        """A table of ``dashboards.further_tables``; empty if there is none."""
+        """A table of ``further``; empty if there is none."""
         return self.further.get(name, pd.DataFrame())
 
 
@@ -142,7 +144,7 @@ def build_tables(evidence: Evidence) -> Tables:
         tuning=tuning_table(evidence),
         exclusions=exclusion_table([*exclusions, *further.exclusions]),
         left_out=left_out,
-        further=further.frames(),
+        further=further.frames() | representation_tables(evidence, weight_rows),
     )
 
 

@@ -15,6 +15,7 @@ from orchestrator.known_models import KnownModels
 from orchestrator.plan_data import Drawn, Findings, PlanData, read_data
 from orchestrator.plan_leaks import find_leaks, note_contents
 from orchestrator.plan_recipes import note_regimes, refuse_warmup_alone
+from orchestrator.plan_representations import KeptBytes, check_representations
 from orchestrator.plan_stores import check_stores
 from search_spaces.amounts import Amount
 from search_spaces.expand import Cell, Exclusion, Expansion, Trial, expand, gang_of, priority_of
@@ -97,6 +98,7 @@ class Plan:
         subsets: (task, amount) -> what each subset seed draws.
         rows: Task -> the rows of its sets.
         searches: Searches that give the targets their values.
+        kept_bytes: Of the activations that a trial keeps; empty if none does, or the plan was made without weights.
     """
 
     loaded: LoadedStudy
@@ -110,6 +112,7 @@ class Plan:
     searches: tuple[PlannedSearch, ...] = ()
     subsets: dict[tuple[str, Amount], dict[int, Drawn]] = field(default_factory=dict)
     rows: dict[str, TaskRows] = field(default_factory=dict)
+    kept_bytes: KeptBytes = field(default_factory=dict)
 
     @property
     def open_searches(self) -> tuple[PlannedSearch, ...]:
@@ -189,6 +192,10 @@ def make_plan(
             resolver.alike, resolver.near_copies = seen.alike, seen.near
             note_contents(resolver, chosen, found)
     sizes = {} if found.problems or not load_weights else _check_weights(loaded, resolver, chosen, models, found, note)
+    kept_bytes: KeptBytes = {}
+    if not found.problems and load_weights:
+        paths = import_paths(loaded)
+        kept_bytes = check_representations(study, resolver, chosen, models, data, paths, found)
     models.save()
     _note_idle_ranks(study, resolver, chosen, found)
     _note_controls(expansion, chosen, found)
@@ -207,6 +214,7 @@ def make_plan(
         subsets=data.subsets,
         rows=data.rows,
         searches=() if found.problems else _searches(study, resolver, chosen, sizes, data),
+        kept_bytes=kept_bytes,
     )
 
 

@@ -17,6 +17,7 @@ from search_spaces.models import StrictModel
 from search_spaces.names import Role
 from search_spaces.normalisation import Normalisation
 from search_spaces.protocol import Protocol
+from search_spaces.representations import KeptRepresentations
 from search_spaces.source_specs import CheckpointSource, GaborSpec, RandomSource, TimmSource
 from search_spaces.study import EvaluationSetSpec, Where
 
@@ -133,6 +134,7 @@ class Workspace(StrictModel):
         checkpoint_every_s: Least seconds between two checkpoints.
         save_memory: Compute activations twice instead of keeping them, because memory ran out before.
         device_cache_gib: Image sets up to this size are kept on the GPU.
+        representations: What is kept for comparing networks; None for nothing.
     """
 
     home: str
@@ -142,6 +144,7 @@ class Workspace(StrictModel):
     checkpoint_every_s: float = 30.0
     save_memory: bool = False
     device_cache_gib: float = 4.0
+    representations: KeptRepresentations | None = None
 
 
 class SearchFacts(StrictModel):

@@ -36,6 +36,7 @@ from trainables.library import TaskLibrary
 from trainables.models import BuiltModel, build_model
 from trainables.module_setup import Weights, is_channels_last, prepare
 from trainables.predictions import predictions_table, write_predictions
+from trainables.representations import Representations
 from trainables.sources import HEAD_KEY, Receipt, initialise
 from trainables.storage import Storage
 from trainables.subset_files import keep_subset
@@ -112,6 +113,35 @@ def evaluate_only(
     return {name: write_predictions(table, destination, name) for name, table in tables.items()}
 
 
+def represent_only(trial: ResolvedTrial, weights: Path, destination: Path, group: Group) -> None:
+    """Representations of a finished trial, from its kept weights and its initialisation made again.
+
+    Args:
+        trial: The trial, with what it is to keep in its workspace.
+        weights: Its ``weights.safetensors``.
+        destination: Folder for the files.
+        group: A single process.
+
+    Raises:
+        UserError: The weights are another trial's or not those that the trial was scored with; its initial weights
+            cannot be had any more.
+        DataError: The images cannot be used.
+    """
+    with borrowed_globals(group.device):
+        run = _Run(trial, group)
+        data = run.load_data()
+        keeper = Representations.of(trial, data, Storage(trial.workspace.storage), group)
+        if keeper is None:
+            raise ValueError("the trial keeps no representations, or this is not rank 0")
+        built, _ = run.initialised()
+        keeper.remember(built)
+        built.module.load_state_dict(load_kept_weights(weights, trial))
+        with safe_open(weights, framework="pt") as file:
+            step = int((file.metadata() or {}).get("step", 0))
+        keeper.after_training(built, step=step)
+        keeper.write(destination)
+
+
 def load_kept_weights(path: Path, trial: ResolvedTrial) -> Weights:
     """The state dict in a trial's ``weights.safetensors``.
 
@@ -144,10 +174,10 @@ class _Run:
         trial, group = self._trial, self._group
         failpoint("trial.start")
         data = self.load_data()
-        built = self.build()
-        receipt = initialise(built, trial.source, self._upstream_weights, trial.seed.init)
-        fill_head(built.module, built.head, trial.protocol.head_init, trial.seed.init)
-        freeze(built.module, built.head, trial.protocol.freeze)
+        built, receipt = self.initialised()
+        representations = Representations.of(trial, data, self._storage, group)
+        if representations is not None:
+            representations.before_training(built)
         checkpoints = Checkpoints(self._storage, trial.trial_id, trial.workspace.checkpoint_every_s, group)
         setup_s = time.perf_counter() - self._started
         fitted = fit(
@@ -170,6 +200,8 @@ class _Run:
         if group.rank:
             return None
         tables |= self._validation(data, fitted.val_logits)
+        if representations is not None:
+            representations.after_training(built, step=fitted.best_step, resumed_from=fitted.resumed_from)
         now = time.perf_counter()
         timing = Timing(
             total_s=now - self._started,
@@ -184,9 +216,19 @@ class _Run:
         )
         result = self._result(data, built, fitted, timing, checkpoints.failures)
         self._keep_subset(data)
-        self._publish(result, receipt, fitted, built, tables)
+        self._publish(result, receipt, fitted, built, tables, representations)
         checkpoints.delete()
+        if representations is not None:
+            representations.forget_initial()
         return result
+
+    def initialised(self) -> tuple[BuiltModel, Receipt]:
+        """The model as it is before its first step."""
+        trial, built = self._trial, self.build()
+        receipt = initialise(built, trial.source, self._upstream_weights, trial.seed.init)
+        fill_head(built.module, built.head, trial.protocol.head_init, trial.seed.init)
+        freeze(built.module, built.head, trial.protocol.freeze)
+        return built, receipt
 
     def build(self) -> BuiltModel:
         trial = self._trial
@@ -294,6 +336,7 @@ class _Run:
         fitted: FitResult,
         built: BuiltModel,
         tables: dict[str, pa.Table],
+        representations: Representations | None,
     ) -> None:
         """Make the result durable.
 
@@ -307,6 +350,8 @@ class _Run:
                 (folder / Artifact.RECEIPT).write_text(receipt.model_dump_json(indent=2), encoding="utf-8")
                 pq.write_table(pa.Table.from_pylist(fitted.history, HISTORY_SCHEMA), folder / Artifact.HISTORY)
                 self._save_weights(folder / Artifact.WEIGHTS, fitted, built)
+                if representations is not None:
+                    representations.write(folder / Artifact.REPRESENTATIONS)
                 (folder / Artifact.TRIAL).write_text(result.model_dump_json(indent=2), encoding="utf-8")
                 self._storage.publish(folder, self._trial.trial_id)
         except (OSError, pa.ArrowException) as error:

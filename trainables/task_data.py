@@ -90,6 +90,7 @@ class TaskData:
     Attributes:
         train: The training subset.
         val: Validation; of a task whose validation is scaled, the part that goes with the amount.
+        all_val: All of validation, the same for every trial of the task.
         sets: Evaluation sets by name.
         subset: Facts about the training subset.
         drawn: The subset itself.
@@ -97,6 +98,7 @@ class TaskData:
 
     train: LabelledSet
     val: LabelledSet
+    all_val: LabelledSet
     sets: dict[str, LabelledSet]
     subset: SubsetFacts
     drawn: DrawnSubset
@@ -150,7 +152,14 @@ def load_task_data(trial: ResolvedTrial, library: TaskLibrary) -> TaskData:
         subset=subset,
         subset_seed=trial.seed.subset,
     )
-    return TaskData(train=task.pool.take(subset.rows), val=val, sets=dict(task.sets), subset=facts, drawn=drawn_subset)
+    return TaskData(
+        train=task.pool.take(subset.rows),
+        val=val,
+        all_val=task.val,
+        sets=dict(task.sets),
+        subset=facts,
+        drawn=drawn_subset,
+    )
 
 
 def set_hashes(task: ResolvedTask, library: TaskLibrary) -> dict[str, str]:

@@ -140,6 +140,9 @@ from dashboards.statistics.robustness import effective_robustness as effective_r
 from dashboards.statistics.robustness import mean_loss as mean_loss
 from dashboards.statistics.robustness import probit_line as probit_line
 from dashboards.statistics.robustness import retention as retention
+from dashboards.statistics.seed_pairs import SeedInterval as SeedInterval
+from dashboards.statistics.seed_pairs import pair_interval as pair_interval
+from dashboards.statistics.seed_pairs import seed_interval as seed_interval
 from dashboards.statistics.seeds import SeedDesign as SeedDesign
 from dashboards.statistics.seeds import SeedKey as SeedKey
 from dashboards.statistics.seeds import SeedSpread as SeedSpread
@@ -161,6 +164,7 @@ from dashboards.statistics.selective import risk_at_coverage_interval as risk_at
 from dashboards.statistics.selective import risk_coverage as risk_coverage
 from dashboards.statistics.selective import selective_scores as selective_scores
 from dashboards.statistics.similarity import HsicTerms as HsicTerms
+from dashboards.statistics.similarity import Representation as Representation
 from dashboards.statistics.similarity import Similarity as Similarity
 from dashboards.statistics.similarity import compare_layers as compare_layers
 from dashboards.statistics.similarity import debiased_cka as debiased_cka
