@@ -149,8 +149,6 @@ def _adjusted_by_stage(evidence: Evidence, table: pd.DataFrame) -> pd.DataFrame:
 def _adjusted_primary(evidence: Evidence, primary: pd.DataFrame) -> pd.DataFrame:
     """The family is as large as planned, of tasks that have probabilities (``primary_family``)."""
     tasks = set(primary["task"])
-    absent = [
-        name for name in absent_contrasts(evidence, primary) if name[0] in tasks and name[-1] == IN_DOMAIN
-    ]
+    absent = [name for name in absent_contrasts(evidence, primary) if name[0] in tasks and name[-1] == IN_DOMAIN]
     too_few = (primary["n_seeds"] > 0) & (primary["min_patients"] < MIN_TEST_PATIENTS)
     return adjust_study(primary, len(absent), list(primary["p"].isna() & ~too_few))
