@@ -55,6 +55,7 @@ def file_of(trial_id, moment, layers, filters, *, probe="p" * 16, weights=None):
         "probe_hash": probe,
         "positions": None,
         "weights": weights or f"{trial_id}{moment}",
+        "inputs": {"size": 8},
     }
     return safetensors.numpy.save(tensors, {"scalecurves": json.dumps(facts)})
 

@@ -128,14 +128,18 @@ def test_activations_are_those_of_the_network_on_images_that_nothing_was_trained
     np.testing.assert_allclose(logits, [seen[image] for image in ids], rtol=0, atol=2e-3)
 
 
-def test_keeping_changes_no_result(make_trial):
-    plain, keeping = make_trial(kept=None, storage="a"), make_trial(storage="b")
+@pytest.mark.parametrize("changes", [{}, {"precision": "bf16", "ema_decay": 0.9}])
+def test_keeping_changes_no_result(make_trial, changes):
+    protocol = PROTOCOL.model_copy(update=changes)
+    plain = make_trial(kept=None, storage="a", protocol=protocol)
+    keeping = make_trial(storage="b", protocol=protocol)
     results = [train(trial, ONE, Teller()) for trial in (plain, keeping)]
     assert results[0].best_value == results[1].best_value
     assert results[0].loss == results[1].loss
     weights = [load_file(Storage(t.workspace.storage).fetch(TRIAL_ID, Artifact.WEIGHTS)) for t in (plain, keeping)]
     assert same(*weights)
     assert not Storage(plain.workspace.storage).has_representations(TRIAL_ID)
+    assert all(np.isfinite(values.astype(float)).all() for _, kept in moments(keeping) for values in kept.values())
 
 
 def test_a_resumed_trial_keeps_the_true_initialisation(make_trial, monkeypatch):
