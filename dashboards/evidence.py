@@ -17,6 +17,7 @@ from dashboards.planned import Plan
 from dashboards.prediction_sets import PredictionSet
 from dashboards.set_design import GroupDesign, SetDesign
 from dashboards.statistics import Influence, SeedKey
+from dashboards.statistics.run_batches import RunBatch
 from search_spaces.amounts import Seed
 from search_spaces.ingested import IngestedStudy
 from search_spaces.names import AXES, Role
@@ -87,6 +88,7 @@ class Evidence:
         failures: One row per failed attempt at a target or upstream trial (``dashboards.load.load_failures``).
         seeds_added: Whether seeds were added to the study after its test results had been read (``verdict.ledger``).
         searches: One row per done search trial (``dashboards.load.load_results``).
+        upstream: One row per done trial that others start from, and that is no target itself.
         search_failures: One row per search trial that failed.
         ingested: What is known of others' study, if these are results of others.
         validation: trial_id -> validation predictions of the selected step; trials of older records have none.
@@ -102,6 +104,7 @@ class Evidence:
     study: Study | None = None
     plan: Plan = field(default_factory=Plan)
     searches: pd.DataFrame = field(default_factory=pd.DataFrame)
+    upstream: pd.DataFrame = field(default_factory=pd.DataFrame)
     search_failures: pd.DataFrame = field(default_factory=pd.DataFrame)
     seeds_added: bool = False
     data_cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -213,6 +216,7 @@ class SeenBlock:
         fraction: Label of the amount.
         rows: Their rows of ``Evidence.results``.
         predictions: (trial_id, set) -> predictions and the design of the set.
+        batches: Set -> the runs of all its predictions, in their order, where they were put together already.
     """
 
     task: str
@@ -221,6 +225,7 @@ class SeenBlock:
     fraction: str
     rows: pd.DataFrame
     predictions: dict[tuple[str, str], tuple[PredictionSet, SetDesign]]
+    batches: Mapping[str, RunBatch] = field(default_factory=dict)
 
 
 Watch = Callable[[SeenBlock], None]

@@ -18,6 +18,7 @@ from dashboards.robustness_plots import robustness_plots
 from dashboards.row_plots import subgroup_plots
 from dashboards.shift_tables import has_probit
 from dashboards.speed_plots import convergence_plots
+from dashboards.stage_tables import INTRO
 from dashboards.tables import Tables
 
 MAX_FIGURES = 8
@@ -129,6 +130,14 @@ def speed_section(evidence: Evidence, tables: Tables) -> Section:
         folded=named(("Times to the marks", tables.of("speed")), ("Area over log steps", tables.of("learning_area"))),
         empty="No trial has a validation curve.",
     )
+
+
+def stage_section(tables: Tables) -> tuple[Section, ...]:
+    """How good earlier stages are; only of studies in which trials start from trials."""
+    if tables.stages.empty:
+        return ()
+    shown = (("Upstream trials", tables.stages),)
+    return (Section(anchor="stages", heading="Earlier stages", intro=INTRO, tables=shown),)
 
 
 def _no_plots() -> tuple[AnyPlot, ...]:

@@ -28,7 +28,8 @@ from orchestrator.status import study_status as status_of
 from orchestrator.terminal import make_console
 from search_spaces.exceptions import TrackingError, UserError
 from search_spaces.failpoints import failpoint
-from search_spaces.files import LoadedStudy, adopt_study, load_study
+from search_spaces.files import LoadedStudy, adopt_study, load_study, names_a_file
+from search_spaces.ingested import IngestedStudy
 from search_spaces.study import Study
 from trainables.library import TaskLibrary
 
@@ -318,6 +319,26 @@ def attach_report(
         failpoint("report.before_attach")
         record.attach_report(folder)
     return files.index_html.resolve(), tuple(files.headlines)
+
+
+def ingested_study(text: str, tracking_uri: str | None) -> IngestedStudy | None:
+    """Others' study of that name in the record; None if there is none, or if ``text`` names a study file.
+
+    Args:
+        text: What the user named.
+        tracking_uri: MLflow.
+
+    Raises:
+        TrackingError: MLflow cannot be reached.
+    """
+    from dashboards.load import load_ingested
+
+    if names_a_file(text):
+        return None
+    try:
+        return load_ingested(text, tracking_uri)
+    except UserError:  # no record of that name: whoever asked says what else a study may be
+        return None
 
 
 def _at_least_one(max_concurrent: int | None) -> int | None:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search_spaces.home import CACHE
 from search_spaces.identity import ScaleCard, canonical, digest
 from search_spaces.study import ScaleSpec
 from search_spaces.trial import ResolvedScale, ResolvedSource
@@ -25,9 +26,6 @@ from trainables.user_modules import code_state
 
 if TYPE_CHECKING:
     from trainables.scale_cards import ModelCard
-
-CACHE = "cache"
-"""Folder of the home; what is in it can be found out again."""
 
 MOST = 5000
 """Entries kept; the oldest go first."""

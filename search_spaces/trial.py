@@ -32,6 +32,8 @@ class ResolvedScale(StrictModel):
         input_size: Side in pixels.
         ladder: Ladder of the scale, if any.
         factory_sha256: Hash of the file of a user's factory; None for timm and torchvision.
+        gflops: 1e9 operations of one image's forward pass, where the protocol's budget is in operations. Derived, no
+            part of the identity.
     """
 
     name: str
@@ -40,6 +42,7 @@ class ResolvedScale(StrictModel):
     input_size: int
     ladder: str | None = None
     factory_sha256: str | None = None
+    gflops: float | None = None
 
 
 class UpstreamSource(StrictModel):

@@ -17,7 +17,7 @@ from trainables.environment import borrowed_globals
 from trainables.fitting import fit
 from trainables.groups import SingleProcess
 from trainables.models import build_model
-from trainables.task_data import working_side
+from trainables.task_data import worked_side
 
 TIMED_STEPS = 3
 """After one that warms up."""
@@ -41,7 +41,7 @@ def training_speed(trial: ResolvedTrial, threads: int) -> float:
         UserError: The scale cannot be built.
     """
     protocol = trial.protocol
-    batch, side = protocol.ghost_batch_size, working_side(trial.scale.input_size, protocol.storage_size)
+    batch, side = protocol.ghost_batch_size, worked_side(protocol, trial.scale.input_size)
     classes = max(2, len(trial.task.labels))
     rng = np.random.default_rng(0)
     data = _RandomImages(
@@ -73,6 +73,7 @@ def training_speed(trial: ResolvedTrial, threads: int) -> float:
                         "evaluations": 1 + TIMED_STEPS,
                         "select": "last",
                         "imbalance": "none",
+                        "compile": False,
                     }
                 ),
                 normalise=trial.source.normalise,

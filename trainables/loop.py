@@ -20,12 +20,14 @@ from torch import nn
 
 from search_spaces.exceptions import DataError, TrackingError, UnselectedWeightsError, UserError, unknown
 from search_spaces.failpoints import failpoint
+from search_spaces.home import CACHE as CACHE_OF_HOME
 from search_spaces.names import Artifact, Role, Split, State
 from search_spaces.results import Timing, TrialResult
 from search_spaces.trial import ResolvedTrial
 from trainables.augmentation import EvaluationTransform
 from trainables.batches import ImageFeed
 from trainables.checkpoint import Checkpoints
+from trainables.compiled import CACHE
 from trainables.environment import borrowed_globals, environment
 from trainables.evaluation import LEAST_BATCH_SIZE, predict
 from trainables.fitting import FitResult, Stopped, Tell, fit
@@ -187,6 +189,7 @@ class _Run:
             protocol=trial.protocol,
             normalise=trial.source.normalise,
             input_size=trial.scale.input_size,
+            gflops=trial.scale.gflops,
             seed=trial.seed.init,
             primary=trial.task.primary,
             group=group,
@@ -194,6 +197,7 @@ class _Run:
             checkpoints=checkpoints,
             save_memory=trial.workspace.save_memory,
             resident_bytes=self._resident_bytes,
+            compile_cache=Path(trial.workspace.home) / CACHE_OF_HOME / CACHE,
         )
         scoring = time.perf_counter()
         tables = self.score(built.module, data, list(trial.task.evaluate))

@@ -39,6 +39,7 @@ from dashboards.statistics.contrasts import Term as Term
 from dashboards.statistics.contrasts import combined_interval as combined_interval
 from dashboards.statistics.contrasts import common_seeds as common_seeds
 from dashboards.statistics.contrasts import contrast as contrast
+from dashboards.statistics.contrasts import is_lost as is_lost
 from dashboards.statistics.contrasts import linear_contrast as linear_contrast
 from dashboards.statistics.convergence import MedianTime as MedianTime
 from dashboards.statistics.convergence import Reached as Reached
