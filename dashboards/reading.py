@@ -21,6 +21,7 @@ from dashboards.evidence import (
     Watch,
     trials_by_cell,
 )
+from dashboards.estimates import influence_of
 from dashboards.exclusions import Exclusion, Why, single_seeds
 from dashboards.prediction_sets import PredictionSet
 from dashboards.set_design import Part, SetDesign
@@ -140,7 +141,7 @@ def _drop_repeated(
     """Two seeds that initialise differently never agree in every logit: such a pair is one result, kept once."""
     seen: dict[str, SeedKey] = {}
     for seed, prediction in list(runs.items()):
-        if not np.isfinite(prediction.logits).all() or not np.ptp(prediction.logits) > 0:
+        if _says_nothing(prediction):
             continue  # not a copy but a failure: nothing finite, or the same for every image
         digest = hashlib.blake2b(np.ascontiguousarray(prediction.logits).tobytes()).hexdigest()
         first = seen.setdefault(digest, seed)
@@ -153,6 +154,12 @@ def _drop_repeated(
             )
 
 
+def _says_nothing(prediction: PredictionSet) -> bool:
+    if prediction.is_masks:  # tp and fp: masks without a pixel
+        return not np.nansum(prediction.logits[..., :2]) > 0
+    return not np.isfinite(prediction.logits).all() or not np.ptp(prediction.logits) > 0
+
+
 def _add_ensemble(
     result: TaskEstimates,
     cell: CellKey,
@@ -163,7 +170,7 @@ def _add_ensemble(
     usable = {
         seed: p for seed, p in runs.items() if np.isfinite(result.values[trials[seed], p.name, result.metric].value)
     }
-    if len(usable) < 2:
+    if len(usable) < 2 or any(p.is_masks for p in usable.values()):  # of masks no probabilities are kept
         return
     first = next(iter(usable.values()))
     mean = seed_ensemble(first.kind, {seed: Member(images=p.image, logits=p.logits) for seed, p in usable.items()})
@@ -278,15 +285,9 @@ def _estimate_trial(result: TaskEstimates, trial_id: str, prediction: Prediction
     known = metric_names(prediction.kind, prediction.labels)
     for metric in dict.fromkeys([result.metric, *SECONDARY_METRICS]):
         if metric in known:
-            result.values[trial_id, prediction.name, metric] = patient_influence(
-                metric,
-                prediction.kind,
-                prediction.labels,
-                prediction.y,
-                prediction.logits,
-                design.index,
-                class_set=design.classes if metric == Metric.AUC_MACRO else None,
-            )
+            class_set = design.classes if metric == Metric.AUC_MACRO else None
+            influence = influence_of(metric, prediction, design.index, class_set)
+            result.values[trial_id, prediction.name, metric] = influence
     for group in design.groups if result.metric in known else ():
         key = (trial_id, prediction.name, group.column, group.name)
         result.groups[key] = GroupEstimate(
@@ -297,14 +298,4 @@ def _estimate_trial(result: TaskEstimates, trial_id: str, prediction: Prediction
 
 
 def _part(metric: str, prediction: PredictionSet, part: Part | None) -> Influence | None:
-    if part is None:
-        return None
-    return patient_influence(
-        metric,
-        prediction.kind,
-        prediction.labels,
-        prediction.y[part.rows],
-        prediction.logits[part.rows],
-        part.index,
-        class_set=part.classes,
-    )
+    return None if part is None else influence_of(metric, prediction, part.index, part.classes, part.rows)

@@ -25,7 +25,13 @@ from dashboards import narrative, tracking
 from dashboards.curve_plots import parameter_plots, scale_curves
 from dashboards.data_cards import card_tables, load_data_cards
 from dashboards.evidence import IN_DOMAIN, Evidence, target_results
-from dashboards.evidence_sections import confidence_section, shift_section, speed_section, subgroup_section
+from dashboards.evidence_sections import (
+    confidence_section,
+    overlap_section,
+    shift_section,
+    speed_section,
+    subgroup_section,
+)
 from dashboards.figure_files import write_figures
 from dashboards.findings import findings, headlines, overview, summary
 from dashboards.load import (
@@ -259,6 +265,7 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
         shift_section(evidence, tables),
         subgroup_section(evidence, tables),
         confidence_section(evidence, tables),
+        *([overlap_section(tables)] if len(tables.of("overlap")) else []),
         speed_section(evidence, tables),
         _gates_section(tables),
         Section(

@@ -22,26 +22,21 @@ from search_spaces.study import Normalisation
 from trainables.augmentation import Augment, EvaluationTransform
 from trainables.batches import RESIDENT_BYTES, ImageFeed, ImageSet, SampleOrder, Stream, stream_seed
 from trainables.checkpoint import Checkpoints, State
-from trainables.evaluation import LEAST_BATCH_SIZE, predict
+from trainables.evaluation import evaluation_batch_size, evaluation_crop, predict
 from trainables.ghost_batches import GhostBatches, ghosts_of_rank
 from trainables.groups import Group, broadcast_object
 from trainables.mixing import Mix
 from trainables.module_setup import Weights, largest_that_fits, prepare, snapshot
 from trainables.notice import NOTICE, order_of
-from trainables.optimisation import (
-    MovingAverage,
-    Precision,
-    Update,
-    make_loss,
-    sampling_weights,
-)
+from trainables.objectives import make_objective
+from trainables.optimisation import MovingAverage, Precision, Update, sampling_weights
 from trainables.recompute import recomputed
 from trainables.schedules import LossWatch, learning_rate
 from trainables.soft_labels import drawn_labels, has_soft_labels
 from trainables.steps import evaluation_stops, settled
 from trainables.telemetry import DeviceUse, Phase, StepClock
 from trainables.training_log import LOSS_WINDOW, LossLog, still_rising
-from trainables.validation_metrics import is_better, validation_value
+from trainables.validation_metrics import is_better
 
 Tell = Callable[[dict[str, Any]], Order]
 
@@ -64,7 +59,8 @@ class FitResult:
 
     Attributes:
         selected: State dict of the selected step, on the CPU.
-        val_logits: (N, C) of the validation images at the selected step, on rank 0; None elsewhere and without images.
+        val_logits: (N, C) of the validation images at the selected step, on rank 0; None elsewhere and without images. Of
+            masks what is kept of them (``trainables.mask_scores``), (N, D).
         final: State dict of the last step, on the CPU.
         history: One row per evaluation: step, loss (mean since the last one), val, val_loss (None unless the protocol
             needs it), lr, seconds (since the trial's start), step_losses (one per step).
@@ -122,7 +118,7 @@ def fit(
     Draws from torch's default generators, which it seeds; restore them afterwards if that matters.
 
     Args:
-        module: Images (B, 3, s, s) to logits, with its initial weights, the same on all ranks.
+        module: Images (B, 3, s, s) to logits, of masks (B, L, s, s), with its initial weights, the same on all ranks.
         train_set: The subset.
         val_set: The images that select.
         protocol: The recipe.
@@ -192,14 +188,13 @@ class _Fit:
         self._order = SampleOrder(images, protocol.global_batch_size, seed, weights)
         self._train_feed = ImageFeed(train_set, device, facts.dtype, resident_bytes)
         self._val_feed = ImageFeed(val_set, device, facts.dtype, resident_bytes)
-        self._val_targets = np.asarray(val_set.targets)
         self._has_soft_labels = has_soft_labels(np.asarray(train_set.targets))
         form = (normalise, device, facts.dtype, facts.channels_last)
         self._augment = Augment(protocol.augmentation, input_size, *form)
         self._mix = Mix(protocol, device)
-        self._transform = EvaluationTransform(input_size, *form, crop=protocol.evaluation_crop)
+        self._transform = EvaluationTransform(input_size, *form, crop=evaluation_crop(protocol, self._val_feed))
         self._generator = torch.Generator()
-        self._loss = make_loss(np.asarray(train_set.targets), protocol, facts.outputs, device)
+        self._objective = make_objective(train_set, val_set, protocol, facts.outputs, device)
         self._update = Update(module, protocol, self._steps, self._precision.scaler)
         self._average = None if protocol.ema_decay is None else MovingAverage(module, protocol.ema_decay)
         self._require_selectable(facts.outputs)
@@ -308,7 +303,7 @@ class _Fit:
         if self._has_soft_labels:
             targets = drawn_labels(targets, self._seed, step, ghost)
         self._generator.manual_seed(stream_seed(self._seed, Stream.AUGMENT, step, ghost))
-        inputs = self._augment(images, self._generator)
+        inputs, targets = self._augmented(images, targets)
         mixture = None
         if self._mix.is_on:
             self._generator.manual_seed(stream_seed(self._seed, Stream.MIX, step, ghost))
@@ -316,9 +311,15 @@ class _Fit:
         self._clock.enter(Phase.FORWARD)
         with self._precision.autocast():
             logits = net(inputs)
-        loss = self._loss(_full_precision(logits), targets, mixture)
+        loss = self._objective.loss(_full_precision(logits), targets, mixture)
         self._clock.enter(Phase.BACKWARD)
         return loss
+
+    def _augmented(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs of the net with their targets: masks go the way of their images."""
+        if self._train_feed.masks is None:
+            return self._augment(images, self._generator), targets
+        return self._augment.with_masks(images, targets, self._generator)
 
     def _rows(self, index: NDArray[np.int64], ghost: int) -> NDArray[np.int64]:
         size = self._protocol.ghost_batch_size
@@ -367,13 +368,14 @@ class _Fit:
 
     def _validate(self) -> tuple[float | None, float | None]:
         """Validation value and loss of the weights that count, which are selected if they are the best so far."""
-        batch_size = max(LEAST_BATCH_SIZE, self._protocol.ghost_batch_size)
+        batch_size = evaluation_batch_size(self._val_feed, self._protocol.ghost_batch_size)
         with self._evaluated_weights():
             value: float | None = None
             loss: float | None = None
             logits: NDArray[Any] | None = None
             if len(self._val_feed):
-                logits = predict(self._module, self._val_feed, self._transform, self._group, batch_size)
+                places = (self._transform, self._group, batch_size, self._objective.reduce)
+                logits = predict(self._module, self._val_feed, *places)
                 value, loss = self._shared_values(logits)
             last = self._protocol.select == "last"
             if last or self._is_better(value, loss):
@@ -392,9 +394,9 @@ class _Fit:
         finite, value, loss = True, None, None
         if logits is not None:
             finite = bool(np.isfinite(logits).all())
-            value = validation_value(self._primary, logits, self._val_targets) if finite else None
+            value = self._objective.value(self._primary, logits) if finite else None
             if finite and self._watch is not None:
-                loss = validation_value("nll", logits, self._val_targets)
+                loss = self._objective.validation_loss(logits)
         finite, value, loss = broadcast_object(self._group, (finite, value, loss))
         if not finite:
             raise DivergenceError(f"validation outputs are not finite after step {self._step} of {self._steps}")
@@ -422,22 +424,21 @@ class _Fit:
         )
 
     def _try_batch(self, size: int) -> None:
-        images, targets = self._train_feed.batch(np.arange(size) % len(self._train_feed))
+        inputs, targets = self._augmented(*self._train_feed.batch(np.arange(size) % len(self._train_feed)))
         with self._precision.autocast():
-            logits = self._module(self._augment(images, self._generator))
-        self._loss(_full_precision(logits), targets).backward()  # type: ignore[no-untyped-call]
+            logits = self._module(inputs)
+        self._objective.loss(_full_precision(logits), targets).backward()  # type: ignore[no-untyped-call]
 
     def _require_selectable(self, outputs: int) -> None:
-        images = len(self._val_targets)
-        guess = np.zeros((images, outputs))
-        if self._watch is not None and (not images or validation_value("nll", guess, self._val_targets) is None):
+        images = len(self._val_feed)
+        if self._watch is not None and not self._objective.is_defined(None, outputs):
             raise DataError(
                 f"none of the {images} validation images has a label, so there is no validation loss, by which the "
                 "protocol selects, lowers the learning rate or stops; give validation images or another schedule"
             )
         if self._protocol.select != "best_val":
             return
-        if not images or validation_value(self._primary, guess, self._val_targets) is None:
+        if not self._objective.is_defined(self._primary, outputs):
             raise DataError(
                 f"{self._primary} is not defined on the {images} validation images (too few classes are labelled), so "
                 "it cannot select weights; give more validation images or set protocol.select: last"

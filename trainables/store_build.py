@@ -27,6 +27,7 @@ from search_spaces.exceptions import DataError
 from search_spaces.failpoints import failpoint
 from search_spaces.names import Column
 from trainables.manifest import Manifest
+from trainables.mask_labels import mask_plane
 from trainables.pixels import FRAME_SEPARATOR
 from trainables.shards import (
     BUILDING,
@@ -114,7 +115,8 @@ class Recipe:
             return _resized(self.decoded.images[row], side, Image.Resampling.BILINEAR), mask
         at = int(self.order[row])
         pixels = self.manifest.pixels(at)
-        mask = _resized_mask(self.manifest, at, pixels.shape[:2], side) if self.layout.masks else None
+        height, width = pixels.shape[:2]
+        mask = _resized_mask(self.manifest, at, (height, width), side) if self.layout.masks else None
         return _resized(pixels, side, Image.Resampling.BICUBIC), mask
 
 
@@ -284,18 +286,7 @@ def _resized(pixels: Pixels, side: int, filter_: Image.Resampling) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((side, side), filter_))
 
 
-def _resized_mask(manifest: Manifest, row: int, shape: tuple[int, ...], side: int) -> Pixels | None:
-    """The row's mask with the values it has, by the nearest pixel.
-
-    Raises:
-        DataError: It cannot be read, has another size than its image, or values that a byte does not hold.
-    """
-    mask = manifest.mask(row)
-    if mask is None:
-        return None
-    of = f"mask {manifest.table[Column.MASK].iat[row]} (manifest {manifest.name!r}, row {row})"
-    if mask.shape != shape:
-        raise DataError(f"{of} is {mask.shape[1]} x {mask.shape[0]}, its image {shape[1]} x {shape[0]}")
-    if mask.size and not 0 <= mask.min() <= mask.max() <= 255:
-        raise DataError(f"{of} has values from {mask.min()} to {mask.max()}; 0 to 255 can be stored")
-    return _resized(mask.astype(np.uint8), side, Image.Resampling.NEAREST)
+def _resized_mask(manifest: Manifest, row: int, size: tuple[int, int], side: int) -> Pixels | None:
+    """The row's labels by the nearest pixel, see ``mask_plane``: blends of labels would be other labels."""
+    plane = mask_plane(manifest, row, size)
+    return None if plane is None else _resized(plane, side, Image.Resampling.NEAREST)
