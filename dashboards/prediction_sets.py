@@ -35,10 +35,10 @@ class PredictionSet:
         labels: Labels (classes) in the order of the columns.
         y: Binary, multilabel: (N, L) float32 of 0, 1 and NaN (masked). Multiclass, ordinal: (N,) int64 into labels, -1
             masked. Segmentation: (N, L), whether the original mask shows the label.
-        logits: (N, L) float32, before sigmoid or softmax. Segmentation: (N, L, 4) float64, pixels that are predicted and
-            true, predicted only, true only, and neither; NaN where a label is not known.
-        distances: Segmentation: (N, L, 2) float64, HD95 in pixels of the original image and normalised surface Dice; NaN
-            where undefined.
+        logits: (N, L) float32, before sigmoid or softmax. Segmentation: (N, L, 4) float64, pixels that are predicted
+            and true, predicted only, true only, and neither; NaN where a label is not known.
+        distances: Segmentation: (N, L, 2) float64, HD95 in pixels of the original image and normalised surface Dice;
+            NaN where undefined.
         image: (N,) keyed hashes of the image ids; of the first one where several images are one row.
         patient: (N,) keyed hashes of the patient ids; one key per task, so patients match across trials.
         site: (N,) of the site's name; None if the manifest has none.
@@ -276,9 +276,7 @@ def _number_columns(kind: str, labels: tuple[str, ...]) -> list[str]:
     return [Column.LOGIT_PREFIX + label for label in labels]
 
 
-def _one_row_per_image(
-    table: pa.Table, labels: tuple[str, ...], path: Path
-) -> tuple[pa.Table, NDArray[np.float64]]:
+def _one_row_per_image(table: pa.Table, labels: tuple[str, ...], path: Path) -> tuple[pa.Table, NDArray[np.float64]]:
     """Predictions of masks, which have a row per image and label, with a row per image.
 
     Returns:

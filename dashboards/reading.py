@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dashboards.estimates import influence_of
 from dashboards.evidence import (
     IN_DOMAIN,
     CellKey,
@@ -21,7 +22,6 @@ from dashboards.evidence import (
     Watch,
     trials_by_cell,
 )
-from dashboards.estimates import influence_of
 from dashboards.exclusions import Exclusion, Why, single_seeds
 from dashboards.prediction_sets import PredictionSet
 from dashboards.set_design import Part, SetDesign

@@ -160,10 +160,10 @@ class Protocol(StrictModel):
         stop_patience: Training stops after more than this many evaluations in a row without a lower validation loss.
         evaluate_every: ``epoch``: validation after every pass over the subset, instead of ``evaluations``.
         mixup_min_images: Mixup only for subsets of at least this many images.
-        evaluation_crop: What evaluation sees: the centre (7/8 of the side), or the whole image, resized. Masks are always
-            predicted for the whole image, as each true pixel counts.
-        loss: Of segmentation tasks: ``bce``, ``dice``, or ``bce_dice``, their sum (``trainables.mask_losses``), which is
-            meant if not given. Tasks of labels have the cross-entropy.
+        evaluation_crop: What evaluation sees: the centre (7/8 of the side), or the whole image, resized. Masks are
+            always predicted for the whole image, as each true pixel counts.
+        loss: Of segmentation tasks: ``bce``, ``dice``, or ``bce_dice``, their sum (``trainables.mask_losses``), which
+            is meant if not given. Tasks of labels have the cross-entropy.
         mask_threshold: Of segmentation tasks: from which probability on a pixel counts as predicted. ``best_val``: of
             0.05, 0.1 ... 0.95 what has the highest pooled Dice on validation at the selected step; ``half``: 0.5.
     """

@@ -27,8 +27,8 @@ from search_spaces.models import identity_fields
 from search_spaces.names import Kind, Role
 from search_spaces.normalisation import Normalisation
 from search_spaces.protocol import Protocol, changed
-from search_spaces.segmentation import OVERLAP_METRICS, misfit, task_misfit
 from search_spaces.seen import SetOverlap, set_overlaps
+from search_spaces.segmentation import OVERLAP_METRICS, misfit, task_misfit
 from search_spaces.source_specs import (
     ByScaleSource,
     CheckpointSource,
@@ -208,7 +208,9 @@ class Resolver:
                     raise UserError(unknown("label", label, card.labels, f"tasks.{name}.labels"))
             kind, labels = Kind(card.kind), spec.labels or card.labels
             if problem := task_misfit(spec, kind):
-                raise UserError(f"tasks.{name}.{problem}" if problem.startswith("evaluate") else f"tasks.{name}: {problem}")
+                raise UserError(
+                    f"tasks.{name}.{problem}" if problem.startswith("evaluate") else f"tasks.{name}: {problem}"
+                )
             if spec.primary not in _PRIMARY_BY_KIND[kind]:
                 raise UserError(
                     unknown(f"primary metric of a {kind} task", spec.primary, _PRIMARY_BY_KIND[kind], f"tasks.{name}")

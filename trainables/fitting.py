@@ -59,8 +59,8 @@ class FitResult:
 
     Attributes:
         selected: State dict of the selected step, on the CPU.
-        val_logits: (N, C) of the validation images at the selected step, on rank 0; None elsewhere and without images. Of
-            masks what is kept of them (``trainables.mask_scores``), (N, D).
+        val_logits: (N, C) of the validation images at the selected step, on rank 0; None elsewhere and without images.
+            Of masks what is kept of them (``trainables.mask_scores``), (N, D).
         final: State dict of the last step, on the CPU.
         history: One row per evaluation: step, loss (mean since the last one), val, val_loss (None unless the protocol
             needs it), lr, seconds (since the trial's start), step_losses (one per step).

@@ -39,8 +39,8 @@ def matched_labels(
         )
     if (kind is Kind.SEGMENTATION) != (manifest.kind is Kind.SEGMENTATION):
         raise UserError(
-            f"{where}: a {kind} task cannot be scored on manifest {manifest.name!r}, which is {manifest.kind}: masks and "
-            "labels of images do not compare"
+            f"{where}: a {kind} task cannot be scored on manifest {manifest.name!r}, which is {manifest.kind}: masks "
+            "and labels of images do not compare"
         )
     for label, other in (label_map or {}).items():
         if label not in labels:
@@ -89,7 +89,9 @@ def raw_values(
     values = np.full((len(manifest), len(columns)), np.nan, dtype=np.float32)
     for k, other in enumerate(columns.values()):
         if other is not None:
-            values[:, k] = _one_label(manifest, other) if presence is None else presence[:, manifest.labels.index(other)]
+            values[:, k] = (
+                _one_label(manifest, other) if presence is None else presence[:, manifest.labels.index(other)]
+            )
     return values
 
 

@@ -128,8 +128,8 @@ class TaskLibrary:
     def content_hash(self, manifest: Manifest) -> str:
         """32 hexadecimal digits that stand for the table and every image's bytes.
 
-        sha256 over ``table_hash`` and the sorted lines ``image_id sha256``; masks count where they are the label, and with
-        them how they are stored.
+        sha256 over ``table_hash`` and the sorted lines ``image_id sha256``; masks count where they are the label, and
+        with them how they are stored.
 
         Raises:
             DataError: Images are missing.

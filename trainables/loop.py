@@ -33,6 +33,7 @@ from trainables.freezing import freeze
 from trainables.groups import Group, broadcast_object
 from trainables.heads import fill_head
 from trainables.library import TaskLibrary
+from trainables.loading import ENCODER_KEY
 from trainables.mask_predictions import (
     THRESHOLDS_KEY,
     EvaluationRows,
@@ -47,7 +48,6 @@ from trainables.mask_predictions import (
 from trainables.models import BuiltModel, build_model
 from trainables.module_setup import Weights, is_channels_last, prepare
 from trainables.predictions import predictions_table, write_predictions
-from trainables.loading import ENCODER_KEY
 from trainables.sources import HEAD_KEY, Receipt, initialise
 from trainables.storage import Storage
 from trainables.subset_files import keep_subset

@@ -3,8 +3,8 @@
 With p the predicted probability of a label at a pixel, t in {0, 1} the truth, and sums over all known pixels of a ghost
 batch:
 
-- ``bce``: the mean of -t log p - (1 - t) log(1 - p) over known pixels and labels; with ``imbalance: weights`` each term is
-  multiplied by the inverse frequency of its side, n / (2 n_side), counted over the training masks;
+- ``bce``: the mean of -t log p - (1 - t) log(1 - p) over known pixels and labels; with ``imbalance: weights`` each term
+  is multiplied by the inverse frequency of its side, n / (2 n_side), counted over the training masks;
 - ``dice``: the mean over labels of 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1) (Milletari et al. 2016, without their
   squares; the smoothing of 1 and the sums over the whole batch as in the code of Hosseinzadeh Taher et al. 2021);
 - ``bce_dice``: their sum, as in nnU-Net (Isensee et al. 2021), whose cross-entropy is one over classes.

@@ -91,9 +91,7 @@ class EvaluationRows:
         distances[torch.isnan(counts[..., 0]).cpu()] = torch.nan
         return torch.cat([counts, distances.to(counts)], dim=2).flatten(1)
 
-    def _distances(
-        self, predicted: NDArray[np.bool_], true: NDArray[np.bool_], index: NDArray[np.int64]
-    ) -> Tensor:
+    def _distances(self, predicted: NDArray[np.bool_], true: NDArray[np.bool_], index: NDArray[np.int64]) -> Tensor:
         found = torch.empty(*predicted.shape[:2], 2, dtype=torch.float64)
         for image, row in enumerate(index):
             height, width = map(float, self._masks.pixel_sizes[row])
@@ -135,9 +133,9 @@ def mask_table(
         shared_patients: As for ``predictions_table``.
 
     Returns:
-        One row per image and label: ids, site and groups of the frame, ``label``, ``y`` (float32: 1 if the original mask
-        shows it, 0 if not, NaN unknown), ``tp, fp, fn, tn`` (int64, null if unknown) and ``hd95, nsd`` (float64, NaN
-        where undefined). Metadata as of ``predictions_table``, with the thresholds.
+        One row per image and label: ids, site and groups of the frame, ``label``, ``y`` (float32: 1 if the original
+        mask shows it, 0 if not, NaN unknown), ``tp, fp, fn, tn`` (int64, null if unknown) and ``hd95, nsd`` (float64,
+        NaN where undefined). Metadata as of ``predictions_table``, with the thresholds.
 
     Raises:
         ValueError: The number of rows or labels does not match.

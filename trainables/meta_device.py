@@ -11,7 +11,7 @@ _DRAWS = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.l
 
 
 class NothingDrawn(TorchFunctionMode):
-    """Leaves out what would draw numbers into meta tensors: drawing makes torch import its compiler, which takes long."""
+    """Leaves out what would draw numbers into meta tensors, which hold none: drawing imports torch's compiler, too."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _DRAWS and args[0].is_meta:

@@ -368,9 +368,7 @@ def _own_store(library: TaskLibrary, rows: TaskRows, task: ResolvedTask, storage
     return open_store(library, manifest, storage_size, side, content_hash=task.manifest_hash)
 
 
-def _evaluation_set(
-    store: ImageStore, truth: ImageStore, rows: EvaluationRows, task: ResolvedTask
-) -> LabelledSet:
+def _evaluation_set(store: ImageStore, truth: ImageStore, rows: EvaluationRows, task: ResolvedTask) -> LabelledSet:
     return LabelledSet(
         images=store.images,
         positions=store.rows[rows.positions],

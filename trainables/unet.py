@@ -32,12 +32,12 @@ MOST_LEVELS = len(DECODER_CHANNELS)
 
 WHAT_WORKS = (
     "What works: convolutional networks and transformers whose maps halve from stage to stage, such as timm's resnet, "
-    "efficientnet, convnext and swin, torchvision's resnet, densenet, vgg and squeezenet, and a factory of your own that "
-    "torch.fx can trace"
+    "efficientnet, convnext and swin, torchvision's resnet, densenet, vgg and squeezenet, and a factory of your own "
+    "that torch.fx can trace"
 )
 
 _HALVED = (0.35, 0.6)
-"""Side of a map over that of the level before, for it to count as the next level: pooling without padding is not exact."""
+"""Side of a map over that of the level before, for the next level: pooling without padding is not exact."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

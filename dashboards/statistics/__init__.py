@@ -4,9 +4,10 @@ Metrics of a run: ``compute_metrics``. Uncertainty: ``patient_influence`` of eac
 cell, ``contrast`` of two, ``linear_contrast`` of any; ``adjust_study`` over the families; ``classify`` for the words,
 ``grade`` for how strong they may be. Over ladders: ``label_efficiency``, ``slope_coefficients``, ``fit_power_law``.
 Over cells: ``compare_with_best``, ``rank_summary``. What each decision controls: ``docs/statistics-decisions.md``.
-Beyond the per-run metrics, one module per subject: ``operating_points``, ``segmentation`` and ``masks``, ``calibration_error``,
-``recalibration``, ``reliability``, ``selective``, ``ood_detection``, ``robustness``, ``subgroups``, ``fairness``,
-``error_rates``, ``harm``, ``similarity``, ``weight_change``, ``ensembles`` (docs/statistics-metrics.md).
+Beyond the per-run metrics, one module per subject: ``operating_points``, ``segmentation`` and ``masks``,
+``calibration_error``, ``recalibration``, ``reliability``, ``selective``, ``ood_detection``, ``robustness``,
+``subgroups``, ``fairness``, ``error_rates``, ``harm``, ``similarity``, ``weight_change``, ``ensembles``
+(docs/statistics-metrics.md).
 """
 
 from dashboards.statistics.best_set import BestSet as BestSet

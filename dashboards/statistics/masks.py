@@ -68,8 +68,8 @@ def overlap_influence(
 ) -> Influence:
     """Dice or IoU with each patient's contribution: of one label, or the mean over the labels that some image shows.
 
-    The value of a label is the mean over patients of the mean over their images that show it. A patient's contribution to
-    the mean over labels is the mean of those to each, 0 for a label that no image of theirs shows.
+    The value of a label is the mean over patients of the mean over their images that show it. A patient's contribution
+    to the mean over labels is the mean of those to each, 0 for a label that no image of theirs shows.
 
     Args:
         metric: A name of ``metric_names("segmentation", labels)``.
@@ -132,16 +132,14 @@ def mask_metrics(
         patient: (N,) patient ids, or their index.
 
     Returns:
-        The names of ``OF_ONE_LABEL``, means over labels where one is defined (sums of numbers of images), and with several
-        labels ``<name>.<label>``. NaN, never 0, where undefined.
+        The names of ``OF_ONE_LABEL``, means over labels where one is defined (sums of numbers of images), and with
+        several labels ``<name>.<label>``. NaN, never 0, where undefined.
 
     Raises:
         ValueError: Arrays that do not fit together.
     """
     index = patient if isinstance(patient, PatientIndex) else index_patients(patient)
-    each = {
-        label: label_metrics(counts_of_label(counts, k), distances[:, k], index) for k, label in enumerate(labels)
-    }
+    each = {label: label_metrics(counts_of_label(counts, k), distances[:, k], index) for k, label in enumerate(labels)}
     whole = {name: _over_labels(name, [found[name] for found in each.values()]) for name in OF_ONE_LABEL}
     if len(labels) == 1:
         return whole
@@ -159,10 +157,10 @@ def label_metrics(counts: PixelCounts, distances: FloatArray, index: PatientInde
     """Numbers of one label.
 
     ``dice`` and ``iou``: mean over patients of the mean over their images that show the label; ``dice_image_mean`` over
-    these images; ``dice_pooled`` of the pixels of all images together; ``dice_both_empty_is_1`` over all images, 1 where
-    truth and prediction are empty, 0 where only the truth is. ``hd95`` and ``nsd``: mean over patients of the mean over
-    their images where it is defined, and ``hd95_undefined`` the images that show the label and have no HD95, which a
-    mean cannot tell. ``false_positive_images``: share of the images without the label on which it is predicted, and
+    these images; ``dice_pooled`` of the pixels of all images together; ``dice_both_empty_is_1`` over all images, 1
+    where truth and prediction are empty, 0 where only the truth is. ``hd95`` and ``nsd``: mean over patients of the mean over
+    their images where it is defined, and ``hd95_undefined`` the images that show the label and have no HD95, which
+    a mean cannot tell. ``false_positive_images``: share of images without the label on which it is predicted, and
     ``false_positive_pixels`` the mean number of predicted pixels on all of them.
 
     Args:
