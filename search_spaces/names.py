@@ -106,6 +106,24 @@ class Artifact:
     WEIGHTS = "weights.safetensors"
     PREDICTIONS = "predictions"
     """Folder; one ``<evaluation set>.parquet`` each, and ``val.parquet`` of the selected step, which is none."""
+    REPRESENTATIONS = "representations"
+    """Folder; stays in the storage. ``initial`` and ``final.safetensors``, ``weights.parquet``."""
+
+
+class Moment(StrEnum):
+    """When representations are kept."""
+
+    INITIAL = "initial"
+    FINAL = "final"
+
+    @property
+    def file_name(self) -> str:
+        """In a trial's folder of representations."""
+        return f"{self}.safetensors"
+
+
+WEIGHT_TABLE = "weights.parquet"
+"""In a trial's folder of representations: how far each parameter is from its start."""
 
 
 class Column:

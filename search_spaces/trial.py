@@ -17,6 +17,7 @@ from search_spaces.models import StrictModel
 from search_spaces.names import Kind, Role
 from search_spaces.normalisation import Normalisation
 from search_spaces.protocol import Protocol
+from search_spaces.representations import KeptRepresentations
 from search_spaces.source_specs import CheckpointSource, GaborSpec, RandomSource, TimmSource
 from search_spaces.study import EvaluationSetSpec, Where
 
@@ -31,6 +32,8 @@ class ResolvedScale(StrictModel):
         input_size: Side in pixels.
         ladder: Ladder of the scale, if any.
         factory_sha256: Hash of the file of a user's factory; None for timm and torchvision.
+        gflops: 1e9 operations of one image's forward pass, where the protocol's budget is in operations. Derived, no
+            part of the identity.
     """
 
     name: str
@@ -39,6 +42,7 @@ class ResolvedScale(StrictModel):
     input_size: int
     ladder: str | None = None
     factory_sha256: str | None = None
+    gflops: float | None = None
 
 
 class UpstreamSource(StrictModel):
@@ -140,6 +144,7 @@ class Workspace(StrictModel):
         checkpoint_every_s: Least seconds between two checkpoints.
         save_memory: Compute activations twice instead of keeping them, because memory ran out before.
         device_cache_gib: Image sets up to this size are kept on the GPU.
+        representations: What is kept for comparing networks; None for nothing.
     """
 
     home: str
@@ -149,6 +154,7 @@ class Workspace(StrictModel):
     checkpoint_every_s: float = 30.0
     save_memory: bool = False
     device_cache_gib: float = 4.0
+    representations: KeptRepresentations | None = None
 
 
 class SearchFacts(StrictModel):

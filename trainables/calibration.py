@@ -18,7 +18,7 @@ from trainables.fitting import fit
 from trainables.groups import SingleProcess
 from trainables.mask_sets import MaskSet
 from trainables.models import build_model
-from trainables.task_data import working_side
+from trainables.task_data import worked_side
 
 TIMED_STEPS = 3
 """After one that warms up."""
@@ -62,7 +62,7 @@ def training_speed(trial: ResolvedTrial, threads: int) -> float:
         UserError: The scale cannot be built.
     """
     protocol = trial.protocol
-    batch, side = protocol.ghost_batch_size, working_side(trial.scale.input_size, protocol.storage_size)
+    batch, side = protocol.ghost_batch_size, worked_side(protocol, trial.scale.input_size)
     dense = trial.task.is_dense
     outputs = len(trial.task.labels) if dense else max(2, len(trial.task.labels))
     data = _random_images(batch, side, outputs, dense)
@@ -90,6 +90,7 @@ def training_speed(trial: ResolvedTrial, threads: int) -> float:
                         "evaluations": 1 + TIMED_STEPS,
                         "select": "last",
                         "imbalance": "none",
+                        "compile": False,
                     }
                 ),
                 normalise=trial.source.normalise,

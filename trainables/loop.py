@@ -20,12 +20,14 @@ from torch import nn
 
 from search_spaces.exceptions import DataError, TrackingError, UnselectedWeightsError, UserError, unknown
 from search_spaces.failpoints import failpoint
+from search_spaces.home import CACHE as CACHE_OF_HOME
 from search_spaces.names import Artifact, Role, Split, State
 from search_spaces.results import Timing, TrialResult
 from search_spaces.trial import ResolvedTrial
 from trainables.augmentation import EvaluationTransform
 from trainables.batches import ImageFeed
 from trainables.checkpoint import Checkpoints
+from trainables.compiled import CACHE
 from trainables.environment import borrowed_globals, environment
 from trainables.evaluation import Reduce, evaluation_batch_size, evaluation_crop, predict
 from trainables.fitting import FitResult, Stopped, Tell, fit
@@ -48,6 +50,7 @@ from trainables.mask_predictions import (
 from trainables.models import BuiltModel, build_model
 from trainables.module_setup import Weights, is_channels_last, prepare
 from trainables.predictions import predictions_table, write_predictions
+from trainables.representations import Representations
 from trainables.sources import HEAD_KEY, Receipt, initialise
 from trainables.storage import Storage
 from trainables.subset_files import keep_subset
@@ -125,6 +128,35 @@ def evaluate_only(
     return {name: write_predictions(table, destination, name) for name, table in tables.items()}
 
 
+def represent_only(trial: ResolvedTrial, weights: Path, destination: Path, group: Group) -> None:
+    """Representations of a finished trial, from its kept weights and its initialisation made again.
+
+    Args:
+        trial: The trial, with what it is to keep in its workspace.
+        weights: Its ``weights.safetensors``.
+        destination: Folder for the files.
+        group: A single process.
+
+    Raises:
+        UserError: The weights are another trial's or not those that the trial was scored with; its initial weights
+            cannot be had any more.
+        DataError: The images cannot be used.
+    """
+    with borrowed_globals(group.device):
+        run = _Run(trial, group)
+        data = run.load_data()
+        keeper = Representations.of(trial, data, Storage(trial.workspace.storage), group)
+        if keeper is None:
+            raise ValueError("the trial keeps no representations, or this is not rank 0")
+        built, _ = run.initialised()
+        keeper.remember(built)
+        built.module.load_state_dict(load_kept_weights(weights, trial))
+        with safe_open(weights, framework="pt") as file:
+            step = int((file.metadata() or {}).get("step", 0))
+        keeper.after_training(built, step=step)
+        keeper.write(destination)
+
+
 def load_kept_weights(path: Path, trial: ResolvedTrial) -> Weights:
     """The state dict in a trial's ``weights.safetensors``.
 
@@ -165,10 +197,10 @@ class _Run:
         trial, group = self._trial, self._group
         failpoint("trial.start")
         data = self.load_data()
-        built = self.build()
-        receipt = initialise(built, trial.source, self._upstream_weights, trial.seed.init)
-        fill_head(built.module, built.head, trial.protocol.head_init, trial.seed.init)
-        freeze(built.module, built.head, trial.protocol.freeze)
+        built, receipt = self.initialised()
+        representations = Representations.of(trial, data, self._storage, group)
+        if representations is not None:
+            representations.before_training(built)
         checkpoints = Checkpoints(self._storage, trial.trial_id, trial.workspace.checkpoint_every_s, group)
         setup_s = time.perf_counter() - self._started
         fitted = fit(
@@ -178,6 +210,7 @@ class _Run:
             protocol=trial.protocol,
             normalise=trial.source.normalise,
             input_size=trial.scale.input_size,
+            gflops=trial.scale.gflops,
             seed=trial.seed.init,
             primary=trial.task.primary,
             group=group,
@@ -185,6 +218,7 @@ class _Run:
             checkpoints=checkpoints,
             save_memory=trial.workspace.save_memory,
             resident_bytes=self._resident_bytes,
+            compile_cache=Path(trial.workspace.home) / CACHE_OF_HOME / CACHE,
         )
         scoring = time.perf_counter()
         if trial.task.is_dense:
@@ -194,6 +228,8 @@ class _Run:
         if group.rank:
             return None
         tables |= self._validation(data, fitted.val_logits)
+        if representations is not None:
+            representations.after_training(built, step=fitted.best_step, resumed_from=fitted.resumed_from)
         now = time.perf_counter()
         timing = Timing(
             total_s=now - self._started,
@@ -208,9 +244,19 @@ class _Run:
         )
         result = self._result(data, built, fitted, timing, checkpoints.failures)
         self._keep_subset(data)
-        self._publish(result, receipt, fitted, built, tables)
+        self._publish(result, receipt, fitted, built, tables, representations)
         checkpoints.delete()
+        if representations is not None:
+            representations.forget_initial()
         return result
+
+    def initialised(self) -> tuple[BuiltModel, Receipt]:
+        """The model as it is before its first step."""
+        trial, built = self._trial, self.build()
+        receipt = initialise(built, trial.source, self._upstream_weights, trial.seed.init)
+        fill_head(built.module, built.head, trial.protocol.head_init, trial.seed.init)
+        freeze(built.module, built.head, trial.protocol.freeze)
+        return built, receipt
 
     def build(self) -> BuiltModel:
         trial = self._trial
@@ -332,6 +378,7 @@ class _Run:
         fitted: FitResult,
         built: BuiltModel,
         tables: dict[str, pa.Table],
+        representations: Representations | None,
     ) -> None:
         """Make the result durable.
 
@@ -345,6 +392,8 @@ class _Run:
                 (folder / Artifact.RECEIPT).write_text(receipt.model_dump_json(indent=2), encoding="utf-8")
                 pq.write_table(pa.Table.from_pylist(fitted.history, HISTORY_SCHEMA), folder / Artifact.HISTORY)
                 self._save_weights(folder / Artifact.WEIGHTS, fitted, built)
+                if representations is not None:
+                    representations.write(folder / Artifact.REPRESENTATIONS)
                 (folder / Artifact.TRIAL).write_text(result.model_dump_json(indent=2), encoding="utf-8")
                 self._storage.publish(folder, self._trial.trial_id)
         except (OSError, pa.ArrowException) as error:

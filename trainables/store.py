@@ -33,22 +33,9 @@ from search_spaces.names import Column, Kind
 from trainables.library import TaskLibrary
 from trainables.manifest import Manifest
 from trainables.shards import INDEX_FILE, ImageStack, Layout, Pixels, Shard, open_shard
-from trainables.store_build import (
-    Decoded,
-    Progress,
-    Recipe,
-    build,
-    finished_bytes,
-)
-from trainables.store_cache import (
-    STORES,
-    StoreGoneError,
-    StoreInUse,
-    building_lock,
-    damaged_shards,
-    make_room,
-    read_index,
-)
+from trainables.store_build import Decoded, Progress, Recipe, build, finished_bytes
+from trainables.store_cache import STORES, building_lock, damaged_shards, make_room, read_index
+from trainables.store_use import StoreGoneError, StoreInUse
 
 FORMAT_VERSION = 2
 """Raised when pixels or files of a store would differ; older stores are then built anew."""

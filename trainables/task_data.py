@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from search_spaces.exceptions import UserError
 from search_spaces.names import NO_AGGREGATION, Column
+from search_spaces.protocol import Protocol
 from search_spaces.results import SubsetFacts
 from search_spaces.trial import ResolvedTask, ResolvedTrial
 from trainables.evaluation_sets import EvaluationRows, TaskRows, task_rows
@@ -95,6 +96,7 @@ class TaskData:
     Attributes:
         train: The training subset.
         val: Validation; of a task whose validation is scaled, the part that goes with the amount.
+        all_val: All of validation, the same for every trial of the task.
         sets: Evaluation sets by name.
         subset: Facts about the training subset.
         drawn: The subset itself.
@@ -102,6 +104,7 @@ class TaskData:
 
     train: LabelledSet
     val: LabelledSet
+    all_val: LabelledSet
     sets: dict[str, LabelledSet]
     subset: SubsetFacts
     drawn: DrawnSubset
@@ -123,6 +126,21 @@ def working_side(input_size: int, storage_size: int) -> int:
     return min(_enlarged(input_size), storage_size)
 
 
+def worked_side(protocol: Protocol, input_size: int) -> int:
+    """Side in pixels of the images that a trial works on: what its ``image_size`` resizes to, else ``working_side``.
+
+    Args:
+        protocol: Image sizes of a rule are numbers in it.
+        input_size: Of the model.
+
+    Raises:
+        UserError: Less is stored than the model takes in.
+    """
+    if isinstance(protocol.image_size, str):
+        return working_side(input_size, protocol.storage_size)
+    return protocol.image_size[0]
+
+
 def load_task_data(trial: ResolvedTrial, library: TaskLibrary) -> TaskData:
     """The arrays of a trial.
 
@@ -134,7 +152,7 @@ def load_task_data(trial: ResolvedTrial, library: TaskLibrary) -> TaskData:
         UserError: See ``task_rows`` and ``PatientOrder.draw``; also a manifest that has changed since the plan.
         DataError: Images are missing or unreadable.
     """
-    side = working_side(trial.scale.input_size, trial.protocol.storage_size)
+    side = worked_side(trial.protocol, trial.scale.input_size)
     task = _task(library, trial.task, trial.protocol.storage_size, side)
     order = task.order(trial.seed.subset)
     subset = order.draw(trial.amount)
@@ -155,7 +173,14 @@ def load_task_data(trial: ResolvedTrial, library: TaskLibrary) -> TaskData:
         subset=subset,
         subset_seed=trial.seed.subset,
     )
-    return TaskData(train=task.pool.take(subset.rows), val=val, sets=dict(task.sets), subset=facts, drawn=drawn_subset)
+    return TaskData(
+        train=task.pool.take(subset.rows),
+        val=val,
+        all_val=task.val,
+        sets=dict(task.sets),
+        subset=facts,
+        drawn=drawn_subset,
+    )
 
 
 def set_hashes(task: ResolvedTask, library: TaskLibrary) -> dict[str, str]:

@@ -40,6 +40,7 @@ from dashboards.statistics.contrasts import Term as Term
 from dashboards.statistics.contrasts import combined_interval as combined_interval
 from dashboards.statistics.contrasts import common_seeds as common_seeds
 from dashboards.statistics.contrasts import contrast as contrast
+from dashboards.statistics.contrasts import is_lost as is_lost
 from dashboards.statistics.contrasts import linear_contrast as linear_contrast
 from dashboards.statistics.convergence import MedianTime as MedianTime
 from dashboards.statistics.convergence import Reached as Reached
@@ -143,6 +144,9 @@ from dashboards.statistics.robustness import effective_robustness as effective_r
 from dashboards.statistics.robustness import mean_loss as mean_loss
 from dashboards.statistics.robustness import probit_line as probit_line
 from dashboards.statistics.robustness import retention as retention
+from dashboards.statistics.seed_pairs import SeedInterval as SeedInterval
+from dashboards.statistics.seed_pairs import pair_interval as pair_interval
+from dashboards.statistics.seed_pairs import seed_interval as seed_interval
 from dashboards.statistics.seeds import SeedDesign as SeedDesign
 from dashboards.statistics.seeds import SeedKey as SeedKey
 from dashboards.statistics.seeds import SeedSpread as SeedSpread
@@ -164,6 +168,7 @@ from dashboards.statistics.selective import risk_at_coverage_interval as risk_at
 from dashboards.statistics.selective import risk_coverage as risk_coverage
 from dashboards.statistics.selective import selective_scores as selective_scores
 from dashboards.statistics.similarity import HsicTerms as HsicTerms
+from dashboards.statistics.similarity import Representation as Representation
 from dashboards.statistics.similarity import Similarity as Similarity
 from dashboards.statistics.similarity import compare_layers as compare_layers
 from dashboards.statistics.similarity import debiased_cka as debiased_cka

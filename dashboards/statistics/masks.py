@@ -158,9 +158,9 @@ def label_metrics(counts: PixelCounts, distances: FloatArray, index: PatientInde
 
     ``dice`` and ``iou``: mean over patients of the mean over their images that show the label; ``dice_image_mean`` over
     these images; ``dice_pooled`` of the pixels of all images together; ``dice_both_empty_is_1`` over all images, 1
-    where truth and prediction are empty, 0 where only the truth is. ``hd95`` and ``nsd``: mean over patients of the mean over
-    their images where it is defined, and ``hd95_undefined`` the images that show the label and have no HD95, which
-    a mean cannot tell. ``false_positive_images``: share of images without the label on which it is predicted, and
+    where truth and prediction are empty, 0 where only the truth is. ``hd95`` and ``nsd``: mean over patients of the
+    mean over their images where it is defined, and ``hd95_undefined`` the images that show the label and have no HD95,
+    which a mean cannot tell. ``false_positive_images``: share of images without the label on which it is predicted, and
     ``false_positive_pixels`` the mean number of predicted pixels on all of them.
 
     Args:

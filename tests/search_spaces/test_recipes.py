@@ -103,7 +103,10 @@ def test_another_base_brings_its_own_values():
         ({"base": "bit_hyperule"}, "Did you mean 'bit_hyperrule'?"),
         ({"variant": "code"}, "variant of finetune: got 'code', allowed is none"),
         ({"base": "bit_light", "variant": "paper"}, "allowed is one of text, code"),
-        ({"budget": {"steps": 5, "examples": 9}}, "exactly one of steps and epochs, or examples, or rule; got steps"),
+        (
+            {"budget": {"steps": 5, "examples": 9}},
+            "exactly one of steps and epochs, or examples, flops or rule; got",
+        ),
         ({"budget": "hyper"}, "hyperrule"),
     ],
 )

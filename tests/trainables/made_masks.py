@@ -29,7 +29,7 @@ def square(image: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def write_images(folder: Path, masks: np.ndarray, rng: np.random.Generator, top: int = 255) -> None:
-    """``i<k>.png`` and ``m<k>.png`` of each mask, whose 1 is written as ``top``; label k is brighter in channel k - 1."""
+    """``i<k>.png`` and ``m<k>.png`` of each mask, whose 1 is written as ``top``; label k is bright in channel k - 1."""
     folder.mkdir(parents=True, exist_ok=True)
     for k, mask in enumerate(masks):
         pixels = rng.integers(40, 90, (*mask.shape, 3))

@@ -226,7 +226,7 @@ def test_a_zero_head_starts_from_equal_outputs(make_trial):
 def _best_is_early(monkeypatch):
     values = iter([0.9, 0.5, 0.5])
     monkeypatch.setattr(
-        "trainables.fitting.validation_value", lambda metric, logits, y: next(values) if logits.any() else 0.5
+        "trainables.selection.validation_value", lambda metric, logits, y: next(values) if logits.any() else 0.5
     )
 
 

@@ -1,4 +1,4 @@
-"""Whole trials on masks: they learn, their predictions are what the kept weights give, ranks and attempts do not matter."""
+"""Whole trials on masks: they learn, kept weights give the same predictions, and interruptions do not matter."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from search_spaces.exceptions import UserError
-from search_spaces.source_specs import CheckpointSource
+from search_spaces.source_specs import CheckpointSource, RandomSource
 from search_spaces.trial import MeanVarSource, PartialSource, ResolvedScale, ResolvedSource, UpstreamSource
 from tests.conftest import data_root
 from tests.trainables.toy import NORMALISE
@@ -49,9 +49,8 @@ def test_every_pixel_has_outputs_whatever_the_side():
     for side in (16, 17, 22):
         built = unet(RESNET8.model_copy(update={"input_size": side}))
         assert built.module(torch.zeros(1, 3, side, side)).shape == (1, 2, side, side)
-    assert set(built.encoder.names.values()) | set(built.encoder.head) == set(
-        build_model(RESNET8, 2, 0).module.state_dict()
-    )
+    whole = set(build_model(RESNET8, 2, 0).module.state_dict())
+    assert set(built.encoder.names.values()) | set(built.encoder.head) == whole
     assert built.parameters > built.backbone_parameters > 0
 
 
@@ -81,8 +80,7 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(classifier_file, tmp_path):
         initialise(unet(), source(tmp_path / "cut.safetensors"), refuse, 0)
 
 
-def test_trials_of_masks_and_of_labels_start_from_each_other(tmp_path, classifier_file):
-    path, classifier = classifier_file
+def test_trials_of_masks_and_of_labels_start_from_each_other(tmp_path):
     trained = unet(seed=7)
     file = tmp_path / "weights.safetensors"
     metadata = {HEAD_KEY: json.dumps(list(trained.head)), ENCODER_KEY: json.dumps(dict(trained.encoder.names))}
@@ -132,7 +130,7 @@ def test_a_timm_scale_has_its_own_names_although_the_library_flattens_them(tmp_p
     save_file({n: t.contiguous() for n, t in classifier.module.state_dict().items()}, tmp_path / "w.safetensors")
     receipt = initialise(built, source(tmp_path / "w.safetensors"), refuse, 0)
     assert receipt.matched_tensors == receipt.backbone_tensors == len(built.encoder.names)
-    with pytest.raises(UserError, match="cannot be the encoder of a U-Net: its maps are .* not halved.* What works"):
+    with pytest.raises(UserError, match=r"cannot be the encoder of a U-Net: its maps are .* not halved.* What works"):
         build_model(ResolvedScale(name="vit", factory="vit_tiny_patch16_224", input_size=224), 1, 0, dense=True)
 
 
@@ -151,13 +149,11 @@ def test_a_factory_without_maps_is_refused_with_what_works(tmp_path):
         "def odd(num_classes):\n"
         "    return Odd(num_classes)\n"
     )
+    random = ResolvedSource(name="random", weights=RandomSource(), normalise=NORMALISE)
     for function, why in (("flat", "not halved"), ("odd", "torch.fx cannot trace it")):
         scale = ResolvedScale(name="mine", factory=f"flatnets:{function}", input_size=16)
-        with pytest.raises(
-            UserError, match=f"scale 'mine': flatnets:{function} cannot be the encoder.*{why}.*What works"
-        ):
-            check_source(scale, ResolvedSource(name="r", weights={"init": "random"}, normalise=NORMALISE), 1,
-                         (str(tmp_path),), dense=True)  # fmt: skip
+        with pytest.raises(UserError, match=rf"mine.*{function} cannot be the encoder.*{why}.*What works"):
+            check_source(scale, random, 1, (str(tmp_path),), dense=True)
 
 
 @pytest.mark.shared_data
