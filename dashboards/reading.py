@@ -199,7 +199,7 @@ def _drop_repeated(
     seen: dict[str, SeedKey] = {}
     for seed, prediction in list(runs.items()):
         if _says_nothing(prediction):
-            continue  # not a copy but a failure: nothing finite, or the same for every image
+            continue  # not a copy but a failure: nothing finite, or the same for every image; or all right
         digest = hashlib.blake2b(np.ascontiguousarray(prediction.logits).tobytes()).hexdigest()
         first = seen.setdefault(digest, seed)
         if first != seed and getattr(first, "init", first) != getattr(seed, "init", seed):
@@ -212,8 +212,9 @@ def _drop_repeated(
 
 
 def _says_nothing(prediction: PredictionSet) -> bool:
-    if prediction.is_masks:  # tp and fp: masks without a pixel
-        return not np.nansum(prediction.logits[..., :2]) > 0
+    if prediction.is_masks:  # masks without a pixel, or without an error, agree in all counts
+        tp, fp, fn, _ = np.nansum(prediction.logits, axis=(0, 1))
+        return not (tp + fp > 0 and fp + fn > 0)
     return not np.isfinite(prediction.logits).all() or not np.ptp(prediction.logits) > 0
 
 
