@@ -5,8 +5,8 @@
 Each study is small but complete: two tasks, two scales of one ladder, two sources like the baseline, three amounts on
 a curve that levels off. Its predictions go through every table and every answer of a report, so that what is counted is
 what a reader would be told. Every study has a random stream of its own, from its number: with ``--log`` a run that was
-broken off goes on where it stopped, and runs of other numbers (``--first``) can be put together. ``benchmarks.coverage``
-takes the first of them.
+broken off goes on where it stopped, and runs of other numbers (``--first``) can be put together.
+``benchmarks.coverage`` takes the first of them.
 """
 
 from __future__ import annotations

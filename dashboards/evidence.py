@@ -88,6 +88,7 @@ class Evidence:
         failures: One row per failed attempt at a target or upstream trial (``dashboards.load.load_failures``).
         seeds_added: Whether seeds were added to the study after its test results had been read (``verdict.ledger``).
         searches: One row per done search trial (``dashboards.load.load_results``).
+        upstream: One row per done trial that others start from, and that is no target itself.
         search_failures: One row per search trial that failed.
         ingested: What is known of others' study, if these are results of others.
         validation: trial_id -> validation predictions of the selected step; trials of older records have none.
@@ -103,6 +104,7 @@ class Evidence:
     study: Study | None = None
     plan: Plan = field(default_factory=Plan)
     searches: pd.DataFrame = field(default_factory=pd.DataFrame)
+    upstream: pd.DataFrame = field(default_factory=pd.DataFrame)
     search_failures: pd.DataFrame = field(default_factory=pd.DataFrame)
     seeds_added: bool = False
     data_cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

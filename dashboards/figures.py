@@ -123,7 +123,9 @@ def _draw_series(
 def _draw_fit(figure: go.Figure, name: str, fit: FittedLine, style: LineStyle, place: dict[str, int]) -> None:
     common = {"legendgroup": _rich(name), "showlegend": False}
     line = {"color": style.colour, "width": 1, "dash": "4px,3px"}
-    figure.add_trace(go.Scatter(x=list(fit.x), y=list(fit.y), mode="lines", line=line, hoverinfo="skip", **common), **place)
+    figure.add_trace(
+        go.Scatter(x=list(fit.x), y=list(fit.y), mode="lines", line=line, hoverinfo="skip", **common), **place
+    )
     ring = go.Scatter(
         x=[fit.held_out[0]],
         y=[fit.held_out[1]],

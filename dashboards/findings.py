@@ -150,7 +150,11 @@ def _counted(primary: pd.DataFrame) -> list[str]:
     return [*listed, f"{undecided} {'is' if undecided == 1 else 'are'} undecided"]
 
 
-_COUNTED = ((HELPS, ("helps", "helps, meaningfully"), True), (HURTS, ("hurts",), True), (SAME, ("no meaningful difference",), False))
+_COUNTED = (
+    (HELPS, ("helps", "helps, meaningfully"), True),
+    (HURTS, ("hurts",), True),
+    (SAME, ("no meaningful difference",), False),
+)
 """Words that are counted together, their phrase, and whether none of them is said, too."""
 
 
@@ -311,7 +315,9 @@ def _group_finding(
     text = f"{where}: {held.verb(*claims[tone])}; {numbers}."
     if held.states:
         return Finding(badge=badge, tone=tone, text=text, grade=grade)
-    return Finding(badge=badge_word(badge, hedged=True), tone="open", text=text, detail=f"Suggests only: {caps}.", grade=grade)
+    return Finding(
+        badge=badge_word(badge, hedged=True), tone="open", text=text, detail=f"Suggests only: {caps}.", grade=grade
+    )
 
 
 def _deficit_block(tables: Tables) -> FindingList | None:

@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +22,19 @@ import pandas as pd
 import typer
 
 from dashboards import narrative, tracking
+from dashboards.answers import Answer
 from dashboards.curve_plots import parameter_plots, scale_curves
 from dashboards.data_cards import card_tables, load_data_cards
 from dashboards.evidence import IN_DOMAIN, Evidence, target_results
-from dashboards.evidence_sections import confidence_section, shift_section, speed_section, subgroup_section
-from dashboards.figure_files import write_figures
+from dashboards.evidence_sections import (
+    confidence_section,
+    overlap_section,
+    shift_section,
+    speed_section,
+    stage_section,
+    subgroup_section,
+)
+from dashboards.figure_files import figures_being_written
 from dashboards.findings import findings, headlines, overview, summary
 from dashboards.load import (
     load_failures,
@@ -165,6 +173,7 @@ def gather(
         ingested=ingested,
         plan=plan,
         searches=everything[everything["role"] == Role.SEARCH],
+        upstream=everything[everything["role"] == Role.UPSTREAM],
         search_failures=failures[of_search].drop_duplicates("trial_id"),
         data_cards=load_data_cards(study_name, tracking_uri),
         representations=kept,
@@ -215,9 +224,42 @@ def write_report(
     ledger = ledger or Ledger(this=read_of(evidence))
     evidence = replace(evidence, seeds_added=bool(ledger.added_seeds))
     tables = build_tables(evidence)
-    answers = collect(evidence, tables, ledger)
     sections = _sections(evidence, tables)
-    content = PageContent(
+    plots = [plot for section in sections for plot in section.plots]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
+        fresh = Path(temporary)
+        (fresh / "figures").mkdir()
+        with figures_being_written(plots, fresh / "figures", render):
+            answers = collect(evidence, tables, ledger)
+            content = _content(evidence, tables, answers, sections, ledger, problems, record)
+            (fresh / "index.html").write_text(render_page(content), encoding="utf-8")
+            document = verdict_document(evidence, tables, answers, ledger, content.summary)
+            text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
+            (fresh / "verdict.json").write_text(text + "\n", encoding="utf-8")
+            _write_tables(tables, fresh / "tables")
+        _replace(out, fresh)
+    return ReportFiles(
+        folder=out,
+        index_html=out / "index.html",
+        verdict_json=out / "verdict.json",
+        tables=tuple(sorted((out / "tables").iterdir())),
+        figures=tuple(sorted((out / "figures").iterdir())),
+        headlines=headlines(evidence, tables, answers),
+        read=ledger.this,
+    )
+
+
+def _content(
+    evidence: Evidence,
+    tables: Tables,
+    answers: Sequence[Answer],
+    sections: tuple[Section, ...],
+    ledger: Ledger,
+    problems: list[str],
+    record: str,
+) -> PageContent:
+    return PageContent(
         title=evidence.name,
         subtitle="Does pretraining help, at which scale, with how few labels, and for whom?",
         summary=summary(evidence, tables),
@@ -228,27 +270,6 @@ def write_report(
         sections=sections,
         methods=narrative.methods(evidence, tables),
         provenance=(*narrative.provenance(evidence, record), ("test results read", ledger.sentence)),
-    )
-    plots = [plot for section in sections for plot in section.plots]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
-        fresh = Path(temporary)
-        (fresh / "index.html").write_text(render_page(content), encoding="utf-8")
-        document = verdict_document(evidence, tables, answers, ledger, content.summary)
-        text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
-        (fresh / "verdict.json").write_text(text + "\n", encoding="utf-8")
-        _write_tables(tables, fresh / "tables")
-        (fresh / "figures").mkdir()
-        write_figures(plots, fresh / "figures", render)
-        _replace(out, fresh)
-    return ReportFiles(
-        folder=out,
-        index_html=out / "index.html",
-        verdict_json=out / "verdict.json",
-        tables=tuple(sorted((out / "tables").iterdir())),
-        figures=tuple(sorted((out / "figures").iterdir())),
-        headlines=headlines(evidence, tables, answers),
-        read=ledger.this,
     )
 
 
@@ -263,7 +284,9 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
             anchor="curves",
             heading="Scale curves",
             intro="How far each source gets with how many labels, at each model scale.",
-            plots=tuple(scale_curves(primary, tables.trial_values, baseline, tables.curve_fits)) if len(primary) else (),
+            plots=tuple(scale_curves(primary, tables.trial_values, baseline, tables.curve_fits))
+            if len(primary)
+            else (),
             empty="No finished trial has predictions yet.",
         ),
         Section(
@@ -283,6 +306,7 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
         shift_section(evidence, tables),
         subgroup_section(evidence, tables),
         confidence_section(evidence, tables),
+        *([overlap_section(tables)] if len(tables.of("overlap")) else []),
         speed_section(evidence, tables),
         *representation_section(evidence, tables),
         _gates_section(tables),
@@ -305,6 +329,7 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
             ),
             empty="No finished trial yet.",
         ),
+        *stage_section(tables),
         *_tuning_section(evidence, tables.tuning),
         *_further_sections(evidence, tables),
     )

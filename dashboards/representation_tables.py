@@ -159,7 +159,7 @@ class Layer:
 
     def similarity(self, measure: str, one: KeptMoment, other: KeptMoment) -> Similarity:
         """A measure of two networks; NaN with a note where it is not estimable."""
-        key = (measure, one.weights, other.weights)
+        key = (measure, one.key, other.key)
         if key not in self._known:
             a, b = self.representation(one, measure), self.representation(other, measure)
             bad = next((part for part in (a, b) if isinstance(part, str)), "")
@@ -171,17 +171,17 @@ class Layer:
 
     def representation(self, of: KeptMoment, measure: str) -> Representation | str:
         """The activations as a measure takes them, or why they cannot be used."""
-        if of.weights not in self._whole:
+        if of.key not in self._whole:
             try:
-                self._whole[of.weights] = Representation(of.layer(self._name))
+                self._whole[of.key] = Representation(of.layer(self._name))
             except ValueError as error:
-                self._whole[of.weights] = str(error)
-        whole = self._whole[of.weights]
+                self._whole[of.key] = str(error)
+        whole = self._whole[of.key]
         if isinstance(whole, str) or measure not in _REDUCED or self._block.components is None:
             return whole
-        if of.weights not in self._reduced:
-            self._reduced[of.weights] = whole.reduced(self._block.components)
-        return self._reduced[of.weights]
+        if of.key not in self._reduced:
+            self._reduced[of.key] = whole.reduced(self._block.components)
+        return self._reduced[of.key]
 
 
 def representation_rows(block: Block) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

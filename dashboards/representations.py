@@ -51,6 +51,7 @@ class KeptMoment:
         layers: Names, bottom first.
         probe_hash: Equal for the same images in the same order.
         weights: sha256 of the network's tensors.
+        key: Equal for equal weights that saw the same inputs.
         step: Optimiser steps done.
         positions: Places of a feature map that are kept; None for its mean.
 
@@ -69,6 +70,7 @@ class KeptMoment:
             raise DataError(f"{path.name} has format {facts['format']}; this version reads format {_FORMAT}")
         self.layers: tuple[str, ...] = tuple(facts["layers"])
         self.probe_hash, self.weights = str(facts["probe_hash"]), str(facts["weights"])
+        self.key = f"{self.weights} {self.probe_hash} {json.dumps(facts['inputs'], sort_keys=True)}"
         self.step: int = facts["step"]
         self.positions: int | None = facts["positions"]
         self._exponents: dict[str, int] = facts["exponents"]

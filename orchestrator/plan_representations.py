@@ -57,7 +57,7 @@ def check_representations(
         if kept is None or (cell.model_scale, cell.task) in sizes:
             continue
         images = probes.setdefault(cell.task, found.attempt(_probe_images, kept, cell.task, data) or 0)
-        scale, outputs = resolver.scale(cell.model_scale), len(resolver.task(cell.task).labels)
+        scale, outputs = resolver.scale(cell), len(resolver.task(cell.task).labels)
         layers = found.attempt(models.layer_sizes, scale, outputs, kept.layers, kept.positions, import_paths)
         if layers is None or not images:
             continue

@@ -173,6 +173,11 @@ class Representations:
             "probe_hash": self._probe.hash,
             "positions": self._kept.positions,
             "weights": tensors_sha256(built.module.state_dict()),
+            "inputs": {
+                "normalise": self._trial.source.normalise.model_dump(mode="json"),
+                "size": self._trial.scale.input_size,
+                "crop": self._trial.protocol.evaluation_crop,
+            },
         }
         return safetensors.numpy.save(tensors, {"scalecurves": json.dumps(metadata)})
 

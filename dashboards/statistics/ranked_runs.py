@@ -52,9 +52,9 @@ class RankedRuns:
         )
 
     def placements(self) -> tuple[FloatArray, FloatArray]:
-        """(R, m) share of negatives below each positive, (R, k) share of positives above each negative; ties count half.
+        """(R, m) share of negatives below each positive, (R, k) share of positives above each negative.
 
-        NaN with a score that is not finite. Images are in the order of ``rows``.
+        Ties count half. NaN with a score that is not finite. Images are in the order of ``rows``.
         """
         placed = np.empty(self.order.shape)
         placed[np.arange(len(self.order))[:, None], self.order] = self._placed()[0]
@@ -80,7 +80,10 @@ class RankedRuns:
             "n_positive": int(np.count_nonzero(np.bincount(codes[self.positive]))),
             "n_negative": int(np.count_nonzero(np.bincount(codes[~self.positive]))),
         }
-        own = [AucSides(positive=a / m, negative=b / k, auc=v, **counts) for (a, b), v in zip(of_sides, value.tolist())]
+        own = [
+            AucSides(positive=a / m, negative=b / k, auc=v, **counts)
+            for (a, b), v in zip(of_sides, value.tolist(), strict=True)
+        ]
         nothing = np.full(n_patients, np.nan)
         return [
             side if ok else AucSides(positive=nothing, negative=nothing, auc=float("nan"), **counts)

@@ -72,14 +72,13 @@ class RunBatch:
             index: Patients of these images.
         """
         key = column, None if rows is None else rows.tobytes()
-        ids, known = self._sides.get(key, (None, []))
-        if ids is None or not (ids is index.ids or np.array_equal(ids, index.ids)):
+        known = self._sides.get(key)
+        if known is None or not (known[0] is index.ids or np.array_equal(known[0], index.ids)):
             ranked = self.ranked(column)
             own = ranked if rows is None else ranked.within(rows, len(self.truth))
             codes = index.codes if rows is None else _scattered(rows, index.codes, len(self.truth))
-            known = own.sides(codes[own.rows], len(index.ids))
-            self._sides[key] = index.ids, known
-        return known
+            known = self._sides[key] = index.ids, own.sides(codes[own.rows], len(index.ids))
+        return known[1]
 
     @cached_property
     def _sides(self) -> dict[tuple[int, bytes | None], tuple[NDArray[Any], list[AucSides]]]:

@@ -54,9 +54,7 @@ def selective_influence(
     kappa, wrong = np.asarray(confidence, dtype=np.float64), np.asarray(error, dtype=np.float64)
     if kappa.ndim == 1:
         found = selective_influence(kappa[None], wrong[None], coverages)
-        first = ({name: part[0] for name, part in of.items()} for of in (found.values, found.image))
-        values, image = first
-        return SelectiveInfluence(rows=found.rows, values=values, image=image)
+        return SelectiveInfluence(rows=found.rows, values=_first(found.values), image=_first(found.image))
     rows = np.flatnonzero(~np.isnan(wrong[0]))
     kappa, wrong, n = kappa[:, rows], wrong[:, rows], len(rows)
     finite = np.isfinite(kappa).all(axis=1) & (n > 1)
@@ -71,10 +69,10 @@ def selective_influence(
     lost = _sums(ordered, tie)
     expected = np.take_along_axis(lost / np.maximum(sizes, 1), tie, axis=1)
     steps = np.arange(1, n + 1)
-    found_risk = np.cumsum(expected, axis=1)
-    risk, mean = found_risk / steps, wrong.mean(axis=1)
+    errors = np.cumsum(expected, axis=1)
+    risk, mean = errors / steps, wrong.mean(axis=1)
     values = {"error": mean, "aurc": risk.mean(axis=1)}
-    share = np.concatenate([np.zeros((len(wrong), 1)), found_risk / n], axis=1)
+    share = np.concatenate([np.zeros((len(wrong), 1)), errors / n], axis=1)
     values["augrc"] = np.trapezoid(share, np.r_[0.0, steps / n], axis=1)
     sorted_psi = {"error": ordered - mean[:, None]} | _areas(ordered, lost, tie, sizes)
     for coverage, name in zip(coverages, names, strict=True):
@@ -89,6 +87,10 @@ def selective_influence(
         np.put_along_axis(image[name], order, centred, axis=1)
     values = {name: np.where(finite, value, np.nan) for name, value in values.items()}
     return SelectiveInfluence(rows=rows, values=values, image=image)
+
+
+def _first(of_runs: dict[str, FloatArray]) -> dict[str, FloatArray]:
+    return {name: values[0] for name, values in of_runs.items()}
 
 
 def _ranked(kappa: FloatArray) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
@@ -134,7 +136,9 @@ def _areas(
     up_to = of_images(np.cumsum(lost, axis=1) - lost / 2) / n  # errors of images at least as confident
     augrc = wrong * below + up_to
     weighted = lost / (middle / n)
-    beyond = of_images(np.cumsum(weighted[:, ::-1], axis=1)[:, ::-1] - weighted / 2) / n  # of images at most as confident
+    beyond = (
+        of_images(np.cumsum(weighted[:, ::-1], axis=1)[:, ::-1] - weighted / 2) / n
+    )  # of images at most as confident
     return {"augrc": augrc, "aurc": -wrong * np.log(coverage) - beyond}
 
 

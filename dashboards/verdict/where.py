@@ -10,7 +10,17 @@ from dashboards.evidence import Evidence
 from dashboards.statistics import Wording
 from dashboards.style import amount_text, count, metric_label, p_value, plural, signed
 from dashboards.tables import Tables
-from dashboards.verdict.words import HELPS, HURTS, SAME, Held, evaluated_on, held_back, interval_text, json_value, rows_of
+from dashboards.verdict.words import (
+    HELPS,
+    HURTS,
+    SAME,
+    Held,
+    evaluated_on,
+    held_back,
+    interval_text,
+    json_value,
+    rows_of,
+)
 
 
 def where_answers(evidence: Evidence, tables: Tables) -> list[Answer]:

@@ -70,9 +70,7 @@ class TestKey:
     @staticmethod
     def hashed(*paths: Path) -> dict[str, list[str]]:
         """File name -> patients as published."""
-        return {
-            path.name: table["patient_id"].to_pylist() for path, table in zip(paths, publish(*paths), strict=True)
-        }
+        return {path.name: table["patient_id"].to_pylist() for path, table in zip(paths, publish(*paths), strict=True)}
 
     def test_does_not_depend_on_the_order_of_files(self, tmp_path):
         a = write(tmp_path / "a.parquet")

@@ -29,11 +29,11 @@ def test_keeping_representations_changes_no_trial_id():
 
 
 def test_what_is_not_known_is_refused_with_the_nearest_name():
-    with pytest.raises(UserError, match="unknown set 'tset'.*Did you mean 'test'"):
+    with pytest.raises(UserError, match=r"unknown set 'tset'.*Did you mean 'test'"):
         study({"probe": {"sets": ["tset"]}})
     with pytest.raises(UserError, match="unknown seed '7'"):
         study({"seeds": [7]})
-    with pytest.raises(UserError, match="unknown key 'layer'.*'layers'"):
+    with pytest.raises(UserError, match=r"unknown key 'layer'.*'layers'"):
         study({"layer": "auto"})
     with pytest.raises(UserError, match="different names"):
         study({"layers": ["a", "a"]})
