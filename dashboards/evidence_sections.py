@@ -108,7 +108,22 @@ def confidence_section(evidence: Evidence, tables: Tables) -> Section:
                 tables.of("group_coverage"),
             ),
         ),
-        empty="No finished trial has predictions yet.",
+        empty="No finished trial has predictions of labels. Of predicted masks no probabilities are kept.",
+    )
+
+
+def overlap_section(tables: Tables) -> Section:
+    """Readings of the overlap, distances, false alarms. Left out where no task has masks."""
+    overlap = tables.of("overlap")
+    return Section(
+        anchor="overlap",
+        heading="Masks",
+        intro="Dice and IoU lead over images that show the label, as means over patients of means over their images; "
+        "other readings stand beside them, because published numbers differ in which they mean. An image without the "
+        "label has no overlap: what is predicted on it is counted apart. The 95 % Hausdorff distance (in pixels of the "
+        "original image) does not exist where nothing was predicted, and those images are counted, not scored. All are "
+        "means over seeds, at thresholds that were frozen on validation.",
+        tables=named(("Overlap, distances and false alarms", overlap)),
     )
 
 

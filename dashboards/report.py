@@ -28,6 +28,7 @@ from dashboards.data_cards import card_tables, load_data_cards
 from dashboards.evidence import IN_DOMAIN, Evidence, target_results
 from dashboards.evidence_sections import (
     confidence_section,
+    overlap_section,
     shift_section,
     speed_section,
     stage_section,
@@ -305,6 +306,7 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
         shift_section(evidence, tables),
         subgroup_section(evidence, tables),
         confidence_section(evidence, tables),
+        *([overlap_section(tables)] if len(tables.of("overlap")) else []),
         speed_section(evidence, tables),
         *representation_section(evidence, tables),
         _gates_section(tables),

@@ -31,7 +31,7 @@ MOST = 5000
 """Entries kept; the oldest go first."""
 
 _FILE = "models.json"
-_PACKAGES = ("torch", "torchvision", "timm", "numpy")
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "segmentation_models_pytorch")
 _NOT_USER = ("timm", "torchvision")
 
 
@@ -92,18 +92,19 @@ class KnownModels:
         num_outputs: int,
         import_paths: Sequence[str],
         frozen: str | None = None,
+        dense: bool = False,
     ) -> int:
         """Trainable numbers of a scale's model that was filled from a source.
 
         Raises:
             UserError: As ``trainables.sources.check_source``.
         """
-        asked = [scale.model_dump(mode="json"), source.model_dump(mode="json"), num_outputs, frozen]
+        asked = [scale.model_dump(mode="json"), source.model_dump(mode="json"), num_outputs, frozen, dense]
         key = self._key("source", scale.name, asked, scale.factory, import_paths)
         if key not in self._known:
             from trainables.sources import check_source
 
-            self._keep(key, check_source(scale, source, num_outputs, import_paths, frozen))
+            self._keep(key, check_source(scale, source, num_outputs, import_paths, frozen, dense))
         return int(self._known[key])
 
     def layer_sizes(

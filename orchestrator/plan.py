@@ -38,6 +38,7 @@ from trainables.library import TaskLibrary
 from trainables.steps import FORWARD_PASSES, evaluation_stops, total_steps
 
 Made = TypeVar("Made")
+Sizes = dict[tuple[str, bool], int]
 Note = Callable[[str], None]
 
 
@@ -246,7 +247,8 @@ def _stores_of(resolver: Resolver, cells: Iterable[Cell]) -> list[tuple[str, int
         task, protocol = resolver.task(cell.task), resolver.protocol(cell)
         side = worked_side(protocol, resolver.scale(cell).input_size)
         manifests = [task.manifest, *(s.manifest for s in task.evaluate.values() if s.manifest)]
-        wanted |= {(name, protocol.storage_size, side): None for name in manifests}
+        sides = {side, protocol.storage_size} if task.is_dense else {side}  # masks are scored at the full size
+        wanted |= {(name, protocol.storage_size, each): None for name in manifests for each in sorted(sides)}
     return list(wanted)
 
 
@@ -322,6 +324,8 @@ def _tasks(resolver: Resolver, trials: Iterable[Trial], found: Findings) -> dict
         _keep(tasks, name, found.attempt(resolver.task, name))
     for cell in dict.fromkeys(t.cell for t in trials):
         found.attempt(_check_sizes, resolver, cell)
+        if cell.task in tasks:
+            found.attempt(resolver.check_protocol, cell)
     return tasks
 
 
@@ -338,26 +342,30 @@ def _check_weights(
     models: KnownModels,
     found: Findings,
     note: Note,
-) -> dict[str, int]:
-    """Build each scale and load each source into it once; scale -> number of its parameters."""
-    sizes: dict[str, int] = {}
-    checked: set[tuple[str, int, str, str | None]] = set()
+) -> Sizes:
+    """Build each scale and load each source into it once; scale, and whether as a U-Net -> number of parameters."""
+    sizes: Sizes = {}
+    checked: set[tuple[str, int, str, str | None, bool]] = set()
     for trial in trials:
         cell = trial.cell
-        size, frozen = resolver.scale(cell).input_size, resolver.protocol(cell).freeze
-        key = (cell.model_scale, size, cell.pretraining_source, frozen)
+        dense = resolver.task(cell.task).is_dense
+        side, frozen = resolver.scale(cell).input_size, resolver.protocol(cell).freeze
+        key = (cell.model_scale, side, cell.pretraining_source, frozen, dense)
         if key in checked:
             continue
         checked.add(key)
         note(f"loading {cell.pretraining_source} into {cell.model_scale}")
-        _keep(sizes, cell.model_scale, found.attempt(_check_one, loaded, resolver, models, trial))
+        size = found.attempt(_check_one, loaded, resolver, models, trial)
+        if size is not None:
+            sizes[cell.model_scale, dense] = size
     return sizes
 
 
 def _check_one(loaded: LoadedStudy, resolver: Resolver, models: KnownModels, trial: Trial) -> int:
     resolved = resolver.resolved(trial, "plan", _nowhere(loaded))
     outputs, frozen = len(resolved.task.labels), resolver.protocol(trial.cell).freeze
-    return models.check_source(resolved.scale, resolved.source, outputs, import_paths(loaded), frozen)
+    dense = resolved.task.is_dense
+    return models.check_source(resolved.scale, resolved.source, outputs, import_paths(loaded), frozen, dense)
 
 
 def _nowhere(loaded: LoadedStudy) -> Workspace:
@@ -390,7 +398,7 @@ def _templates(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def _searches(
-    study: Study, resolver: Resolver, trials: Iterable[Trial], sizes: dict[str, int], data: PlanData
+    study: Study, resolver: Resolver, trials: Iterable[Trial], sizes: Sizes, data: PlanData
 ) -> tuple[PlannedSearch, ...]:
     searches = {resolver.search_id(trial): trial.search for trial in trials if trial.search}
     return tuple(
@@ -403,7 +411,7 @@ def _planned(
     study: Study,
     resolver: Resolver,
     trials: Iterable[Trial],
-    sizes: dict[str, int],
+    sizes: Sizes,
     data: PlanData,
 ) -> tuple[PlannedTrial, ...]:
     planned: dict[str, PlannedTrial] = {}
@@ -413,7 +421,7 @@ def _planned(
         drawn = data.size(cell.task, cell.data_fraction)
         of_task = images.get(cell.task, {}) | ({"val": drawn.val_images} if drawn else {})
         seen = _images_seen(resolver, trial, of_task, drawn.images if drawn else 0)
-        parameters = sizes.get(cell.model_scale, 0)
+        parameters = sizes.get((cell.model_scale, resolver.task(cell.task).is_dense), 0)
         pixels = resolver.scale(cell).input_size ** 2
         entry = PlannedTrial(
             trial=trial,

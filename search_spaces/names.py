@@ -153,6 +153,15 @@ class Column:
     GROUP_PREFIX = "g_"
 
 
+class MaskColumn:
+    """Further column names of predictions of masks, one row per image and label."""
+
+    LABEL = "label"
+    COUNTS = ("tp", "fp", "fn", "tn")
+    """Pixels: predicted and true, predicted only, true only, neither."""
+    DISTANCES = ("hd95", "nsd")
+
+
 UNCERTAIN = -1
 """Label value of an uncertain finding (CheXpert's convention)."""
 

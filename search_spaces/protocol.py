@@ -129,10 +129,12 @@ class Protocol(StrictModel):
             global_batch_size and is equal to it unless given.
         storage_size: Side in pixels of the stored square image; at least the input size.
         precision: Arithmetic of forward and backward (autocast for bf16 and fp16; weights stay float32).
-        imbalance: none; weights (inverse class frequency in the loss); sampler (images drawn by inverse class
-            frequency, with replacement).
+        imbalance: none; weights (inverse class frequency in the loss; of masks that of pixels, in the binary
+            cross-entropy); sampler (images drawn by inverse class frequency, with replacement; of masks by what they
+            show).
         select: Which weights are evaluated and kept: best on validation by the task's primary metric, by the lowest
-            validation loss (mean negative log-likelihood of the observed labels), or those of the last step.
+            validation loss (mean negative log-likelihood of the observed labels; of masks the protocol's loss over all
+            validation pixels together), or those of the last step.
         evaluations: Evenly spaced validation passes, the last one after the last step.
         augmentation: Random changes to training images.
         freeze: Last part of the network, from the bottom, that stays as its source made it: ``layer2`` of a ResNet,
@@ -161,7 +163,12 @@ class Protocol(StrictModel):
         stop_patience: Training stops after more than this many evaluations in a row without a lower validation loss.
         evaluate_every: ``epoch``: validation after every pass over the subset, instead of ``evaluations``.
         mixup_min_images: Mixup only for subsets of at least this many images.
-        evaluation_crop: What evaluation sees: the centre (7/8 of the side), or the whole image, resized.
+        evaluation_crop: What evaluation sees: the centre (7/8 of the side), or the whole image, resized. Masks are
+            always predicted for the whole image, as each true pixel counts.
+        loss: Of segmentation tasks: ``bce``, ``dice``, or ``bce_dice``, their sum (``trainables.mask_losses``), which
+            is meant if not given. Tasks of labels have the cross-entropy.
+        mask_threshold: Of segmentation tasks: from which probability on a pixel counts as predicted. ``best_val``: of
+            0.05, 0.1 ... 0.95 what has the highest pooled Dice on validation at the selected step; ``half``: 0.5.
         image_size: ``scale``: the model's input size is the scale's, images are stored at ``storage_size`` and worked
             on at 8/7 of the input. ``[resize, crop]``: two sides in pixels; images are resized to the first, which is
             the ``storage_size``, too, and worked on at that size, and the model takes in the second. ``hyperrule``:
@@ -171,7 +178,15 @@ class Protocol(StrictModel):
             node. Validation and scoring are never compiled.
     """
 
-    base: Literal["finetune", "bit_hyperrule", "bit_light", "taher_classification", "transfusion_port"] = "finetune"
+    base: Literal[
+        "finetune",
+        "bit_hyperrule",
+        "bit_light",
+        "taher_classification",
+        "transfusion_port",
+        "taher_segmentation",
+        "taher_vessels",
+    ] = "finetune"
     budget: Budget = Budget(steps=300)
     optimizer: Literal["adamw", "sgd", "adam"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
@@ -210,6 +225,8 @@ class Protocol(StrictModel):
     evaluation_crop: Literal["centre", "whole"] = later_field("centre")
     image_size: tuple[int, int] | Literal["scale", "hyperrule"] = later_field("scale")
     compile: bool = later_field(False)
+    loss: Literal["bce", "dice", "bce_dice"] | None = later_field(None)
+    mask_threshold: Literal["best_val", "half"] = later_field("best_val")
 
     @model_validator(mode="wrap")
     @classmethod

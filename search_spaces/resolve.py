@@ -29,6 +29,7 @@ from search_spaces.names import Kind, Role
 from search_spaces.normalisation import Normalisation
 from search_spaces.protocol import Protocol, changed
 from search_spaces.seen import SetOverlap, set_overlaps
+from search_spaces.segmentation import OVERLAP_METRICS, misfit, task_misfit
 from search_spaces.source_specs import (
     ByScaleSource,
     CheckpointSource,
@@ -60,6 +61,7 @@ _PRIMARY_BY_KIND = {
     Kind.MULTICLASS: {"auc_macro", "accuracy", "balanced_accuracy", "nll"},
     Kind.MULTILABEL: {"auc_macro", "nll"},
     Kind.ORDINAL: {"auc_macro", "accuracy", "balanced_accuracy", "nll", "kappa"},
+    Kind.SEGMENTATION: set(OVERLAP_METRICS),
 }
 
 
@@ -223,7 +225,7 @@ class Resolver:
         """The task with its manifest's hash, kind and labels.
 
         Raises:
-            UserError: A label the manifest lacks, a primary metric that does not fit the kind, or segmentation.
+            UserError: A label the manifest lacks, or a primary metric, a policy or a set that does not fit the kind.
         """
         if name not in self._tasks:
             spec = self._study.tasks[name]
@@ -232,9 +234,9 @@ class Resolver:
                 if label not in card.labels:
                     raise UserError(unknown("label", label, card.labels, f"tasks.{name}.labels"))
             kind, labels = Kind(card.kind), spec.labels or card.labels
-            if kind is Kind.SEGMENTATION:
+            if problem := task_misfit(spec, kind):
                 raise UserError(
-                    f"tasks.{name}: manifest {spec.manifest!r} holds masks; segmentation cannot be trained yet"
+                    f"tasks.{name}.{problem}" if problem.startswith("evaluate") else f"tasks.{name}: {problem}"
                 )
             if spec.primary not in _PRIMARY_BY_KIND[kind]:
                 raise UserError(
@@ -254,8 +256,22 @@ class Resolver:
                 primary=spec.primary,
                 evaluate=spec.evaluate,
                 groups=self._study.statistics.groups,
+                nsd_tolerance=spec.nsd_tolerance,
             )
         return self._tasks[name]
+
+    def check_protocol(self, cell: Cell) -> None:
+        """Refuse a protocol that cannot train the cell's task.
+
+        Raises:
+            UserError: A recipe or a field for labels with a task of masks, or the other way round.
+        """
+        task = self.task(cell.task)
+        if problem := misfit(Kind(task.kind), self.protocol(cell)):
+            raise UserError(
+                f"task {task.name!r} ({task.kind}) cannot be trained with its protocol: {problem} "
+                f"(overrides: [{{when: {{task: {task.name}}}, set: {{...}}}}] changes it for this task alone)"
+            )
 
     def source(self, name: str, scale: str, upstream: str | None = None) -> ResolvedSource:
         """The initial weights that a source gives a scale.

@@ -101,10 +101,12 @@ class TaskSpec(StrictModel):
         validation: ``fixed``: all validation images at every amount. ``scaled``: the same share of them as of the
             training images, drawn by the same rule, so that few labels are few labels in all.
         evaluate: Evaluation sets by name; ``test`` is always among them.
+        nsd_tolerance: Of segmentation tasks: distance in pixels of the original image up to which two outlines count as
+            the same in the normalised surface Dice; without it that is not computed.
     """
 
     manifest: str
-    primary: Literal["auc", "auc_macro", "accuracy", "balanced_accuracy", "nll", "kappa"]
+    primary: Literal["auc", "auc_macro", "accuracy", "balanced_accuracy", "nll", "kappa", "dice", "iou"]
     data_sets: tuple[str, ...] = ()
     labels: tuple[str, ...] | None = None
     where: Where = {}
@@ -112,6 +114,7 @@ class TaskSpec(StrictModel):
     blank: BlankPolicy = "mask"
     validation: Literal["fixed", "scaled"] = "fixed"
     evaluate: dict[str, EvaluationSetSpec] = Field(default={}, validate_default=True)
+    nsd_tolerance: float | None = Field(default=None, gt=0)
 
     @field_validator("evaluate")
     @classmethod

@@ -14,7 +14,7 @@ from search_spaces.amounts import Amount, Seed
 from search_spaces.contents import Overlap
 from search_spaces.label_policy import BlankPolicy, LabelPolicy
 from search_spaces.models import StrictModel
-from search_spaces.names import Role
+from search_spaces.names import Kind, Role
 from search_spaces.normalisation import Normalisation
 from search_spaces.protocol import Protocol
 from search_spaces.representations import KeptRepresentations
@@ -99,7 +99,7 @@ class ResolvedTask(StrictModel):
         name: The study's name of the task.
         manifest: Name of the manifest.
         manifest_hash: Content hash of the manifest, image bytes included.
-        kind: binary, multiclass, multilabel or ordinal.
+        kind: binary, multiclass, multilabel, ordinal or segmentation.
         labels: Labels (classes) to learn, in the order of the model's outputs.
         where: Rows kept.
         held_out: ``where`` of every held-out evaluation set; their patients are never trained on.
@@ -109,6 +109,7 @@ class ResolvedTask(StrictModel):
         primary: Metric that selects on validation.
         evaluate: Evaluation sets; not part of the identity.
         groups: Manifest columns that predictions carry for subgroup results; not part of the identity.
+        nsd_tolerance: See ``TaskSpec``; not part of the identity.
     """
 
     name: str
@@ -124,6 +125,12 @@ class ResolvedTask(StrictModel):
     primary: str
     evaluate: dict[str, EvaluationSetSpec] = {}
     groups: tuple[str, ...] = ()
+    nsd_tolerance: float | None = None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether each pixel is predicted, not the image."""
+        return self.kind == Kind.SEGMENTATION
 
 
 class Workspace(StrictModel):

@@ -58,6 +58,7 @@ class FitResult:
     Attributes:
         selected: State dict of the selected step, on the CPU.
         val_logits: (N, C) of the validation images at the selected step, on rank 0; None elsewhere and without images.
+            Of masks what is kept of them (``trainables.mask_scores``), (N, D).
         final: State dict of the last step, on the CPU.
         history: One row per evaluation: step, loss (mean since the last one), val, val_loss (None unless the protocol
             needs it), lr, seconds (since the trial's start), step_losses (one per step).
@@ -117,7 +118,7 @@ def fit(
     Draws from torch's default generators, which it seeds; restore them afterwards if that matters.
 
     Args:
-        module: Images (B, 3, s, s) to logits, with its initial weights, the same on all ranks.
+        module: Images (B, 3, s, s) to logits, of masks (B, L, s, s), with its initial weights, the same on all ranks.
         train_set: The subset.
         val_set: The images that select.
         protocol: The recipe.
@@ -177,7 +178,7 @@ class _Fit:
         self._stops = evaluation_stops(protocol, images, self._steps)
         inputs = Inputs(input_size, normalise, device, facts, resident_bytes)
         self._loss = BatchLoss(train_set, protocol, inputs, seed, self._steps, group, self._precision, self._clock)
-        self._selection = Selection(val_set, inputs, protocol, primary, self._steps, group)
+        self._selection = Selection(val_set, inputs, protocol, primary, self._steps, group, self._loss.of_masks)
         self._update = Update(module, protocol, self._steps, self._precision.scaler)
         self._average = None if protocol.ema_decay is None else MovingAverage(module, protocol.ema_decay)
         self._step = self._resumed_from = 0

@@ -29,12 +29,24 @@ from trainables.batches import ImageFeed
 from trainables.checkpoint import Checkpoints
 from trainables.compiled import CACHE
 from trainables.environment import borrowed_globals, environment
-from trainables.evaluation import LEAST_BATCH_SIZE, predict
+from trainables.evaluation import Reduce, evaluation_batch_size, evaluation_crop, predict
 from trainables.fitting import FitResult, Stopped, Tell, fit
 from trainables.freezing import freeze
-from trainables.groups import Group
+from trainables.groups import Group, broadcast_object
 from trainables.heads import fill_head
 from trainables.library import TaskLibrary
+from trainables.loading import ENCODER_KEY
+from trainables.mask_predictions import (
+    THRESHOLDS_KEY,
+    EvaluationRows,
+    Steps,
+    evaluation_values,
+    frozen_thresholds,
+    mask_table,
+    parsed_thresholds,
+    thresholds_text,
+    validation_values,
+)
 from trainables.models import BuiltModel, build_model
 from trainables.module_setup import Weights, is_channels_last, prepare
 from trainables.predictions import predictions_table, write_predictions
@@ -109,6 +121,7 @@ def evaluate_only(
         run = _Run(trial, group)
         built = run.build()
         built.module.load_state_dict(load_kept_weights(weights, trial))
+        run.thresholds = kept_thresholds(weights)
         prepare(built.module, trial.scale.input_size, group.device)
         data = run.load_data()
         tables = run.score(built.module, data, sets)
@@ -163,6 +176,13 @@ def load_kept_weights(path: Path, trial: ResolvedTrial) -> Weights:
     return dict(load_file(path))
 
 
+def kept_thresholds(path: Path) -> Steps | None:
+    """Thresholds of masks that were frozen with these weights; None of a trial of labels."""
+    with safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get(THRESHOLDS_KEY)
+    return None if text is None else parsed_thresholds(text)
+
+
 class _Run:
     """The parts of one trial on one rank."""
 
@@ -171,6 +191,7 @@ class _Run:
         self._started_at, self._started = time.time(), time.perf_counter()
         self._storage = Storage(trial.workspace.storage)
         self._resident_bytes = round(trial.workspace.device_cache_gib * 2**30)
+        self.thresholds: Steps | None = None
 
     def finish(self, tell: Tell) -> TrialResult | None:
         trial, group = self._trial, self._group
@@ -200,6 +221,9 @@ class _Run:
             compile_cache=Path(trial.workspace.home) / CACHE_OF_HOME / CACHE,
         )
         scoring = time.perf_counter()
+        if trial.task.is_dense:
+            found = frozen_thresholds(trial.protocol, fitted.val_logits, len(trial.task.labels))
+            self.thresholds = broadcast_object(group, found)
         tables = self.score(built.module, data, list(trial.task.evaluate))
         if group.rank:
             return None
@@ -237,7 +261,8 @@ class _Run:
     def build(self) -> BuiltModel:
         trial = self._trial
         outputs = len(trial.task.labels)
-        return build_model(trial.scale, outputs, trial.seed.init, trial.workspace.import_paths)
+        paths = trial.workspace.import_paths
+        return build_model(trial.scale, outputs, trial.seed.init, paths, dense=trial.task.is_dense)
 
     def load_data(self) -> TaskData:
         """The trial's images and labels.
@@ -255,10 +280,11 @@ class _Run:
         """Set -> predictions on rank 0; empty elsewhere. Called by all ranks."""
         tables = {}
         for name in sets:
-            logits = self._logits(module, data.sets[name])
-            if logits is not None:
-                images = data.sets[name]
-                tables[name] = self._table(images, logits, name, (images.shared_patients, images.same_ids))
+            images = data.sets[name]
+            kept = self._predicted(module, images)
+            if kept is not None:
+                kept = kept if self.thresholds is None else evaluation_values(kept)
+                tables[name] = self._table(images, kept, name, (images.shared_patients, images.same_ids))
         return tables
 
     def _validation(self, data: TaskData, logits: NDArray[Any] | None) -> dict[str, pa.Table]:
@@ -268,24 +294,36 @@ class _Run:
         """
         if logits is None or not self._trial.task.evaluate:
             return {}
-        return {Split.VAL: self._table(data.val, logits, Split.VAL)}
+        kept = logits if self.thresholds is None else validation_values(logits, self.thresholds)
+        return {Split.VAL: self._table(data.val, kept, Split.VAL)}
 
     def _table(
-        self, images: LabelledSet, logits: NDArray[Any], name: str, shared_patients: tuple[int, bool] | None = None
+        self, images: LabelledSet, kept: NDArray[Any], name: str, shared_patients: tuple[int, bool] | None = None
     ) -> pa.Table:
         frame, hash_of_set = shown_columns(images, self._trial.task, name)
-        return predictions_table(frame, logits, self._trial, name, hash_of_set, shared_patients)
+        if self.thresholds is not None:
+            return mask_table(frame, kept, self._trial, name, self.thresholds, hash_of_set, shared_patients)
+        return predictions_table(frame, kept, self._trial, name, hash_of_set, shared_patients)
 
-    def _logits(self, module: nn.Module, images: LabelledSet) -> NDArray[Any] | None:
+    def _predicted(self, module: nn.Module, images: LabelledSet) -> NDArray[Any] | None:
+        """Logits, or counts and distances of masks, on rank 0."""
         trial, device = self._trial, self._group.device
         dtype = next(module.parameters()).dtype
         form = (trial.source.normalise, device, dtype, is_channels_last(module))
-        transform = EvaluationTransform(
-            trial.scale.input_size, *form, trial.protocol.test_time_augmentation, trial.protocol.evaluation_crop
-        )
-        batch_size = max(LEAST_BATCH_SIZE, trial.protocol.ghost_batch_size)
         feed = ImageFeed(images, device, dtype, self._resident_bytes)
-        return predict(module, feed, transform, self._group, batch_size)
+        transform = EvaluationTransform(
+            trial.scale.input_size,
+            *form,
+            trial.protocol.test_time_augmentation,
+            evaluation_crop(trial.protocol, feed),
+        )
+        batch_size = evaluation_batch_size(feed, trial.protocol.ghost_batch_size)
+        return predict(module, feed, transform, self._group, batch_size, self._reduce(images))
+
+    def _reduce(self, images: LabelledSet) -> Reduce | None:
+        if images.masks is None or self.thresholds is None:
+            return None
+        return EvaluationRows(images.masks, self.thresholds, self._trial.task.nsd_tolerance)
 
     def _upstream_weights(self, trial_id: str) -> Path:
         try:
@@ -375,4 +413,8 @@ class _Run:
             "step": str(fitted.steps if final else fitted.best_step),
             "selected": json.dumps(not final or fitted.best_step == fitted.steps),
         }
+        if built.encoder is not None:
+            metadata[ENCODER_KEY] = json.dumps(dict(built.encoder.names))
+        if self.thresholds is not None:
+            metadata[THRESHOLDS_KEY] = thresholds_text(self.thresholds)
         save_file(dict(fitted.final if final else fitted.selected), path, metadata)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,8 +24,10 @@ from search_spaces.protocol import Protocol
 from search_spaces.results import SubsetFacts
 from search_spaces.trial import ResolvedTask, ResolvedTrial
 from trainables.evaluation_sets import EvaluationRows, TaskRows, task_rows
+from trainables.label_values import Columns
 from trainables.library import TaskLibrary
 from trainables.manifest import MANIFEST_FILE, Manifest
+from trainables.mask_sets import MaskSet, mask_set
 from trainables.predictions import set_hash
 from trainables.rows import group_column, group_names
 from trainables.shards import ImageStack
@@ -54,6 +56,7 @@ class LabelledSet:
         hash_key: Key of the hashes that stand for ids in predictions.
         shared_patients: Of an evaluation set: see ``trainables.evaluation_sets.EvaluationRows``.
         same_ids: Whether its patient ids are those of training: one manifest.
+        masks: Of a segmentation task; its targets then say what the masks show.
         shown: What ``shown_columns`` worked out, for the next trial on these images.
     """
 
@@ -64,6 +67,7 @@ class LabelledSet:
     hash_key: bytes
     shared_patients: int = 0
     same_ids: bool = True
+    masks: MaskSet | None = None
     shown: dict[tuple[str, ...], tuple[pd.DataFrame, str]] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -81,6 +85,7 @@ class LabelledSet:
             targets=self.targets[index],
             frame=self.frame.iloc[index].reset_index(drop=True),
             hash_key=self.hash_key,
+            masks=None if self.masks is None else self.masks.take(index),
         )
 
 
@@ -320,6 +325,7 @@ def _loaded(library: TaskLibrary, task: ResolvedTask, storage_size: int, side: i
     for of_set in rows.sets.values():
         if of_set.manifest.key not in stores:
             stores[of_set.manifest.key] = open_store(library, of_set.manifest, storage_size, side)
+    truths = _truths(library, task, rows, stores, storage_size, side)
     return _Task(
         rows=rows,
         labels=task.labels,
@@ -330,17 +336,44 @@ def _loaded(library: TaskLibrary, task: ResolvedTask, storage_size: int, side: i
             targets=rows.train_targets,
             frame=_described(rows.manifest, rows.train, task.groups),
             hash_key=rows.manifest.hash_key,
+            masks=_masks(own, rows.manifest, rows.val_set.columns, rows.train),
         ),
-        val=_evaluation_set(own, rows.val_set, task),
+        val=_evaluation_set(own, truths[rows.manifest.key], rows.val_set, task),
         sets={
             name: replace(
-                _evaluation_set(stores[of.manifest.key], of, task),
+                _evaluation_set(stores[of.manifest.key], truths[of.manifest.key], of, task),
                 shared_patients=of.shared_patients,
                 same_ids=of.manifest.key == rows.manifest.key,
             )
             for name, of in rows.sets.items()
         },
     )
+
+
+def _truths(
+    library: TaskLibrary,
+    task: ResolvedTask,
+    rows: TaskRows,
+    stores: Mapping[tuple[str, str], ImageStore],
+    storage_size: int,
+    side: int,
+) -> dict[tuple[str, str], ImageStore]:
+    """Stores whose masks are the truth of evaluation, by manifest: the largest, whatever a scale takes in.
+
+    So a study's scales are scored on the same truth.
+    """
+    if not task.is_dense or side == storage_size:
+        return dict(stores)
+    manifests = {of.manifest.key: of.manifest for of in (rows.val_set, *rows.sets.values())}
+    own = {rows.manifest.key: task.manifest_hash}
+    return {
+        key: open_store(library, manifest, storage_size, content_hash=own.get(key))
+        for key, manifest in manifests.items()
+    }
+
+
+def _masks(store: ImageStore, manifest: Manifest, columns: Columns, positions: NDArray[np.int64]) -> MaskSet | None:
+    return None if store.masks is None else mask_set(store.masks, manifest, columns, positions)
 
 
 def _own_store(library: TaskLibrary, rows: TaskRows, task: ResolvedTask, storage_size: int, side: int) -> ImageStore:
@@ -360,13 +393,14 @@ def _own_store(library: TaskLibrary, rows: TaskRows, task: ResolvedTask, storage
     return open_store(library, manifest, storage_size, side, content_hash=task.manifest_hash)
 
 
-def _evaluation_set(store: ImageStore, rows: EvaluationRows, task: ResolvedTask) -> LabelledSet:
+def _evaluation_set(store: ImageStore, truth: ImageStore, rows: EvaluationRows, task: ResolvedTask) -> LabelledSet:
     return LabelledSet(
         images=store.images,
         positions=store.rows[rows.positions],
         targets=rows.targets,
         frame=_with_truth(rows, task),
         hash_key=rows.manifest.hash_key,
+        masks=_masks(truth, rows.manifest, rows.columns, rows.positions),
     )
 
 

@@ -29,6 +29,15 @@ VALUES = {
         "optimizer": "adam", "lr": 1e-4, "global_batch_size": 64, "schedule": "plateau", "decay_factor": 0.5,
         "patience": 5, "min_lr": 1e-6, "stop_patience": None, "evaluate_every": "epoch",
     },
+    "taher_segmentation": {
+        "optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0, "global_batch_size": 32, "schedule": "cosine",
+        "budget": Budget(epochs=200), "stop_patience": 20, "evaluate_every": "epoch", "select": "best_val_loss",
+        "loss": "dice", "mask_threshold": "half", "storage_size": 224, "warmup_fraction": 0.0,
+    },
+    "taher_vessels": {
+        "optimizer": "adam", "lr": 1e-3, "global_batch_size": 16, "ghost_batch_size": 16, "storage_size": 512,
+        "loss": "bce", "stop_patience": 20, "select": "best_val_loss", "mask_threshold": "half",
+    },
 }  # fmt: skip
 
 
