@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def _facts(trial: ResolvedTrial, plan: Plan, places: Places, tracking_uri: str) 
     )
 
 
-def _grades(trial: ResolvedTrial, plan: Plan, tracking_uri: str) -> list[Mapping[Any, Any]]:
+def _grades(trial: ResolvedTrial, plan: Plan, tracking_uri: str) -> Sequence[Mapping[Any, Any]]:
     """What the study's last report says of the trial's cell against the baseline."""
     contrasts = load_report_table(plan.study.name, "contrasts", tracking_uri)
     wanted = {axis: value for axis, value in trial.axes.items() if axis in contrasts}

@@ -94,7 +94,8 @@ def licence_of_timm(factory: str, tag: str) -> str | None:
     found = find_factory(factory)
     name = found.name if tag == "default" else f"{found.name}.{tag}"
     configuration = get_pretrained_cfg(name, allow_unregistered=True)
-    return None if configuration is None else configuration.license
+    licence: str | None = None if configuration is None else configuration.license
+    return licence
 
 
 def load_exported(folder: str | Path, import_paths: Sequence[str] = ()) -> ExportedModel:

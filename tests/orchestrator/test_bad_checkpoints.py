@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,10 +73,6 @@ BAD: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "a pickle that wants to run code": (
         _save({"state_dict": _state(), "extra": _Runs()}),
         ("holds more than weights: reading it would need", "read weights-only, because a pickle can run code"),
-    ),
-    "an old pickle that wants to run code": (
-        _write(pickle.dumps({"state_dict": {}, "extra": _Runs()})),
-        ("no torch file",),
     ),
     "HTML saved as weights": (_write(b"<!DOCTYPE html><html>Not found</html>"), ("is a web page, not weights",)),
     "one input channel": (_save(_one_channel(_state())), ("was made for images of 1 channel(s); this model reads 3",)),

@@ -102,6 +102,8 @@ def test_a_chain_is_three_stages_of_which_each_knows_the_one_before(chain: Path)
     assert not {first.trial_id, second.trial_id, last.trial_id} & set(other.values()), "the first stage is in all ids"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_trained_chain_is_reported_by_stage_and_exported(chain: Path, tmp_path: Path) -> None:
     plan = plan_of(chain)
     train_all(plan)

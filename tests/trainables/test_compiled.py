@@ -36,6 +36,8 @@ def _fit(net, cache, **changes):
 
 
 @needs_compiler
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_compiled_training_agrees_to_rounding_and_leaves_its_code_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.delenv(CACHE_VARIABLE, raising=False)
     eager = _fit(ToyNet(), None)
