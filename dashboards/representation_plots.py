@@ -167,7 +167,7 @@ def filter_plots(filters: pd.DataFrame, baseline: str) -> list[IntervalPlot]:
                 key=file_key("filter_correlation", str(task)),
                 title=f"{task}: first filters after training against their start",
                 caption="Mean Pearson correlation of each filter of the first convolution with itself before training; "
-                "bars: interval over seeds. Cross: the same with filters in another order.",
+                "bars: interval over seeds. Cross: each filter with the starts of the others.",
                 alt="; ".join(_in_words(row, "") for row in records(rows)),
                 table=rows,
                 panels=panels,

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from dashboards.representation_tables import Block, Cell, Run, shown
-from dashboards.set_groups import random_generator
 from dashboards.statistics import SeedInterval, SeedKey, filter_correlation, pair_interval, seed_interval
 from dashboards.statistics.predictions import FloatArray
 from search_spaces.names import Moment
@@ -20,7 +19,6 @@ OWN_START = "with its own start"
 OTHER_SEED = "with another seed, matched"
 OTHER_SEED_BEFORE = "with another seed, matched, before training"
 BACKBONE, HEAD = "whole backbone", "head"
-PERMUTATIONS = 20
 
 
 def weight_rows(block: Block) -> dict[str, list[dict[str, Any]]]:
@@ -43,7 +41,7 @@ def _filter_rows(block: Block, cell: Cell, runs: Sequence[Run]) -> list[dict[str
     own: dict[SeedKey, float] = {
         run.seed: filter_correlation(_filters(run, Moment.INITIAL), _filters(run, Moment.FINAL)).mean for run in known
     }
-    rows = [_row(block, cell, OWN_START, seed_interval(own, block.level), _filter_null(block, cell, known[0])) | facts]
+    rows = [_row(block, cell, OWN_START, seed_interval(own, block.level), _filter_null(known[0])) | facts]
     for name, moment in ((OTHER_SEED, Moment.FINAL), (OTHER_SEED_BEFORE, Moment.INITIAL)):
         pairs: dict[tuple[int, int], float] = {
             (a.seed.init, b.seed.init): filter_correlation(_filters(a, moment), _filters(b, moment), match=True).mean
@@ -61,12 +59,11 @@ def _filters(run: Run, moment: Moment) -> FloatArray:
     return found
 
 
-def _filter_null(block: Block, cell: Cell, run: Run) -> float:
-    """Mean correlation of a filter with another one's start: what order alone gives."""
+def _filter_null(run: Run) -> float:
+    """Mean correlation of a filter with the start of each other one: what order alone gives. NaN with one filter."""
     before, after = _filters(run, Moment.INITIAL), _filters(run, Moment.FINAL)
-    rng = random_generator("filters", block.task, block.scale, *cell)
-    drawn = [filter_correlation(before[rng.permutation(len(before))], after).mean for _ in range(PERMUTATIONS)]
-    return float(np.mean(drawn))
+    others = [filter_correlation(np.roll(before, shift, axis=0), after).mean for shift in range(1, len(before))]
+    return float(np.mean(others)) if others else math.nan
 
 
 def _row(block: Block, cell: Cell, comparison: str, interval: SeedInterval, null: float) -> dict[str, Any]:

@@ -5,14 +5,14 @@ Never part of a trial's identity: they are read off and change no result (docs/r
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from search_spaces.amounts import Seed
 from search_spaces.models import StrictModel
 
-AUTO = "auto"
+AUTO: Final = "auto"
 FEWEST_IMAGES = 20
 MOST_IMAGES = 20_000
 MOST_LAYERS = 64

@@ -13,6 +13,7 @@ import pytest
 import safetensors.numpy
 
 from dashboards.evidence import Evidence
+from dashboards.figures import draw
 from dashboards.page import PageContent, render_page
 from dashboards.representation_plots import distance_plots, drift_plots, filter_plots, pair_plots
 from dashboards.representation_section import representation_section
@@ -30,7 +31,6 @@ from dashboards.statistics import (
 )
 from dashboards.weight_tables import BACKBONE, OTHER_SEED_BEFORE, OWN_START, weight_rows
 from search_spaces.exceptions import DataError, UserError
-from search_spaces.study import Study
 from tests.dashboards.synthetic import make_study
 
 IMAGES = 160
@@ -109,7 +109,7 @@ def put(folder, trial_id, start, end, filters, moved, seed):
 
 
 def evidence_of(frame, folder, **asked):
-    study = Study.model_validate(make_study().model_dump() | {"representations": asked})
+    study = make_study(representations=asked)
     kept = KeptRepresentations(frame, storage_files("made", folder))
     nothing = pd.DataFrame()
     return Evidence(name="made", results=frame, predictions={}, failures=nothing, study=study, representations=kept)
@@ -266,7 +266,7 @@ def test_the_section_shows_figures_and_tables_and_is_absent_without_any(made):
     assert "how like its start each layer is" in page
 
 
-def test_figures_are_drawn_by_both_backends(made, tmp_path):
+def test_figures_are_drawn_by_both_backends(made):
     evidence, tables, _ = made
     drift, pairs = tables["representation_drift"], tables["representation_pairs"]
     plots = [
@@ -291,7 +291,10 @@ def test_figures_are_drawn_by_both_backends(made, tmp_path):
         "images permuted",
     }
     for plot in plots:
-        render(plot, tmp_path / f"{plot.key}.png")
+        svg, png = render(plot)
+        assert svg.lstrip().startswith(b"<?xml")
+        assert png.startswith(b"\x89PNG")
+        assert len(draw(plot).data) > 0
 
 
 def test_places_of_a_map_do_not_count_as_images():

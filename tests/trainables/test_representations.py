@@ -94,14 +94,14 @@ def test_a_trial_keeps_both_moments_filters_and_distances(make_trial):
     assert before["activations/layer3"].dtype == np.float16
     assert before["images"].shape == (16, 8)
     built = build_model(TINY, 2, 0)
-    start = dict(built.module.named_parameters())
-    assert np.array_equal(before["filters"], start["conv1.weight"].detach().numpy())
+    start = {name: parameter.detach() for name, parameter in built.module.named_parameters()}
+    assert np.array_equal(before["filters"], start["conv1.weight"].numpy())
     end = load_file(Storage(trial.workspace.storage).fetch(TRIAL_ID, Artifact.WEIGHTS))
     assert np.array_equal(after["filters"], end["conv1.weight"].numpy())
     table = pq.read_table(folder / "weights.parquet").to_pandas().set_index("parameter")
     assert list(table.index) == list(start)
     for name, tensor in start.items():
-        expected = float((end[name].double() - tensor.detach().double()).square().sum())
+        expected = float((end[name].double() - tensor.double()).square().sum())
         assert table.loc[name, "squared_distance"] == pytest.approx(expected, rel=1e-12)
         assert table.loc[name, "squared_start"] == pytest.approx(float(tensor.double().square().sum()), rel=1e-12)
     assert not any("running" in name for name in table.index)
