@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ def influence_of(
     Raises:
         ValueError: As ``patient_influence`` and ``overlap_influence``.
     """
-    taken = slice(None) if rows is None else rows
+    taken: Any = slice(None) if rows is None else rows
     if prediction.is_masks:
         return overlap_influence(metric, prediction.labels, prediction.logits[taken], index)
     of = prediction

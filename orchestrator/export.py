@@ -43,8 +43,8 @@ def export_trial(plan: Plan, start_of_id: str, folder: Path, places: Places) -> 
         The files.
 
     Raises:
-        UserError: No such trial, it is not done, its weights are gone or not those that it was scored with, or the
-            folder holds something.
+        UserError: No such trial, it is not done, predicts masks, its weights are gone or not those that it was scored
+            with, or the folder holds something.
         TrackingError: MLflow cannot be reached.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -70,6 +70,11 @@ def export_trial(plan: Plan, start_of_id: str, folder: Path, places: Places) -> 
     assert plan.resolver is not None
     workspace = Workspace(home=str(places.home), storage=storage.place, import_paths=import_paths(plan.loaded))
     trial = plan.resolver.resolved(planned.trial, state.run_id, workspace)
+    if trial.task.is_dense:
+        raise UserError(
+            f"trial {trial.trial_id} predicts masks, which cannot be exported; its weights are "
+            f"{Artifact.WEIGHTS} in storage {storage.place}"
+        )
     facts = _facts(trial, plan, places, record.uri)
     return _write(trial, storage.fetch(planned.trial_id, Artifact.WEIGHTS), facts, folder)
 

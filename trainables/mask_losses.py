@@ -84,15 +84,15 @@ class MaskLoss:
     def __init__(self, form: Form, values: tuple[int, ...], weights: Tensor | None) -> None:
         self._form, self._values, self.weights = form, values, weights
 
-    def __call__(self, logits: Tensor, planes: Tensor, mixture: Mixture | None = None) -> Tensor:
-        """Of a ghost batch: (B, L, H, W) logits and (B, H, W) uint8 planes; a scalar.
+    def __call__(self, logits: Tensor, targets: Tensor, mixture: Mixture | None = None) -> Tensor:
+        """Of a ghost batch: (B, L, H, W) logits and (B, H, W) uint8 planes of labels; a scalar.
 
         Raises:
             ValueError: Images are mixed; a plan refuses such protocols.
         """
         if mixture is not None:
             raise ValueError("masks of mixed images are not defined")
-        truth, known = known_truth(planes, self._values)
+        truth, known = known_truth(targets, self._values)
         return self.of_sums(pixel_sums(logits, truth, known, self.weights).sum(0))
 
     def of_sums(self, sums: Tensor) -> Tensor:

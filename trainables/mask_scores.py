@@ -39,7 +39,7 @@ def probability_bins(logits: Tensor) -> Tensor:
     A pixel counts as predicted at threshold k / 20 if its bin is k or more. The borders are those of logits, which do
     not saturate.
     """
-    return torch.bucketize(logits, _EDGES.to(logits), right=True)
+    return torch.bucketize(logits.contiguous(), _EDGES.to(logits), right=True)
 
 
 def at_size(logits: Tensor, planes: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 from search_spaces.names import Column
 from trainables.label_values import Columns
 from trainables.manifest import Manifest
-from trainables.prefetch import ImageArray
+
+if TYPE_CHECKING:  # it imports torch, which a plan does without
+    from trainables.prefetch import ImageArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

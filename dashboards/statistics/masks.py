@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -92,8 +92,8 @@ def overlap_influence(
 
 
 def _mean(metric: str, each: Mapping[str, Influence], undefined: tuple[str, ...]) -> Influence:
-    nobody: NDArray[np.str_] = np.empty(0, dtype=np.str_)
-    patients = reduce(np.union1d, [found.patients for found in each.values()], nobody)
+    ids = [found.patients for found in each.values()]
+    patients: NDArray[Any] = np.unique(np.concatenate(ids)) if ids else np.empty(0)
     psi = np.zeros(len(patients))
     for found in each.values():
         psi[np.searchsorted(patients, found.patients)] += found.psi / len(each)
@@ -200,6 +200,6 @@ def patient_mean(values: FloatArray, index: PatientIndex) -> float:
     return mean_of(np.bincount(codes, values[rows]) / np.bincount(codes)) if rows.any() else float("nan")
 
 
-def mean_of(values: NDArray[np.generic]) -> float:
+def mean_of(values: NDArray[Any]) -> float:
     """The mean; NaN of nothing."""
-    return float(np.mean(values)) if len(values) else float("nan")  # type: ignore[arg-type]
+    return float(np.mean(values)) if len(values) else float("nan")
