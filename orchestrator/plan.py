@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from orchestrator.known_models import KnownModels
 from orchestrator.plan_data import Drawn, Findings, PlanData, read_data
 from orchestrator.plan_leaks import find_leaks, note_contents
+from orchestrator.plan_probes import SharedPasses, refuse_untrained_upstream
 from orchestrator.plan_recipes import note_regimes, refuse_warmup_alone
 from orchestrator.plan_stores import check_stores
 from search_spaces.amounts import Amount
@@ -194,6 +195,7 @@ def make_plan(
     _note_controls(expansion, chosen, found)
     note_regimes(resolver, dict.fromkeys(t.cell for t in chosen), data, found)
     refuse_warmup_alone(resolver, dict.fromkeys(t.cell for t in chosen), data, found)
+    refuse_untrained_upstream(resolver, chosen, found)
     trials = () if found.problems else _planned(study, resolver, chosen, sizes, data)
     return Plan(
         loaded=loaded,
@@ -348,7 +350,8 @@ def _nowhere(loaded: LoadedStudy) -> Workspace:
 
 
 def _note_idle_ranks(study: Study, resolver: Resolver, trials: Iterable[Trial], found: Findings) -> None:
-    shares = {(gang_of(study, c).ranks, resolver.protocol(c).ghost_batches) for c in {t.cell for t in trials}}
+    cells = {t.cell for t in trials if resolver.protocol(t.cell).trains}
+    shares = {(gang_of(study, c).ranks, resolver.protocol(c).ghost_batches) for c in cells}
     for ranks, ghosts in sorted(share for share in shares if share[1] < share[0]):
         found.notes.append(
             f"{ranks} ranks share {ghosts} ghost batch(es) per step, so {ranks - ghosts} idle: lower "
@@ -391,11 +394,16 @@ def _planned(
 ) -> tuple[PlannedTrial, ...]:
     planned: dict[str, PlannedTrial] = {}
     images = data.images
+    trials = list(trials)
+    passes = SharedPasses(resolver, trials)
     for trial in trials:
         identity, cell = resolver.trial_id(trial), trial.cell
         drawn = data.size(cell.task, cell.data_fraction)
         of_task = images.get(cell.task, {}) | ({"val": drawn.val_images} if drawn else {})
-        seen = _images_seen(resolver, trial, of_task, drawn.images if drawn else 0)
+        if resolver.protocol_of(trial).trains:
+            seen = _images_seen(resolver, trial, of_task, drawn.images if drawn else 0)
+        else:
+            seen = passes.images(trial, images.get(cell.task, {})) / FORWARD_SHARE
         parameters = sizes.get(cell.model_scale, 0)
         pixels = resolver.scale(cell.model_scale).input_size ** 2
         entry = PlannedTrial(

@@ -53,6 +53,7 @@ class LabelledSet:
         hash_key: Key of the hashes that stand for ids in predictions.
         shared_patients: Of an evaluation set: see ``trainables.evaluation_sets.EvaluationRows``.
         same_ids: Whether its patient ids are those of training: one manifest.
+        store: Name of the folder of its image store, which says content and size.
         shown: What ``shown_columns`` worked out, for the next trial on these images.
     """
 
@@ -63,6 +64,7 @@ class LabelledSet:
     hash_key: bytes
     shared_patients: int = 0
     same_ids: bool = True
+    store: str = ""
     shown: dict[tuple[str, ...], tuple[pd.DataFrame, str]] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -80,6 +82,7 @@ class LabelledSet:
             targets=self.targets[index],
             frame=self.frame.iloc[index].reset_index(drop=True),
             hash_key=self.hash_key,
+            store=self.store,
         )
 
 
@@ -93,6 +96,7 @@ class TaskData:
         sets: Evaluation sets by name.
         subset: Facts about the training subset.
         drawn: The subset itself.
+        learned: The whole training pool and all of validation, whatever the amount.
     """
 
     train: LabelledSet
@@ -100,6 +104,7 @@ class TaskData:
     sets: dict[str, LabelledSet]
     subset: SubsetFacts
     drawn: DrawnSubset
+    learned: tuple[LabelledSet, LabelledSet]
 
 
 def working_side(input_size: int, storage_size: int) -> int:
@@ -150,7 +155,14 @@ def load_task_data(trial: ResolvedTrial, library: TaskLibrary) -> TaskData:
         subset=subset,
         subset_seed=trial.seed.subset,
     )
-    return TaskData(train=task.pool.take(subset.rows), val=val, sets=dict(task.sets), subset=facts, drawn=drawn_subset)
+    return TaskData(
+        train=task.pool.take(subset.rows),
+        val=val,
+        sets=dict(task.sets),
+        subset=facts,
+        drawn=drawn_subset,
+        learned=(task.pool, task.val),
+    )
 
 
 def set_hashes(task: ResolvedTask, library: TaskLibrary) -> dict[str, str]:
@@ -305,6 +317,7 @@ def _loaded(library: TaskLibrary, task: ResolvedTask, storage_size: int, side: i
             targets=rows.train_targets,
             frame=_described(rows.manifest, rows.train, task.groups),
             hash_key=rows.manifest.hash_key,
+            store=own.path.name,
         ),
         val=_evaluation_set(own, rows.val_set, task),
         sets={
@@ -342,6 +355,7 @@ def _evaluation_set(store: ImageStore, rows: EvaluationRows, task: ResolvedTask)
         targets=rows.targets,
         frame=_with_truth(rows, task),
         hash_key=rows.manifest.hash_key,
+        store=store.path.name,
     )
 
 
