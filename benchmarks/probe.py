@@ -1,14 +1,15 @@
 """A grid of linear probes against one scikit-learn fit per combination: ``python -m benchmarks.probe [--quick]``.
 
 Features of 2,000 made images (five textures; ResNet-18 at 64 pixels with random weights, 512 features) are computed
-once. Eight fractions (nested), 10 seeds and 8 penalties are then fitted by ``trainables.logistic.fit_logistic``, and one
-by one by ``sklearn.linear_model.LogisticRegression`` (L-BFGS) on the same features, standardised by the same subsets.
+once. Eight fractions (nested), 10 seeds and 8 penalties are then fitted by ``trainables.logistic.fit_logistic``, and
+one by one by ``sklearn.linear_model.LogisticRegression`` (L-BFGS) on the same features, standardised by the same
+subsets.
 The two take turns fraction by fraction. Both give the logits of all images, which are compared.
 
 scikit-learn's tolerance is 1e-9, the loosest power of ten at which its own error stays below 1e-3; with its default of
 1e-4 it is faster, and off by what ``default_tolerance_logit_difference`` says. All seeds draw the same images at 100 %,
-which is solved once here and ten times there: ``ratio_without_full`` leaves that fraction out (``--quick``: 3 fractions,
-2 seeds, 500 images).
+which is solved once here and ten times there: ``ratio_without_full`` leaves that fraction out (``--quick``: 3
+fractions, 2 seeds, 500 images).
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ from trainables.module_setup import is_channels_last, prepare
 from trainables.phantom_images import TEXTURES, natural_images
 
 Array = NDArray[np.float64]
+Features = NDArray[np.float32]
+Classes = NDArray[np.int64]
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0)
 SEEDS = 10
@@ -95,7 +98,7 @@ def subsets(y: NDArray[np.int64], fraction: float, seeds: int) -> list[NDArray[n
     return chosen
 
 
-def ours(x: NDArray[np.float32], y: NDArray[np.int64], rows: list[NDArray[np.int64]], penalties: list[float]) -> Side:
+def ours(x: Features, y: Classes, rows: list[Classes], penalties: list[float]) -> Side:
     """All subsets and penalties at once."""
     pool = torch.from_numpy(x)
     started = time.perf_counter()

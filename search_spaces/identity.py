@@ -143,7 +143,7 @@ def source_identity(source: ResolvedSource) -> dict[str, Any]:
 
 
 def draws_weights(source: ResolvedSource) -> bool:
-    """Whether numbers below the head are drawn from the init seed; a file, timm's weights or a trial's fill all of it."""
+    """Whether numbers below the head are drawn from the init seed; a file, timm or a trial fills all of them."""
     return not isinstance(source.weights, CheckpointSource | TimmSource | UpstreamSource)
 
 

@@ -1,7 +1,7 @@
 """Features of a fixed network, computed once for all amounts, seeds and regularisations that use them.
 
-A feature store is a folder ``<home>/stores/<content hash>-features-<key>-v<format>`` beside the image stores, with files
-of the same kind (``trainables.shards``), so that it is listed, checked, evicted and kept while in use like them
+A feature store is a folder ``<home>/stores/<content hash>-features-<key>-v<format>`` beside the image stores, with
+files of the same kind (``trainables.shards``), so that it is listed, checked, evicted and kept while in use like them
 (``trainables.store_cache``). It holds the features of the images of one data set that a task trains, selects or is
 scored on; a set from another data set has its own. One process computes it, others wait.
 

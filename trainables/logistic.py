@@ -17,7 +17,7 @@ Nothing is approximated but by the tolerance:
 3. L-BFGS with the diagonal of the Hessian, which in these axes is close to all of it, in place of the usual multiple of
    the identity: half as many steps, measured. All in float64.
 
-It ends by a bound on the error of the logits. The objective is lambda-strongly convex in the weights, so the weights are
+It ends by a bound on the error of the logits. The objective is lambda-strongly convex in the weights, so these are
 within |gradient| / lambda of the optimum, and the logit of an image with centred features x within |x| times that; the
 intercept answers by no more than the same again.
 """
@@ -354,7 +354,7 @@ class _Batch:
 
 @dataclass(slots=True)
 class _Pair:
-    """A step of L-BFGS and what it did to the gradient, both (S, K, Q, r + 1); ``inverse`` is 1 / (s . y), 0 for none."""
+    """A step of L-BFGS and what it did to the gradient, (S, K, Q, r + 1); ``inverse`` is 1 / (s . y), 0 for none."""
 
     s: Tensor
     y: Tensor
@@ -445,7 +445,7 @@ class _Descent:
         return q
 
     def _search(self, direction: Tensor, change: Tensor) -> Tensor:
-        """Backtracking from the whole step; moves the scores. Scores are linear in the step, so no product is needed."""
+        """Backtracking from the whole step; moves the scores, which are linear in it, so no product is needed."""
         slope = _total(self._gradient * direction)
         linear = _total(self._decay * self.v * direction)
         square = _total(self._decay * direction.square()) / 2

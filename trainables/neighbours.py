@@ -28,8 +28,9 @@ def neighbour_logits(
     """Logits for several numbers of neighbours.
 
     The k training images of the highest cosine similarity s vote with exp(s / temperature) each for their class; one
-    whose label is not known does not vote on it. Every class, and both values of a label, have one more neighbour in the
-    opposite direction, s = -1: so no logit is infinite, and a class without a neighbour is unlikely, not impossible.
+    whose label is not known does not vote on it. Every class, and both values of a label, have one more neighbour in
+    the opposite direction, s = -1: so no logit is infinite, and a class without a neighbour is unlikely, not
+    impossible.
 
     Args:
         train: (n, D) features of the training images; their device is where everything is computed.

@@ -1,6 +1,6 @@
 """A trial whose network stays fixed: features from the store, a classifier on them, chosen on validation.
 
-All amounts, seeds and settings of one scale, source and task share the features; a trial that finds them there builds no
+All amounts, seeds and settings of one scale, source and task share the features; a trial that finds them builds no
 network. Only rank 0 fits: the ranks share the pass over the images, which is what takes time.
 """
 

@@ -1,4 +1,4 @@
-"""The folder of image stores: what is in it, what is in use, what may go, what is whole.
+"""The folder of image and feature stores: what is in it, what is in use, what may go, what is whole.
 
 A process that has a store open holds a shared lock on its index file (``flock``, gone with the process); whoever
 deletes a store needs the exclusive one. Where no such lock can be had, every store counts as in use and is kept. Other

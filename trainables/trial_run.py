@@ -1,4 +1,4 @@
-"""What every way to run a trial has in common: its images, its model, its predictions, and how a result is published."""
+"""What every way to run a trial has in common: images, model, predictions, and how a result is published."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_a_study_of_probes_from_plan_to_report(tmp_path):
     assert probed["still_rising"].eq(False).all()
     histories = load_histories(results)
     assert set(histories) == set(results[results["role"] == "upstream"]["trial_id"])
-    # Random weights and the upstream trials are drawn per init seed: 2 scales x 2 sources x 2 seeds, learned and scored.
+    # Weights differ by seed here: 2 scales x 2 sources x 2 seeds, what is learned from and what is scored.
     stores = [store for store in cached_stores(scalecurves_home()) if "-features-" in store.path.name]
     assert len(stores) == 16
     report = (tmp_path / "report" / "index.html").read_text()

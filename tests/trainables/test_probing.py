@@ -1,4 +1,4 @@
-"""Whole trials of linear probes and kNN: what is published, what is computed once, and what makes it be computed anew."""
+"""Whole trials of linear probes and kNN: what is published, what is computed once, and what makes it come anew."""
 
 from __future__ import annotations
 
