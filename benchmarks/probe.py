@@ -1,10 +1,11 @@
 """A grid of linear probes against one scikit-learn fit per combination: ``python -m benchmarks.probe [--quick]``.
 
-Features of 2,000 made images (five textures; ResNet-18 at 64 pixels with random weights, 512 features) are computed
+Features of 2,000 made images (two textures; ResNet-18 at 64 pixels with random weights, 512 features) are computed
 once. Eight fractions (nested), 10 seeds and 8 penalties are then fitted by ``trainables.logistic.fit_logistic``, and
 one by one by ``sklearn.linear_model.LogisticRegression`` (L-BFGS) on the same features, standardised by the same
 subsets.
-The two take turns fraction by fraction. Both give the logits of all images, which are compared.
+The two take turns fraction by fraction. Both give the logits of all images, which are compared. ``--classes 5`` fits
+a softmax over five textures instead.
 
 scikit-learn's tolerance is 1e-9, the loosest power of ten at which its own error stays below 1e-3; with its default of
 1e-4 it is faster, and off by what ``default_tolerance_logit_difference`` says. All seeds draw the same images at 100 %,
@@ -98,16 +99,23 @@ def subsets(y: NDArray[np.int64], fraction: float, seeds: int) -> list[NDArray[n
     return chosen
 
 
+def centred(logits: Array) -> Array:
+    """(fits, images, classes) less their mean over classes; one logit of two classes as (-z/2, z/2)."""
+    if logits.ndim == 2:
+        return np.stack([-logits / 2, logits / 2], axis=2)
+    return np.asarray(logits - logits.mean(2, keepdims=True))
+
+
 def ours(x: Features, y: Classes, rows: list[Classes], penalties: list[float]) -> Side:
     """All subsets and penalties at once."""
     pool = torch.from_numpy(x)
     started = time.perf_counter()
-    fits = fit_logistic(pool, y, len(TEXTURES), rows, penalties)
+    fits = fit_logistic(pool, y, int(y.max()) + 1, rows, penalties)
     logits = np.concatenate([fits.logits(pool, at).numpy() for at in range(len(rows))])
     seconds = time.perf_counter() - started
     if not fits.converged.all():
         raise RuntimeError(f"{(~fits.converged).sum()} of {fits.converged.size} fits did not converge")
-    return Side(seconds, logits - logits.mean(2, keepdims=True))
+    return Side(seconds, centred(logits))
 
 
 def theirs(
@@ -129,21 +137,23 @@ def theirs(
             found.append(model.decision_function(scaled))
         seconds += time.perf_counter() - started
     logits = np.stack(found)
-    return Side(seconds, logits - logits.mean(2, keepdims=True))
+    return Side(seconds, centred(logits))
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="3 fractions, 2 seeds, 500 images")
-    quick = parser.parse_args().quick
+    parser.add_argument("--classes", type=int, default=2, choices=range(2, len(TEXTURES) + 1))
+    given = parser.parse_args()
+    quick, classes = given.quick, given.classes
     warnings.simplefilter("ignore", ConvergenceWarning)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     fractions, seeds, images = (QUICK_FRACTIONS, QUICK_SEEDS, QUICK_IMAGES) if quick else (FRACTIONS, SEEDS, IMAGES)
     penalties = list(Protocol(base="linear_probe").inverse_penalties or ())
-    y = np.arange(images, dtype=np.int64) % len(TEXTURES)
+    y = np.arange(images, dtype=np.int64) % classes
     x, pass_s = features(y)
-    print(f"{images} images, {x.shape[1]} features in {pass_s:.1f} s; {len(TEXTURES)} classes; {os.cpu_count()} CPUs")
+    print(f"{images} images, {x.shape[1]} features in {pass_s:.1f} s; {classes} classes; {os.cpu_count()} CPUs")
     print("fraction images   ours s  sklearn s  default s  difference")
     taken: list[tuple[float, float, float]] = []
     difference = default_difference = 0.0
@@ -172,6 +182,7 @@ def main() -> None:
         "default_tolerance_logit_difference": float(f"{default_difference:.2g}"),
         "feature_pass_s": round(pass_s, 2),
         "features": x.shape[1],
+        "classes": classes,
         "load_average": round(os.getloadavg()[0], 1),
     }
     print(json.dumps(answer))

@@ -134,13 +134,14 @@ def open_features(wanted: Wanted) -> FeatureStore | None:
     """
     try:
         in_use = StoreInUse(wanted.path)
-        if not damaged_shards(wanted.path, trust=True):
-            return _opened(wanted, in_use)
     except StoreGoneError:
         return None
+    try:
+        if not damaged_shards(wanted.path, trust=True):
+            return _opened(wanted, in_use)
     except (DataError, pa.ArrowException, OSError, KeyError, ValueError):
-        pass  # damaged: see below
-    in_use = None
+        pass  # damaged, too
+    del in_use
     _delete(wanted)
     return None
 

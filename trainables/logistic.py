@@ -10,9 +10,9 @@ classes get logits -z/2 and z/2, so that their softmax is the sigmoid of z.
 
 Nothing is approximated but by the tolerance:
 
-1. The images of a subset span at most min(images, D) directions, in which the weights lie (representer theorem). They
-   are turned, orthonormally, into the principal axes of the subset; few images thus make small problems, and the
-   curvature becomes nearly diagonal, which step 3 lives on.
+1. Features are turned, orthonormally, into principal axes: the curvature becomes nearly diagonal, which step 3 lives
+   on. A few images span few directions, in which their weights lie (representer theorem): such a subset has axes of its
+   own and is a small problem. The others share those of all images.
 2. Subsets of similar size are padded to one shape; rows that pad, and labels that are not known, have weight 0.
 3. L-BFGS with the diagonal of the Hessian, which in these axes is close to all of it, in place of the usual multiple of
    the identity: half as many steps, measured. All in float64.
@@ -122,11 +122,10 @@ def fit_logistic(
     of_subset = [places.setdefault(np.asarray(rows, np.int64).tobytes(), len(places)) for rows in subsets]
     distinct = [np.frombuffer(rows, np.int64) for rows in places]
     coded = _coded(targets, outputs, features.device)
+    designer = _Designer(features, standardise)
     found: dict[int, _Solved] = {}
     for group in _groups(distinct, outputs * len(inverse_penalties)):
-        designs = [
-            _design(features[torch.from_numpy(distinct[at].copy()).to(features.device)], standardise) for at in group
-        ]
+        designs = [designer.design(distinct[at]) for at in group]
         batch = _Batch(designs, [coded.take(distinct[at]) for at in group], inverse_penalties)
         batch.solve(tolerance)
         found |= dict(zip(group, batch.solved(designs), strict=True))
@@ -198,7 +197,7 @@ class _Design:
     """The images of one subset in its own axes: ``(features - mean) / scale = axes @ coordinates``.
 
     Attributes:
-        coordinates: (n, r) float64, r = min(n, D).
+        coordinates: (n, r) float64; r is n of a small subset, else D.
         axes: (D, r) float64, orthonormal.
         mean, scale: (D,) float64.
         radius: Distance of the farthest image from the centre.
@@ -211,23 +210,47 @@ class _Design:
     radius: float
 
 
-def _design(features: Tensor, standardise: bool) -> _Design:
-    """Centring costs nothing: the intercept, which is not penalised, takes it up."""
-    x = features.double()
-    mean = x.mean(0)
-    x = x - mean
-    scale = torch.ones_like(mean)
-    if standardise:
-        deviation = x.square().mean(0).sqrt()
-        scale = torch.where(deviation > 10 * torch.finfo(x.dtype).eps * mean.abs(), deviation, scale)
-        x = x / scale
-    if x.shape[0] > x.shape[1]:
-        axes = torch.linalg.eigh(x.mT @ x).eigenvectors
-    else:
-        spanned, triangle = torch.linalg.qr(x.mT)
-        axes = spanned @ torch.linalg.eigh(triangle @ triangle.mT).eigenvectors
-    radius = float(x.square().sum(1).max().sqrt())
-    return _Design(coordinates=x @ axes, axes=axes, mean=mean, scale=scale, radius=radius)
+class _Designer:
+    """Makes designs of subsets of the same images.
+
+    Args:
+        features: (N, D) of all images.
+        standardise: See ``fit_logistic``.
+    """
+
+    def __init__(self, features: Tensor, standardise: bool) -> None:
+        self._features, self._standardise = features, standardise
+        self._axes: Tensor | None = None
+
+    def design(self, rows: NDArray[np.int64]) -> _Design:
+        """The images of these rows. Centring costs nothing: the intercept, which is not penalised, takes it up."""
+        x, mean, scale = self._scaled(self._features[torch.from_numpy(rows.copy()).to(self._features.device)])
+        if 2 * x.shape[0] > x.shape[1]:
+            axes = self._shared_axes()
+        else:
+            spanned, triangle = torch.linalg.qr(x.mT)
+            axes = spanned @ torch.linalg.eigh(triangle @ triangle.mT).eigenvectors
+        radius = float(x.square().sum(1).max().sqrt())
+        return _Design(coordinates=x @ axes, axes=axes, mean=mean, scale=scale, radius=radius)
+
+    def _shared_axes(self) -> Tensor:
+        """Principal axes of all images: any orthonormal ones are exact, and these are nearly those of a large part."""
+        if self._axes is None:
+            x, _, _ = self._scaled(self._features)
+            self._axes = torch.linalg.eigh(x.mT @ x).eigenvectors
+        return self._axes
+
+    def _scaled(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Centred and scaled, (n, D) float64; mean and scale, (D,)."""
+        x = features.double()
+        mean = x.mean(0)
+        x = x - mean
+        scale = torch.ones_like(mean)
+        if self._standardise:
+            deviation = x.square().mean(0).sqrt()
+            scale = torch.where(deviation > 10 * torch.finfo(x.dtype).eps * mean.abs(), deviation, scale)
+            x = x / scale
+        return x, mean, scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

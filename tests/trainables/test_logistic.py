@@ -110,8 +110,9 @@ def test_equal_subsets_are_solved_once(monkeypatch):
     x, latent = features(6)
     y = latent[:, :3].argmax(1)
     made = []
-    design = fit_logistic.__globals__["_design"]
-    monkeypatch.setitem(fit_logistic.__globals__, "_design", lambda *a: made.append(1) or design(*a))
+    designer = fit_logistic.__globals__["_Designer"]
+    design = designer.design
+    monkeypatch.setattr(designer, "design", lambda *a: made.append(1) or design(*a))
     fits = fit_logistic(torch.from_numpy(x), y, 3, [np.arange(N), np.arange(60), np.arange(N)], [1.0])
     assert len(made) == 2
     assert torch.equal(fits.weights[0], fits.weights[2])
