@@ -407,6 +407,7 @@ class _Descent:
         self._scores = torch.zeros_like(y)
         self._loss, self._p = self._likelihood(self._scores)
         self._gradient = self._slopes()
+        self._inverse_curvature = torch.ones_like(self.v)
         self._pairs: list[_Pair] = []
         self._steps = 0
 
