@@ -11,7 +11,7 @@ from search_spaces.exceptions import DataError
 from trainables.logistic import TOLERANCE, fit_logistic
 
 N, D = 120, 30
-PENALTIES = [1e-3, 0.1, 10.0]
+PENALTIES = [1e-3, 0.1, 3.0]
 AGREES = 1e-3
 
 
@@ -19,7 +19,7 @@ def features(seed=0, n=N, d=D):
     rng = np.random.default_rng(seed)
     latent = rng.normal(size=(n, 6))
     mixed = latent @ rng.normal(size=(6, d)) + rng.normal(size=(n, d))
-    return (mixed * np.exp(rng.normal(size=d)) + 3).astype(np.float32), latent
+    return (mixed * np.exp(0.3 * rng.normal(size=d)) + 0.5).astype(np.float32), latent
 
 
 def prefixes(*sizes, seed=1):
