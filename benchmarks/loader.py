@@ -7,8 +7,8 @@
 - The same with a small residual network that trains (``ratio_with_model``, the lesser of the two sizes).
 - Images per second that a store is built at, over those that as many processes decode and do nothing else with
   (``build_fraction``), and over those that they decode and resize to the stored side (``build_fraction_resized``).
-- Proportional set size of four processes that have read one store, over the store and 10 % and four processes without
-  data (``pss_ratio``, at most 1).
+- Proportional memory of four processes that have read one store (its pages, and all memory that is no file's), over the
+  store and 10 % and four processes without data (``pss_ratio``, at most 1).
 
 The sides take turns in one process, so that a change of the machine's speed meets all; results are medians over turns.
 """
@@ -42,6 +42,7 @@ from trainables.environment import device_name
 from trainables.library import TaskLibrary
 from trainables.manifest import Manifest
 from trainables.store import open_store
+from trainables.store_build import process_pool
 from trainables.task_data import working_side
 
 CORES = 2
@@ -193,20 +194,20 @@ def decoded_and_resized(file: Path, side: int) -> int:
 
 
 def build_rates(case: Case, library: TaskLibrary, manifest: Manifest, turns: int) -> dict[str, float]:
-    """Median images per second of building, decoding, and decoding with resizing, by as many warm processes."""
+    """Median images per second of building, decoding, and decoding with resizing, all by the same warm processes."""
     files, side = files_of(manifest), case.storage_size
-    pool = joblib.Parallel(n_jobs=joblib.cpu_count(), backend="loky", idle_worker_timeout=300)
     chunks = [files[k : k + 64] for k in range(0, len(files), 64)]
 
     def pooled(work: Callable[[Path], int]) -> None:
-        pool(joblib.delayed(_each)(work, chunk) for chunk in chunks)
+        # The pool of the build: joblib keeps one, and another kind would end it, so that each turn paid for a start.
+        list(process_pool(joblib.cpu_count())(joblib.delayed(_each)(work, chunk) for chunk in chunks))
 
     def build() -> None:
         shutil.rmtree(open_store(library, manifest, side).path)
 
     ways: dict[str, Callable[[], None]] = {
-        "built": build,
         "decoded": lambda: pooled(decoded),
+        "built": build,
         "resized": lambda: pooled(functools.partial(decoded_and_resized, side=side)),
     }
     took: dict[str, list[float]] = {name: [] for name in ways}
@@ -224,17 +225,21 @@ def _each(work: Callable[[Path], int], files: list[Path]) -> int:
 
 
 def measure_memory(library: TaskLibrary, images: int) -> dict[str, float]:
-    """PSS of four processes with and without a store, in MiB, and their ratio to what is allowed."""
+    """Memory of four processes with and without a store, in MiB, and its ratio to what is allowed."""
     side = loader_memory.SIDE
     open_store(library, make_frames(library, "one_batch", loader_memory.BATCH_SIZE, side), side)
-    store = open_store(library, make_frames(library, "frames", images, side), side)
-    without = sum(loader_memory.together(library.home, "one_batch", images))
-    with_store = sum(loader_memory.together(library.home, "frames", images))
-    allowed = 1.1 * store.images.nbytes + without
-    mib = {"store_mib": store.images.nbytes, "without_mib": without, "with_mib": with_store}
-    return {"pss_ratio": round(with_store / allowed, 3)} | {
-        name: round(value / 2**20, 1) for name, value in mib.items()
+    store_bytes = open_store(library, make_frames(library, "frames", images, side), side).images.nbytes
+    without = loader_memory.together(library.home, "one_batch", images)
+    found = loader_memory.together(library.home, "frames", images)
+    allowed = 1.1 * store_bytes + sum(process.both for process in without)
+    mib = {
+        "store_mib": store_bytes,
+        "store_pages_mib": sum(process.store for process in found),
+        "allocated_mib": sum(process.allocated for process in found),
+        "without_mib": sum(process.both for process in without),
     }
+    ratio = round(sum(process.both for process in found) / allowed, 3)
+    return {"pss_ratio": ratio} | {name: round(value / 2**20, 1) for name, value in mib.items()}
 
 
 def measure_case(case: Case, library: TaskLibrary, quick: bool) -> dict[str, Any]:

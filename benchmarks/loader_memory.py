@@ -1,17 +1,25 @@
-"""Memory of processes that read one image store: ``python -m benchmarks.loader_memory HOME NAME IMAGES``.
+"""Memory of processes that read one image store: ``python -m benchmarks.loader_memory HOME NAME IMAGES [--copy]``.
 
-Each process prints its proportional set size, which counts a page that n processes map as 1/n, while all of them are
-alive. A process without data is one that reads as many images from a store of a single batch: it does the same work.
+Each process prints its ``Footprint`` while all of them are alive. A page that n processes map counts as 1/n. Pages of
+program libraries do not count: whoever else runs on the machine maps them, too, so their share changes by 100 MB with
+what other people do; for the same reason nothing is imported that reading does not need. A process without data is one
+that reads as many images from a store of a single batch: it does the same work.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
+from numpy.typing import NDArray
 
 from trainables.library import TaskLibrary
 from trainables.store import open_store
@@ -20,20 +28,56 @@ ROOT = Path(__file__).resolve().parent.parent
 SIDE = 224
 BATCH_SIZE = 32
 
-
-def pss_bytes() -> int:
-    """Proportional set size of this process."""
-    text = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
-    found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
-    assert found is not None
-    return int(found[1]) * 1024
+_ALLOCATED = re.compile(r"^(?:Pss_Anon|Pss_Shmem|SwapPss):\s+(\d+) kB", re.MULTILINE)
 
 
-def together(home: Path, name: str, images: int, processes: int = 4) -> list[int]:
-    """Proportional set size of each of some processes, all alive and done with reading."""
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Proportional memory of one process, in bytes.
+
+    Attributes:
+        store: Pages of the store's files.
+        allocated: All memory that is no file's, whether private, shared or swapped out: copies of the store show here.
+    """
+
+    store: int
+    allocated: int
+
+    @property
+    def both(self) -> int:
+        """What reading the store takes."""
+        return self.store + self.allocated
+
+
+def footprint(store: Path) -> Footprint:
+    """Of this process, with the store in this folder."""
+    mapped, folder = psutil.Process().memory_maps(grouped=True), str(store.resolve())
+    rollup = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
+    return Footprint(
+        store=sum(int(files.pss) for files in mapped if files.path.rpartition("/")[0] == folder),
+        allocated=sum(int(kib) for kib in _ALLOCATED.findall(rollup)) * 1024,
+    )
+
+
+def together(home: Path, name: str, images: int, processes: int = 4, copies: bool = False) -> list[Footprint]:
+    """Footprint of each of some processes, all alive and done with reading.
+
+    Args:
+        home: With the task and its store.
+        name: Of the task.
+        images: How many each process reads, from the first on and from the start again.
+        processes: Their number.
+        copies: Each keeps what it has read, as a process with images of its own does.
+    """
     command = [sys.executable, "-m", "benchmarks.loader_memory", str(home), name, str(images)]
     started = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        subprocess.Popen(
+            [*command, *(["--copy"] if copies else [])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
         for _ in range(processes)
     ]
     try:
@@ -41,7 +85,7 @@ def together(home: Path, name: str, images: int, processes: int = 4) -> list[int
             _expect(process, "ready")
         for process in started:
             _tell(process)
-        return [int(_line(process)) for process in started]
+        return [Footprint(**json.loads(_line(process))) for process in started]
     finally:
         for process in started:
             _tell(process)
@@ -66,20 +110,27 @@ def _tell(process: subprocess.Popen[str]) -> None:
         process.stdin.flush()
 
 
-def main(home: Path, name: str, images: int) -> None:
-    import torch  # every process of a trial has it
-
-    library, total = TaskLibrary(home), torch.zeros((), dtype=torch.int64)
-    store = open_store(library, library.load(name), SIDE)
-    for start in range(0, images, BATCH_SIZE):
-        rows = np.arange(start, min(start + BATCH_SIZE, images)) % len(store.rows)
-        total += torch.from_numpy(store.gather(rows)).sum()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("home", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("images", type=int)
+    parser.add_argument("--copy", action="store_true", help="keep what has been read")
+    given = parser.parse_args(arguments)
+    library, kept = TaskLibrary(given.home), list[NDArray[np.uint8]]()
+    store = open_store(library, library.load(given.name), SIDE)
+    for start in range(0, given.images, BATCH_SIZE):
+        rows = np.arange(start, min(start + BATCH_SIZE, given.images)) % len(store.rows)
+        batch = store.gather(rows)
+        batch.sum()
+        if given.copy:
+            kept.append(batch)
     print("ready", flush=True)
     sys.stdin.readline()  # all are done
-    print(pss_bytes(), flush=True)
+    print(json.dumps(asdict(footprint(store.path))), flush=True)
     sys.stdin.readline()  # all have counted
     del store
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    main()

@@ -73,7 +73,8 @@ def features(y: NDArray[np.int64]) -> tuple[NDArray[np.float32], float]:
         targets: NDArray[np.int64]
 
     device = torch.device("cpu")
-    data = Images(natural_images(np.random.default_rng(0), y), np.arange(len(y)), y)
+    grey = natural_images(np.random.default_rng(0), y)
+    data = Images(np.repeat(grey[..., None], 3, axis=3), np.arange(len(y)), y)
     built = build_model(ResolvedScale(name="resnet18", factory="resnet18", input_size=SIDE), 2, seed=0)
     dtype = prepare(built.module, SIDE, device).dtype
     normalise = Normalisation.model_validate("imagenet")

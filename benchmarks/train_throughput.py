@@ -2,8 +2,9 @@
 
 Both train the same net on the same random images with the same batch, the same augmentation operators, the same
 optimiser and the same memory format. The bare loop has nothing else: no ghost batches, no seeds per step, no schedule,
-no record of losses. The two take turns every few steps in one process, so that a change of the machine's speed meets
-both; the result is the median over turns of the ratio of speeds. Needs neither Ray nor MLflow.
+no record of losses, and its images are one array, where ours lie in shards as in a store. The two take turns every few
+steps in one process, so that a change of the machine's speed meets both; the result is the median over turns of the
+ratio of speeds. Needs neither Ray nor MLflow.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from trainables.groups import SingleProcess
 from trainables.ladder_nets import resnet20
 from trainables.module_setup import prepare
 from trainables.optimisation import make_optimizer
+from trainables.shards import LEAST_ROWS, ImageStack
 
 NORMALISE = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 CLASSES = 7
@@ -41,7 +43,7 @@ CLASSES = 7
 class Images:
     """Random images of the working side of an input size (8/7 of it)."""
 
-    images: np.ndarray
+    images: np.ndarray | ImageStack
     positions: np.ndarray
     targets: np.ndarray
 
@@ -52,6 +54,11 @@ class Images:
         side = -(-input_size * 8 // 7)
         images = rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
         return cls(images, np.arange(count), rng.integers(0, CLASSES, count))
+
+    def in_shards(self) -> Images:
+        """The same images as a store holds them."""
+        whole = np.asarray(self.images)
+        return replace(self, images=ImageStack([whole[k : k + LEAST_ROWS] for k in range(0, len(whole), LEAST_ROWS)]))
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class BareLoop:
         self._optimizer = make_optimizer(self._module.train(), protocol)
         self._augment = Augment(protocol.augmentation, case.input_size, NORMALISE, device, channels_last=channels_last)
         self._generator = torch.Generator().manual_seed(0)
-        self._resident = torch.from_numpy(data.images).to(device) if device.type == "cuda" else None
+        self._resident = torch.from_numpy(np.asarray(data.images)).to(device) if device.type == "cuda" else None
         self._targets = torch.from_numpy(data.targets).to(device)
         self._index = np.random.default_rng(0).permutation(len(data.positions))
         self._step = 0
@@ -116,7 +123,7 @@ def synchronise(device: torch.device) -> None:
 def measure(case: Case, turns: int, device: torch.device) -> dict[str, float | str]:
     """Median speeds, and the median over turns of their ratio; the first two turns warm up and do not count."""
     data = Images.random(1024, case.input_size)
-    few = Images(data.images, data.positions[:CLASSES], np.arange(CLASSES))
+    few = Images(data.images, data.positions[:CLASSES], np.arange(CLASSES)).in_shards()
     bare, speeds = BareLoop(case, data, device), []
 
     def tell(report: dict[str, Any]) -> Order:
@@ -129,7 +136,7 @@ def measure(case: Case, turns: int, device: torch.device) -> dict[str, float | s
     )
     fit(
         case.make(),
-        data,
+        data.in_shards(),
         few,
         protocol=protocol,
         normalise=NORMALISE,

@@ -150,12 +150,16 @@ class Block:
         return {s: v for s, v in ours.items() if s not in odd}, {s: v for s, v in base.items() if s not in odd}
 
     @cached_property
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """Trial id -> its row as a dictionary."""
+        return {str(row["trial_id"]): row for row in self.rows.to_dict("records")}
+
+    @cached_property
     def _drawn(self) -> dict[tuple[str, SeedKey], Drawn]:
         hashes = subset_hashes(self.rows)
-        rows = self.rows.to_dict("records")
         return {
-            (str(row["pretraining_source"]), _seed(row)): Drawn(self.fraction, *hashes[str(row["trial_id"])])
-            for row in rows
+            (str(row["pretraining_source"]), _seed(row)): Drawn(self.fraction, *hashes[trial_id])
+            for trial_id, row in self.facts.items()
         }
 
     def fitted(self, runs: SetRuns) -> dict[str, Fitted]:
@@ -238,19 +242,23 @@ def _set_runs(name: str, seen: SeenBlock, rows: pd.DataFrame, exclusions: list[E
         Exclusion(why=Why.OTHER_SET, task=seen.task, set=name, trial_id=trial) for trial in found if trial not in kept
     ]
     first, design = next(iter(kept.values()))
+    axes = rows[["trial_id", "pretraining_source", "seed_subset", "seed_init"]].to_dict("records")
+    by_trial = {str(row["trial_id"]): row for row in axes}
     keys = tuple(
-        RunKey(source=str(rows.loc[t, "pretraining_source"]), seed=_seed(rows.loc[t]), trial_id=t) for t in kept
+        RunKey(source=str(by_trial[t]["pretraining_source"]), seed=_seed(by_trial[t]), trial_id=t) for t in kept
     )
     logits = [prediction.logits for prediction, _ in kept.values()]
+    made = seen.batches.get(name)
     try:
-        batch = make_batch(first.kind, first.labels, first.y, logits, design.index, design.classes)
+        if made is None or len(kept) < len(found):
+            made = make_batch(first.kind, first.labels, first.y, logits, design.index, design.classes)
     except ValueError as error:
         detail = f"{seen.scale}, {seen.fraction}: {error}"
         exclusions += [
             Exclusion(why=Why.NO_BATCH, task=seen.task, set=name, trial_id=trial, detail=detail) for trial in kept
         ]
         return None
-    return SetRuns(name=name, keys=keys, batch=batch, design=design, any_prediction=first)
+    return SetRuns(name=name, keys=keys, batch=made, design=design, any_prediction=first)
 
 
 def _seed(row: Any) -> Seed:

@@ -115,7 +115,7 @@ def _corrected(block: Block, runs: SetRuns) -> tuple[RunBatch, dict[str, str]]:
 
 
 def _training_shares(block: Block, first: Predictions, trial_id: str) -> FloatArray | None:
-    row = block.rows.loc[[trial_id]].to_dict("records")[0]
+    row = block.facts[trial_id]
     counts = np.array([row.get(f"n_positive.{label}", _NAN) for label in first.labels], dtype=np.float64)
     images = float(row["n_images"]) if first.labelwise else float(counts.sum())
     if not np.isfinite(counts).all() or not images > 0:

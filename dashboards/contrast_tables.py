@@ -35,6 +35,7 @@ from dashboards.statistics import (
     equivalence_p,
     grade,
     higher_is_better,
+    is_lost,
     noninferiority_p,
     open_gates,
     sign_flip_p,
@@ -171,8 +172,9 @@ def decide(evidence: Evidence, contrasts: pd.DataFrame, absent: int = 0) -> tupl
     """
     if contrasts.empty:
         return contrasts, contrasts
-    table = adjust_study(contrasts, absent)
-    at_chance = adjust_study(contrasts.assign(p=[e.p for e in contrasts["_at_chance"]]), absent)
+    table = adjust_study(contrasts, absent, [is_lost(e) for e in contrasts["_estimate"]])
+    chance = list(contrasts["_at_chance"])
+    at_chance = adjust_study(contrasts.assign(p=[e.p for e in chance]), absent, [is_lost(e) for e in chance])
     rows = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
     external = {_cell_of(row) for row in rows if row["p"] == row["p"] and _elsewhere(evidence, row)}
     judged = []

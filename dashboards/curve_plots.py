@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dashboards.amounts import amount_positions
 from dashboards.plots import (
     PANELS_PER_ROW,
     CurvePlot,
+    FittedLine,
     Panel,
     Series,
     as_float,
@@ -23,6 +25,7 @@ from dashboards.plots import (
     records,
     split,
 )
+from dashboards.statistics import PowerLaw
 from dashboards.style import (
     LineStyle,
     amount_text,
@@ -46,38 +49,63 @@ _X_CAPTIONS = {
 }
 
 
-def scale_curves(cells: pd.DataFrame, trials: pd.DataFrame, baseline: str) -> list[CurvePlot]:
+def scale_curves(
+    cells: pd.DataFrame, trials: pd.DataFrame, baseline: str, fits: pd.DataFrame | None = None
+) -> list[CurvePlot]:
     """Metric against labelled training images: a figure per task and evaluation set, a panel per scale.
 
     Args:
         cells: ``tables.cells``, primary metrics only.
         trials: ``tables.trial_values``, for the single seeds.
         baseline: Source that all are compared with.
+        fits: ``tables.curve_fits``; those that are identified are drawn, within the range of the points.
     """
     plots = []
     for (task, set_name), of_set in split(cells.dropna(subset=["value"]), "task", "set"):
         seeds = trials[(trials["task"] == task) & (trials["set"] == set_name)]
+        laws = _laws(fits, str(task), str(set_name))
         sources = ordered(of_set["pretraining_source"], baseline)
         for part, names in enumerate(source_groups(sources, baseline)):
             chosen = of_set[of_set["pretraining_source"].isin(names)]
             suffix = f"_{part + 1}" if part else ""
-            plots.append(_curve_plot(task, set_name, chosen, seeds, source_styles(sources, baseline), suffix))
+            plots.append(_curve_plot(task, set_name, chosen, seeds, laws, source_styles(sources, baseline), suffix))
     return plots
 
 
+Laws = dict[tuple[str, str], dict[str, Any]]
+"""(scale, source) -> row of ``tables.curve_fits``."""
+
+
+def _laws(fits: pd.DataFrame | None, task: str, set_name: str) -> Laws:
+    if fits is None or fits.empty:
+        return {}
+    chosen = fits[(fits["task"] == task) & (fits["set"] == set_name) & fits["identified"].astype(bool)]
+    return {(str(row["model_scale"]), str(row["pretraining_source"])): row for row in records(chosen)}
+
+
 def _curve_plot(
-    task: str, set_name: str, cells: pd.DataFrame, seeds: pd.DataFrame, styles: dict[str, LineStyle], suffix: str
+    task: str,
+    set_name: str,
+    cells: pd.DataFrame,
+    seeds: pd.DataFrame,
+    laws: Laws,
+    styles: dict[str, LineStyle],
+    suffix: str,
 ) -> CurvePlot:
     metric = str(cells["metric"].iloc[0])
     positions, in_images = amount_positions(cells)
     x_range = _log_range(positions)
     names = [n for n in styles if n in set(cells["pretraining_source"])]
+    laws = {key: law for key, law in laws.items() if in_images and key[1] in names}
     shift = dict(zip(names, _dodge(len(names), x_range), strict=True))
     aside = 10 ** (0.006 * math.log10(x_range[1] / x_range[0]))
     panels = tuple(
         Panel(
             title=str(scale),
-            series=tuple(_curve(of_scale, seeds, name, str(scale), positions, shift[name], aside) for name in names),
+            series=tuple(
+                _curve(of_scale, seeds, name, str(scale), positions, shift[name], aside, laws.get((str(scale), name)))
+                for name in names
+            ),
         )
         for (scale,), of_scale in split(cells, "model_scale")
     )
@@ -87,7 +115,7 @@ def _curve_plot(
         key=file_key("scale_curves", task, set_name) + suffix,
         title=f"{task}: {metric_label(metric)} on {set_name}",
         caption=f"Horizontal axis: {_X_CAPTIONS[in_images]}; points of one amount are moved apart sideways so that "
-        f"they can be read; {intervals}.",
+        f"they can be read; {intervals}.{_FITTED if laws else ''}",
         alt=f"{metric_label(metric)} of {task} on {set_name} against {_X_LABELS[in_images]}. {_curves_in_words(cells)}",
         table=cells,
         panels=panels,
@@ -110,6 +138,7 @@ def _curve(
     positions: pd.Series[float],
     shift: float,
     aside: float,
+    law: dict[str, Any] | None,
 ) -> Series:
     """``shift`` moves the points of a source, ``aside`` its single seeds, off the bar that would hide them."""
     mine = cells[cells["pretraining_source"] == name]
@@ -125,6 +154,38 @@ def _curve(
         hover=[_hover(row) for row in records(mine)],
         dots_x=[x * shift * aside for x in own["data_fraction"].map(positions)],
         dots_y=list(own["value"]),
+        fit=None if law is None else _fitted(law, shift),
+    )
+
+
+_FITTED = (
+    " Thin dashed lines: power laws of the error, fitted to the points of a curve and drawn between the first and the "
+    "last; rings: where a fit to all other points puts the last one. They decide nothing."
+)
+_FIT_POINTS = 40
+
+
+def _fitted(law: dict[str, Any], shift: float) -> FittedLine:
+    """The power law of one curve between the amounts that it was fitted to, in the units of the metric."""
+    low, high = float(law["images_from"]), float(law["images_to"])
+    up = direction(str(law["metric"])) > 0
+    fit = PowerLaw(
+        floor=law["floor"],
+        scale=law["scale"],
+        exponent=law["exponent"],
+        cost=math.nan,
+        identified=True,
+        largest=high,
+    )
+    at = np.clip(np.geomspace(low, high, _FIT_POINTS), low, high)  # rounding must not lead beyond the points
+    errors = fit.predict(at)
+    predicted, observed = (1 - law[k] if up else law[k] for k in ("last_error_predicted", "last_error"))
+    return FittedLine(
+        x=[float(n * shift) for n in at],
+        y=[float(1 - e if up else e) for e in errors],
+        held_out=(high * shift, float(predicted)),
+        hover=f"{law['pretraining_source']} · {law['model_scale']}: a fit to all other points puts the last one at "
+        f"{number(predicted)}; it is {number(observed)}",
     )
 
 
@@ -302,6 +363,7 @@ def _y_range(panels: Iterable[Panel], metric: str) -> tuple[float, float]:
     series = [s for p in panels for s in p.series]
     points = finite(v for s in series for part in (s.y, s.dots_y) for v in part)
     ends = finite(v for s in series for part in (s.low, s.high) for v in part)
+    ends += finite(v for s in series if s.fit for v in (*s.fit.y, s.fit.held_out[1]))
     low, high = min(points, default=0.0), max(points, default=1.0)
     room = max((high - low) / 2, 0.05)
     low, high = padded([max(min([low, *ends]), low - room), min(max([high, *ends]), high + room)])

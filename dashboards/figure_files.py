@@ -1,19 +1,15 @@
-"""SVG and PNG of every figure of a report. Many figures are drawn by several processes: each takes about a second.
-
-The processes are started as commands, not by ``multiprocessing``, which would run the caller's main script once more.
-"""
+"""SVG and PNG of every figure of a report. Many figures are drawn by several processes: each takes about a second."""
 
 from __future__ import annotations
 
-import os
-import pickle
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from dashboards.plots import AnyPlot
+from dashboards.processes import cpus, helpers, payload_of, take
 from dashboards.static import render
 
 PER_PROCESS = 12
@@ -22,50 +18,53 @@ PER_PROCESS = 12
 Draw = Callable[[AnyPlot], tuple[bytes, bytes]]
 
 
-def write_figures(plots: Sequence[AnyPlot], folder: Path, draw: Draw = render) -> None:
-    """Write ``<key>.svg`` and ``<key>.png`` of each figure.
+@contextmanager
+def figures_being_written(plots: Sequence[AnyPlot], folder: Path, draw: Draw = render) -> Iterator[None]:
+    """``<key>.svg`` and ``<key>.png`` of each figure: further processes draw while the caller does something else.
+
+    At the end the caller's process helps with what is left.
 
     Args:
         plots: What to draw; keys are unique.
         folder: Is there, and is empty.
         draw: Gives SVG and PNG; any other than ``static.render`` stays in this process.
     """
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(cpus, len(plots) // PER_PROCESS) if draw is render else 1
-    if workers < 2:
-        _write(plots, folder, draw)
-        return
-    shares = [plots[k::workers] for k in range(workers)]
-    with tempfile.TemporaryDirectory(prefix="scalecurves-figures-") as temporary:
-        running = [_start(share, Path(temporary) / f"{k}.pickle", folder) for k, share in enumerate(shares[1:])]
-        try:
-            _write(shares[0], folder, draw)
-        finally:
-            for process in running:
-                process.wait()
-    # A process that was killed, as for want of memory, leaves its figures to this one.
-    _write([plot for plot in plots if not (folder / f"{plot.key}.png").is_file()], folder, draw)
+    number = min(cpus(), len(plots) // PER_PROCESS) - 1 if draw is render else 0
+    with helpers("dashboards.figure_files", list(plots), max(number, 0), str(folder)) as helping:
+        yield
+        _write(plots, folder, helping.folder, draw)
+        helping.wait()
+        # A process that was killed, as for want of memory, leaves its figures to this one.
+        for plot in plots:
+            if not (folder / f"{plot.key}.png").is_file():
+                _write_one(plot, folder, draw)
 
 
-def _start(plots: Sequence[AnyPlot], file: Path, folder: Path) -> subprocess.Popen[bytes]:
-    file.write_bytes(pickle.dumps(list(plots)))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
-    command = [sys.executable, "-m", "dashboards.figure_files", str(file), str(folder)]
-    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+def write_figures(plots: Sequence[AnyPlot], folder: Path, draw: Draw = render) -> None:
+    """The same, with nothing done meanwhile."""
+    with figures_being_written(plots, folder, draw):
+        pass
 
 
-def _write(plots: Sequence[AnyPlot], folder: Path, draw: Draw) -> None:
-    for plot in plots:
-        svg, png = draw(plot)
-        (folder / f"{plot.key}.svg").write_bytes(svg)
-        partial = folder / f".{plot.key}.part"
-        partial.write_bytes(png)
-        partial.replace(folder / f"{plot.key}.png")  # last and whole: what has it is done
+def _write(plots: Sequence[AnyPlot], folder: Path, shared: Path, draw: Draw) -> None:
+    """Every figure that no other process has taken."""
+    for number, plot in enumerate(plots):
+        if take(shared, number):
+            _write_one(plot, folder, draw)
+
+
+def _write_one(plot: AnyPlot, folder: Path, draw: Draw) -> None:
+    svg, png = draw(plot)
+    (folder / f"{plot.key}.svg").write_bytes(svg)
+    partial = folder / f".{plot.key}.part"
+    partial.write_bytes(png)
+    partial.replace(folder / f"{plot.key}.png")  # last and whole: what has it is done
 
 
 def main() -> None:
-    """Draw the figures in the pickle file of the first argument into the folder of the second."""
-    _write(pickle.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2]), render)
+    """Draw the figures of the folder in the first argument that are free into the folder of the second."""
+    shared, folder = map(Path, sys.argv[1:3])
+    _write(cast("list[AnyPlot]", payload_of(shared)), folder, shared, render)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dashboards.plots import PANELS_PER_ROW, AnyPlot, CurvePlot, IntervalPlot, MatrixPlot, Row, Series
+from dashboards.plots import PANELS_PER_ROW, AnyPlot, CurvePlot, FittedLine, IntervalPlot, MatrixPlot, Row, Series
 from dashboards.style import BAND, FONT_STACK, GRID, INK, MUTED, ZONE, LineStyle
 
 _PANEL_HEIGHT_PX = 330
@@ -55,6 +55,8 @@ def _curves(plot: CurvePlot) -> go.Figure:
         for series in panel.series:
             listed = series.name not in legend_seen and (series.marked or series.name not in marked)
             _draw_series(figure, series, plot.styles[series.name], place, plot.line_width, listed)
+            if series.fit is not None:
+                _draw_fit(figure, series.name, series.fit, plot.styles[series.name], place)
             legend_seen |= {series.name} if listed else set()
     _curve_axes(figure, plot, rows, columns)
     _layout(figure, height=_PANEL_HEIGHT_PX * rows + _LEGEND_PX)
@@ -116,6 +118,24 @@ def _draw_series(
         hoverinfo="text",
     )
     figure.add_trace(trace, **place)
+
+
+def _draw_fit(figure: go.Figure, name: str, fit: FittedLine, style: LineStyle, place: dict[str, int]) -> None:
+    common = {"legendgroup": _rich(name), "showlegend": False}
+    line = {"color": style.colour, "width": 1, "dash": "4px,3px"}
+    figure.add_trace(
+        go.Scatter(x=list(fit.x), y=list(fit.y), mode="lines", line=line, hoverinfo="skip", **common), **place
+    )
+    ring = go.Scatter(
+        x=[fit.held_out[0]],
+        y=[fit.held_out[1]],
+        mode="markers",
+        marker={"color": style.colour, "symbol": "circle-open", "size": 12, "line": {"width": 1.4}},
+        hovertext=[_rich(fit.hover)],
+        hoverinfo="text",
+        **common,
+    )
+    figure.add_trace(ring, **place)
 
 
 def _any_finite(*values: Sequence[float]) -> bool:

@@ -18,7 +18,19 @@ from dashboards.tables import Tables
 from dashboards.verdict.best import COST_NOT_RECORDED
 from dashboards.verdict.document import not_assessable
 from dashboards.verdict.frame import questions
-from dashboards.verdict.words import Held, held_back, interval_text, primary_rows, rows_of, weakest
+from dashboards.verdict.words import (
+    HELPS,
+    HURTS,
+    NO_VERDICT,
+    SAME,
+    Held,
+    badge_word,
+    held_back,
+    interval_text,
+    primary_rows,
+    rows_of,
+    weakest,
+)
 
 SHOWN_IF_NOTHING_IS_DECIDED = 3
 MAX_HEADLINES = 12
@@ -28,7 +40,7 @@ MAX_FURTHER_HEADLINES = 3
 MAX_OPEN = 8
 """Answers of a question that stand open on the page; the rest unfolds."""
 
-_WORSE = ("worse", "suggests: worse")
+_WORSE = tuple(badge_word("worse", hedged=hedged) for hedged in (False, True))
 """Badges of sets and subgroups that are headlines, too."""
 
 _FOLDED = (2, 3, 4, 5, 6, 7, 8)
@@ -82,11 +94,18 @@ def _scale_chips(answers: Iterable[Answer], question: int) -> tuple[Chip, ...]:
 
 
 def _chip(answer: Answer, label: str) -> Chip:
-    held = bool(answer.caps) and answer.tone != "open"
-    return Chip(label=label, word=_SHORT.get(answer.word, answer.word), tone=answer.tone, held=held)
+    held = _is_held(answer)
+    word = badge_word(_SHORT.get(answer.word, answer.word), hedged=held)
+    return Chip(label=label, word=word, tone=answer.tone, held=held)
 
 
-_SHORT = {"not shown to reach it": "not shown", "reaches it, no saving shown": "reaches it", "not reached": "no"}
+_SHORT = {"not shown to reach it": "not shown", "reaches it, no saving shown": "reaches it"}
+
+
+def _is_held(answer: Answer) -> bool:
+    """Whether a gate holds the word of an answer back."""
+    claims = answer.question != 8 and answer.word not in (NO_VERDICT, COST_NOT_RECORDED)
+    return claims and bool(answer.caps)
 
 
 def summary(evidence: Evidence, tables: Tables) -> str:
@@ -117,28 +136,26 @@ def _counted(primary: pd.DataFrame) -> list[str]:
     """``2 help``, ``4 seem to help``, ``0 hurt``, ...: how many verdicts there are of each word and wording."""
     silent = Counter(str(w) for w, v in zip(primary["wording"], primary["verdict"], strict=True) if v != "undecided")
     none = silent[str(Wording.NONE)]
-    kinds = (
-        (("helps", "helps, meaningfully"), ("help", "helps"), ("seem to help", "seems to help"), True),
-        (("hurts",), ("hurt", "hurts"), ("seem to hurt", "seems to hurt"), True),
-        (
-            ("no meaningful difference",),
-            ("make no meaningful difference", "makes no meaningful difference"),
-            ("seem to make no meaningful difference", "seems to make no meaningful difference"),
-            False,
-        ),
-    )
     listed = []
-    for words, stated, hedged, always in kinds:
+    for phrase, words, always in _COUNTED:
         mine = primary[primary["verdict"].isin(words)]
         states = int((mine["wording"] == str(Wording.STATES)).sum())
         suggests = int((mine["wording"] == str(Wording.SUGGESTS)).sum())
         if states or (always and not suggests):
-            listed.append(f"{states} {stated[states == 1]}")
+            listed.append(phrase.counted(states, hedged=False))
         if suggests:
-            listed.append(f"{suggests} {hedged[suggests == 1]}")
+            listed.append(phrase.counted(suggests, hedged=True))
     undecided = int((primary["verdict"] == "undecided").sum())
     listed += [f"{none} {'has' if none == 1 else 'have'} no verdict"] * bool(none)
     return [*listed, f"{undecided} {'is' if undecided == 1 else 'are'} undecided"]
+
+
+_COUNTED = (
+    (HELPS, ("helps", "helps, meaningfully"), True),
+    (HURTS, ("hurts",), True),
+    (SAME, ("no meaningful difference",), False),
+)
+"""Words that are counted together, their phrase, and whether none of them is said, too."""
 
 
 def _caps(row: dict[str, Any]) -> list[str]:
@@ -226,11 +243,6 @@ def _block(heading: str, intro: str, answers: Sequence[Answer]) -> FindingList |
     )
 
 
-def _badge(answer: Answer) -> str:
-    hedged = bool(answer.caps) and answer.question != 8 and answer.word not in ("no verdict", COST_NOT_RECORDED)
-    return f"suggests: {answer.word}" if hedged else answer.word
-
-
 def _finding(answer: Answer) -> Finding:
     hedged = bool(answer.caps) and answer.question != 8
     details = [f"{'No verdict' if answer.word == 'no verdict' else 'Suggests only'}: {'; '.join(answer.caps)}."]
@@ -241,7 +253,7 @@ def _finding(answer: Answer) -> Finding:
     if answer.question == 1 and answer.numbers.get("not_worse") and answer.word == "undecided":
         details.append(f"Not worse than the baseline by {answer.numbers['delta']:g} or more (non-inferior).")
     return Finding(
-        badge=_badge(answer),
+        badge=badge_word(answer.word, hedged=_is_held(answer)),
         tone="open" if hedged and answer.tone != "open" else answer.tone,
         text=answer.sentence,
         detail=" ".join(details),
@@ -303,7 +315,9 @@ def _group_finding(
     text = f"{where}: {held.verb(*claims[tone])}; {numbers}."
     if held.states:
         return Finding(badge=badge, tone=tone, text=text, grade=grade)
-    return Finding(badge=f"suggests: {badge}", tone="open", text=text, detail=f"Suggests only: {caps}.", grade=grade)
+    return Finding(
+        badge=badge_word(badge, hedged=True), tone="open", text=text, detail=f"Suggests only: {caps}.", grade=grade
+    )
 
 
 def _deficit_block(tables: Tables) -> FindingList | None:

@@ -16,6 +16,8 @@ from dashboards.confidence_tables import probability_contrast_rows, probability_
 from dashboards.evidence import IN_DOMAIN, Evidence, SeenBlock
 from dashboards.exclusions import Exclusion
 from dashboards.harm_tables import gap_rows, harm_rows
+from dashboards.overlap_tables import is_masks, overlap_rows
+from dashboards.primary_family import absent_contrasts
 from dashboards.rate_tables import cross_rows, odds_rows, rate_rows
 from dashboards.reliability_tables import reliability_rows
 from dashboards.selective_tables import (
@@ -28,6 +30,7 @@ from dashboards.selective_tables import (
 from dashboards.set_groups import SetGroups, set_groups
 from dashboards.shift_tables import detection_rows, robustness_rows
 from dashboards.speed_tables import area_rows, convergence_rows, speed_rows, task_curves
+from dashboards.statistics import MIN_TEST_PATIENTS
 from dashboards.statistics.families import adjust_p_values, adjust_study
 
 PrimaryAmounts = Callable[[str, Iterable[str]], frozenset[str]]
@@ -52,6 +55,7 @@ NAMES = (
     "speed",
     "learning_area",
     "convergence",
+    "overlap",
 )
 """File names of the tables."""
 
@@ -74,7 +78,10 @@ class FurtherTables:
         self.exclusions: list[Exclusion] = []
 
     def watch(self, seen: SeenBlock) -> None:
-        """Work on one task, scale and amount."""
+        """Work on one task, scale and amount. Of masks no probabilities are kept, which most tables are about."""
+        if is_masks(seen):
+            self._rows["overlap"] += overlap_rows(seen)
+            return
         primary = self._primary_amounts(seen.task, self._amounts[seen.task])
         block = make_block(seen, self._evidence, primary)
         for runs in block.sets.values():
@@ -98,7 +105,7 @@ class FurtherTables:
         self._rows["group_odds"] += odds_rows(self._rows["group_rates"])
         found = {name: pd.DataFrame(rows) for name, rows in self._rows.items()}
         if len(found["probability_contrasts"]):
-            found["probability_contrasts"] = _adjusted_by_stage(found["probability_contrasts"])
+            found["probability_contrasts"] = _adjusted_by_stage(self._evidence, found["probability_contrasts"])
         if len(found["selective_contrasts"]):
             found["selective_contrasts"] = adjust_study(found["selective_contrasts"])
         if len(found["robustness"]):
@@ -135,10 +142,18 @@ class FurtherTables:
             self._rows["risk_coverage"] += curve_rows(block, runs)
 
 
-def _adjusted_by_stage(table: pd.DataFrame) -> pd.DataFrame:
+def _adjusted_by_stage(evidence: Evidence, table: pd.DataFrame) -> pd.DataFrame:
     """Holm over the primary differences of the whole study; each other score and stage is a family of its own."""
     primary = table[table["primary"].astype(bool)]
-    parts = [adjust_study(primary)] if len(primary) else []
+    parts = [_adjusted_primary(evidence, primary)] if len(primary) else []
     rest = table[~table["primary"].astype(bool)]
     parts += [adjust_study(part) for _, part in rest.groupby(["metric", "stage"], sort=False)]
     return pd.concat(parts).loc[table.index]
+
+
+def _adjusted_primary(evidence: Evidence, primary: pd.DataFrame) -> pd.DataFrame:
+    """The family is as large as planned, of tasks that have probabilities (``primary_family``)."""
+    tasks = set(primary["task"])
+    absent = [name for name in absent_contrasts(evidence, primary) if name[0] in tasks and name[-1] == IN_DOMAIN]
+    too_few = (primary["n_seeds"] > 0) & (primary["min_patients"] < MIN_TEST_PATIENTS)
+    return adjust_study(primary, len(absent), list(primary["p"].isna() & ~too_few))

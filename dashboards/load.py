@@ -18,6 +18,7 @@ patients_known                                        whether the manifest knows
 subset_hash, order_hash, manifest_hash                pairing keys
 upstream_overlap, near_copies                         evaluation set -> what the plan knew of images on both sides
 regime                                                small, medium or large where a recipe follows BiT-HyperRule
+image_size                                            resize/crop in pixels where the protocol says or a rule gives them
 parameters, backbone_parameters, steps                of the model; optimiser steps
 best_step, best_value, still_rising                   selection on validation; still_rising is None if not known
 seconds, setup_s, train_s, evaluate_s, samples_per_s  wall clock
@@ -181,6 +182,31 @@ def _study_file(study: str, tracking_uri: str | None) -> dict[str, Any]:
     if not isinstance(written, dict):
         raise UserError(f"the study file of {study!r} in the record is no mapping")
     return written
+
+
+def load_report_table(study: str, name: str, tracking_uri: str | None = None) -> pd.DataFrame:
+    """A table of the report that was attached to the study last; empty if there is none.
+
+    Args:
+        study: Name of the study.
+        name: Such as ``contrasts``.
+        tracking_uri: As ``load_results``.
+
+    Raises:
+        UserError: As ``load_results``.
+        TrackingError: As ``load_results``.
+    """
+    source = _open(study, tracking_uri)
+    with tracking.tracking(source.uri):
+        parents = tracking.find_parents(source.client, source.experiment_id)
+        folder = f"{RecordArtifact.REPORT}/tables"
+        wanted = f"{folder}/{name}.parquet"
+        found = {item.path for p in parents[:1] for item in source.client.list_artifacts(p.info.run_id, folder)}
+    if wanted not in found:
+        return pd.DataFrame()
+    with tempfile.TemporaryDirectory(prefix="scalecurves-table-") as fresh:
+        path = _Files(source.uri).path(parents[0].info.run_id, parents[0].info.artifact_uri, wanted, Path(fresh))
+        return pd.read_parquet(path)
 
 
 def load_predictions(
@@ -406,7 +432,7 @@ _COLUMNS = (
     *("amount_kind", "amount_value", "kind", "primary", "ladder", "sets", "set_hashes"),
     *_FROM_METRICS,
     *("patients_known", "subset_hash", "order_hash", "manifest_hash", "still_rising"),
-    *("upstream_overlap", "near_copies", "regime"),
+    *("upstream_overlap", "near_copies", "regime", "image_size"),
     *("host", "device", "ranks", "commit", "reported", "undefined", "artifact_uri", "val_hash"),
     *("search_id", "search_number", "tuned"),
 )
@@ -445,6 +471,7 @@ def _row(run: RunRow) -> dict[str, Any]:
         "manifest_hash": tags.get(RecordTag.MANIFEST_HASH),
         "upstream_overlap": tracking.tag_mapping(tags, RecordTag.UPSTREAM_OVERLAP),
         "regime": tags.get(RecordTag.REGIME),
+        "image_size": tags.get(RecordTag.IMAGE_SIZE),
         "near_copies": tracking.tag_mapping(tags, RecordTag.NEAR_COPIES),
         "still_rising": _flag(tags.get(RecordTag.STILL_RISING)),
         "host": tags.get(RecordTag.environment("host")),

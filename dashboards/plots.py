@@ -21,6 +21,22 @@ PANELS_PER_ROW = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FittedLine:
+    """A curve fitted to the points of a series, within their range; drawn thin and dashed.
+
+    Attributes:
+        x, y: Positions along it.
+        held_out: (x, y) where a fit to all points but the last puts the last one; drawn as a ring.
+        hover: Text of the ring.
+    """
+
+    x: Sequence[float]
+    y: Sequence[float]
+    held_out: tuple[float, float]
+    hover: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
     """Points of one source in one panel; equal lengths throughout, NaN where there is no number.
 
@@ -34,6 +50,7 @@ class Series:
         x_low, x_high: Interval of x, if any.
         marked: Whether points have markers; a line alone if not.
         hollow: Whether the markers are hollow, all of them or each: what was not observed, or is outside a set.
+        fit: A curve fitted to the points; None for none.
     """
 
     name: str
@@ -49,6 +66,7 @@ class Series:
     x_high: Sequence[float] = ()
     marked: bool = True
     hollow: bool | Sequence[bool] = False
+    fit: FittedLine | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

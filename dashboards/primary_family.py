@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import pandas as pd
 
 from dashboards.amounts import amount_ranks, mean_images
 from dashboards.evidence import IN_DOMAIN, Evidence
 from dashboards.planned import CELL_COLUMNS, CellName
+from search_spaces.ladders import ladder
 
 ContrastName = tuple[str, ...]
 """(task, scale, source, amount, evaluation set)."""
+
+ScaleEffectName = tuple[str, ...]
+"""(task, ladder, source, amount, evaluation set)."""
+
+_EFFECT_COLUMNS = ("task", "ladder", "pretraining_source", "data_fraction", "set")
 
 
 def primary_amounts(evidence: Evidence, task: str, amounts: Iterable[str]) -> frozenset[str]:
@@ -41,22 +47,72 @@ def absent_contrasts(evidence: Evidence, contrasts: pd.DataFrame) -> list[Contra
         evidence: The study.
         contrasts: Rows of ``contrast_tables.contrast_rows``, or ``Tables.contrasts``; may be empty.
     """
+    there = _names(contrasts, [*CELL_COLUMNS, "set"])
+    return [
+        (*cell, name)
+        for cell in _primary_cells(evidence)
+        for name in _primary_sets(evidence, cell[0], there)
+        if (*cell, name) not in there
+    ]
+
+
+def absent_scale_effects(evidence: Evidence, effects: pd.DataFrame) -> list[ScaleEffectName]:
+    """Planned differences of differences of the primary family without a row (``where_tables.scale_rows``).
+
+    One is planned for each source, primary amount and primary set, and each ladder of which two scales or more are
+    planned with the source and with the baseline.
+
+    Args:
+        evidence: The study.
+        effects: Rows of ``where_tables.scale_rows``, or ``Tables.scale_effects``; may be empty.
+    """
+    there = _names(effects[effects["primary"]] if len(effects) else effects, _EFFECT_COLUMNS)
+    rungs = _rungs(evidence)
+    planned: dict[tuple[str, ...], set[float | str]] = {}
+    for task, scale, source, amount in _primary_cells(evidence):
+        if scale in rungs:
+            ladder, size = rungs[scale]
+            planned.setdefault((task, ladder, source, amount), set()).add(size)
+    return [
+        (*key, name)
+        for key, sizes in planned.items()
+        if len(sizes) > 1
+        for name in _primary_sets(evidence, key[0], there)
+        if (*key, name) not in there
+    ]
+
+
+def _names(table: pd.DataFrame, columns: Sequence[str]) -> set[tuple[str, ...]]:
+    """What the rows of a table are about; the evaluation set comes last."""
+    return set(table[list(columns)].astype(str).itertuples(index=False, name=None)) if len(table) else set()
+
+
+def _primary_cells(evidence: Evidence) -> list[CellName]:
+    """Planned cells at a primary amount that have a planned baseline to be compared with."""
     cells = _planned_cells(evidence)
     amounts: dict[str, set[str]] = {}
     for cell in cells:
         amounts.setdefault(cell[0], set()).add(cell[3])
     primary = {task: primary_amounts(evidence, task, labels) for task, labels in amounts.items()}
     known = set(cells)
-    columns = [*CELL_COLUMNS, "set"]
-    there = set(contrasts[columns].astype(str).itertuples(index=False, name=None)) if len(contrasts) else set()
-    sets = {task: _primary_sets(evidence, task, there) for task in amounts}
-    return [
-        (*cell, name)
-        for cell in cells
-        if _has_baseline(evidence, cell, known) and cell[3] in primary[cell[0]]
-        for name in sets[cell[0]]
-        if (*cell, name) not in there
-    ]
+    return [cell for cell in cells if _has_baseline(evidence, cell, known) and cell[3] in primary[cell[0]]]
+
+
+def _rungs(evidence: Evidence) -> dict[str, tuple[str, float | str]]:
+    """Scale -> its ladder, and its parameters where they are known, else its name; scales that stand alone lack.
+
+    Scales that no trial has finished have only what the study file says of them.
+    """
+    found: dict[str, tuple[str, float | str]] = {}
+    if (study := evidence.study) is not None:
+        for name in evidence.plan.axis_values("model_scale"):
+            scale = study.scale(name)
+            if rung := ladder(scale.ladder, str(scale.factory), scale.arguments):
+                found[name] = rung, name
+    for row in evidence.results[["model_scale", "ladder", "parameters"]].to_dict("records"):
+        if isinstance(row["ladder"], str) and row["ladder"] and row["parameters"] > 0:
+            found[str(row["model_scale"])] = row["ladder"], float(row["parameters"])
+    return found
 
 
 def _planned_cells(evidence: Evidence) -> list[CellName]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dashboards.blocks import NO_VALIDATION, Block, SetRuns
-from dashboards.set_groups import GroupPart, SetGroups, random_generator
+from dashboards.set_groups import GroupPart, SetGroups
 from dashboards.statistics import Estimate, combined_interval
 from dashboards.statistics.batch_calibration import BatchCalibration, batch_calibration
 from dashboards.statistics.fairness import cross_group_auc
@@ -59,9 +59,8 @@ def _group_rates(
         for name, side in (("tpr", 1), ("fpr", 0))
     }
     known = ~np.isnan(truth)
-    rng = random_generator("calibration", block.task, block.scale, block.fraction, runs.name, part.group.name, label)
     outcomes = np.broadcast_to(truth[known], (len(scores), int(known.sum())))
-    calibration = batch_calibration(outcomes, scores[:, known], rng)
+    calibration = batch_calibration(outcomes, scores[:, known], None)
     for source, positions in cells.items():
         found = {
             name: combined_interval({runs.keys[r].seed: influences[r] for r in positions}, level=block.level)

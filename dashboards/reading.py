@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from dashboards.estimates import influence_of
 from dashboards.evidence import (
     IN_DOMAIN,
     CellKey,
@@ -36,6 +39,7 @@ from dashboards.statistics import (
     reported_influence,
     seed_ensemble,
 )
+from dashboards.statistics.run_batches import RunBatch, auc_influences, make_batch
 from search_spaces.exceptions import ScalecurvesError
 
 SECONDARY_METRICS = (Metric.NLL, Metric.ACCURACY)
@@ -43,6 +47,9 @@ SECONDARY_METRICS = (Metric.NLL, Metric.ACCURACY)
 
 _NO_SIZES: dict[str, Any] = {"images": math.nan, "patients": math.nan, "rarest_label": "", "n_pos": math.nan}
 """Of a set of which only numbers are known."""
+
+_OF_RANKS = (Metric.AUC, Metric.AUC_MACRO)
+"""Primary metrics that subgroups have from the runs of a block together: sorting them once serves all."""
 
 Seen = dict[tuple[str, str], tuple[PredictionSet, SetDesign]]
 """(trial_id, set) -> predictions and the design of the set."""
@@ -77,10 +84,13 @@ def _estimates_of(evidence: Evidence, task: str, rows: pd.DataFrame, watch: Watc
             for name, keys in available.items():
                 here = {seed: trial_id for seed, trial_id in trials.items() if trial_id in keys}
                 seen |= _read_cell(result, evidence, cell, name, here, versions)
+        batches = _batches(seen)
+        if result.metric in _OF_RANKS:
+            _estimate_groups(result, batches)
         usual = {key: found for key, found in seen.items() if found[1] is versions.usual(key[1])}
         if watch is not None and usual:
             names = {"task": task, "metric": result.metric, "scale": str(scale), "fraction": str(fraction)}
-            watch(SeenBlock(**names, rows=part, predictions=usual))
+            watch(SeenBlock(**names, rows=part, predictions=usual, batches=_whole_sets(usual, batches)))
     _add_reported(result, rows)
     _settle(result, versions)
     if result.metric == Metric.AUC_MACRO and IN_DOMAIN in versions.designs:
@@ -88,6 +98,54 @@ def _estimates_of(evidence: Evidence, task: str, rows: pd.DataFrame, watch: Watc
             for trial_id in result.rows.index:
                 _compare_shared_classes(result, evidence, (str(trial_id), name), versions.designs)
     return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    """Trials of a block that were scored on the same version of a set, for the same labels."""
+
+    name: str
+    trials: tuple[str, ...]
+    design: SetDesign
+    runs: RunBatch
+
+
+def _batches(seen: Seen) -> list[_Batch]:
+    """What is in memory, put together; predictions that cannot be are left to whoever needs them."""
+    alike: dict[tuple[Any, ...], dict[str, tuple[PredictionSet, SetDesign]]] = {}
+    for (trial_id, name), (prediction, design) in seen.items():
+        alike.setdefault((name, id(design), prediction.kind, prediction.labels), {})[trial_id] = prediction, design
+    found = []
+    for (name, *_), trials in alike.items():
+        first, design = next(iter(trials.values()))
+        logits = [prediction.logits for prediction, _ in trials.values()]
+        with suppress(ValueError):
+            runs = make_batch(first.kind, first.labels, first.y, logits, design.index, design.classes)
+            found.append(_Batch(name=name, trials=tuple(trials), design=design, runs=runs))
+    return found
+
+
+def _whole_sets(seen: Seen, batches: Sequence[_Batch]) -> dict[str, RunBatch]:
+    """Set -> the batch that holds all that was seen of it."""
+    trials: dict[str, list[str]] = {}
+    for trial_id, name in seen:
+        trials.setdefault(name, []).append(trial_id)
+    return {batch.name: batch.runs for batch in batches if list(batch.trials) == trials.get(batch.name)}
+
+
+def _estimate_groups(result: TaskEstimates, batches: Sequence[_Batch]) -> None:
+    """The primary metric in every subgroup and among all others, of all trials of a block at once."""
+    for batch in batches:
+        for group in batch.design.groups:
+            sides = [
+                [None] * len(batch.trials)
+                if part is None
+                else auc_influences(result.metric, batch.runs, part.classes, part.rows, part.index)
+                for part in (group.inside, group.outside)
+            ]
+            for trial_id, inside, outside in zip(batch.trials, *sides, strict=True):
+                key = (trial_id, batch.name, group.column, group.name)
+                result.groups[key] = GroupEstimate(design=group, inside=inside, outside=outside)
 
 
 def _available(evidence: Evidence, rows: pd.DataFrame) -> dict[str, set[str]]:
@@ -140,8 +198,8 @@ def _drop_repeated(
     """Two seeds that initialise differently never agree in every logit: such a pair is one result, kept once."""
     seen: dict[str, SeedKey] = {}
     for seed, prediction in list(runs.items()):
-        if not np.isfinite(prediction.logits).all() or not np.ptp(prediction.logits) > 0:
-            continue  # not a copy but a failure: nothing finite, or the same for every image
+        if _says_nothing(prediction):
+            continue  # not a copy but a failure: nothing finite, or the same for every image; or all right
         digest = hashlib.blake2b(np.ascontiguousarray(prediction.logits).tobytes()).hexdigest()
         first = seen.setdefault(digest, seed)
         if first != seed and getattr(first, "init", first) != getattr(seed, "init", seed):
@@ -151,6 +209,13 @@ def _drop_repeated(
             result.exclusions.append(
                 Exclusion(why=Why.SAME_PREDICTIONS, task=result.task, set=name, trial_id=trials[seed], detail=detail)
             )
+
+
+def _says_nothing(prediction: PredictionSet) -> bool:
+    if prediction.is_masks:  # masks without a pixel, or without an error, agree in all counts
+        tp, fp, fn, _ = np.nansum(prediction.logits, axis=(0, 1))
+        return not (tp + fp > 0 and fp + fn > 0)
+    return not np.isfinite(prediction.logits).all() or not np.ptp(prediction.logits) > 0
 
 
 def _add_ensemble(
@@ -163,7 +228,7 @@ def _add_ensemble(
     usable = {
         seed: p for seed, p in runs.items() if np.isfinite(result.values[trials[seed], p.name, result.metric].value)
     }
-    if len(usable) < 2:
+    if len(usable) < 2 or any(p.is_masks for p in usable.values()):  # of masks no probabilities are kept
         return
     first = next(iter(usable.values()))
     mean = seed_ensemble(first.kind, {seed: Member(images=p.image, logits=p.logits) for seed, p in usable.items()})
@@ -278,16 +343,10 @@ def _estimate_trial(result: TaskEstimates, trial_id: str, prediction: Prediction
     known = metric_names(prediction.kind, prediction.labels)
     for metric in dict.fromkeys([result.metric, *SECONDARY_METRICS]):
         if metric in known:
-            result.values[trial_id, prediction.name, metric] = patient_influence(
-                metric,
-                prediction.kind,
-                prediction.labels,
-                prediction.y,
-                prediction.logits,
-                design.index,
-                class_set=design.classes if metric == Metric.AUC_MACRO else None,
-            )
-    for group in design.groups if result.metric in known else ():
+            class_set = design.classes if metric == Metric.AUC_MACRO else None
+            influence = influence_of(metric, prediction, design.index, class_set)
+            result.values[trial_id, prediction.name, metric] = influence
+    for group in design.groups if result.metric in known and result.metric not in _OF_RANKS else ():
         key = (trial_id, prediction.name, group.column, group.name)
         result.groups[key] = GroupEstimate(
             design=group,
@@ -297,14 +356,4 @@ def _estimate_trial(result: TaskEstimates, trial_id: str, prediction: Prediction
 
 
 def _part(metric: str, prediction: PredictionSet, part: Part | None) -> Influence | None:
-    if part is None:
-        return None
-    return patient_influence(
-        metric,
-        prediction.kind,
-        prediction.labels,
-        prediction.y[part.rows],
-        prediction.logits[part.rows],
-        part.index,
-        class_set=part.classes,
-    )
+    return None if part is None else influence_of(metric, prediction, part.index, part.classes, part.rows)

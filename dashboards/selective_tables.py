@@ -16,6 +16,7 @@ from dashboards.confidence_tables import contrast_columns
 from dashboards.set_groups import GroupPart, SetGroups
 from dashboards.statistics import Influence, combined_interval, contrast, patient_sums
 from dashboards.statistics.predictions import FloatArray, Predictions
+from dashboards.statistics.run_batches import RunBatch, batch_correct
 from dashboards.statistics.selective import confidence_and_error, confidence_threshold, coverage_by_group
 from dashboards.statistics.selective_influence import SelectiveInfluence, risk_name, selective_influence
 from dashboards.statistics.uncertainty import PatientIndex, labelled_patients
@@ -30,32 +31,36 @@ _NAN = float("nan")
 
 def selective_influences(runs: SetRuns) -> dict[str, list[Influence]]:
     """Every selective number of every run."""
-    found = [_of_run(runs.batch.run(r), runs.design.index) for r in range(len(runs.keys))]
-    return {name: [of_run[name] for of_run in found] for name in found[0]}
-
-
-def _of_run(predictions: Predictions, index: PatientIndex) -> dict[str, Influence]:
-    parts = [selective_influence(*confidence_and_error(predictions, label)) for label in questions(predictions)]
-    used = np.zeros(len(index.codes), dtype=bool)
+    parts = [selective_influence(*asked) for asked in confidences_and_errors(runs.batch)]
+    used = np.zeros(len(runs.design.index.codes), dtype=bool)
     for part in parts:
         used[part.rows] = True
-    own = labelled_patients(index, used)
-    return {name: _influence(name, parts, own) for name in parts[0].values}
+    own = labelled_patients(runs.design.index, used)
+    return {name: _influences(name, parts, own) for name in parts[0].values}
 
 
-def _influence(name: str, parts: Sequence[SelectiveInfluence], index: PatientIndex) -> Influence:
+def _influences(name: str, parts: Sequence[SelectiveInfluence], index: PatientIndex) -> list[Influence]:
     """Named ``accuracy``, a share in [0, 1]: the scale of its interval follows from that."""
-    psi = np.zeros(len(index.ids))
+    image = np.zeros((len(parts[0].image[name]), len(index.codes)))
     for part in parts:
-        own = PatientIndex(ids=index.ids, codes=index.codes[part.rows])
-        psi += patient_sums(part.image[name][:, None], own)[:, 0] / max(len(part.rows), 1)
-    return Influence(
-        metric="accuracy",
-        value=float(np.mean([part.values[name] for part in parts])),
-        patients=index.ids,
-        psi=psi / len(parts),
-        min_patients=len(index.ids),
-    )
+        image[:, part.rows] += part.image[name] / max(len(part.rows), 1)
+    used = np.unique(np.concatenate([part.rows for part in parts]))
+    own = PatientIndex(ids=index.ids, codes=index.codes[used])
+    psi = np.ascontiguousarray(patient_sums(image[:, used].T, own).T) / len(parts)
+    values = np.mean([part.values[name] for part in parts], axis=0)
+    return [
+        Influence(metric="accuracy", value=float(value), patients=index.ids, psi=of_run, min_patients=len(index.ids))
+        for value, of_run in zip(values, psi, strict=True)
+    ]
+
+
+def confidences_and_errors(batch: RunBatch) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """(R, N) confidence and error of every run, for each of its questions, as ``confidence_and_error`` of one run."""
+    correct = batch_correct(batch)
+    for label in questions(batch.first):
+        column = 0 if label is None else batch.first.labels.index(label)
+        confidence = np.abs(batch.logits[:, :, column]) if batch.labelwise else batch.scores.max(axis=2)
+        yield confidence, np.where(batch.first.labelled[:, column], correct[:, :, column] != 1, np.nan)
 
 
 def questions(predictions: Predictions) -> tuple[str | None, ...]:
@@ -141,22 +146,23 @@ def _group_coverage(block: Block, runs: SetRuns, position: int, groups: SetGroup
 def curve_rows(block: Block, runs: SetRuns) -> Iterator[dict[str, Any]]:
     """Points of the risk-coverage curve of each cell, mean over seeds and labels, for the figure."""
     grid = np.linspace(1.0 / CURVE_POINTS, 1.0, CURVE_POINTS)
+    of_runs = _risks(runs.batch, grid)
     for source, positions in runs.positions().items():
-        risks = np.mean([_risks(runs.batch.run(r), grid) for r in positions], axis=0)
+        risks = np.mean(of_runs[positions], axis=0)
         for coverage, risk in zip(grid, risks, strict=True):
             yield {**block.coordinates(source), "set": runs.name, "coverage": float(coverage), "risk": float(risk)}
 
 
-def _risks(predictions: Predictions, grid: FloatArray) -> FloatArray:
-    """(points,) risk at each coverage, mean over labels."""
+def _risks(batch: RunBatch, grid: FloatArray) -> FloatArray:
+    """(R, points) risk of each run at each coverage, mean over labels."""
     found = []
-    for label in questions(predictions):
-        confidence, error = confidence_and_error(predictions, label)
-        known = ~np.isnan(error)
-        order = np.argsort(-confidence[known], kind="stable")
-        n = len(order)
-        if not n or not np.isfinite(confidence[known]).all():
-            return np.full(len(grid), np.nan)
-        risk = np.cumsum(error[known][order]) / np.arange(1, n + 1)
-        found.append(risk[np.maximum(np.ceil(grid * n - 1e-9).astype(int), 1) - 1])
+    for confidence, error in confidences_and_errors(batch):
+        known = ~np.isnan(error[0])
+        n = int(known.sum())
+        if not n:
+            return np.full((len(error), len(grid)), np.nan)
+        order = np.argsort(-confidence[:, known], axis=1, kind="stable")
+        risk = np.cumsum(np.take_along_axis(error[:, known], order, axis=1), axis=1) / np.arange(1, n + 1)
+        risk[~np.isfinite(confidence[:, known]).all(axis=1)] = np.nan
+        found.append(risk[:, np.maximum(np.ceil(grid * n - 1e-9).astype(int), 1) - 1])
     return np.asarray(np.mean(found, axis=0))

@@ -13,11 +13,10 @@ import numpy as np
 from dashboards.blocks import Block, SetRuns
 from dashboards.cell_tables import TaskView, named_interval
 from dashboards.evidence import IN_DOMAIN, Evidence
-from dashboards.selective_tables import questions
+from dashboards.selective_tables import confidences_and_errors
 from dashboards.statistics import Influence, Metric, PatientIndex, SeedKey, combined_interval, detect_ood
 from dashboards.statistics.robustness import ProbitLine, effective_robustness, probit_line, retention
 from dashboards.statistics.run_batches import auc_influences, make_batch
-from dashboards.statistics.selective import confidence_and_error
 
 _IN_UNIT = (Metric.AUC, Metric.AUC_MACRO, Metric.ACCURACY, Metric.BALANCED_ACCURACY, Metric.AP, Metric.AP_MACRO)
 _NAN = float("nan")
@@ -87,16 +86,14 @@ def detection_rows(block: Block) -> Iterator[dict[str, Any]]:
         both = [trial for trial in inside if trial in outside]
         if not both:
             continue
-        scores = [(_confidence(near, inside[t]), _confidence(far, outside[t])) for t in both]
+        confidence = [_confidence(runs) for runs in (near, far)]
+        scores = [(confidence[0][inside[t]], confidence[1][outside[t]]) for t in both]
         yield from _detections(block, near, far, both, scores)
 
 
-def _confidence(runs: SetRuns, position: int) -> np.ndarray:
-    """(N,) confidence of one run, mean over the labels of the class set, masked images included."""
-    predictions = runs.batch.run(position)
-    return np.asarray(
-        np.mean([confidence_and_error(predictions, label)[0] for label in questions(predictions)], axis=0)
-    )
+def _confidence(runs: SetRuns) -> np.ndarray:
+    """(R, N) confidence of every run, mean over the labels of the class set, masked images included."""
+    return np.asarray(np.mean([confidence for confidence, _ in confidences_and_errors(runs.batch)], axis=0))
 
 
 def _detections(

@@ -127,6 +127,8 @@ def fit_table(cells: pd.DataFrame) -> pd.DataFrame:
             dict(zip(curve, key, strict=True))
             | {
                 "points": len(n),
+                "images_from": float(n.iloc[0]),
+                "images_to": float(n.iloc[-1]),
                 "floor": law.floor,
                 "scale": law.scale,
                 "exponent": law.exponent,

@@ -104,6 +104,10 @@ def _curve_axis(axis: Axes, plot: CurvePlot, diagonal: bool) -> None:
 
 def _draw_series(axis: Axes, series: Series, style: LineStyle, width: float) -> None:
     axis.scatter(series.dots_x, series.dots_y, s=6, color=style.colour, alpha=0.4, linewidths=0)
+    if series.fit is not None:
+        axis.plot(series.fit.x, series.fit.y, color=style.colour, linewidth=0.7, linestyle=(0, (4, 3)))
+        x, y = series.fit.held_out
+        axis.scatter([x], [y], s=55, facecolors="none", edgecolors=style.colour, linewidths=0.9, zorder=3)
     if not isinstance(series.hollow, bool):  # each point for itself
         face = ["white" if hollow else style.colour for hollow in series.hollow]
         marker = style.mpl_marker

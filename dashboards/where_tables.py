@@ -23,6 +23,7 @@ from dashboards.statistics import (
     contrast,
     difference_terms,
     higher_is_better,
+    is_lost,
     linear_contrast,
     slope_coefficients,
 )
@@ -164,16 +165,17 @@ def _scale_effects(
         }
 
 
-def decide_scales(evidence: Evidence, table: pd.DataFrame) -> pd.DataFrame:
+def decide_scales(evidence: Evidence, table: pd.DataFrame, absent: int = 0) -> pd.DataFrame:
     """Words for the scale effects, corrected together (``adjust_study``): Holm over the differences of differences.
 
     Args:
         evidence: The study.
         table: All rows of ``scale_rows``.
+        absent: Planned differences of differences without a row (``primary_family``); they count in the family.
     """
     if table.empty:
         return table
-    adjusted = adjust_study(table)
+    adjusted = adjust_study(table, absent, [is_lost(e) for e in table["_estimate"]])
     words = []
     for row in adjusted.to_dict("records"):
         better = higher_is_better(str(row["metric"]))

@@ -28,7 +28,8 @@ from orchestrator.status import study_status as status_of
 from orchestrator.terminal import make_console
 from search_spaces.exceptions import TrackingError, UserError
 from search_spaces.failpoints import failpoint
-from search_spaces.files import LoadedStudy, adopt_study, load_study
+from search_spaces.files import LoadedStudy, adopt_study, load_study, names_a_file
+from search_spaces.ingested import IngestedStudy
 from search_spaces.study import Study
 from trainables.library import TaskLibrary
 
@@ -232,7 +233,8 @@ def carry_out(
     out: Path | None = None,
     on_summary: Callable[[RunSummary], None] = lambda _: None,
 ) -> StudyRun:
-    """Run a sound plan, score what the study's evaluation sets have gained, and write the report.
+    """Run a sound plan, score what the study's evaluation sets have gained, keep the representations that finished
+    trials lack, and write the report.
 
     Args:
         plan: A plan without problems.
@@ -248,6 +250,7 @@ def carry_out(
         TrackingError: MLflow cannot be reached at the start.
     """
     from orchestrator.engine import Engine  # here, as it brings Ray and torch, which only runs need
+    from orchestrator.further_representations import keep_missing
     from orchestrator.further_sets import score_missing
 
     engine = Engine(plan, places, console, options)
@@ -257,6 +260,7 @@ def carry_out(
         if summary.waiting:
             return StudyRun(plan=plan, summary=summary, report=None, headlines=(), tracking_uri=engine.record.uri)
         score_missing(plan, places, engine.record, console)
+        keep_missing(plan, places, engine.record, console)
         page, headlines = write_report(plan, engine.record, console, out)
     return StudyRun(plan=plan, summary=summary, report=page, headlines=headlines, tracking_uri=engine.record.uri)
 
@@ -310,11 +314,31 @@ def attach_report(
     name = record.study.name
     folder = out or Path("reports") / name
     with console.status("writing the report"):
-        files = build_report(name, folder, record.uri, planned=planned)
+        files = build_report(name, folder, record.uri, planned=planned, files=record.storage.fetch)
         record.add_read(files.read.file_name, files.read.to_json())
         failpoint("report.before_attach")
         record.attach_report(folder)
     return files.index_html.resolve(), tuple(files.headlines)
+
+
+def ingested_study(text: str, tracking_uri: str | None) -> IngestedStudy | None:
+    """Others' study of that name in the record; None if there is none, or if ``text`` names a study file.
+
+    Args:
+        text: What the user named.
+        tracking_uri: MLflow.
+
+    Raises:
+        TrackingError: MLflow cannot be reached.
+    """
+    from dashboards.load import load_ingested
+
+    if names_a_file(text):
+        return None
+    try:
+        return load_ingested(text, tracking_uri)
+    except UserError:  # no record of that name: whoever asked says what else a study may be
+        return None
 
 
 def _at_least_one(max_concurrent: int | None) -> int | None:

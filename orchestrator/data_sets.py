@@ -85,21 +85,6 @@ def _refuse_table_options(layout: str, options: ImportOptions) -> None:
         raise UserError(f"{flags} do not apply to {layout}: its column map says where everything is")
 
 
-def window_of(written: str | None) -> tuple[float, float] | None:
-    """Centre and width of ``40,400``.
-
-    Raises:
-        UserError: Something else.
-    """
-    if written is None:
-        return None
-    try:
-        centre, width = (float(part) for part in written.split(","))
-    except ValueError:
-        raise UserError(f"--window {written!r}: centre,width expected, such as 100,700") from None
-    return centre, width
-
-
 def print_available(console: Console) -> None:
     """Name, title, needs, origin, licence, counts and variants of every data set."""
     for name in shipped_names():

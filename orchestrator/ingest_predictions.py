@@ -56,11 +56,11 @@ class PredictionFiles:
     """Reads predictions of others. One object serves a whole table: what trials share is hashed once."""
 
     def __init__(self) -> None:
-        self._keys: dict[str, bytes] = {}
+        self._digests: dict[str, set[str]] = {}
         self._hashed: dict[tuple[str, str], tuple[dict[str, pa.Array], str]] = {}
 
     def check(self, path: Path, task: str) -> Truth:
-        """Whether a file can be used, and what it is about. The first one checked of a task gives the key of its ids.
+        """Whether a file can be used, and what it is about. All that are checked of a task give the key of its ids.
 
         Raises:
             DataError: It is not there, not Parquet, lacks metadata or columns, repeats an image, holds probabilities
@@ -75,21 +75,26 @@ class PredictionFiles:
             metrics=metric_names(kind, labels),
             groups=tuple(name.removeprefix(Column.GROUP_PREFIX) for name in _group_columns(table)),
         )
-        self._keys.setdefault(task, truth.digest.encode())
+        self._digests.setdefault(task, set()).add(truth.digest)
         return truth
 
     def ids_of(self, task: str) -> str:
         """Stands for how predictions of a task are published: for the key of its ids, without giving it away.
 
         Hashes of other keys cannot be compared, so predictions that were published with another one must be so anew.
+        Ask once all files of the task are checked.
         """
-        return hmac.new(self._keys[task], _PUBLISHED_AS, hashlib.sha256).hexdigest()[:16]
+        return hmac.new(self._key(task), _PUBLISHED_AS, hashlib.sha256).hexdigest()[:16]
+
+    def _key(self, task: str) -> bytes:
+        """Of every evaluation set of a task, whatever the order of its files."""
+        return "|".join(sorted(self._digests[task])).encode()
 
     def publishable(self, path: Path, *, task: str, set_name: str, trial_id: str) -> pa.Table:
         """The predictions as the record may have them: known columns only, ids as keyed hashes.
 
-        The key follows from images, patients and labels of the task, so a patient has the same hash in all trials, and
-        nobody without the data can make it.
+        The key follows from images, patients and labels of all files of the task, so a patient has the same hash in all
+        trials, and nobody without the data can make it.
 
         Args:
             path: A file that was checked.
@@ -120,7 +125,7 @@ class PredictionFiles:
         kept = [name for name in table.column_names if not name.startswith(Column.LOGIT_PREFIX)]
         about = task, _hash_of_rows(table, sorted(kept))
         if about not in self._hashed:
-            key = self._keys[task]
+            key = self._key(task)
             ids = {name: _hashes(table.column(name), key) for name in kept if name in _IDS}
             columns = {name: table.column(name).combine_chunks() for name in kept if name not in _IDS}
             ids.setdefault(Column.PATIENT_ID, ids[Column.IMAGE_ID])

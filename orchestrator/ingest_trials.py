@@ -131,7 +131,8 @@ def reported_trials(
     grouped: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         grouped.setdefault(row.trial, []).append(row)
-    trials = [_trial(group, base, folder, files, problems) for group in grouped.values()]
+    read = [_trial(group, base, folder, files, problems) for group in grouped.values()]
+    trials = [replace(trial, ids=files.ids_of(trial.axes["task"])) if trial.predictions else trial for trial in read]
     by_task: dict[str, list[ReportedTrial]] = {}
     for trial in trials:
         by_task.setdefault(trial.axes["task"], []).append(trial)
@@ -185,7 +186,6 @@ def _trial(
         counts=_implied(first.amount) | {name: n for row in rows for name, n in row.counts.items()},
         ladder=next((row.ladder for row in rows if row.ladder), ""),
         predictions=found,
-        ids=files.ids_of(task) if found else "",
     )
 
 

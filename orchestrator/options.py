@@ -1,4 +1,4 @@
-"""The options that every command of ``orchestrator.sweep`` takes, and what they stand for."""
+"""Options that several commands take, or one takes many of: given one by one, used together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import inspect
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from types import FrameType
 from typing import Annotated, Any, get_type_hints
 
@@ -73,6 +73,40 @@ def pairs(option: str, given: Sequence[str], *, single: bool = False) -> dict[st
     return found
 
 
+def spread(parameter: str, options: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command an option per field of a dataclass; the function gets them together, as one parameter.
+
+    Args:
+        parameter: Name of the function's parameter.
+        options: The dataclass; its fields are annotated as typer wants parameters to be.
+    """
+    hints = get_type_hints(options, include_extras=True)
+    each = [
+        inspect.Parameter(
+            f.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if f.default is MISSING else f.default,
+            annotation=hints[f.name],
+        )
+        for f in fields(options)
+    ]
+
+    def spread_over(function: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(function, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.name != parameter]
+
+        @functools.wraps(function)
+        def run(*arguments: Any, **given: Any) -> None:
+            gathered = options(**{p.name: given.pop(p.name) for p in each if p.name in given})
+            function(*arguments, **{parameter: gathered}, **given)
+
+        run.__signature__ = signature.replace(parameters=[*own, *each])  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in (*own, *each)}
+        return run
+
+    return spread_over
+
+
 def command(app: typer.Typer) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Registers a function as a command that takes its own options and, as ``shared``, those of all commands.
 
@@ -84,22 +118,12 @@ def command(app: typer.Typer) -> Callable[[Callable[..., None]], Callable[..., N
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(Shared, include_extras=True)
-        common = [
-            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
-            for f in fields(Shared)
-        ]
-        signature = inspect.signature(function, eval_str=True)
-        own = [p for p in signature.parameters.values() if p.name != "shared"]
-
         @functools.wraps(function)
-        def run(*arguments: Any, **options: Any) -> None:
-            shared = Shared(**{p.name: options.pop(p.name) for p in common if p.name in options})
+        def guarded(*arguments: Any, **options: Any) -> None:
             with user_errors(), _terminated_as_interrupt():
-                function(*arguments, shared=shared, **options)
+                function(*arguments, **options)
 
-        run.__signature__ = signature.replace(parameters=[*own, *common])  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in (*own, *common)}
+        run = spread("shared", Shared)(guarded)
         app.command()(run)
         return run
 

@@ -26,7 +26,8 @@ from search_spaces.exceptions import UserError
 from search_spaces.names import Role, State
 from trainables.library import TaskLibrary
 from trainables.storage import Storage
-from trainables.store_cache import cached_stores, delete_store, is_in_use
+from trainables.store_cache import UNLOCKED_HINT, CachedStore, cached_stores, delete_store, use_of
+from trainables.store_use import Use
 
 ATTEMPT_SEPARATOR = "-"
 """An attempt's id is its trial's, this, and eight digits."""
@@ -105,7 +106,7 @@ def find(
     else:
         _find_in_storage(found, plan, storage, _Known.of(plan, places, storage), weights, selected)
     if stores:
-        found.items["image stores of data sets that are not imported"] = _stores(places.home)
+        _find_stores(found, places.home)
     return found
 
 
@@ -120,6 +121,7 @@ class _Known:
     def of(cls, plan: Plan, places: Places, storage: Storage) -> _Known:
         record = Record(plan.study, storage, places.tracking_uri)
         ids = {t.trial_id for t in plan.trials} | storage.checkpoints().keys() | storage.weights().keys()
+        ids |= storage.initials().keys()
         ids |= {_trial_of(attempt) for attempt in storage.delivered_failures()}
         waiting = frozenset(i.key for i in storage.undelivered() if i.state is State.COMPLETE)
         return cls(states=record.look(ids), waiting=waiting)
@@ -141,6 +143,11 @@ def _find_in_storage(
     found.items["checkpoints of trials that are done or not in the study"] = [
         Item(name=i, size=size, delete=lambda i=i: storage.delete_checkpoint(i))  # type: ignore[misc]
         for i, size in storage.checkpoints().items()
+        if leftover(i)
+    ]
+    found.items["first activations of such trials"] = [
+        Item(name=i, size=size, delete=lambda i=i: storage.delete_initial(i))  # type: ignore[misc]
+        for i, size in storage.initials().items()
         if leftover(i)
     ]
     found.items["details of delivered failures of such trials"] = [
@@ -232,15 +239,20 @@ def _what_is_lost(plan: Plan, known: _Known, chosen: Iterable[str]) -> list[str]
     return notes
 
 
-def _stores(home: Path) -> list[Item]:
+def _find_stores(found: Prunable, home: Path) -> None:
     """Image stores of content that no imported data set has, but for those in use."""
     library = TaskLibrary(home)
     contents = tuple(f"{library.content_hash(library.load(name))}-" for name in library.names())
-    return [
+    by_use: dict[Use, list[CachedStore]] = {use: [] for use in Use}
+    for store in cached_stores(home):
+        if not store.path.name.startswith(contents):
+            by_use[use_of(store)].append(store)
+    found.items["image stores of data sets that are not imported"] = [
         Item(name=store.path.name, size=store.size_bytes, delete=partial(delete_store, store))
-        for store in cached_stores(home)
-        if not store.path.name.startswith(contents) and not is_in_use(store)
+        for store in by_use[Use.FREE]
     ]
+    if kept := by_use[Use.UNKNOWN]:
+        found.notes.append(f"{len(kept)} image stores stay: {Use.UNKNOWN}. When nothing runs: {UNLOCKED_HINT}")
 
 
 def _trial_of(attempt_id: str) -> str:

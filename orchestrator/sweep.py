@@ -273,14 +273,42 @@ def report(
     *,
     shared: Shared,
 ) -> None:
-    """Build the report from the record and attach it to the study's parent run."""
+    """Build the report from the record and attach it to the study's parent run.
+
+    Results of others are named as in ingest --study.
+    """
+    from orchestrator.api import ingested_study
     from orchestrator.record import Record
 
-    made = _sound_plan(study, replace(shared, only=None), load_weights=False)
     places = shared.places()
+    if (others := ingested_study(study, places.tracking_uri)) is not None:
+        record = Record(others, places.storage_of(others.name), places.tracking_uri)
+        record.open()
+        _report(None, record, out)
+        return
+    made = _sound_plan(study, replace(shared, only=None), load_weights=False)
     record = Record(made.study, places.storage_of(made.study.name), places.tracking_uri)
     record.open()
     _report(made, record, out)
+
+
+@command(app)
+def export(
+    study: StudyArgument,
+    trial: Annotated[str, typer.Argument(help="Trial id or the start of one.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to make; must not exist, or be empty.")],
+    *,
+    shared: Shared,
+) -> None:
+    """Write a finished trial's weights as a folder that stands alone: safetensors, config and a model card.
+
+    Example: python -m orchestrator.sweep export my_study.yaml 3f2a exported/resnet50_chest
+    """
+    from orchestrator.export import export_trial
+
+    made = _sound_plan(study, replace(shared, only=None), quiet=True, load_weights=False)
+    for file in export_trial(made, trial, folder, shared.places()):
+        console.print(str(file), markup=False, highlight=False)
 
 
 @command(app)
@@ -424,12 +452,16 @@ def _carry_out(plan: Plan, shared: Shared, options: RunOptions, out: Path | None
         raise typer.Exit(EXIT_FAILED)
 
 
-def _report(plan: Plan, record: Record, out: Path | None) -> None:
-    from orchestrator.api import parent_closed, write_report
+def _report(plan: Plan | None, record: Record, out: Path | None) -> None:
+    """Of an open record; results of others have no plan."""
+    from orchestrator.api import attach_report, parent_closed, write_report
     from orchestrator.run_text import print_report
 
     with parent_closed(record, console):
-        page, headlines = write_report(plan, record, console, out)
+        if plan is None:
+            page, headlines = attach_report(record, console, out)
+        else:
+            page, headlines = write_report(plan, record, console, out)
     print_report(page, headlines, record.uri, console)
 
 

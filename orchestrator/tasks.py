@@ -13,23 +13,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.data_sets import importer, print_available, window_of
+from orchestrator.data_sets import importer, print_available
+from orchestrator.import_options import ImportFlags
+from orchestrator.options import spread
 from orchestrator.terminal import make_console, user_errors
-from search_spaces.exceptions import UserError
 from search_spaces.home import scalecurves_home
-from search_spaces.names import Column, Kind, Split
+from search_spaces.names import Column, Split
 from trainables.checks import CheckReport, check_task, label_counts
 from trainables.contact_sheet import write_contact_sheet
 from trainables.duplicates import without_duplicates
-from trainables.importers import (
-    BlankLabels,
-    ImportOptions,
-)
 from trainables.importers.derived_masks import forget_unused
 from trainables.library import IMPORT_HINT, TaskLibrary
 from trainables.manifest import Manifest, group_column, group_names
-from trainables.pixels import Colour
-from trainables.places import place
 from trainables.set_aside import set_rows_aside
 from trainables.store_cache import (
     STORES,
@@ -39,7 +34,9 @@ from trainables.store_cache import (
     delete_store,
     evict,
     parse_size,
+    use_of,
 )
+from trainables.store_use import Use
 
 app = typer.Typer(
     name="tasks",
@@ -54,19 +51,8 @@ _MOST_PROBLEMS = 100
 _SECONDS_PER_DAY = 86400.0
 
 
-def _names(written: str | None) -> tuple[str, ...]:
-    return tuple(n.strip() for n in (written or "").split(",") if n.strip())
-
-
-def _shares(written: str) -> tuple[float, float, float]:
-    try:
-        train, val, test = (float(part) for part in written.split(","))
-    except ValueError:
-        raise UserError(f"--split {written!r}: three shares expected, such as 0.7,0.1,0.2 (train,val,test)") from None
-    return train, val, test
-
-
 @app.command("import")
+@spread("flags", ImportFlags)
 def import_(
     layout: Annotated[
         str,
@@ -80,54 +66,8 @@ def import_(
         list[str],
         typer.Argument(metavar="PATH", help="The table, folder or npz file, or a URL. Images stay where they are."),
     ],
-    name: Annotated[str, typer.Option(help="Name of the task.")],
-    image_column: Annotated[str | None, typer.Option(help="Paths of the images.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="One label per image, or several joined.")] = None,
-    label_separator: Annotated[str | None, typer.Option(help="Joins several labels in --label-column.")] = None,
-    label_columns: Annotated[str | None, typer.Option(help="a,b,c: a column of 0/1/blank/-1 per label.")] = None,
-    label_name: Annotated[str | None, typer.Option(help="Name of the label of a binary task.")] = None,
-    kind: Annotated[Kind | None, typer.Option(help="What one label is, if not as the labels suggest.")] = None,
-    classes: Annotated[str | None, typer.Option(help="a,b,c: all classes in order, or names for 0,1,2.")] = None,
-    positive: Annotated[str | None, typer.Option(help="The value that is 1 in a binary task.")] = None,
-    blank_labels: Annotated[
-        BlankLabels, typer.Option(help="What an empty cell of --label-columns means.")
-    ] = BlankLabels.UNKNOWN,
-    patient_column: Annotated[
-        str | None, typer.Option(help="What stays on one side of a split; none: no column.")
-    ] = None,
-    patient_pattern: Annotated[
-        str | None, typer.Option(help="Regular expression: (patient) in an image's path.")
-    ] = None,
-    grouping: Annotated[str | None, typer.Option(help="What the patient column really is: lesion, smear, ...")] = None,
-    study_column: Annotated[str | None, typer.Option(help="Examination.")] = None,
-    site_column: Annotated[str | None, typer.Option(help="Hospital or other origin.")] = None,
-    split_column: Annotated[
-        str | None, typer.Option(help="train, val, test, external or unused; none: split here.")
-    ] = None,
-    sex_column: Annotated[str | None, typer.Option(help="F or M.")] = None,
-    age_column: Annotated[str | None, typer.Option(help="Years.")] = None,
-    group_columns: Annotated[str | None, typer.Option(help="a,b: further columns for subgroups and where.")] = None,
-    mask_column: Annotated[str | None, typer.Option(help="Paths of masks.")] = None,
-    frame_column: Annotated[str | None, typer.Option(help="Frame of a DICOM file or page of a TIFF, from 0.")] = None,
-    image_root: Annotated[str | None, typer.Option(help="Folder or URL of the images, if not the table's.")] = None,
+    flags: ImportFlags,
     variant: Annotated[str | None, typer.Option(help="Which variant of a known data set.")] = None,
-    colour: Annotated[Colour, typer.Option(help="What the images are.")] = Colour.AS_STORED,
-    window: Annotated[
-        str | None, typer.Option(help="Centre,width of grey values for DICOM files; their own if not given.")
-    ] = None,
-    quarantine: Annotated[
-        Path | None,
-        typer.Option(help="Read everything, set rows aside that cannot be used, and list them in this CSV file."),
-    ] = None,
-    bit_depth: Annotated[
-        int | None,
-        typer.Option(help="Bits of 16-bit images, 8 to 16; else the fewest of 8, 10, 12, 14, 16 that hold all."),
-    ] = None,
-    unopened: Annotated[
-        bool, typer.Option("--unopened", help="Look for and open no image now (large or remote data); check does.")
-    ] = False,
-    split: Annotated[str, typer.Option(help="Shares of train,val,test if the data set has no split.")] = "0.7,0.1,0.2",
-    split_seed: Annotated[int, typer.Option(help="Draws that split.")] = 0,
     drop_duplicates: Annotated[
         bool, typer.Option("--drop-duplicates", help="Mark all but one of identical images as unused (reads all).")
     ] = False,
@@ -137,47 +77,16 @@ def import_(
     console = make_console()
     with user_errors():
         library = TaskLibrary(scalecurves_home())
-        folder = library.folder(name)  # an impossible name is refused before the work
-        options = ImportOptions(
-            name=name,
-            image_column=image_column,
-            label_column=label_column,
-            label_separator=label_separator,
-            label_columns=_names(label_columns),
-            label_name=label_name,
-            kind=kind,
-            classes=_names(classes),
-            positive=positive,
-            blank_labels=blank_labels,
-            patient_column=patient_column,
-            patient_pattern=patient_pattern,
-            grouping=grouping,
-            study_column=study_column,
-            site_column=site_column,
-            split_column=split_column,
-            sex_column=sex_column,
-            age_column=age_column,
-            group_columns=_names(group_columns),
-            mask_column=mask_column,
-            frame_column=frame_column,
-            image_root=None if image_root is None else place(image_root),
-            bit_depth=bit_depth,
-            colour=colour,
-            window=window_of(window),
-            quarantine=quarantine,
-            derived=folder / _DERIVED,
-            unopened=unopened,
-            split=_shares(split),
-            split_seed=split_seed,
-        )
-        read = importer(layout, paths, variant, options)
+        folder = library.folder(flags.name)  # an impossible name is refused before the work
+        read = importer(layout, paths, variant, flags.options(folder / _DERIVED))
         manifest = read(lambda line: console.print(f"  {escape(line)}", highlight=False))
         if drop_duplicates:
             manifest = without_duplicates(manifest, library.byte_digests(manifest))
         manifest = library.save(manifest, overwrite=overwrite)
         forget_unused(folder / _DERIVED, manifest)
         _print_manifest(manifest, console)
-        console.print(f"Imported as {escape(name)}. Next: python -m orchestrator.tasks check {escape(name)}")
+        name = escape(flags.name)
+        console.print(f"Imported as {name}. Next: python -m orchestrator.tasks check {name}")
 
 
 @app.command("list")
@@ -252,6 +161,14 @@ def cache(
             metavar="SIZE", help="Delete those not used for longest until the rest takes at most 50GB, 80GiB."
         ),
     ] = None,
+    without_locks: Annotated[
+        bool,
+        typer.Option(
+            "--without-locks",
+            help="Delete also where the file system has no locks, so that nobody can tell what is in use. Only when "
+            "nothing runs.",
+        ),
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every byte and compare with the checksums; exit code 1 if damaged.")
     ] = False,
@@ -267,9 +184,12 @@ def cache(
         fate = {store.path: _fate(store, verify) for store in stores}
         for store in stores:
             if prune is not None and (now - store.last_used_s) / _SECONDS_PER_DAY >= prune:
-                fate[store.path] = "deleted" if delete_store(store) else "in use"
+                fate[store.path] = "deleted" if delete_store(store, without_locks) else _kept(store)
         if limit is not None:
-            fate |= {store.path: "deleted" for store in evict(home, parse_size(limit, "--limit"))}
+            gone = evict(home, parse_size(limit, "--limit"), without_locks=without_locks)
+            fate |= {store.path: "deleted" for store in gone}
+            left = [store for store in stores if store not in gone and use_of(store) is not Use.FREE]
+            fate |= {store.path: _kept(store) for store in left}
         _print_stores(stores, fate, now, home / STORES, console)
     if any(text.startswith("damaged") for text in fate.values()):
         raise typer.Exit(1)
@@ -282,6 +202,10 @@ def _fate(store: CachedStore, verify: bool) -> str:
         return ""
     damaged = damaged_shards(store.path)
     return f"damaged: {', '.join(damaged)}" if damaged else "whole"
+
+
+def _kept(store: CachedStore) -> str:
+    return "not known whether in use: no file locks (--without-locks)" if use_of(store) is Use.UNKNOWN else "in use"
 
 
 def _print_stores(

@@ -84,10 +84,12 @@ def _plain(study: Study | Mapping[str, Any]) -> dict[str, Any]:
 
 def study_name(text: str) -> str:
     """The name of a study: read from the study file if ``text`` names one, else ``text`` itself is the name."""
-    known = text in presets() or ":" in text or _is_file(text)
-    if not known:
-        return text
-    return str(_read(text)[0].get("name", text))
+    return str(_read(text)[0].get("name", text)) if names_a_file(text) else text
+
+
+def names_a_file(text: str) -> bool:
+    """Whether ``load_study`` would look for a preset, a file or a function; else ``text`` can be a mere name."""
+    return text in presets() or ":" in text or _is_file(text)
 
 
 def _is_file(text: str) -> bool:

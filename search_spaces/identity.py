@@ -56,6 +56,7 @@ class TaskCard:
         labels: All its labels (classes) in order.
         importer: What made it; ``map NAME`` for the data set of that name.
         archives: Names, without suffix, of the npz files that hold its images, which tell the data set.
+        image_area: Median of width times height of its images, in pixels; None if the manifest records no sizes.
     """
 
     manifest_hash: str
@@ -63,6 +64,7 @@ class TaskCard:
     labels: tuple[str, ...]
     importer: str = ""
     archives: tuple[str, ...] = ()
+    image_area: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,15 +15,12 @@ from trainables.library import TaskLibrary
 from trainables.manifest import CLASS_KINDS, Manifest, label_columns
 from trainables.release_counts import release_note
 from trainables.row_checks import FAINT_SPAN, RowsRead, read_rows
-from trainables.row_problems import in_words
+from trainables.row_problems import OLDEST_YEARS, in_words
 from trainables.splits import patients_in_two_splits
 from trainables.store_cache import cached_stores, damaged_shards
 
 FEW_PATIENTS = 10
 """A label with fewer positive or negative patients than this in a split is near-empty."""
-
-OLDEST_YEARS = 120.0
-"""No human is older."""
 
 _LEARNING_SPLITS = (Split.TRAIN, Split.VAL, Split.TEST)
 _MISSING_SHARE_WORTH_A_WARNING = 0.2

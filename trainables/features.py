@@ -34,8 +34,6 @@ from search_spaces.trial import ResolvedTrial
 from trainables.shards import BUILDING, INDEX_FILE, checksum, shard_name, temporary
 from trainables.store_cache import (
     STORES,
-    StoreGoneError,
-    StoreInUse,
     building_lock,
     cached_stores,
     damaged_shards,
@@ -43,6 +41,7 @@ from trainables.store_cache import (
     make_room,
     read_index,
 )
+from trainables.store_use import StoreGoneError, StoreInUse
 
 FORMAT_VERSION = 1
 """Raised when features or files of a store would differ."""

@@ -7,41 +7,34 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from search_spaces.exceptions import DataError, DivergenceError, MemoryLimitError
+from search_spaces.exceptions import DataError, MemoryLimitError
 from search_spaces.failpoints import failpoint
 from search_spaces.protocol import Protocol
 from search_spaces.results import Order
 from search_spaces.study import Normalisation
-from trainables.augmentation import Augment, EvaluationTransform
-from trainables.batches import RESIDENT_BYTES, ImageFeed, ImageSet, SampleOrder, Stream, stream_seed
+from trainables.batch_loss import BatchLoss
+from trainables.batches import RESIDENT_BYTES, ImageSet
 from trainables.checkpoint import Checkpoints, State
-from trainables.evaluation import LEAST_BATCH_SIZE, predict
-from trainables.ghost_batches import GhostBatches, ghosts_of_rank
-from trainables.groups import Group, broadcast_object
-from trainables.mixing import Mix
-from trainables.module_setup import Weights, largest_that_fits, prepare, snapshot
+from trainables.compiled import compiled
+from trainables.ghost_batches import GhostBatches
+from trainables.groups import Group
+from trainables.inputs import Inputs
+from trainables.module_setup import Weights, prepare, snapshot
 from trainables.notice import NOTICE, order_of
-from trainables.optimisation import (
-    MovingAverage,
-    Precision,
-    Update,
-    make_loss,
-    sampling_weights,
-)
+from trainables.optimisation import MovingAverage, Precision, Update
 from trainables.recompute import recomputed
-from trainables.schedules import LossWatch, learning_rate
-from trainables.soft_labels import drawn_labels, has_soft_labels
+from trainables.schedules import learning_rate
+from trainables.selection import Selection
 from trainables.steps import evaluation_stops, settled
 from trainables.telemetry import DeviceUse, Phase, StepClock
-from trainables.training_log import LOSS_WINDOW, LossLog, still_rising
-from trainables.validation_metrics import is_better, validation_value
+from trainables.training_log import LOSS_WINDOW, LossLog
 
 Tell = Callable[[dict[str, Any]], Order]
 
@@ -65,6 +58,7 @@ class FitResult:
     Attributes:
         selected: State dict of the selected step, on the CPU.
         val_logits: (N, C) of the validation images at the selected step, on rank 0; None elsewhere and without images.
+            Of masks what is kept of them (``trainables.mask_scores``), (N, D).
         final: State dict of the last step, on the CPU.
         history: One row per evaluation: step, loss (mean since the last one), val, val_loss (None unless the protocol
             needs it), lr, seconds (since the trial's start), step_losses (one per step).
@@ -115,6 +109,8 @@ def fit(
     checkpoints: Checkpoints | None = None,
     save_memory: bool = False,
     resident_bytes: int = RESIDENT_BYTES,
+    gflops: float | None = None,
+    compile_cache: Path | None = None,
 ) -> FitResult:
     """Train ``module``; called by all ranks. Afterwards it holds the selected weights, on the group's device.
 
@@ -122,7 +118,7 @@ def fit(
     Draws from torch's default generators, which it seeds; restore them afterwards if that matters.
 
     Args:
-        module: Images (B, 3, s, s) to logits, with its initial weights, the same on all ranks.
+        module: Images (B, 3, s, s) to logits, of masks (B, L, s, s), with its initial weights, the same on all ranks.
         train_set: The subset.
         val_set: The images that select.
         protocol: The recipe.
@@ -135,28 +131,24 @@ def fit(
         checkpoints: Where to continue from and to save to; None keeps none.
         save_memory: Compute activations twice instead of keeping them.
         resident_bytes: Image sets up to this size are kept on the GPU.
+        gflops: 1e9 operations of one image's forward pass; needed by budgets in operations alone.
+        compile_cache: Folder of compiled code, where the protocol compiles; torch's own if None.
 
     Raises:
         DataError: No training images, or a validation metric that cannot be computed although it selects.
         DivergenceError: A non-finite loss or output.
         MemoryLimitError: A ghost batch does not fit the device.
         Stopped: ``tell`` answered stop; the checkpoint is written.
-        UserError: The device lacks the protocol's precision, or the model holds SyncBatchNorm.
+        UserError: The device lacks the protocol's precision, the model holds SyncBatchNorm, or it cannot be compiled
+            although the protocol says so.
     """
+    if not len(train_set.positions):
+        raise DataError("the training subset holds no image")
+    protocol = settled(protocol, len(train_set.positions), gflops)
     places = (group, tell, checkpoints, resident_bytes)
     run = _Fit(module, train_set, val_set, protocol, normalise, input_size, seed, primary, *places)
-    return run.result(save_memory)
-
-
-@dataclass(slots=True)
-class _Selection:
-    """The best evaluation so far."""
-
-    step: int = 0
-    value: float | None = None
-    weights: Weights = field(default_factory=dict)
-    logits: NDArray[Any] | None = None
-    loss: float | None = None
+    with compiled(module, compile_cache) if protocol.compile else contextlib.nullcontext(module) as net:
+        return run.result(net, save_memory)
 
 
 class _Fit:
@@ -176,67 +168,56 @@ class _Fit:
         resident_bytes: int,
     ) -> None:
         device, images = group.device, len(train_set.positions)
-        if not images:
-            raise DataError("the training subset holds no image")
-        protocol = settled(protocol, images)
-        self._module, self._protocol, self._seed, self._primary = module, protocol, seed, primary
+        self._module, self._protocol, self._seed = module, protocol, seed
         self._group, self._tell, self._checkpoints = group, tell, checkpoints
         self._precision = Precision(protocol.precision, device)
+        self._clock = StepClock(device)
         facts = prepare(module, input_size, device)
         self._has_unused_parameters = facts.has_unused_parameters
         self._steps = protocol.budget.steps or 0
         self._stops = evaluation_stops(protocol, images, self._steps)
-        self._watch = LossWatch(protocol) if protocol.needs_validation_loss else None
-        sampled = protocol.imbalance == "sampler"
-        weights = sampling_weights(np.asarray(train_set.targets)) if sampled else None
-        self._order = SampleOrder(images, protocol.global_batch_size, seed, weights)
-        self._train_feed = ImageFeed(train_set, device, facts.dtype, resident_bytes)
-        self._val_feed = ImageFeed(val_set, device, facts.dtype, resident_bytes)
-        self._val_targets = np.asarray(val_set.targets)
-        self._has_soft_labels = has_soft_labels(np.asarray(train_set.targets))
-        form = (normalise, device, facts.dtype, facts.channels_last)
-        self._augment = Augment(protocol.augmentation, input_size, *form)
-        self._mix = Mix(protocol, device)
-        self._transform = EvaluationTransform(input_size, *form, crop=protocol.evaluation_crop)
-        self._generator = torch.Generator()
-        self._loss = make_loss(np.asarray(train_set.targets), protocol, facts.outputs, device)
+        inputs = Inputs(input_size, normalise, device, facts, resident_bytes)
+        self._loss = BatchLoss(train_set, protocol, inputs, seed, self._steps, group, self._precision, self._clock)
+        self._selection = Selection(val_set, inputs, protocol, primary, self._steps, group, self._loss.of_masks)
         self._update = Update(module, protocol, self._steps, self._precision.scaler)
         self._average = None if protocol.ema_decay is None else MovingAverage(module, protocol.ema_decay)
-        self._require_selectable(facts.outputs)
         self._step = self._resumed_from = 0
-        self._best = _Selection()
         self._history: list[dict[str, Any]] = []
         self._losses = LossLog(group, self._steps)
         self._train_s = self._evaluate_s = self._earlier_s = 0.0
-        self._index = np.empty(0, np.int64)
-        self._clock = StepClock(device)
         self._use = DeviceUse(device)
 
-    def result(self, save_memory: bool) -> FitResult:
-        """Train to the end and select."""
+    def result(self, net: nn.Module, save_memory: bool) -> FitResult:
+        """Train to the end and select.
+
+        Args:
+            net: What training calls: the module, or a compiled twin of it.
+            save_memory: See ``fit``.
+        """
         self._restore()
         exhausted = None
         try:
-            self._train(save_memory)
+            self._train(net, save_memory)
         except torch.OutOfMemoryError as error:
             exhausted = str(error)
         utilisation, memory_bytes = self._use.utilisation(), self._use.memory_bytes()
         if exhausted is not None:  # outside the handler, whose traceback holds the activations
-            raise MemoryLimitError(self._memory_advice(exhausted))
+            raise MemoryLimitError(self._loss.memory_advice(self._module, exhausted))
         with self._evaluated_weights():
             final = snapshot(self._module)
+        best = self._selection.best
         if self._protocol.select == "last":
-            self._best.weights = final
-        self._module.load_state_dict(self._best.weights)
+            best.weights = final
+        self._module.load_state_dict(best.weights)
         done = (self._step - self._resumed_from) * self._protocol.global_batch_size
         return FitResult(
-            selected=self._best.weights,
+            selected=best.weights,
             final=final,
             history=self._history,
             steps=self._step,
-            best_step=self._best.step,
-            best_value=self._best.value,
-            still_rising=self._still_rising(),
+            best_step=best.step,
+            best_value=best.value,
+            still_rising=self._selection.still_rising(self._history),
             resumed_from=self._resumed_from,
             train_s=self._train_s,
             evaluate_s=self._evaluate_s,
@@ -245,18 +226,13 @@ class _Fit:
             phases=self._clock.seconds(),
             utilisation=utilisation,
             memory_bytes=memory_bytes,
-            val_logits=self._best.logits,
+            val_logits=best.logits,
         )
 
-    def _still_rising(self) -> bool | None:
-        """By what selects: the primary metric, or the validation loss."""
-        by_loss = self._protocol.select == "best_val_loss"
-        values = [row["val_loss" if by_loss else "val"] for row in self._history]
-        return still_rising(values, "nll" if by_loss else self._primary)
-
-    def _train(self, save_memory: bool) -> None:
+    def _train(self, net: nn.Module, save_memory: bool) -> None:
         ghosts = GhostBatches(
             self._module,
+            net=net,
             ghosts=self._protocol.ghost_batches,
             group=self._group,
             seed=self._seed,
@@ -265,7 +241,7 @@ class _Fit:
         )
         with ghosts, recomputed(self._module, save_memory):
             for stop in self._stops:
-                if self._watch is not None and self._watch.has_ended:
+                if self._selection.has_ended:
                     break
                 if stop > self._step:
                     self._after_interval(self._train_until(stop, ghosts))
@@ -278,10 +254,10 @@ class _Fit:
         before_s = self._train_s
         for step in range(first, stop):
             self._clock.begin_step(step)
-            self._index = self._order.batch(step)
-            self._losses.add(ghosts.backward(step, self._ghost_loss, scale))
+            self._loss.begin_step(step)
+            self._losses.add(ghosts.backward(step, self._loss, scale))
             self._clock.enter(Phase.UPDATE)
-            self._update(step, 1.0 if self._watch is None else self._watch.scale)
+            self._update(step, self._selection.rate_scale)
             if self._average is not None:
                 self._average.update(step)
             self._clock.enter(None)
@@ -302,43 +278,13 @@ class _Fit:
         if order is Order.STOP:
             raise Stopped(self._step)
 
-    def _ghost_loss(self, net: nn.Module, step: int, ghost: int) -> Tensor:
-        self._clock.enter(Phase.LOAD)
-        images, targets = self._train_feed.batch(self._rows(self._index, ghost), self._upcoming(step, ghost))
-        if self._has_soft_labels:
-            targets = drawn_labels(targets, self._seed, step, ghost)
-        self._generator.manual_seed(stream_seed(self._seed, Stream.AUGMENT, step, ghost))
-        inputs = self._augment(images, self._generator)
-        mixture = None
-        if self._mix.is_on:
-            self._generator.manual_seed(stream_seed(self._seed, Stream.MIX, step, ghost))
-            inputs, mixture = self._mix(inputs, self._generator)
-        self._clock.enter(Phase.FORWARD)
-        with self._precision.autocast():
-            logits = net(inputs)
-        loss = self._loss(_full_precision(logits), targets, mixture)
-        self._clock.enter(Phase.BACKWARD)
-        return loss
-
-    def _rows(self, index: NDArray[np.int64], ghost: int) -> NDArray[np.int64]:
-        size = self._protocol.ghost_batch_size
-        return index[ghost * size : (ghost + 1) * size]
-
-    def _upcoming(self, step: int, ghost: int) -> NDArray[np.int64] | None:
-        """Rows of this rank's next ghost batch, if its feed looks ahead; None at the end of training."""
-        if not self._train_feed.looks_ahead:
-            return None
-        mine, _ = ghosts_of_rank(self._protocol.ghost_batches, self._group.rank, self._group.size)
-        if ghost != mine[-1]:
-            return self._rows(self._index, ghost + mine.step)
-        return self._rows(self._order.batch(step + 1), mine[0]) if step + 1 < self._steps else None
-
     def _after_interval(self, samples_per_s: float) -> None:
         """Evaluate, select, report, save, and stop if told to."""
         self._use.sample()
         started = time.perf_counter()
-        scale = 1.0 if self._watch is None else self._watch.scale
-        val, val_loss = self._validate()
+        scale = self._selection.rate_scale
+        with self._evaluated_weights():
+            val, val_loss = self._selection.evaluate(self._module, self._step)
         self._evaluate_s += time.perf_counter() - started
         losses = self._losses.take()
         row = {
@@ -365,41 +311,6 @@ class _Fit:
         """Of training and validation since the trial began, other attempts included."""
         return self._earlier_s + self._train_s + self._evaluate_s
 
-    def _validate(self) -> tuple[float | None, float | None]:
-        """Validation value and loss of the weights that count, which are selected if they are the best so far."""
-        batch_size = max(LEAST_BATCH_SIZE, self._protocol.ghost_batch_size)
-        with self._evaluated_weights():
-            value: float | None = None
-            loss: float | None = None
-            logits: NDArray[Any] | None = None
-            if len(self._val_feed):
-                logits = predict(self._module, self._val_feed, self._transform, self._group, batch_size)
-                value, loss = self._shared_values(logits)
-            last = self._protocol.select == "last"
-            if last or self._is_better(value, loss):
-                self._best = _Selection(self._step, value, {} if last else snapshot(self._module), logits, loss)
-        if self._watch is not None and loss is not None:
-            self._watch.take(loss)
-        return value, loss
-
-    def _is_better(self, value: float | None, loss: float | None) -> bool:
-        if self._protocol.select == "best_val_loss":
-            return is_better("nll", loss, self._best.loss)
-        return is_better(self._primary, value, self._best.value)
-
-    def _shared_values(self, logits: NDArray[Any] | None) -> tuple[float | None, float | None]:
-        """Validation value, and the loss where the protocol needs it; the same on all ranks."""
-        finite, value, loss = True, None, None
-        if logits is not None:
-            finite = bool(np.isfinite(logits).all())
-            value = validation_value(self._primary, logits, self._val_targets) if finite else None
-            if finite and self._watch is not None:
-                loss = validation_value("nll", logits, self._val_targets)
-        finite, value, loss = broadcast_object(self._group, (finite, value, loss))
-        if not finite:
-            raise DivergenceError(f"validation outputs are not finite after step {self._step} of {self._steps}")
-        return value, loss
-
     @contextlib.contextmanager
     def _evaluated_weights(self) -> Iterator[None]:
         if self._average is None:
@@ -407,41 +318,6 @@ class _Fit:
         else:
             with self._average.applied():
                 yield
-
-    def _memory_advice(self, reason: str) -> str:
-        """What to change after the device's memory ran out. A rank of several cannot try: its peers are gone."""
-        ghost, batch = self._protocol.ghost_batch_size, self._protocol.global_batch_size
-        smaller = [size for size in range(ghost - 1, 1, -1) if batch % size == 0]
-        fits = largest_that_fits(self._module, smaller, self._try_batch) if self._group.size == 1 else None
-        advice = "a smaller protocol.ghost_batch_size may fit" if self._group.size > 1 else "no smaller one fits"
-        if fits is not None:
-            advice = f"protocol.ghost_batch_size: {fits} would fit"
-        return (
-            f"a ghost batch of {ghost} images of this model does not fit {self._group.device}; {advice} "
-            f"(that is another trial, as normalisation sees other batches). {reason}"
-        )
-
-    def _try_batch(self, size: int) -> None:
-        images, targets = self._train_feed.batch(np.arange(size) % len(self._train_feed))
-        with self._precision.autocast():
-            logits = self._module(self._augment(images, self._generator))
-        self._loss(_full_precision(logits), targets).backward()  # type: ignore[no-untyped-call]
-
-    def _require_selectable(self, outputs: int) -> None:
-        images = len(self._val_targets)
-        guess = np.zeros((images, outputs))
-        if self._watch is not None and (not images or validation_value("nll", guess, self._val_targets) is None):
-            raise DataError(
-                f"none of the {images} validation images has a label, so there is no validation loss, by which the "
-                "protocol selects, lowers the learning rate or stops; give validation images or another schedule"
-            )
-        if self._protocol.select != "best_val":
-            return
-        if not images or validation_value(self._primary, guess, self._val_targets) is None:
-            raise DataError(
-                f"{self._primary} is not defined on the {images} validation images (too few classes are labelled), so "
-                "it cannot select weights; give more validation images or set protocol.select: last"
-            )
 
     def _state(self) -> State:
         scaler = self._precision.scaler
@@ -451,9 +327,7 @@ class _Fit:
             "optimizer": self._update.optimizer.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
-            "best": {name: getattr(self._best, name) for name in ("step", "value", "weights", "loss")},
-            "watch": None if self._watch is None else self._watch.state_dict(),
-            "val_logits": None if self._best.logits is None else torch.from_numpy(self._best.logits),
+            **self._selection.state(),
             "history": self._history,
             "losses": self._losses.values,
             "seconds": self._seconds,
@@ -469,17 +343,8 @@ class _Fit:
             self._average.load_state_dict(state["average"])
         if self._precision.scaler is not None:
             self._precision.scaler.load_state_dict(state["scaler"])
-        if self._watch is not None:
-            self._watch.load_state_dict(state["watch"])
-        self._best = _Selection(**state["best"])
-        if self._group.rank == 0 and state["val_logits"] is not None:
-            self._best.logits = state["val_logits"].numpy()
+        self._selection.restore(state)
         self._history = state["history"]
         self._losses.values = state["losses"]
         self._step = self._resumed_from = state["step"]
         self._earlier_s = state["seconds"]
-
-
-def _full_precision(logits: Tensor) -> Tensor:
-    """Losses are computed in float32 at least."""
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

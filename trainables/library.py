@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,8 +20,9 @@ from search_spaces.exceptions import DataError, UserError, unknown
 from search_spaces.identity import TaskCard
 from search_spaces.names import Column, Kind
 from trainables.manifest import MANIFEST_FILE, MASK_COLUMNS, Manifest, write_parquet
-from trainables.pixels import FRAME_SEPARATOR, read_frame, split_npz
-from trainables.places import stamp
+from trainables.mask_labels import PLANE_RULE
+from trainables.pixels import FRAME_SEPARATOR, is_npz_frame, read_frames, split_npz
+from trainables.places import READERS, stamp
 
 if TYPE_CHECKING:
     from trainables.places import Place
@@ -29,7 +31,6 @@ IMPORT_HINT = "Import one with: python -m orchestrator.tasks import csv|folder|n
 _TASKS = "tasks"
 _BYTES_FILE = "bytes.parquet"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_THREADS = min(32, 4 * (os.cpu_count() or 1))
 _KEY = ["file", "frame", "size", "mtime_ns"]
 
 
@@ -110,8 +111,7 @@ class TaskLibrary:
         known = wanted.merge(cache, on=_KEY, how="left") if cache is not None else wanted.assign(sha256=None)
         todo = np.flatnonzero(known["sha256"].isna())
         if len(todo):
-            with ThreadPoolExecutor(_THREADS) as pool:
-                fresh = list(pool.map(lambda row: _sha256(manifest, int(row)), todo))
+            fresh = _sha256s(manifest, todo.tolist())
             known["sha256"] = (
                 known["sha256"].astype(object).where(known["sha256"].notna(), pd.Series(fresh, index=todo))
             )
@@ -127,7 +127,8 @@ class TaskLibrary:
     def content_hash(self, manifest: Manifest) -> str:
         """32 hexadecimal digits that stand for the table and every image's bytes.
 
-        sha256 over ``table_hash`` and the sorted lines ``image_id sha256``; masks count where they are the label.
+        sha256 over ``table_hash`` and the sorted lines ``image_id sha256``; masks count where they are the label, and
+        with them how they are stored.
 
         Raises:
             DataError: Images are missing.
@@ -135,7 +136,7 @@ class TaskLibrary:
         digests = self.byte_digests(manifest)
         lines = [f"{i} {s}" for i, s in zip(digests[Column.IMAGE_ID], digests["sha256"], strict=True)]
         if manifest.kind is Kind.SEGMENTATION:
-            lines += _mask_lines(manifest)
+            lines += [PLANE_RULE, *_mask_lines(manifest)]
         return hashlib.sha256("\n".join([manifest.table_hash, *sorted(lines)]).encode()).hexdigest()[:32]
 
     def card(self, name: str) -> TaskCard:
@@ -152,6 +153,7 @@ class TaskLibrary:
             labels=tuple(manifest.labels),
             importer=manifest.importer,
             archives=_archives(manifest),
+            image_area=_image_area(manifest),
         )
 
     def _cached_digests(self, name: str) -> pd.DataFrame | None:
@@ -176,12 +178,21 @@ def _read_or_none(folder: Path) -> Manifest | None:
         return None
 
 
+def _image_area(manifest: Manifest) -> float | None:
+    """Median of width times height over the images whose size is recorded; None if none is."""
+    if Column.WIDTH not in manifest.table or Column.HEIGHT not in manifest.table:
+        return None
+    areas = (manifest.table[Column.WIDTH] * manifest.table[Column.HEIGHT]).dropna()
+    return float(areas.astype("float64").median()) if len(areas) else None
+
+
 def _archives(manifest: Manifest) -> tuple[str, ...]:
     """Names without suffix of the npz files of a manifest, sorted."""
     if Column.FRAME not in manifest.table:
         return ()
-    paths = (str(path).rpartition(FRAME_SEPARATOR) for path in manifest.table[Column.PATH].unique())
-    return tuple(sorted({PurePosixPath(file).stem for file, separator, _ in paths if separator}))
+    paths = [PurePosixPath(path) for path in manifest.table[Column.PATH].unique()]
+    arrays = (str(path).rpartition(FRAME_SEPARATOR) for path in paths if is_npz_frame(path, 0))
+    return tuple(sorted({PurePosixPath(file).stem for file, separator, _ in arrays if separator}))
 
 
 def _same(old: Manifest, new: Manifest) -> bool:
@@ -196,7 +207,7 @@ def _stat_images(manifest: Manifest) -> pd.DataFrame:
     """
     files, names = _containers(manifest)
     unique = list(dict.fromkeys(files))
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         stats = dict(zip(unique, pool.map(stamp, unique), strict=True))
     missing = [row for row, file in enumerate(files) if stats[file] is None]
     if missing:
@@ -231,45 +242,55 @@ def _containers(manifest: Manifest) -> tuple[list[Place], list[str]]:
 
 def _container(manifest: Manifest, row: int) -> Place:
     file = manifest.file(row)
-    return split_npz(file)[0] if _in_npz(manifest, row) else file
+    return split_npz(file)[0] if is_npz_frame(file, manifest.frame(row)) else file
 
 
-def _in_npz(manifest: Manifest, row: int) -> bool:
-    return manifest.frame(row) is not None and FRAME_SEPARATOR in manifest.file(row).name
+def _sha256s(manifest: Manifest, rows: Sequence[int]) -> list[str]:
+    """Of the bytes of these rows' images; a file of several frames is looked at and read once."""
+    plain: list[int] = []
+    paged: dict[Place, list[int]] = {}  # frame of a DICOM file or page: what the file says of it counts, too
+    framed: dict[Place, list[int]] = {}
+    for row in rows:
+        file, frame = manifest.file(row), manifest.frame(row)
+        if frame is None:
+            plain.append(row)
+        else:
+            (framed if is_npz_frame(file, frame) else paged).setdefault(file, []).append(row)
+    found: dict[int, str] = {}
+    with ThreadPoolExecutor(READERS) as pool:
+        found.update(zip(plain, pool.map(lambda row: _file_sha256(manifest.file(row), row), plain), strict=True))
+        wholes = pool.map(lambda entry: _file_sha256(entry[0], entry[1][0]), paged.items())
+        for whole, of_file in zip(wholes, paged.values(), strict=True):
+            found.update((row, _text_sha256(f"{whole} frame {manifest.frame(row)}")) for row in of_file)
+        for array, of_array in framed.items():
+            frames = read_frames(array, [manifest.frame(row) or 0 for row in of_array])
+            found.update(zip(of_array, pool.map(_array_sha256, frames), strict=True))
+    return [found[row] for row in rows]
 
 
-def _sha256(manifest: Manifest, row: int) -> str:
-    frame, file = manifest.frame(row), manifest.file(row)
-    if frame is None:
-        return _file_sha256(file, row)
-    if not _in_npz(manifest, row):  # frame of a DICOM file or page: what the file says of it counts, too
-        whole = _container_sha256(file, stamp(file))
-        return hashlib.sha256(f"{whole} frame {frame}".encode()).hexdigest()
-    values = np.ascontiguousarray(read_frame(file, frame))
+def _text_sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _array_sha256(values: npt.NDArray[np.generic]) -> str:
     head = f"{values.shape} {values.dtype.str}".encode()
-    return hashlib.sha256(head + values.tobytes()).hexdigest()
+    return hashlib.sha256(head + np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
-@lru_cache(maxsize=64)
-def _container_sha256(file: Place, stamped: tuple[int, int] | None) -> str:
-    return _file_sha256(file, None)
-
-
-def _file_sha256(file: Place, row: int | None) -> str:
+def _file_sha256(file: Place, row: int) -> str:
     try:
         with file.open("rb") as stream:
             readable: Any = stream  # of fsspec, too: it has readinto
             return hashlib.file_digest(readable, "sha256").hexdigest()
     except OSError as error:
-        where = "" if row is None else f" (row {row})"
-        raise DataError(f"{file}{where} cannot be read: {error}") from error
+        raise DataError(f"{file} (row {row}) cannot be read: {error}") from error
 
 
 def _mask_lines(manifest: Manifest) -> list[str]:
     lines: list[str] = []
     for column in (c for c in MASK_COLUMNS if c in manifest.table):
         files = [(row, file) for row in range(len(manifest)) if (file := manifest.mask_file(row, column)) is not None]
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with ThreadPoolExecutor(READERS) as pool:
             digests = list(pool.map(lambda entry: _file_sha256(entry[1], entry[0]), files))
         ids = manifest.table[Column.IMAGE_ID]
         lines += [f"{ids.iat[row]} {column} {d}" for (row, _), d in zip(files, digests, strict=True)]

@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +22,7 @@ import pyarrow.parquet as pq
 from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import MISSING_CLASS, SCHEMA_VERSION, Column, Kind, Split
 from trainables.dicom import Window
-from trainables.pixels import Colour, read_mask, read_rgb
+from trainables.pixels import Colour, read_image, read_mask
 from trainables.places import is_remote, place
 from trainables.rows import UNKNOWN as UNKNOWN
 from trainables.rows import age_band as age_band
@@ -32,8 +30,11 @@ from trainables.rows import group_column as group_column
 from trainables.rows import group_names as group_names
 from trainables.rows import texts
 from trainables.rows import where_mask as where_mask
+from trainables.written_whole import written_whole
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from trainables.places import Place
 
 MANIFEST_FILE = "manifest.parquet"
@@ -142,13 +143,21 @@ class Manifest:
         return None if pd.isna(value) else int(value)
 
     def pixels(self, row: int) -> npt.NDArray[np.uint8]:
-        """The row's image, uint8 RGB, shape (H, W, 3); see ``trainables.pixels.read_rgb``.
+        """The row's image, uint8 RGB, shape (H, W, 3).
+
+        Raises:
+            DataError: The image is missing or unreadable; names file and row.
+        """
+        return np.array(self.image(row).convert("RGB"), dtype=np.uint8)
+
+    def image(self, row: int) -> Image.Image:
+        """The row's image, decoded, of mode L or RGB; see ``trainables.pixels.read_image``.
 
         Raises:
             DataError: The image is missing or unreadable; names file and row.
         """
         try:
-            return read_rgb(self.file(row), self.frame(row), self.bit_depth, self.window, self.colour)
+            return read_image(self.file(row), self.frame(row), self.bit_depth, self.window, self.colour)
         except DataError as error:
             raise DataError(f"{error} (manifest {self.name!r}, row {row})") from error
 
@@ -253,21 +262,14 @@ def label_columns(kind: Kind, labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def write_parquet(table: pa.Table, file: Path) -> None:
-    """Write a Parquet file under a temporary name, then move it.
+    """Write a Parquet file, whole or not at all.
 
     Raises:
         UserError: The folder cannot be written to.
     """
     try:
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-        os.close(handle)
-        try:
+        with written_whole(file) as temporary:
             pq.write_table(table, temporary)
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(file)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error}") from error
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,11 +57,22 @@ def read_rgb(
     window: Window | None = None,
     colour: Colour = Colour.AS_STORED,
 ) -> Pixels:
-    """One image as uint8 RGB, shape (H, W, 3).
+    """One image as uint8 RGB, shape (H, W, 3); grey becomes three equal channels. See ``read_image``."""
+    return np.array(read_image(path, frame, bit_depth, window, colour).convert("RGB"), dtype=np.uint8)
 
-    Grey becomes three equal channels, transparency is dropped, 16-bit grey is scaled so that the full scale of its bit
-    depth becomes 255, EXIF orientation is not applied (arrays of masks and points refer to the stored pixels). DICOM
-    files are shown as they are meant to be seen; see ``trainables.dicom.read_dicom``.
+
+def read_image(
+    path: Place,
+    frame: int | None = None,
+    bit_depth: int = 16,
+    window: Window | None = None,
+    colour: Colour = Colour.AS_STORED,
+) -> Image.Image:
+    """One image as Pillow's, decoded, of mode L (grey) or RGB, whose channels may be equal.
+
+    Transparency is dropped, 16-bit grey is scaled so that the full scale of its bit depth becomes 255, EXIF orientation
+    is not applied (arrays of masks and points refer to the stored pixels). DICOM files are shown as they are meant to
+    be seen; see ``trainables.dicom.read_dicom``.
 
     Args:
         path: An image or DICOM file, or ``FILE.npz#ARRAY``.
@@ -72,26 +85,27 @@ def read_rgb(
         DataError: The file is missing, cannot be decoded, is of a kind that has no 8-bit meaning, has a value above
             its bit depth, more pixels than the limit, or is grey where colour was declared.
     """
-    pixels = _any_rgb(path, frame, bit_depth, window)
-    if colour is Colour.AS_STORED:
-        return pixels
-    grey = bool((pixels == pixels[..., :1]).all())
-    if colour is Colour.RGB and grey:
+    image = _any_image(path, frame, bit_depth, window)
+    if colour is Colour.RGB and _is_grey(image):
         raise DataError(f"image {path} is grey; its task declares colour")
-    if colour is Colour.GREY and not grey:
-        luma = np.asarray(Image.fromarray(pixels).convert("L"))
-        return np.repeat(luma[..., None], 3, axis=2)
-    return pixels
+    return image.convert("L") if colour is Colour.GREY and image.mode != "L" else image
 
 
-def _any_rgb(path: Place, frame: int | None, bit_depth: int, window: Window | None) -> Pixels:
-    if _is_npz_frame(path, frame):
+def _is_grey(image: Image.Image) -> bool:
+    if image.mode == "L":
+        return True
+    pixels = np.asarray(image)
+    return bool((pixels == pixels[..., :1]).all())
+
+
+def _any_image(path: Place, frame: int | None, bit_depth: int, window: Window | None) -> Image.Image:
+    if is_npz_frame(path, frame):
         values = read_frame(path, frame or 0)
         if values.ndim > 1:
             refuse_too_large(values.shape[1], values.shape[0], path)
-        return _grey_to_rgb(values, path, bit_depth)
+        return _as_image(values, path, bit_depth)
     if _is_dicom(path):
-        return _grey_to_rgb(read_dicom(path, frame, window), path, bit_depth)
+        return _as_image(read_dicom(path, frame, window), path, bit_depth)
     with _opened(path) as image:
         return _decoded(image, path, bit_depth, frame)
 
@@ -101,8 +115,11 @@ def _is_dicom(path: Place) -> bool:
     return path.suffix.lower() not in _PLAIN_SUFFIXES and is_dicom(path)
 
 
-def _is_npz_frame(path: Place, frame: int | None) -> bool:
-    """Other frames are those of DICOM files, whose names may end in anything, and pages of TIFF files."""
+def is_npz_frame(path: Place | PurePath, frame: int | None) -> bool:
+    """Whether a row's path and frame name an image of an npz array.
+
+    Other frames are those of DICOM files, whose names may end in anything and hold any sign, and pages of TIFF files.
+    """
     if frame is None or path.suffix.lower() in IMAGE_SUFFIXES:
         return False
     return FRAME_SEPARATOR in path.name or path.suffix.lower() == ".npz"
@@ -118,7 +135,7 @@ def sixteen_bit_peak(path: Place, frame: int | None = None) -> int | None:
     Raises:
         DataError: The file is missing or cannot be decoded.
     """
-    if _is_npz_frame(path, frame):
+    if is_npz_frame(path, frame):
         values = read_frame(path, frame or 0)
         return int(values.max()) if values.dtype == np.uint16 and values.size else None
     if _is_dicom(path):
@@ -162,7 +179,7 @@ def image_size(path: Place, frame: int | None = None) -> tuple[int, int]:
     Raises:
         DataError: The file is missing, is no image, or has more pixels than the limit.
     """
-    if _is_npz_frame(path, frame):
+    if is_npz_frame(path, frame):
         height, width = npz_array(*split_npz(path)).shape[1:3]
         return int(width), int(height)
     if _is_dicom(path):
@@ -205,11 +222,20 @@ def read_frame(path: Place, frame: int) -> npt.NDArray[np.generic]:
     Raises:
         DataError: The file, the array or the frame is missing.
     """
-    frames = npz_array(*split_npz(path))
-    if not 0 <= frame < len(frames):
-        raise DataError(f"{path} has {len(frames)} frames; there is no frame {frame}")
-    chosen: npt.NDArray[np.generic] = frames[frame]
-    return chosen
+    return read_frames(path, [frame])[0]
+
+
+def read_frames(path: Place, frames: Sequence[int]) -> list[npt.NDArray[np.generic]]:
+    """Several frames of ``FILE.npz#ARRAY``, as stored; the file is looked at once.
+
+    Raises:
+        DataError: The file, the array or a frame is missing.
+    """
+    array = npz_array(*split_npz(path))
+    wrong = [frame for frame in frames if not 0 <= frame < len(array)]
+    if wrong:
+        raise DataError(f"{path} has {len(array)} frames; there is no frame {wrong[0]}")
+    return [array[frame] for frame in frames]
 
 
 @functools.lru_cache(maxsize=4)
@@ -263,14 +289,17 @@ def _to_page(image: Image.Image, path: Place, frame: int | None) -> None:
     refuse_too_large(*image.size, path)  # pages of one file differ in size
 
 
-def _decoded(image: Image.Image, path: Place, bit_depth: int, frame: int | None) -> Pixels:
+def _decoded(image: Image.Image, path: Place, bit_depth: int, frame: int | None) -> Image.Image:
     try:
         _to_page(image, path, frame)
         if image.mode in _SIXTEEN_BIT_MODES:
-            return _grey_to_rgb(_sixteen_bit(np.asarray(image), path), path, bit_depth)
+            return _as_image(_sixteen_bit(np.asarray(image), path), path, bit_depth)
         if image.mode == "F":
             raise DataError(f"image {path} holds floating point values; 8 or 16 bit expected")
-        return np.array(image.convert("RGB"), dtype=np.uint8)
+        if image.mode not in ("L", "RGB"):
+            return image.convert("RGB")
+        image.load()
+        return image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"image {path} cannot be decoded: {error}") from error
 
@@ -282,8 +311,8 @@ def _sixteen_bit(values: npt.NDArray[np.generic], path: Place) -> npt.NDArray[np
     return numbers.astype(np.uint16)
 
 
-def _grey_to_rgb(values: npt.NDArray[np.generic], path: Place, bit_depth: int) -> Pixels:
-    """Shape (H, W), (H, W, 1) or (H, W, 3), uint8 or uint16 -> uint8 (H, W, 3)."""
+def _as_image(values: npt.NDArray[np.generic], path: Place, bit_depth: int) -> Image.Image:
+    """Values of shape (H, W), (H, W, 1) or (H, W, 3), uint8 or uint16, as an image of mode L or RGB."""
     if values.dtype == np.uint16:
         full = 2**bit_depth - 1
         wide = values.astype(np.uint32)
@@ -295,8 +324,8 @@ def _grey_to_rgb(values: npt.NDArray[np.generic], path: Place, bit_depth: int) -
         values = ((wide * 255 + full // 2) // full).astype(np.uint8)
     if values.dtype != np.uint8:
         raise DataError(f"{path} holds {values.dtype}; uint8 or uint16 expected")
-    if values.ndim == 2:
-        values = values[..., None]
-    if values.ndim != 3 or values.shape[2] not in (1, 3):
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
+    if values.ndim not in (2, 3) or values.shape[2:] not in ((), (3,)):
         raise DataError(f"{path} has frames of shape {values.shape}; (H, W), (H, W, 1) or (H, W, 3) expected")
-    return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)), dtype=np.uint8)
+    return Image.fromarray(np.ascontiguousarray(values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from upath import UPath
 
     Place: TypeAlias = Path | UPath
+
+READERS = min(32, 4 * (os.cpu_count() or 1))
+"""Threads that read files side by side: more than cores, as reading is waiting."""
 
 _SCHEME = "://"
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")

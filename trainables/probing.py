@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from search_spaces.exceptions import DataError, DivergenceError, MemoryLimitError
+from search_spaces.exceptions import DataError, DivergenceError, MemoryLimitError, UserError
 from search_spaces.failpoints import failpoint
 from search_spaces.names import Artifact, State
 from search_spaces.results import Order, Timing, TrialResult
@@ -102,9 +102,12 @@ class Probing(TrialRun):
         Raises:
             DataError: A validation metric that chooses is not defined; an outcome does not occur in the subset.
             DivergenceError: Features are not finite.
+            UserError: A segmentation task.
             Stopped: ``tell`` answered stop; a pass over the images that was not over begins anew.
         """
         failpoint("trial.start")
+        if self.trial.task.is_dense:
+            raise UserError(f"task {self.trial.task.name!r} has masks; method {self.trial.protocol.method} has labels")
         data = self.load_data()
         use = DeviceUse(self.group.device)
         done = _Pass()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,13 +12,12 @@ from numpy.typing import NDArray
 from search_spaces.exceptions import DataError
 from search_spaces.names import Column, Kind
 from trainables.manifest import MASK_COLUMNS, Manifest
+from trainables.places import READERS
 from trainables.row_problems import Reason, RowProblem, SetAside
 from trainables.similar_images import hash_images, small_grey
 
 FAINT_SPAN = 32
 """Of 256 values; an image within fewer is hardly to be seen."""
-
-_THREADS = min(32, 4 * (os.cpu_count() or 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +55,7 @@ def read_rows(manifest: Manifest) -> RowsRead:
     Finds missing and unreadable files, masks of another size than their image, and images without a mask in a
     segmentation task.
     """
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         found = list(pool.map(lambda row: _read_row(manifest, row), range(len(manifest))))
     return RowsRead(
         problems=tuple(problem for row in found for problem in row.problems),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from search_spaces.exceptions import UserError
+from trainables.written_whole import written_whole
+
+OLDEST_YEARS = 120.0
+"""No human is older."""
 
 SHOWN_PROBLEMS = 20
 """Rows that a message lists; the rest is counted."""
@@ -106,14 +109,15 @@ def write_quarantine(file: Path, found: Sequence[SetAside]) -> None:
     Raises:
         UserError: The file cannot be written.
     """
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    lines = [(f.where, f.image_id, f.path, f.problem.reason.value, f.problem.detail) for f in found]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        with (
+            written_whole(file) as temporary,
+            temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
+        ):
             writer = csv.writer(stream)
             writer.writerow(QUARANTINE_COLUMNS)
-            writer.writerows((f.where, f.image_id, f.path, f.problem.reason.value, f.problem.detail) for f in found)
-        temporary.replace(file)
+            writer.writerows(lines)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"quarantine list {file} cannot be written: {error.strerror or error}") from error

@@ -9,8 +9,8 @@ with its checksum when it is first opened after it was written or copied.
 Images are squashed to a square whatever their aspect ratio. Every image is first resized from the original to
 ``storage_size`` with PIL's bicubic filter; a smaller ``side`` is resized from those pixels, not from the original, with
 PIL's bilinear filter. Both filters widen with the factor of reduction, so they do not alias. Masks of segmentation
-tasks go the same way with the nearest pixel; those of other tasks are not stored, as the content hash does not cover
-them.
+tasks become one plane of labels (``trainables.mask_labels``: 0 none, k the k-th label, 255 not known) and go the same
+way with the nearest pixel; those of other tasks are not stored, as the content hash does not cover them.
 """
 
 from __future__ import annotations
@@ -33,22 +33,9 @@ from search_spaces.names import Column, Kind
 from trainables.library import TaskLibrary
 from trainables.manifest import Manifest
 from trainables.shards import INDEX_FILE, ImageStack, Layout, Pixels, Shard, open_shard
-from trainables.store_build import (
-    Decoded,
-    Progress,
-    Recipe,
-    build,
-    finished_bytes,
-)
-from trainables.store_cache import (
-    STORES,
-    StoreGoneError,
-    StoreInUse,
-    building_lock,
-    damaged_shards,
-    make_room,
-    read_index,
-)
+from trainables.store_build import Decoded, Progress, Recipe, build, finished_bytes
+from trainables.store_cache import STORES, building_lock, damaged_shards, make_room, read_index
+from trainables.store_use import StoreGoneError, StoreInUse
 
 FORMAT_VERSION = 2
 """Raised when pixels or files of a store would differ; older stores are then built anew."""

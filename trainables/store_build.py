@@ -16,7 +16,8 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,8 @@ from search_spaces.exceptions import DataError
 from search_spaces.failpoints import failpoint
 from search_spaces.names import Column
 from trainables.manifest import Manifest
-from trainables.pixels import FRAME_SEPARATOR
+from trainables.mask_labels import mask_plane
+from trainables.pixels import is_npz_frame
 from trainables.shards import (
     BUILDING,
     INDEX_FILE,
@@ -39,6 +41,9 @@ from trainables.shards import (
     shards_in,
     write_shard,
 )
+
+if TYPE_CHECKING:
+    from joblib import Parallel
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done and the number of all."""
@@ -113,9 +118,11 @@ class Recipe:
                 mask = _resized(self.decoded.masks[row], side, Image.Resampling.NEAREST)
             return _resized(self.decoded.images[row], side, Image.Resampling.BILINEAR), mask
         at = int(self.order[row])
-        pixels = self.manifest.pixels(at)
-        mask = _resized_mask(self.manifest, at, pixels.shape[:2], side) if self.layout.masks else None
-        return _resized(pixels, side, Image.Resampling.BICUBIC), mask
+        image = self.manifest.image(at)
+        mask = _resized_mask(self.manifest, at, (image.size[1], image.size[0]), side) if self.layout.masks else None
+        # Channels are resized one by one, so that one of a grey image gives the same as three equal ones.
+        small = image.resize((side, side), Image.Resampling.BICUBIC)
+        return np.asarray(small.convert("RGB")), mask
 
 
 class _UnusableError(Exception):
@@ -204,8 +211,9 @@ def _shards(folder: Path, recipe: Recipe, missing: list[int], source_bytes: int)
 
 def _in_memory(manifest: Manifest) -> bool:
     """Whether some images are frames of arrays, which every process would load for itself."""
-    paths = manifest.table[Column.PATH].astype(str)
-    return Column.FRAME in manifest.table and bool(paths.str.contains(FRAME_SEPARATOR, regex=False).any())
+    if Column.FRAME not in manifest.table:
+        return False
+    return any(is_npz_frame(PurePosixPath(path), 0) for path in manifest.table[Column.PATH].unique())
 
 
 def _by_threads(folder: Path, recipe: Recipe, missing: list[int], workers: int) -> Iterator[tuple[int, list[str]]]:
@@ -214,23 +222,31 @@ def _by_threads(folder: Path, recipe: Recipe, missing: list[int], workers: int) 
 
 
 def _by_processes(folder: Path, recipe: Recipe, missing: list[int], workers: int) -> Iterator[tuple[int, list[str]]]:
-    """Loky's processes import nothing of the calling program: a command, a test or a Ray worker may call."""
-    from joblib import Parallel, delayed
+    from joblib import delayed
 
     file = folder / _RECIPE_FILE
     try:
         file.write_bytes(pickle.dumps(recipe))
-        pool = Parallel(
-            n_jobs=workers,
-            backend="loky",
-            batch_size=1,
-            return_as="generator_unordered",
-            idle_worker_timeout=_IDLE_S,
-            inner_max_num_threads=1,
-        )
-        yield from pool(delayed(_attempt_elsewhere)(file, number) for number in missing)
+        yield from process_pool(workers)(delayed(_attempt_elsewhere)(file, number) for number in missing)
     finally:
         file.unlink(missing_ok=True)
+
+
+def process_pool(workers: int) -> Parallel:
+    """Processes that import nothing of the calling program: a command, a test or a Ray worker may call.
+
+    All pools of this kind are one (joblib keeps the last), whose processes end when they have been idle for a while.
+    """
+    from joblib import Parallel
+
+    return Parallel(
+        n_jobs=workers,
+        backend="loky",
+        batch_size=1,
+        return_as="generator_unordered",
+        idle_worker_timeout=_IDLE_S,
+        inner_max_num_threads=1,
+    )
 
 
 def _attempt_elsewhere(file: Path, number: int) -> tuple[int, list[str]]:
@@ -284,18 +300,7 @@ def _resized(pixels: Pixels, side: int, filter_: Image.Resampling) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((side, side), filter_))
 
 
-def _resized_mask(manifest: Manifest, row: int, shape: tuple[int, ...], side: int) -> Pixels | None:
-    """The row's mask with the values it has, by the nearest pixel.
-
-    Raises:
-        DataError: It cannot be read, has another size than its image, or values that a byte does not hold.
-    """
-    mask = manifest.mask(row)
-    if mask is None:
-        return None
-    of = f"mask {manifest.table[Column.MASK].iat[row]} (manifest {manifest.name!r}, row {row})"
-    if mask.shape != shape:
-        raise DataError(f"{of} is {mask.shape[1]} x {mask.shape[0]}, its image {shape[1]} x {shape[0]}")
-    if mask.size and not 0 <= mask.min() <= mask.max() <= 255:
-        raise DataError(f"{of} has values from {mask.min()} to {mask.max()}; 0 to 255 can be stored")
-    return _resized(mask.astype(np.uint8), side, Image.Resampling.NEAREST)
+def _resized_mask(manifest: Manifest, row: int, size: tuple[int, int], side: int) -> Pixels | None:
+    """The row's labels by the nearest pixel, see ``mask_plane``: blends of labels would be other labels."""
+    plane = mask_plane(manifest, row, size)
+    return None if plane is None else _resized(plane, side, Image.Resampling.NEAREST)

@@ -1,14 +1,12 @@
-"""The folder of image and feature stores: what is in it, what is in use, what may go, what is whole.
+"""The folder of image and feature stores: what is in it, what may go, what is whole.
 
-A process that has a store open holds a shared lock on its index file (``flock``, gone with the process); whoever
-deletes a store needs the exclusive one. Where no such lock can be had, every store counts as in use and is kept. Other
-processes build and delete while one looks: what vanishes meanwhile is gone, and no error.
+Nothing is deleted that is in use (``trainables.store_use``), nor, unless a user says so, what nobody can tell that of.
+Other processes build and delete while one looks: what vanishes meanwhile is gone, and no error.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -25,6 +23,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from search_spaces.exceptions import DataError, UserError
 from trainables.shards import BUILDING, INDEX_FILE, is_whole
+from trainables.store_use import Use, alone
 
 STORES = "stores"
 """Folder of the stores in the home."""
@@ -32,90 +31,17 @@ STORES = "stores"
 LIMIT_VARIABLE = "SCALECURVES_CACHE_LIMIT"
 """Most bytes that all stores may take, such as ``50GB``; unset is no limit."""
 
+UNLOCKED_HINT = "python -m orchestrator.tasks cache --limit SIZE --without-locks"
+"""How to delete stores of which nobody can tell whether they are in use."""
+
 _VERIFIED_FILE = "verified.json"
 _LOCK = ".lock"
 _DELETING = ".deleting"
 _THREADS = 4
 
 
-class StoreGoneError(Exception):
-    """A store was deleted between the look and the opening."""
-
-
 class CacheFullError(UserError):
     """A store does not fit into the limit beside those that are in use."""
-
-
-class StoreInUse:
-    """Keeps a store from being deleted, as long as this object lives.
-
-    Args:
-        path: The store.
-
-    Raises:
-        StoreGoneError: It is not there any more, or is being deleted.
-    """
-
-    def __init__(self, path: Path) -> None:
-        try:
-            self._descriptor = os.open(path / INDEX_FILE, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise StoreGoneError(path) from None
-        try:
-            _share(self._descriptor)
-            if not _is_at(self._descriptor, path):
-                raise StoreGoneError(path)
-        except BaseException:
-            os.close(self._descriptor)
-            self._descriptor = -1
-            raise
-
-    def __del__(self) -> None:
-        if getattr(self, "_descriptor", -1) >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-
-def _share(descriptor: int) -> None:
-    """Raises StoreGoneError if somebody is about to delete the store."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise StoreGoneError from None
-    except OSError:  # a file system without locks, where nobody deletes
-        return
-
-
-@contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[bool]:
-    """Whether nobody else has the store open, which inside stays so.
-
-    Raises:
-        FileNotFoundError: It is gone, or another has taken its place.
-    """
-    try:
-        # Writable: NFS gives an exclusive lock to no other descriptor.
-        descriptor = os.open(path / INDEX_FILE, os.O_RDWR | os.O_CLOEXEC)
-    except PermissionError:
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # held by others, or a file system without locks
-            yield False
-            return
-        if not _is_at(descriptor, path):
-            raise FileNotFoundError(path)
-        yield True
-    finally:
-        os.close(descriptor)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(descriptor), (path / INDEX_FILE).stat())
-    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,19 +95,27 @@ def _file_status(file: Path) -> os.stat_result | None:
     return None
 
 
-def is_in_use(store: CachedStore) -> bool:
-    """Whether a process has the store open; also if that cannot be told."""
+def use_of(store: CachedStore) -> Use:
+    """Whether a process has the store open."""
     if not store.is_finished:
-        return False
+        return Use.FREE
     try:
-        with _exclusive(store.path) as alone:
-            return not alone
+        with alone(store.path) as use:
+            return use
     except FileNotFoundError:
-        return False
+        return Use.FREE
 
 
-def delete_store(store: CachedStore) -> bool:
-    """Delete a store; False if it is in use or being built, and then it stays. One that is gone counts as deleted.
+def delete_store(store: CachedStore, without_locks: bool = False) -> bool:
+    """Delete a store, unless it is in use or being built. One that is gone counts as deleted.
+
+    Args:
+        store: Which.
+        without_locks: Delete it also if nobody can tell whether it is in use. A process that reads it then may end with
+            a bus error, or fail.
+
+    Returns:
+        Whether it went.
 
     Raises:
         UserError: It cannot be deleted.
@@ -192,18 +126,18 @@ def delete_store(store: CachedStore) -> bool:
             return True
         if not store.is_finished:
             return _delete_unfinished(store.path)
-        return _delete_finished(store.path)
+        return _delete_finished(store.path, without_locks)
     except FileNotFoundError:
         return True
     except OSError as error:
         raise UserError(f"store {store.path} cannot be deleted: {error}") from error
 
 
-def _delete_finished(path: Path) -> bool:
+def _delete_finished(path: Path, without_locks: bool) -> bool:
     # Renamed first, so that no half of it can be opened.
     doomed = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{_DELETING}")
-    with _exclusive(path) as alone:
-        if not alone:
+    with alone(path) as use:
+        if use is not Use.FREE and not (without_locks and use is Use.UNKNOWN):
             return False
         path.rename(doomed)
     _remove_doomed(doomed)
@@ -241,13 +175,14 @@ def building_lock(path: Path) -> Iterator[None]:
         yield
 
 
-def evict(home: Path, limit_bytes: int, but: Sequence[Path] = ()) -> list[CachedStore]:
+def evict(home: Path, limit_bytes: int, but: Sequence[Path] = (), without_locks: bool = False) -> list[CachedStore]:
     """Delete the least recently used stores until all together take at most ``limit_bytes``.
 
     Args:
         home: Whose stores.
         limit_bytes: Most bytes.
         but: Stores that stay whatever comes; so do those that are in use.
+        without_locks: See ``delete_store``.
 
     Returns:
         What was deleted, in that order. The rest may still exceed the limit, all of it being in use.
@@ -257,7 +192,7 @@ def evict(home: Path, limit_bytes: int, but: Sequence[Path] = ()) -> list[Cached
     for store in sorted(stores, key=lambda store: store.last_used_s):
         if size <= limit_bytes:
             break
-        if store.path not in but and delete_store(store):
+        if store.path not in but and delete_store(store, without_locks):
             size -= store.size_bytes
             deleted.append(store)
     return deleted
@@ -303,11 +238,12 @@ def make_room(home: Path, path: Path, size_bytes: int, finished_bytes: int = 0) 
     own = (path.with_name(path.name + BUILDING),)
     if limit is not None:
         evict(home, limit - size_bytes + finished_bytes, but=own)
-        others = sum(store.size_bytes for store in cached_stores(home) if store.path not in own)
-        if others + size_bytes > limit:
+        others = [store for store in cached_stores(home) if store.path not in own]
+        taken = sum(store.size_bytes for store in others)
+        if taken + size_bytes > limit:
             raise CacheFullError(
-                f"image store {path} takes {_gb(size_bytes)}, and others that are in use {_gb(others)}: more than "
-                f"{LIMIT_VARIABLE} = {_gb(limit)} allows. Raise it, or choose a smaller protocol.storage_size"
+                f"image store {path} takes {_gb(size_bytes)}, and others that {_why_kept(others)} {_gb(taken)}: more "
+                f"than {LIMIT_VARIABLE} = {_gb(limit)} allows. Raise it, or choose a smaller protocol.storage_size"
             )
     free = shutil.disk_usage(path.parent).free
     if size_bytes - finished_bytes > free:
@@ -315,6 +251,12 @@ def make_room(home: Path, path: Path, size_bytes: int, finished_bytes: int = 0) 
             f"image store {path} takes {_gb(size_bytes - finished_bytes)}, and {_gb(free)} are free. Delete stores "
             "with python -m orchestrator.tasks cache --prune DAYS, or set SCALECURVES_HOME to a folder with room"
         )
+
+
+def _why_kept(stores: Sequence[CachedStore]) -> str:
+    if any(use_of(store) is Use.UNKNOWN for store in stores):
+        return f"stay ({Use.UNKNOWN}; when nothing runs: {UNLOCKED_HINT})"
+    return "are in use"
 
 
 def _gb(size_bytes: int) -> str:

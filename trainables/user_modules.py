@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib
 import inspect
@@ -114,7 +115,7 @@ def _with_imports(modules: Mapping[str, Path]) -> set[Path]:
         root = file.parents[name.count(".") + is_package]
         if root.resolve() in _INSTALLED:
             continue
-        for imported in _imports(file, name if is_package else name.rpartition(".")[0]):
+        for imported in _imports(file.read_bytes(), name if is_package else name.rpartition(".")[0]):
             parts = imported.split(".")
             if parts[0] in _OURS:
                 continue
@@ -125,20 +126,26 @@ def _with_imports(modules: Mapping[str, Path]) -> set[Path]:
     return found
 
 
-def _imports(file: Path, package: str) -> Iterator[str]:
-    """Dotted names that a file imports; of ``from a import b`` both ``a`` and ``a.b``, which may be a module."""
+@functools.lru_cache(maxsize=256)
+def _imports(source: bytes, package: str) -> tuple[str, ...]:
+    """Dotted names that a module imports; of ``from a import b`` both ``a`` and ``a.b``, which may be a module.
+
+    Remembered by content: every trial asks, and parsing took a thirtieth of a short one.
+    """
     try:
-        tree = ast.parse(file.read_bytes(), str(file))
+        tree = ast.parse(source)
     except (SyntaxError, ValueError):
-        return  # importing it says what is wrong
+        return ()  # importing it says what is wrong
+    found: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*filter(None, above), *filter(None, [node.module])])
-            yield from ([base] if base else [])
-            yield from (f"{base}.{alias.name}" if base else alias.name for alias in node.names)
+            found += [base] if base else []
+            found += [f"{base}.{alias.name}" if base else alias.name for alias in node.names]
+    return tuple(found)
 
 
 def _locate(name: str, import_paths: Sequence[str]) -> str | None:

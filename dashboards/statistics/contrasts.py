@@ -196,6 +196,16 @@ def with_p(estimate: Estimate, min_test_patients: int = MIN_TEST_PATIENTS) -> Es
     return replace(estimate, p=p)
 
 
+def is_lost(estimate: Estimate, min_test_patients: int = MIN_TEST_PATIENTS) -> bool:
+    """Whether an estimate has no ``p`` because of its results, and not of a set with too few patients for any test.
+
+    What is lost counts in the family that it was planned for; what could never be tested does not
+    (``families.adjust_study``).
+    """
+    too_few = estimate.n_seeds > 0 and not estimate.seeds_only and estimate.min_patients < min_test_patients
+    return bool(np.isnan(estimate.p)) and not too_few
+
+
 def estimate_combination(
     terms: Sequence[tuple[float, Mapping[SeedKey, R]]],
     variance_over_patients: Callable[[Sequence[tuple[float, R]]], PatientVariance],

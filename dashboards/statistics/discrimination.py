@@ -211,20 +211,33 @@ def twice_below_both(positive: BoolArray, scores: FloatArray) -> tuple[NDArray[n
     # Places in the flat arrays: one take of many rows costs a fraction of take_along_axis.
     order = np.argsort(rows, axis=-1) + n * np.arange(len(rows))[:, None]
     ordered = np.take(rows, order)
-    counted = np.zeros((len(rows), n + 1), dtype=np.intp)
-    np.cumsum(np.take(positive, order), axis=-1, out=counted[:, 1:])
     tied = ordered[:, 1:] == ordered[:, :-1]
-    place = np.arange(n)
-    if tied.any():
-        edge = np.zeros((len(rows), 1), dtype=bool)
-        before = np.maximum.accumulate(np.where(np.concatenate([edge, tied], axis=-1), 0, place), axis=-1)
-        ends = np.where(np.concatenate([tied, edge], axis=-1), n, place + 1)
-        after = np.minimum.accumulate(ends[:, ::-1], axis=-1)[:, ::-1]
-        below = np.take_along_axis(counted, before, axis=-1) + np.take_along_axis(counted, after, axis=-1)
-        everyone = before + after
-    else:
-        below, everyone = counted[:, :-1] + counted[:, 1:], np.broadcast_to(2 * place + 1, rows.shape)
+    below, others = twice_below_in_order(np.take(positive, order), tied if tied.any() else None)
     positives, negatives = np.empty(rows.size, dtype=np.intp), np.empty(rows.size, dtype=np.intp)
-    positives[order] = below
-    negatives[order] = everyone - below
+    positives[order], negatives[order] = below, others
     return positives.reshape(scores.shape), negatives.reshape(scores.shape)
+
+
+def twice_below_in_order(positive: BoolArray, tied: BoolArray | None) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """``twice_below_both`` of scores that are sorted already.
+
+    Args:
+        positive: (R, N) whether each is of a positive, smallest score first.
+        tied: (R, N - 1) whether it equals the next one; None if no two are equal.
+
+    Returns:
+        (R, N) and (R, N), in that order.
+    """
+    runs, n = positive.shape
+    counted = np.zeros((runs, n + 1), dtype=np.intp)
+    np.cumsum(positive, axis=-1, out=counted[:, 1:])
+    place = np.arange(n)
+    if tied is None:
+        below = counted[:, :-1] + counted[:, 1:]
+        return below, 2 * place + 1 - below
+    edge = np.zeros((runs, 1), dtype=bool)
+    before = np.maximum.accumulate(np.where(np.concatenate([edge, tied], axis=-1), 0, place), axis=-1)
+    ends = np.where(np.concatenate([tied, edge], axis=-1), n, place + 1)
+    after = np.minimum.accumulate(ends[:, ::-1], axis=-1)[:, ::-1]
+    below = np.take_along_axis(counted, before, axis=-1) + np.take_along_axis(counted, after, axis=-1)
+    return below, before + after - below

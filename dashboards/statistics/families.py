@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -46,7 +47,7 @@ def _holm(p: FloatArray) -> FloatArray:
     return adjusted
 
 
-def adjust_study(contrasts: pd.DataFrame, absent: int = 0) -> pd.DataFrame:
+def adjust_study(contrasts: pd.DataFrame, absent: int = 0, lost: Sequence[bool] | None = None) -> pd.DataFrame:
     """The table of contrasts with ``p_adjusted`` and ``correction``.
 
     The primary contrasts of the whole study are one family (Holm), whatever their task: seven tasks with a family each
@@ -57,6 +58,9 @@ def adjust_study(contrasts: pd.DataFrame, absent: int = 0) -> pd.DataFrame:
         contrasts: Columns ``p`` (NaN: not tested), ``primary`` (blank counts as False), ``task``, ``set``.
         absent: Planned primary contrasts without a row, at least 0. Each counts as a member of the family with p = 1:
             a family is as large as it was planned, whatever was lost of it.
+        lost: Of each row, whether its results are to blame if it has no p (no common seed, an undefined metric): such
+            a primary contrast counts as a member with p = 1, too, and stays without an adjusted p. Others without p
+            leave the family: that their evaluation set is too small was known before any result.
 
     Raises:
         ValueError: Two primary rows are the same contrast (in all columns of ``KEY`` that the table has): counted
@@ -65,8 +69,10 @@ def adjust_study(contrasts: pd.DataFrame, absent: int = 0) -> pd.DataFrame:
     table = contrasts.assign(p_adjusted=float("nan"), correction="")
     primary = table["primary"].eq(True)
     _check_unique(table[primary])
-    family = np.append(table.loc[primary, "p"].to_numpy(dtype=np.float64), np.ones(absent))
-    table.loc[primary, "p_adjusted"] = adjust_p_values(family, "holm")[: len(family) - absent]
+    p = table.loc[primary, "p"].to_numpy(dtype=np.float64)
+    blamed = np.zeros(len(table), dtype=bool) if lost is None else np.asarray(lost, dtype=bool)
+    absent += int((np.isnan(p) & blamed[primary.to_numpy()]).sum())
+    table.loc[primary, "p_adjusted"] = adjust_p_values(np.append(p, np.ones(absent)), "holm")[: len(p)]
     table.loc[primary, "correction"] = HOLM
     for _, rows in table[~primary].groupby(["task", "set"], sort=False, dropna=False):
         table.loc[rows.index, "p_adjusted"] = adjust_p_values(rows["p"], "fdr_bh")

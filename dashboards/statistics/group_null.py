@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dashboards.statistics.bootstrap import patient_sums
 from dashboards.statistics.fairness import permuted_groups, strata_of
 from dashboards.statistics.predictions import FloatArray
-from dashboards.statistics.run_batches import RunBatch, placements
+from dashboards.statistics.run_batches import RunBatch
 from dashboards.statistics.subgroups import Subgroup
 from dashboards.statistics.uncertainty import PatientIndex
 
@@ -115,12 +115,11 @@ def _null_of_label(
     batch: RunBatch, column: int, permuted: GroupPermutations, cells: Sequence[Sequence[int]]
 ) -> FloatArray:
     """(C, G, permutations): positives against all negatives, plus negatives against all positives, less the AUC."""
-    truth = batch.truth[permuted.rows, column]
-    known = np.flatnonzero(~np.isnan(truth))
-    positive = truth[known] == 1
-    found = placements(batch.scores[:, permuted.rows[known], column], positive)
+    ranked = batch.ranked(column).within(permuted.rows, len(batch.truth))
+    known = np.searchsorted(permuted.rows, ranked.rows)
+    found = ranked.placements()
     total: FloatArray | None = None
-    for placed, side in zip(found, (positive, ~positive), strict=True):
+    for placed, side in zip(found, (ranked.positive, ~ranked.positive), strict=True):
         own = PatientIndex(ids=permuted.index.ids, codes=permuted.index.codes[known[side]])
         part = _ratios(_cell_means(placed, cells), own, permuted)
         total = part if total is None else total + part

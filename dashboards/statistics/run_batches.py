@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
-from scipy.stats import rankdata
 
 from dashboards.statistics.bootstrap import patient_sums
 from dashboards.statistics.discrimination import defined_classes
 from dashboards.statistics.metrics import Metric
 from dashboards.statistics.predictions import BoolArray, FloatArray, Predictions, check_predictions, log_odds
+from dashboards.statistics.ranked_runs import RankedRuns, rank_runs
 from dashboards.statistics.uncertainty import AucSides, Influence, PatientIndex, labelled_patients
 from search_spaces.names import Kind
 
@@ -51,6 +52,38 @@ class RunBatch:
     def scores(self) -> FloatArray:
         """(R, N, L): as ``Predictions.scores``."""
         return self.logits if self.labelwise else log_odds(self.logits)
+
+    def ranked(self, column: int) -> RankedRuns:
+        """The runs in the order of their scores for a label; sorted when it is first asked for."""
+        if column not in self._ranked:
+            self._ranked[column] = rank_runs(self.truth[:, column], self.scores[:, :, column])
+        return self._ranked[column]
+
+    @cached_property
+    def _ranked(self) -> dict[int, RankedRuns]:
+        return {}
+
+    def sides(self, column: int, rows: NDArray[np.intp] | None, index: PatientIndex) -> list[AucSides]:
+        """The AUC of a label, of every run, with the contributions of patients; worked out once.
+
+        Args:
+            column: The label.
+            rows: (n,) ascending row numbers of a subgroup; all images if None.
+            index: Patients of these images.
+        """
+        key = column, None if rows is None else rows.tobytes()
+        known = self._sides.get(key)
+        if known is None or not (known[0] is index.ids or np.array_equal(known[0], index.ids)):
+            ranked = self.ranked(column)
+            own = ranked if rows is None else ranked.within(rows, len(self.truth))
+            codes = index.codes if rows is None else _scattered(rows, index.codes, len(self.truth))
+            known = self._sides[key] = index.ids, own.sides(codes[own.rows], len(index.ids))
+        return known[1]
+
+    @cached_property
+    def _sides(self) -> dict[tuple[int, bytes | None], tuple[NDArray[Any], list[AucSides]]]:
+        """(label, subgroup) -> ids of its patients, and the sides."""
+        return {}
 
     def with_logits(self, logits: FloatArray) -> RunBatch:
         """The same truth with other logits (R, N, L): recalibrated ones."""
@@ -127,7 +160,7 @@ def auc_influences(
     defined = defined_classes(part, classes)
     columns = part.columns(defined)
     labelled = labelled_patients(own, np.asarray(part.labelled[:, columns].any(axis=1)))
-    sides = [_sides(batch, truth, rows, labelled, k) for k in columns]
+    sides = [batch.sides(k, rows, labelled) for k in columns]
     undefined = tuple(label for label in classes if label not in defined)
     return [
         _auc_influence(metric, labelled, [s[r] for s in sides], defined, undefined) for r in range(len(batch.logits))
@@ -215,35 +248,6 @@ def batch_correct(batch: RunBatch) -> FloatArray:
     return np.where(known, right, np.nan)
 
 
-def _sides(
-    batch: RunBatch, truth: FloatArray, rows: NDArray[np.intp] | None, index: PatientIndex, column: int
-) -> list[AucSides]:
-    known = np.flatnonzero(~np.isnan(truth[:, column]))
-    positive = truth[known, column] == 1
-    scores = batch.scores[:, known if rows is None else rows[known], column]
-    finite = np.asarray(np.isfinite(scores).all(axis=1))
-    codes = index.codes[known]
-    v10, v01 = placements(np.where(finite[:, None], scores, 0.0), positive)
-    value = np.where(finite, v10.mean(axis=1), np.nan)
-    sums = []
-    for placement, side in ((v10, positive), (v01, ~positive)):
-        own = PatientIndex(ids=index.ids, codes=codes[side])
-        sums.append(np.ascontiguousarray(patient_sums((placement - value[:, None]).T, own).T) / side.sum())
-    counts = {"n_positive": _distinct(codes[positive]), "n_negative": _distinct(codes[~positive])}
-    return [
-        AucSides(positive=sums[0][r], negative=sums[1][r], auc=float(value[r]), **counts) for r in range(len(scores))
-    ]
-
-
-def placements(scores: FloatArray, positive: BoolArray) -> tuple[FloatArray, FloatArray]:
-    """(R, m) share of negatives below each positive, (R, n) share of positives above each negative; ties count half."""
-    ranks = rankdata(scores, axis=1)
-    above, below = scores[:, positive], scores[:, ~positive]
-    v10 = (ranks[:, positive] - rankdata(above, axis=1)) / below.shape[1]
-    v01 = 1.0 - (ranks[:, ~positive] - rankdata(below, axis=1)) / above.shape[1]
-    return np.asarray(v10), np.asarray(v01)
-
-
 def _auc_influence(
     metric: str, index: PatientIndex, sides: list[AucSides], defined: tuple[str, ...], undefined: tuple[str, ...]
 ) -> Influence:
@@ -258,6 +262,13 @@ def _auc_influence(
         classes=defined,
         undefined=undefined,
     )
+
+
+def _scattered(rows: NDArray[np.intp], values: NDArray[np.intp], n: int) -> NDArray[np.intp]:
+    """(n,) the values at their rows; what lies elsewhere means nothing."""
+    found = np.zeros(n, dtype=np.intp)
+    found[rows] = values
+    return found
 
 
 def _distinct(codes: NDArray[np.intp]) -> int:

@@ -201,8 +201,9 @@ def patient_variance(terms: Sequence[tuple[float, Influence]]) -> PatientVarianc
     everyone = _union_size([group[0][1] for group in groups])
     if smallest < 2:
         return PatientVariance(variance=float("nan"), df_terms=(), n_patients=everyone, min_patients=smallest)
-    own = [(_group_variance(group), _group_df(group)) for group in groups]
-    shared = _shared_covariance(groups)
+    combined = [_combined(group) for group in groups]
+    own = [_variance_and_df(group, psi) for group, psi in zip(groups, combined, strict=True)]
+    shared = _shared_covariance(groups, combined) if len(groups) > 1 else 0.0
     total = sum(v for v, _ in own) + shared
     df_terms = tuple(own) if shared == 0.0 else ((total, min(df for _, df in own)),)
     return PatientVariance(variance=total, df_terms=df_terms, n_patients=everyone, min_patients=smallest)
@@ -321,16 +322,27 @@ def _same_patients(a: Influence, b: Influence) -> bool:
     return a.patients is b.patients or np.array_equal(a.patients, b.patients)
 
 
-def _group_variance(group: Sequence[tuple[float, Influence]]) -> float:
-    psi = _combined(group)
+def _variance_and_df(group: Sequence[tuple[float, Influence]], psi: FloatArray) -> tuple[float, float]:
+    """Variance of a group, and its degrees of freedom: with few positives it rests on them, however many patients.
+
+    Of a single AUC they are Satterthwaite's over its two sides (as Brunner & Munzel 2000), of all else those of one
+    sample.
+
+    Args:
+        group: (coefficient, run), all on the same patients.
+        psi: (P,) the contributions of its combination.
+    """
     first = group[0][1]
-    factor = _small_sample(first.n_patients)
+    factor, most = _small_sample(first.n_patients), float(first.n_patients - 1)
     if first.sides is None:
-        return float(factor * (psi @ psi))
+        return float(factor * (psi @ psi)), min(most, sample_df(psi, first.n_patients))
     a, b = _combined_sides(group)
-    s10, s01 = _small_sample(first.sides.n_positive) * (a @ a), _small_sample(first.sides.n_negative) * (b @ b)
+    n_a, n_b = first.sides.n_positive, first.sides.n_negative
+    s10, s01 = _small_sample(n_a) * float(a @ a), _small_sample(n_b) * float(b @ b)
     # Never negative: s10 and s01 carry factors at least as large (fewer patients), so this is >= factor * |a + b|^2.
-    return float(np.maximum(0.0, s10 + s01 + 2.0 * factor * (a @ b)))
+    variance = float(np.maximum(0.0, s10 + s01 + 2.0 * factor * float(a @ b)))  # NaN stays NaN
+    df = satterthwaite(((s10, sample_df(a, n_a)), (s01, sample_df(b, n_b))))
+    return variance, min(most, df) if np.isfinite(df) else most
 
 
 def _combined_sides(group: Sequence[tuple[float, Influence]]) -> tuple[FloatArray, FloatArray]:
@@ -339,24 +351,13 @@ def _combined_sides(group: Sequence[tuple[float, Influence]]) -> tuple[FloatArra
     return np.asarray(positive), np.asarray(negative)
 
 
-def _group_df(group: Sequence[tuple[float, Influence]]) -> float:
-    """Degrees of freedom of a group's variance: with few positives it rests on them, however many patients there are.
-
-    Of a single AUC Satterthwaite's over its two sides (as Brunner & Munzel 2000), of all else those of one sample.
-    """
-    first = group[0][1]
-    most = float(first.n_patients - 1)
-    if first.sides is None:
-        return min(most, sample_df(_combined(group), first.n_patients))
-    sides = zip(_combined_sides(group), (first.sides.n_positive, first.sides.n_negative), strict=True)
-    df = satterthwaite((_small_sample(n) * float(values @ values), sample_df(values, n)) for values, n in sides)
-    return min(most, df) if np.isfinite(df) else most
-
-
-def _shared_covariance(groups: Sequence[Sequence[tuple[float, Influence]]]) -> float:
+def _shared_covariance(groups: Sequence[Sequence[tuple[float, Influence]]], combined: Sequence[FloatArray]) -> float:
     """Twice the sum of covariances of groups that share some patients, 0.0 if none do."""
     total = 0.0
-    scaled = [(g[0][1].patients, np.sqrt(_small_sample(g[0][1].n_patients)) * _combined(g)) for g in groups]
+    scaled = [
+        (group[0][1].patients, np.sqrt(_small_sample(group[0][1].n_patients)) * psi)
+        for group, psi in zip(groups, combined, strict=True)
+    ]
     for position, (ids_a, psi_a) in enumerate(scaled):
         for ids_b, psi_b in scaled[position + 1 :]:
             _, at_a, at_b = np.intersect1d(ids_a, ids_b, assume_unique=True, return_indices=True)

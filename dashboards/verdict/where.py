@@ -10,7 +10,17 @@ from dashboards.evidence import Evidence
 from dashboards.statistics import Wording
 from dashboards.style import amount_text, count, metric_label, p_value, plural, signed
 from dashboards.tables import Tables
-from dashboards.verdict.words import Held, evaluated_on, held_back, interval_text, json_value, rows_of
+from dashboards.verdict.words import (
+    HELPS,
+    HURTS,
+    SAME,
+    Held,
+    evaluated_on,
+    held_back,
+    interval_text,
+    json_value,
+    rows_of,
+)
 
 
 def where_answers(evidence: Evidence, tables: Tables) -> list[Answer]:
@@ -96,16 +106,16 @@ def _reach_sentence(
         largest = helps[-1] == row["largest_amount"]
         rest = ", the largest amount tried" if largest else "; at larger amounts it is not shown to"
         images = f" ({count(row['images'])} labelled images)" if math.isfinite(row["images"]) else ""
-        verb = held.verb("helps", "seems to help")
+        verb = held.verb(HELPS.stated, HELPS.hedged)
         parts.append(f"{source} {verb} {where} up to {amount_text(helps[-1])}{images}{rest}")
     elif equal:
-        verb = held.verb("makes no meaningful difference", "seems to make no meaningful difference")
+        verb = held.verb(SAME.stated, SAME.hedged)
         parts.append(f"{source} {verb} {where} at any of {plural(int(row['amounts']), 'amount')}")
     else:
         tried = plural(int(row["amounts"]), "amount")
         parts.append(f"{source} is not shown to help {where} at any of {tried}")
     if hurts:
-        verb = held.verb("hurts", "seems to hurt")
+        verb = held.verb(HURTS.stated, HURTS.hedged)
         parts.append(f"it {verb} at {', '.join(amount_text(f) for f in hurts)}")
     if crossing := _crossing_text(evidence, row, held):
         parts.append(crossing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import pandas as pd
@@ -23,16 +23,46 @@ TONES: dict[str, Tone] = {
     "no meaningful difference": "even",
     "undecided": "open",
 }
-_CLAIMS = {
-    "helps, meaningfully": ("{source} helps, meaningfully, {where}", "{source} seems to help {where}"),
-    "helps": ("{source} helps {where}", "{source} seems to help {where}"),
-    "hurts": ("{source} hurts {where}", "{source} seems to hurt {where}"),
-    "no meaningful difference": (
-        "{source} makes no meaningful difference {where}",
-        "{source} seems to make no meaningful difference {where}",
-    ),
-    "undecided": ("Undecided whether {source} helps {where}", "Undecided whether {source} helps {where}"),
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """A verdict as stated, and as it is worded where a gate holds it back: for a sentence, and for a count of several.
+
+    Sentences, badges and counts all take their words from here, so that none says more than another.
+    """
+
+    stated: str
+    hedged: str
+    stated_many: str
+    hedged_many: str
+
+    def one(self, *, hedged: bool) -> str:
+        """``helps`` or ``seems to help``."""
+        return self.hedged if hedged else self.stated
+
+    def counted(self, n: int, *, hedged: bool) -> str:
+        """``1 helps``, ``2 help`` or ``2 seem to help``."""
+        if n == 1:
+            return f"1 {self.one(hedged=hedged)}"
+        return f"{n} {self.hedged_many if hedged else self.stated_many}"
+
+
+HELPS = Phrase("helps", "seems to help", "help", "seem to help")
+HURTS = Phrase("hurts", "seems to hurt", "hurt", "seem to hurt")
+SAME = Phrase(
+    "makes no meaningful difference",
+    "seems to make no meaningful difference",
+    "make no meaningful difference",
+    "seem to make no meaningful difference",
+)
+PHRASES = {
+    "helps, meaningfully": replace(HELPS, stated="helps, meaningfully,"),
+    "helps": HELPS,
+    "hurts": HURTS,
+    "no meaningful difference": SAME,
 }
+"""Verdict on a contrast -> its words; ``undecided`` claims nothing."""
 NO_VERDICT = str(Wording.NONE)
 
 
@@ -149,14 +179,30 @@ def listed(text: str) -> list[str]:
     return [part for part in text.split("; ") if part]
 
 
+def badge_word(word: str, *, hedged: bool) -> str:
+    """The word of an answer for a badge: of one that a gate holds back ``seems to help``, not ``helps, meaningfully``.
+
+    Args:
+        word: Of an ``Answer``, or a short form of it.
+        hedged: Whether a gate holds it back.
+    """
+    if not hedged:
+        return word
+    phrase = PHRASES.get(word)
+    return phrase.hedged if phrase else f"suggests: {word}"
+
+
 def contrast_sentence(row: Mapping[str, Any]) -> str:
     """``natural helps on ham10000 at 5 % (resnet20): +0.041 macro AUC (95 % CI ...; Holm p = 0.012; 3 seeds, ...).``"""
     where = f"on {row['task']} at {amount_text(str(row['data_fraction']))} ({row['model_scale']})"
     where += evaluated_on(str(row["set"]))
     if row["wording"] == NO_VERDICT and row["verdict"] != "undecided":
         return f"No verdict on {row['pretraining_source']} {where}: {row['cap']}."
-    hedged = row["wording"] != Wording.STATES
-    claim = _CLAIMS[str(row["verdict"])][1 if hedged else 0].format(source=row["pretraining_source"], where=where)
+    phrase = PHRASES.get(str(row["verdict"]))
+    if phrase is None:
+        claim = f"Undecided whether {row['pretraining_source']} {HELPS.stated} {where}"
+    else:
+        claim = f"{row['pretraining_source']} {phrase.one(hedged=row['wording'] != Wording.STATES)} {where}"
     adjusted = "Holm" if row["primary"] else "exploratory, Benjamini-Hochberg"
     evidence = [
         interval_text(row["low"], row["high"], row["level"]),

@@ -12,6 +12,7 @@ from dashboards import figures, static
 from dashboards.curve_plots import parameter_plots, scale_curves, shifted_plots
 from dashboards.plots import CurvePlot, IntervalPlot
 from dashboards.row_plots import completeness_plot, forest_plots, subgroup_plots
+from dashboards.side_tables import fit_table
 from dashboards.style import (
     MAX_LINES,
     amount_text,
@@ -91,6 +92,74 @@ def test_a_wide_interval_does_not_squeeze_the_points():
     cells.loc[cells.index[0], ["low", "high"]] = [-40.0, 40.0]
     plot = scale_curves(cells, whole_tables().trial_values, "random")[0]
     assert plot.y_range[1] - plot.y_range[0] < 1.5
+
+
+def six_amounts(metric="auc"):
+    """Cells of two sources at six amounts, on a power law of the error with a little noise."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for source, floor in (("random", 0.15), ("natural", 0.1)):
+        for n in (50, 100, 200, 500, 1000, 5000):
+            error = (floor + 1.5 * n**-0.5) * math.exp(rng.normal(0, 0.002))
+            value = 1 - error if metric == "auc" else error
+            row = {"task": "t", "set": "test", "model_scale": "small", "pretraining_source": source, "metric": metric}
+            row |= {"data_fraction": f"images={n}", "images": float(n), "primary": True, "value": value}
+            rows.append(row | {"low": value - 0.02, "high": value + 0.02, "se": 0.01, "level": 0.95, "n_seeds": 5})
+    return pd.DataFrame(rows)
+
+
+class TestFits:
+    """Power laws in the figure of curves."""
+
+    seeds = pd.DataFrame(columns=["task", "set", "model_scale", "pretraining_source", "data_fraction", "value"])
+
+    def plot(self, cells, fits):
+        (plot,) = scale_curves(cells, self.seeds, "random", fits)
+        return plot
+
+    @pytest.mark.parametrize("metric", ["auc", "nll"])
+    def test_are_drawn_between_the_points_and_near_them(self, metric):
+        cells = six_amounts(metric)
+        fits = fit_table(cells)
+        assert fits["identified"].all()
+        plot = self.plot(cells, fits)
+        assert "power laws" in plot.caption
+        for series in plot.panels[0].series:
+            fit = series.fit
+            assert fit is not None
+            assert (fit.x[0], fit.x[-1]) == (pytest.approx(series.x[0]), pytest.approx(series.x[-1]))
+            assert max(fit.x) <= max(series.x) * (1 + 1e-12)
+            assert np.interp(series.x, fit.x, fit.y) == pytest.approx(series.y, abs=0.01)
+            row = fits[fits["pretraining_source"] == series.name].iloc[0]
+            predicted = row["last_error_predicted"]
+            assert fit.held_out == (pytest.approx(series.x[-1]), 1 - predicted if metric == "auc" else predicted)
+            assert plot.y_range[0] <= fit.held_out[1] <= plot.y_range[1]
+
+    def test_both_backends_draw_line_and_ring(self):
+        cells = six_amounts()
+        with_fits, without = self.plot(cells, fit_table(cells)), self.plot(cells, None)
+        drawn = figures.draw(with_fits).data
+        assert len(drawn) == len(figures.draw(without).data) + 2 * 2
+        lines = [t for t in drawn if t.mode == "lines"]
+        rings = [t for t in drawn if t.mode == "markers" and t.marker.symbol == "circle-open"]
+        assert len(lines) == len(rings) == 2
+        assert all(t.line.dash == "4px,3px" and not t.showlegend for t in lines)
+        assert "a fit to all other points puts the last one at" in rings[0].hovertext[0]
+        assert static.render(with_fits)[0] != static.render(without)[0]
+
+    def test_what_is_not_identified_is_not_drawn(self):
+        cells = six_amounts()
+        fits = fit_table(cells).assign(identified=[True, False])
+        plot = self.plot(cells, fits)
+        drawn = {series.name: series.fit is not None for series in plot.panels[0].series}
+        assert sum(drawn.values()) == 1
+        assert self.plot(cells, fits.assign(identified=False)).caption == self.plot(cells, None).caption
+
+    def test_nothing_is_drawn_where_amounts_are_not_images(self):
+        cells = six_amounts()
+        fits = fit_table(cells)
+        plot = self.plot(cells.assign(images=math.nan), fits)
+        assert all(series.fit is None for series in plot.panels[0].series)
 
 
 def test_seeds_of_a_panel_are_those_of_its_scale():

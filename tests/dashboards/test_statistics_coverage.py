@@ -70,7 +70,7 @@ def test_coverage_with_two_thousand_replications():
 
 
 def test_the_whole_verdict_claims_nothing_where_there_is_nothing():
-    found = null_verdicts.shares(5, 2, np.random.default_rng(3))
+    found = null_verdicts.shares(5, 2)
     assert set(found) == set(null_verdicts.CLAIMS)
     assert sum(found.values()) <= 1 / 2  # one false claim of one kind in two studies is chance
 
@@ -89,3 +89,21 @@ def test_the_claims_that_are_counted_would_be_seen(monkeypatch):
     found = null_verdicts.false_claims(5, rng)
     assert found["help or harm in the primary family"] == 1
     assert found["labels saved"] == 1
+
+
+def test_a_simulation_that_was_broken_off_goes_on_from_its_log(monkeypatch, tmp_path):
+    made = []
+
+    def claims_of(seeds, number):
+        made.append(number)
+        return ["labels saved"] if number == 1 else []
+
+    monkeypatch.setattr(null_verdicts, "claims_of", claims_of)
+    log = tmp_path / "claims.jsonl"
+    first = null_verdicts.simulate(5, range(2), log)
+    with log.open("a", encoding="utf-8") as stream:
+        stream.write('{"seeds": 5, "stu')  # killed while it wrote
+    assert null_verdicts.simulate(5, range(3), log) == {**first, 2: []}
+    assert made == [0, 1, 2]
+    assert null_verdicts.simulate(3, range(1), log) == {0: []}
+    assert made == [0, 1, 2, 0], "studies of other seeds are others"

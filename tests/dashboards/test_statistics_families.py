@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +14,14 @@ from statsmodels.stats.multitest import multipletests
 
 from dashboards.statistics import adjust_p_values, adjust_study
 from dashboards.statistics.families import EXPLORATORY, HOLM
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_to_collect() -> Iterator[None]:
+    """statsmodels collects garbage at each call, which goes through all that the tests have loaded: 18 s in all."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @settings(max_examples=30, deadline=None)
@@ -82,3 +93,15 @@ def test_planned_contrasts_without_a_row_count_in_the_family():
     assert found.loc[primary, "p_adjusted"].to_numpy() == pytest.approx(expected)
     rest = ~base["primary"].eq(True)
     assert found.loc[rest, "p_adjusted"].equals(base.loc[rest, "p_adjusted"])
+
+
+def test_what_is_lost_counts_and_what_could_not_be_tested_does_not():
+    rows = table(p=[0.01, np.nan, 0.02, np.nan, 0.5])
+    as_planned = adjust_study(rows, lost=[False] * 5)
+    assert as_planned["p_adjusted"].equals(adjust_study(rows)["p_adjusted"])
+    lost = adjust_study(rows, lost=[False, True, False, True, False])
+    expected = multipletests([0.01, 0.02, 1.0], method="holm")[1][:2]
+    assert lost["p_adjusted"].tolist() == pytest.approx([expected[0], np.nan, expected[1], np.nan, 0.5], nan_ok=True)
+    with_absent = adjust_study(rows, 2, [False, True, False, True, False])
+    expected = multipletests([0.01, 0.02, 1.0, 1.0, 1.0], method="holm")[1][:2]
+    assert with_absent["p_adjusted"].iloc[[0, 2]].tolist() == pytest.approx(list(expected))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from functools import cache
 
 import numpy as np
@@ -15,6 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from dashboards.evidence import target_results
 from dashboards.findings import findings, headlines, overview, summary
 from dashboards.label_tables import SAVES
+from dashboards.primary_family import absent_scale_effects
 from dashboards.statistics import compare_with_best, label_efficiency, linear_contrast
 from dashboards.tables import build_tables
 from dashboards.verdict.belief import belief_answers
@@ -316,6 +318,33 @@ class TestBelief:
         assert len(primary) == 7
         expected = multipletests([*primary["p"], 1.0], method="holm")[1][:7]
         assert primary["p_adjusted"].to_numpy() == pytest.approx(expected)
+        # The difference of differences at that amount cannot be made either, and counts in its family of four.
+        effects = found.scale_effects[found.scale_effects["primary"]]
+        assert absent_scale_effects(made, found.scale_effects) == [("skin", "nets", "natural", "0.05", "test")]
+        assert len(effects) == 3
+        expected = multipletests([*effects["p"], 1.0], method="holm")[1][:3]
+        assert effects["p_adjusted"].to_numpy() == pytest.approx(expected)
+        chances = found.of("probability_contrasts")
+        chances = chances[chances["primary"].astype(bool)]
+        assert len(chances) == 7
+        expected = multipletests([*chances["p"], 1.0], method="holm")[1][:7]
+        assert chances["p_adjusted"].to_numpy() == pytest.approx(expected)
+
+    def test_a_comparison_without_a_common_seed_counts_in_the_family(self):
+        results = evidence().results
+        cell = (results["model_scale"] == "small") & (results["data_fraction"] == "0.05")
+        odd = results["seed"].astype(int) % 2 == 1
+        gone = cell & ((results["pretraining_source"] == "natural") & odd)
+        gone |= cell & ((results["pretraining_source"] == "random") & ~odd)
+        made = evidence_of(planted(), results=results[~gone])
+        primary = build_tables(made).contrasts.query("primary")
+        untested = primary["p"].isna()
+        assert primary.loc[untested, "n_seeds"].tolist() == [0]
+        assert len(primary) == 8
+        expected = multipletests(primary["p"].fillna(1.0), method="holm")[1][~untested]
+        assert primary.loc[~untested, "p_adjusted"].to_numpy() == pytest.approx(expected)
+        assert primary.loc[untested, "p_adjusted"].isna().all()
+        assert primary.loc[untested, "verdict"].tolist() == ["undecided"]
 
     def test_failures_of_ingested_studies_are_counted(self):
         ingested = IngestedStudy.parse(
@@ -564,3 +593,44 @@ def test_the_overview_has_a_row_per_task_source_and_set():
     assert [len(r.helps) for r in rows] == [4] * 4
     assert {r.grade for r in rows} == {"A"}
     assert {chip.word for chip in rows[0].labels} == {SAVES}
+
+
+class TestOneWording:
+    """Badges, overview, sentences and the first line of ``run`` say the same of one contrast, whatever its grade."""
+
+    @staticmethod
+    def said(grade, wording, cap):
+        """Badges, chips and sentences of the primary contrasts that are decided; and the summary."""
+        contrasts = tables().contrasts.assign(grade=grade, wording=wording, cap=cap)
+        held = dataclasses.replace(tables(), contrasts=contrasts)
+        found = collect(evidence(), held)
+        decided = [a for a in found if a.question == 1 and a.numbers["primary"] and a.word != "undecided"]
+        texts = {a.sentence for a in decided}
+        blocks = findings(evidence(), held, found)
+        badges = {f.badge for b in blocks for f in b.findings if f.text in texts}
+        chips = {c.word for row in overview(evidence(), found) if row.set == "test" for c in row.helps}
+        assert decided
+        return badges, chips - {"undecided"}, texts, summary(evidence(), held), len(decided)
+
+    @pytest.mark.parametrize(("grade", "cap"), [("A", ""), ("B", "")])
+    def test_stated(self, grade, cap):
+        badges, chips, texts, first, n = self.said(grade, "states", cap)
+        assert badges == chips <= {"helps", "helps, meaningfully", "no meaningful difference", "hurts"}
+        assert not any("seems" in text for text in texts)
+        assert "seem" not in first
+        assert sum(map(int, re.findall(r"(\d+) (?:helps?|hurts?|makes? no)\b", first))) == n
+
+    @pytest.mark.parametrize(("grade", "cap"), [("B", "fewer than 5 seeds"), ("C", "patients unknown")])
+    def test_suggested(self, grade, cap):
+        badges, chips, texts, first, n = self.said(grade, "suggests", cap)
+        assert badges == chips
+        assert all(word.startswith("seems to ") for word in badges)
+        assert all("seems to" in text for text in texts)
+        assert sum(map(int, re.findall(r"(\d+) seems? to ", first))) == n
+        assert not re.search(r"[1-9]\d* (?:helps?|makes? no)\b", first)
+
+    def test_no_verdict(self):
+        badges, chips, texts, first, n = self.said("F", "no verdict", "3 patients in both training and evaluation")
+        assert badges == chips == {"no verdict"}
+        assert all(text.startswith("No verdict on") for text in texts)
+        assert f"{n} {'has' if n == 1 else 'have'} no verdict" in first

@@ -325,3 +325,28 @@ def test_the_command(tmp_path, tracking_uri, monkeypatch):
     assert "medical seems to help on chest at 100 % (r50): +0.020 AUC" in done
     assert (tmp_path / "report" / "index.html").is_file()
     assert "--map takes OLD=NEW" in run("--map", "arch", code=1)
+
+
+@pytest.mark.usefixtures("no_static_figures")
+def test_the_report_of_others_is_made_again_by_name(tmp_path, tracking_uri):
+    table = write_csv(tmp_path / "others.csv", paired(0.02, 0.004, level=0.82))
+    where = ["--tracking-uri", tracking_uri, "--storage", str(tmp_path / "storage")]
+
+    def run(*call, code=0):
+        ran = CliRunner().invoke(app, [*call, *where])
+        assert ran.exit_code == code, ran.output
+        return ran.output
+
+    run("ingest", str(table), "--study", "others", "--out", str(tmp_path / "first"))
+    states = {head.run_id: head.status for head in study_heads(tracking_uri, "others")}
+    said = run("report", "others", "--out", str(tmp_path / "again"))
+    assert "medical seems to help on chest at 100 % (r50)" in said
+    first, again = (
+        json.loads((tmp_path / name / "verdict.json").read_text(encoding="utf-8")) for name in ("first", "again")
+    )
+    assert [c["grade"] for c in again["contrasts"]] == ["C"]
+    for of_report in (first, again):
+        del of_report["ledger"]
+    assert first == again
+    assert {head.run_id: head.status for head in study_heads(tracking_uri, "others")} == states
+    assert "study 'nobody'" in run("report", "nobody", code=1)

@@ -64,6 +64,31 @@ class TestRows:
         assert not first["sex"].equals(second["sex"])
 
 
+class TestKey:
+    """Ids are hashed with a key of all files of the task."""
+
+    @staticmethod
+    def hashed(*paths: Path) -> dict[str, list[str]]:
+        """File name -> patients as published."""
+        return {path.name: table["patient_id"].to_pylist() for path, table in zip(paths, publish(*paths), strict=True)}
+
+    def test_does_not_depend_on_the_order_of_files(self, tmp_path):
+        a = write(tmp_path / "a.parquet")
+        b = write(tmp_path / "b.parquet", y_tumour=1 - Y)  # another set of the same patients
+        assert self.hashed(a, b) == self.hashed(b, a)
+        assert self.hashed(a, b)["a.parquet"] == self.hashed(a, b)["b.parquet"]
+        files, other = PredictionFiles(), PredictionFiles()
+        for path in (a, b, a):
+            files.check(path, "brain")
+        for path in (b, a):
+            other.check(path, "brain")
+        assert files.ids_of("brain") == other.ids_of("brain")
+
+    def test_is_of_every_file(self, tmp_path):
+        a, b = write(tmp_path / "a.parquet"), write(tmp_path / "b.parquet", y_tumour=1 - Y)
+        assert self.hashed(a, b)["a.parquet"] != self.hashed(a)["a.parquet"]
+
+
 class TestColumns:
     """What is published is what the documentation names."""
 

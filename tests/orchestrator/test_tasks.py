@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -224,6 +226,38 @@ def test_rows_are_set_aside_on_import_and_by_a_check(run, table, tmp_path):
     assert len(load("lungs")) == 118
 
 
+def test_everything_that_is_wrong_with_rows_is_said_at_once_and_set_aside_when_told(run, table, tmp_path, monkeypatch):
+    monkeypatch.setenv("SCALECURVES_MAX_PIXELS", "10000")
+    folder = table.parent
+    Image.new("L", (101, 100)).save(folder / "bomb.png")
+    (folder / "empty.png").touch()
+    (folder / "text.jpg").write_text("no image")
+    Image.effect_noise((90, 90), 50).save(folder / "cut.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:2000])
+    deep = "/".join(["d" * 200] * 4) + "/f.png"
+    (folder / deep).parent.mkdir(parents=True)
+    for name in ("\u60a3\u8005 \u2116 1.png", deep):
+        Image.effect_noise((8, 6), 50).save(folder / name)
+    wrong = ("bomb.png", "empty.png", "text.jpg", "gone.png", "x" * 300 + ".png")
+    with table.open("a", encoding="utf-8") as file:
+        for name in ("\u60a3\u8005 \u2116 1.png", deep, "cut.jpg", *wrong, "5.png", "6.png"):
+            file.write(f"{name},sick,p99,F,A\n")
+    refused = run("import", "csv", table, "--name", "lungs")
+    assert refused.exit_code == 1
+    assert "9 of 130 rows cannot be used (4 image unreadable, 4 image id repeated, 1 image missing)" in refused.output
+    for line in (7, 8, *range(125, 132)):
+        assert f"line {line}: " in refused.output
+    assert not (scalecurves_home() / "tasks" / "lungs" / "manifest.parquet").exists()
+    done = run("import", "csv", table, "--name", "lungs", "--quarantine", tmp_path / "q.csv")
+    assert done.exit_code == 0, done.output
+    listed = (tmp_path / "q.csv").read_text(encoding="utf-8").splitlines()
+    assert len(listed) == 11
+    assert listed[-1].startswith("line 124,cut.jpg,cut.jpg,image unreadable")
+    assert len(load("lungs")) == 120
+    assert {deep, "\u60a3\u8005 \u2116 1.png"} <= set(load("lungs").table["path"])
+    assert run("check", "lungs").output.count("unreadable") == 1  # among the facts: rows set aside
+
+
 @pytest.fixture
 def stores(run, table):
     """Two stores of one task, the smaller used 40 days ago, and what is left of an unfinished one."""
@@ -258,6 +292,20 @@ def test_cache_keeps_a_limit_by_deleting_what_was_used_longest_ago(run, stores):
     assert limited.exit_code == 0, limited.output
     assert large.exists()
     assert not small.exists()
+
+
+def test_cache_says_where_nobody_can_tell_what_is_in_use_and_deletes_when_told(run, stores, monkeypatch):
+    def no_locks(descriptor, kind):
+        raise OSError(errno.ENOSYS, "function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    for asked in (["--prune", "0"], ["--limit", "0"]):
+        kept = run("cache", *asked)
+        assert kept.exit_code == 0
+        assert kept.output.count("not known whether in use: no file locks (--without-locks)") == 2
+    deleted = run("cache", "--prune", "0", "--without-locks")
+    assert deleted.output.count("deleted") == 2
+    assert "No image stores" in run("cache").output
 
 
 def test_a_damaged_store_is_found_by_cache_and_check(run, stores):

@@ -37,6 +37,15 @@ VALUES = {
         "method": "knn", "neighbours": (10, 20, 50, 100, 200), "temperature": 0.07, "inverse_penalties": None,
         "feature_scaling": None,
     },
+    "taher_segmentation": {
+        "optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0, "global_batch_size": 32, "schedule": "cosine",
+        "budget": Budget(epochs=200), "stop_patience": 20, "evaluate_every": "epoch", "select": "best_val_loss",
+        "loss": "dice", "mask_threshold": "half", "storage_size": 224, "warmup_fraction": 0.0,
+    },
+    "taher_vessels": {
+        "optimizer": "adam", "lr": 1e-3, "global_batch_size": 16, "ghost_batch_size": 16, "storage_size": 512,
+        "loss": "bce", "stop_patience": 20, "select": "best_val_loss", "mask_threshold": "half",
+    },
 }  # fmt: skip
 
 
@@ -102,7 +111,10 @@ def test_another_base_brings_its_own_values():
         ({"base": "bit_hyperule"}, "Did you mean 'bit_hyperrule'?"),
         ({"variant": "code"}, "variant of finetune: got 'code', allowed is none"),
         ({"base": "bit_light", "variant": "paper"}, "allowed is one of text, code"),
-        ({"budget": {"steps": 5, "examples": 9}}, "exactly one of steps and epochs, or examples, or rule; got steps"),
+        (
+            {"budget": {"steps": 5, "examples": 9}},
+            "exactly one of steps and epochs, or examples, flops or rule; got",
+        ),
         ({"budget": "hyper"}, "hyperrule"),
     ],
 )

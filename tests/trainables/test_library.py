@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,12 @@ from PIL import Image
 from search_spaces.exceptions import DataError, UserError
 from search_spaces.home import scalecurves_home
 from search_spaces.names import Kind
+from trainables import library as library_module
+from trainables import pixels
 from trainables.importers import ImportOptions, import_npz
 from trainables.library import TaskLibrary
 from trainables.manifest import Manifest
+from trainables.places import place
 
 
 def make(root: Path, name: str = "skin", kind: Kind = Kind.BINARY) -> Manifest:
@@ -97,8 +101,6 @@ def test_a_damaged_manifest_can_be_replaced(library, tmp_path):
 
 
 def test_digests_are_of_the_bytes_and_remembered(library, tmp_path, monkeypatch):
-    import hashlib
-
     manifest = make(tmp_path / "images")
     digests = library.byte_digests(manifest)
     file = tmp_path / "images" / "2.png"
@@ -108,13 +110,13 @@ def test_digests_are_of_the_bytes_and_remembered(library, tmp_path, monkeypatch)
     assert digests["sha256"].nunique() == 6
 
     hashed: list[int] = []
-    sha256 = library.byte_digests.__globals__["_sha256"]
+    sha256s = library.byte_digests.__globals__["_sha256s"]
 
-    def counted(manifest, row):
-        hashed.append(row)
-        return sha256(manifest, row)
+    def counted(manifest, rows):
+        hashed.extend(rows)
+        return sha256s(manifest, rows)
 
-    monkeypatch.setattr("trainables.library._sha256", counted)
+    monkeypatch.setattr("trainables.library._sha256s", counted)
     pd.testing.assert_frame_equal(TaskLibrary(library.home).byte_digests(manifest), digests)
     assert hashed == []
     Image.fromarray(np.full((2, 3), 77, np.uint8)).save(file)
@@ -186,3 +188,33 @@ def test_frames_of_several_arrays_of_one_file_are_told_apart_when_remembered(lib
     assert first["sha256"].nunique() == 3
     pd.testing.assert_frame_equal(library.byte_digests(manifest), first)
     assert library.content_hash(manifest) == hashed
+
+
+def test_a_remote_npz_file_is_looked_at_once_for_all_its_frames(library, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    images = np.arange(40 * 12, dtype=np.uint8).reshape(40, 2, 2, 3)
+    with fsspec.open("memory://frames/set.npz", "wb") as file:
+        np.savez(file, train_images=images, train_labels=np.arange(40) % 2)
+    manifest = import_npz(place("memory://frames/set.npz"), ImportOptions(name="far"))
+    looked, stamp = [], pixels.stamp
+    for module in (pixels, library_module):
+        monkeypatch.setattr(module, "stamp", lambda file: looked.append(file) or stamp(file))
+    digests = library.byte_digests(manifest)
+    assert len(looked) == 2  # is it as it was when last hashed; is it what lies in memory
+    head = f"{images[7].shape} {images.dtype.str}".encode()
+    assert digests["sha256"].iat[7] == hashlib.sha256(head + images[7].tobytes()).hexdigest()
+
+
+def test_a_name_with_the_separator_is_no_npz_file(library, tmp_path):
+    """Scanners put # into names; a frame of such a file is one of a DICOM file or page, hashed with its number."""
+    root = tmp_path / "images"
+    root.mkdir()
+    pages = [Image.fromarray(np.full((2, 3), k, np.uint8)) for k in range(2)]
+    pages[0].save(root / "scan#1.tif", save_all=True, append_images=pages[1:])
+    table = make(root).table.head(2).assign(path="scan#1.tif", frame=pd.array([0, 1], dtype="Int64"), mask=None)
+    manifest = replace(make(root), table=table, hash_key=b"")
+    whole = hashlib.sha256((root / "scan#1.tif").read_bytes()).hexdigest()
+    digests = library.byte_digests(manifest)["sha256"].tolist()
+    assert digests == [hashlib.sha256(f"{whole} frame {k}".encode()).hexdigest() for k in range(2)]
+    library.save(manifest)
+    assert library.card("skin").archives == ()

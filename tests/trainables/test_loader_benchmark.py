@@ -10,7 +10,7 @@ from scipy import stats
 
 from benchmarks.loader import decoded_and_resized
 from benchmarks.loader_images import files_of, make_frames, make_task
-from benchmarks.loader_memory import together
+from benchmarks.loader_memory import Footprint, together
 from benchmarks.loader_peers import AUGMENTATION, NORMALISE, store_batches, timm_loader, torch_loader
 from tests.trainables.made_tasks import make_library
 from trainables.augmentation_draws import draw
@@ -72,8 +72,24 @@ def test_what_is_timed_beside_the_build_is_what_a_store_holds(library):
     assert decoded_and_resized(manifest.file(1), 16) == 16
 
 
-def test_processes_share_the_pages_of_a_store(library):
-    size = open_store(library, make_frames(library, "frames", 400, 224), 224).images.nbytes
+@pytest.fixture
+def frames(library):
+    """A store of 60 MB, and a store of one batch beside it; bytes of the first."""
     open_store(library, make_frames(library, "one_batch", 32, 224), 224)
-    without, with_store = (sum(together(library.home, name, 400, 2)) for name in ("one_batch", "frames"))
-    assert size * 0.8 < with_store - without < size * 1.3
+    return open_store(library, make_frames(library, "frames", 400, 224), 224).images.nbytes
+
+
+def _allocated(footprints: list[Footprint]) -> int:
+    return sum(process.allocated for process in footprints)
+
+
+def test_processes_share_the_pages_of_a_store(library, frames):
+    found = together(library.home, "frames", 400, 2)
+    assert sum(process.store for process in found) == pytest.approx(frames, rel=0.05)  # each page once, not twice
+    grown = _allocated(found) - _allocated(together(library.home, "one_batch", 400, 2))
+    assert grown < 0.5 * frames  # a copy in one of them would be 1
+
+
+def test_copies_of_a_store_are_noticed(library, frames):
+    copying = _allocated(together(library.home, "frames", 400, 2, copies=True))
+    assert copying - _allocated(together(library.home, "one_batch", 400, 2)) > 1.5 * frames

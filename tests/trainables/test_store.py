@@ -56,6 +56,23 @@ def test_pixels_are_those_of_pil(library):
         np.testing.assert_array_equal(small.gather(np.array([row]))[0], np.asarray(smaller))
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_files_of_every_kind_are_stored_as_their_rgb_pixels_resized(library, mode):
+    """A grey image is resized as one channel, which must give what three equal ones give."""
+    manifest = save_findings(library)
+    values = np.random.default_rng(2).integers(0, 256, (37, 45, 3), dtype=np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray(values[..., 0].astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(values).convert("RGBA" if mode == "LA" else mode).convert(mode)
+    assert image.mode == mode
+    image.save(manifest.file(3))
+    whole = Image.fromarray(manifest.pixels(3))
+    assert whole.size == (45, 37)
+    stored = open_store(library, manifest, 16).gather(np.array([3]))[0]
+    np.testing.assert_array_equal(stored, np.asarray(whole.resize((16, 16), Image.Resampling.BICUBIC)))
+
+
 def test_images_of_the_stored_size_are_kept_bit_for_bit(library):
     manifest = save_findings(library)
     pixels = np.random.default_rng(1).integers(0, 256, (16, 16, 3), dtype=np.uint8)

@@ -18,15 +18,15 @@ from trainables import store_cache
 from trainables.library import TaskLibrary
 from trainables.store import open_store
 from trainables.store_cache import (
-    StoreGoneError,
     cache_limit,
     cached_stores,
     damaged_shards,
     delete_store,
     evict,
-    is_in_use,
     parse_size,
+    use_of,
 )
+from trainables.store_use import StoreGoneError, Use
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def _hold(home, ready, end):
     library = TaskLibrary(home)
     images = open_store(library, library.load("findings"), 8).images  # not the store: its images are what is used
     ready.set()
-    end.wait(60)
+    end.wait(300)
     assert images[0].shape == (8, 8, 3)
 
 
@@ -73,16 +73,17 @@ def test_what_another_process_uses_stays(library, manifest):
     ready, end = context.Event(), context.Event()
     other = context.Process(target=_hold, args=(library.home, ready, end))
     other.start()
-    assert ready.wait(60)
+    assert ready.wait(300)
     [store] = cached_stores(library.home)
-    assert is_in_use(store)
+    assert use_of(store) is Use.HELD
     assert not delete_store(store)
-    assert evict(library.home, 0) == []
+    assert not delete_store(store, without_locks=True)
+    assert evict(library.home, 0, without_locks=True) == []
     assert path.is_dir()
     end.set()
-    other.join(60)
+    other.join(300)
     assert other.exitcode == 0
-    assert not is_in_use(store)
+    assert use_of(store) is Use.FREE
     assert delete_store(store)
     assert paths(library) == set()
 
@@ -128,7 +129,7 @@ def test_stores_are_opened_and_counted_while_another_process_deletes_them(librar
             evict(library.home, 0)
     finally:
         end.set()
-        other.join(60)
+        other.join(300)
     assert other.exitcode == 0
 
 
@@ -148,7 +149,7 @@ def test_what_vanishes_while_it_is_looked_at_is_gone(library, manifest, monkeypa
     assert seen.size_bytes == 0
     monkeypatch.undo()
     assert cached_stores(library.home) == []
-    assert not is_in_use(store)
+    assert use_of(store) is Use.FREE
     assert delete_store(store)
 
 
@@ -162,8 +163,12 @@ def test_half_deleted_stores_go_without_a_lock(library, manifest):
     assert not [file for file in doomed.parent.iterdir() if file.name.startswith(doomed.name)]
 
 
-def test_without_locks_stores_are_kept_and_exclusive_ones_are_asked_of_writable_files(library, manifest, monkeypatch):
-    open_store(library, manifest, 8)
+def _no_locks(descriptor, kind):
+    raise OSError(errno.ENOSYS, "function not implemented")  # Lustre without flock
+
+
+def test_exclusive_locks_are_asked_of_writable_files(library, manifest, monkeypatch):
+    opened = open_store(library, manifest, 8)
     [store] = cached_stores(library.home)
     flock = fcntl.flock
 
@@ -173,22 +178,34 @@ def test_without_locks_stores_are_kept_and_exclusive_ones_are_asked_of_writable_
             raise OSError(errno.EBADF, "bad file descriptor")
         flock(descriptor, kind)
 
-    def without(descriptor, kind):
-        raise OSError(errno.ENOLCK, "no locks available")
+    monkeypatch.setattr(fcntl, "flock", of_nfs)
+    assert use_of(store) is Use.HELD
+    assert not delete_store(store)
+    del opened
+    assert delete_store(store)
 
-    monkeypatch.setattr(fcntl, "flock", without)
-    opened = open_store(library, manifest, 8)
-    assert is_in_use(store)
+
+@pytest.mark.filterwarnings("ignore:flock not supported")  # filelock, which then locks by a file's existence
+def test_without_locks_stores_are_kept_until_a_user_says_otherwise(library, manifest, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", _no_locks)
+    path = open_store(library, manifest, 8).path
+    [store] = cached_stores(library.home)
+    assert use_of(store) is Use.UNKNOWN
     assert not delete_store(store)
     assert evict(library.home, 0) == []
-    monkeypatch.setattr(fcntl, "flock", of_nfs)
-    assert opened.path.is_dir()
-    assert not is_in_use(store)
-    held = open_store(library, manifest, 8)
-    assert is_in_use(store)
-    assert not delete_store(store)
-    del held
-    assert delete_store(store)
+    assert path.is_dir()
+    assert evict(library.home, 0, without_locks=True) == [store]
+    assert not path.exists()
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")  # filelock, which then locks by a file's existence
+def test_without_locks_a_full_cache_says_why_nothing_went(library, manifest, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", _no_locks)
+    first = open_store(library, manifest, 16).path
+    monkeypatch.setenv("SCALECURVES_CACHE_LIMIT", f"{cached_stores(library.home)[0].size_bytes + 1000}B")
+    with pytest.raises(UserError, match=r"that stay \(the file system has no locks .*--limit SIZE --without-locks"):
+        open_store(library, manifest, 17)
+    assert paths(library) == {first}
 
 
 def test_a_limit_makes_room_for_a_new_store_or_refuses_it(library, manifest, monkeypatch):

@@ -22,6 +22,7 @@ from trainables.importers.options import ImportOptions, Tell
 from trainables.importers.quarantine import Quarantine, header_problems, repeated_images
 from trainables.manifest import MASK_COLUMNS, Manifest
 from trainables.pixels import IMAGE_SUFFIXES, sixteen_bit_peak
+from trainables.places import READERS
 from trainables.row_checks import read_rows
 from trainables.row_problems import Reason
 from trainables.splits import assign_splits, patients_in_two_splits
@@ -29,7 +30,6 @@ from trainables.splits import assign_splits, patients_in_two_splits
 if TYPE_CHECKING:
     from trainables.places import Place
 
-_THREADS = min(32, 4 * (os.cpu_count() or 1))
 
 USUAL_BIT_DEPTHS = (8, 10, 12, 14, 16)
 """What detectors deliver in 16-bit files."""
@@ -206,7 +206,7 @@ def _with_splits(rows: pd.DataFrame, labels: Labels, options: ImportOptions, not
 def _bit_depth(rows: pd.DataFrame, root: Place, options: ImportOptions, note: Tell) -> int:
     """The bits that 16-bit images use; 16 where there are none."""
     frames = rows[Column.FRAME].tolist() if Column.FRAME in rows else [None] * len(rows)
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         peaks = list(pool.map(lambda path, frame: _peak_or_none(root / path, frame), rows[Column.PATH], frames))
     known = [peak for peak in peaks if peak is not None]
     if not known:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,12 +19,13 @@ from search_spaces.names import Column
 from trainables.importers.map_parts import RunLengths
 from trainables.manifest import Manifest
 from trainables.pixels import FRAME_SEPARATOR, read_mask
+from trainables.places import READERS
 from trainables.row_problems import Reason, RowProblem
+from trainables.written_whole import written_whole
 
 if TYPE_CHECKING:
     from trainables.places import Place
 
-_THREADS = min(32, 4 * (os.cpu_count() or 1))
 _Bits = npt.NDArray[np.bool_]
 
 
@@ -142,7 +141,7 @@ def _write_all(
         _write_png(mask, folder / name)
         return name
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         made = list(pool.map(attempt, makers, ids.astype(str)))
     problems = [
         RowProblem(row=row, reason=Reason.MASK_UNREADABLE, detail=f"mask of {ids.iat[row]}: {error}")
@@ -163,14 +162,7 @@ def _make_folder(folder: Path) -> None:
 def _write_png(mask: _Bits, file: Path) -> None:
     """Whole or not at all, 8 bits, 0 and 255."""
     try:
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".png")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                Image.fromarray(mask.astype(np.uint8) * 255).save(stream, format="PNG")
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(file)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with written_whole(file) as temporary:
+            Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
     except OSError as error:
         raise UserError(f"mask {file} cannot be written: {error.strerror or error}") from error

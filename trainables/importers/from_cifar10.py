@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from trainables.importers.from_npz import import_npz
 from trainables.importers.options import ImportOptions, Tell, silent
 from trainables.inert_pickle import read_inert
 from trainables.manifest import Manifest
+from trainables.written_whole import written_whole
 
 _SIDE = 32
 _TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
@@ -97,15 +96,8 @@ def _written(arrays: dict[str, npt.NDArray[Any]], folder: Path) -> Path:
         return file
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".", suffix=".npz")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                np.savez(stream, allow_pickle=False, **arrays)
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(file)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with written_whole(file) as temporary:
+            np.savez(temporary, allow_pickle=False, **arrays)
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error}; set SCALECURVES_HOME to a folder with room") from error
     return file

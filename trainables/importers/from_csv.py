@@ -31,7 +31,7 @@ from trainables.importers.options import NO_COLUMN, ImportOptions, Tell, silent
 from trainables.manifest import Manifest, checked_root
 from trainables.pixels import IMAGE_SUFFIXES
 from trainables.places import below, is_remote, place, stamp
-from trainables.row_problems import RowProblem
+from trainables.row_problems import OLDEST_YEARS, SHOWN_PROBLEMS, RowProblem
 
 if TYPE_CHECKING:
     from trainables.places import Place
@@ -42,7 +42,6 @@ _SEX_UNKNOWN = frozenset({"unknown", "u", "o", "other", "x", "-", "?"})
 _SEX_ALLOWED = "F, M, female, male, unknown or blank"
 _DICOM_AGE = re.compile(r"(\d{1,3})([YMWD])")
 _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
-_OLDEST_YEARS = 120.0
 _UNUSUAL_PATH = re.compile(r"\\|//|(?:^|/)\.{1,2}(?:/|$)|./$")
 """Paths that ``_posix`` changes."""
 _TAKEN_GROUPS = frozenset({Column.SEX, Column.AGE_BAND, Column.SITE, Column.SPLIT, Column.PATIENT_ID, "label"})
@@ -284,10 +283,10 @@ def _age_years(cells: pd.Series[str], column: str, tell: Tell) -> pd.Series[floa
             f"years expected, such as 63 or 063Y. For bands use --age-column none and --group-columns {column}"
         )
         raise BadCellsError(message, column, rows, "years, such as 63 or 063Y")
-    impossible = (years < 0) | (years > _OLDEST_YEARS)
+    impossible = (years < 0) | (years > OLDEST_YEARS)
     if impossible.any():
-        lines = lines_of(np.flatnonzero(impossible.to_numpy(dtype=bool)))
-        tell(f"age: {impossible.sum()} ages outside 0 to {_OLDEST_YEARS:g} years are left blank ({lines})")
+        lines = lines_of(np.flatnonzero(impossible.to_numpy(dtype=bool)), SHOWN_PROBLEMS)
+        tell(f"age: {impossible.sum()} ages outside 0 to {OLDEST_YEARS:g} years are left blank ({lines})")
     return years.mask(impossible).astype(np.float32)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,6 +16,7 @@ from search_spaces.names import Column
 from trainables.importers.found import Found
 from trainables.manifest import MASK_COLUMNS
 from trainables.pixels import image_size
+from trainables.places import READERS
 from trainables.row_checks import mask_size, reason_of
 from trainables.row_problems import (
     Reason,
@@ -30,8 +30,6 @@ from trainables.row_problems import (
 
 if TYPE_CHECKING:
     from trainables.places import Place
-
-_THREADS = min(32, 4 * (os.cpu_count() or 1))
 
 
 class Quarantine:
@@ -164,7 +162,7 @@ def _sizes(
     """Width and height of every file; None and a problem where there is none."""
     problems: list[RowProblem] = []
     sizes: list[tuple[int, int] | None] = []
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         for row, size in enumerate(pool.map(_attempt, files, frames)):
             if isinstance(size, DataError):
                 text = str(size).replace("image ", "mask ", 1) if mask else str(size)

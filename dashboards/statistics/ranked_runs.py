@@ -1,0 +1,119 @@
+"""Many runs in the order of their scores for one label: sorted once, ranked in every subgroup without another sort."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dashboards.statistics.discrimination import twice_below_in_order
+from dashboards.statistics.predictions import BoolArray, FloatArray
+from dashboards.statistics.uncertainty import AucSides
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedRuns:
+    """R runs on n images that have the label; made by ``rank_runs``.
+
+    Attributes:
+        rows: (n,) row numbers of these images, ascending.
+        positive: (n,) whether each is positive.
+        order: (R, n) positions in ``rows``, smallest score first.
+        level: (R, n) number of distinct scores before each in that order; None if no two are equal.
+        finite: (R,) whether all scores of a run are finite; of other runs every number is NaN.
+    """
+
+    rows: NDArray[np.intp]
+    positive: BoolArray
+    order: NDArray[np.intp]
+    level: NDArray[np.intp] | None
+    finite: BoolArray
+
+    def within(self, rows: NDArray[np.intp], n_images: int) -> RankedRuns:
+        """The same runs on some of the images: those of a subgroup that have the label.
+
+        Args:
+            rows: Row numbers of the subgroup.
+            n_images: Images of the evaluation set.
+        """
+        chosen = np.zeros(n_images, dtype=bool)
+        chosen[rows] = True
+        inside = chosen[self.rows]
+        shape = (len(self.order), int(inside.sum()))
+        kept = inside[self.order]
+        position = np.cumsum(inside) - 1
+        return RankedRuns(
+            rows=self.rows[inside],
+            positive=self.positive[inside],
+            order=position[self.order[kept]].reshape(shape),
+            level=None if self.level is None else self.level[kept].reshape(shape),
+            finite=self.finite,
+        )
+
+    def placements(self) -> tuple[FloatArray, FloatArray]:
+        """(R, m) share of negatives below each positive, (R, k) share of positives above each negative.
+
+        Ties count half. NaN with a score that is not finite. Images are in the order of ``rows``.
+        """
+        placed = np.empty(self.order.shape)
+        placed[np.arange(len(self.order))[:, None], self.order] = self._placed()[0]
+        placed[~self.finite] = np.nan
+        return placed[:, self.positive], placed[:, ~self.positive]
+
+    def sides(self, codes: NDArray[np.intp], n_patients: int) -> list[AucSides]:
+        """Each run's AUC with what patients contribute to it, as ``uncertainty`` defines it.
+
+        Args:
+            codes: (n,) patient of each of ``rows``.
+            n_patients: P.
+        """
+        placed, positive, wins = self._placed()
+        m, k = int(self.positive.sum()), int((~self.positive).sum())
+        value = np.where(self.finite, wins / (2 * m * k), np.nan)
+        # One bin per run, side and patient.
+        runs = np.arange(len(self.order))[:, None]
+        bins = codes[self.order] + n_patients * (2 * runs + ~positive)
+        sums = np.bincount(bins.ravel(), (placed - value[:, None]).ravel(), 2 * n_patients * len(self.order))
+        of_sides = sums.reshape(len(self.order), 2, n_patients)
+        counts = {
+            "n_positive": int(np.count_nonzero(np.bincount(codes[self.positive]))),
+            "n_negative": int(np.count_nonzero(np.bincount(codes[~self.positive]))),
+        }
+        own = [
+            AucSides(positive=a / m, negative=b / k, auc=v, **counts)
+            for (a, b), v in zip(of_sides, value.tolist(), strict=True)
+        ]
+        nothing = np.full(n_patients, np.nan)
+        return [
+            side if ok else AucSides(positive=nothing, negative=nothing, auc=float("nan"), **counts)
+            for side, ok in zip(own, self.finite, strict=True)
+        ]
+
+    def _placed(self) -> tuple[FloatArray, BoolArray, NDArray[np.intp]]:
+        """In the order of scores: placement and side of each image; and (R,) twice the pairs that are won."""
+        positive = self.positive[self.order]
+        tied = None if self.level is None else self.level[:, 1:] == self.level[:, :-1]
+        positives_below, negatives_below = twice_below_in_order(positive, tied)
+        m, k = int(self.positive.sum()), int((~self.positive).sum())
+        placed = np.where(positive, negatives_below / (2 * k), 1.0 - positives_below / (2 * m))
+        return placed, positive, np.sum(negatives_below, axis=1, where=positive)
+
+
+def rank_runs(truth: FloatArray, scores: FloatArray) -> RankedRuns:
+    """Sort the runs.
+
+    Args:
+        truth: (N,) of 1, 0 and NaN (masked).
+        scores: (R, N); NaN where a run has none.
+    """
+    rows = np.flatnonzero(~np.isnan(truth))
+    known = scores[:, rows]
+    finite = np.asarray(np.isfinite(known).all(axis=1))
+    known = np.where(finite[:, None], known, 0.0)
+    order = np.argsort(known, axis=1)
+    ordered = np.take_along_axis(known, order, axis=1)
+    new = np.ones(ordered.shape, dtype=bool)
+    np.not_equal(ordered[:, 1:], ordered[:, :-1], out=new[:, 1:])
+    level = None if new.all() else np.cumsum(new, axis=1) - 1
+    return RankedRuns(rows=rows, positive=truth[rows] == 1, order=order, level=level, finite=finite)
