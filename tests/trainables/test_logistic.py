@@ -146,7 +146,7 @@ def test_an_outcome_without_an_image_cannot_be_learnt(targets, outputs, words):
 
 def test_what_did_not_converge_says_so(monkeypatch):
     x, latent = features(8)
-    monkeypatch.setitem(fit_logistic.__globals__, "MOST_STEPS", 2)
-    fits = fit_logistic(torch.from_numpy(x), latent[:, :3].argmax(1), 3, [np.arange(N)], [1e-9, 100.0])
+    monkeypatch.setitem(fit_logistic.__globals__, "MOST_STEPS", 15)
+    fits = fit_logistic(torch.from_numpy(x), latent[:, :3].argmax(1), 3, [np.arange(N)], [1e-9, 1000.0])
     assert fits.converged.tolist() == [[True, False]]
     assert fits.errors[0, 0] <= TOLERANCE < fits.errors[0, 1]
