@@ -326,7 +326,7 @@ class LazyValidation(Mapping[str, PredictionSet]):
 
 
 def load_histories(results: pd.DataFrame, tracking_uri: str | None = None) -> LazyHistories:
-    """Validation curves of done trials, trial_id -> History.
+    """Validation curves of done trials, trial_id -> History; of those that took optimiser steps.
 
     Args:
         results: (Rows of) the frame that ``load_results`` gave.
@@ -335,9 +335,15 @@ def load_histories(results: pd.DataFrame, tracking_uri: str | None = None) -> La
     Raises:
         UserError: A frame without the columns trial_id, run_id and artifact_uri.
     """
-    rows = _rows_with_files(results, "load_histories")
+    rows = [row for row in _rows_with_files(results, "load_histories") if _has_curve(row)]
     runs = {str(row["trial_id"]): (str(row["run_id"]), str(row["artifact_uri"])) for row in rows}
     return LazyHistories(runs, _uri_of(results, tracking_uri))
+
+
+def _has_curve(row: Mapping[str, Any]) -> bool:
+    """A linear probe and kNN train in no steps."""
+    steps = row.get("steps")
+    return bool(pd.isna(steps)) or steps != 0
 
 
 class LazyHistories(Mapping[str, History]):

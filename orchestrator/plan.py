@@ -15,6 +15,7 @@ from orchestrator.known_models import KnownModels
 from orchestrator.plan_costs import count_budgets
 from orchestrator.plan_data import Drawn, Findings, PlanData, read_data
 from orchestrator.plan_leaks import find_leaks, note_contents
+from orchestrator.plan_probes import SharedPasses, refuse_untrained_upstream
 from orchestrator.plan_recipes import (
     note_image_sizes,
     note_regimes,
@@ -209,6 +210,7 @@ def make_plan(
     _note_controls(expansion, chosen, found)
     note_regimes(resolver, dict.fromkeys(t.cell for t in chosen), data, found)
     refuse_warmup_alone(resolver, dict.fromkeys(t.cell for t in chosen), data, found)
+    refuse_untrained_upstream(resolver, chosen, found)
     refuse_without_compiler(resolver, dict.fromkeys(t.cell for t in chosen), found)
     if not found.problems:
         note_image_sizes(resolver, dict.fromkeys(t.cell for t in chosen), found)
@@ -373,7 +375,8 @@ def _nowhere(loaded: LoadedStudy) -> Workspace:
 
 
 def _note_idle_ranks(study: Study, resolver: Resolver, trials: Iterable[Trial], found: Findings) -> None:
-    shares = {(gang_of(study, c).ranks, resolver.written_protocol(c).ghost_batches) for c in {t.cell for t in trials}}
+    cells = {t.cell for t in trials if resolver.written_protocol(t.cell).trains}
+    shares = {(gang_of(study, c).ranks, resolver.written_protocol(c).ghost_batches) for c in cells}
     for ranks, ghosts in sorted(share for share in shares if share[1] < share[0]):
         found.notes.append(
             f"{ranks} ranks share {ghosts} ghost batch(es) per step, so {ranks - ghosts} idle: lower "
@@ -416,11 +419,16 @@ def _planned(
 ) -> tuple[PlannedTrial, ...]:
     planned: dict[str, PlannedTrial] = {}
     images = data.images
+    trials = list(trials)
+    passes = SharedPasses(resolver, trials)
     for trial in trials:
         identity, cell = resolver.trial_id(trial), trial.cell
         drawn = data.size(cell.task, cell.data_fraction)
         of_task = images.get(cell.task, {}) | ({"val": drawn.val_images} if drawn else {})
-        seen = _images_seen(resolver, trial, of_task, drawn.images if drawn else 0)
+        if resolver.protocol_of(trial).trains:
+            seen = _images_seen(resolver, trial, of_task, drawn.images if drawn else 0)
+        else:
+            seen = passes.images(trial, images.get(cell.task, {})) / FORWARD_PASSES
         parameters = sizes.get((cell.model_scale, resolver.task(cell.task).is_dense), 0)
         pixels = resolver.scale(cell).input_size ** 2
         entry = PlannedTrial(

@@ -111,6 +111,9 @@ class Protocol(StrictModel):
 
     Attributes:
         base: Which recipe the defaults come from (docs/protocols.md); every field can be written beside it.
+        method: ``training`` of the network; or a fixed network, whose features are computed once: ``linear_probe`` fits
+            a logistic regression on them, ``knn`` lets the nearest training images vote. These two use
+            ``storage_size``, ``evaluation_crop``, ``select`` and the five fields at the end, and no other.
         budget: Length of training.
         optimizer: AdamW (Loshchilov and Hutter 2019), Adam (Kingma and Ba 2015) or SGD with momentum.
         lr: Peak learning rate.
@@ -176,6 +179,11 @@ class Protocol(StrictModel):
             recipe, a written ``input_size`` of the scale goes before.
         compile: Train through ``torch.compile``, whose arithmetic rounds differently; needs a C++ compiler on every
             node. Validation and scoring are never compiled.
+        inverse_penalties: Of ``linear_probe``: C of scikit-learn's ``LogisticRegression``, of which validation chooses.
+        feature_scaling: Of ``linear_probe``: features ``standardised`` by mean and standard deviation of the training
+            subset, or ``none``.
+        neighbours: Of ``knn``: how many training images vote, of which validation chooses.
+        temperature: Of ``knn``: a neighbour of cosine similarity s has exp(s / temperature) votes (Wu et al. 2018).
     """
 
     base: Literal[
@@ -186,6 +194,8 @@ class Protocol(StrictModel):
         "transfusion_port",
         "taher_segmentation",
         "taher_vessels",
+        "linear_probe",
+        "knn",
     ] = "finetune"
     budget: Budget = Budget(steps=300)
     optimizer: Literal["adamw", "sgd", "adam"] = "adamw"
@@ -223,6 +233,11 @@ class Protocol(StrictModel):
     evaluate_every: Literal["epoch"] | None = later_field(None)
     mixup_min_images: int = later_field(0, ge=0)
     evaluation_crop: Literal["centre", "whole"] = later_field("centre")
+    method: Literal["training", "linear_probe", "knn"] = later_field("training")
+    inverse_penalties: tuple[Annotated[float, Field(gt=0)], ...] | None = later_field(None, min_length=1)
+    feature_scaling: Literal["standardised", "none"] | None = later_field(None)
+    neighbours: tuple[Annotated[int, Field(ge=1)], ...] | None = later_field(None, min_length=1)
+    temperature: float | None = later_field(None, ge=0.01)
     image_size: tuple[int, int] | Literal["scale", "hyperrule"] = later_field("scale")
     compile: bool = later_field(False)
     loss: Literal["bce", "dice", "bce_dice"] | None = later_field(None)
@@ -260,6 +275,11 @@ class Protocol(StrictModel):
         return self.select == "best_val_loss" or self.schedule == "plateau" or self.stop_patience is not None
 
     @property
+    def trains(self) -> bool:
+        """Whether the network is trained; else it is fixed and its features are used."""
+        return self.method == "training"
+
+    @property
     def follows_hyperrule(self) -> bool:
         """Whether steps, and with them warm-up and milestones, or mixup jump where the subset's size does."""
         return self.budget.rule == "hyperrule" or bool(self.mixup_alpha and self.mixup_min_images)
@@ -271,7 +291,34 @@ class Protocol(StrictModel):
 
 
 def contradiction(protocol: Protocol) -> str | None:
-    """Why the fields of a schedule do not fit together; None if they do."""
+    """Why the fields do not fit together; None if they do."""
+    return _method_problem(protocol) or _schedule_problem(protocol)
+
+
+_OF_METHOD = {"linear_probe": ("inverse_penalties", "feature_scaling"), "knn": ("neighbours", "temperature")}
+_OF_FIXED_NETWORKS = ("base", "method", "storage_size", "image_size", "evaluation_crop", "select")
+
+
+def _method_problem(protocol: Protocol) -> str | None:
+    own = _OF_METHOD.get(protocol.method, ())
+    for method, names in _OF_METHOD.items():
+        for name in names:
+            if method == protocol.method and getattr(protocol, name) is None:
+                return f"method {method} needs {name}; base: {method} has it"
+            if method != protocol.method and getattr(protocol, name) is not None:
+                return f"{name} belongs to method {method}, got method {protocol.method}"
+    if protocol.trains:
+        return None
+    for name, field in type(protocol).model_fields.items():
+        if name not in (*_OF_FIXED_NETWORKS, *own) and getattr(protocol, name) != field.get_default():
+            allowed = ", ".join((*_OF_FIXED_NETWORKS, *own))
+            return f"{name} says how a network is trained, but method {protocol.method} trains none; it takes {allowed}"
+    if protocol.select == "last":
+        return f"method {protocol.method} chooses on validation; select is best_val or best_val_loss, got last"
+    return None
+
+
+def _schedule_problem(protocol: Protocol) -> str | None:
     schedule = protocol.schedule
     owners = {"milestones": ("multistep",), "decay_factor": ("multistep", "plateau")}
     owners |= dict.fromkeys(("patience", "threshold", "min_lr"), ("plateau",))

@@ -27,6 +27,9 @@ _NOT_SEARCHED = {
     "evaluations": "more looks at validation find a better best value by chance alone",
     "evaluate_every": "more looks at validation find a better best value by chance alone",
     "select": "it decides what a validation value means",
+    "method": "it decides what is done at all",
+    "inverse_penalties": "validation chooses among them in every trial",
+    "neighbours": "validation chooses among them in every trial",
 }
 """Protocol fields that a search must not change, and why."""
 

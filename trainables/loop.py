@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
-from search_spaces.exceptions import DataError, TrackingError, UnselectedWeightsError, UserError, unknown
+from search_spaces.exceptions import DataError, TrackingError, UserError, unknown
 from search_spaces.failpoints import failpoint
 from search_spaces.home import CACHE as CACHE_OF_HOME
 from search_spaces.names import Artifact, Role, Split, State
@@ -48,13 +48,15 @@ from trainables.mask_predictions import (
     validation_values,
 )
 from trainables.models import BuiltModel, build_model
-from trainables.module_setup import Weights, is_channels_last, prepare
+from trainables.module_setup import is_channels_last, prepare
 from trainables.predictions import predictions_table, write_predictions
+from trainables.probing import Probing
 from trainables.representations import Representations
 from trainables.sources import HEAD_KEY, Receipt, initialise
 from trainables.storage import Storage
 from trainables.subset_files import keep_subset
 from trainables.task_data import LabelledSet, TaskData, load_task_data, shown_columns
+from trainables.trial_run import load_kept_weights as load_kept_weights
 
 HISTORY_SCHEMA = pa.schema(
     [
@@ -90,7 +92,8 @@ def train(trial: ResolvedTrial, group: Group, tell: Tell) -> TrialResult | None:
     """
     with borrowed_globals(group.device):
         try:
-            return _Run(trial, group).finish(tell)
+            run = _Run(trial, group) if trial.protocol.trains else Probing(trial, group)
+            return run.finish(tell)
         except Stopped:
             return None
 
@@ -118,6 +121,9 @@ def evaluate_only(
         if name not in trial.task.evaluate:
             raise UserError(unknown("evaluation set", name, trial.task.evaluate, f"tasks.{trial.task.name}.evaluate"))
     with borrowed_globals(group.device):
+        if not trial.protocol.trains:
+            tables = Probing(trial, group).further(weights, sets)
+            return {name: write_predictions(table, destination, name) for name, table in tables.items()}
         run = _Run(trial, group)
         built = run.build()
         built.module.load_state_dict(load_kept_weights(weights, trial))
@@ -155,25 +161,6 @@ def represent_only(trial: ResolvedTrial, weights: Path, destination: Path, group
             step = int((file.metadata() or {}).get("step", 0))
         keeper.after_training(built, step=step)
         keeper.write(destination)
-
-
-def load_kept_weights(path: Path, trial: ResolvedTrial) -> Weights:
-    """The state dict in a trial's ``weights.safetensors``.
-
-    Raises:
-        UserError: The file is of another trial.
-        UnselectedWeightsError: It holds other weights than the trial was scored with.
-    """
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-    if metadata.get("trial_id") != trial.trial_id:
-        raise UserError(f"{path.name} holds weights of trial {metadata.get('trial_id')}, not of {trial.trial_id}")
-    if metadata.get("selected") != "true":
-        raise UnselectedWeightsError(
-            f"the kept weights of trial {trial.trial_id} are those of its last step, but it was scored with those of "
-            "its best validation; run it with execution.keep_weights: best to score further sets"
-        )
-    return dict(load_file(path))
 
 
 def kept_thresholds(path: Path) -> Steps | None:

@@ -56,6 +56,7 @@ class LabelledSet:
         hash_key: Key of the hashes that stand for ids in predictions.
         shared_patients: Of an evaluation set: see ``trainables.evaluation_sets.EvaluationRows``.
         same_ids: Whether its patient ids are those of training: one manifest.
+        store: Name of the folder of its image store, which says content and size.
         masks: Of a segmentation task; its targets then say what the masks show.
         shown: What ``shown_columns`` worked out, for the next trial on these images.
     """
@@ -67,6 +68,7 @@ class LabelledSet:
     hash_key: bytes
     shared_patients: int = 0
     same_ids: bool = True
+    store: str = ""
     masks: MaskSet | None = None
     shown: dict[tuple[str, ...], tuple[pd.DataFrame, str]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -85,6 +87,7 @@ class LabelledSet:
             targets=self.targets[index],
             frame=self.frame.iloc[index].reset_index(drop=True),
             hash_key=self.hash_key,
+            store=self.store,
             masks=None if self.masks is None else self.masks.take(index),
         )
 
@@ -100,6 +103,7 @@ class TaskData:
         sets: Evaluation sets by name.
         subset: Facts about the training subset.
         drawn: The subset itself.
+        learned: The whole training pool and all of validation, whatever the amount.
     """
 
     train: LabelledSet
@@ -108,6 +112,7 @@ class TaskData:
     sets: dict[str, LabelledSet]
     subset: SubsetFacts
     drawn: DrawnSubset
+    learned: tuple[LabelledSet, LabelledSet]
 
 
 def working_side(input_size: int, storage_size: int) -> int:
@@ -180,6 +185,7 @@ def load_task_data(trial: ResolvedTrial, library: TaskLibrary) -> TaskData:
         sets=dict(task.sets),
         subset=facts,
         drawn=drawn_subset,
+        learned=(task.pool, task.val),
     )
 
 
@@ -336,6 +342,7 @@ def _loaded(library: TaskLibrary, task: ResolvedTask, storage_size: int, side: i
             targets=rows.train_targets,
             frame=_described(rows.manifest, rows.train, task.groups),
             hash_key=rows.manifest.hash_key,
+            store=own.path.name,
             masks=_masks(own, rows.manifest, rows.val_set.columns, rows.train),
         ),
         val=_evaluation_set(own, truths[rows.manifest.key], rows.val_set, task),
@@ -400,6 +407,7 @@ def _evaluation_set(store: ImageStore, truth: ImageStore, rows: EvaluationRows, 
         targets=rows.targets,
         frame=_with_truth(rows, task),
         hash_key=rows.manifest.hash_key,
+        store=store.path.name,
         masks=_masks(truth, rows.manifest, rows.columns, rows.positions),
     )
 
