@@ -152,7 +152,8 @@ class Block:
     @cached_property
     def facts(self) -> dict[str, dict[str, Any]]:
         """Trial id -> its row as a dictionary."""
-        return {str(row["trial_id"]): row for row in self.rows.to_dict("records")}
+        rows = ({str(name): value for name, value in row.items()} for row in self.rows.to_dict("records"))
+        return {str(row["trial_id"]): row for row in rows}
 
     @cached_property
     def _drawn(self) -> dict[tuple[str, SeedKey], Drawn]:

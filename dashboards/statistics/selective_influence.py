@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dashboards.statistics.predictions import FloatArray
+from dashboards.statistics.predictions import BoolArray, FloatArray
 from dashboards.statistics.selective import COVERAGES
 
 _WINDOW = 0.1
@@ -57,7 +57,7 @@ def selective_influence(
         return SelectiveInfluence(rows=found.rows, values=_first(found.values), image=_first(found.image))
     rows = np.flatnonzero(~np.isnan(wrong[0]))
     kappa, wrong, n = kappa[:, rows], wrong[:, rows], len(rows)
-    finite = np.isfinite(kappa).all(axis=1) & (n > 1)
+    finite: BoolArray = np.isfinite(kappa).all(axis=1) & (n > 1)
     names = [risk_name(c) for c in coverages]
     if n < 2:
         nothing = np.full(len(wrong), np.nan)
