@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import ROOT
 from trainables.phantoms import PLANTED, PlantedKind
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 TASKS = {"chest_phantom": "chest", "skin_phantom": "skin", "natural_phantom": "textures"}
 GAINS = [t for t in PLANTED if t.kind is PlantedKind.SOURCE_GAIN]

@@ -23,7 +23,7 @@ from dashboards import load_results
 from tests.conftest import ROOT, free_port
 from tests.orchestrator.small_study import raw_study, write_study
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.ray
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
