@@ -57,7 +57,7 @@ def selective_influence(
         return SelectiveInfluence(rows=found.rows, values=_first(found.values), image=_first(found.image))
     rows = np.flatnonzero(~np.isnan(wrong[0]))
     kappa, wrong, n = kappa[:, rows], wrong[:, rows], len(rows)
-    finite: BoolArray = np.isfinite(kappa).all(axis=1) & (n > 1)
+    finite: BoolArray = np.asarray(np.isfinite(kappa).all(axis=1) & (n > 1))
     names = [risk_name(c) for c in coverages]
     if n < 2:
         nothing = np.full(len(wrong), np.nan)
