@@ -84,7 +84,8 @@ class KeptMoment:
         """
         if name not in self._exponents:
             raise DataError(f"{self._path.name} holds no layer {name!r}; it holds {', '.join(self.layers)}")
-        return np.ldexp(self._tensor(f"activations/{name}").astype(np.float64), self._exponents[name])
+        half = self._tensor(f"activations/{name}").astype(np.float64)
+        return np.asarray(np.ldexp(half, self._exponents[name]))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a layer, without reading it."""

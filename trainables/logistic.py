@@ -355,13 +355,13 @@ class _Batch:
         """The solution of each subset, on features as they were given."""
 
         def by_penalty(numbers: Tensor) -> Tensor:
-            return numbers.unflatten(1, self._shape).mT  # (S, P, L)
+            return torch.unflatten(numbers, 1, self._shape).mT  # (S, P, L)
 
         losses, errors, steps = by_penalty(self._loss), by_penalty(self._error), by_penalty(self._steps)
         solved = []
         for at, design in enumerate(designs):
             width = design.coordinates.shape[1]
-            v = self._v[at].unflatten(1, self._shape).permute(2, 0, 1, 3).flatten(1, 2)  # (P, K L, r + 1)
+            v = torch.unflatten(self._v[at], 1, self._shape).permute(2, 0, 1, 3).flatten(1, 2)  # (P, K L, r + 1)
             weights = v[..., :width] @ design.axes.mT / design.scale
             solved.append(
                 _Solved(
@@ -506,4 +506,4 @@ class _Descent:
 
 def _times(left: Tensor, right: Tensor) -> Tensor:
     """(S, K, Q, a) times (S, a, b): (S, K, Q, b)."""
-    return (left.flatten(1, 2) @ right).unflatten(1, left.shape[1:3])
+    return torch.unflatten(left.flatten(1, 2) @ right, 1, left.shape[1:3])

@@ -78,8 +78,8 @@ def mask_plane(manifest: Manifest, row: int, size: tuple[int, int]) -> NDArray[n
 def _of_size(manifest: Manifest, row: int, column: str, size: tuple[int, int]) -> NDArray[np.int32] | None:
     mask = manifest.mask(row, column)
     if mask is not None and mask.shape != size:
-        paths = (str(manifest.table[c].iat[row]) for c in (column, Column.PATH))
-        raise DataError(f"{mask_size(*paths, mask.shape, size)} (manifest {manifest.name!r}, row {row})")
+        own, image = (str(manifest.table[c].iat[row]) for c in (column, Column.PATH))
+        raise DataError(f"{mask_size(own, image, mask.shape, size)} (manifest {manifest.name!r}, row {row})")
     return mask
 
 

@@ -146,4 +146,4 @@ def _best(rows: Rows, candidates: list[int]) -> int:
 
 def _pooled_dice(counts: NDArray[np.int64]) -> float:
     tp, fp, fn, _ = counts.tolist()
-    return 2 * tp / (2 * tp + fp + fn)
+    return float(2 * tp / (2 * tp + fp + fn))

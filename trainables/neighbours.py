@@ -49,7 +49,7 @@ def neighbour_logits(
     pool = torch.nn.functional.normalize(train.double(), dim=1)
     counts = [min(k, len(pool)) for k in neighbours]
     parts = []
-    for batch in torch.nn.functional.normalize(queries.double(), dim=1).split(BATCH_SIZE):
+    for batch in torch.split(torch.nn.functional.normalize(queries.double(), dim=1), BATCH_SIZE):
         similarity, index = (batch @ pool.mT).topk(max(counts), dim=1)
         weights = ((similarity - 1) / temperature).exp()[:, :, None]  # relative to s = 1: never overflows
         votes = (weights * ours[index]).cumsum(1)

@@ -325,7 +325,7 @@ class Probing(TrialRun):
         """(N, K) logits of a chosen candidate."""
         if COUNT in weights:
             assert train is not None
-            return self._voted(data, train, features, [int(weights[COUNT])])[0]
+            return np.asarray(self._voted(data, train, features, [int(weights[COUNT])])[0])
         weight, bias = (weights[name].to(features.device) for name in (WEIGHT, BIAS))
         return np.asarray((features.double() @ weight.mT + bias).cpu().numpy())
 
