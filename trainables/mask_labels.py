@@ -8,7 +8,6 @@ they count neither in a loss nor in a score.
 from __future__ import annotations
 
 import hashlib
-import os
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import Column
 from trainables.manifest import Manifest
 from trainables.pixels import image_size
-from trainables.places import stamp
+from trainables.places import READERS, stamp
 from trainables.row_checks import mask_size
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ PLANE_RULE = "planes-1"
 
 _CACHE = "cache"
 _SHOWN = 10
-_THREADS = min(32, 4 * (os.cpu_count() or 1))
 
 
 def mask_plane(manifest: Manifest, row: int, size: tuple[int, int]) -> NDArray[np.uint8] | None:
@@ -61,7 +59,7 @@ def mask_plane(manifest: Manifest, row: int, size: tuple[int, int]) -> NDArray[n
         return None
     labels = len(manifest.labels)
     if labels == 1:
-        plane = (mask != 0).astype(np.uint8)
+        plane: NDArray[np.uint8] = (mask != 0).astype(np.uint8)
     else:
         if mask.size and not 0 <= mask.min() <= mask.max() <= labels:
             raise DataError(
@@ -107,7 +105,7 @@ def mask_presence(library: TaskLibrary, manifest: Manifest) -> NDArray[np.float3
     known = _remembered(file, (len(manifest), len(manifest.labels)))
     if known is not None:
         return known
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         found = list(pool.map(lambda row: _row_presence(manifest, row), range(len(manifest))))
     problems = [answer for answer in found if isinstance(answer, str)]
     if problems:
@@ -146,7 +144,7 @@ def _state(manifest: Manifest) -> str:
     columns = (Column.MASK, Column.VALID_AREA)
     masks = [manifest.mask_file(row, column) for column in columns for row in range(len(manifest))]
     wanted = [*files, *(file for file in masks if file is not None)]
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         stamps = list(pool.map(stamp, wanted))
     lines = [f"{file} {stamped}" for file, stamped in zip(wanted, stamps, strict=True)]
     lines += manifest.table[Column.IMAGE_ID].astype(str).tolist()  # the hash of the table does not see their order
