@@ -47,6 +47,10 @@ ENVIRONMENT = {
 }
 
 
+_STARTS = 3
+_TOO_SLOW = "timed out during startup"
+"""What Ray says of a node that was not there in time."""
+
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray for the entry point of a submitted job."""
 
@@ -77,22 +81,40 @@ def connect(address: str = "local", *, import_paths: Sequence[str] = (), num_cpu
         "num_cpus": num_cpus,
     }
     on_termination = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env=_runtime_env(import_paths),
-            **(local if address == "local" else {}),
-        )
-    except ConnectionError as error:
-        raise UserError(f"no Ray cluster at address {address!r}: {error}. Use --address local or start one") from None
+    _init(address, {"runtime_env": _runtime_env(import_paths), **(local if address == "local" else {})})
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_termination)  # ray.init has replaced it by one that exits at once
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _init(address: str, options: dict[str, Any]) -> None:
+    """``ray.init``; a local cluster that was too slow to start is started again.
+
+    Ray gives a node 30 s, which a busy machine may exceed. The next start finds its files in memory.
+
+    Raises:
+        UserError: No cluster answers at the address, or none could be started on this machine.
+    """
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+            return
+        except ConnectionError as error:
+            raise UserError(
+                f"no Ray cluster at address {address!r}: {error}. Use --address local or start one"
+            ) from None
+        except Exception as error:  # Ray has no type for it
+            if address != "local" or _TOO_SLOW not in str(error):
+                raise
+            ray.shutdown()
+            if not left:
+                raise UserError(
+                    f"this machine started no local Ray cluster within 30 s, tried {_STARTS} times: {error} Look at "
+                    "the load, the free memory and Ray's logs (/tmp/ray/session_latest/logs); nothing has been lost"
+                ) from None
 
 
 def submitted_job() -> str:

@@ -1,0 +1,53 @@
+"""A local cluster on a machine that is slow to start one."""
+
+from __future__ import annotations
+
+import pytest
+import ray
+
+from cluster import connection
+from search_spaces.exceptions import UserError
+
+SLOW = "The current node timed out during startup. This could happen because some of the raylet failed to startup."
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Errors of the coming starts, first one last; a start without one succeeds."""
+    errors: list[str] = []
+
+    def init(address: str, **options: object) -> None:
+        assert address in ("local", "10.0.0.1:6379")
+        assert ("num_cpus" in options) is (address == "local")
+        if errors:
+            raise Exception(errors.pop())
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    return errors
+
+
+def test_a_slow_start_is_tried_again(starts: list[str]) -> None:
+    starts += [SLOW, SLOW]
+    with connection.connect():
+        assert starts == []
+
+
+def test_a_machine_that_is_too_slow_is_told(starts: list[str]) -> None:
+    starts += [SLOW] * 5
+    with (
+        pytest.raises(UserError, match=r"no local Ray cluster within 30 s, tried 3 times.*session_latest"),
+        connection.connect(),
+    ):
+        pass
+    assert len(starts) == 2
+
+
+@pytest.mark.parametrize(("address", "text"), [("local", "something else"), ("10.0.0.1:6379", SLOW)])
+def test_other_errors_are_told_at_once(starts: list[str], address: str, text: str) -> None:
+    starts += [text] * 5
+    with pytest.raises(Exception, match=text[:20]) as raised, connection.connect(address):
+        pass
+    assert type(raised.value) is Exception
+    assert len(starts) == 4
