@@ -177,8 +177,8 @@ class Protocol(StrictModel):
             the ``storage_size``, too, and worked on at that size, and the model takes in the second. ``hyperrule``:
             both by the area of the data set's images (``search_spaces.hyperrule.resolution``); where it comes with the
             recipe, a written ``input_size`` of the scale goes before.
-        compile: Train through ``torch.compile``, whose arithmetic rounds differently; needs a C++ compiler on every
-            node. Validation and scoring are never compiled.
+        compile: Train through ``torch.compile``, which rounds differently and draws other dropout masks; needs a C++
+            compiler on every node. Validation and scoring are never compiled.
         inverse_penalties: Of ``linear_probe``: C of scikit-learn's ``LogisticRegression``, of which validation chooses.
         feature_scaling: Of ``linear_probe``: features ``standardised`` by mean and standard deviation of the training
             subset, or ``none``.

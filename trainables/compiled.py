@@ -61,7 +61,7 @@ def compiled(module: nn.Module, cache: Path | None) -> Iterator[nn.Module]:
 
 @contextlib.contextmanager
 def _cached(folder: Path | None) -> Iterator[None]:
-    before = os.environ.get(CACHE_VARIABLE)
+    before = _chosen_cache()
     if before is None and folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         os.environ[CACHE_VARIABLE] = str(folder)
@@ -70,6 +70,14 @@ def _cached(folder: Path | None) -> Iterator[None]:
     finally:
         if before is None:
             os.environ.pop(CACHE_VARIABLE, None)
+
+
+def _chosen_cache() -> str | None:
+    """The user's folder; torch writes its own default into the variable as soon as a part of it asks."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    value = os.environ.get(CACHE_VARIABLE)
+    return None if value is None or Path(value) == Path(default_cache_dir()).absolute() else value
 
 
 def _reason(error: Exception) -> str:
