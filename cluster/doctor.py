@@ -33,7 +33,8 @@ from cluster.terminal import user_errors
 from search_spaces.exceptions import UserError
 from search_spaces.files import load_study
 from search_spaces.home import scalecurves_home
-from search_spaces.study import GangSpec
+from search_spaces.study import GangSpec, Study
+from search_spaces.toolchain import missing_toolchain
 
 PACKAGES = ("ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "pydantic", "scalecurves")
 ANSWER_S = 120.0
@@ -79,6 +80,7 @@ class NodeFacts:
         home: Imported tasks there: name -> hash of the manifest file's bytes; None if the folder does not exist.
         storage: Empty if the driver's file could be read and another one written; else what went wrong.
         free_bytes: Where the home lies.
+        toolchain: Why ``protocol.compile`` cannot work there; empty if it can.
     """
 
     host: str
@@ -88,6 +90,7 @@ class NodeFacts:
     home: dict[str, str] | None
     storage: str
     free_bytes: int
+    toolchain: str = ""
 
 
 def look(home: str, storage: str, token: str) -> NodeFacts:
@@ -119,6 +122,7 @@ def look(home: str, storage: str, token: str) -> NodeFacts:
         home=tasks_in(folder),
         storage=_try_storage(storage, token),
         free_bytes=shutil.disk_usage(beside).free,
+        toolchain=missing_toolchain() or "",
     )
 
 
@@ -162,13 +166,16 @@ def _write(filesystem: fs.FileSystem, path: str) -> None:
         stream.write(b"scalecurves doctor")
 
 
-def compare(driver: NodeFacts, nodes: Sequence[NodeFacts], asked: tuple[float, float]) -> list[Finding]:
+def compare(
+    driver: NodeFacts, nodes: Sequence[NodeFacts], asked: tuple[float, float], compiles: bool = False
+) -> list[Finding]:
     """What differs between the driver and its nodes, or is short somewhere.
 
     Args:
         driver: The process that schedules.
         nodes: All nodes.
         asked: Unix seconds of the driver when the nodes were asked and when all had answered.
+        compiles: Whether trials of the study are compiled.
     """
     findings: list[Finding] = []
     for node in nodes:
@@ -176,6 +183,8 @@ def compare(driver: NodeFacts, nodes: Sequence[NodeFacts], asked: tuple[float, f
         findings += _home(driver, node)
         if node.storage:
             findings.append(Finding(level=Level.ERROR, what=f"storage on {node.host}", message=node.storage))
+        if compiles and node.toolchain:
+            findings.append(Finding(level=Level.ERROR, what=f"compiler on {node.host}", message=node.toolchain))
         late = max(node.clock - asked[1], 0) + min(node.clock - asked[0], 0)
         if abs(late) > CLOCK_S:
             message = f"{late:+.0f} s away from the driver's; times in the record will mislead (run NTP)"
@@ -238,8 +247,14 @@ def tracking(uri: str) -> Finding:
     return Finding(level=Level.OK, what="MLflow", message=f"{address} answers")
 
 
-def examine(spec: GangSpec, storage: str, tracking_uri: str) -> list[Finding]:
+def examine(spec: GangSpec, storage: str, tracking_uri: str, compiles: bool = False) -> list[Finding]:
     """Every finding about the connected cluster, good and bad.
+
+    Args:
+        spec: The gang that must fit.
+        storage: Path or URI that all nodes must see.
+        tracking_uri: Of MLflow.
+        compiles: Whether trials of the study are compiled.
 
     Raises:
         UserError: The driver cannot write the storage.
@@ -255,7 +270,7 @@ def examine(spec: GangSpec, storage: str, tracking_uri: str) -> list[Finding]:
         asked_at = time.time()
         answers, silent = _ask_all(nodes, (home, storage, token))
         answered_at = time.time()
-    findings += silent + compare(driver, answers, (asked_at, answered_at))
+    findings += silent + compare(driver, answers, (asked_at, answered_at), compiles)
     if not any(f.level is Level.ERROR for f in findings):
         tasks = "no task is imported yet" if not driver.home else f"{len(driver.home)} tasks"
         alike = f"one set of packages, one home ({tasks}), one storage everywhere"
@@ -301,6 +316,11 @@ def _ask_all(nodes: Sequence[dict[str, Any]], arguments: tuple[str, str, str]) -
     return facts, silent
 
 
+def _compiles(study: Study) -> bool:
+    """Whether the protocol, or an override of it, says ``compile``."""
+    return study.protocol.compile or any(override.set.get("compile") for override in study.overrides)
+
+
 def main(
     address: Annotated[str, typer.Option("--address", help="Ray: local, auto or an address.")] = "auto",
     study: Annotated[str | None, typer.Option("--study", help="Whose execution.gang must fit.")] = None,
@@ -315,9 +335,10 @@ def main(
     place = storage or str(scalecurves_home() / "storage")
     place = place if "://" in place else str(Path(place).expanduser().resolve())
     with user_errors():
-        spec = load_study(study).study.execution.gang if study else GangSpec()
+        read = load_study(study).study if study else None
+        spec = read.execution.gang if read else GangSpec()
         with connect(address):
-            findings = examine(spec, place, tracking_uri)
+            findings = examine(spec, place, tracking_uri, read is not None and _compiles(read))
     if json_:
         print(json.dumps([asdict(f) for f in findings], indent=2))
     else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -22,6 +22,9 @@ from search_spaces.amounts import Seed
 from search_spaces.ingested import IngestedStudy
 from search_spaces.names import AXES, Role
 from search_spaces.study import StatisticsSpec, Study
+
+if TYPE_CHECKING:
+    from dashboards.representations import TrialRepresentations
 
 IN_DOMAIN = "test"
 
@@ -85,11 +88,13 @@ class Evidence:
         failures: One row per failed attempt at a target or upstream trial (``dashboards.load.load_failures``).
         seeds_added: Whether seeds were added to the study after its test results had been read (``verdict.ledger``).
         searches: One row per done search trial (``dashboards.load.load_results``).
+        upstream: One row per done trial that others start from, and that is no target itself.
         search_failures: One row per search trial that failed.
         ingested: What is known of others' study, if these are results of others.
         validation: trial_id -> validation predictions of the selected step; trials of older records have none.
         histories: trial_id -> validation curve; may read lazily.
         data_cards: Task -> what it is trained and scored on, in counts (``dashboards.data_cards``).
+        representations: trial_id -> what it kept for comparing networks; may read lazily. Most studies keep nothing.
     """
 
     name: str
@@ -99,12 +104,14 @@ class Evidence:
     study: Study | None = None
     plan: Plan = field(default_factory=Plan)
     searches: pd.DataFrame = field(default_factory=pd.DataFrame)
+    upstream: pd.DataFrame = field(default_factory=pd.DataFrame)
     search_failures: pd.DataFrame = field(default_factory=pd.DataFrame)
     seeds_added: bool = False
     data_cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ingested: IngestedStudy | None = None
     validation: Mapping[str, PredictionSet] = field(default_factory=dict)
     histories: Mapping[str, History] = field(default_factory=dict)
+    representations: Mapping[str, TrialRepresentations] = field(default_factory=dict)
 
     @property
     def statistics(self) -> StatisticsSpec:

@@ -18,6 +18,7 @@ from dashboards.robustness_plots import robustness_plots
 from dashboards.row_plots import subgroup_plots
 from dashboards.shift_tables import has_probit
 from dashboards.speed_plots import convergence_plots
+from dashboards.stage_tables import INTRO
 from dashboards.tables import Tables
 
 MAX_FIGURES = 8
@@ -34,7 +35,7 @@ def shift_section(evidence: Evidence, tables: Tables) -> Section:
         on_probit = shifted["metric"].map(has_probit).astype(bool)
         plots += robustness_plots(shifted[on_probit], robustness, evidence.baseline) if len(robustness) else []
         plots += shifted_plots(shifted[~on_probit], evidence.baseline)
-    shown, rest = _capped(plots)
+    shown, rest = capped(plots)
     return Section(
         anchor="shift",
         heading="Shifted sets",
@@ -43,7 +44,7 @@ def shift_section(evidence: Evidence, tables: Tables) -> Section:
         "the line as given, its p-values are adjusted by Benjamini and Hochberg, exploratory. Errors are compared as "
         f"ratios (growth of the NLL), an AUC is not.{rest}",
         plots=shown,
-        folded=_named(
+        folded=named(
             ("Effective robustness, and growth of errors", _beyond(robustness, evidence.baseline)),
             ("Telling the sets apart by confidence", tables.of("ood_detection")),
         ),
@@ -60,11 +61,11 @@ def subgroup_section(evidence: Evidence, tables: Tables) -> Section:
     harm, values = tables.of("harm"), tables.of("group_values")
     plots, harms, rest, more = _no_plots(), _no_plots(), "", ""
     if len(harm):
-        harms, rest = _capped(harm_plots(harm, evidence.baseline))
+        harms, rest = capped(harm_plots(harm, evidence.baseline))
     if len(values):
-        plots, more = _capped(value_plots(values, tables.of("group_gaps"), evidence.baseline))
+        plots, more = capped(value_plots(values, tables.of("group_gaps"), evidence.baseline))
     if not plots and len(tables.subgroups):  # no group is large enough for a band of chance
-        plots, more = _capped(subgroup_plots(tables.subgroups, evidence.baseline))
+        plots, more = capped(subgroup_plots(tables.subgroups, evidence.baseline))
     return Section(
         anchor="subgroups",
         heading="Subgroups",
@@ -73,7 +74,7 @@ def subgroup_section(evidence: Evidence, tables: Tables) -> Section:
         "smallest with a specificity of 0.9 on validation; criteria of fairness conflict where prevalences differ and "
         f"stand side by side.{rest or more}",
         plots=(*harms, *plots),
-        folded=_named(
+        folded=named(
             ("Largest gaps between groups, beside chance", tables.of("group_gaps")),
             ("Equalised odds at the frozen threshold", tables.of("group_odds")),
             ("Error rates and calibration within groups", tables.of("group_rates")),
@@ -86,9 +87,9 @@ def subgroup_section(evidence: Evidence, tables: Tables) -> Section:
 def confidence_section(evidence: Evidence, tables: Tables) -> Section:
     """Scores, calibration before and after temperature, selective prediction."""
     bins, curves = tables.of("reliability"), tables.of("risk_coverage")
-    reliability, rest = _capped(reliability_plots(bins, evidence.baseline)) if len(bins) else (_no_plots(), "")
+    reliability, rest = capped(reliability_plots(bins, evidence.baseline)) if len(bins) else (_no_plots(), "")
     risk, more = (
-        _capped(risk_plots(curves, tables.of("selective"), evidence.baseline)) if len(curves) else (_no_plots(), "")
+        capped(risk_plots(curves, tables.of("selective"), evidence.baseline)) if len(curves) else (_no_plots(), "")
     )
     return Section(
         anchor="confidence",
@@ -98,7 +99,7 @@ def confidence_section(evidence: Evidence, tables: Tables) -> Section:
         "compare sets of different size by the debiased error. Differences in scores mix discrimination and "
         f"calibration; after temperature the second part is small.{rest or more}",
         plots=(*reliability, *risk),
-        folded=_named(
+        folded=named(
             ("Scores and calibration", tables.of("probabilities")),
             (f"Differences to {evidence.baseline} in NLL and Brier score", tables.of("probability_contrasts")),
             (f"Differences to {evidence.baseline} in selective risk", tables.of("selective_contrasts")),
@@ -107,7 +108,22 @@ def confidence_section(evidence: Evidence, tables: Tables) -> Section:
                 tables.of("group_coverage"),
             ),
         ),
-        empty="No finished trial has predictions yet.",
+        empty="No finished trial has predictions of labels. Of predicted masks no probabilities are kept.",
+    )
+
+
+def overlap_section(tables: Tables) -> Section:
+    """Readings of the overlap, distances, false alarms. Left out where no task has masks."""
+    overlap = tables.of("overlap")
+    return Section(
+        anchor="overlap",
+        heading="Masks",
+        intro="Dice and IoU lead over images that show the label, as means over patients of means over their images; "
+        "other readings stand beside them, because published numbers differ in which they mean. An image without the "
+        "label has no overlap: what is predicted on it is counted apart. The 95 % Hausdorff distance (in pixels of the "
+        "original image) does not exist where nothing was predicted, and those images are counted, not scored. All are "
+        "means over seeds, at thresholds that were frozen on validation.",
+        tables=named(("Overlap, distances and false alarms", overlap)),
     )
 
 
@@ -115,7 +131,7 @@ def speed_section(evidence: Evidence, tables: Tables) -> Section:
     """Validation curves and times to the marks."""
     curves = tables.of("convergence")
     plots, rest = (
-        _capped(convergence_plots(curves, tables.of("speed"), evidence.baseline)) if len(curves) else (_no_plots(), "")
+        capped(convergence_plots(curves, tables.of("speed"), evidence.baseline)) if len(curves) else (_no_plots(), "")
     )
     return Section(
         anchor="speed",
@@ -126,20 +142,30 @@ def speed_section(evidence: Evidence, tables: Tables) -> Section:
         "seeds, ratios within bounds. Device-hours are training and validation seconds times ranks. The area under "
         f"the curve over log steps has an interval over seeds alone.{rest}",
         plots=plots,
-        folded=_named(("Times to the marks", tables.of("speed")), ("Area over log steps", tables.of("learning_area"))),
+        folded=named(("Times to the marks", tables.of("speed")), ("Area over log steps", tables.of("learning_area"))),
         empty="No trial has a validation curve.",
     )
+
+
+def stage_section(tables: Tables) -> tuple[Section, ...]:
+    """How good earlier stages are; only of studies in which trials start from trials."""
+    if tables.stages.empty:
+        return ()
+    shown = (("Upstream trials", tables.stages),)
+    return (Section(anchor="stages", heading="Earlier stages", intro=INTRO, tables=shown),)
 
 
 def _no_plots() -> tuple[AnyPlot, ...]:
     return ()
 
 
-def _capped(plots: Sequence[P]) -> tuple[tuple[P, ...], str]:
+def capped(plots: Sequence[P]) -> tuple[tuple[P, ...], str]:
+    """As many figures of a kind as the page shows, and what is said of the rest."""
     rest = len(plots) - MAX_FIGURES
     said = f" {rest} further figures of this kind are not drawn; their numbers are in the tables." if rest > 0 else ""
     return tuple(plots[:MAX_FIGURES]), said
 
 
-def _named(*tables: tuple[str, pd.DataFrame]) -> tuple[tuple[str, pd.DataFrame], ...]:
+def named(*tables: tuple[str, pd.DataFrame]) -> tuple[tuple[str, pd.DataFrame], ...]:
+    """Those that have rows."""
     return tuple((title, table) for title, table in tables if len(table))

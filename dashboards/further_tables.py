@@ -16,6 +16,7 @@ from dashboards.confidence_tables import probability_contrast_rows, probability_
 from dashboards.evidence import IN_DOMAIN, Evidence, SeenBlock
 from dashboards.exclusions import Exclusion
 from dashboards.harm_tables import gap_rows, harm_rows
+from dashboards.overlap_tables import is_masks, overlap_rows
 from dashboards.primary_family import absent_contrasts
 from dashboards.rate_tables import cross_rows, odds_rows, rate_rows
 from dashboards.reliability_tables import reliability_rows
@@ -54,6 +55,7 @@ NAMES = (
     "speed",
     "learning_area",
     "convergence",
+    "overlap",
 )
 """File names of the tables."""
 
@@ -76,7 +78,10 @@ class FurtherTables:
         self.exclusions: list[Exclusion] = []
 
     def watch(self, seen: SeenBlock) -> None:
-        """Work on one task, scale and amount."""
+        """Work on one task, scale and amount. Of masks no probabilities are kept, which most tables are about."""
+        if is_masks(seen):
+            self._rows["overlap"] += overlap_rows(seen)
+            return
         primary = self._primary_amounts(seen.task, self._amounts[seen.task])
         block = make_block(seen, self._evidence, primary)
         for runs in block.sets.values():

@@ -18,6 +18,7 @@ patients_known                                        whether the manifest knows
 subset_hash, order_hash, manifest_hash                pairing keys
 upstream_overlap, near_copies                         evaluation set -> what the plan knew of images on both sides
 regime                                                small, medium or large where a recipe follows BiT-HyperRule
+image_size                                            resize/crop in pixels where the protocol says or a rule gives them
 parameters, backbone_parameters, steps                of the model; optimiser steps
 best_step, best_value, still_rising                   selection on validation; still_rising is None if not known
 seconds, setup_s, train_s, evaluate_s, samples_per_s  wall clock
@@ -183,6 +184,31 @@ def _study_file(study: str, tracking_uri: str | None) -> dict[str, Any]:
     return written
 
 
+def load_report_table(study: str, name: str, tracking_uri: str | None = None) -> pd.DataFrame:
+    """A table of the report that was attached to the study last; empty if there is none.
+
+    Args:
+        study: Name of the study.
+        name: Such as ``contrasts``.
+        tracking_uri: As ``load_results``.
+
+    Raises:
+        UserError: As ``load_results``.
+        TrackingError: As ``load_results``.
+    """
+    source = _open(study, tracking_uri)
+    with tracking.tracking(source.uri):
+        parents = tracking.find_parents(source.client, source.experiment_id)
+        folder = f"{RecordArtifact.REPORT}/tables"
+        wanted = f"{folder}/{name}.parquet"
+        found = {item.path for p in parents[:1] for item in source.client.list_artifacts(p.info.run_id, folder)}
+    if wanted not in found:
+        return pd.DataFrame()
+    with tempfile.TemporaryDirectory(prefix="scalecurves-table-") as fresh:
+        path = _Files(source.uri).path(parents[0].info.run_id, parents[0].info.artifact_uri, wanted, Path(fresh))
+        return pd.read_parquet(path)
+
+
 def load_predictions(
     study: str | pd.DataFrame,
     trial_ids: Collection[str] | None = None,
@@ -300,7 +326,7 @@ class LazyValidation(Mapping[str, PredictionSet]):
 
 
 def load_histories(results: pd.DataFrame, tracking_uri: str | None = None) -> LazyHistories:
-    """Validation curves of done trials, trial_id -> History.
+    """Validation curves of done trials, trial_id -> History; of those that took optimiser steps.
 
     Args:
         results: (Rows of) the frame that ``load_results`` gave.
@@ -309,9 +335,15 @@ def load_histories(results: pd.DataFrame, tracking_uri: str | None = None) -> La
     Raises:
         UserError: A frame without the columns trial_id, run_id and artifact_uri.
     """
-    rows = _rows_with_files(results, "load_histories")
+    rows = [row for row in _rows_with_files(results, "load_histories") if _has_curve(row)]
     runs = {str(row["trial_id"]): (str(row["run_id"]), str(row["artifact_uri"])) for row in rows}
     return LazyHistories(runs, _uri_of(results, tracking_uri))
+
+
+def _has_curve(row: Mapping[str, Any]) -> bool:
+    """A linear probe and kNN train in no steps."""
+    steps = row.get("steps")
+    return bool(pd.isna(steps)) or steps != 0
 
 
 class LazyHistories(Mapping[str, History]):
@@ -400,7 +432,7 @@ _COLUMNS = (
     *("amount_kind", "amount_value", "kind", "primary", "ladder", "sets", "set_hashes"),
     *_FROM_METRICS,
     *("patients_known", "subset_hash", "order_hash", "manifest_hash", "still_rising"),
-    *("upstream_overlap", "near_copies", "regime"),
+    *("upstream_overlap", "near_copies", "regime", "image_size"),
     *("host", "device", "ranks", "commit", "reported", "undefined", "artifact_uri", "val_hash"),
     *("search_id", "search_number", "tuned"),
 )
@@ -439,6 +471,7 @@ def _row(run: RunRow) -> dict[str, Any]:
         "manifest_hash": tags.get(RecordTag.MANIFEST_HASH),
         "upstream_overlap": tracking.tag_mapping(tags, RecordTag.UPSTREAM_OVERLAP),
         "regime": tags.get(RecordTag.REGIME),
+        "image_size": tags.get(RecordTag.IMAGE_SIZE),
         "near_copies": tracking.tag_mapping(tags, RecordTag.NEAR_COPIES),
         "still_rising": _flag(tags.get(RecordTag.STILL_RISING)),
         "host": tags.get(RecordTag.environment("host")),

@@ -56,6 +56,7 @@ def caveats(evidence: Evidence, tables: Tables, problems: Iterable[str]) -> tupl
         *_unknown_patients(evidence.results),
         *_rising(tables.cells),
         *regime_caveats(evidence.results),
+        *image_size_caveats(evidence.results),
         *_seeds(evidence),
         *tuning_caveats(tables.tuning),
         *_mixed(evidence.results),
@@ -124,6 +125,22 @@ def regime_caveats(results: pd.DataFrame) -> list[str]:
             lines.append(
                 f"{task}: the rule of the recipe (BiT-HyperRule) jumps in the curve ({', '.join(sorted(names))}): "
                 "steps, warm-up, decay and mixup differ there, too, so a step in the curve is not one of labels alone."
+            )
+    return lines
+
+
+def image_size_caveats(results: pd.DataFrame) -> list[str]:
+    """Curves over scales along which the size of images changes, too."""
+    if results.empty or "image_size" not in results:
+        return []
+    lines = []
+    for task, rows in results[results["image_size"].notna()].groupby("task", observed=True):
+        by_size = rows.groupby("image_size", observed=True)["model_scale"].unique()
+        if len(by_size) > 1:
+            listed = "; ".join(f"{size} px for {', '.join(map(str, scales))}" for size, scales in by_size.items())
+            lines.append(
+                f"{task}: images are resized and cropped differently for different scales ({listed}), so a difference "
+                "between these scales is not one of scale alone."
             )
     return lines
 

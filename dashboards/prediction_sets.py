@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dashboards.units import Units
 from search_spaces.exceptions import DataError
-from search_spaces.names import MISSING_CLASS, NO_AGGREGATION, Column, Kind, Unit
+from search_spaces.names import MISSING_CLASS, NO_AGGREGATION, Column, Kind, MaskColumn, Unit
 
 _CLASS_KINDS = (Kind.MULTICLASS, Kind.ORDINAL)
 _SUBGROUPS = (Column.SEX, Column.AGE_BAND)
@@ -31,11 +31,14 @@ class PredictionSet:
 
     Attributes:
         name: The evaluation set.
-        kind: binary, multiclass, multilabel or ordinal.
+        kind: binary, multiclass, multilabel, ordinal or segmentation.
         labels: Labels (classes) in the order of the columns.
         y: Binary, multilabel: (N, L) float32 of 0, 1 and NaN (masked). Multiclass, ordinal: (N,) int64 into labels, -1
-            masked.
-        logits: (N, L) float32, before sigmoid or softmax.
+            masked. Segmentation: (N, L), whether the original mask shows the label.
+        logits: (N, L) float32, before sigmoid or softmax. Segmentation: (N, L, 4) float64, pixels that are predicted
+            and true, predicted only, true only, and neither; NaN where a label is not known.
+        distances: Segmentation: (N, L, 2) float64, HD95 in pixels of the original image and normalised surface Dice;
+            NaN where undefined.
         image: (N,) keyed hashes of the image ids; of the first one where several images are one row.
         patient: (N,) keyed hashes of the patient ids; one key per task, so patients match across trials.
         site: (N,) of the site's name; None if the manifest has none.
@@ -52,7 +55,7 @@ class PredictionSet:
     kind: str
     labels: tuple[str, ...]
     y: NDArray[np.float32] | NDArray[np.int64]
-    logits: NDArray[np.float32]
+    logits: NDArray[Any]
     image: NDArray[np.str_]
     patient: NDArray[np.str_]
     site: NDArray[np.object_] | None = None
@@ -63,6 +66,17 @@ class PredictionSet:
     study: NDArray[np.str_] | None = None
     aggregation: str = NO_AGGREGATION
     n_images: int | None = None
+    distances: NDArray[np.float64] | None = None
+
+    @property
+    def is_masks(self) -> bool:
+        """Whether masks were predicted."""
+        return self.kind == Kind.SEGMENTATION
+
+    @property
+    def known_distances(self) -> NDArray[np.float64]:
+        """``distances``, NaN throughout if there are none."""
+        return np.full((*self.logits.shape[:2], 2), np.nan) if self.distances is None else self.distances
 
     @property
     def images(self) -> int:
@@ -103,9 +117,12 @@ class PredictionReader:
             raise DataError(f"predictions {path.name} cannot be read: {error}") from error
         kind, labels = _metadata(table, path)
         about = table.schema.metadata or {}
+        distances = None
+        if kind == Kind.SEGMENTATION:
+            table, distances = _one_row_per_image(table, labels, path)
         shared = about.get(b"shared_patients")
         truth = [Column.Y] if kind in _CLASS_KINDS else [Column.LABEL_PREFIX + label for label in labels]
-        logits = [Column.LOGIT_PREFIX + label for label in labels]
+        logits = _number_columns(kind, labels)
         needed = [Column.IMAGE_ID, Column.PATIENT_ID, *truth, *logits]
         if missing := [name for name in needed if name not in table.column_names]:
             raise DataError(f"predictions {path.name} lack the columns {', '.join(missing)}; labels are {list(labels)}")
@@ -114,7 +131,8 @@ class PredictionReader:
             kind=kind,
             labels=labels,
             y=self._shared(table, truth, _classes if kind in _CLASS_KINDS else _matrix),
-            logits=_matrix(table.select(logits)),
+            logits=_matrix(table.select(logits)) if distances is None else _counts(table.select(logits)),
+            distances=distances,
             image=self._shared(table, [Column.IMAGE_ID], _text),
             patient=self._shared(table, [Column.PATIENT_ID], _text),
             site=self._shared(table, [Column.SITE], _objects) if Column.SITE in table.column_names else None,
@@ -128,7 +146,7 @@ class PredictionReader:
             shared_patients=None if shared is None else int(shared),
             same_ids=about.get(b"same_ids", b"true") == b"true",
         )
-        aggregation = (table.schema.metadata or {}).get(b"aggregation", b"").decode() or NO_AGGREGATION
+        aggregation = about.get(b"aggregation", b"").decode() or NO_AGGREGATION
         if aggregation == NO_AGGREGATION:
             return images
         if aggregation.startswith(f"{Unit.STUDY}:") and images.study is None:
@@ -246,9 +264,50 @@ def _metadata(table: pa.Table, path: Path) -> tuple[str, tuple[str, ...]]:
         kind, labels = metadata[b"kind"].decode(), tuple(json.loads(metadata[b"labels"]))
     except (KeyError, ValueError) as error:
         raise DataError(f"predictions {path.name}: metadata kind and labels (a JSON list) are missing") from error
-    if kind not in (*_CLASS_KINDS, Kind.BINARY, Kind.MULTILABEL):
-        raise DataError(f"predictions {path.name}: kind {kind!r} has no logits")
+    if kind not in set(Kind):
+        raise DataError(f"predictions {path.name}: kind {kind!r} is not one of {', '.join(Kind)}")
     return kind, labels
+
+
+def _number_columns(kind: str, labels: tuple[str, ...]) -> list[str]:
+    """Columns of what was predicted, once there is one row per image."""
+    if kind == Kind.SEGMENTATION:
+        return [f"{name}_{label}" for label in labels for name in MaskColumn.COUNTS]
+    return [Column.LOGIT_PREFIX + label for label in labels]
+
+
+def _one_row_per_image(table: pa.Table, labels: tuple[str, ...], path: Path) -> tuple[pa.Table, NDArray[np.float64]]:
+    """Predictions of masks, which have a row per image and label, with a row per image.
+
+    Returns:
+        The table with ``y_<label>`` and ``tp_<label>`` and so on; (N, L, 2) distances.
+
+    Raises:
+        DataError: Rows are not the images with all labels in their order.
+    """
+    numbers = (Column.Y, *MaskColumn.COUNTS, *MaskColumn.DISTANCES)
+    needed = (Column.IMAGE_ID, Column.PATIENT_ID, MaskColumn.LABEL, *numbers)
+    if missing := [name for name in needed if name not in table.column_names]:
+        raise DataError(f"predictions {path.name} lack the columns {', '.join(missing)}")
+    images, left = divmod(len(table), len(labels))
+    ids = np.array(table.column(Column.IMAGE_ID).to_pylist(), dtype=np.str_)
+    in_order = not left and table.column(MaskColumn.LABEL).to_pylist() == list(labels) * images
+    if not in_order or (ids.reshape(images, len(labels)) != ids[:: len(labels), None]).any():
+        raise DataError(f"predictions {path.name}: rows must be the images in order, each with labels {list(labels)}")
+    whole = table.take(np.arange(0, len(table), len(labels))).drop_columns([MaskColumn.LABEL, *numbers])
+    for k, label in enumerate(labels):
+        of_label = table.take(np.arange(k, len(table), len(labels)))
+        whole = whole.append_column(Column.LABEL_PREFIX + label, of_label.column(Column.Y))
+        for name in MaskColumn.COUNTS:
+            whole = whole.append_column(f"{name}_{label}", of_label.column(name))
+    distances = np.stack([table.column(name).to_numpy() for name in MaskColumn.DISTANCES], axis=1)
+    return whole, distances.reshape(images, len(labels), len(MaskColumn.DISTANCES)).astype(np.float64)
+
+
+def _counts(part: pa.Table) -> NDArray[np.float64]:
+    """(N, L, 4); nulls become NaN."""
+    flat = np.stack([column.to_numpy().astype(np.float64) for column in part.columns], axis=1)
+    return flat.reshape(part.num_rows, -1, len(MaskColumn.COUNTS))
 
 
 def _classes(part: pa.Table) -> NDArray[np.int64]:

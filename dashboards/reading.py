@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dashboards.estimates import influence_of
 from dashboards.evidence import (
     IN_DOMAIN,
     CellKey,
@@ -197,8 +198,8 @@ def _drop_repeated(
     """Two seeds that initialise differently never agree in every logit: such a pair is one result, kept once."""
     seen: dict[str, SeedKey] = {}
     for seed, prediction in list(runs.items()):
-        if not np.isfinite(prediction.logits).all() or not np.ptp(prediction.logits) > 0:
-            continue  # not a copy but a failure: nothing finite, or the same for every image
+        if _says_nothing(prediction):
+            continue  # not a copy but a failure: nothing finite, or the same for every image; or all right
         digest = hashlib.blake2b(np.ascontiguousarray(prediction.logits).tobytes()).hexdigest()
         first = seen.setdefault(digest, seed)
         if first != seed and getattr(first, "init", first) != getattr(seed, "init", seed):
@@ -208,6 +209,13 @@ def _drop_repeated(
             result.exclusions.append(
                 Exclusion(why=Why.SAME_PREDICTIONS, task=result.task, set=name, trial_id=trials[seed], detail=detail)
             )
+
+
+def _says_nothing(prediction: PredictionSet) -> bool:
+    if prediction.is_masks:  # masks without a pixel, or without an error, agree in all counts
+        tp, fp, fn, _ = np.nansum(prediction.logits, axis=(0, 1))
+        return not (tp + fp > 0 and fp + fn > 0)
+    return not np.isfinite(prediction.logits).all() or not np.ptp(prediction.logits) > 0
 
 
 def _add_ensemble(
@@ -220,7 +228,7 @@ def _add_ensemble(
     usable = {
         seed: p for seed, p in runs.items() if np.isfinite(result.values[trials[seed], p.name, result.metric].value)
     }
-    if len(usable) < 2:
+    if len(usable) < 2 or any(p.is_masks for p in usable.values()):  # of masks no probabilities are kept
         return
     first = next(iter(usable.values()))
     mean = seed_ensemble(first.kind, {seed: Member(images=p.image, logits=p.logits) for seed, p in usable.items()})
@@ -335,15 +343,9 @@ def _estimate_trial(result: TaskEstimates, trial_id: str, prediction: Prediction
     known = metric_names(prediction.kind, prediction.labels)
     for metric in dict.fromkeys([result.metric, *SECONDARY_METRICS]):
         if metric in known:
-            result.values[trial_id, prediction.name, metric] = patient_influence(
-                metric,
-                prediction.kind,
-                prediction.labels,
-                prediction.y,
-                prediction.logits,
-                design.index,
-                class_set=design.classes if metric == Metric.AUC_MACRO else None,
-            )
+            class_set = design.classes if metric == Metric.AUC_MACRO else None
+            influence = influence_of(metric, prediction, design.index, class_set)
+            result.values[trial_id, prediction.name, metric] = influence
     for group in design.groups if result.metric in known and result.metric not in _OF_RANKS else ():
         key = (trial_id, prediction.name, group.column, group.name)
         result.groups[key] = GroupEstimate(
@@ -354,14 +356,4 @@ def _estimate_trial(result: TaskEstimates, trial_id: str, prediction: Prediction
 
 
 def _part(metric: str, prediction: PredictionSet, part: Part | None) -> Influence | None:
-    if part is None:
-        return None
-    return patient_influence(
-        metric,
-        prediction.kind,
-        prediction.labels,
-        prediction.y[part.rows],
-        prediction.logits[part.rows],
-        part.index,
-        class_set=part.classes,
-    )
+    return None if part is None else influence_of(metric, prediction, part.index, part.classes, part.rows)

@@ -26,7 +26,14 @@ from dashboards.answers import Answer
 from dashboards.curve_plots import parameter_plots, scale_curves
 from dashboards.data_cards import card_tables, load_data_cards
 from dashboards.evidence import IN_DOMAIN, Evidence, target_results
-from dashboards.evidence_sections import confidence_section, shift_section, speed_section, subgroup_section
+from dashboards.evidence_sections import (
+    confidence_section,
+    overlap_section,
+    shift_section,
+    speed_section,
+    stage_section,
+    subgroup_section,
+)
 from dashboards.figure_files import figures_being_written
 from dashboards.findings import findings, headlines, overview, summary
 from dashboards.load import (
@@ -40,6 +47,8 @@ from dashboards.load import (
 )
 from dashboards.page import PageContent, Section, render_page
 from dashboards.planned import current_trials, load_planned, readable_plan
+from dashboards.representation_section import representation_section
+from dashboards.representations import Fetch, KeptRepresentations, TrialRepresentations, storage_files
 from dashboards.row_plots import completeness_plot, forest_plots
 from dashboards.static import render
 from dashboards.style import plural
@@ -94,6 +103,7 @@ def build_report(
     planned: Mapping[str, Any] | None = None,
     *,
     local_ledger: bool = False,
+    files: Fetch | None = None,
 ) -> ReportFiles:
     """Build the report of a study from its record.
 
@@ -103,28 +113,32 @@ def build_report(
         tracking_uri: ``MLFLOW_TRACKING_URI`` if not given, else the SQLite file in the home folder.
         planned: The plan (``plan.json``); that of the record if not given.
         local_ledger: Keep the read in a file beside ``out``; else the caller adds it to the study's record.
+        files: What trials left in the storage; that of the home folder if not given.
 
     Raises:
         UserError: There is no record of the study, or ``out`` is a file.
-        TrackingError: MLflow cannot be reached.
+        TrackingError: MLflow or the storage cannot be reached.
     """
-    evidence, problems = gather(study_name, tracking_uri, planned)
+    evidence, problems = gather(study_name, tracking_uri, planned, files)
     earlier, damaged = parse_reads(
         [*recorded_reads(study_name, tracking_uri), *(local_reads(out) if local_ledger else ())]
     )
     place = f"locally, in {local_file(out).name} beside the report" if local_ledger else "with the study's record"
     ledger = Ledger(this=read_of(evidence), earlier=earlier, place=place, damaged=damaged)
     uri = tracking.hide_password(tracking.resolve_tracking_uri(tracking_uri))
-    files = write_report(evidence, out, problems=problems, record=uri, ledger=ledger)
+    written = write_report(evidence, out, problems=problems, record=uri, ledger=ledger)
     if local_ledger:
-        add_local_read(out, files.read)
-    return files
+        add_local_read(out, written.read)
+    return written
 
 
 def gather(
-    study_name: str, tracking_uri: str | None = None, planned: Mapping[str, Any] | None = None
+    study_name: str,
+    tracking_uri: str | None = None,
+    planned: Mapping[str, Any] | None = None,
+    files: Fetch | None = None,
 ) -> tuple[Evidence, list[str]]:
-    """Everything a report needs, and what could not be read.
+    """Everything a report needs, and what could not be read; see ``build_report``.
 
     Raises:
         UserError: There is no record of the study.
@@ -144,6 +158,10 @@ def gather(
         failures = failures[~failures["done"].astype(bool)].reset_index(drop=True)
     of_search = failures["role"] == Role.SEARCH
     uri = tracking_uri or everything.attrs.get("tracking_uri")
+    kept: Mapping[str, TrialRepresentations] = {}
+    if study is not None and study.representations is not None:
+        kept, damaged = _representations(study_name, results, files)
+        problems += damaged
     evidence = Evidence(
         name=study_name,
         results=results,
@@ -155,10 +173,24 @@ def gather(
         ingested=ingested,
         plan=plan,
         searches=everything[everything["role"] == Role.SEARCH],
+        upstream=everything[everything["role"] == Role.UPSTREAM],
         search_failures=failures[of_search].drop_duplicates("trial_id"),
         data_cards=load_data_cards(study_name, tracking_uri),
+        representations=kept,
     )
     return evidence, problems
+
+
+def _representations(
+    study: str, results: pd.DataFrame, files: Fetch | None
+) -> tuple[Mapping[str, TrialRepresentations], list[str]]:
+    """What the trials kept, and what is wrong with it."""
+    kept = KeptRepresentations(results, files or storage_files(study))
+    without = len(results) - len(kept)
+    if not without:
+        return kept, kept.problems
+    missing = f"{plural(without, 'finished trial')} without representations, or with files that are not in the storage."
+    return kept, [*kept.problems, missing]
 
 
 def _readable_study(study_name: str, tracking_uri: str | None) -> tuple[Study | None, IngestedStudy | None, str]:
@@ -274,7 +306,9 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
         shift_section(evidence, tables),
         subgroup_section(evidence, tables),
         confidence_section(evidence, tables),
+        *([overlap_section(tables)] if len(tables.of("overlap")) else []),
         speed_section(evidence, tables),
+        *representation_section(evidence, tables),
         _gates_section(tables),
         Section(
             anchor="completeness",
@@ -295,6 +329,7 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
             ),
             empty="No finished trial yet.",
         ),
+        *stage_section(tables),
         *_tuning_section(evidence, tables.tuning),
         *_further_sections(evidence, tables),
     )
@@ -417,12 +452,16 @@ def main(
     tracking_uri: Annotated[
         str | None, typer.Option(help="MLflow tracking URI; else MLFLOW_TRACKING_URI, else a local SQLite file.")
     ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Path or URI given to --storage of the run; else storage in the home folder.")
+    ] = None,
 ) -> None:
     """Build the report of a study without writing to MLflow."""
     from search_spaces.files import study_name
 
     try:
-        files = build_report(study_name(study), out, tracking_uri, local_ledger=True)
+        name = study_name(study)
+        files = build_report(name, out, tracking_uri, local_ledger=True, files=storage_files(name, storage))
     except ScalecurvesError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None

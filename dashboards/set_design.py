@@ -6,7 +6,7 @@ It depends on truth and patients alone, so it is the same for all trials of a ta
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from dashboards.statistics import (
 )
 from dashboards.statistics.class_sets import MIN_SHOWN_PATIENTS
 from dashboards.statistics.subgroups import group_values
-from search_spaces.names import Column
+from search_spaces.names import Column, Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +173,11 @@ def _group_design(prediction: PredictionSet, column: str, name: str, inside: NDA
 
 
 def _counts(prediction: PredictionSet, rows: NDArray[np.bool_]) -> tuple[LabelCounts, ...]:
-    return count_labels(prediction.kind, prediction.labels, prediction.y[rows], prediction.patient[rows])
+    if not prediction.is_masks:
+        return count_labels(prediction.kind, prediction.labels, prediction.y[rows], prediction.patient[rows])
+    counts = count_labels(Kind.MULTILABEL, prediction.labels, prediction.y[rows], prediction.patient[rows])
+    # An overlap is that of images with the label; it needs none without it.
+    return tuple(replace(of, negative_patients=of.positive_patients) for of in counts)
 
 
 def _part(prediction: PredictionSet, chosen: NDArray[np.bool_], classes: tuple[str, ...]) -> Part | None:

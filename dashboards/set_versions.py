@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from dashboards.estimates import chance_of_set
 from dashboards.prediction_sets import PredictionSet
 from dashboards.set_design import SetDesign, design_of
-from dashboards.statistics import Influence, Metric, chance_run, metric_names
+from dashboards.statistics import Influence, Metric, metric_names
 
 
 class SetVersions:
@@ -81,7 +82,7 @@ class SetVersions:
         if metric not in metric_names(prediction.kind, prediction.labels):
             return None
         classes = design.classes if metric == Metric.AUC_MACRO else None
-        return chance_run(metric, prediction.kind, prediction.labels, prediction.y, design.index, classes)
+        return chance_of_set(metric, prediction, design.index, classes)
 
     def shared_patients(self, name: str) -> int | None:
         """The most patients that any trial's predictions say are in training too; None if one does not know."""

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from dashboards.cell_tables import TaskView
+from dashboards.estimates import chance_of_set
 from dashboards.evidence import CellKey, Evidence
 from dashboards.exclusions import Exclusion, Why
 from dashboards.histories import History
@@ -20,7 +21,7 @@ from dashboards.statistics import (
     Reached,
     SeedKey,
     area_over_log_steps,
-    chance_run,
+    index_patients,
     median_time,
     threshold,
     time_ratio,
@@ -40,6 +41,9 @@ NO_BASELINE = "not estimable: the baseline has no validation curve at this scale
 NO_CHANCE = "not estimable: the metric's chance level is not known"
 NOT_ABOVE = "not estimable: the baseline is no better than chance on validation"
 NO_PAIR = "not estimable: no common seed"
+
+_OF_THE_TRUTH = (Metric.ACCURACY, Metric.BALANCED_ACCURACY, Metric.NLL, Metric.DICE, Metric.IOU)
+"""Metrics whose value by guessing follows from what validation shows."""
 
 STEPS, HOURS = "steps", "device_hours"
 _NAN = float("nan")
@@ -103,10 +107,9 @@ def chance_of(evidence: Evidence, task: TaskView) -> float:
         validation = evidence.validation[trial]
     except ScalecurvesError:
         return _NAN
-    if metric not in (Metric.ACCURACY, Metric.BALANCED_ACCURACY, Metric.NLL):
+    if metric not in _OF_THE_TRUTH:
         return _NAN
-    of = validation
-    return chance_run(task.estimates.metric, of.kind, of.labels, of.y, of.patient).value
+    return chance_of_set(task.estimates.metric, validation, index_patients(validation.patient)).value
 
 
 def speed_rows(

@@ -80,6 +80,8 @@ _METRICS = {
     "ece": "ECE",
     "dice": "Dice",
     "iou": "IoU",
+    "hd95": "95 % Hausdorff distance (pixels of the original)",
+    "nsd": "normalised surface Dice",
     "kappa": "weighted kappa",
     "ap": "average precision",
     "ap_macro": "macro average precision",

@@ -19,9 +19,12 @@ from dashboards.label_tables import label_rows
 from dashboards.planned import CELL_COLUMNS, CellName, planned_seeds
 from dashboards.primary_family import absent_contrasts, absent_scale_effects, primary_amounts
 from dashboards.reading import task_estimates
+from dashboards.representation_tables import representation_tables
 from dashboards.robustness_tables import deficit_rows, shift_summary_rows, shifted_rows, subgroup_rows, with_holm
 from dashboards.side_tables import ensemble_rows, fit_table, paper_rows, rank_table
+from dashboards.stage_tables import stage_table
 from dashboards.tuning_tables import tuning_table
+from dashboards.weight_tables import weight_rows
 from dashboards.where_tables import decide_scales, reach_rows, scale_rows
 
 _COUNTS = (
@@ -66,9 +69,10 @@ class Tables:
         failures: Failed trials.
         data: Labelled images and patients of each amount.
         tuning: What the search of each cell chose.
+        stages: How good the trials are that others start from.
         exclusions: Results that are not used, counted by reason.
         left_out: "task, set" -> labels with too few patients to be part of a macro AUC.
-        further: The tables of ``dashboards.further_tables``, by name.
+        further: The tables of ``dashboards.further_tables`` and ``dashboards.representation_tables``, by name.
     """
 
     cells: pd.DataFrame
@@ -93,6 +97,7 @@ class Tables:
     failures: pd.DataFrame
     data: pd.DataFrame
     tuning: pd.DataFrame
+    stages: pd.DataFrame
     exclusions: pd.DataFrame
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
     further: dict[str, pd.DataFrame] = field(default_factory=dict)
@@ -104,7 +109,7 @@ class Tables:
         } | self.further
 
     def of(self, name: str) -> pd.DataFrame:
-        """A table of ``dashboards.further_tables``; empty if there is none."""
+        """A table of ``further``; empty if there is none."""
         return self.further.get(name, pd.DataFrame())
 
 
@@ -140,9 +145,10 @@ def build_tables(evidence: Evidence) -> Tables:
         failures=evidence.failures,
         data=data_table(evidence),
         tuning=tuning_table(evidence),
+        stages=stage_table(evidence),
         exclusions=exclusion_table([*exclusions, *further.exclusions]),
         left_out=left_out,
-        further=further.frames(),
+        further=further.frames() | representation_tables(evidence, weight_rows),
     )
 
 

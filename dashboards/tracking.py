@@ -59,6 +59,7 @@ class RecordTag:
     """JSON: evaluation set -> whether the source was trained on its images: no, possible, yes; null if not known."""
     NEAR_COPIES = "sc.near_copies"
     REGIME = "sc.regime"
+    IMAGE_SIZE = "sc.image_size"
     """JSON: evaluation set -> images with a near copy in training or validation; null if nobody looked."""
     MANIFEST_HASH = "sc.manifest_hash"
     SEARCH = "sc.search"

@@ -233,7 +233,8 @@ def carry_out(
     out: Path | None = None,
     on_summary: Callable[[RunSummary], None] = lambda _: None,
 ) -> StudyRun:
-    """Run a sound plan, score what the study's evaluation sets have gained, and write the report.
+    """Run a sound plan, score what the study's evaluation sets have gained, keep the representations that finished
+    trials lack, and write the report.
 
     Args:
         plan: A plan without problems.
@@ -249,6 +250,7 @@ def carry_out(
         TrackingError: MLflow cannot be reached at the start.
     """
     from orchestrator.engine import Engine  # here, as it brings Ray and torch, which only runs need
+    from orchestrator.further_representations import keep_missing
     from orchestrator.further_sets import score_missing
 
     engine = Engine(plan, places, console, options)
@@ -258,6 +260,7 @@ def carry_out(
         if summary.waiting:
             return StudyRun(plan=plan, summary=summary, report=None, headlines=(), tracking_uri=engine.record.uri)
         score_missing(plan, places, engine.record, console)
+        keep_missing(plan, places, engine.record, console)
         page, headlines = write_report(plan, engine.record, console, out)
     return StudyRun(plan=plan, summary=summary, report=page, headlines=headlines, tracking_uri=engine.record.uri)
 
@@ -311,7 +314,7 @@ def attach_report(
     name = record.study.name
     folder = out or Path("reports") / name
     with console.status("writing the report"):
-        files = build_report(name, folder, record.uri, planned=planned)
+        files = build_report(name, folder, record.uri, planned=planned, files=record.storage.fetch)
         record.add_read(files.read.file_name, files.read.to_json())
         failpoint("report.before_attach")
         record.attach_report(folder)

@@ -18,7 +18,7 @@ from orchestrator.plan import PlannedTrial
 from orchestrator.progress import ProgressView
 from orchestrator.record_states import TrialState
 from orchestrator.record_writer import RecordWriter
-from orchestrator.retries import Retries
+from orchestrator.retries import Retries, memory_need
 from orchestrator.run_terms import FailedTrial, RunSummary
 from orchestrator.searches import NO_VALUE, validation_value
 from orchestrator.searching import Searching, Step
@@ -77,7 +77,7 @@ class Course:
         in_order = sorted(self._todo.values(), key=lambda t: t.trial.stage)
         self._agenda = Agenda(map(self._entry, in_order))
         self._breaker = breaker
-        self._retries = Retries()
+        self._retries = Retries(lambda i: memory_need(resolve(self._todo[i], False), self._todo[i].gang))
         self._started: dict[str, tuple[ResolvedTrial, float]] = {}
         self._ended: set[str] = set()
         self._whereabouts = Whereabouts()

@@ -19,6 +19,7 @@ from orchestrator.drivers import DriverNote
 from orchestrator.executor import Executor, Limits
 from orchestrator.places import Places
 from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
+from orchestrator.plan_representations import kept_by
 from orchestrator.plan_text import plan_json
 from orchestrator.progress import ProgressView
 from orchestrator.record import Record
@@ -222,7 +223,9 @@ class Engine:
         # What others start from is their science: always kept, and always the selected weights.
         upstream = planned.trial_id in self._is_upstream
         keep = "best" if upstream else "none" if planned.trial.role is Role.SEARCH else self._workspace.keep_weights
-        workspace = self._workspace.model_copy(update={"keep_weights": keep, "save_memory": save_memory})
+        kept = kept_by(self._plan.study, planned.trial)
+        own = {"keep_weights": keep, "save_memory": save_memory, "representations": kept}
+        workspace = self._workspace.model_copy(update=own)
         return self._resolver.resolved(planned.trial, attempt, workspace)
 
     def _finish(self, summary: RunSummary) -> None:

@@ -204,6 +204,8 @@ def _tags(result: TrialResult) -> dict[str, str]:
         tags[RecordTag.PATIENTS_KNOWN] = result.subset.patients_known
         if trial.protocol.follows_hyperrule:
             tags[RecordTag.REGIME] = regime_of(result.subset.images).name
+    if not isinstance(trial.protocol.image_size, str):
+        tags[RecordTag.IMAGE_SIZE] = "{}/{}".format(*trial.protocol.image_size)
     if trial.leakage is not None:
         tags[RecordTag.UPSTREAM_OVERLAP] = _json_line(trial.leakage.upstream_overlap)
         tags[RecordTag.NEAR_COPIES] = _json_line(trial.leakage.near_copies)
@@ -268,6 +270,7 @@ def _params(result: TrialResult) -> dict[str, str]:
     params |= {RecordTag.SEED_INIT: trial.seed.init, "amount.kind": trial.amount.kind}
     params |= {"amount.value": f"{trial.amount.value:g}", "scale.factory": trial.scale.factory}
     params |= {"scale.input_size": trial.scale.input_size, "source.content": trial.source.content}
+    params |= {"scale.gflops": trial.scale.gflops}
     params |= {"task.manifest": trial.task.manifest, "task.kind": trial.task.kind}
     params |= dict(_flat("protocol", trial.protocol.model_dump(mode="json")))
     return texts(params, MAX_PARAM)

@@ -7,16 +7,18 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.capacity import Capacity, Node, Shape
 from orchestrator.agenda import Entry
 from orchestrator.budget import Budget, count_affordable, work_of
 from orchestrator.forecast import Forecast, Work, forecast
+from orchestrator.further_representations import without_kept
 from orchestrator.pace import duration
 from orchestrator.places import Places
 from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
+from orchestrator.plan_representations import kept_by
 from orchestrator.record import Record
 from orchestrator.record_states import TrialState
 from orchestrator.remaining import remaining
@@ -46,6 +48,9 @@ class Estimate:
         affordable: Trials that it would start within the limit; None without one, or while a scale is unknown.
         weights_bytes: Of the weights that they will keep.
         store_bytes: Of the image stores that they read, those that exist already included.
+        kept_bytes: Of the activations that they keep.
+        without_kept: Finished trials that have no representations although the study asks for them.
+        kept_later: Those of them whose weights were kept, so that a run can make up for it.
     """
 
     forecast: Forecast
@@ -57,6 +62,9 @@ class Estimate:
     affordable: int | None
     weights_bytes: int
     store_bytes: int
+    kept_bytes: int = 0
+    without_kept: int = 0
+    kept_later: int = 0
 
     @property
     def gpu_hours(self) -> float | None:
@@ -92,20 +100,34 @@ class Estimate:
             "unknown_scales": list(made.unknown),
             "weights_bytes": self.weights_bytes,
             "store_bytes": self.store_bytes,
+            "representations_bytes": self.kept_bytes,
+            "without_representations": self.without_kept,
+            "representations_later": self.kept_later,
             "record_silent": self.silent,
         }
 
     def lines(self) -> list[str]:
         """Sentences for the terminal."""
         silent = [f"the record does not answer, so nothing counts as done: {self.silent}"] if self.silent else []
-        return [*silent, *self._cost_lines()]
+        return [*silent, *self._cost_lines(), *self._missing_lines()]
+
+    def _missing_lines(self) -> list[str]:
+        if not self.without_kept:
+            return []
+        lost = self.without_kept - self.kept_later
+        gone = f"; {lost} kept no weights and get none unless trained again under another study name" if lost else ""
+        made = f"the next run makes those of {self.kept_later} from their kept weights" if self.kept_later else ""
+        ways = made + gone if made else gone.removeprefix("; ")
+        return [f"representations: kept from now on; {self.without_kept} finished trials have none: {ways}"]
 
     def _cost_lines(self) -> list[str]:
         made = self.forecast
         if not made.trials:
             return ["nothing is left to train"]
+        kept = f"{size_text(self.kept_bytes)} of activations, " if self.kept_bytes else ""
         disk = (
-            f"disk: {size_text(self.weights_bytes)} of weights to keep, {size_text(self.store_bytes)} of image stores"
+            f"disk: {size_text(self.weights_bytes)} of weights to keep, {kept}"
+            f"{size_text(self.store_bytes)} of image stores"
         )
         if not made.seconds:
             return [
@@ -202,7 +224,15 @@ def estimate(
         affordable=_affordable(priced, known, made, options.max_gpu_hours),
         weights_bytes=sum(BYTES_PER_WEIGHT * t.parameters for t in known.todo if _keeps_weights(plan, t)),
         store_bytes=_store_bytes(plan, places, known.todo),
+        kept_bytes=sum(_kept_bytes(plan, t) for t in known.todo),
+        without_kept=len(known.without_kept),
+        kept_later=sum(known.without_kept.values()),
     )
+
+
+def _kept_bytes(plan: Plan, planned: PlannedTrial) -> int:
+    cell = planned.trial.cell
+    return plan.kept_bytes.get((cell.model_scale, cell.task), 0) if kept_by(plan.study, planned.trial) else 0
 
 
 _NODES = re.compile(r"(\d+)x\((\d+)(?:,(\d+)(?:,([A-Za-z0-9][\w.-]*))?)?\)")
@@ -281,7 +311,8 @@ def _affordable(works: Sequence[Work], known: _Known, made: Forecast, max_gpu_ho
 class _Known:
     """What the record says: seconds of trials that ended, trials to train, and why it says nothing if it does not.
 
-    ``plan`` has the values that searches have chosen; ``gangs`` those of all works.
+    ``plan`` has the values that searches have chosen; ``gangs`` those of all works; ``without_kept`` finished trials
+    without the representations that the study asks for, and whether their weights were kept.
     """
 
     plan: Plan
@@ -291,6 +322,7 @@ class _Known:
     todo: list[PlannedTrial]
     done: list[str]
     silent: str = ""
+    without_kept: dict[str, bool] = field(default_factory=dict)
 
 
 def _known(plan: Plan, places: Places) -> _Known:
@@ -325,6 +357,7 @@ def _known(plan: Plan, places: Places) -> _Known:
         took=took,
         todo=[t for t in plan.trials if t.trial_id in left],
         done=done,
+        without_kept={t.trial_id: storage.has_weights(t.trial_id) for t in without_kept(plan, done, storage)},
     )
 
 

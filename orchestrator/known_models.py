@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search_spaces.home import CACHE
 from search_spaces.identity import ScaleCard, canonical, digest
 from search_spaces.study import ScaleSpec
 from search_spaces.trial import ResolvedScale, ResolvedSource
@@ -26,14 +27,11 @@ from trainables.user_modules import code_state
 if TYPE_CHECKING:
     from trainables.scale_cards import ModelCard
 
-CACHE = "cache"
-"""Folder of the home; what is in it can be found out again."""
-
 MOST = 5000
 """Entries kept; the oldest go first."""
 
 _FILE = "models.json"
-_PACKAGES = ("torch", "torchvision", "timm", "numpy")
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "segmentation_models_pytorch")
 _NOT_USER = ("timm", "torchvision")
 
 
@@ -94,19 +92,44 @@ class KnownModels:
         num_outputs: int,
         import_paths: Sequence[str],
         frozen: str | None = None,
+        dense: bool = False,
     ) -> int:
         """Trainable numbers of a scale's model that was filled from a source.
 
         Raises:
             UserError: As ``trainables.sources.check_source``.
         """
-        asked = [scale.model_dump(mode="json"), source.model_dump(mode="json"), num_outputs, frozen]
+        asked = [scale.model_dump(mode="json"), source.model_dump(mode="json"), num_outputs, frozen, dense]
         key = self._key("source", scale.name, asked, scale.factory, import_paths)
         if key not in self._known:
             from trainables.sources import check_source
 
-            self._keep(key, check_source(scale, source, num_outputs, import_paths, frozen))
+            self._keep(key, check_source(scale, source, num_outputs, import_paths, frozen, dense))
         return int(self._known[key])
+
+    def layer_sizes(
+        self,
+        scale: ResolvedScale,
+        num_outputs: int,
+        layers: str | Sequence[str],
+        positions: int | None,
+        import_paths: Sequence[str],
+    ) -> dict[str, int]:
+        """Layer -> numbers that are kept of it per image.
+
+        Raises:
+            UserError: As ``trainables.activations.layer_sizes``.
+        """
+        asked = [scale.model_dump(mode="json"), num_outputs, layers, positions]
+        key = self._key("layers", scale.name, asked, scale.factory, import_paths)
+        if key not in self._known:
+            from trainables.activations import layer_sizes
+            from trainables.models import build_model
+
+            built = build_model(scale, num_outputs, 0, import_paths)
+            where = f"representations.layers for scale {scale.name!r}"
+            self._keep(key, layer_sizes(built, layers, positions, where))
+        return {str(name): int(size) for name, size in self._known[key].items()}
 
     def save(self) -> None:
         """Keep what is new. A home that cannot be written costs the next command's time, no more."""

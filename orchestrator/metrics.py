@@ -56,10 +56,8 @@ def score(predictions: PredictionSet) -> SetMetrics:
     Raises:
         DataError: Truth or logits are not what the kind asks for.
     """
-    from dashboards.statistics import compute_metrics  # here, as it brings scipy, which few commands need
-
     try:
-        metrics = compute_metrics(predictions.kind, predictions.labels, predictions.y, predictions.logits)
+        metrics = _metrics(predictions)
     except ValueError as error:
         raise DataError(f"predictions on {predictions.name!r} cannot be scored: {error}") from error
     computed = _keyed(predictions.name, metrics)
@@ -70,6 +68,15 @@ def score(predictions: PredictionSet) -> SetMetrics:
         undefined=tuple(key for key in computed if key not in finite),
         set_hash=predictions.set_hash,
     )
+
+
+def _metrics(predictions: PredictionSet) -> dict[str, float]:
+    from dashboards.statistics import compute_metrics, mask_metrics  # here, as it brings scipy, which few commands need
+
+    of = predictions
+    if of.is_masks:
+        return mask_metrics(of.labels, of.logits, of.known_distances, of.patient)
+    return compute_metrics(of.kind, of.labels, of.y, of.logits)
 
 
 def _counts(predictions: PredictionSet) -> dict[str, float]:

@@ -12,9 +12,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator.known_models import KnownModels
+from orchestrator.plan_costs import count_budgets
 from orchestrator.plan_data import Drawn, Findings, PlanData, read_data
 from orchestrator.plan_leaks import find_leaks, note_contents
-from orchestrator.plan_recipes import note_regimes, refuse_warmup_alone
+from orchestrator.plan_probes import SharedPasses, refuse_untrained_upstream
+from orchestrator.plan_recipes import (
+    note_image_sizes,
+    note_regimes,
+    refuse_warmup_alone,
+    refuse_without_compiler,
+)
+from orchestrator.plan_representations import KeptBytes, check_representations
 from orchestrator.plan_stores import check_stores
 from search_spaces.amounts import Amount
 from search_spaces.expand import Cell, Exclusion, Expansion, Trial, expand, gang_of, priority_of
@@ -28,10 +36,10 @@ from search_spaces.study import GangSpec, Study
 from search_spaces.trial import ResolvedTask, Workspace
 from trainables.evaluation_sets import TaskRows
 from trainables.library import TaskLibrary
+from trainables.steps import FORWARD_PASSES, evaluation_stops, total_steps
 
 Made = TypeVar("Made")
-FORWARD_SHARE = 3
-"""A training step costs about three forward passes: one forward, two for the gradients of inputs and of weights."""
+Sizes = dict[tuple[str, bool], int]
 Note = Callable[[str], None]
 
 
@@ -97,6 +105,7 @@ class Plan:
         subsets: (task, amount) -> what each subset seed draws.
         rows: Task -> the rows of its sets.
         searches: Searches that give the targets their values.
+        kept_bytes: Of the activations that a trial keeps; empty if none does, or the plan was made without weights.
     """
 
     loaded: LoadedStudy
@@ -110,6 +119,7 @@ class Plan:
     searches: tuple[PlannedSearch, ...] = ()
     subsets: dict[tuple[str, Amount], dict[int, Drawn]] = field(default_factory=dict)
     rows: dict[str, TaskRows] = field(default_factory=dict)
+    kept_bytes: KeptBytes = field(default_factory=dict)
 
     @property
     def open_searches(self) -> tuple[PlannedSearch, ...]:
@@ -179,6 +189,8 @@ def make_plan(
     tasks = {} if found.problems else _tasks(resolver, chosen, found)
     data = PlanData()
     if not found.problems:
+        count_budgets(resolver, [*chosen, *_templates(chosen)], models, import_paths(loaded), found)
+    if not found.problems:
         note("drawing subsets")
         data = read_data(tasks, [*chosen, *_templates(chosen)], library, found)
         chosen = data.drawable(chosen)
@@ -189,11 +201,19 @@ def make_plan(
             resolver.alike, resolver.near_copies = seen.alike, seen.near
             note_contents(resolver, chosen, found)
     sizes = {} if found.problems or not load_weights else _check_weights(loaded, resolver, chosen, models, found, note)
+    kept_bytes: KeptBytes = {}
+    if not found.problems and load_weights:
+        paths = import_paths(loaded)
+        kept_bytes = check_representations(study, resolver, chosen, models, data, paths, found)
     models.save()
     _note_idle_ranks(study, resolver, chosen, found)
     _note_controls(expansion, chosen, found)
     note_regimes(resolver, dict.fromkeys(t.cell for t in chosen), data, found)
     refuse_warmup_alone(resolver, dict.fromkeys(t.cell for t in chosen), data, found)
+    refuse_untrained_upstream(resolver, chosen, found)
+    refuse_without_compiler(resolver, dict.fromkeys(t.cell for t in chosen), found)
+    if not found.problems:
+        note_image_sizes(resolver, dict.fromkeys(t.cell for t in chosen), found)
     trials = () if found.problems else _planned(study, resolver, chosen, sizes, data)
     return Plan(
         loaded=loaded,
@@ -207,6 +227,7 @@ def make_plan(
         subsets=data.subsets,
         rows=data.rows,
         searches=() if found.problems else _searches(study, resolver, chosen, sizes, data),
+        kept_bytes=kept_bytes,
     )
 
 
@@ -221,14 +242,15 @@ def stores_needed(resolver: Resolver, trials: Iterable[PlannedTrial]) -> list[tu
 
 
 def _stores_of(resolver: Resolver, cells: Iterable[Cell]) -> list[tuple[str, int, int]]:
-    from trainables.task_data import working_side
+    from trainables.task_data import worked_side
 
     wanted: dict[tuple[str, int, int], None] = {}
     for cell in dict.fromkeys(cells):
         task, protocol = resolver.task(cell.task), resolver.protocol(cell)
-        side = working_side(resolver.scale(cell.model_scale).input_size, protocol.storage_size)
+        side = worked_side(protocol, resolver.scale(cell).input_size)
         manifests = [task.manifest, *(s.manifest for s in task.evaluate.values() if s.manifest)]
-        wanted |= {(name, protocol.storage_size, side): None for name in manifests}
+        sides = {side, protocol.storage_size} if task.is_dense else {side}  # masks are scored at the full size
+        wanted |= {(name, protocol.storage_size, each): None for name in manifests for each in sorted(sides)}
     return list(wanted)
 
 
@@ -302,17 +324,17 @@ def _tasks(resolver: Resolver, trials: Iterable[Trial], found: Findings) -> dict
     tasks: dict[str, ResolvedTask] = {}
     for name in dict.fromkeys(t.cell.task for t in trials):
         _keep(tasks, name, found.attempt(resolver.task, name))
-    for name in dict.fromkeys(t.cell.model_scale for t in trials):
-        found.attempt(resolver.scale, name)
     for cell in dict.fromkeys(t.cell for t in trials):
         found.attempt(_check_sizes, resolver, cell)
+        if cell.task in tasks:
+            found.attempt(resolver.check_protocol, cell)
     return tasks
 
 
 def _check_sizes(resolver: Resolver, cell: Cell) -> None:
-    from trainables.task_data import working_side
+    from trainables.task_data import worked_side
 
-    working_side(resolver.scale(cell.model_scale).input_size, resolver.protocol(cell).storage_size)
+    worked_side(resolver.protocol(cell), resolver.scale(cell).input_size)
 
 
 def _check_weights(
@@ -322,25 +344,30 @@ def _check_weights(
     models: KnownModels,
     found: Findings,
     note: Note,
-) -> dict[str, int]:
-    """Build each scale and load each source into it once; scale -> number of its parameters."""
-    sizes: dict[str, int] = {}
-    checked: set[tuple[str, str, str | None]] = set()
+) -> Sizes:
+    """Build each scale and load each source into it once; scale, and whether as a U-Net -> number of parameters."""
+    sizes: Sizes = {}
+    checked: set[tuple[str, int, str, str | None, bool]] = set()
     for trial in trials:
         cell = trial.cell
-        key = (cell.model_scale, cell.pretraining_source, resolver.protocol(cell).freeze)
+        dense = resolver.task(cell.task).is_dense
+        side, frozen = resolver.scale(cell).input_size, resolver.protocol(cell).freeze
+        key = (cell.model_scale, side, cell.pretraining_source, frozen, dense)
         if key in checked:
             continue
         checked.add(key)
         note(f"loading {cell.pretraining_source} into {cell.model_scale}")
-        _keep(sizes, cell.model_scale, found.attempt(_check_one, loaded, resolver, models, trial))
+        size = found.attempt(_check_one, loaded, resolver, models, trial)
+        if size is not None:
+            sizes[cell.model_scale, dense] = size
     return sizes
 
 
 def _check_one(loaded: LoadedStudy, resolver: Resolver, models: KnownModels, trial: Trial) -> int:
     resolved = resolver.resolved(trial, "plan", _nowhere(loaded))
     outputs, frozen = len(resolved.task.labels), resolver.protocol(trial.cell).freeze
-    return models.check_source(resolved.scale, resolved.source, outputs, import_paths(loaded), frozen)
+    dense = resolved.task.is_dense
+    return models.check_source(resolved.scale, resolved.source, outputs, import_paths(loaded), frozen, dense)
 
 
 def _nowhere(loaded: LoadedStudy) -> Workspace:
@@ -348,7 +375,8 @@ def _nowhere(loaded: LoadedStudy) -> Workspace:
 
 
 def _note_idle_ranks(study: Study, resolver: Resolver, trials: Iterable[Trial], found: Findings) -> None:
-    shares = {(gang_of(study, c).ranks, resolver.protocol(c).ghost_batches) for c in {t.cell for t in trials}}
+    cells = {t.cell for t in trials if resolver.written_protocol(t.cell).trains}
+    shares = {(gang_of(study, c).ranks, resolver.written_protocol(c).ghost_batches) for c in cells}
     for ranks, ghosts in sorted(share for share in shares if share[1] < share[0]):
         found.notes.append(
             f"{ranks} ranks share {ghosts} ghost batch(es) per step, so {ranks - ghosts} idle: lower "
@@ -373,7 +401,7 @@ def _templates(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def _searches(
-    study: Study, resolver: Resolver, trials: Iterable[Trial], sizes: dict[str, int], data: PlanData
+    study: Study, resolver: Resolver, trials: Iterable[Trial], sizes: Sizes, data: PlanData
 ) -> tuple[PlannedSearch, ...]:
     searches = {resolver.search_id(trial): trial.search for trial in trials if trial.search}
     return tuple(
@@ -386,18 +414,23 @@ def _planned(
     study: Study,
     resolver: Resolver,
     trials: Iterable[Trial],
-    sizes: dict[str, int],
+    sizes: Sizes,
     data: PlanData,
 ) -> tuple[PlannedTrial, ...]:
     planned: dict[str, PlannedTrial] = {}
     images = data.images
+    trials = list(trials)
+    passes = SharedPasses(resolver, trials)
     for trial in trials:
         identity, cell = resolver.trial_id(trial), trial.cell
         drawn = data.size(cell.task, cell.data_fraction)
         of_task = images.get(cell.task, {}) | ({"val": drawn.val_images} if drawn else {})
-        seen = _images_seen(resolver, trial, of_task, drawn.images if drawn else 0)
-        parameters = sizes.get(cell.model_scale, 0)
-        pixels = resolver.scale(cell.model_scale).input_size ** 2
+        if resolver.protocol_of(trial).trains:
+            seen = _images_seen(resolver, trial, of_task, drawn.images if drawn else 0)
+        else:
+            seen = passes.images(trial, images.get(cell.task, {})) / FORWARD_PASSES
+        parameters = sizes.get((cell.model_scale, resolver.task(cell.task).is_dense), 0)
+        pixels = resolver.scale(cell).input_size ** 2
         entry = PlannedTrial(
             trial=trial,
             trial_id=identity,
@@ -414,11 +447,10 @@ def _planned(
 
 
 def _images_seen(resolver: Resolver, trial: Trial, of_task: dict[str, int], subset: int) -> float:
-    from trainables.steps import evaluation_stops, total_steps
-
     protocol = resolver.protocol_of(trial)
-    steps = total_steps(protocol.budget, subset, protocol.global_batch_size)
+    gflops = resolver.scale(trial.cell).gflops
+    steps = total_steps(protocol.budget, subset, protocol.global_batch_size, gflops)
     scored = trial.role is not Role.SEARCH
     of_sets = sum(n for name, n in of_task.items() if scored and name not in ("train", "val"))
     evaluated = len(evaluation_stops(protocol, max(1, subset), steps)) * of_task.get("val", 0) + of_sets
-    return steps * protocol.global_batch_size + evaluated / FORWARD_SHARE
+    return steps * protocol.global_batch_size + evaluated / FORWARD_PASSES

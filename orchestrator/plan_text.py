@@ -12,7 +12,8 @@ from rich.table import Table
 from cluster.capacity import Shape
 from orchestrator.plan import Plan
 from orchestrator.plan_labels import label_rows, range_text
-from search_spaces.names import AXES, Role
+from orchestrator.plan_stages import stage_graph, stage_lines
+from search_spaces.names import AXES
 from search_spaces.tuning import Tuning
 
 
@@ -25,6 +26,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "trials": len(plan.targets),
         "upstream_trials": len(plan.trials) - len(plan.targets),
         "stages": len(list(plan.stages())),
+        "stage_graph": stage_graph(plan),
         "gangs": [{"trials": count, **gang.model_dump(mode="json")} for gang, count in gangs.items()],
         "axes": {axis: sorted({c.coordinates[axis] for c in plan.cells}) for axis in AXES},
         "exclusions": [{"cell": e.cell.label, "reason": e.reason} for e in plan.exclusions],
@@ -68,9 +70,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         console.print(_task_table(plan))
     if plan.subsets:
         console.print(_label_table(plan))
-    for number, stage in enumerate(plan.stages()):
-        roles = Counter(t.trial.role for t in stage)
-        console.print(f"stage {number}: {roles[Role.TARGET]} targets, {roles[Role.UPSTREAM]} upstream")
+    for line in stage_lines(plan):
+        console.print(line, markup=False, highlight=False)
     gangs = Counter(Shape.of(t.gang, ()).label for t in plan.trials)
     if len(gangs) > 1:
         console.print("gangs: " + ", ".join(f"{count} trials on {label}" for label, count in gangs.items()))

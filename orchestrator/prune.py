@@ -121,6 +121,7 @@ class _Known:
     def of(cls, plan: Plan, places: Places, storage: Storage) -> _Known:
         record = Record(plan.study, storage, places.tracking_uri)
         ids = {t.trial_id for t in plan.trials} | storage.checkpoints().keys() | storage.weights().keys()
+        ids |= storage.initials().keys()
         ids |= {_trial_of(attempt) for attempt in storage.delivered_failures()}
         waiting = frozenset(i.key for i in storage.undelivered() if i.state is State.COMPLETE)
         return cls(states=record.look(ids), waiting=waiting)
@@ -142,6 +143,11 @@ def _find_in_storage(
     found.items["checkpoints of trials that are done or not in the study"] = [
         Item(name=i, size=size, delete=lambda i=i: storage.delete_checkpoint(i))  # type: ignore[misc]
         for i, size in storage.checkpoints().items()
+        if leftover(i)
+    ]
+    found.items["first activations of such trials"] = [
+        Item(name=i, size=size, delete=lambda i=i: storage.delete_initial(i))  # type: ignore[misc]
+        for i, size in storage.initials().items()
         if leftover(i)
     ]
     found.items["details of delivered failures of such trials"] = [

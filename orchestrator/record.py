@@ -34,7 +34,7 @@ from search_spaces.ingested import IngestedStudy
 from search_spaces.names import Artifact, State, Tag
 from search_spaces.results import TrialResult
 from search_spaces.study import Study
-from trainables.storage import Storage, Undelivered
+from trainables.storage import Storage, Undelivered, stays
 
 T = TypeVar("T")
 
@@ -79,6 +79,11 @@ class Record:
         self._by_attempt: dict[str, KnownRun] = {}
         self._unsure: set[str] = set()
         """Attempts whose run may exist although it was never answered."""
+
+    @property
+    def storage(self) -> Storage:
+        """The study's files."""
+        return self._storage
 
     def open(self) -> None:
         """Connect, create experiment and parent run if they are not there, and store the study file.
@@ -297,10 +302,10 @@ class Record:
 
     @contextmanager
     def _fetched(self, item: Undelivered) -> Iterator[Path]:
-        """A local folder with an attempt's files, weights left out."""
+        """A local folder with an attempt's files, but for what stays in the storage."""
         storage = self._storage
         with self._storage_errors():
-            names = [name for name in storage.files(item) if name not in (Artifact.TRIAL, Artifact.WEIGHTS)]
+            names = [name for name in storage.files(item) if name != Artifact.TRIAL and not stays(name)]
             for name in names:
                 storage.fetch_from(item.folder, name)
             folder = storage.fetch_from(item.folder, Artifact.TRIAL).parent

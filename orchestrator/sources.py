@@ -277,7 +277,8 @@ def _receipt(loaded: LoadedStudy, name: str, weights: _Weights) -> list[str]:
     card: ScaleCard = scale_card(weights.scale, loaded.study.scale(weights.scale), paths)
     files = {str(weights.file): file_sha256(weights.file, f"sources.{name}")} if weights.file else {}
     resolver = Resolver(loaded.study, Cards(scales={weights.scale: card}, files=files, tasks={}))
-    built = build_model(resolver.scale(weights.scale), _CHECK_OUTPUTS, seed=0, import_paths=paths)
+    scale = resolver.scale_under(weights.scale, loaded.study.protocol)
+    built = build_model(scale, _CHECK_OUTPUTS, seed=0, import_paths=paths)
     size = f"{built.parameters} parameters, {built.backbone_parameters} without the head ({', '.join(built.head)})"
     if isinstance(weights.weights, TrialSource):
         return [size, "weights are made by a trial of the study and can be checked when it is done"]

@@ -293,6 +293,25 @@ def report(
 
 
 @command(app)
+def export(
+    study: StudyArgument,
+    trial: Annotated[str, typer.Argument(help="Trial id or the start of one.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to make; must not exist, or be empty.")],
+    *,
+    shared: Shared,
+) -> None:
+    """Write a finished trial's weights as a folder that stands alone: safetensors, config and a model card.
+
+    Example: python -m orchestrator.sweep export my_study.yaml 3f2a exported/resnet50_chest
+    """
+    from orchestrator.export import export_trial
+
+    made = _sound_plan(study, replace(shared, only=None), quiet=True, load_weights=False)
+    for file in export_trial(made, trial, folder, shared.places()):
+        console.print(str(file), markup=False, highlight=False)
+
+
+@command(app)
 def ingest(
     table: Annotated[Path, typer.Argument(metavar="CSV", help="CSV or Parquet: a row per trial, set and metric.")],
     study: Annotated[str, typer.Option("--study", help="Name of the study in the record.")],

@@ -141,7 +141,7 @@ def explain(plan: Plan, start_of_id: str, places: Places, console: Console) -> N
     recorded = trial_states(runs)
     searches = searches_of(plan, recorded)
     plan = settled(plan, searches)
-    planned = _find(plan, start_of_id, searches)
+    planned = find_trial(plan, start_of_id, searches)
     states = trial_states(runs, [planned.trial_id, *(t.trial_id for t in plan.trials)])
     state = states[planned.trial_id]
     console.print(f"[bold]{planned.trial_id}[/] {planned.trial.label}")
@@ -174,7 +174,12 @@ def _now(planned: PlannedTrial, storage: Storage, study: str) -> list[str]:
     ] + (["finished; waits in the storage for MLflow"] if storage.is_published(planned.trial_id) else [])
 
 
-def _find(plan: Plan, start_of_id: str, searches: Mapping[str, Search]) -> PlannedTrial:
+def find_trial(plan: Plan, start_of_id: str, searches: Mapping[str, Search]) -> PlannedTrial:
+    """The trial of a study, those of its searches included, whose id starts like this.
+
+    Raises:
+        UserError: None, or several.
+    """
     tried = [t for s in searches.values() for g in s.generations() for t in g]
     known = {t.trial_id: t for t in (*plan.trials, *tried) if not t.trial.is_open}
     found = [t for trial_id, t in known.items() if trial_id.startswith(start_of_id)]

@@ -7,6 +7,9 @@ from pathlib import Path
 
 HOME_VARIABLE = "SCALECURVES_HOME"
 
+CACHE = "cache"
+"""Folder of the home; what is in it can be found out, or made, again."""
+
 
 def scalecurves_home() -> Path:
     """``SCALECURVES_HOME``, else ``~/.scalecurves``. Not created here: only what writes into it creates it."""

@@ -1,6 +1,7 @@
-"""BiT-HyperRule: what follows from the size of the training subset (Kolesnikov et al. 2020, text and code).
+"""BiT-HyperRule: what follows from the sizes of the training subset and of its images (Kolesnikov et al. 2020).
 
-The rule jumps where the size passes 20,000 and 500,000 images: amounts on both sides do not differ in labels alone.
+The rule jumps where the subset passes 20,000 and 500,000 images: amounts on both sides do not differ in labels alone.
+Sizes of images differ between data sets and, as the text has it, between R152x4 and all other models.
 """
 
 from __future__ import annotations
@@ -45,15 +46,21 @@ def regime_of(images: int) -> Regime:
     return MEDIUM if images < 500_000 else LARGE
 
 
-def resolution(width: int, height: int, variant: Variant, is_largest: bool = False) -> tuple[int, int]:
+SMALL_IMAGE = 96 * 96
+"""Pixels below which the rule calls a data set's images small."""
+
+LARGEST_MODEL = "resnetv2_152x4_bit"
+"""timm's name of the one model that the text gives larger images."""
+
+
+def resolution(area: float, variant: Variant, is_largest: bool = False) -> tuple[int, int]:
     """(side that images are resized to, side of the crop) in pixels.
 
     Args:
-        width: Of the data set's images, in pixels.
-        height: Likewise.
+        area: Pixels of the data set's images, width times height.
         variant: The paper's text, or the authors' code, which has one large size for all models.
         is_largest: Whether the model is R152x4, which the text gives the larger size.
     """
-    if width * height < 96 * 96:
+    if area < SMALL_IMAGE:
         return 160, 128
     return (512, 480) if variant == "code" or is_largest else (448, 384)

@@ -22,6 +22,7 @@ from search_spaces.trial import (
     ResolvedSource,
     ResolvedTask,
     ResolvedWeights,
+    UpstreamSource,
 )
 
 SUBSET_RULE = "patient-prefix-1"
@@ -55,6 +56,7 @@ class TaskCard:
         labels: All its labels (classes) in order.
         importer: What made it; ``map NAME`` for the data set of that name.
         archives: Names, without suffix, of the npz files that hold its images, which tell the data set.
+        image_area: Median of width times height of its images, in pixels; None if the manifest records no sizes.
     """
 
     manifest_hash: str
@@ -62,6 +64,7 @@ class TaskCard:
     labels: tuple[str, ...]
     importer: str = ""
     archives: tuple[str, ...] = ()
+    image_area: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +142,11 @@ def scale_identity(scale: ResolvedScale) -> dict[str, Any]:
 def source_identity(source: ResolvedSource) -> dict[str, Any]:
     """Content hash and loader options; not the source's name, its catalogue entry, nor where the file lies."""
     return {"content": source.content, "normalise": source.normalise.model_dump(), **_loader(source.weights)}
+
+
+def draws_weights(source: ResolvedSource) -> bool:
+    """Whether numbers below the head are drawn from the init seed; a file, timm or a trial fills all of them."""
+    return not isinstance(source.weights, CheckpointSource | TimmSource | UpstreamSource)
 
 
 def _loader(weights: ResolvedWeights) -> dict[str, Any]:

@@ -106,6 +106,24 @@ class Artifact:
     WEIGHTS = "weights.safetensors"
     PREDICTIONS = "predictions"
     """Folder; one ``<evaluation set>.parquet`` each, and ``val.parquet`` of the selected step, which is none."""
+    REPRESENTATIONS = "representations"
+    """Folder; stays in the storage. ``initial`` and ``final.safetensors``, ``weights.parquet``."""
+
+
+class Moment(StrEnum):
+    """When representations are kept."""
+
+    INITIAL = "initial"
+    FINAL = "final"
+
+    @property
+    def file_name(self) -> str:
+        """In a trial's folder of representations."""
+        return f"{self}.safetensors"
+
+
+WEIGHT_TABLE = "weights.parquet"
+"""In a trial's folder of representations: how far each parameter is from its start."""
 
 
 class Column:
@@ -133,6 +151,15 @@ class Column:
     RAW_PREFIX = "raw_"
     LOGIT_PREFIX = "z_"
     GROUP_PREFIX = "g_"
+
+
+class MaskColumn:
+    """Further column names of predictions of masks, one row per image and label."""
+
+    LABEL = "label"
+    COUNTS = ("tp", "fp", "fn", "tn")
+    """Pixels: predicted and true, predicted only, true only, neither."""
+    DISTANCES = ("hd95", "nsd")
 
 
 UNCERTAIN = -1

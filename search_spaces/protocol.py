@@ -15,12 +15,14 @@ from search_spaces.recipes import completed
 
 
 class Budget(StrictModel):
-    """How long to train. Exactly one of the four; ``budget: hyperrule`` is short for the rule of that name.
+    """How long to train. Exactly one of the five; ``budget: hyperrule`` is short for the rule of that name.
 
     Attributes:
         steps: Optimiser steps; the same at every data fraction, so that fractions compare at equal compute.
         epochs: Passes over the subset, at least one step; compute then shrinks with the fraction.
         examples: Training images, each pass over one counted; the same compute whatever the batch size.
+        flops: Operations of all training steps together, so that scales compare at equal compute; a step costs three
+            forward passes of its images (``trainables.steps.flops_of_step``).
         rule: ``hyperrule``: steps by the size of the subset (``search_spaces.hyperrule``), which jump inside a curve.
     """
 
@@ -28,6 +30,7 @@ class Budget(StrictModel):
     epochs: float | None = Field(default=None, gt=0)
     examples: int | None = later_field(None, ge=1)
     rule: Literal["hyperrule"] | None = later_field(None)
+    flops: float | None = later_field(None, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -39,7 +42,7 @@ class Budget(StrictModel):
         given = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
-                "budget needs exactly one of steps and epochs, or examples, or rule; got "
+                "budget needs exactly one of steps and epochs, or examples, flops or rule; got "
                 + (" and ".join(given) or "none")
             )
         return self
@@ -108,6 +111,9 @@ class Protocol(StrictModel):
 
     Attributes:
         base: Which recipe the defaults come from (docs/protocols.md); every field can be written beside it.
+        method: ``training`` of the network; or a fixed network, whose features are computed once: ``linear_probe`` fits
+            a logistic regression on them, ``knn`` lets the nearest training images vote. These two use
+            ``storage_size``, ``evaluation_crop``, ``select`` and the five fields at the end, and no other.
         budget: Length of training.
         optimizer: AdamW (Loshchilov and Hutter 2019), Adam (Kingma and Ba 2015) or SGD with momentum.
         lr: Peak learning rate.
@@ -126,10 +132,12 @@ class Protocol(StrictModel):
             global_batch_size and is equal to it unless given.
         storage_size: Side in pixels of the stored square image; at least the input size.
         precision: Arithmetic of forward and backward (autocast for bf16 and fp16; weights stay float32).
-        imbalance: none; weights (inverse class frequency in the loss); sampler (images drawn by inverse class
-            frequency, with replacement).
+        imbalance: none; weights (inverse class frequency in the loss; of masks that of pixels, in the binary
+            cross-entropy); sampler (images drawn by inverse class frequency, with replacement; of masks by what they
+            show).
         select: Which weights are evaluated and kept: best on validation by the task's primary metric, by the lowest
-            validation loss (mean negative log-likelihood of the observed labels), or those of the last step.
+            validation loss (mean negative log-likelihood of the observed labels; of masks the protocol's loss over all
+            validation pixels together), or those of the last step.
         evaluations: Evenly spaced validation passes, the last one after the last step.
         augmentation: Random changes to training images.
         freeze: Last part of the network, from the bottom, that stays as its source made it: ``layer2`` of a ResNet,
@@ -158,10 +166,37 @@ class Protocol(StrictModel):
         stop_patience: Training stops after more than this many evaluations in a row without a lower validation loss.
         evaluate_every: ``epoch``: validation after every pass over the subset, instead of ``evaluations``.
         mixup_min_images: Mixup only for subsets of at least this many images.
-        evaluation_crop: What evaluation sees: the centre (7/8 of the side), or the whole image, resized.
+        evaluation_crop: What evaluation sees: the centre (7/8 of the side), or the whole image, resized. Masks are
+            always predicted for the whole image, as each true pixel counts.
+        loss: Of segmentation tasks: ``bce``, ``dice``, or ``bce_dice``, their sum (``trainables.mask_losses``), which
+            is meant if not given. Tasks of labels have the cross-entropy.
+        mask_threshold: Of segmentation tasks: from which probability on a pixel counts as predicted. ``best_val``: of
+            0.05, 0.1 ... 0.95 what has the highest pooled Dice on validation at the selected step; ``half``: 0.5.
+        image_size: ``scale``: the model's input size is the scale's, images are stored at ``storage_size`` and worked
+            on at 8/7 of the input. ``[resize, crop]``: two sides in pixels; images are resized to the first, which is
+            the ``storage_size``, too, and worked on at that size, and the model takes in the second. ``hyperrule``:
+            both by the area of the data set's images (``search_spaces.hyperrule.resolution``); where it comes with the
+            recipe, a written ``input_size`` of the scale goes before.
+        compile: Train through ``torch.compile``, which rounds differently and draws other dropout masks; needs a C++
+            compiler on every node. Validation and scoring are never compiled.
+        inverse_penalties: Of ``linear_probe``: C of scikit-learn's ``LogisticRegression``, of which validation chooses.
+        feature_scaling: Of ``linear_probe``: features ``standardised`` by mean and standard deviation of the training
+            subset, or ``none``.
+        neighbours: Of ``knn``: how many training images vote, of which validation chooses.
+        temperature: Of ``knn``: a neighbour of cosine similarity s has exp(s / temperature) votes (Wu et al. 2018).
     """
 
-    base: Literal["finetune", "bit_hyperrule", "bit_light", "taher_classification", "transfusion_port"] = "finetune"
+    base: Literal[
+        "finetune",
+        "bit_hyperrule",
+        "bit_light",
+        "taher_classification",
+        "transfusion_port",
+        "taher_segmentation",
+        "taher_vessels",
+        "linear_probe",
+        "knn",
+    ] = "finetune"
     budget: Budget = Budget(steps=300)
     optimizer: Literal["adamw", "sgd", "adam"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
@@ -198,6 +233,15 @@ class Protocol(StrictModel):
     evaluate_every: Literal["epoch"] | None = later_field(None)
     mixup_min_images: int = later_field(0, ge=0)
     evaluation_crop: Literal["centre", "whole"] = later_field("centre")
+    method: Literal["training", "linear_probe", "knn"] = later_field("training")
+    inverse_penalties: tuple[Annotated[float, Field(gt=0)], ...] | None = later_field(None, min_length=1)
+    feature_scaling: Literal["standardised", "none"] | None = later_field(None)
+    neighbours: tuple[Annotated[int, Field(ge=1)], ...] | None = later_field(None, min_length=1)
+    temperature: float | None = later_field(None, ge=0.01)
+    image_size: tuple[int, int] | Literal["scale", "hyperrule"] = later_field("scale")
+    compile: bool = later_field(False)
+    loss: Literal["bce", "dice", "bce_dice"] | None = later_field(None)
+    mask_threshold: Literal["best_val", "half"] = later_field("best_val")
 
     @model_validator(mode="wrap")
     @classmethod
@@ -231,6 +275,11 @@ class Protocol(StrictModel):
         return self.select == "best_val_loss" or self.schedule == "plateau" or self.stop_patience is not None
 
     @property
+    def trains(self) -> bool:
+        """Whether the network is trained; else it is fixed and its features are used."""
+        return self.method == "training"
+
+    @property
     def follows_hyperrule(self) -> bool:
         """Whether steps, and with them warm-up and milestones, or mixup jump where the subset's size does."""
         return self.budget.rule == "hyperrule" or bool(self.mixup_alpha and self.mixup_min_images)
@@ -242,7 +291,34 @@ class Protocol(StrictModel):
 
 
 def contradiction(protocol: Protocol) -> str | None:
-    """Why the fields of a schedule do not fit together; None if they do."""
+    """Why the fields do not fit together; None if they do."""
+    return _method_problem(protocol) or _schedule_problem(protocol)
+
+
+_OF_METHOD = {"linear_probe": ("inverse_penalties", "feature_scaling"), "knn": ("neighbours", "temperature")}
+_OF_FIXED_NETWORKS = ("base", "method", "storage_size", "image_size", "evaluation_crop", "select")
+
+
+def _method_problem(protocol: Protocol) -> str | None:
+    own = _OF_METHOD.get(protocol.method, ())
+    for method, names in _OF_METHOD.items():
+        for name in names:
+            if method == protocol.method and getattr(protocol, name) is None:
+                return f"method {method} needs {name}; base: {method} has it"
+            if method != protocol.method and getattr(protocol, name) is not None:
+                return f"{name} belongs to method {method}, got method {protocol.method}"
+    if protocol.trains:
+        return None
+    for name, field in type(protocol).model_fields.items():
+        if name not in (*_OF_FIXED_NETWORKS, *own) and getattr(protocol, name) != field.get_default():
+            allowed = ", ".join((*_OF_FIXED_NETWORKS, *own))
+            return f"{name} says how a network is trained, but method {protocol.method} trains none; it takes {allowed}"
+    if protocol.select == "last":
+        return f"method {protocol.method} chooses on validation; select is best_val or best_val_loss, got last"
+    return None
+
+
+def _schedule_problem(protocol: Protocol) -> str | None:
     schedule = protocol.schedule
     owners = {"milestones": ("multistep",), "decay_factor": ("multistep", "plateau")}
     owners |= dict.fromkeys(("patience", "threshold", "min_lr"), ("plateau",))
@@ -262,7 +338,23 @@ def contradiction(protocol: Protocol) -> str | None:
         return f"warmup_steps ({warmup}) must be below budget.steps ({steps}), or the peak is never reached"
     if protocol.evaluate_every is not None and protocol.evaluations != 10:
         return f"give one of evaluate_every ({protocol.evaluate_every}) and evaluations ({protocol.evaluations})"
+    if problem := _image_size_problem(protocol):
+        return problem
     return _milestone_problem(protocol.milestones)
+
+
+def _image_size_problem(protocol: Protocol) -> str | None:
+    if isinstance(protocol.image_size, str):
+        return None
+    resize, crop = protocol.image_size
+    if not 8 <= crop <= resize:
+        return f"image_size is [resize, crop] in pixels with 8 <= crop <= resize, got {[resize, crop]}"
+    if protocol.storage_size != resize:
+        return (
+            f"image_size {[resize, crop]} stores images at {resize} pixels, got storage_size {protocol.storage_size}; "
+            "leave storage_size out"
+        )
+    return None
 
 
 def _milestone_problem(milestones: tuple[int, ...] | tuple[float, ...] | str | None) -> str | None:

@@ -76,6 +76,10 @@ def completed(written: Mapping[str, Any]) -> dict[str, Any]:
         defaults = {k: v for k, v in defaults.items() if k not in _OF_WARMUP}
     if written.get("warmup_steps") is not None:
         defaults["warmup_fraction"] = 0.0
+    if "storage_size" in written and "image_size" not in written:
+        defaults.pop("image_size", None)
+    if isinstance(written.get("image_size"), list | tuple) and written["image_size"]:
+        defaults["storage_size"] = written["image_size"][0]
     if "evaluations" in written and "evaluate_every" not in written:
         defaults.pop("evaluate_every", None)
     whole = {**defaults, **written}

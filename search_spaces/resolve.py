@@ -21,6 +21,7 @@ from search_spaces.identity import (
     task_identity,
     trial_id,
 )
+from search_spaces.image_sizes import input_size, with_sizes
 from search_spaces.label_policy import settled_policy
 from search_spaces.ladders import ladder
 from search_spaces.models import identity_fields
@@ -28,6 +29,7 @@ from search_spaces.names import Kind, Role
 from search_spaces.normalisation import Normalisation
 from search_spaces.protocol import Protocol, changed
 from search_spaces.seen import SetOverlap, set_overlaps
+from search_spaces.segmentation import OVERLAP_METRICS, misfit, task_misfit
 from search_spaces.source_specs import (
     ByScaleSource,
     CheckpointSource,
@@ -59,6 +61,7 @@ _PRIMARY_BY_KIND = {
     Kind.MULTICLASS: {"auc_macro", "accuracy", "balanced_accuracy", "nll"},
     Kind.MULTILABEL: {"auc_macro", "nll"},
     Kind.ORDINAL: {"auc_macro", "accuracy", "balanced_accuracy", "nll", "kappa"},
+    Kind.SEGMENTATION: set(OVERLAP_METRICS),
 }
 
 
@@ -73,11 +76,12 @@ class Resolver:
     def __init__(self, study: Study, cards: Cards) -> None:
         self._study = study
         self._cards = cards
-        self._scales: dict[str, ResolvedScale] = {}
+        self._scales: dict[tuple[str, int, float | None], ResolvedScale] = {}
         self._tasks: dict[str, ResolvedTask] = {}
         self._sources: dict[tuple[str, str, str | None], ResolvedSource] = {}
-        self._protocols: dict[tuple[bool, ...], Protocol] = {}
-        self._tuned: dict[tuple[tuple[bool, ...], str], Protocol] = {}
+        self._written: dict[tuple[bool, ...], Protocol] = {}
+        self._protocols: dict[tuple[Any, ...], Protocol] = {}
+        self._tuned: dict[tuple[tuple[Any, ...], str], Protocol] = {}
         self._keys: dict[tuple[Cell, str | None, str], str] = {}
         self._texts: dict[tuple[Any, ...], str] = {}
         self._ids: dict[tuple[Cell, Seed, str], str] = {}
@@ -85,6 +89,9 @@ class Resolver:
         """(task, evaluation set, upstream task) that hold images of equal bytes; found by a plan."""
         self.near_copies: dict[str, dict[str, int]] = {}
         """Task -> evaluation set -> images that training or validation has a near copy of; found by a plan."""
+        self.gflops: dict[tuple[str, int], float] = {}
+        """(scale, input size) -> 1e9 operations of one image's forward pass, for budgets in operations; found by a
+        plan."""
 
     def trial_id(self, trial: Trial) -> str:
         """The trial's id (16 hexadecimal digits).
@@ -120,7 +127,7 @@ class Resolver:
             role=trial.role,
             axes=cell.coordinates,
             seed=trial.seed,
-            scale=self.scale(cell.model_scale),
+            scale=self.scale(cell),
             source=self._source_of(trial),
             task=task,
             amount=cell.data_fraction,
@@ -163,40 +170,62 @@ class Resolver:
         return self._tuned[key]
 
     def protocol(self, cell: Cell) -> Protocol:
-        """The cell's protocol before any search, overrides applied."""
-        key = self._protocol_key(cell)
-        if key not in self._protocols:
-            self._protocols[key] = protocol_of(self._study, cell)
-        return self._protocols[key]
-
-    def scale(self, name: str) -> ResolvedScale:
-        """The scale with its input size and factory hash.
+        """The cell's protocol before any search: overrides applied, image sizes of a rule as numbers.
 
         Raises:
-            UserError: The model states no native size and the study none.
+            UserError: See ``image_sizes.rule_sizes``.
         """
-        if name not in self._scales:
-            spec, card = self._study.scale(name), self._cards.scales[name]
-            size = spec.input_size or card.input_size
-            if size is None:
-                raise UserError(
-                    f"scale {name!r}: {spec.factory} states no native input size; give scales.{name}.input_size"
-                )
-            self._scales[name] = ResolvedScale(
+        key = self._protocol_key(cell)
+        if key not in self._protocols:
+            scale, manifest = self._study.scale(cell.model_scale), self._study.tasks[cell.task].manifest
+            card = self._cards.tasks.get(manifest)
+            self._protocols[key] = with_sizes(self.written_protocol(cell), scale, manifest, card)
+        return self._protocols[key]
+
+    def written_protocol(self, cell: Cell) -> Protocol:
+        """The cell's protocol with its overrides, rules by their names."""
+        return self._written_protocol(cell, self._matching(cell))
+
+    def _written_protocol(self, cell: Cell, matching: tuple[bool, ...]) -> Protocol:
+        if matching not in self._written:
+            self._written[matching] = protocol_of(self._study, cell)
+        return self._written[matching]
+
+    def scale(self, cell: Cell) -> ResolvedScale:
+        """The cell's scale with its input size and factory hash.
+
+        Raises:
+            UserError: See ``image_sizes.input_size`` and ``image_sizes.rule_sizes``.
+        """
+        return self.scale_under(cell.model_scale, self.protocol(cell))
+
+    def scale_under(self, name: str, protocol: Protocol) -> ResolvedScale:
+        """The scale of that name as a protocol uses it, whose image sizes are numbers.
+
+        Raises:
+            UserError: See ``image_sizes.input_size``.
+        """
+        spec, card = self._study.scale(name), self._cards.scales[name]
+        size = input_size(name, spec, card, protocol)
+        gflops = self.gflops.get((name, size))
+        key = (name, size, gflops)
+        if key not in self._scales:
+            self._scales[key] = ResolvedScale(
                 name=name,
                 factory=str(spec.factory),
                 arguments=spec.arguments,
                 input_size=size,
                 ladder=ladder(spec.ladder, str(spec.factory), spec.arguments),
                 factory_sha256=card.factory_sha256,
+                gflops=gflops,
             )
-        return self._scales[name]
+        return self._scales[key]
 
     def task(self, name: str) -> ResolvedTask:
         """The task with its manifest's hash, kind and labels.
 
         Raises:
-            UserError: A label the manifest lacks, a primary metric that does not fit the kind, or segmentation.
+            UserError: A label the manifest lacks, or a primary metric, a policy or a set that does not fit the kind.
         """
         if name not in self._tasks:
             spec = self._study.tasks[name]
@@ -205,9 +234,9 @@ class Resolver:
                 if label not in card.labels:
                     raise UserError(unknown("label", label, card.labels, f"tasks.{name}.labels"))
             kind, labels = Kind(card.kind), spec.labels or card.labels
-            if kind is Kind.SEGMENTATION:
+            if problem := task_misfit(spec, kind):
                 raise UserError(
-                    f"tasks.{name}: manifest {spec.manifest!r} holds masks; segmentation cannot be trained yet"
+                    f"tasks.{name}.{problem}" if problem.startswith("evaluate") else f"tasks.{name}: {problem}"
                 )
             if spec.primary not in _PRIMARY_BY_KIND[kind]:
                 raise UserError(
@@ -227,8 +256,22 @@ class Resolver:
                 primary=spec.primary,
                 evaluate=spec.evaluate,
                 groups=self._study.statistics.groups,
+                nsd_tolerance=spec.nsd_tolerance,
             )
         return self._tasks[name]
+
+    def check_protocol(self, cell: Cell) -> None:
+        """Refuse a protocol that cannot train the cell's task.
+
+        Raises:
+            UserError: A recipe or a field for labels with a task of masks, or the other way round.
+        """
+        task = self.task(cell.task)
+        if problem := misfit(Kind(task.kind), self.protocol(cell)):
+            raise UserError(
+                f"task {task.name!r} ({task.kind}) cannot be trained with its protocol: {problem} "
+                f"(overrides: [{{when: {{task: {task.name}}}, set: {{...}}}}] changes it for this task alone)"
+            )
 
     def source(self, name: str, scale: str, upstream: str | None = None) -> ResolvedSource:
         """The initial weights that a source gives a scale.
@@ -247,9 +290,10 @@ class Resolver:
         index = (trial.cell, upstream, _variant(trial))
         if index not in self._keys:
             cell = trial.cell
+            scale = self.scale(cell)
             source = (cell.pretraining_source, cell.model_scale, upstream)
             self._keys[index] = cell_key(
-                scale=self._text(("scale", cell.model_scale), lambda: scale_identity(self.scale(cell.model_scale))),
+                scale=self._text(("scale", scale.name, scale.input_size), lambda: scale_identity(scale)),
                 source=self._text(("source", source), lambda: source_identity(self._source(*source))),
                 task=self._text(("task", cell.task), lambda: task_identity(self.task(cell.task))),
                 subset=canonical(subset_identity(cell.data_fraction)),
@@ -282,8 +326,14 @@ class Resolver:
             self._texts[key] = canonical(identity())
         return self._texts[key]
 
-    def _protocol_key(self, cell: Cell) -> tuple[bool, ...]:
-        """Which overrides match; cells that agree in this share one protocol."""
+    def _protocol_key(self, cell: Cell) -> tuple[Any, ...]:
+        """Which overrides match, and of a rule by images the cell's scale and task; equal keys are one protocol."""
+        matching = self._matching(cell)
+        ruled = self._written_protocol(cell, matching).image_size == "hyperrule"
+        return (*matching, cell.model_scale, cell.task) if ruled else matching
+
+    def _matching(self, cell: Cell) -> tuple[bool, ...]:
+        """Which overrides match."""
         return tuple(matches(o.when, cell) for o in self._study.overrides)
 
     def _source_of(self, trial: Trial) -> ResolvedSource:

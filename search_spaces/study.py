@@ -17,6 +17,7 @@ from search_spaces.names import AXES, NO_AGGREGATION, Unit
 from search_spaces.normalisation import NORMALISATIONS as NORMALISATIONS
 from search_spaces.normalisation import Normalisation as Normalisation
 from search_spaces.protocol import Protocol
+from search_spaces.representations import RepresentationsSpec
 from search_spaces.source_specs import ByScaleSource as ByScaleSource
 from search_spaces.source_specs import CheckpointSource as CheckpointSource
 from search_spaces.source_specs import GaborSpec, RandomSource, Source, TransformSource, TrialSource, source_form
@@ -100,10 +101,12 @@ class TaskSpec(StrictModel):
         validation: ``fixed``: all validation images at every amount. ``scaled``: the same share of them as of the
             training images, drawn by the same rule, so that few labels are few labels in all.
         evaluate: Evaluation sets by name; ``test`` is always among them.
+        nsd_tolerance: Of segmentation tasks: distance in pixels of the original image up to which two outlines count as
+            the same in the normalised surface Dice; without it that is not computed.
     """
 
     manifest: str
-    primary: Literal["auc", "auc_macro", "accuracy", "balanced_accuracy", "nll", "kappa"]
+    primary: Literal["auc", "auc_macro", "accuracy", "balanced_accuracy", "nll", "kappa", "dice", "iou"]
     data_sets: tuple[str, ...] = ()
     labels: tuple[str, ...] | None = None
     where: Where = {}
@@ -111,6 +114,7 @@ class TaskSpec(StrictModel):
     blank: BlankPolicy = "mask"
     validation: Literal["fixed", "scaled"] = "fixed"
     evaluate: dict[str, EvaluationSetSpec] = Field(default={}, validate_default=True)
+    nsd_tolerance: float | None = Field(default=None, gt=0)
 
     @field_validator("evaluate")
     @classmethod
@@ -261,6 +265,8 @@ class Study(StrictModel):
     tuning: Tuning | None = None
     statistics: StatisticsSpec = StatisticsSpec()
     execution: ExecutionSpec = ExecutionSpec()
+    representations: RepresentationsSpec | None = None
+    """What trials keep for comparing networks layer by layer; nothing if not given. Never part of an identity."""
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -294,6 +300,7 @@ class Study(StrictModel):
         if self.tuning is not None:
             self.tuning.check_seeds(expand_seeds(self.seeds))
             self.tuning.check_values(self.protocol, "protocol")
+        self._check_representations()
         sets = dict.fromkeys(name for task in self.tasks.values() for name in task.evaluate)
         for name in self.statistics.primary_sets:
             if name not in sets:
@@ -316,6 +323,19 @@ class Study(StrictModel):
             upstream = source.trial.pretraining_source
             if upstream not in known:
                 raise ValueError(unknown("source", upstream, known, f"sources.{name}.trial.pretraining_source"))
+
+    def _check_representations(self) -> None:
+        asked = self.representations
+        if asked is None:
+            return
+        labels = [seed.label for seed in expand_seeds(self.seeds)]
+        for label in asked.seed_labels or ():
+            if label not in labels:
+                raise ValueError(unknown("seed", label, labels, "representations.seeds"))
+        sets = {"val", *(name for task in self.tasks.values() for name in task.evaluate)}
+        for name in asked.probe.sets:
+            if name not in sets:
+                raise ValueError(unknown("set", name, sets, "representations.probe.sets"))
 
     def source(self, name: str) -> Source:
         """The source of that name; ``random`` needs no entry.

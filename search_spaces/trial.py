@@ -14,9 +14,10 @@ from search_spaces.amounts import Amount, Seed
 from search_spaces.contents import Overlap
 from search_spaces.label_policy import BlankPolicy, LabelPolicy
 from search_spaces.models import StrictModel
-from search_spaces.names import Role
+from search_spaces.names import Kind, Role
 from search_spaces.normalisation import Normalisation
 from search_spaces.protocol import Protocol
+from search_spaces.representations import KeptRepresentations
 from search_spaces.source_specs import CheckpointSource, GaborSpec, RandomSource, TimmSource
 from search_spaces.study import EvaluationSetSpec, Where
 
@@ -31,6 +32,8 @@ class ResolvedScale(StrictModel):
         input_size: Side in pixels.
         ladder: Ladder of the scale, if any.
         factory_sha256: Hash of the file of a user's factory; None for timm and torchvision.
+        gflops: 1e9 operations of one image's forward pass, where the protocol's budget is in operations. Derived, no
+            part of the identity.
     """
 
     name: str
@@ -39,6 +42,7 @@ class ResolvedScale(StrictModel):
     input_size: int
     ladder: str | None = None
     factory_sha256: str | None = None
+    gflops: float | None = None
 
 
 class UpstreamSource(StrictModel):
@@ -95,7 +99,7 @@ class ResolvedTask(StrictModel):
         name: The study's name of the task.
         manifest: Name of the manifest.
         manifest_hash: Content hash of the manifest, image bytes included.
-        kind: binary, multiclass, multilabel or ordinal.
+        kind: binary, multiclass, multilabel, ordinal or segmentation.
         labels: Labels (classes) to learn, in the order of the model's outputs.
         where: Rows kept.
         held_out: ``where`` of every held-out evaluation set; their patients are never trained on.
@@ -105,6 +109,7 @@ class ResolvedTask(StrictModel):
         primary: Metric that selects on validation.
         evaluate: Evaluation sets; not part of the identity.
         groups: Manifest columns that predictions carry for subgroup results; not part of the identity.
+        nsd_tolerance: See ``TaskSpec``; not part of the identity.
     """
 
     name: str
@@ -120,6 +125,12 @@ class ResolvedTask(StrictModel):
     primary: str
     evaluate: dict[str, EvaluationSetSpec] = {}
     groups: tuple[str, ...] = ()
+    nsd_tolerance: float | None = None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether each pixel is predicted, not the image."""
+        return self.kind == Kind.SEGMENTATION
 
 
 class Workspace(StrictModel):
@@ -133,6 +144,7 @@ class Workspace(StrictModel):
         checkpoint_every_s: Least seconds between two checkpoints.
         save_memory: Compute activations twice instead of keeping them, because memory ran out before.
         device_cache_gib: Image sets up to this size are kept on the GPU.
+        representations: What is kept for comparing networks; None for nothing.
     """
 
     home: str
@@ -142,6 +154,7 @@ class Workspace(StrictModel):
     checkpoint_every_s: float = 30.0
     save_memory: bool = False
     device_cache_gib: float = 4.0
+    representations: KeptRepresentations | None = None
 
 
 class SearchFacts(StrictModel):

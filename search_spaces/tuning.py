@@ -22,10 +22,14 @@ from search_spaces.protocol import Protocol, changed, field_names
 _NOT_SEARCHED = {
     "base": "it names the recipe",
     "storage_size": "each value is another image store",
+    "image_size": "each value is another image store",
     "variant": "it names the recipe",
     "evaluations": "more looks at validation find a better best value by chance alone",
     "evaluate_every": "more looks at validation find a better best value by chance alone",
     "select": "it decides what a validation value means",
+    "method": "it decides what is done at all",
+    "inverse_penalties": "validation chooses among them in every trial",
+    "neighbours": "validation chooses among them in every trial",
 }
 """Protocol fields that a search must not change, and why."""
 

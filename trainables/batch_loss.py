@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from search_spaces.protocol import Protocol
 from trainables.augmentation import Augment
-from trainables.batches import ImageFeed, ImageSet, SampleOrder, Stream, stream_seed
+from trainables.batches import ImageFeed, ImageSet, SampleOrder, Stream, masks_of, stream_seed
 from trainables.ghost_batches import ghosts_of_rank
 from trainables.groups import Group
 from trainables.inputs import Inputs
+from trainables.mask_losses import MaskLoss, make_mask_loss
 from trainables.mixing import Mix
 from trainables.module_setup import largest_that_fits
 from trainables.optimisation import Loss, Precision, make_loss, sampling_weights
@@ -62,9 +63,17 @@ class BatchLoss:
         self._has_soft_labels = has_soft_labels(targets)
         self._augment = Augment(protocol.augmentation, self.inputs.size, *self.inputs.form)
         self._mix = Mix(protocol, self.inputs.device)
-        self._loss = make_loss(targets, protocol, self.inputs.facts.outputs, self.inputs.device)
+        if masks_of(self.images) is None:
+            self._loss = make_loss(targets, protocol, self.inputs.facts.outputs, self.inputs.device)
+        else:
+            self._loss = make_mask_loss(self.images, protocol.loss, protocol.imbalance == "weights", self.inputs.device)
         self._generator = torch.Generator()
         self._index = np.empty(0, np.int64)
+
+    @property
+    def of_masks(self) -> MaskLoss | None:
+        """The loss if it is one of masks."""
+        return self._loss if isinstance(self._loss, MaskLoss) else None
 
     def begin_step(self, step: int) -> None:
         """Draw the global batch of a step, from 0."""
@@ -77,7 +86,7 @@ class BatchLoss:
         if self._has_soft_labels:
             targets = drawn_labels(targets, self.seed, step, ghost)
         self._generator.manual_seed(stream_seed(self.seed, Stream.AUGMENT, step, ghost))
-        inputs = self._augment(images, self._generator)
+        inputs, targets = self._augmented(images, targets)
         mixture = None
         if self._mix.is_on:
             self._generator.manual_seed(stream_seed(self.seed, Stream.MIX, step, ghost))
@@ -107,10 +116,16 @@ class BatchLoss:
             f"(that is another trial, as normalisation sees other batches). {reason}"
         )
 
+    def _augmented(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs of the net with their targets: masks go the way of their images."""
+        if self._feed.masks is None:
+            return self._augment(images, self._generator), targets
+        return self._augment.with_masks(images, targets, self._generator)
+
     def _try(self, module: nn.Module, size: int) -> None:
-        images, targets = self._feed.batch(np.arange(size) % len(self._feed))
+        inputs, targets = self._augmented(*self._feed.batch(np.arange(size) % len(self._feed)))
         with self.precision.autocast():
-            logits = module(self._augment(images, self._generator))
+            logits = module(inputs)
         self._loss(_full_precision(logits), targets).backward()  # type: ignore[no-untyped-call]
 
     def _rows(self, index: NDArray[np.int64], ghost: int) -> NDArray[np.int64]:

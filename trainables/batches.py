@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from trainables.mask_sets import MaskSet
 from trainables.prefetch import ImageArray, Prefetch
 
 RESIDENT_BYTES = 4 * 2**30
@@ -58,6 +60,12 @@ class ImageSet(Protocol):
     @property
     def targets(self) -> NDArray[Any]:
         """(N, L) float32 in {0, 1}, NaN where masked; or (N,) int64 classes, -1 where masked."""
+
+
+def masks_of(data: ImageSet) -> MaskSet | None:
+    """The masks of a set; None of one whose targets are labels of images."""
+    masks: MaskSet | None = getattr(data, "masks", None)
+    return masks
 
 
 class SampleOrder:
@@ -121,14 +129,17 @@ class ImageFeed:
         target_dtype: torch.dtype = torch.float32,
         resident_bytes: int = RESIDENT_BYTES,
     ) -> None:
-        self._data, self._device, self._resident_bytes = data, device, resident_bytes
+        self._device, self._resident_bytes = device, resident_bytes
         self._positions = np.asarray(data.positions, dtype=np.int64)
+        self.masks = masks_of(data)
         targets = torch.from_numpy(np.array(data.targets))
         self.are_classes = not targets.is_floating_point()
         self._targets = (targets if self.are_classes else targets.to(target_dtype)).to(device)
-        self._resident = self._copied_to_device() if self._fits_device() else None
+        arrays = [data.images] if self.masks is None else [data.images, self.masks.planes]
+        self._resident = [self._copied_to_device(a) for a in arrays] if self._fits_device(arrays) else None
         self.looks_ahead = device.type == "cuda" and self._resident is None
-        self._prefetch = Prefetch(data.images, device) if self.looks_ahead else None
+        self._arrays = arrays
+        self._prefetch = [Prefetch(array, device) for array in arrays] if self.looks_ahead else None
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -138,34 +149,43 @@ class ImageFeed:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (B, S, S, 3) uint8 and targets (B, L) or (B,) of the set's rows ``index``, on the device.
 
+        Of a set with masks the targets are their planes, (B, S', S') uint8.
+
         Args:
             index: (B,) rows of the set.
             upcoming: What the next call will ask for, if that is known; of use only if ``looks_ahead``.
         """
         rows = self._to_device(torch.from_numpy(index))
+        images, *masks = self._read(rows, index, upcoming)
+        return images, masks[0] if masks else self._targets[rows]
+
+    def _read(
+        self, rows: torch.Tensor, index: NDArray[np.int64], upcoming: NDArray[np.int64] | None
+    ) -> list[torch.Tensor]:
         if self._resident is not None:
-            return self._resident[rows], self._targets[rows]
+            return [array[rows] for array in self._resident]
         positions = self._positions[index]
         if self._prefetch is None:
-            return torch.from_numpy(self._data.images[positions]), self._targets[rows]
+            return [torch.from_numpy(array[positions]) for array in self._arrays]
         ahead = None if upcoming is None else self._positions[upcoming]
-        return self._prefetch.batch(positions, ahead), self._targets[rows]
+        return [prefetch.batch(positions, ahead) for prefetch in self._prefetch]
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._device.type != "cuda":
             return tensor
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
-    def _fits_device(self) -> bool:
+    def _fits_device(self, arrays: Sequence[ImageArray]) -> bool:
         if self._device.type != "cuda" or not len(self):
             return False
         free, _ = torch.cuda.mem_get_info(self._device)
-        return len(self) * math.prod(self._data.images.shape[1:]) <= min(self._resident_bytes, free // 4)
+        bytes_ = len(self) * sum(math.prod(array.shape[1:]) for array in arrays)
+        return bytes_ <= min(self._resident_bytes, free // 4)
 
-    def _copied_to_device(self) -> torch.Tensor:
-        shape = (len(self), *self._data.images.shape[1:])
+    def _copied_to_device(self, array: ImageArray) -> torch.Tensor:
+        shape = (len(self), *array.shape[1:])
         resident = torch.empty(shape, dtype=torch.uint8, device=self._device)
         for start in range(0, len(self), 1024):
             rows = self._positions[start : start + 1024]
-            resident[start : start + len(rows)] = torch.from_numpy(self._data.images[rows])
+            resident[start : start + len(rows)] = torch.from_numpy(array[rows])
         return resident

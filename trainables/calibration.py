@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from search_spaces.trial import ResolvedTrial
 from trainables.environment import borrowed_globals
 from trainables.fitting import fit
 from trainables.groups import SingleProcess
+from trainables.mask_sets import MaskSet
 from trainables.models import build_model
-from trainables.task_data import working_side
+from trainables.task_data import worked_side
 
 TIMED_STEPS = 3
 """After one that warms up."""
@@ -27,7 +28,27 @@ TIMED_STEPS = 3
 class _RandomImages:
     images: NDArray[np.uint8]
     positions: NDArray[np.int64]
-    targets: NDArray[np.int64]
+    targets: NDArray[Any]
+    masks: MaskSet | None = None
+
+    def take(self, images: int) -> _RandomImages:
+        """The first so many."""
+        few = np.arange(images)
+        masks = None if self.masks is None else self.masks.take(few)
+        return replace(self, positions=self.positions[:images], targets=self.targets[:images], masks=masks)
+
+
+def _random_images(images: int, side: int, labels: int, dense: bool) -> _RandomImages:
+    """Noise of any of the labels; with masks of noise where each pixel has one."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (images, side, side, 3), dtype=np.uint8)
+    positions = np.arange(images)
+    if not dense:
+        return _RandomImages(images=pixels, positions=positions, targets=positions % labels)
+    planes = rng.integers(0, labels + 1, (images, side, side), dtype=np.uint8)
+    masks = MaskSet(planes=planes, values=tuple(range(1, labels + 1)), pixel_sizes=np.ones((images, 2)))
+    shown = np.ones((images, labels), dtype=np.float32)
+    return _RandomImages(images=pixels, positions=positions, targets=shown, masks=masks)
 
 
 def training_speed(trial: ResolvedTrial, threads: int) -> float:
@@ -41,15 +62,11 @@ def training_speed(trial: ResolvedTrial, threads: int) -> float:
         UserError: The scale cannot be built.
     """
     protocol = trial.protocol
-    batch, side = protocol.ghost_batch_size, working_side(trial.scale.input_size, protocol.storage_size)
-    classes = max(2, len(trial.task.labels))
-    rng = np.random.default_rng(0)
-    data = _RandomImages(
-        images=rng.integers(0, 256, (batch, side, side, 3), dtype=np.uint8),
-        positions=np.arange(batch),
-        targets=np.arange(batch) % classes,
-    )
-    few = _RandomImages(images=data.images, positions=data.positions[:classes], targets=data.targets[:classes])
+    batch, side = protocol.ghost_batch_size, worked_side(protocol, trial.scale.input_size)
+    dense = trial.task.is_dense
+    outputs = len(trial.task.labels) if dense else max(2, len(trial.task.labels))
+    data = _random_images(batch, side, outputs, dense)
+    few = data.take(outputs)
     speeds: list[float] = []
 
     def tell(report: dict[str, Any]) -> Order:
@@ -61,7 +78,7 @@ def training_speed(trial: ResolvedTrial, threads: int) -> float:
     try:
         with borrowed_globals(device):
             fit(
-                build_model(trial.scale, classes, 0, trial.workspace.import_paths).module,
+                build_model(trial.scale, outputs, 0, trial.workspace.import_paths, dense=dense).module,
                 data,
                 few,
                 protocol=protocol.model_copy(
@@ -73,12 +90,13 @@ def training_speed(trial: ResolvedTrial, threads: int) -> float:
                         "evaluations": 1 + TIMED_STEPS,
                         "select": "last",
                         "imbalance": "none",
+                        "compile": False,
                     }
                 ),
                 normalise=trial.source.normalise,
                 input_size=trial.scale.input_size,
                 seed=0,
-                primary="accuracy",
+                primary="dice" if dense else "accuracy",
                 group=SingleProcess(device),
                 tell=tell,
             )

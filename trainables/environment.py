@@ -18,7 +18,7 @@ import torch
 from search_spaces.results import Environment
 from trainables.groups import Group
 
-_PACKAGES = ("torchvision", "timm", "numpy", "scalecurves")
+_PACKAGES = ("torchvision", "timm", "numpy", "segmentation_models_pytorch", "scalecurves")
 _GIT_TIMEOUT_S = 10
 
 

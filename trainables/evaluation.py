@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainables.augmentation import EvaluationTransform
+from search_spaces.protocol import Protocol
+from trainables.augmentation import EvaluationCrop, EvaluationTransform
 from trainables.batches import ImageFeed
 from trainables.groups import Group, gather_rows
 
 LEAST_BATCH_SIZE = 64
 """Images per forward pass of an evaluation, unless training's ghost batches are larger."""
+
+Reduce = Callable[[Tensor, Tensor, NDArray[np.int64]], Tensor]
+"""What is kept of a batch: see ``predict``."""
+
+
+def evaluation_batch_size(feed: ImageFeed, ghost_batch_size: int) -> int:
+    """Images per forward pass; where every pixel is predicted those of a ghost batch, which is known to fit."""
+    return ghost_batch_size if feed.masks is not None else max(LEAST_BATCH_SIZE, ghost_batch_size)
+
+
+def evaluation_crop(protocol: Protocol, feed: ImageFeed) -> EvaluationCrop:
+    """What evaluation sees: as the protocol says, but the whole image where every true pixel counts."""
+    return "whole" if feed.masks is not None else protocol.evaluation_crop
 
 
 def shard_bounds(images: int, size: int) -> list[int]:
@@ -27,9 +42,14 @@ def shard_bounds(images: int, size: int) -> list[int]:
 
 @torch.no_grad()
 def predict(
-    module: nn.Module, feed: ImageFeed, transform: EvaluationTransform, group: Group, batch_size: int
+    module: nn.Module,
+    feed: ImageFeed,
+    transform: EvaluationTransform,
+    group: Group,
+    batch_size: int,
+    reduce: Reduce | None = None,
 ) -> NDArray[Any] | None:
-    """Logits of every image of a set, in its order. Called by all ranks.
+    """Logits of every image of a set, or what is kept of them, in its order. Called by all ranks.
 
     Runs in evaluation mode and in the weights' own precision, without autocast: half precision would tie scores that
     differ, and ranks of scores are what is measured.
@@ -40,9 +60,11 @@ def predict(
         transform: Makes inputs, one or more views of each image.
         group: The trial's ranks.
         batch_size: Images per forward pass.
+        reduce: Makes (B, D) rows of logits, targets and rows of the set; needed where there is a logit per pixel, as
+            maps are not kept.
 
     Returns:
-        (N, C) on rank 0, None on the others.
+        (N, C), or (N, D), on rank 0, None on the others.
     """
     bounds = shard_bounds(len(feed), group.size)
     start, stop = bounds[group.rank], bounds[group.rank + 1]
@@ -53,7 +75,7 @@ def predict(
         # A rank without images still needs the number of outputs: it evaluates one and drops it.
         batches = [np.arange(*span) for span in spans or [(0, 1)]]
         parts = [
-            _logits(module, transform, feed, index, upcoming)
+            _rows(module, transform, feed, index, upcoming, reduce)
             for index, upcoming in itertools.zip_longest(batches, batches[1:])
         ]
     finally:
@@ -62,15 +84,20 @@ def predict(
     return gather_rows(group, rows, [last - first for first, last in itertools.pairwise(bounds)])
 
 
-def _logits(
+def _rows(
     module: nn.Module,
     transform: EvaluationTransform,
     feed: ImageFeed,
     index: NDArray[np.int64],
     upcoming: NDArray[np.int64] | None,
+    reduce: Reduce | None,
 ) -> Tensor:
-    images, _ = feed.batch(index, upcoming)
-    return pooled_logits([module(view) for view in transform.views(images)], feed.are_classes)
+    images, targets = feed.batch(index, upcoming)
+    views = [module(view) for view in transform.views(images)]
+    if feed.masks is not None:  # every second view is a mirror image, and so is its map
+        views = [view.flip(3) if k % 2 else view for k, view in enumerate(views)]
+    logits = pooled_logits(views, feed.are_classes)
+    return logits if reduce is None else reduce(logits, targets, index)
 
 
 def pooled_logits(views: list[Tensor], are_classes: bool) -> Tensor:

@@ -32,6 +32,7 @@ from trainables.label_values import (
 )
 from trainables.library import TaskLibrary
 from trainables.manifest import CLASS_KINDS, Manifest
+from trainables.mask_labels import mask_presence
 from trainables.scored_units import check_units
 
 Positions = NDArray[np.int64]
@@ -143,7 +144,7 @@ class _Rows:
         self._manifest = library.load(task.manifest)
         table = self._manifest.table
         self._columns = matched_labels(task.labels, self._kind, self._manifest, None, f"tasks.{task.name}")
-        self._raw = raw_values(self._manifest, self._columns, self._kind)
+        self._raw = self._raw_of(self._manifest, self._columns)
         self._patients = table[Column.PATIENT_ID]
         self._splits = table[Column.SPLIT].to_numpy(dtype=object)
         self._within = _where(self._manifest, task.where, f"tasks.{task.name}.where")
@@ -151,6 +152,11 @@ class _Rows:
         for where in task.held_out:
             held |= _where(self._manifest, where, f"tasks.{task.name}, held-out set") & self._within
         self._of_held_patient = self._patients.isin(self._patients[held]).to_numpy(dtype=bool)
+
+    def _raw_of(self, manifest: Manifest, columns: Columns) -> NDArray[Any]:
+        is_masks = self._kind is Kind.SEGMENTATION
+        presence = mask_presence(self._library, manifest) if is_masks else None
+        return raw_values(manifest, columns, self._kind, presence)
 
     def all(self) -> TaskRows:
         task = self._task
@@ -218,7 +224,7 @@ class _Rows:
         other = self._library.load(spec.manifest) if spec.manifest is not None else self._manifest
         own = other.key == self._manifest.key
         columns = matched_labels(self._task.labels, self._kind, other, spec.label_map, place)
-        raw = raw_values(other, columns, self._kind)
+        raw = self._raw if own and columns == self._columns else self._raw_of(other, columns)
         chosen = _where(other, spec.where, f"{place}.where") & _in_splits(other, spec)
         if spec.manifest is None:
             chosen &= self._within if spec.held_out else self._usable()

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from search_spaces.study import Normalisation
 from trainables.batch_loss import BatchLoss
 from trainables.batches import RESIDENT_BYTES, ImageSet
 from trainables.checkpoint import Checkpoints, State
+from trainables.compiled import compiled
 from trainables.ghost_batches import GhostBatches
 from trainables.groups import Group
 from trainables.inputs import Inputs
@@ -56,6 +58,7 @@ class FitResult:
     Attributes:
         selected: State dict of the selected step, on the CPU.
         val_logits: (N, C) of the validation images at the selected step, on rank 0; None elsewhere and without images.
+            Of masks what is kept of them (``trainables.mask_scores``), (N, D).
         final: State dict of the last step, on the CPU.
         history: One row per evaluation: step, loss (mean since the last one), val, val_loss (None unless the protocol
             needs it), lr, seconds (since the trial's start), step_losses (one per step).
@@ -106,6 +109,8 @@ def fit(
     checkpoints: Checkpoints | None = None,
     save_memory: bool = False,
     resident_bytes: int = RESIDENT_BYTES,
+    gflops: float | None = None,
+    compile_cache: Path | None = None,
 ) -> FitResult:
     """Train ``module``; called by all ranks. Afterwards it holds the selected weights, on the group's device.
 
@@ -113,7 +118,7 @@ def fit(
     Draws from torch's default generators, which it seeds; restore them afterwards if that matters.
 
     Args:
-        module: Images (B, 3, s, s) to logits, with its initial weights, the same on all ranks.
+        module: Images (B, 3, s, s) to logits, of masks (B, L, s, s), with its initial weights, the same on all ranks.
         train_set: The subset.
         val_set: The images that select.
         protocol: The recipe.
@@ -126,17 +131,24 @@ def fit(
         checkpoints: Where to continue from and to save to; None keeps none.
         save_memory: Compute activations twice instead of keeping them.
         resident_bytes: Image sets up to this size are kept on the GPU.
+        gflops: 1e9 operations of one image's forward pass; needed by budgets in operations alone.
+        compile_cache: Folder of compiled code, where the protocol compiles; torch's own if None.
 
     Raises:
         DataError: No training images, or a validation metric that cannot be computed although it selects.
         DivergenceError: A non-finite loss or output.
         MemoryLimitError: A ghost batch does not fit the device.
         Stopped: ``tell`` answered stop; the checkpoint is written.
-        UserError: The device lacks the protocol's precision, or the model holds SyncBatchNorm.
+        UserError: The device lacks the protocol's precision, the model holds SyncBatchNorm, or it cannot be compiled
+            although the protocol says so.
     """
+    if not len(train_set.positions):
+        raise DataError("the training subset holds no image")
+    protocol = settled(protocol, len(train_set.positions), gflops)
     places = (group, tell, checkpoints, resident_bytes)
     run = _Fit(module, train_set, val_set, protocol, normalise, input_size, seed, primary, *places)
-    return run.result(save_memory)
+    with compiled(module, compile_cache) if protocol.compile else contextlib.nullcontext(module) as net:
+        return run.result(net, save_memory)
 
 
 class _Fit:
@@ -156,9 +168,6 @@ class _Fit:
         resident_bytes: int,
     ) -> None:
         device, images = group.device, len(train_set.positions)
-        if not images:
-            raise DataError("the training subset holds no image")
-        protocol = settled(protocol, images)
         self._module, self._protocol, self._seed = module, protocol, seed
         self._group, self._tell, self._checkpoints = group, tell, checkpoints
         self._precision = Precision(protocol.precision, device)
@@ -169,7 +178,7 @@ class _Fit:
         self._stops = evaluation_stops(protocol, images, self._steps)
         inputs = Inputs(input_size, normalise, device, facts, resident_bytes)
         self._loss = BatchLoss(train_set, protocol, inputs, seed, self._steps, group, self._precision, self._clock)
-        self._selection = Selection(val_set, inputs, protocol, primary, self._steps, group)
+        self._selection = Selection(val_set, inputs, protocol, primary, self._steps, group, self._loss.of_masks)
         self._update = Update(module, protocol, self._steps, self._precision.scaler)
         self._average = None if protocol.ema_decay is None else MovingAverage(module, protocol.ema_decay)
         self._step = self._resumed_from = 0
@@ -178,12 +187,17 @@ class _Fit:
         self._train_s = self._evaluate_s = self._earlier_s = 0.0
         self._use = DeviceUse(device)
 
-    def result(self, save_memory: bool) -> FitResult:
-        """Train to the end and select."""
+    def result(self, net: nn.Module, save_memory: bool) -> FitResult:
+        """Train to the end and select.
+
+        Args:
+            net: What training calls: the module, or a compiled twin of it.
+            save_memory: See ``fit``.
+        """
         self._restore()
         exhausted = None
         try:
-            self._train(save_memory)
+            self._train(net, save_memory)
         except torch.OutOfMemoryError as error:
             exhausted = str(error)
         utilisation, memory_bytes = self._use.utilisation(), self._use.memory_bytes()
@@ -215,9 +229,10 @@ class _Fit:
             val_logits=best.logits,
         )
 
-    def _train(self, save_memory: bool) -> None:
+    def _train(self, net: nn.Module, save_memory: bool) -> None:
         ghosts = GhostBatches(
             self._module,
+            net=net,
             ghosts=self._protocol.ghost_batches,
             group=self._group,
             seed=self._seed,

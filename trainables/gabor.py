@@ -38,7 +38,13 @@ def apply_gabor(module: nn.Module, spec: GaborSpec, seed: int) -> str:
     Raises:
         UserError: The model has no convolution of 3x3 or larger that reads 3 channels.
     """
-    name, layer = _first_convolution(module)
+    found = first_convolution(module)
+    if found is None:
+        raise UserError(
+            "transform gabor needs a convolution of 3x3 pixels or larger that reads the 3 channels of the image; "
+            "this model has none"
+        )
+    name, layer = found
     generator = torch.Generator().manual_seed(_seed(seed))
     filters, side = layer.weight.shape[0], min(layer.weight.shape[2:])
     drawn = torch.rand(filters, 5, generator=generator, dtype=torch.float64)
@@ -53,14 +59,12 @@ def apply_gabor(module: nn.Module, spec: GaborSpec, seed: int) -> str:
     return f"{name}.weight"
 
 
-def _first_convolution(module: nn.Module) -> tuple[str, nn.Conv2d]:
+def first_convolution(module: nn.Module) -> tuple[str, nn.Conv2d] | None:
+    """Name and layer of the first convolution that reads the image's 3 channels in windows of 3x3 or more, if any."""
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Conv2d) and layer.weight.shape[1] == 3 and min(layer.weight.shape[2:]) >= 3:
             return name, layer
-    raise UserError(
-        "transform gabor needs a convolution of 3x3 pixels or larger that reads the 3 channels of the image; "
-        "this model has none"
-    )
+    return None
 
 
 def _gabor(

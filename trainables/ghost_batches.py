@@ -74,6 +74,7 @@ class GhostBatches:
 
     Args:
         module: The net, on the group's device; its gradients are what ``backward`` fills.
+        net: What forward passes call: the module itself if not given, or a compiled twin with the same parameters.
         ghosts: Ghost batches per step.
         group: The trial's ranks.
         seed: The trial's init seed.
@@ -88,6 +89,7 @@ class GhostBatches:
         self,
         module: nn.Module,
         *,
+        net: nn.Module | None = None,
         ghosts: int,
         group: Group,
         seed: int,
@@ -97,7 +99,8 @@ class GhostBatches:
         self._group, self._ghosts, self._seed = group, ghosts, seed
         self._mine, self._weight = ghosts_of_rank(ghosts, group.rank, group.size)
         self._statistics = RunningStatistics(module, ghosts, group, recomputed)
-        self.net = module if group.size == 1 else _distributed(module, group, has_unused_parameters)
+        net = module if net is None else net
+        self.net = net if group.size == 1 else _distributed(net, group, has_unused_parameters)
 
     def __enter__(self) -> Self:
         self._statistics.borrow()

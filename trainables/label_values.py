@@ -37,6 +37,11 @@ def matched_labels(
             f"{where}: a {kind} task cannot be scored on manifest {manifest.name!r}, which is {manifest.kind}: "
             "its images have no single class"
         )
+    if (kind is Kind.SEGMENTATION) != (manifest.kind is Kind.SEGMENTATION):
+        raise UserError(
+            f"{where}: a {kind} task cannot be scored on manifest {manifest.name!r}, which is {manifest.kind}: masks "
+            "and labels of images do not compare"
+        )
     for label, other in (label_map or {}).items():
         if label not in labels:
             raise UserError(unknown("label of the task", label, labels, f"{where}.label_map"))
@@ -46,7 +51,7 @@ def matched_labels(
             )
     named = {label: label for label in manifest.labels} if label_map is None else label_map
     columns = {label: named.get(label) for label in labels}
-    if not any(columns.values()) or manifest.kind is Kind.SEGMENTATION:
+    if not any(columns.values()):
         raise UserError(
             f"{where}: no shared labels. The task has {', '.join(labels)}; manifest {manifest.name!r} "
             f"({manifest.kind}) has {', '.join(manifest.labels)}. Join them with label_map: {{task label: its label}}"
@@ -58,11 +63,20 @@ def matched_labels(
     return columns
 
 
-def raw_values(manifest: Manifest, columns: Columns, kind: Kind) -> NDArray[Any]:
+def raw_values(
+    manifest: Manifest, columns: Columns, kind: Kind, presence: NDArray[np.float32] | None = None
+) -> NDArray[Any]:
     """Labels as the manifest has them, in the task's order, for all its rows.
 
+    Args:
+        manifest: Whose labels.
+        columns: See ``matched_labels``.
+        kind: The task's kind.
+        presence: Of a manifest of masks: what they show, see ``trainables.mask_labels.mask_presence``.
+
     Returns:
-        Of a binary or multilabel task (rows, labels) float32: 1, 0, -1 (uncertain), NaN (blank, or no such label).
+        Of a binary or multilabel task (rows, labels) float32: 1, 0, -1 (uncertain), NaN (blank, or no such label); of a
+        segmentation task the same of what the masks show.
         Of a multiclass or ordinal task (rows,) int64: position in the task's classes, -1 for any other or none.
     """
     if kind in CLASS_KINDS:
@@ -75,7 +89,9 @@ def raw_values(manifest: Manifest, columns: Columns, kind: Kind) -> NDArray[Any]
     values = np.full((len(manifest), len(columns)), np.nan, dtype=np.float32)
     for k, other in enumerate(columns.values()):
         if other is not None:
-            values[:, k] = _one_label(manifest, other)
+            values[:, k] = (
+                _one_label(manifest, other) if presence is None else presence[:, manifest.labels.index(other)]
+            )
     return values
 
 

@@ -20,6 +20,7 @@ from search_spaces.exceptions import DataError, UserError, unknown
 from search_spaces.identity import TaskCard
 from search_spaces.names import Column, Kind
 from trainables.manifest import MANIFEST_FILE, MASK_COLUMNS, Manifest, write_parquet
+from trainables.mask_labels import PLANE_RULE
 from trainables.pixels import FRAME_SEPARATOR, is_npz_frame, read_frames, split_npz
 from trainables.places import READERS, stamp
 
@@ -126,7 +127,8 @@ class TaskLibrary:
     def content_hash(self, manifest: Manifest) -> str:
         """32 hexadecimal digits that stand for the table and every image's bytes.
 
-        sha256 over ``table_hash`` and the sorted lines ``image_id sha256``; masks count where they are the label.
+        sha256 over ``table_hash`` and the sorted lines ``image_id sha256``; masks count where they are the label, and
+        with them how they are stored.
 
         Raises:
             DataError: Images are missing.
@@ -134,7 +136,7 @@ class TaskLibrary:
         digests = self.byte_digests(manifest)
         lines = [f"{i} {s}" for i, s in zip(digests[Column.IMAGE_ID], digests["sha256"], strict=True)]
         if manifest.kind is Kind.SEGMENTATION:
-            lines += _mask_lines(manifest)
+            lines += [PLANE_RULE, *_mask_lines(manifest)]
         return hashlib.sha256("\n".join([manifest.table_hash, *sorted(lines)]).encode()).hexdigest()[:32]
 
     def card(self, name: str) -> TaskCard:
@@ -151,6 +153,7 @@ class TaskLibrary:
             labels=tuple(manifest.labels),
             importer=manifest.importer,
             archives=_archives(manifest),
+            image_area=_image_area(manifest),
         )
 
     def _cached_digests(self, name: str) -> pd.DataFrame | None:
@@ -173,6 +176,14 @@ def _read_or_none(folder: Path) -> Manifest | None:
         return Manifest.read(folder)
     except (DataError, UserError):
         return None
+
+
+def _image_area(manifest: Manifest) -> float | None:
+    """Median of width times height over the images whose size is recorded; None if none is."""
+    if Column.WIDTH not in manifest.table or Column.HEIGHT not in manifest.table:
+        return None
+    areas = (manifest.table[Column.WIDTH] * manifest.table[Column.HEIGHT]).dropna()
+    return float(areas.astype("float64").median()) if len(areas) else None
 
 
 def _archives(manifest: Manifest) -> tuple[str, ...]:

@@ -31,6 +31,10 @@ HEAD_KEY = "head"
 """Metadata key of a kept ``weights.safetensors``: JSON list of the names of the head's tensors."""
 
 
+ENCODER_KEY = "encoder"
+"""Metadata key of the kept weights of a U-Net: JSON, name of a tensor -> its name in the scale's classifier."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
     """What a load did, for the receipt."""
@@ -144,7 +148,8 @@ def _load_trial(
             "delete them and run again (execution.keep_weights was final when it was trained)"
         )
     head = tuple(json.loads(metadata[HEAD_KEY]))
-    backbone = {n: t for n, t in tensors.items() if n not in head}
+    places: dict[str, str] = json.loads(metadata.get(ENCODER_KEY, "{}"))
+    backbone = {places.get(n, n): t for n, t in tensors.items() if n not in head}
     match = _fill(built, backbone, f"{subject(built, source)}, weights of trial {trial_id}", wanted=wanted)
     return Loaded(form="trial", match=replace(match, dropped=tuple(sorted({*match.dropped, *head}))))
 
@@ -162,19 +167,56 @@ def _fill(
     drop: tuple[str, ...] = (),
     wanted: Wanted | None = None,
 ) -> Match:
+    view = _Backbone.of(built)
     match = match_backbone(
-        built.module.state_dict(),
-        built.head,
+        view.tensors,
+        view.head,
         checkpoint,
         what,
         names.strip_prefix,
         drop,
         keep=names.keep,
         rename=names.rename,
-        wanted=wanted,
+        wanted=view.wanted(wanted),
     )
-    copy_into(built.module, match.tensors)
+    copy_into(built.module, {view.places[name]: tensor for name, tensor in match.tensors.items()})
     return match
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Backbone:
+    """What a checkpoint fills, under the names of the scale's classifier, which a U-Net has under others.
+
+    Attributes:
+        tensors: Name -> tensor of the model.
+        head: The classifier's head, which is never loaded.
+        places: Name -> name in the model.
+        unused: Tensors of the classifier that the model has no use for.
+    """
+
+    tensors: Mapping[str, Tensor]
+    head: tuple[str, ...]
+    places: Mapping[str, str]
+    unused: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, built: BuiltModel) -> _Backbone:
+        state = built.module.state_dict()
+        if built.encoder is None:
+            return cls(tensors=state, head=built.head, places={name: name for name in state})
+        places = {named: place for place, named in built.encoder.names.items()}
+        return cls(
+            tensors={named: state[place] for named, place in places.items()},
+            head=built.encoder.head,
+            places=places,
+            unused=built.encoder.unused,
+        )
+
+    def wanted(self, asked: Wanted | None) -> Wanted | None:
+        """Whether a name is to be filled, from the same of names in the model."""
+        if asked is None and not self.unused:
+            return None
+        return lambda name: name not in self.unused and (asked is None or asked(self.places.get(name, name)))
 
 
 def copy_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -15,31 +15,48 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
-from search_spaces.exceptions import DataError, TrackingError, UnselectedWeightsError, UserError, unknown
+from search_spaces.exceptions import DataError, TrackingError, UserError, unknown
 from search_spaces.failpoints import failpoint
+from search_spaces.home import CACHE as CACHE_OF_HOME
 from search_spaces.names import Artifact, Role, Split, State
 from search_spaces.results import Timing, TrialResult
 from search_spaces.trial import ResolvedTrial
 from trainables.augmentation import EvaluationTransform
 from trainables.batches import ImageFeed
 from trainables.checkpoint import Checkpoints
+from trainables.compiled import CACHE
 from trainables.environment import borrowed_globals, environment
-from trainables.evaluation import LEAST_BATCH_SIZE, predict
+from trainables.evaluation import Reduce, evaluation_batch_size, evaluation_crop, predict
 from trainables.fitting import FitResult, Stopped, Tell, fit
 from trainables.freezing import freeze
-from trainables.groups import Group
+from trainables.groups import Group, broadcast_object
 from trainables.heads import fill_head
 from trainables.library import TaskLibrary
+from trainables.loading import ENCODER_KEY
+from trainables.mask_predictions import (
+    THRESHOLDS_KEY,
+    EvaluationRows,
+    Steps,
+    evaluation_values,
+    frozen_thresholds,
+    mask_table,
+    parsed_thresholds,
+    thresholds_text,
+    validation_values,
+)
 from trainables.models import BuiltModel, build_model
-from trainables.module_setup import Weights, is_channels_last, prepare
+from trainables.module_setup import is_channels_last, prepare
 from trainables.predictions import predictions_table, write_predictions
+from trainables.probing import Probing
+from trainables.representations import Representations
 from trainables.sources import HEAD_KEY, Receipt, initialise
 from trainables.storage import Storage
 from trainables.subset_files import keep_subset
 from trainables.task_data import LabelledSet, TaskData, load_task_data, shown_columns
+from trainables.trial_run import load_kept_weights as load_kept_weights
 
 HISTORY_SCHEMA = pa.schema(
     [
@@ -75,7 +92,8 @@ def train(trial: ResolvedTrial, group: Group, tell: Tell) -> TrialResult | None:
     """
     with borrowed_globals(group.device):
         try:
-            return _Run(trial, group).finish(tell)
+            run = _Run(trial, group) if trial.protocol.trains else Probing(trial, group)
+            return run.finish(tell)
         except Stopped:
             return None
 
@@ -103,32 +121,53 @@ def evaluate_only(
         if name not in trial.task.evaluate:
             raise UserError(unknown("evaluation set", name, trial.task.evaluate, f"tasks.{trial.task.name}.evaluate"))
     with borrowed_globals(group.device):
+        if not trial.protocol.trains:
+            tables = Probing(trial, group).further(weights, sets)
+            return {name: write_predictions(table, destination, name) for name, table in tables.items()}
         run = _Run(trial, group)
         built = run.build()
         built.module.load_state_dict(load_kept_weights(weights, trial))
+        run.thresholds = kept_thresholds(weights)
         prepare(built.module, trial.scale.input_size, group.device)
         data = run.load_data()
         tables = run.score(built.module, data, sets)
     return {name: write_predictions(table, destination, name) for name, table in tables.items()}
 
 
-def load_kept_weights(path: Path, trial: ResolvedTrial) -> Weights:
-    """The state dict in a trial's ``weights.safetensors``.
+def represent_only(trial: ResolvedTrial, weights: Path, destination: Path, group: Group) -> None:
+    """Representations of a finished trial, from its kept weights and its initialisation made again.
+
+    Args:
+        trial: The trial, with what it is to keep in its workspace.
+        weights: Its ``weights.safetensors``.
+        destination: Folder for the files.
+        group: A single process.
 
     Raises:
-        UserError: The file is of another trial.
-        UnselectedWeightsError: It holds other weights than the trial was scored with.
+        UserError: The weights are another trial's or not those that the trial was scored with; its initial weights
+            cannot be had any more.
+        DataError: The images cannot be used.
     """
+    with borrowed_globals(group.device):
+        run = _Run(trial, group)
+        data = run.load_data()
+        keeper = Representations.of(trial, data, Storage(trial.workspace.storage), group)
+        if keeper is None:
+            raise ValueError("the trial keeps no representations, or this is not rank 0")
+        built, _ = run.initialised()
+        keeper.remember(built)
+        built.module.load_state_dict(load_kept_weights(weights, trial))
+        with safe_open(weights, framework="pt") as file:
+            step = int((file.metadata() or {}).get("step", 0))
+        keeper.after_training(built, step=step)
+        keeper.write(destination)
+
+
+def kept_thresholds(path: Path) -> Steps | None:
+    """Thresholds of masks that were frozen with these weights; None of a trial of labels."""
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-    if metadata.get("trial_id") != trial.trial_id:
-        raise UserError(f"{path.name} holds weights of trial {metadata.get('trial_id')}, not of {trial.trial_id}")
-    if metadata.get("selected") != "true":
-        raise UnselectedWeightsError(
-            f"the kept weights of trial {trial.trial_id} are those of its last step, but it was scored with those of "
-            "its best validation; run it with execution.keep_weights: best to score further sets"
-        )
-    return dict(load_file(path))
+        text = (file.metadata() or {}).get(THRESHOLDS_KEY)
+    return None if text is None else parsed_thresholds(text)
 
 
 class _Run:
@@ -139,15 +178,16 @@ class _Run:
         self._started_at, self._started = time.time(), time.perf_counter()
         self._storage = Storage(trial.workspace.storage)
         self._resident_bytes = round(trial.workspace.device_cache_gib * 2**30)
+        self.thresholds: Steps | None = None
 
     def finish(self, tell: Tell) -> TrialResult | None:
         trial, group = self._trial, self._group
         failpoint("trial.start")
         data = self.load_data()
-        built = self.build()
-        receipt = initialise(built, trial.source, self._upstream_weights, trial.seed.init)
-        fill_head(built.module, built.head, trial.protocol.head_init, trial.seed.init)
-        freeze(built.module, built.head, trial.protocol.freeze)
+        built, receipt = self.initialised()
+        representations = Representations.of(trial, data, self._storage, group)
+        if representations is not None:
+            representations.before_training(built)
         checkpoints = Checkpoints(self._storage, trial.trial_id, trial.workspace.checkpoint_every_s, group)
         setup_s = time.perf_counter() - self._started
         fitted = fit(
@@ -157,6 +197,7 @@ class _Run:
             protocol=trial.protocol,
             normalise=trial.source.normalise,
             input_size=trial.scale.input_size,
+            gflops=trial.scale.gflops,
             seed=trial.seed.init,
             primary=trial.task.primary,
             group=group,
@@ -164,12 +205,18 @@ class _Run:
             checkpoints=checkpoints,
             save_memory=trial.workspace.save_memory,
             resident_bytes=self._resident_bytes,
+            compile_cache=Path(trial.workspace.home) / CACHE_OF_HOME / CACHE,
         )
         scoring = time.perf_counter()
+        if trial.task.is_dense:
+            found = frozen_thresholds(trial.protocol, fitted.val_logits, len(trial.task.labels))
+            self.thresholds = broadcast_object(group, found)
         tables = self.score(built.module, data, list(trial.task.evaluate))
         if group.rank:
             return None
         tables |= self._validation(data, fitted.val_logits)
+        if representations is not None:
+            representations.after_training(built, step=fitted.best_step, resumed_from=fitted.resumed_from)
         now = time.perf_counter()
         timing = Timing(
             total_s=now - self._started,
@@ -184,14 +231,25 @@ class _Run:
         )
         result = self._result(data, built, fitted, timing, checkpoints.failures)
         self._keep_subset(data)
-        self._publish(result, receipt, fitted, built, tables)
+        self._publish(result, receipt, fitted, built, tables, representations)
         checkpoints.delete()
+        if representations is not None:
+            representations.forget_initial()
         return result
+
+    def initialised(self) -> tuple[BuiltModel, Receipt]:
+        """The model as it is before its first step."""
+        trial, built = self._trial, self.build()
+        receipt = initialise(built, trial.source, self._upstream_weights, trial.seed.init)
+        fill_head(built.module, built.head, trial.protocol.head_init, trial.seed.init)
+        freeze(built.module, built.head, trial.protocol.freeze)
+        return built, receipt
 
     def build(self) -> BuiltModel:
         trial = self._trial
         outputs = len(trial.task.labels)
-        return build_model(trial.scale, outputs, trial.seed.init, trial.workspace.import_paths)
+        paths = trial.workspace.import_paths
+        return build_model(trial.scale, outputs, trial.seed.init, paths, dense=trial.task.is_dense)
 
     def load_data(self) -> TaskData:
         """The trial's images and labels.
@@ -209,10 +267,11 @@ class _Run:
         """Set -> predictions on rank 0; empty elsewhere. Called by all ranks."""
         tables = {}
         for name in sets:
-            logits = self._logits(module, data.sets[name])
-            if logits is not None:
-                images = data.sets[name]
-                tables[name] = self._table(images, logits, name, (images.shared_patients, images.same_ids))
+            images = data.sets[name]
+            kept = self._predicted(module, images)
+            if kept is not None:
+                kept = kept if self.thresholds is None else evaluation_values(kept)
+                tables[name] = self._table(images, kept, name, (images.shared_patients, images.same_ids))
         return tables
 
     def _validation(self, data: TaskData, logits: NDArray[Any] | None) -> dict[str, pa.Table]:
@@ -222,24 +281,36 @@ class _Run:
         """
         if logits is None or not self._trial.task.evaluate:
             return {}
-        return {Split.VAL: self._table(data.val, logits, Split.VAL)}
+        kept = logits if self.thresholds is None else validation_values(logits, self.thresholds)
+        return {Split.VAL: self._table(data.val, kept, Split.VAL)}
 
     def _table(
-        self, images: LabelledSet, logits: NDArray[Any], name: str, shared_patients: tuple[int, bool] | None = None
+        self, images: LabelledSet, kept: NDArray[Any], name: str, shared_patients: tuple[int, bool] | None = None
     ) -> pa.Table:
         frame, hash_of_set = shown_columns(images, self._trial.task, name)
-        return predictions_table(frame, logits, self._trial, name, hash_of_set, shared_patients)
+        if self.thresholds is not None:
+            return mask_table(frame, kept, self._trial, name, self.thresholds, hash_of_set, shared_patients)
+        return predictions_table(frame, kept, self._trial, name, hash_of_set, shared_patients)
 
-    def _logits(self, module: nn.Module, images: LabelledSet) -> NDArray[Any] | None:
+    def _predicted(self, module: nn.Module, images: LabelledSet) -> NDArray[Any] | None:
+        """Logits, or counts and distances of masks, on rank 0."""
         trial, device = self._trial, self._group.device
         dtype = next(module.parameters()).dtype
         form = (trial.source.normalise, device, dtype, is_channels_last(module))
-        transform = EvaluationTransform(
-            trial.scale.input_size, *form, trial.protocol.test_time_augmentation, trial.protocol.evaluation_crop
-        )
-        batch_size = max(LEAST_BATCH_SIZE, trial.protocol.ghost_batch_size)
         feed = ImageFeed(images, device, dtype, self._resident_bytes)
-        return predict(module, feed, transform, self._group, batch_size)
+        transform = EvaluationTransform(
+            trial.scale.input_size,
+            *form,
+            trial.protocol.test_time_augmentation,
+            evaluation_crop(trial.protocol, feed),
+        )
+        batch_size = evaluation_batch_size(feed, trial.protocol.ghost_batch_size)
+        return predict(module, feed, transform, self._group, batch_size, self._reduce(images))
+
+    def _reduce(self, images: LabelledSet) -> Reduce | None:
+        if images.masks is None or self.thresholds is None:
+            return None
+        return EvaluationRows(images.masks, self.thresholds, self._trial.task.nsd_tolerance)
 
     def _upstream_weights(self, trial_id: str) -> Path:
         try:
@@ -294,6 +365,7 @@ class _Run:
         fitted: FitResult,
         built: BuiltModel,
         tables: dict[str, pa.Table],
+        representations: Representations | None,
     ) -> None:
         """Make the result durable.
 
@@ -307,6 +379,8 @@ class _Run:
                 (folder / Artifact.RECEIPT).write_text(receipt.model_dump_json(indent=2), encoding="utf-8")
                 pq.write_table(pa.Table.from_pylist(fitted.history, HISTORY_SCHEMA), folder / Artifact.HISTORY)
                 self._save_weights(folder / Artifact.WEIGHTS, fitted, built)
+                if representations is not None:
+                    representations.write(folder / Artifact.REPRESENTATIONS)
                 (folder / Artifact.TRIAL).write_text(result.model_dump_json(indent=2), encoding="utf-8")
                 self._storage.publish(folder, self._trial.trial_id)
         except (OSError, pa.ArrowException) as error:
@@ -326,4 +400,8 @@ class _Run:
             "step": str(fitted.steps if final else fitted.best_step),
             "selected": json.dumps(not final or fitted.best_step == fitted.steps),
         }
+        if built.encoder is not None:
+            metadata[ENCODER_KEY] = json.dumps(dict(built.encoder.names))
+        if self.thresholds is not None:
+            metadata[THRESHOLDS_KEY] = thresholds_text(self.thresholds)
         save_file(dict(fitted.final if final else fitted.selected), path, metadata)

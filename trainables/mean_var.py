@@ -65,14 +65,14 @@ def apply_mean_var(
         UserError: A normalisation layer has a tensor that ``reset`` does not know.
     """
     head = set(head)
-    norm_tensors = _norm_tensors(module)
-    named = {**dict(module.named_parameters()), **_persistent(module, norm_tensors)}
+    of_norms = norm_tensors(module)
+    named = {**dict(module.named_parameters()), **_persistent(module, of_norms)}
     drawn = reset = kept = 0
     with torch.no_grad():
         for name, tensor in named.items():
             if name in head:
                 continue
-            rule = _rule(name, norm, name in norm_tensors)
+            rule = _rule(name, norm, name in of_norms)
             if rule == "draw":
                 tensor.copy_(_drawn_like(tensor, name, seed, draw))
                 drawn += 1
@@ -84,7 +84,7 @@ def apply_mean_var(
     return MeanVarReport(drawn=drawn, reset=reset, kept=kept)
 
 
-def _norm_tensors(module: nn.Module) -> set[str]:
+def norm_tensors(module: nn.Module) -> set[str]:
     """Names of the parameters and buffers of normalisation layers."""
     names: set[str] = set()
     for prefix, layer in module.named_modules():

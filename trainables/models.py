@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from search_spaces.exceptions import UserError
 from search_spaces.identity import ScaleCard, canonical
 from search_spaces.study import ScaleSpec
 from search_spaces.trial import ResolvedScale
 from trainables.factories import Factory, Origin, find_factory
+from trainables.meta_device import NothingDrawn
 from trainables.random_state import own_random_state
 from trainables.timm_weights import published_weights
+from trainables.unet import EncoderNames, encoder_names, make_unet
 
 FEW_PARAMETERS = 10_000_000
 """Up to here a model is tried with numbers: 40 MB. A forward pass on the meta device makes torch import its compiler,
@@ -36,11 +36,13 @@ class ModelFacts:
         head: Names (of the state dict) of the tensors whose shape depends on the number of outputs.
         parameters: Trainable numbers, head included.
         backbone_parameters: Trainable numbers without the head.
+        encoder: Of a U-Net: the classifier's names of what is not its head, which is the decoder with its last layer.
     """
 
     head: tuple[str, ...]
     parameters: int
     backbone_parameters: int
+    encoder: EncoderNames | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +50,11 @@ class BuiltModel:
     """A model with freshly drawn weights, on the CPU, in float32 and training mode.
 
     Attributes:
-        module: (B, 3, input_size, input_size) to (B, num_outputs).
+        module: (B, 3, input_size, input_size) to (B, num_outputs), or a U-Net to (B, num_outputs, input_size,
+            input_size).
         scale: What it was built from.
         factory: What built it.
-        head, parameters, backbone_parameters: See ModelFacts.
+        head, parameters, backbone_parameters, encoder: See ModelFacts.
     """
 
     module: nn.Module
@@ -60,9 +63,12 @@ class BuiltModel:
     head: tuple[str, ...]
     parameters: int
     backbone_parameters: int
+    encoder: EncoderNames | None = None
 
 
-def build_model(scale: ResolvedScale, num_outputs: int, seed: int, import_paths: Sequence[str] = ()) -> BuiltModel:
+def build_model(
+    scale: ResolvedScale, num_outputs: int, seed: int, import_paths: Sequence[str] = (), dense: bool = False
+) -> BuiltModel:
     """Build a model; the same scale, outputs and seed give the same weights, whatever happened in the process before.
 
     Args:
@@ -70,10 +76,11 @@ def build_model(scale: ResolvedScale, num_outputs: int, seed: int, import_paths:
         num_outputs: Outputs, at least 1.
         seed: Seed of the initial weights, at least 0. Neither uses nor changes the global random state.
         import_paths: Folders in which a user's module is looked up first.
+        dense: Whether each pixel has outputs: a U-Net with the scale as encoder (``trainables.unet``).
 
     Raises:
         UserError: The factory is unknown, fails, has changed since the study was planned, or makes a model that does
-            not turn images of the scale's size into finite outputs.
+            not turn images of the scale's size into finite outputs, or cannot be an encoder.
     """
     if num_outputs < 1:
         raise ValueError(f"num_outputs must be at least 1, got {num_outputs}")
@@ -84,9 +91,16 @@ def build_model(scale: ResolvedScale, num_outputs: int, seed: int, import_paths:
             f"(was {scale.factory_sha256[:8]}, is {str(factory.sha256)[:8]}); plan and run the study again"
         )
     facts = _facts(factory, scale, num_outputs)
+    classifier_head = facts.head
+    if dense:
+        facts = _dense_facts(factory, scale, num_outputs, classifier_head)
     with own_random_state(seed):
-        module = factory.make(num_outputs, scale.arguments, scale.input_size).to(torch.float32)
-    _refuse_non_finite(module, factory, scale, num_outputs)
+        if dense:
+            module: nn.Module = make_unet(factory, scale, num_outputs, classifier_head)
+        else:
+            module = factory.make(num_outputs, scale.arguments, scale.input_size)
+        module = module.to(torch.float32)
+    _refuse_non_finite(module, factory, scale, num_outputs, dense)
     return BuiltModel(
         module=module.train(),
         scale=scale,
@@ -94,6 +108,7 @@ def build_model(scale: ResolvedScale, num_outputs: int, seed: int, import_paths:
         head=facts.head,
         parameters=facts.parameters,
         backbone_parameters=facts.backbone_parameters,
+        encoder=facts.encoder,
     )
 
 
@@ -129,6 +144,7 @@ def scale_card(name: str, spec: ScaleSpec, import_paths: Sequence[str] = ()) -> 
 
 
 _known_facts: dict[tuple[object, ...], ModelFacts] = {}
+_known_dense_facts: dict[tuple[object, ...], ModelFacts] = {}
 _seen_finite: set[tuple[object, ...]] = set()
 
 
@@ -148,8 +164,30 @@ def _facts(factory: Factory, scale: ResolvedScale, num_outputs: int) -> ModelFac
     return _known_facts[key]
 
 
+def _dense_facts(
+    factory: Factory, scale: ResolvedScale, num_outputs: int, classifier_head: tuple[str, ...]
+) -> ModelFacts:
+    """Facts of a U-Net. With numbers: a forward pass shows which maps there are."""
+    key = _key(factory, scale, num_outputs)
+    if key not in _known_dense_facts:
+        with own_random_state(0):
+            unet = make_unet(factory, scale, num_outputs, classifier_head)
+            classifier = factory.make(num_outputs, scale.arguments, scale.input_size)
+        encoder = encoder_names(unet, classifier, classifier_head, f"scale {scale.name!r}: {factory.text}")
+        head = tuple(n for n in unet.state_dict() if n not in encoder.names)
+        trainable = {n: p.numel() for n, p in unet.named_parameters() if p.requires_grad}
+        parameters = sum(trainable.values())
+        _known_dense_facts[key] = ModelFacts(
+            head=head,
+            parameters=parameters,
+            backbone_parameters=parameters - sum(trainable.get(n, 0) for n in head),
+            encoder=encoder,
+        )
+    return _known_dense_facts[key]
+
+
 def _measure(factory: Factory, scale: ResolvedScale, num_outputs: int, device: torch.device) -> ModelFacts:
-    with device, _NothingDrawn(), own_random_state(0):
+    with device, NothingDrawn(), own_random_state(0):
         model = factory.make(num_outputs, scale.arguments, scale.input_size)
         wider = factory.make(num_outputs + 1, scale.arguments, scale.input_size)
         head = _head(model, wider, factory, num_outputs)
@@ -167,18 +205,6 @@ def _measure(factory: Factory, scale: ResolvedScale, num_outputs: int, device: t
         parameters=parameters,
         backbone_parameters=parameters - sum(trainable.get(n, 0) for n in head),
     )
-
-
-class _NothingDrawn(TorchFunctionMode):
-    """Leaves out what would draw numbers into meta tensors, which hold none: drawing imports torch's compiler, too."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _DRAWS and args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
-
-
-_DRAWS = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.log_normal_, Tensor.exponential_})
 
 
 def _head(model: nn.Module, wider: nn.Module, factory: Factory, num_outputs: int) -> tuple[str, ...]:
@@ -201,10 +227,16 @@ def _head(model: nn.Module, wider: nn.Module, factory: Factory, num_outputs: int
 
 
 def _outputs(
-    model: nn.Module, factory: Factory, scale: ResolvedScale, num_outputs: int, device: torch.device
+    model: nn.Module,
+    factory: Factory,
+    scale: ResolvedScale,
+    num_outputs: int,
+    device: torch.device,
+    dense: bool = False,
 ) -> Tensor:
-    """Outputs for two images of noise, (2, num_outputs)."""
+    """Outputs for two images of noise, (2, num_outputs), of a U-Net (2, num_outputs, input_size, input_size)."""
     size = scale.input_size
+    wanted = (2, num_outputs, size, size) if dense else (2, num_outputs)
     images = torch.randn(2, 3, size, size, device=device)
     try:
         with torch.no_grad():
@@ -214,12 +246,12 @@ def _outputs(
             f"scale {scale.name!r}: {factory.text} fails on images of {size} x {size} pixels: "
             f"{type(error).__name__}: {error}{_native_hint(factory, size)}"
         ) from error
-    if not isinstance(outputs, Tensor) or outputs.shape != (2, num_outputs):
+    if not isinstance(outputs, Tensor) or outputs.shape != wanted:
         got = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
         mode = "training" if model.training else "evaluation"
         raise UserError(
             f"scale {scale.name!r}: {factory.text} must turn 2 images (2, 3, {size}, {size}) into outputs of shape "
-            f"(2, {num_outputs}); in {mode} mode it gives {got}"
+            f"{wanted}; in {mode} mode it gives {got}"
         )
     return outputs
 
@@ -228,13 +260,15 @@ def _native_hint(factory: Factory, size: int) -> str:
     return f" (its native size is {factory.native_size})" if factory.native_size not in (None, size) else ""
 
 
-def _refuse_non_finite(module: nn.Module, factory: Factory, scale: ResolvedScale, num_outputs: int) -> None:
+def _refuse_non_finite(
+    module: nn.Module, factory: Factory, scale: ResolvedScale, num_outputs: int, dense: bool
+) -> None:
     """Try the real weights once per process and kind of model."""
-    key = _key(factory, scale, num_outputs)
+    key = (*_key(factory, scale, num_outputs), dense)
     if key in _seen_finite:
         return
     with own_random_state(0):
-        outputs = _outputs(module.eval(), factory, scale, num_outputs, torch.device("cpu"))
+        outputs = _outputs(module.eval(), factory, scale, num_outputs, torch.device("cpu"), dense)
     if not bool(torch.isfinite(outputs).all()):
         raise UserError(f"scale {scale.name!r}: {factory.text} gives outputs that are not finite with fresh weights")
     _seen_finite.add(key)

@@ -261,9 +261,14 @@ def class_weights(targets: NDArray[Any], outputs: int) -> NDArray[np.float64]:
         counts = np.stack([(targets == 0).sum(0), (targets == 1).sum(0)], axis=1)
     else:
         counts = np.bincount(targets[targets >= 0], minlength=outputs)[None, :]
-    total, occurring = counts.sum(1, keepdims=True), (counts > 0).sum(1, keepdims=True)
-    weights = np.where(counts > 0, total / np.maximum(occurring * counts, 1), 0.0)
+    weights = inverse_frequencies(counts)
     return weights if np.issubdtype(targets.dtype, np.floating) else weights[0]
+
+
+def inverse_frequencies(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Weights n / (K n_c) of K classes, in rows (R, K); 0 for a class of count 0, which K does not count then."""
+    total, occurring = counts.sum(1, keepdims=True), (counts > 0).sum(1, keepdims=True)
+    return np.where(counts > 0, total / np.maximum(occurring * counts, 1), 0.0)
 
 
 def sampling_weights(targets: NDArray[Any]) -> NDArray[np.float64]:

@@ -50,13 +50,24 @@ def predictions_table(
     table = pa.Table.from_pandas(frame, preserve_index=False)
     for k, label in enumerate(labels):
         table = table.append_column(f"{Column.LOGIT_PREFIX}{label}", pa.array(logits[:, k].astype(np.float32)))
+    return table.replace_schema_metadata(set_metadata(frame, trial, set_name, hash_of_set, shared_patients))
+
+
+def set_metadata(
+    frame: pd.DataFrame,
+    trial: ResolvedTrial,
+    set_name: str,
+    hash_of_set: str | None,
+    shared_patients: tuple[int, bool] | None,
+) -> dict[str, str]:
+    """What the file of a set says about itself; arguments and keys as of ``predictions_table``."""
     spec = trial.task.evaluate.get(set_name)
     aggregation = spec.aggregation if spec else NO_AGGREGATION
     metadata = {
         "trial_id": trial.trial_id,
         "task": trial.task.name,
         "kind": trial.task.kind,
-        "labels": json.dumps(list(labels)),
+        "labels": json.dumps(list(trial.task.labels)),
         "set": set_name,
         "set_hash": set_hash(frame, aggregation) if hash_of_set is None else hash_of_set,
         "aggregation": aggregation,
@@ -64,7 +75,7 @@ def predictions_table(
     }
     if shared_patients is not None:
         metadata |= {"shared_patients": str(shared_patients[0]), "same_ids": str(shared_patients[1]).lower()}
-    return table.replace_schema_metadata(metadata)
+    return metadata
 
 
 def set_hash(frame: pd.DataFrame, aggregation: str = NO_AGGREGATION) -> str:

@@ -14,13 +14,15 @@ from search_spaces.exceptions import DataError, DivergenceError
 from search_spaces.protocol import Protocol
 from trainables.augmentation import EvaluationTransform
 from trainables.batches import ImageFeed, ImageSet
-from trainables.evaluation import LEAST_BATCH_SIZE, predict
+from trainables.evaluation import evaluation_batch_size, evaluation_crop, predict
 from trainables.groups import Group, broadcast_object
 from trainables.inputs import Inputs
+from trainables.mask_losses import MaskLoss
 from trainables.module_setup import Weights, snapshot
 from trainables.schedules import LossWatch
 from trainables.training_log import still_rising
-from trainables.validation_metrics import is_better, validation_value
+from trainables.validation_metrics import is_better
+from trainables.validation_scores import validation_scores
 
 
 @dataclass(slots=True)
@@ -31,7 +33,7 @@ class Best:
         step: Optimiser steps done.
         value: Of the primary metric.
         weights: State dict on the CPU; empty before the first evaluation, and where the last step counts.
-        logits: (N, C) of the validation images, on rank 0.
+        logits: (N, C) of the validation images, on rank 0; of masks what is kept of them.
         loss: Validation loss, where the protocol needs it.
     """
 
@@ -52,19 +54,27 @@ class Selection:
         primary: Validation metric.
         steps: Optimiser steps of the trial, for messages.
         group: The trial's ranks.
+        mask_loss: Of training, where masks are learnt.
 
     Raises:
         DataError: A value that selects cannot be computed on these images.
     """
 
     def __init__(
-        self, images: ImageSet, inputs: Inputs, protocol: Protocol, primary: str, steps: int, group: Group
+        self,
+        images: ImageSet,
+        inputs: Inputs,
+        protocol: Protocol,
+        primary: str,
+        steps: int,
+        group: Group,
+        mask_loss: MaskLoss | None = None,
     ) -> None:
         self._protocol, self._primary, self._steps, self._group = protocol, primary, steps, group
         self._watch = LossWatch(protocol) if protocol.needs_validation_loss else None
         self._feed: ImageFeed = inputs.feed(images)
-        self._targets = np.asarray(images.targets)
-        self._transform = EvaluationTransform(inputs.size, *inputs.form, crop=protocol.evaluation_crop)
+        self._scores = validation_scores(images, mask_loss)
+        self._transform = EvaluationTransform(inputs.size, *inputs.form, crop=evaluation_crop(protocol, self._feed))
         self.best = Best()
         self._require_selectable(inputs.facts.outputs)
 
@@ -88,12 +98,12 @@ class Selection:
         Raises:
             DivergenceError: An output is not finite; on all ranks.
         """
-        batch_size = max(LEAST_BATCH_SIZE, self._protocol.ghost_batch_size)
+        batch_size = evaluation_batch_size(self._feed, self._protocol.ghost_batch_size)
         value: float | None = None
         loss: float | None = None
         logits: NDArray[Any] | None = None
         if len(self._feed):
-            logits = predict(module, self._feed, self._transform, self._group, batch_size)
+            logits = predict(module, self._feed, self._transform, self._group, batch_size, self._scores.reduce)
             value, loss = self._shared_values(logits, step)
         last = self._protocol.select == "last"
         if last or self._is_better(value, loss):
@@ -139,25 +149,24 @@ class Selection:
         finite, value, loss = True, None, None
         if logits is not None:
             finite = bool(np.isfinite(logits).all())
-            value = validation_value(self._primary, logits, self._targets) if finite else None
+            value = self._scores.value(self._primary, logits) if finite else None
             if finite and self._watch is not None:
-                loss = validation_value("nll", logits, self._targets)
+                loss = self._scores.loss(logits)
         finite, value, loss = broadcast_object(self._group, (finite, value, loss))
         if not finite:
             raise DivergenceError(f"validation outputs are not finite after step {step} of {self._steps}")
         return value, loss
 
     def _require_selectable(self, outputs: int) -> None:
-        images = len(self._targets)
-        guess = np.zeros((images, outputs))
-        if self._watch is not None and (not images or validation_value("nll", guess, self._targets) is None):
+        images = len(self._feed)
+        if self._watch is not None and not self._scores.is_defined(None, outputs):
             raise DataError(
                 f"none of the {images} validation images has a label, so there is no validation loss, by which the "
                 "protocol selects, lowers the learning rate or stops; give validation images or another schedule"
             )
         if self._protocol.select != "best_val":
             return
-        if not images or validation_value(self._primary, guess, self._targets) is None:
+        if not self._scores.is_defined(self._primary, outputs):
             raise DataError(
                 f"{self._primary} is not defined on the {images} validation images (too few classes are labelled), so "
                 "it cannot select weights; give more validation images or set protocol.select: last"

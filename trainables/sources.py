@@ -184,6 +184,7 @@ def check_source(
     num_outputs: int,
     import_paths: Sequence[str] = (),
     frozen: str | None = None,
+    dense: bool = False,
 ) -> int:
     """Try before anything is trained whether a scale can be built, filled from a source, and frozen.
 
@@ -193,6 +194,7 @@ def check_source(
         num_outputs: Outputs of the model.
         import_paths: Folders in which a user's module is looked up first.
         frozen: The protocol's ``freeze``.
+        dense: Whether it is to predict each pixel.
 
     Returns:
         Trainable numbers of the model before anything is frozen.
@@ -200,7 +202,7 @@ def check_source(
     Raises:
         UserError: As for build_model, initialise and freeze.
     """
-    built = build_model(scale, num_outputs, seed=0, import_paths=import_paths)
+    built = build_model(scale, num_outputs, seed=0, import_paths=import_paths, dense=dense)
     weights = source.weights
     if not isinstance(getattr(weights, "of", weights), UpstreamSource):
         initialise(built, source, _no_upstream, seed=0)

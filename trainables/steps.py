@@ -5,20 +5,46 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from search_spaces.exceptions import UserError
 from search_spaces.hyperrule import SMALL, regime_of
 from search_spaces.protocol import Budget, Protocol
 
+FORWARD_PASSES = 3
+"""What a training step of an image costs in forward passes: one, and two for the gradients of inputs and of weights
+(Kaplan et al. 2020, section 2.1)."""
 
-def total_steps(budget: Budget, images: int, global_batch_size: int) -> int:
-    """Optimiser steps of a budget; at least 1.
+
+def flops_of_step(gflops: float, global_batch_size: int) -> float:
+    """Operations of one optimiser step: 3 forward passes of every image of the batch.
+
+    The factor stays 3 where layers are frozen or activations are computed twice; augmentation, validation and the
+    optimiser's own arithmetic are not counted.
 
     Args:
-        budget: Steps, passes over the subset, training images, or a rule by the subset's size.
+        gflops: 1e9 operations of one image's forward pass (``trainables.scale_cards``).
+        global_batch_size: Images per step.
+    """
+    return FORWARD_PASSES * gflops * 1e9 * global_batch_size
+
+
+def total_steps(budget: Budget, images: int, global_batch_size: int, gflops: float | None = None) -> int:
+    """Optimiser steps of a budget: the nearest whole number, at least 1.
+
+    Args:
+        budget: Steps, passes over the subset, training images, operations, or a rule by the subset's size.
         images: Size of the subset.
         global_batch_size: Images per step.
+        gflops: 1e9 operations of one image's forward pass; needed by budgets in operations alone.
+
+    Raises:
+        UserError: The budget is in operations, and those of an image are not known.
     """
     if budget.steps is not None:
         return budget.steps
+    if budget.flops is not None:
+        if not gflops:
+            raise UserError("budget.flops needs a scale whose operations can be counted; give budget.steps instead")
+        return max(1, round(budget.flops / flops_of_step(gflops, global_batch_size)))
     if budget.rule is not None:
         return regime_of(images).steps
     if budget.examples is not None:
@@ -27,19 +53,20 @@ def total_steps(budget: Budget, images: int, global_batch_size: int) -> int:
     return max(1, round(budget.epochs * images / global_batch_size))
 
 
-def settled(protocol: Protocol, images: int) -> Protocol:
+def settled(protocol: Protocol, images: int, gflops: float | None = None) -> Protocol:
     """The protocol of one subset: what a rule makes of the subset's size is written as numbers.
 
     Args:
         protocol: As planned.
         images: Size of the subset.
+        gflops: See ``total_steps``.
 
     Returns:
         With a budget in steps, warm-up and milestones in steps, and mixup off where the subset is too small for it.
         Under another budget than the rule's, the rule's warm-up and milestones are those of its small regime, stretched
         or shrunk to the steps.
     """
-    steps = total_steps(protocol.budget, images, protocol.global_batch_size)
+    steps = total_steps(protocol.budget, images, protocol.global_batch_size, gflops)
     changes: dict[str, Any] = {"budget": Budget(steps=steps)}
     # With steps of one's own the shape is the same for all amounts, or a curve would jump where the rule does.
     regime = SMALL if protocol.budget.rule is None else regime_of(images)
@@ -55,9 +82,9 @@ def settled(protocol: Protocol, images: int) -> Protocol:
     return protocol.model_copy(update=changes)
 
 
-def warmup_problem(protocol: Protocol, images: int) -> str | None:
-    """Why a subset of so many images is trained in warm-up alone; None if it is not."""
-    protocol = settled(protocol, images)
+def warmup_problem(protocol: Protocol, images: int, gflops: float | None = None) -> str | None:
+    """Why a subset of so many images is trained in warm-up alone; None if it is not. Arguments as of ``settled``."""
+    protocol = settled(protocol, images, gflops)
     warmup, steps = protocol.warmup_steps, protocol.budget.steps
     if not isinstance(warmup, int) or steps is None or warmup < steps:
         return None

@@ -2,9 +2,11 @@
 
 Layout below the root::
 
-    trials/<trial_id>/       trial.json, receipt.json, history.parquet, predictions/*.parquet, weights.safetensors
+    trials/<trial_id>/       trial.json, receipt.json, history.parquet, predictions/*.parquet, weights.safetensors,
+                             representations/*
     attempts/<attempt_id>/   trial.json of a failed attempt, named failure.json once delivered
     checkpoints/<trial_id>.pt
+    initial/<trial_id>.safetensors   representations before the first step of a trial that has not ended
     subsets/                 what trials were trained on, once each (trainables.subset_files)
     notes/                   what running drivers say of themselves; disposable
     claims/                  which driver trains which trial; disposable
@@ -30,13 +32,13 @@ import pyarrow.fs as pafs
 
 from search_spaces.exceptions import UserError
 from search_spaces.failpoints import failpoint
-from search_spaces.names import Artifact, State
+from search_spaces.names import Artifact, Moment, State
 from search_spaces.results import TrialResult
 from trainables.file_tree import TMP, FileTree
 from trainables.filesystems import LOCAL
 
 _TRIALS, _ATTEMPTS, _CHECKPOINTS, _NOTES, _CLAIMS = "trials", "attempts", "checkpoints", "notes", "claims"
-_TMP, _SUBSETS = "tmp", "subsets"
+_TMP, _SUBSETS, _INITIAL = "tmp", "subsets", "initial"
 _FAILURE = "failure.json"
 _ABANDONED_S = 86400.0
 """What has been half-written for so long will not be finished."""
@@ -55,6 +57,11 @@ class Undelivered:
     folder: str
     key: str
     state: State
+
+
+def stays(name: str) -> bool:
+    """Whether a file of a trial's folder stays in the storage when the trial is delivered; MLflow does not get it."""
+    return name == Artifact.WEIGHTS or name.startswith(f"{Artifact.REPRESENTATIONS}/")
 
 
 class Storage(FileTree):
@@ -168,7 +175,7 @@ class Storage(FileTree):
         return partial.replace(local)
 
     def mark_delivered(self, key: str | Undelivered) -> None:
-        """Delete a complete trial's files except its weights; a failed attempt keeps its file as ``failure.json``.
+        """Delete a complete trial's files except weights and representations; a failed attempt keeps ``failure.json``.
 
         Args:
             key: A trial id, or an item of ``undelivered()``.
@@ -177,8 +184,7 @@ class Storage(FileTree):
         if folder.startswith(f"{_ATTEMPTS}/"):
             self._move(f"{folder}/{Artifact.TRIAL}", f"{folder}/{_FAILURE}")
             return
-        keep = {Artifact.WEIGHTS}
-        names = [name for name in self._files(folder) if name not in keep]
+        names = [name for name in self._files(folder) if not stays(name)]
         # trial.json first: what has lost a file must not look published.
         for name in sorted(names, key=lambda name: name != Artifact.TRIAL):
             self._delete(f"{folder}/{name}")
@@ -194,6 +200,32 @@ class Storage(FileTree):
         """Whether the trial's weights are here."""
         return self._exists(f"{_TRIALS}/{trial_id}/{Artifact.WEIGHTS}")
 
+    def has_representations(self, trial_id: str) -> bool:
+        """Whether the trial's representations are here."""
+        return self._exists(f"{_TRIALS}/{trial_id}/{Artifact.REPRESENTATIONS}/{Moment.FINAL.file_name}")
+
+    def put_representations(self, trial_id: str, local_dir: Path) -> None:
+        """Upload the representations of a complete trial, ``final`` last: with it they count as there."""
+        names = sorted((path.name for path in local_dir.iterdir()), key=lambda name: name == Moment.FINAL.file_name)
+        for name in names:
+            self._upload(local_dir / name, f"{_TRIALS}/{trial_id}/{Artifact.REPRESENTATIONS}/{name}")
+
+    def put_initial(self, trial_id: str, data: bytes) -> None:
+        """Keep the representations of a trial before its first step until it has ended."""
+        self._write(f"{_INITIAL}/{trial_id}.safetensors", data)
+
+    def get_initial(self, trial_id: str) -> bytes | None:
+        """What ``put_initial`` kept; None if nothing."""
+        return self._read(f"{_INITIAL}/{trial_id}.safetensors")
+
+    def delete_initial(self, trial_id: str) -> None:
+        """Delete what ``put_initial`` kept, if anything."""
+        self._delete(f"{_INITIAL}/{trial_id}.safetensors")
+
+    def initials(self) -> dict[str, int]:
+        """Trial id -> bytes of what ``put_initial`` kept."""
+        return {name.removesuffix(".safetensors"): size for name, size in self._sizes(_INITIAL).items()}
+
     def put_checkpoint(self, trial_id: str, data: bytes | memoryview) -> None:
         """Replace the checkpoint of a trial."""
         self._write(f"{_CHECKPOINTS}/{trial_id}.pt", data, lambda: failpoint("checkpoint.mid_write"))
@@ -201,11 +233,11 @@ class Storage(FileTree):
 
     def get_checkpoint(self, trial_id: str) -> bytes | None:
         """The checkpoint of a trial; None if there is none."""
-        where = f"{_CHECKPOINTS}/{trial_id}.pt"
-        if not self._exists(where):
-            return None
-        with self.fs.open_input_stream(self._path(where)) as stream:
-            return bytes(stream.read())
+        return self._read(f"{_CHECKPOINTS}/{trial_id}.pt")
+
+    def has_checkpoint(self, trial_id: str) -> bool:
+        """Whether there is a checkpoint of a trial."""
+        return self._exists(f"{_CHECKPOINTS}/{trial_id}.pt")
 
     def delete_checkpoint(self, trial_id: str) -> None:
         """Delete the checkpoint of a trial, if any."""
@@ -334,6 +366,12 @@ class Storage(FileTree):
             for entry in entries
             if entry.mtime is not None and entry.mtime.timestamp() < horizon
         ]
+
+    def _read(self, where: str) -> bytes | None:
+        if not self._exists(where):
+            return None
+        with self.fs.open_input_stream(self._path(where)) as stream:
+            return bytes(stream.read())
 
     def _folders_with(self, parent: str, file: str) -> dict[str, int]:
         """Name of each folder that holds this file -> bytes of it."""

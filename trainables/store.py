@@ -9,8 +9,8 @@ with its checksum when it is first opened after it was written or copied.
 Images are squashed to a square whatever their aspect ratio. Every image is first resized from the original to
 ``storage_size`` with PIL's bicubic filter; a smaller ``side`` is resized from those pixels, not from the original, with
 PIL's bilinear filter. Both filters widen with the factor of reduction, so they do not alias. Masks of segmentation
-tasks go the same way with the nearest pixel; those of other tasks are not stored, as the content hash does not cover
-them.
+tasks become one plane of labels (``trainables.mask_labels``: 0 none, k the k-th label, 255 not known) and go the same
+way with the nearest pixel; those of other tasks are not stored, as the content hash does not cover them.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from search_spaces.exceptions import DataError
 from search_spaces.failpoints import failpoint
 from search_spaces.names import Column
 from trainables.manifest import Manifest
+from trainables.mask_labels import mask_plane
 from trainables.pixels import is_npz_frame
 from trainables.shards import (
     BUILDING,
@@ -118,7 +119,7 @@ class Recipe:
             return _resized(self.decoded.images[row], side, Image.Resampling.BILINEAR), mask
         at = int(self.order[row])
         image = self.manifest.image(at)
-        mask = _resized_mask(self.manifest, at, image.size[::-1], side) if self.layout.masks else None
+        mask = _resized_mask(self.manifest, at, (image.size[1], image.size[0]), side) if self.layout.masks else None
         # Channels are resized one by one, so that one of a grey image gives the same as three equal ones.
         small = image.resize((side, side), Image.Resampling.BICUBIC)
         return np.asarray(small.convert("RGB")), mask
@@ -299,18 +300,7 @@ def _resized(pixels: Pixels, side: int, filter_: Image.Resampling) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((side, side), filter_))
 
 
-def _resized_mask(manifest: Manifest, row: int, shape: tuple[int, ...], side: int) -> Pixels | None:
-    """The row's mask with the values it has, by the nearest pixel.
-
-    Raises:
-        DataError: It cannot be read, has another size than its image, or values that a byte does not hold.
-    """
-    mask = manifest.mask(row)
-    if mask is None:
-        return None
-    of = f"mask {manifest.table[Column.MASK].iat[row]} (manifest {manifest.name!r}, row {row})"
-    if mask.shape != shape:
-        raise DataError(f"{of} is {mask.shape[1]} x {mask.shape[0]}, its image {shape[1]} x {shape[0]}")
-    if mask.size and not 0 <= mask.min() <= mask.max() <= 255:
-        raise DataError(f"{of} has values from {mask.min()} to {mask.max()}; 0 to 255 can be stored")
-    return _resized(mask.astype(np.uint8), side, Image.Resampling.NEAREST)
+def _resized_mask(manifest: Manifest, row: int, size: tuple[int, int], side: int) -> Pixels | None:
+    """The row's labels by the nearest pixel, see ``mask_plane``: blends of labels would be other labels."""
+    plane = mask_plane(manifest, row, size)
+    return None if plane is None else _resized(plane, side, Image.Resampling.NEAREST)

@@ -1,4 +1,4 @@
-"""The folder of image stores: what is in it, what may go, what is whole.
+"""The folder of image and feature stores: what is in it, what may go, what is whole.
 
 Nothing is deleted that is in use (``trainables.store_use``), nor, unless a user says so, what nobody can tell that of.
 Other processes build and delete while one looks: what vanishes meanwhile is gone, and no error.

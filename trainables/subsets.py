@@ -264,6 +264,10 @@ def _image_outcomes(
         return tuple((label, 1) for label in labels), y[:, None] == np.arange(len(labels))
     outcomes = tuple((label, value) for label in labels for value in (1, 0))
     columns = [pool[Column.LABEL_PREFIX + label].to_numpy() == value for label, value in outcomes]
+    if kind == Kind.SEGMENTATION:
+        # An organ that every image shows has pixels beside it to learn from: no image without it is needed.
+        kept = [k for k, (_, value) in enumerate(outcomes) if value == 1 or columns[k].any()]
+        outcomes, columns = tuple(outcomes[k] for k in kept), [columns[k] for k in kept]
     return outcomes, np.stack(columns, axis=1)
 
 

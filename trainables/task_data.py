@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 
 from search_spaces.exceptions import UserError
 from search_spaces.names import NO_AGGREGATION, Column
+from search_spaces.protocol import Protocol
 from search_spaces.results import SubsetFacts
 from search_spaces.trial import ResolvedTask, ResolvedTrial
 from trainables.evaluation_sets import EvaluationRows, TaskRows, task_rows
+from trainables.label_values import Columns
 from trainables.library import TaskLibrary
 from trainables.manifest import MANIFEST_FILE, Manifest
+from trainables.mask_sets import MaskSet, mask_set
 from trainables.predictions import set_hash
 from trainables.rows import group_column, group_names
 from trainables.shards import ImageStack
@@ -53,6 +56,8 @@ class LabelledSet:
         hash_key: Key of the hashes that stand for ids in predictions.
         shared_patients: Of an evaluation set: see ``trainables.evaluation_sets.EvaluationRows``.
         same_ids: Whether its patient ids are those of training: one manifest.
+        store: Name of the folder of its image store, which says content and size.
+        masks: Of a segmentation task; its targets then say what the masks show.
         shown: What ``shown_columns`` worked out, for the next trial on these images.
     """
 
@@ -63,6 +68,8 @@ class LabelledSet:
     hash_key: bytes
     shared_patients: int = 0
     same_ids: bool = True
+    store: str = ""
+    masks: MaskSet | None = None
     shown: dict[tuple[str, ...], tuple[pd.DataFrame, str]] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -80,6 +87,8 @@ class LabelledSet:
             targets=self.targets[index],
             frame=self.frame.iloc[index].reset_index(drop=True),
             hash_key=self.hash_key,
+            store=self.store,
+            masks=None if self.masks is None else self.masks.take(index),
         )
 
 
@@ -90,16 +99,20 @@ class TaskData:
     Attributes:
         train: The training subset.
         val: Validation; of a task whose validation is scaled, the part that goes with the amount.
+        all_val: All of validation, the same for every trial of the task.
         sets: Evaluation sets by name.
         subset: Facts about the training subset.
         drawn: The subset itself.
+        learned: The whole training pool and all of validation, whatever the amount.
     """
 
     train: LabelledSet
     val: LabelledSet
+    all_val: LabelledSet
     sets: dict[str, LabelledSet]
     subset: SubsetFacts
     drawn: DrawnSubset
+    learned: tuple[LabelledSet, LabelledSet]
 
 
 def working_side(input_size: int, storage_size: int) -> int:
@@ -118,6 +131,21 @@ def working_side(input_size: int, storage_size: int) -> int:
     return min(_enlarged(input_size), storage_size)
 
 
+def worked_side(protocol: Protocol, input_size: int) -> int:
+    """Side in pixels of the images that a trial works on: what its ``image_size`` resizes to, else ``working_side``.
+
+    Args:
+        protocol: Image sizes of a rule are numbers in it.
+        input_size: Of the model.
+
+    Raises:
+        UserError: Less is stored than the model takes in.
+    """
+    if isinstance(protocol.image_size, str):
+        return working_side(input_size, protocol.storage_size)
+    return protocol.image_size[0]
+
+
 def load_task_data(trial: ResolvedTrial, library: TaskLibrary) -> TaskData:
     """The arrays of a trial.
 
@@ -129,7 +157,7 @@ def load_task_data(trial: ResolvedTrial, library: TaskLibrary) -> TaskData:
         UserError: See ``task_rows`` and ``PatientOrder.draw``; also a manifest that has changed since the plan.
         DataError: Images are missing or unreadable.
     """
-    side = working_side(trial.scale.input_size, trial.protocol.storage_size)
+    side = worked_side(trial.protocol, trial.scale.input_size)
     task = _task(library, trial.task, trial.protocol.storage_size, side)
     order = task.order(trial.seed.subset)
     subset = order.draw(trial.amount)
@@ -150,7 +178,15 @@ def load_task_data(trial: ResolvedTrial, library: TaskLibrary) -> TaskData:
         subset=subset,
         subset_seed=trial.seed.subset,
     )
-    return TaskData(train=task.pool.take(subset.rows), val=val, sets=dict(task.sets), subset=facts, drawn=drawn_subset)
+    return TaskData(
+        train=task.pool.take(subset.rows),
+        val=val,
+        all_val=task.val,
+        sets=dict(task.sets),
+        subset=facts,
+        drawn=drawn_subset,
+        learned=(task.pool, task.val),
+    )
 
 
 def set_hashes(task: ResolvedTask, library: TaskLibrary) -> dict[str, str]:
@@ -295,6 +331,7 @@ def _loaded(library: TaskLibrary, task: ResolvedTask, storage_size: int, side: i
     for of_set in rows.sets.values():
         if of_set.manifest.key not in stores:
             stores[of_set.manifest.key] = open_store(library, of_set.manifest, storage_size, side)
+    truths = _truths(library, task, rows, stores, storage_size, side)
     return _Task(
         rows=rows,
         labels=task.labels,
@@ -305,17 +342,45 @@ def _loaded(library: TaskLibrary, task: ResolvedTask, storage_size: int, side: i
             targets=rows.train_targets,
             frame=_described(rows.manifest, rows.train, task.groups),
             hash_key=rows.manifest.hash_key,
+            store=own.path.name,
+            masks=_masks(own, rows.manifest, rows.val_set.columns, rows.train),
         ),
-        val=_evaluation_set(own, rows.val_set, task),
+        val=_evaluation_set(own, truths[rows.manifest.key], rows.val_set, task),
         sets={
             name: replace(
-                _evaluation_set(stores[of.manifest.key], of, task),
+                _evaluation_set(stores[of.manifest.key], truths[of.manifest.key], of, task),
                 shared_patients=of.shared_patients,
                 same_ids=of.manifest.key == rows.manifest.key,
             )
             for name, of in rows.sets.items()
         },
     )
+
+
+def _truths(
+    library: TaskLibrary,
+    task: ResolvedTask,
+    rows: TaskRows,
+    stores: Mapping[tuple[str, str], ImageStore],
+    storage_size: int,
+    side: int,
+) -> dict[tuple[str, str], ImageStore]:
+    """Stores whose masks are the truth of evaluation, by manifest: the largest, whatever a scale takes in.
+
+    So a study's scales are scored on the same truth.
+    """
+    if not task.is_dense or side == storage_size:
+        return dict(stores)
+    manifests = {of.manifest.key: of.manifest for of in (rows.val_set, *rows.sets.values())}
+    own = {rows.manifest.key: task.manifest_hash}
+    return {
+        key: open_store(library, manifest, storage_size, content_hash=own.get(key))
+        for key, manifest in manifests.items()
+    }
+
+
+def _masks(store: ImageStore, manifest: Manifest, columns: Columns, positions: NDArray[np.int64]) -> MaskSet | None:
+    return None if store.masks is None else mask_set(store.masks, manifest, columns, positions)
 
 
 def _own_store(library: TaskLibrary, rows: TaskRows, task: ResolvedTask, storage_size: int, side: int) -> ImageStore:
@@ -335,13 +400,15 @@ def _own_store(library: TaskLibrary, rows: TaskRows, task: ResolvedTask, storage
     return open_store(library, manifest, storage_size, side, content_hash=task.manifest_hash)
 
 
-def _evaluation_set(store: ImageStore, rows: EvaluationRows, task: ResolvedTask) -> LabelledSet:
+def _evaluation_set(store: ImageStore, truth: ImageStore, rows: EvaluationRows, task: ResolvedTask) -> LabelledSet:
     return LabelledSet(
         images=store.images,
         positions=store.rows[rows.positions],
         targets=rows.targets,
         frame=_with_truth(rows, task),
         hash_key=rows.manifest.hash_key,
+        store=store.path.name,
+        masks=_masks(truth, rows.manifest, rows.columns, rows.positions),
     )
 
 

@@ -4,9 +4,10 @@ Metrics of a run: ``compute_metrics``. Uncertainty: ``patient_influence`` of eac
 cell, ``contrast`` of two, ``linear_contrast`` of any; ``adjust_study`` over the families; ``classify`` for the words,
 ``grade`` for how strong they may be. Over ladders: ``label_efficiency``, ``slope_coefficients``, ``fit_power_law``.
 Over cells: ``compare_with_best``, ``rank_summary``. What each decision controls: ``docs/statistics-decisions.md``.
-Beyond the per-run metrics, one module per subject: ``operating_points``, ``segmentation``, ``calibration_error``,
-``recalibration``, ``reliability``, ``selective``, ``ood_detection``, ``robustness``, ``subgroups``, ``fairness``,
-``error_rates``, ``harm``, ``similarity``, ``weight_change``, ``ensembles`` (docs/statistics-metrics.md).
+Beyond the per-run metrics, one module per subject: ``operating_points``, ``segmentation`` and ``masks``,
+``calibration_error``, ``recalibration``, ``reliability``, ``selective``, ``ood_detection``, ``robustness``,
+``subgroups``, ``fairness``, ``error_rates``, ``harm``, ``similarity``, ``weight_change``, ``ensembles``
+(docs/statistics-metrics.md).
 """
 
 from dashboards.statistics.best_set import BestSet as BestSet
@@ -101,6 +102,9 @@ from dashboards.statistics.learning_curves import Crossing as Crossing
 from dashboards.statistics.learning_curves import crossing_amount as crossing_amount
 from dashboards.statistics.margins import equivalence_p as equivalence_p
 from dashboards.statistics.margins import noninferiority_p as noninferiority_p
+from dashboards.statistics.masks import guessed_counts as guessed_counts
+from dashboards.statistics.masks import mask_metrics as mask_metrics
+from dashboards.statistics.masks import overlap_influence as overlap_influence
 from dashboards.statistics.metrics import Metric as Metric
 from dashboards.statistics.metrics import compute_metrics as compute_metrics
 from dashboards.statistics.metrics import higher_is_better as higher_is_better
@@ -140,6 +144,9 @@ from dashboards.statistics.robustness import effective_robustness as effective_r
 from dashboards.statistics.robustness import mean_loss as mean_loss
 from dashboards.statistics.robustness import probit_line as probit_line
 from dashboards.statistics.robustness import retention as retention
+from dashboards.statistics.seed_pairs import SeedInterval as SeedInterval
+from dashboards.statistics.seed_pairs import pair_interval as pair_interval
+from dashboards.statistics.seed_pairs import seed_interval as seed_interval
 from dashboards.statistics.seeds import SeedDesign as SeedDesign
 from dashboards.statistics.seeds import SeedKey as SeedKey
 from dashboards.statistics.seeds import SeedSpread as SeedSpread
@@ -161,6 +168,7 @@ from dashboards.statistics.selective import risk_at_coverage_interval as risk_at
 from dashboards.statistics.selective import risk_coverage as risk_coverage
 from dashboards.statistics.selective import selective_scores as selective_scores
 from dashboards.statistics.similarity import HsicTerms as HsicTerms
+from dashboards.statistics.similarity import Representation as Representation
 from dashboards.statistics.similarity import Similarity as Similarity
 from dashboards.statistics.similarity import compare_layers as compare_layers
 from dashboards.statistics.similarity import debiased_cka as debiased_cka

@@ -42,6 +42,7 @@ RANKING = (Metric.AUC, Metric.AUC_MACRO, Metric.AP, Metric.AP_MACRO)
 """Metrics that need positives and negatives of a label, and only the order of their scores."""
 
 _PER_LABEL = (Metric.AUC, Metric.AP)
+_OVERLAPS = (Metric.DICE, Metric.IOU)
 _LOWER_IS_BETTER = (Metric.NLL, Metric.BRIER, Metric.ECE)
 _SHARED = (Metric.ACCURACY, Metric.BALANCED_ACCURACY, Metric.NLL, Metric.BRIER, Metric.ECE)
 _BY_KIND: dict[Kind, tuple[Metric, ...]] = {
@@ -49,6 +50,7 @@ _BY_KIND: dict[Kind, tuple[Metric, ...]] = {
     Kind.MULTILABEL: (Metric.AUC_MACRO, Metric.AP_MACRO, *_SHARED),
     Kind.MULTICLASS: (Metric.AUC_MACRO, Metric.AP_MACRO, *_SHARED),
     Kind.ORDINAL: (Metric.AUC_MACRO, Metric.AP_MACRO, *_SHARED, Metric.KAPPA),
+    Kind.SEGMENTATION: _OVERLAPS,
 }
 _IMAGE_VALUES = {
     Metric.ACCURACY: discrimination.image_correct,
@@ -91,14 +93,18 @@ class Decomposition:
 
 
 def metric_names(kind: Kind | str, labels: Sequence[str]) -> tuple[str, ...]:
-    """Names of all metrics of a task, ``auc.<label>`` and ``ap.<label>`` of each label included.
+    """Names of all metrics of a task, ``auc.<label>`` and ``ap.<label>`` of each label included; of masks ``dice`` and
+    ``iou`` likewise, which patients contribute to (``masks.mask_metrics`` has all numbers).
 
     Raises:
-        ValueError: The kind has no metrics of labels and logits.
+        ValueError: No such kind.
     """
     if kind not in _BY_KIND:
         raise ValueError(unknown("kind", str(kind), [known.value for known in _BY_KIND]))
-    per_label = () if kind == Kind.BINARY else tuple(f"{name}.{label}" for name in _PER_LABEL for label in labels)
+    is_masks = kind == Kind.SEGMENTATION
+    whole_only = kind == Kind.BINARY or (is_masks and len(labels) == 1)
+    by_label = _OVERLAPS if is_masks else _PER_LABEL
+    per_label = () if whole_only else tuple(f"{name}.{label}" for name in by_label for label in labels)
     return (*(metric.value for metric in _BY_KIND[Kind(kind)]), *per_label)
 
 

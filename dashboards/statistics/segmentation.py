@@ -145,6 +145,16 @@ def patient_overlap(
     return index.ids[present], means
 
 
+def pooled_overlap(metric: Metric | str, counts: PixelCounts) -> float:
+    """Dice or IoU of the pixels of all known images together; NaN if nothing is true or predicted.
+
+    Raises:
+        ValueError: Another metric.
+    """
+    totals = (np.array([column[counts.known].sum()]) for column in (counts.tp, counts.fp, counts.fn))
+    return float(_ratio(metric, *totals)[0])
+
+
 def segmentation_scores(
     counts: PixelCounts, patient: ArrayLike | PatientIndex, rng: np.random.Generator
 ) -> SegmentationScores:
@@ -184,11 +194,10 @@ def segmentation_influence(metric: Metric | str, counts: PixelCounts, patient: A
 def _overlap(metric: Metric, counts: PixelCounts, index: PatientIndex) -> Overlap:
     images = image_overlap(metric, counts)
     lenient = np.where(counts.empty, counts.fp == 0, images)[counts.known]
-    totals = (np.array([column[counts.known].sum()]) for column in (counts.tp, counts.fp, counts.fn))
     return Overlap(
         patient_mean=_mean(patient_overlap(metric, counts, index)[1]),
         image_mean=_mean(images[counts.lesion]),
-        pooled=float(_ratio(metric, *totals)[0]),
+        pooled=pooled_overlap(metric, counts),
         both_empty_is_1=_mean(lenient),
     )
 

@@ -1,8 +1,9 @@
 """How alike two representations of the same images are: CKA, canonical correlations, Procrustes.
 
 A representation is (n images, d dimensions): one layer of a network in evaluation mode, pooled to one vector per image,
-the same images in the same order for both. All measures are computed in float64 on centred columns, and none of them
-changes when a representation is rotated, scaled (as a whole) or moved; but PWCCA does when its first one is rotated.
+the same images in the same order for both; or (n, p, d) with p places of each image's feature map. All measures are
+computed in float64 on centred columns, and none of them changes when a representation is rotated, scaled (as a whole)
+or moved; but PWCCA does when its first one is rotated.
 
 With few images per dimension all but the debiased CKA are large for unrelated representations; read them beside
 ``permutation_null``. Similarity is no evidence of transfer by itself.
@@ -12,9 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from dashboards.statistics.predictions import FloatArray
 
@@ -45,7 +47,79 @@ class Similarity:
     note: str = ""
 
 
-Measure = Callable[[FloatArray, FloatArray], Similarity]
+class Representation:
+    """One layer's activations, with what measures need of them worked out once.
+
+    Args:
+        values: (n, d), or (n, p, d): p places of each image's feature map, whose rows are compared one by one. They do
+            not count as images: rows of one image are not independent.
+
+    Raises:
+        ValueError: Another shape, no image, or a value that is not finite.
+    """
+
+    def __init__(self, values: ArrayLike) -> None:
+        x = np.asarray(values, dtype=np.float64)
+        if x.ndim not in (2, 3) or not len(x):
+            raise ValueError(f"a representation must be (n, d) or (n, p, d) with n of at least 1, got {x.shape}")
+        if not np.isfinite(x).all():
+            raise ValueError("representations must be finite")
+        self.images = len(x)
+        self.centred = _centred(x.reshape(-1, x.shape[-1]))
+
+    @classmethod
+    def _like(cls, images: int, centred: FloatArray, **known: object) -> Representation:
+        made = cls.__new__(cls)
+        made.images, made.centred = images, centred
+        made.__dict__.update(known)  # cached properties
+        return made
+
+    def __len__(self) -> int:
+        return len(self.centred)
+
+    @cached_property
+    def parts(self) -> tuple[FloatArray, FloatArray]:
+        """(rows, r) orthonormal columns that span it and their (r,) singular values, largest first; r is its rank."""
+        u, s, _ = np.linalg.svd(self.centred, full_matrices=False)
+        small = s[0] * max(self.centred.shape) * np.finfo(np.float64).eps if s.size else 0.0
+        rank = int((s > small).sum())
+        return u[:, :rank], s[:rank]
+
+    @cached_property
+    def own_hsic(self) -> float:
+        """Unbiased HSIC with itself."""
+        return _hsic(self.centred, self.centred)
+
+    def basis(self, variance: float = 1.0) -> FloatArray:
+        """Orthonormal columns that span it, or its leading components of that share of variance."""
+        u, s = self.parts
+        if variance >= 1.0 or not s.size:
+            return u
+        share = np.cumsum(s**2) / (s**2).sum()
+        return u[:, : int(np.searchsorted(share, variance)) + 1]
+
+    def permuted(self, order: NDArray[np.int64]) -> Representation:
+        """The images in another order."""
+        places = len(self) // self.images
+        rows = (order[:, None] * places + np.arange(places)).reshape(-1)
+        known: dict[str, object] = {}
+        if "own_hsic" in self.__dict__:
+            known["own_hsic"] = self.own_hsic
+        if "parts" in self.__dict__:
+            known["parts"] = (self.parts[0][rows], self.parts[1])
+        return self._like(self.images, self.centred[rows], **known)
+
+    def reduced(self, components: int) -> Representation:
+        """Its leading principal components; itself if it has no more."""
+        u, s = self.parts
+        if len(s) <= components:
+            return self
+        u, s = u[:, :components], s[:components]
+        return self._like(self.images, u * s, parts=(u, s))
+
+
+Values = ArrayLike | Representation
+Measure = Callable[[Values, Values], Similarity]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +166,7 @@ class NullSimilarity:
     permutations: int
 
 
-def hsic_terms(x: ArrayLike, y: ArrayLike) -> HsicTerms:
+def hsic_terms(x: Values, y: Values) -> HsicTerms:
     """Unbiased HSIC with linear kernels (Song et al. 2012, equation 5), from features, without n x n matrices.
 
     For centred X, Y with squared row norms k_i, l_i:
@@ -108,10 +182,10 @@ def hsic_terms(x: ArrayLike, y: ArrayLike) -> HsicTerms:
     a, b = _checked(x, y)
     if len(a) < 4:
         raise ValueError(f"unbiased HSIC needs at least 4 images, got {len(a)}")
-    return HsicTerms(xy=_hsic(a, b), xx=_hsic(a, a), yy=_hsic(b, b), images=len(a))
+    return HsicTerms(xy=_hsic(a.centred, b.centred), xx=a.own_hsic, yy=b.own_hsic, images=len(a))
 
 
-def debiased_cka(x: ArrayLike, y: ArrayLike) -> Similarity:
+def debiased_cka(x: Values, y: Values) -> Similarity:
     """Linear CKA from unbiased HSIC (Kornblith et al. 2019; Nguyen et al. 2021): about 0 for unrelated, at any n.
 
     Args:
@@ -128,28 +202,29 @@ def debiased_cka(x: ArrayLike, y: ArrayLike) -> Similarity:
     return _similarity(value, a, b, "" if np.isfinite(value) else "a representation does not vary between images")
 
 
-def linear_cka(x: ArrayLike, y: ArrayLike) -> Similarity:
+def linear_cka(x: Values, y: Values) -> Similarity:
     """Linear CKA as published, ``|Y'X|^2 / (|X'X| |Y'Y|)`` (Kornblith et al. 2019): biased, near 1 where n is below d.
 
     Arguments as in ``debiased_cka``. In [0, 1].
     """
     a, b = _checked(x, y)
-    scale = np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)
+    one, other = a.centred, b.centred
+    scale = np.linalg.norm(one.T @ one) * np.linalg.norm(other.T @ other)
     if not scale > 0:
         return _not_estimable(a, b, "a representation does not vary between images")
-    return _similarity(float(np.linalg.norm(b.T @ a) ** 2 / scale), a, b)
+    return _similarity(float(np.linalg.norm(other.T @ one) ** 2 / scale), a, b)
 
 
-def mean_cca(x: ArrayLike, y: ArrayLike) -> Similarity:
+def mean_cca(x: Values, y: Values) -> Similarity:
     """Mean canonical correlation (Hotelling 1936) over the smaller of the two ranks; invariant to any linear map.
 
     Arguments as in ``debiased_cka``. In [0, 1]; not estimable below ten images per dimension.
     """
     a, b = _checked(x, y)
-    return _cca(_basis(a), _basis(b), lambda rho, _: float(rho.mean()))
+    return _cca(a, b, 1.0, lambda rho, _: float(rho.mean()))
 
 
-def svcca(x: ArrayLike, y: ArrayLike, variance: float = SVCCA_VARIANCE) -> Similarity:
+def svcca(x: Values, y: Values, variance: float = SVCCA_VARIANCE) -> Similarity:
     """Mean canonical correlation of the leading principal components (Raghu et al. 2017).
 
     Args:
@@ -160,10 +235,10 @@ def svcca(x: ArrayLike, y: ArrayLike, variance: float = SVCCA_VARIANCE) -> Simil
     if not 0 < variance <= 1:
         raise ValueError(f"variance must lie in (0, 1], got {variance}")
     a, b = _checked(x, y)
-    return _cca(_basis(a, variance), _basis(b, variance), lambda rho, _: float(rho.mean()))
+    return _cca(a, b, variance, lambda rho, _: float(rho.mean()))
 
 
-def pwcca(x: ArrayLike, y: ArrayLike) -> Similarity:
+def pwcca(x: Values, y: Values) -> Similarity:
     """Canonical correlations weighted by how much of ``x`` each canonical direction accounts for (Morcos et al. 2018).
 
     Weights are ``sum_j |<h_i, x_j>|`` over the columns of x, h_i the canonical variates of x. Not symmetric: x is the
@@ -171,29 +246,28 @@ def pwcca(x: ArrayLike, y: ArrayLike) -> Similarity:
     images per dimension.
     """
     a, b = _checked(x, y)
-    of_x = _basis(a)
 
     def weighted(rho: FloatArray, directions: FloatArray) -> float:
-        weight = np.abs((of_x @ directions).T @ a).sum(axis=1)
+        weight = np.abs((a.basis() @ directions).T @ a.centred).sum(axis=1)
         return float((weight * rho).sum() / weight.sum())
 
-    return _cca(of_x, _basis(b), weighted)
+    return _cca(a, b, 1.0, weighted)
 
 
-def procrustes(x: ArrayLike, y: ArrayLike) -> Similarity:
+def procrustes(x: Values, y: Values) -> Similarity:
     """Orthogonal Procrustes similarity, the nuclear norm of X'Y with |X| = |Y| = 1 (Ding et al. 2021).
 
     The squared distance after the best rotation is ``2 - 2 * value``. Arguments as in ``debiased_cka``. In [0, 1].
     """
     a, b = _checked(x, y)
-    scale = np.linalg.norm(a) * np.linalg.norm(b)
+    scale = np.linalg.norm(a.centred) * np.linalg.norm(b.centred)
     if not scale > 0:
         return _not_estimable(a, b, "a representation does not vary between images")
-    return _similarity(float(np.linalg.norm(a.T @ b, ord="nuc") / scale), a, b)
+    return _similarity(float(np.linalg.norm(a.centred.T @ b.centred, ord="nuc") / scale), a, b)
 
 
 def permutation_null(
-    measure: Measure, x: ArrayLike, y: ArrayLike, rng: np.random.Generator, permutations: int = 100
+    measure: Measure, x: Values, y: Values, rng: np.random.Generator, permutations: int = 100
 ) -> NullSimilarity:
     """What a measure gives for these two representations when the images of one are shuffled.
 
@@ -206,7 +280,7 @@ def permutation_null(
     """
     a, b = _checked(x, y)
     observed = measure(a, b).value
-    found = np.array([measure(a, b[rng.permutation(len(b))]).value for _ in range(permutations)])
+    found = np.array([measure(a, b.permuted(rng.permutation(b.images))).value for _ in range(permutations)])
     as_similar = int((found >= observed).sum())
     defined = np.isfinite(observed)
     return NullSimilarity(
@@ -217,9 +291,7 @@ def permutation_null(
     )
 
 
-def compare_layers(
-    measure: Measure, one: Mapping[str, ArrayLike], other: Mapping[str, ArrayLike]
-) -> dict[str, Similarity]:
+def compare_layers(measure: Measure, one: Mapping[str, Values], other: Mapping[str, Values]) -> dict[str, Similarity]:
     """A measure layer by layer: of a network before and after training (drift), or of two trained networks.
 
     Args:
@@ -234,7 +306,7 @@ def compare_layers(
     return {layer: _of_layer(measure, one.get(layer), other.get(layer)) for layer in dict.fromkeys([*one, *other])}
 
 
-def _of_layer(measure: Measure, x: ArrayLike | None, y: ArrayLike | None) -> Similarity:
+def _of_layer(measure: Measure, x: Values | None, y: Values | None) -> Similarity:
     if x is None or y is None:
         return Similarity(value=float("nan"), images=0, dims=(0, 0), note="only one of the two has this layer")
     try:
@@ -244,14 +316,13 @@ def _of_layer(measure: Measure, x: ArrayLike | None, y: ArrayLike | None) -> Sim
     return measure(a, b)
 
 
-def _checked(x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
+def _checked(x: Values, y: Values) -> tuple[Representation, Representation]:
     """Both in float64 with centred columns."""
-    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if a.ndim != 2 or b.ndim != 2 or len(a) != len(b) or not len(a):
-        raise ValueError(f"representations must be (n, d) and (n, e) of the same n images, got {a.shape} and {b.shape}")
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise ValueError("representations must be finite")
-    return _centred(a), _centred(b)
+    a, b = (v if isinstance(v, Representation) else Representation(v) for v in (x, y))
+    if (a.images, len(a)) != (b.images, len(b)):
+        got = f"{a.centred.shape} of {a.images} and {b.centred.shape} of {b.images} images"
+        raise ValueError(f"representations must be (n, d) and (n, e) of the same n images, got {got}")
+    return a, b
 
 
 def _centred(x: FloatArray) -> FloatArray:
@@ -268,30 +339,29 @@ def _hsic(a: FloatArray, b: FloatArray) -> float:
     return (cross - n / (n - 2) * float(k @ m) + float(k.sum() * m.sum()) / ((n - 1) * (n - 2))) / (n * (n - 3))
 
 
-def _basis(centred: FloatArray, variance: float = 1.0) -> FloatArray:
-    """(n, r) orthonormal columns that span the representation, or its leading components of that share of variance."""
-    u, s, _ = np.linalg.svd(centred, full_matrices=False)
-    rank = int((s > s[0] * max(centred.shape) * np.finfo(np.float64).eps).sum()) if s.size and s[0] > 0 else 0
-    if variance < 1.0 and rank:
-        share = np.cumsum(s[:rank] ** 2) / (s[:rank] ** 2).sum()
-        rank = int(np.searchsorted(share, variance)) + 1
-    return u[:, :rank]
-
-
-def _cca(a: FloatArray, b: FloatArray, summary: Callable[[FloatArray, FloatArray], float]) -> Similarity:
+def _cca(
+    x: Representation, y: Representation, variance: float, summary: Callable[[FloatArray, FloatArray], float]
+) -> Similarity:
     """``summary`` of the canonical correlations and of the directions, in the first basis, that they belong to."""
-    most = max(a.shape[1], b.shape[1])
-    if not min(a.shape[1], b.shape[1]):
-        return _not_estimable(a, b, "a representation does not vary between images")
-    if len(a) < IMAGES_PER_DIMENSION * most:
-        return _not_estimable(a, b, f"{len(a)} images for {most} dimensions, {IMAGES_PER_DIMENSION} each are needed")
+    a, b = x.basis(variance), y.basis(variance)
+    dims = (a.shape[1], b.shape[1])
+    if not min(dims):
+        return _not_estimable(x, y, "a representation does not vary between images", dims)
+    if x.images < IMAGES_PER_DIMENSION * max(dims):
+        needed = f"{x.images} images for {max(dims)} dimensions, {IMAGES_PER_DIMENSION} each are needed"
+        return _not_estimable(x, y, needed, dims)
     directions, rho, _ = np.linalg.svd(a.T @ b, full_matrices=False)
-    return _similarity(summary(np.minimum(rho, 1.0), directions), a, b)
+    return _similarity(summary(np.minimum(rho, 1.0), directions), x, y, dims=dims)
 
 
-def _similarity(value: float, a: FloatArray, b: FloatArray, note: str = "") -> Similarity:
-    return Similarity(value=value, images=len(a), dims=(a.shape[1], b.shape[1]), note=note and f"not estimable: {note}")
+def _similarity(
+    value: float, x: Representation, y: Representation, note: str = "", dims: tuple[int, int] | None = None
+) -> Similarity:
+    dims = dims or (x.centred.shape[1], y.centred.shape[1])
+    return Similarity(value=value, images=x.images, dims=dims, note=note and f"not estimable: {note}")
 
 
-def _not_estimable(a: FloatArray, b: FloatArray, reason: str) -> Similarity:
-    return _similarity(float("nan"), a, b, reason)
+def _not_estimable(
+    x: Representation, y: Representation, reason: str, dims: tuple[int, int] | None = None
+) -> Similarity:
+    return _similarity(float("nan"), x, y, reason, dims)

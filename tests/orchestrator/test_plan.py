@@ -20,9 +20,11 @@ from search_spaces.files import load_study
 from search_spaces.home import scalecurves_home
 from search_spaces.hyperrule import MEDIUM, SMALL
 from search_spaces.names import Role
+from search_spaces.trial import Workspace
 from tests.orchestrator.small_study import raw_study, rewrite_study, write_study
 from trainables.importers import ImportOptions, import_csv, import_npz
 from trainables.library import TaskLibrary
+from trainables.scale_cards import model_card
 
 
 @pytest.fixture
@@ -280,6 +282,59 @@ def test_a_rule_that_jumps_inside_a_curve_is_noted(folder, monkeypatch):
     assert "small at" in notes[0]
     assert "medium at" in notes[0]
     assert not any("jumps" in note for note in plan_of(rewrite_study(folder)).notes)
+
+
+def test_a_budget_in_operations_becomes_steps_by_the_scale(folder):
+    wide = {**raw_study()["scales"]["narrow"], "arguments": {"width": 8}}
+    protocol = {**raw_study()["protocol"], "budget": {"flops": 1e10}}
+    scales = {**raw_study()["scales"], "wide": wide}
+    file = rewrite_study(folder, protocol=protocol, scales=scales, axes=axes(model_scale=["narrow", "wide"]))
+    plan = plan_of(file, load_weights=False)
+    assert not plan.problems
+    steps = {}
+    for planned in plan.targets:
+        resolved = plan.resolver.resolved(planned.trial, "a", Workspace(home="", storage=""))
+        card = model_card(resolved.scale.factory, resolved.scale.arguments, 16)
+        assert resolved.scale.gflops == card.gflops
+        assert resolved.protocol.budget.flops == 1e10
+        steps.setdefault(resolved.scale.name, set()).add(round(1e10 / (3 * card.gflops * 1e9 * 16)))
+    assert all(len(of_scale) == 1 for of_scale in steps.values()), "fractions train for equal steps"
+    [narrow], [wider] = steps["narrow"], steps["wide"]
+    assert narrow > 2 * wider > 2
+    assert any(f"scale 'narrow' at 16 px: 1e+10 flops are {narrow:,} steps" in note for note in plan.notes)
+    by_steps = rewrite_study(folder, protocol={**protocol, "budget": {"steps": narrow}})
+    assert not {t.trial_id for t in plan.trials} & {t.trial_id for t in plan_of(by_steps, load_weights=False).trials}
+    said = refused(folder, protocol={**protocol, "budget": {"flops": 1e6}})
+    assert "1e+06 flops are less than one step of scale 'narrow', which takes" in said
+
+
+def test_a_scale_that_cannot_be_counted_has_no_budget_in_operations(folder):
+    (folder / "reading_nets.py").write_text(
+        "from torch import nn\n\nclass Net(nn.Sequential):\n    def forward(self, images):\n"
+        "        return super().forward(images * float(self[1].weight.abs().mean() + 1))\n\n"
+        "def net(num_classes):\n    return Net(nn.Flatten(), nn.Linear(3 * 16 * 16, num_classes))\n"
+    )
+    scales = {"narrow": {"factory": "reading_nets:net", "input_size": 16}}
+    protocol = {**raw_study()["protocol"], "budget": {"flops": 1e10}}
+    said = refused(folder, scales=scales, protocol=protocol)
+    assert "scale 'narrow' has no budget in flops, as its operations cannot be counted; give protocol.budget" in said
+
+
+def test_image_sizes_of_the_rule_are_noted_and_need_a_compiler_no_more_than_others(folder, monkeypatch):
+    scales = {"narrow": {k: v for k, v in raw_study()["scales"]["narrow"].items() if k != "input_size"}}
+    protocol = {"base": "bit_light", "budget": {"steps": 2}, "global_batch_size": 4}
+    plan = plan_of(rewrite_study(folder, protocol=protocol, scales=scales), load_weights=False)
+    assert not plan.problems
+    assert "task 'spots': by BiT-HyperRule its images are resized to 160 and cropped to 128 px" in plan.notes
+    assert {(size, side) for _, size, side in stores_needed(plan.resolver, plan.trials)} == {(160, 160)}
+    written = plan_of(rewrite_study(folder, protocol=protocol | {"storage_size": 20}), load_weights=False)
+    assert not any("HyperRule" in note for note in written.notes)
+    kept = plan_of(rewrite_study(folder, protocol=protocol), load_weights=False)
+    assert any("does not choose the image size of narrow (16 px)" in note for note in kept.notes)
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    assert not plan_of(rewrite_study(folder), load_weights=False).problems
+    said = refused(folder, protocol={**raw_study()["protocol"], "compile": True})
+    assert "protocol.compile needs a C++ compiler, and '/nowhere/g++' is not found" in said
 
 
 def test_a_warm_up_as_long_as_the_training_is_refused(folder):

@@ -462,6 +462,17 @@ def test_the_regime_of_a_rule_is_a_tag(record: Record, storage: Storage) -> None
     run = client_of(record).get_run(record.deliver(spooled(publish(storage, make_result(trial)))))
     assert run.data.tags["sc.regime"] == "small"
     assert run.data.params["protocol.budget.rule"] == "hyperrule"
+    assert "sc.image_size" not in run.data.tags, "the rule's sizes are numbers once a trial is resolved"
+
+
+def test_image_sizes_and_operations_are_recorded(record: Record, storage: Storage) -> None:
+    trial = make_trial(protocol=Protocol.model_validate({"image_size": [160, 128]}))
+    scale = trial.scale.model_copy(update={"gflops": 1.5})
+    made = publish(storage, make_result(trial.model_copy(update={"scale": scale})))
+    run = client_of(record).get_run(record.deliver(spooled(made)))
+    assert run.data.tags["sc.image_size"] == "160/128"
+    assert run.data.params["scale.gflops"] == "1.5"
+    assert run.data.params["protocol.image_size"] == "160, 128"
 
 
 def test_crossed_seeds_have_their_own_name_and_tags(record: Record, storage: Storage) -> None:

@@ -31,3 +31,10 @@ def test_only_where_memory_ran_out_is_memory_saved() -> None:
     retries.again("a", failure(FailureClass.MEMORY))
     assert retries.should_save_memory("a")
     assert not retries.should_save_memory("b")
+
+
+def test_trials_that_need_the_same_memory_do_not_run_out_of_it_one_by_one() -> None:
+    retries = Retries(needs=lambda trial_id: trial_id[0])
+    retries.again("a1", failure(FailureClass.MEMORY))
+    assert [retries.should_save_memory(trial_id) for trial_id in ("a1", "a2", "b1")] == [True, True, False]
+    assert not retries.again("a1", failure(FailureClass.MEMORY)), "a second time it is too much even so"

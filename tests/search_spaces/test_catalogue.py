@@ -195,7 +195,7 @@ def test_ladder_is_filled_in_unless_the_study_says_otherwise() -> None:
     assert ladder("none", "resnet50", {}) is None
     scales = {"resnet20": {"factory": "trainables.ladder_nets:resnet20", "input_size": 32}}
     one = study(scales={**raw_study()["scales"], **scales})
-    assert Resolver(one, cards()).scale("resnet20").ladder == "cifar_resnet"
+    assert Resolver(one, cards()).scale_under("resnet20", one.protocol).ladder == "cifar_resnet"
 
 
 def _cells(**changes: object) -> set[str]:

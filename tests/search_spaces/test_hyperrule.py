@@ -23,14 +23,14 @@ def test_regimes(images, name, steps, warmup, milestones):
 
 
 @pytest.mark.parametrize(
-    ("size", "variant", "is_largest", "expected"),
+    ("area", "variant", "is_largest", "expected"),
     [
-        ((95, 97), "text", False, (160, 128)),  # 9,215 pixels: 96 x 96 is 9,216
-        ((96, 96), "text", False, (448, 384)),
-        ((96, 96), "text", True, (512, 480)),
-        ((96, 96), "code", False, (512, 480)),
-        ((32, 32), "code", True, (160, 128)),
+        (95 * 97, "text", False, (160, 128)),  # 9,215 pixels: 96 x 96 is 9,216
+        (96 * 96, "text", False, (448, 384)),
+        (96 * 96, "text", True, (512, 480)),
+        (96 * 96, "code", False, (512, 480)),
+        (32 * 32, "code", True, (160, 128)),
     ],
 )
-def test_resolution_follows_the_area_of_the_images(size, variant, is_largest, expected):
-    assert resolution(*size, variant, is_largest) == expected
+def test_resolution_follows_the_area_of_the_images(area, variant, is_largest, expected):
+    assert resolution(area, variant, is_largest) == expected

@@ -29,6 +29,23 @@ VALUES = {
         "optimizer": "adam", "lr": 1e-4, "global_batch_size": 64, "schedule": "plateau", "decay_factor": 0.5,
         "patience": 5, "min_lr": 1e-6, "stop_patience": None, "evaluate_every": "epoch",
     },
+    "linear_probe": {
+        "method": "linear_probe", "inverse_penalties": (1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0, 100.0),
+        "feature_scaling": "standardised", "neighbours": None, "temperature": None, "select": "best_val",
+    },
+    "knn": {
+        "method": "knn", "neighbours": (10, 20, 50, 100, 200), "temperature": 0.07, "inverse_penalties": None,
+        "feature_scaling": None,
+    },
+    "taher_segmentation": {
+        "optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0, "global_batch_size": 32, "schedule": "cosine",
+        "budget": Budget(epochs=200), "stop_patience": 20, "evaluate_every": "epoch", "select": "best_val_loss",
+        "loss": "dice", "mask_threshold": "half", "storage_size": 224, "warmup_fraction": 0.0,
+    },
+    "taher_vessels": {
+        "optimizer": "adam", "lr": 1e-3, "global_batch_size": 16, "ghost_batch_size": 16, "storage_size": 512,
+        "loss": "bce", "stop_patience": 20, "select": "best_val_loss", "mask_threshold": "half",
+    },
 }  # fmt: skip
 
 
@@ -45,7 +62,7 @@ def test_a_recipe_gives_its_values_and_survives_the_way_to_a_rank(base):
     assert identity_fields(again) == identity_fields(protocol)
 
 
-@pytest.mark.parametrize("base", VALUES)
+@pytest.mark.parametrize("base", [base for base, values in VALUES.items() if "method" not in values])
 def test_every_value_of_a_recipe_can_be_written_differently(base):
     other = {"lr": 0.5, "budget": {"steps": 7}, "augmentation": {"vertical_flip": 0.25}}
     protocol = Protocol.model_validate({"base": base, **other})
@@ -94,7 +111,10 @@ def test_another_base_brings_its_own_values():
         ({"base": "bit_hyperule"}, "Did you mean 'bit_hyperrule'?"),
         ({"variant": "code"}, "variant of finetune: got 'code', allowed is none"),
         ({"base": "bit_light", "variant": "paper"}, "allowed is one of text, code"),
-        ({"budget": {"steps": 5, "examples": 9}}, "exactly one of steps and epochs, or examples, or rule; got steps"),
+        (
+            {"budget": {"steps": 5, "examples": 9}},
+            "exactly one of steps and epochs, or examples, flops or rule; got",
+        ),
         ({"budget": "hyper"}, "hyperrule"),
     ],
 )
@@ -103,3 +123,29 @@ def test_contradictions_are_refused_with_one_message(fields, message):
         Protocol.parse(fields, "protocol")
     assert message in str(error.value)
     assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ({"base": "linear_probe", "lr": 0.1}, "lr says how a network is trained, but method linear_probe trains none"),
+        ({"base": "knn", "budget": {"steps": 5}}, "budget says how a network is trained"),
+        ({"base": "knn", "select": "last"}, "chooses on validation"),
+        ({"base": "linear_probe", "neighbours": [5]}, "neighbours belongs to method knn, got method linear_probe"),
+        ({"inverse_penalties": [1.0]}, "inverse_penalties belongs to method linear_probe, got method training"),
+        ({"method": "knn"}, "method knn needs neighbours; base: knn has it"),
+        ({"base": "linear_probe", "inverse_penalties": [0.0]}, "greater than 0"),
+        ({"base": "linear_probe", "inverse_penalties": []}, "at least 1"),
+        ({"base": "knn", "temperature": 0.001}, "greater than or equal to 0.01"),
+    ],
+)
+def test_a_fixed_network_takes_no_word_on_training(written, words):
+    with pytest.raises(UserError, match=words):
+        Protocol.parse(written, "protocol")
+
+
+def test_a_probe_can_be_made_a_training_and_back():
+    probe = Protocol.model_validate({"base": "linear_probe", "storage_size": 64})
+    trained = changed(probe, {"base": "finetune", "lr": 0.5}, "overrides")
+    assert (trained.method, trained.lr, trained.storage_size) == ("training", 0.5, 64)
+    assert changed(trained, {"base": "knn", "lr": 1e-3}, "overrides").method == "knn"

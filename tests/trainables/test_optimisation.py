@@ -47,6 +47,17 @@ def test_steps_of_a_budget(budget, images, expected):
 
 
 @pytest.mark.parametrize(
+    ("flops", "expected"),
+    [(6e10, 1), (8.9e10, 1), (9.1e10, 2), (6e12, 100), (1e9, 1)],  # a step of 10 images at 2 GFLOPs: 3 x 2e9 x 10
+)
+def test_steps_of_a_budget_in_operations_do_not_depend_on_the_subset(flops, expected):
+    for images in (1, 100_000):
+        assert total_steps(Budget(flops=flops), images, 10, gflops=2.0) == expected
+    with pytest.raises(UserError, match=r"budget\.flops needs a scale whose operations can be counted"):
+        total_steps(Budget(flops=flops), 1, 10)
+
+
+@pytest.mark.parametrize(
     ("steps", "evaluations", "expected"),
     [(10, 5, [2, 4, 6, 8, 10]), (10, 3, [4, 7, 10]), (2, 5, [1, 2]), (9, 1, [9])],
 )

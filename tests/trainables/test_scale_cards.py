@@ -124,3 +124,25 @@ def test_what_cannot_be_counted() -> None:
         model_card("resnet5")
     with pytest.raises(UserError, match="inception_v3 cannot be counted at 32 pixels"):
         model_card("inception_v3", input_size=32)
+
+
+FAMILIES = {  # name -> (GFLOPs, parameters): one of each of several families, counted once and kept
+    "convnext_atto": (1.094665, 3_695_520),
+    "botnet26t_256": (6.594789, 12_488_672),
+    "cpubone_b0_bfrobust": (1.03942, 10_365_560),
+    "convmixer_768_32": (41.353703, 21_110_248),
+    "crossvit_9_240": (3.681592, 8_553_296),
+    "csatv2": (2.761611, 11_103_444),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_nets_of_unlike_families_are_counted(name: str) -> None:
+    card = model_card(name)
+    gflops, parameters = FAMILIES[name]
+    assert card.gflops == pytest.approx(gflops, rel=1e-3)
+    assert card.parameters == parameters
+    assert card.backbone_parameters < card.parameters
+    assert card.width > 0
+    assert card.cut_points

@@ -1,0 +1,317 @@
+"""Tables of what networks keep: drift from the start, likeness of trained networks, first filters, weights.
+
+Every number is read beside a null: the same measure with the images of one network permuted, and networks that were
+never trained. Intervals are over seeds alone; images are fixed. All of it is exploratory: nothing is tested.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dashboards.amounts import amount_ranks, mean_images
+from dashboards.evidence import Evidence, trials_by_cell
+from dashboards.representations import KeptMoment, TrialRepresentations
+from dashboards.set_groups import random_generator
+from dashboards.statistics import (
+    Representation,
+    SeedInterval,
+    SeedKey,
+    Similarity,
+    debiased_cka,
+    mean_cca,
+    pair_interval,
+    permutation_null,
+    procrustes,
+    pwcca,
+    seed_interval,
+    svcca,
+)
+from dashboards.statistics.similarity import Measure
+from search_spaces.amounts import Seed
+from search_spaces.names import Moment
+
+NAMES = ("representation_drift", "representation_pairs", "filter_correlation", "weight_distance")
+"""File names of the tables; the last two are those of ``dashboards.weight_tables``."""
+
+CKA, CCA, SVCCA, PWCCA, PROCRUSTES = "debiased CKA", "mean CCA", "SVCCA", "PWCCA", "Procrustes"
+MEASURES: dict[str, Measure] = {
+    CKA: debiased_cka,
+    CCA: mean_cca,
+    SVCCA: svcca,
+    PWCCA: pwcca,
+    PROCRUSTES: procrustes,
+}
+PAIR_MEASURES = (CKA, CCA, SVCCA)
+"""Of pairs, which are many; PWCCA needs one of the two as reference, Procrustes takes seconds where layers are wide."""
+
+_REDUCED = frozenset({CCA, PWCCA})
+"""Measures that ``representations.components`` reduces a layer for; SVCCA has its own reduction."""
+
+PERMUTATIONS = 10
+OTHER_SEED, SAME_SEED = "different", "same"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One trial with what it kept."""
+
+    seed: Seed
+    kept: TrialRepresentations
+
+    def at(self, moment: Moment) -> KeptMoment:
+        """One of its two moments."""
+        return self.kept.initial if moment is Moment.INITIAL else self.kept.final
+
+
+Cell = tuple[str, str]
+"""Source, amount."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """The trials of one task and scale, which have the same layers and the same probe.
+
+    Attributes:
+        task, scale: Of what.
+        cells: (source, amount) -> its runs.
+        layers: Bottom first.
+        baseline: Source that others are compared with.
+        level: Of intervals.
+        components: Principal components that a wider layer is reduced to for canonical correlations; None for none.
+    """
+
+    task: str
+    scale: str
+    cells: dict[Cell, list[Run]]
+    layers: tuple[str, ...]
+    baseline: str
+    level: float
+    components: int | None = None
+
+    @property
+    def coordinates(self) -> dict[str, Any]:
+        """First columns of its rows."""
+        return {"task": self.task, "model_scale": self.scale}
+
+
+def blocks(evidence: Evidence) -> Iterator[Block]:
+    """Tasks and scales of which trials kept something, amounts from small to large.
+
+    Trials that saw another probe or other layers than most of their block (the study was changed between them) are
+    left out.
+    """
+    kept = evidence.representations
+    if evidence.results.empty or not kept:
+        return
+    asked = evidence.study.representations if evidence.study else None
+    rank = amount_ranks(evidence.results["data_fraction"].astype(str), mean_images(evidence.results))
+    for (task, scale), rows in evidence.results.groupby(["task", "model_scale"], sort=False):
+        cells: dict[Cell, list[Run]] = {}
+        for (_, source, fraction), trials in sorted(trials_by_cell(rows).items(), key=lambda item: rank[item[0][2]]):
+            runs = [Run(seed=_seed(seed), kept=kept[i]) for seed, i in trials.items() if i in kept]
+            if runs:
+                cells[source, fraction] = runs
+        versions = [_version(run) for runs in cells.values() for run in runs]
+        if not versions:
+            continue
+        version = max(versions, key=versions.count)
+        alike = {cell: [run for run in runs if _version(run) == version] for cell, runs in cells.items()}
+        yield Block(
+            task=str(task),
+            scale=str(scale),
+            cells={cell: runs for cell, runs in alike.items() if runs},
+            layers=version[1],
+            baseline=evidence.baseline,
+            level=1 - evidence.alpha,
+            components=asked.components if asked else None,
+        )
+
+
+def _seed(key: SeedKey) -> Seed:
+    assert isinstance(key, Seed)
+    return key
+
+
+def _version(run: Run) -> tuple[str, tuple[str, ...], int | None]:
+    return run.kept.final.probe_hash, run.kept.final.layers, run.kept.final.positions
+
+
+class Layer:
+    """One layer of a block: every network's activations, read once, and similarities, worked out once.
+
+    Args:
+        block: The trials.
+        name: The layer.
+    """
+
+    def __init__(self, block: Block, name: str) -> None:
+        self._block, self._name = block, name
+        self._whole: dict[str, Representation | str] = {}
+        self._reduced: dict[str, Representation] = {}
+        self._known: dict[tuple[str, str, str], Similarity] = {}
+
+    def similarity(self, measure: str, one: KeptMoment, other: KeptMoment) -> Similarity:
+        """A measure of two networks; NaN with a note where it is not estimable."""
+        key = (measure, one.key, other.key)
+        if key not in self._known:
+            a, b = self.representation(one, measure), self.representation(other, measure)
+            bad = next((part for part in (a, b) if isinstance(part, str)), "")
+            if isinstance(a, str) or isinstance(b, str):
+                self._known[key] = Similarity(value=math.nan, images=0, dims=(0, 0), note=bad)
+            else:
+                self._known[key] = MEASURES[measure](a, b)
+        return self._known[key]
+
+    def representation(self, of: KeptMoment, measure: str) -> Representation | str:
+        """The activations as a measure takes them, or why they cannot be used."""
+        if of.key not in self._whole:
+            try:
+                self._whole[of.key] = Representation(of.layer(self._name))
+            except ValueError as error:
+                self._whole[of.key] = str(error)
+        whole = self._whole[of.key]
+        if isinstance(whole, str) or measure not in _REDUCED or self._block.components is None:
+            return whole
+        if of.key not in self._reduced:
+            self._reduced[of.key] = whole.reduced(self._block.components)
+        return self._reduced[of.key]
+
+
+def representation_rows(block: Block) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of ``representation_drift`` and of ``representation_pairs``, layer by layer."""
+    drift: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []
+    for depth, name in enumerate(block.layers):
+        layer, place = Layer(block, name), {"layer": name, "depth": depth}
+        drift += _drift_rows(block, layer, place)
+        pairs += _pair_rows(block, layer, place)
+    return drift, pairs
+
+
+def _drift_rows(block: Block, layer: Layer, place: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each network after training against itself before."""
+    found: dict[tuple[Cell, str], dict[SeedKey, float]] = {}
+    rows = []
+    for cell, runs in block.cells.items():
+        for measure in MEASURES:
+            similar = {run.seed: layer.similarity(measure, run.kept.initial, run.kept.final) for run in runs}
+            values: dict[SeedKey, float] = {seed: s.value for seed, s in similar.items()}
+            found[cell, measure] = values
+            first = next(iter(similar.values()))
+            rows.append(
+                block.coordinates
+                | {"pretraining_source": cell[0], "data_fraction": cell[1], **place, "measure": measure}
+                | shown(seed_interval(values, block.level), block.level)
+                | _null(block, layer, measure, runs[0], (*cell, str(place["layer"])))
+                | {"images": first.images, "dimensions": max(first.dims), "note": _note(similar.values())}
+            )
+    for row in rows:
+        own = found[(row["pretraining_source"], row["data_fraction"]), row["measure"]]
+        base = found.get(((block.baseline, row["data_fraction"]), row["measure"]), {})
+        is_baseline = row["pretraining_source"] == block.baseline
+        both = {} if is_baseline else {seed: own[seed] - base[seed] for seed in own if seed in base}
+        row |= _difference(seed_interval(both, block.level))
+    return rows
+
+
+def _difference(interval: SeedInterval) -> dict[str, Any]:
+    """A source's drift minus the baseline's, paired by seed."""
+    return {"difference": interval.value, "difference_low": interval.low, "difference_high": interval.high}
+
+
+def _null(block: Block, layer: Layer, measure: str, run: Run, key: tuple[str, ...]) -> dict[str, Any]:
+    """The same measure with the images of one side permuted, of one run of the cell."""
+    a, b = (layer.representation(of, measure) for of in (run.kept.initial, run.kept.final))
+    if isinstance(a, str) or isinstance(b, str):
+        return {"null_mean": math.nan, "null_high": math.nan}
+    rng = random_generator("representations", block.task, block.scale, measure, *key)
+    null = permutation_null(MEASURES[measure], a, b, rng, PERMUTATIONS)
+    return {"null_mean": null.mean, "null_high": null.quantile}
+
+
+def _pair_rows(block: Block, layer: Layer, place: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Networks of two seeds of one source, and of each source and the baseline, before and after training."""
+    rows = []
+    for (one, other, fraction), seeds in _pairings(block):
+        pairs = list(_pairs(block.cells[one, fraction], block.cells[other, fraction], seeds, same_source=one == other))
+        for moment, measure in itertools.product(Moment, PAIR_MEASURES if pairs else ()):
+            similar = {(a.seed, b.seed): layer.similarity(measure, a.at(moment), b.at(moment)) for a, b in pairs}
+            rows.append(
+                block.coordinates
+                | {"pretraining_source": one, "other_source": other, "seeds": seeds, "data_fraction": fraction}
+                | {**place, "moment": str(moment), "measure": measure}
+                | shown(_pair_mean(similar, seeds, block.level), block.level)
+                | {"note": _note(similar.values())}
+            )
+    return rows
+
+
+def _pairings(block: Block) -> Iterator[tuple[tuple[str, str, str], str]]:
+    """(source, other source, amount) and whether the two have one seed."""
+    for source, fraction in block.cells:
+        yield (source, source, fraction), OTHER_SEED
+        if source != block.baseline and (block.baseline, fraction) in block.cells:
+            yield (source, block.baseline, fraction), OTHER_SEED
+            yield (source, block.baseline, fraction), SAME_SEED
+
+
+def _pairs(one: list[Run], other: list[Run], seeds: str, *, same_source: bool) -> Iterator[tuple[Run, Run]]:
+    if seeds == SAME_SEED:
+        by_seed = {run.seed: run for run in other}
+        yield from ((run, by_seed[run.seed]) for run in one if run.seed in by_seed)
+    else:
+        both: Iterable[tuple[Run, Run]] = (
+            itertools.combinations(one, 2) if same_source else itertools.product(one, other)
+        )
+        yield from ((a, b) for a, b in both if a.seed.init != b.seed.init)
+
+
+def _pair_mean(similar: Mapping[tuple[Seed, Seed], Similarity], seeds: str, level: float) -> SeedInterval:
+    if seeds == SAME_SEED:
+        return seed_interval({a: s.value for (a, _), s in similar.items()}, level)
+    by_init: dict[tuple[int, int], list[float]] = {}
+    for (a, b), s in similar.items():
+        by_init.setdefault((a.init, b.init), []).append(s.value)
+    return pair_interval({pair: float(np.mean(values)) for pair, values in by_init.items()}, level)
+
+
+def shown(interval: SeedInterval, level: float) -> dict[str, Any]:
+    """Columns of a mean with its interval."""
+    return {
+        "value": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "level": level,
+        "n_seeds": interval.seeds,
+        "n_pairs": interval.pairs,
+    }
+
+
+def _note(similar: Iterable[Similarity]) -> str:
+    return next((s.note for s in similar if s.note), "")
+
+
+def representation_tables(
+    evidence: Evidence, further: Callable[[Block], dict[str, list[dict[str, Any]]]]
+) -> dict[str, pd.DataFrame]:
+    """Every table; one without rows has no columns either.
+
+    Args:
+        evidence: The study.
+        further: Rows of filters and weights of a block (``dashboards.weight_tables``).
+    """
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in NAMES}
+    for block in blocks(evidence):
+        drift, pairs = representation_rows(block)
+        rows["representation_drift"] += drift
+        rows["representation_pairs"] += pairs
+        for name, found in further(block).items():
+            rows[name] += found
+    return {name: pd.DataFrame(found) for name, found in rows.items()}

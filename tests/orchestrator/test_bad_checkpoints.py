@@ -1,0 +1,138 @@
+"""Checkpoints that do not fit, by ``sources check``: refused with a receipt that shows why, and no code is run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from orchestrator.sources import app
+from trainables.ladder_nets import resnet8, resnet14
+
+State = dict[str, torch.Tensor]
+
+STUDY = """
+schema: 1
+name: small
+axes: {model_scale: [tiny], pretraining_source: [natural], data_fraction: 1.0, task: shapes}
+controls: none
+scales: {tiny: {factory: "trainables.ladder_nets:resnet8", arguments: {width: 4}, input_size: 16}}
+sources: {natural: {file: given.pth}}
+tasks: {shapes: {manifest: shapes, primary: auc}}
+"""
+
+
+def _state(**changes: Any) -> State:
+    return {n: t.detach().clone() for n, t in resnet8(num_classes=10, width=4).state_dict().items()} | changes
+
+
+class _Runs:
+    """Unpickled by running code."""
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("has_run"),))
+
+
+def _half(state: State) -> State:
+    return dict(list(state.items())[: len(state) // 2])
+
+
+def _one_channel(state: State) -> State:
+    first = next(n for n, t in state.items() if t.ndim == 4)
+    return state | {first: state[first][:, :1].clone()}
+
+
+def _not_a_number(state: State) -> State:
+    first = next(n for n, t in state.items() if t.ndim == 4)
+    state[first].view(-1)[3] = float("nan")
+    return state
+
+
+def _save(content: Any) -> Callable[[Path], None]:
+    return lambda file: torch.save(content, file)
+
+
+def _write(content: bytes) -> Callable[[Path], None]:
+    return lambda file: file.write_bytes(content) and None
+
+
+BAD: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
+    "another architecture": (
+        _save(resnet14(num_classes=10, width=6).state_dict()),
+        ("does not fit the model", "of another shape", "matched: 0 of"),
+    ),
+    "a deeper network": (
+        _save(resnet14(num_classes=10, width=4).state_dict()),
+        ("not in the model", "it looks like another, larger network"),
+    ),
+    "a pickle that wants to run code": (
+        _save({"state_dict": _state(), "extra": _Runs()}),
+        ("holds more than weights: reading it would need", "read weights-only, because a pickle can run code"),
+    ),
+    "HTML saved as weights": (_write(b"<!DOCTYPE html><html>Not found</html>"), ("is a web page, not weights",)),
+    "one input channel": (_save(_one_channel(_state())), ("was made for images of 1 channel(s); this model reads 3",)),
+    "half the tensors": (_save(_half(_state())), ("missing:", "backbone tensors")),
+    "numbers that are none": (_save(_not_a_number(_state())), ("1 tensors hold numbers that are not finite",)),
+    "no weights at all": (_save({"epoch": 3}), ("holds no state dict", "epoch")),
+    "a head under another name": (
+        _save(_state(**{"classifier.weight": torch.zeros(7, 16)})),
+        ("not in the model: 1 of", "drop: [classifier]"),
+    ),
+}
+
+
+@pytest.fixture
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[int, str]]:
+    (tmp_path / "study.yaml").write_text(STUDY)
+    monkeypatch.chdir(tmp_path)
+
+    def run(source: str = "natural") -> tuple[int, str]:
+        ran = CliRunner().invoke(app, ["check", source, "--study", "study.yaml"])
+        assert ran.exception is None or isinstance(ran.exception, SystemExit), ran.exception
+        return ran.exit_code, " ".join(ran.output.split())
+
+    return run
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_does_not_fit_is_refused_and_says_why(what: str, tmp_path: Path, check) -> None:
+    write, expected = BAD[what]
+    write(tmp_path / "given.pth")
+    code, output = check()
+    assert code == 1
+    assert "natural for tiny: does not fit" in output
+    assert "Traceback" not in output
+    for words in expected:
+        assert words in output
+    assert not (tmp_path / "has_run").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": _state(), "args": argparse.Namespace(lr=0.1, arch="resnet8")},
+        _state(),
+    ],
+    ids=["a command line beside the weights", "a head of other classes"],
+)
+def test_what_is_harmless_fits_and_the_head_stays_fresh(content: Any, tmp_path: Path, check) -> None:
+    torch.save(content, tmp_path / "given.pth")
+    code, output = check()
+    assert code == 0, output
+    assert "natural for tiny: fits" in output
+    assert "dropped: linear" in output
+
+
+def test_unknown_names_list_what_is_near(check, tmp_path: Path) -> None:
+    code, output = check("natrual")
+    assert code == 1
+    assert "Did you mean 'natural'?" in output
+    (tmp_path / "study.yaml").write_text(STUDY.replace('"trainables.ladder_nets:resnet8"', "resnet5O"))
+    code, output = check()
+    assert code == 1
+    assert "Did you mean 'resnet50'" in output

@@ -1,0 +1,152 @@
+"""Batched logistic regression: the same solutions as scikit-learn's, whatever is solved beside them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from search_spaces.exceptions import DataError
+from trainables.logistic import TOLERANCE, fit_logistic
+
+N, D = 120, 30
+PENALTIES = [1e-3, 0.1, 3.0]
+AGREES = 1e-3
+
+
+def features(seed=0, n=N, d=D):
+    rng = np.random.default_rng(seed)
+    latent = rng.normal(size=(n, 6))
+    mixed = latent @ rng.normal(size=(6, d)) + rng.normal(size=(n, d))
+    return (mixed * np.exp(0.3 * rng.normal(size=d)) + 0.5).astype(np.float32), latent
+
+
+def prefixes(*sizes, seed=1):
+    order = np.random.default_rng(seed).permutation(N)
+    return [np.sort(order[:size]) for size in sizes]
+
+
+def reference(x, rows, y, c, standardise):
+    x = x.astype(np.float64)
+    if standardise:
+        deviation = x[rows].std(0)
+        x = (x - x[rows].mean(0)) / np.where(deviation > 0, deviation, 1)
+    known = rows[~np.isnan(y[rows])]
+    return LogisticRegression(C=c, tol=1e-10, max_iter=20000).fit(x[known], y[known]).decision_function(x)
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+@pytest.mark.parametrize("size", [12, 25, 100])
+def test_three_classes_agree_with_scikit_learn(standardise, size):
+    x, latent = features()
+    y = latent[:, :3].argmax(1)
+    subsets = prefixes(size, N)  # subsets of very different size beside it
+    fits = fit_logistic(torch.from_numpy(x), y, 3, subsets, PENALTIES, standardise=standardise)
+    assert fits.converged.all()
+    for at, rows in enumerate(subsets):
+        ours = fits.logits(torch.from_numpy(x), at).numpy()
+        for k, c in enumerate(PENALTIES):
+            theirs = reference(x, rows, y.astype(float), c, standardise)
+            theirs -= theirs.mean(1, keepdims=True)
+            assert np.abs(ours[k] - ours[k].mean(1, keepdims=True) - theirs).max() < AGREES
+
+
+def test_two_classes_have_the_logits_of_one():
+    x, latent = features(1)
+    y = (latent[:, 0] > 0.5).astype(np.int64)
+    (rows,) = prefixes(60)
+    fits = fit_logistic(torch.from_numpy(x), y, 2, [rows], PENALTIES)
+    ours = fits.logits(torch.from_numpy(x), 0).numpy()
+    for k, c in enumerate(PENALTIES):
+        assert np.abs(ours[k, :, 1] - ours[k, :, 0] - reference(x, rows, y.astype(float), c, True)).max() < AGREES
+        assert np.allclose(ours[k].sum(1), 0)
+
+
+def test_labels_are_problems_of_their_own_and_unknown_ones_are_left_out():
+    x, latent = features(2)
+    y = (latent[:, :3] > [0.0, 0.5, -1.0]).astype(np.float64)
+    y[np.random.default_rng(3).random(y.shape) < 0.2] = np.nan
+    subsets = prefixes(40, 50, 110)
+    fits = fit_logistic(torch.from_numpy(x), y, 3, subsets, PENALTIES, standardise=False)
+    for at, rows in enumerate(subsets):
+        ours = fits.logits(torch.from_numpy(x), at).numpy()
+        for k, c in enumerate(PENALTIES):
+            for label in range(3):
+                assert np.abs(ours[k, :, label] - reference(x, rows, y[:, label], c, False)).max() < AGREES
+
+
+def test_a_soft_label_counts_in_proportion():
+    x, latent = features(4)
+    y = (latent[:, :1] > 0).astype(np.float64)
+    soft = y.copy()
+    soft[:20] = 0.7
+    rows = np.arange(80)
+    fits = fit_logistic(torch.from_numpy(x), soft, 1, [rows], [0.1], standardise=False)
+    twice = np.concatenate([rows, rows[:20]])
+    hard = np.concatenate([y[rows, 0], np.zeros(20)])
+    hard[:20] = 1
+    weight = np.concatenate([np.full(20, 0.7), np.ones(60), np.full(20, 0.3)])
+    model = LogisticRegression(C=0.1, tol=1e-10, max_iter=20000).fit(x[twice], hard, weight)
+    ours = fits.logits(torch.from_numpy(x), 0)[0, :, 0].numpy()
+    assert np.abs(ours - model.decision_function(x)).max() < AGREES
+
+
+def test_what_is_solved_beside_a_problem_and_in_which_order_hardly_matters_and_repeats_bit_for_bit():
+    x, latent = features(5)
+    y = latent[:, :4].argmax(1)
+    subsets = prefixes(30, 33, 100)
+    together = fit_logistic(torch.from_numpy(x), y, 4, subsets, PENALTIES)
+    again = fit_logistic(torch.from_numpy(x), y, 4, subsets, PENALTIES)
+    assert torch.equal(together.weights, again.weights)
+    assert torch.equal(together.intercepts, again.intercepts)
+    for at, rows in enumerate(subsets):
+        alone = fit_logistic(torch.from_numpy(x), y, 4, [rows], PENALTIES[::-1])
+        difference = alone.logits(torch.from_numpy(x), 0).flip(0) - together.logits(torch.from_numpy(x), at)
+        assert difference.abs().max() < 2 * AGREES
+
+
+def test_equal_subsets_are_solved_once(monkeypatch):
+    x, latent = features(6)
+    y = latent[:, :3].argmax(1)
+    made = []
+    designer = fit_logistic.__globals__["_Designer"]
+    design = designer.design
+    monkeypatch.setattr(designer, "design", lambda *a: made.append(1) or design(*a))
+    fits = fit_logistic(torch.from_numpy(x), y, 3, [np.arange(N), np.arange(60), np.arange(N)], [1.0])
+    assert len(made) == 2
+    assert torch.equal(fits.weights[0], fits.weights[2])
+    assert not torch.equal(fits.weights[0], fits.weights[1])
+
+
+def test_a_constant_feature_and_more_features_than_images_do_no_harm():
+    x, latent = features(7, d=200)
+    x[:, 5] = 2.5
+    y = latent[:, :3].argmax(1)
+    (rows,) = prefixes(20)
+    fits = fit_logistic(torch.from_numpy(x), y, 3, [rows], [0.1])
+    assert fits.converged.all()
+    assert np.isfinite(fits.weights.numpy()).all()
+    assert abs(fits.weights[0, 0, :, 5]).max() < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("targets", "outputs", "words"),
+    [
+        (np.arange(N) % 2, 3, "classes \\[2\\] have no image"),
+        (np.ones((N, 1)), 1, "label 0 has 120 known values"),
+        (np.full((N, 1), np.nan), 1, "label 0 has 0 known values"),
+    ],
+)
+def test_an_outcome_without_an_image_cannot_be_learnt(targets, outputs, words):
+    x, _ = features()
+    with pytest.raises(DataError, match=words):
+        fit_logistic(torch.from_numpy(x), targets, outputs, [np.arange(N)], [1.0])
+
+
+def test_what_did_not_converge_says_so(monkeypatch):
+    x, latent = features(8)
+    monkeypatch.setitem(fit_logistic.__globals__, "MOST_STEPS", 15)
+    fits = fit_logistic(torch.from_numpy(x), latent[:, :3].argmax(1), 3, [np.arange(N)], [1e-9, 1000.0])
+    assert fits.converged.tolist() == [[True, False]]
+    assert fits.errors[0, 0] <= TOLERANCE < fits.errors[0, 1]

@@ -1,0 +1,160 @@
+"""A trained model as a folder that stands alone: ``model.safetensors``, ``config.json``, and how to load both.
+
+``config.json`` is in timm's form where the network is timm's: ``timm.create_model("local-dir:FOLDER")`` reads it; what
+this project needs to build any network stands beside it under ``scalecurves``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from search_spaces.exceptions import UserError
+from search_spaces.names import Kind
+from search_spaces.study import Normalisation
+from search_spaces.trial import ResolvedScale, ResolvedTrial
+from trainables.augmentation import EvaluationTransform
+from trainables.checkpoint_files import read_safetensors
+from trainables.factories import Origin, find_factory
+from trainables.loop import load_kept_weights
+from trainables.models import build_model
+from trainables.task_data import worked_side
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+OWN_KEY = "scalecurves"
+"""Key of ``config.json`` under which this project keeps what timm does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedModel:
+    """A model from an exported folder.
+
+    Attributes:
+        module: (B, 3, s, s) normalised images to (B, C) logits, in evaluation mode.
+        labels: Names of the C outputs.
+        are_classes: Whether exactly one label is true (softmax), or each for itself (sigmoid).
+        transform: (B, S, S, 3) uint8 images of ``working_side`` pixels to the module's input.
+        working_side: Side S in pixels to which images are resized (squashed, bicubic) before.
+    """
+
+    module: nn.Module
+    labels: tuple[str, ...]
+    are_classes: bool
+    transform: EvaluationTransform
+    working_side: int
+
+    @torch.no_grad()
+    def probabilities(self, images: NDArray[np.uint8]) -> Tensor:
+        """(B, C) probabilities of (B, S, S, 3) uint8 images, RGB."""
+        logits = self.module(self.transform(torch.from_numpy(images)))
+        return torch.softmax(logits, 1) if self.are_classes else torch.sigmoid(logits)
+
+
+def export_files(trial: ResolvedTrial, weights: Path, folder: Path) -> dict[str, Any]:
+    """Write ``model.safetensors`` and ``config.json``.
+
+    Args:
+        trial: The trial.
+        weights: Its ``weights.safetensors``.
+        folder: Exists.
+
+    Returns:
+        What ``config.json`` holds.
+
+    Raises:
+        UserError: The file is of another trial.
+        UnselectedWeightsError: It holds other weights than the trial was scored with.
+    """
+    state = load_kept_weights(weights, trial)
+    config = _config(trial)
+    save_file(state, folder / WEIGHTS, {"format": "pt", "trial_id": trial.trial_id})
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return config
+
+
+def is_timm(trial: ResolvedTrial) -> bool:
+    """Whether timm alone can build the network."""
+    return find_factory(trial.scale.factory, trial.workspace.import_paths).origin is Origin.TIMM
+
+
+def licence_of_timm(factory: str, tag: str) -> str | None:
+    """The licence that timm states for its pretrained weights of a tag; None if it states none."""
+    from timm.models import get_pretrained_cfg
+
+    found = find_factory(factory)
+    name = found.name if tag == "default" else f"{found.name}.{tag}"
+    configuration = get_pretrained_cfg(name, allow_unregistered=True)
+    licence: str | None = None if configuration is None else configuration.license
+    return licence
+
+
+def load_exported(folder: str | Path, import_paths: Sequence[str] = ()) -> ExportedModel:
+    """The model of an exported folder, ready to predict.
+
+    Args:
+        folder: With ``model.safetensors`` and ``config.json``.
+        import_paths: Folders in which a user's module is looked up first.
+
+    Raises:
+        UserError: The folder is no export, or the code of a user's factory has changed since.
+    """
+    file = Path(folder) / CONFIG
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))[OWN_KEY]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{file} is no {CONFIG} of an exported trial: {type(error).__name__}: {error}") from error
+    scale = ResolvedScale.model_validate(raw["scale"])
+    labels = tuple(raw["labels"])
+    module = build_model(scale, len(labels), seed=0, import_paths=import_paths).module
+    module.load_state_dict(read_safetensors(Path(folder) / WEIGHTS)[0])
+    normalise = Normalisation.model_validate(raw["normalise"])
+    return ExportedModel(
+        module=module.eval(),
+        labels=labels,
+        are_classes=raw["are_classes"],
+        transform=EvaluationTransform(scale.input_size, normalise, torch.device("cpu"), crop=raw["evaluation_crop"]),
+        working_side=raw["working_side"],
+    )
+
+
+def _config(trial: ResolvedTrial) -> dict[str, Any]:
+    scale, normalise, labels = trial.scale, trial.source.normalise, list(trial.task.labels)
+    side = worked_side(trial.protocol, scale.input_size)
+    own = {
+        "trial_id": trial.trial_id,
+        "scale": scale.model_dump(mode="json"),
+        "labels": labels,
+        "kind": trial.task.kind,
+        "are_classes": trial.task.kind in (Kind.MULTICLASS, Kind.ORDINAL),
+        "normalise": normalise.model_dump(mode="json"),
+        "working_side": side,
+        "evaluation_crop": trial.protocol.evaluation_crop,
+    }
+    if not is_timm(trial):
+        return {OWN_KEY: own}
+    return {
+        "architecture": find_factory(scale.factory).name,
+        "num_classes": len(labels),
+        "model_args": {**scale.arguments, **find_factory(scale.factory).size_arguments(scale.input_size)},
+        "pretrained_cfg": {
+            "input_size": [3, scale.input_size, scale.input_size],
+            "mean": list(normalise.mean),
+            "std": list(normalise.std),
+            "interpolation": "bicubic",
+            "crop_pct": 1.0 if trial.protocol.evaluation_crop == "whole" else round(scale.input_size / side, 4),
+            "crop_mode": "squash",
+            "num_classes": len(labels),
+            "label_names": labels,
+        },
+        OWN_KEY: own,
+    }
