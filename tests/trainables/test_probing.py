@@ -51,9 +51,9 @@ def library(tmp_path):
 
 @pytest.fixture
 def make_trial(library, tmp_path):
-    def make(task="findings", trial_id=TRIAL_ID, *, storage=tmp_path / "storage", **changes):
+    def make(task="findings", trial_id=TRIAL_ID, *, sets=None, storage=tmp_path / "storage", **changes):
         workspace = Workspace(home=str(library.home), storage=str(storage))
-        sets = FINDINGS_SETS if task == "findings" else {"test": {}}
+        sets = sets or (FINDINGS_SETS if task == "findings" else {"test": {}})
         fields = {"scale": NET, "task": make_task(library, task, sets), "protocol": LINEAR}
         return toy_trial(trial_id=trial_id, workspace=workspace, **{**fields, **changes})
 
@@ -175,10 +175,10 @@ def test_what_features_follow_from_makes_them_anew(make_trial, passes, library, 
     assert passes_of(seed=Seed(subset=0, init=1)) == 2
     assert passes_of(seed=Seed(subset=1, init=1)) == 0
     further = {**FINDINGS_SETS, "twice": {"where": {"sex": "F"}}}
-    assert passes_of(source=from_file(file), task=make_task(library, "findings", further)) == 0  # rows of test
+    assert passes_of(source=from_file(file), sets=further) == 0  # rows of test
     image = sorted((library.home.parent / "images" / "findings").iterdir())[0]
     image.write_bytes((image.parent / "i05.png").read_bytes())
-    assert passes_of(source=from_file(file), task=make_task(library, "findings", FINDINGS_SETS)) == 2
+    assert passes_of(source=from_file(file)) == 2
 
 
 def test_a_damaged_store_is_computed_again_and_an_evicted_one_too(make_trial, passes, library):
