@@ -1,4 +1,4 @@
-"""Many regularised logistic regressions at once: every subset of images, every penalty, every label in one batch.
+"""Many regularised logistic regressions at once: subsets of images and labels side by side, penalties one by one.
 
 Each problem minimises, as scikit-learn's ``LogisticRegression`` does,
 
@@ -10,12 +10,13 @@ classes get logits -z/2 and z/2, so that their softmax is the sigmoid of z.
 
 Nothing is approximated but by the tolerance:
 
-1. Features are turned, orthonormally, into principal axes: the curvature becomes nearly diagonal, which step 3 lives
-   on. A few images span few directions, in which their weights lie (representer theorem): such a subset has axes of its
-   own and is a small problem. The others share those of all images.
+1. A few images span few directions, in which their weights lie (representer theorem): a subset of fewer images than
+   half the features is solved in as many coordinates as it has images.
 2. Subsets of similar size are padded to one shape; rows that pad, and labels that are not known, have weight 0.
-3. L-BFGS with the diagonal of the Hessian, which in these axes is close to all of it, in place of the usual multiple of
-   the identity: half as many steps, measured. All in float64.
+3. Penalties are solved from the strongest to the weakest, each from the solution of the one before.
+4. L-BFGS in float64, with the inverse of the Hessian (of each class by itself) from a few steps ago in place of the
+   usual multiple of the identity. A Hessian costs as much as ten to fifty steps and saves hundreds where penalties are
+   weak; in float32 it is half as dear and good enough, as it changes the path and not where it ends.
 
 It ends by a bound on the error of the logits. The objective is lambda-strongly convex in the weights, so these are
 within |gradient| / lambda of the optimum, and the logit of an image with centred features x within |x| times that; the
@@ -37,19 +38,23 @@ from search_spaces.exceptions import DataError
 TOLERANCE = 5e-4
 """Bound on the error of a logit of an image as far from the centre as the farthest of the subset."""
 
-MOST_STEPS = 2000
-"""20 to 200 are usual."""
+MOST_STEPS = 500
+"""Of one penalty; 1 to 70 are usual."""
 
 _MEMORY = 10
-_CURVATURE_AT = (0, 2, 5)
-_CURVATURE_EVERY = 10
+_HESSIAN_AFTER, _HESSIAN_EVERY = 4, 12
+"""Steps of a penalty until its first Hessian, and between two; before, the last one of the penalty before serves."""
+
+_RIDGES = (1e-5, 1e-3, 1e-1)
+"""Added to the diagonal of a Hessian, relative, until rounding to float32 leaves it positive."""
+
 _SUFFICIENT = 1e-4
 _ROUNDING = 1e-13
 """Of an objective, relative: smaller changes say nothing."""
 
 _HALVINGS = 30
-_GROUP_BYTES = 256 * 2**20
-"""Of the float64 logits of the problems that are solved together."""
+_GROUP_BYTES = 512 * 2**20
+"""Of the images and Hessians of the problems that are solved together."""
 
 _ALIKE = 1.25
 """Largest over smallest number of images in a group: what padding may waste."""
@@ -64,7 +69,7 @@ class LogisticFits:
         intercepts: (S, P, K) float64.
         losses: (S, P) mean negative log-likelihood of the known labels of the subset, in nats.
         errors: (S, P) bound on the error of the logits of the subset's images, see the module.
-        steps: (S, P) steps of L-BFGS; of several labels the most.
+        steps: (S, P) steps of L-BFGS from the solution of the next stronger penalty; of several labels the most.
         converged: (S, P) whether the error is within the tolerance.
     """
 
@@ -122,13 +127,11 @@ def fit_logistic(
     of_subset = [places.setdefault(np.asarray(rows, np.int64).tobytes(), len(places)) for rows in subsets]
     distinct = [np.frombuffer(rows, np.int64) for rows in places]
     coded = _coded(targets, outputs, features.device)
-    designer = _Designer(features, standardise)
     found: dict[int, _Solved] = {}
-    for group in _groups(distinct, outputs * len(inverse_penalties)):
-        designs = [designer.design(distinct[at]) for at in group]
-        batch = _Batch(designs, [coded.take(distinct[at]) for at in group], inverse_penalties)
-        batch.solve(tolerance)
-        found |= dict(zip(group, batch.solved(designs), strict=True))
+    for group in _groups([len(rows) for rows in distinct], features.shape[1], coded.columns):
+        designs = [_design(features, distinct[at], standardise) for at in group]
+        solved = _solved(designs, [coded.take(distinct[at]) for at in group], inverse_penalties, tolerance)
+        found |= dict(zip(group, solved, strict=True))
     return _gathered([found[at] for at in of_subset], outputs, coded.are_classes, tolerance)
 
 
@@ -161,6 +164,11 @@ class _Coded:
     known: Tensor
     are_classes: bool
 
+    @property
+    def columns(self) -> int:
+        """Columns of logits that are fitted, K L."""
+        return self.values.shape[1] * self.values.shape[2]
+
     def take(self, rows: NDArray[np.int64]) -> _Coded:
         index = torch.from_numpy(rows.copy()).to(self.values.device)
         return _Coded(values=self.values[index], known=self.known[index], are_classes=self.are_classes)
@@ -179,78 +187,58 @@ def _coded(targets: NDArray[np.generic], outputs: int, device: torch.device) -> 
     return _Coded(values=values.nan_to_num(0.0), known=known, are_classes=False)
 
 
-def _groups(subsets: Sequence[NDArray[np.int64]], columns: int) -> Iterator[list[int]]:
+def _groups(sizes: Sequence[int], width: int, columns: int) -> Iterator[list[int]]:
     """Subsets that are solved together: of similar size, and no more than memory should hold."""
     group: list[int] = []
-    for at in sorted(range(len(subsets)), key=lambda at: len(subsets[at])):
-        rows = len(subsets[at])
-        too_many = (len(group) + 1) * rows * columns * 8 > _GROUP_BYTES
-        if group and (too_many or rows > _ALIKE * len(subsets[group[0]])):
+    for at in sorted(range(len(sizes)), key=lambda at: sizes[at]):
+        rows = sizes[at]
+        coordinates = rows if _spans_less(rows, width) else width
+        needed = coordinates * (16 * rows + 20 * coordinates * columns)
+        if group and ((len(group) + 1) * needed > _GROUP_BYTES or rows > _ALIKE * sizes[group[0]]):
             yield group
             group = []
         group.append(at)
     yield group
 
 
+def _spans_less(rows: int, width: int) -> bool:
+    """Whether so few images have few enough directions for coordinates of their own to pay."""
+    return rows < width
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Design:
-    """The images of one subset in its own axes: ``(features - mean) / scale = axes @ coordinates``.
+    """The images of one subset, centred and scaled: ``(features - mean) / scale = axes @ coordinates``.
 
     Attributes:
         coordinates: (n, r) float64; r is n of a small subset, else D.
-        axes: (D, r) float64, orthonormal.
+        axes: (D, r) float64, orthonormal; None where the coordinates are the features.
         mean, scale: (D,) float64.
         radius: Distance of the farthest image from the centre.
     """
 
     coordinates: Tensor
-    axes: Tensor
+    axes: Tensor | None
     mean: Tensor
     scale: Tensor
     radius: float
 
 
-class _Designer:
-    """Makes designs of subsets of the same images.
-
-    Args:
-        features: (N, D) of all images.
-        standardise: See ``fit_logistic``.
-    """
-
-    def __init__(self, features: Tensor, standardise: bool) -> None:
-        self._features, self._standardise = features, standardise
-        self._axes: Tensor | None = None
-
-    def design(self, rows: NDArray[np.int64]) -> _Design:
-        """The images of these rows. Centring costs nothing: the intercept, which is not penalised, takes it up."""
-        x, mean, scale = self._scaled(self._features[torch.from_numpy(rows.copy()).to(self._features.device)])
-        if 2 * x.shape[0] > x.shape[1]:
-            axes = self._shared_axes()
-        else:
-            spanned, triangle = torch.linalg.qr(x.mT)
-            axes = spanned @ torch.linalg.eigh(triangle @ triangle.mT).eigenvectors
-        radius = float(x.square().sum(1).max().sqrt())
-        return _Design(coordinates=x @ axes, axes=axes, mean=mean, scale=scale, radius=radius)
-
-    def _shared_axes(self) -> Tensor:
-        """Principal axes of all images: any orthonormal ones are exact, and these are nearly those of a large part."""
-        if self._axes is None:
-            x, _, _ = self._scaled(self._features)
-            self._axes = torch.linalg.eigh(x.mT @ x).eigenvectors
-        return self._axes
-
-    def _scaled(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Centred and scaled, (n, D) float64; mean and scale, (D,)."""
-        x = features.double()
-        mean = x.mean(0)
-        x = x - mean
-        scale = torch.ones_like(mean)
-        if self._standardise:
-            deviation = x.square().mean(0).sqrt()
-            scale = torch.where(deviation > 10 * torch.finfo(x.dtype).eps * mean.abs(), deviation, scale)
-            x = x / scale
-        return x, mean, scale
+def _design(features: Tensor, rows: NDArray[np.int64], standardise: bool) -> _Design:
+    """The images of these rows. Centring costs nothing: the intercept, which is not penalised, takes it up."""
+    x = features[torch.from_numpy(rows.copy()).to(features.device)].double()
+    mean = x.mean(0)
+    x = x - mean
+    scale = torch.ones_like(mean)
+    if standardise:
+        deviation = x.square().mean(0).sqrt()
+        scale = torch.where(deviation > 10 * torch.finfo(x.dtype).eps * mean.abs(), deviation, scale)
+        x = x / scale
+    radius = float(x.square().sum(1).max().sqrt())
+    if not _spans_less(*x.shape):
+        return _Design(coordinates=x, axes=None, mean=mean, scale=scale, radius=radius)
+    axes, triangle = torch.linalg.qr(x.mT)
+    return _Design(coordinates=triangle.mT, axes=axes, mean=mean, scale=scale, radius=radius)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,169 +271,160 @@ def _gathered(solved: list[_Solved], outputs: int, are_classes: bool, tolerance:
     )
 
 
+def _solved(
+    designs: Sequence[_Design], coded: Sequence[_Coded], inverse_penalties: Sequence[float], tolerance: float
+) -> list[_Solved]:
+    """The solutions of subsets of similar size, on features as they were given."""
+    path = _Path(designs, coded)
+    strongest_first = np.argsort(inverse_penalties, kind="stable")
+    points = [path.follow(1 / inverse_penalties[at], tolerance) for at in strongest_first]
+    points = [points[at] for at in np.argsort(strongest_first)]
+    solved = []
+    for at, design in enumerate(designs):
+        v = torch.stack([point.v[at].flatten(0, 1) for point in points])  # (P, K L, r + 1)
+        weights = v[..., : design.coordinates.shape[1]]
+        weights = (weights if design.axes is None else weights @ design.axes.mT) / design.scale
+        losses, errors, steps = (
+            torch.stack(numbers).cpu().numpy()
+            for numbers in zip(*((point.losses[at], point.errors[at], point.steps[at]) for point in points), strict=True)
+        )
+        solved.append(
+            _Solved(
+                weights=weights,
+                intercepts=v[..., -1] - weights @ design.mean,
+                losses=losses.mean(1),
+                errors=errors.max(1),
+                steps=steps.max(1),
+            )
+        )
+    return solved
+
+
 def _total(tensor: Tensor) -> Tensor:
-    """Summed over a problem's columns and its coordinates (or images): (S, K, Q, .) to (S, 1, Q, 1)."""
+    """Summed over a problem's columns and its coordinates (or images): (S, K, L, .) to (S, 1, L, 1)."""
     return tensor.sum((1, 3), keepdim=True)
 
 
-class _Batch:
-    """Problems of one shape. S subsets, n images, r coordinates and the intercept, K columns of each of Q problems.
-
-    The Q problems of a subset are its penalties; of several labels, the penalties of the first label, then of the next.
-    Images come last in every array, so that sums over the few columns of a problem run over long rows.
-
-    Args:
-        designs: Of the subsets.
-        coded: Their targets.
-        inverse_penalties: C of each penalty.
-    """
-
-    def __init__(self, designs: Sequence[_Design], coded: Sequence[_Coded], inverse_penalties: Sequence[float]) -> None:
-        images = max(len(design.coordinates) for design in designs)
-        width = max(design.coordinates.shape[1] for design in designs)
-        penalties, (columns, labels) = len(inverse_penalties), coded[0].values.shape[1:]
-        first = designs[0].coordinates
-        z = first.new_zeros((len(designs), images, width + 1))
-        y = first.new_zeros((len(designs), columns, labels, images))
-        known = first.new_zeros((len(designs), 1, labels, images))
-        for at, (design, targets) in enumerate(zip(designs, coded, strict=True)):
-            n, r = design.coordinates.shape
-            z[at, :n, :r] = design.coordinates
-            z[at, :n, -1] = 1
-            y[at, ..., :n], known[at, ..., :n] = targets.values.movedim(0, 2), targets.known.movedim(0, 2)
-        decay = first.new_tensor([1 / c for c in inverse_penalties]).repeat(labels)[:, None].repeat(1, width + 1)
-        decay[:, -1] = 0
-        self._descent = _Descent(
-            z,
-            y.repeat_interleave(penalties, 2),
-            known.repeat_interleave(penalties, 2),
-            decay[None, None],
-            first.new_tensor([design.radius for design in designs])[:, None, None, None],
-        )
-        problems = (len(designs), penalties * labels)
-        self._shape = (labels, penalties)
-        self._v = first.new_zeros((len(designs), columns, problems[1], width + 1))
-        self._loss = first.new_zeros(problems)
-        self._error = first.new_zeros(problems)
-        self._steps = torch.zeros(problems, dtype=torch.int64, device=first.device)
-
-    def solve(self, tolerance: float) -> None:
-        """Steps until every problem is within the tolerance or cannot be improved."""
-        descent = self._descent
-        rows, columns = (torch.arange(size, device=descent.v.device) for size in self._error.shape)
-        for step in range(MOST_STEPS + 1):
-            ended = (descent.error <= tolerance) | descent.stuck | (step == MOST_STEPS)
-            newly = ended & descent.moving
-            if newly.any():
-                subset, problem = newly.nonzero(as_tuple=True)
-                at = (rows[subset], columns[problem])
-                self._v[at[0], :, at[1]] = descent.v[subset, :, problem]
-                self._loss[at], self._error[at] = descent.mean_loss[newly], descent.error[newly]
-                self._steps[at] = step
-                descent.moving &= ~ended
-                left, right = descent.moving.any(1), descent.moving.any(0)
-                if not left.any():
-                    return
-                if not (left.all() and right.all()):
-                    descent.keep(left, right)
-                    rows, columns = rows[left], columns[right]
-            descent.step()
-
-    def solved(self, designs: Sequence[_Design]) -> list[_Solved]:
-        """The solution of each subset, on features as they were given."""
-
-        def by_penalty(numbers: Tensor) -> Tensor:
-            return torch.unflatten(numbers, 1, self._shape).mT  # (S, P, L)
-
-        losses, errors, steps = by_penalty(self._loss), by_penalty(self._error), by_penalty(self._steps)
-        solved = []
-        for at, design in enumerate(designs):
-            width = design.coordinates.shape[1]
-            v = torch.unflatten(self._v[at], 1, self._shape).permute(2, 0, 1, 3).flatten(1, 2)  # (P, K L, r + 1)
-            weights = v[..., :width] @ design.axes.mT / design.scale
-            solved.append(
-                _Solved(
-                    weights=weights,
-                    intercepts=v[..., -1] - weights @ design.mean,
-                    losses=losses[at].mean(1).cpu().numpy(),
-                    errors=errors[at].amax(1).cpu().numpy(),
-                    steps=steps[at].amax(1).cpu().numpy(),
-                )
-            )
-        return solved
+def _times(left: Tensor, right: Tensor) -> Tensor:
+    """(S, K, L, a) times (S, a, b): (S, K, L, b)."""
+    return torch.unflatten(left.flatten(1, 2) @ right, 1, left.shape[1:3])
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Point:
+    """The solutions of one penalty: ``v`` (S, K, L, r + 1), and losses, errors, steps (S, L)."""
+
+    v: Tensor
+    losses: Tensor
+    errors: Tensor
+    steps: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class _Pair:
-    """A step of L-BFGS and what it did to the gradient, (S, K, Q, r + 1); ``inverse`` is 1 / (s . y), 0 for none."""
+    """A step of L-BFGS and what it did to the gradient, (S, K, L, r + 1); ``inverse`` is 1 / (s . y), 0 for none."""
 
     s: Tensor
     y: Tensor
     inverse: Tensor
 
 
-class _Descent:
-    """The problems that are not solved yet, where they stand; see ``_Batch`` for S, n, r, K, Q.
+class _Path:
+    """Problems of one shape on their way from penalty to penalty.
+
+    S subsets of n images with r coordinates and the intercept; K columns of logits of each of L problems: classes are
+    one problem, labels one each. Images come last in every array, so that sums over the few columns of a problem run
+    over long rows.
 
     Args:
-        z: (S, n, r + 1) coordinates and a column of ones; zeros where nothing is.
-        y: (S, K, Q, n) targets.
-        known: (S, 1, Q, n) weights in {0, 1}.
-        decay: (1, 1, Q, r + 1) lambda, 0 for the intercept.
-        radius: (S, 1, 1, 1) distance of the farthest image.
+        designs: Of the subsets.
+        coded: Their targets.
     """
 
-    def __init__(self, z: Tensor, y: Tensor, known: Tensor, decay: Tensor, radius: Tensor) -> None:
-        self._z, self._y, self._known, self._decay, self._radius = z, y, known, decay, radius
-        subsets, columns, problems, _ = y.shape
-        self.v = z.new_zeros((subsets, columns, problems, z.shape[2]))
-        """(S, K, Q, r + 1) weights and intercepts."""
-        self.moving = torch.ones((subsets, problems), dtype=torch.bool, device=z.device)
-        """(S, Q) problems that are not solved yet."""
-        self.stuck = ~self.moving
-        """(S, Q) problems whose last step found no lower point: rounding leaves none."""
-        self._scores = torch.zeros_like(y)
+    def __init__(self, designs: Sequence[_Design], coded: Sequence[_Coded]) -> None:
+        images = max(len(design.coordinates) for design in designs)
+        width = max(design.coordinates.shape[1] for design in designs)
+        columns, labels = coded[0].values.shape[1:]
+        first = designs[0].coordinates
+        self._z = first.new_zeros((len(designs), images, width + 1))
+        self._y = first.new_zeros((len(designs), columns, labels, images))
+        self._known = first.new_zeros((len(designs), 1, labels, images))
+        for at, (design, targets) in enumerate(zip(designs, coded, strict=True)):
+            n, r = design.coordinates.shape
+            self._z[at, :n, :r] = design.coordinates
+            self._z[at, :n, -1] = 1
+            self._y[at, ..., :n] = targets.values.movedim(0, 2)
+            self._known[at, ..., :n] = targets.known.movedim(0, 2)
+        self._rough = self._z.float()
+        self._radius = first.new_tensor([design.radius for design in designs])[:, None, None, None]
+        self._v = first.new_zeros((len(designs), columns, labels, width + 1))
+        self._scores = torch.zeros_like(self._y)
         self._loss, self._p = self._likelihood(self._scores)
+        self._hessian = self._unpenalised_hessian()
+
+    def follow(self, decay: float, tolerance: float) -> _Point:
+        """Steps until every problem is within the tolerance or cannot be improved.
+
+        Args:
+            decay: lambda, below those before.
+            tolerance: Of the logits.
+        """
+        self._decay = torch.full_like(self._v[0, 0, 0], decay)
+        self._decay[-1] = 0
         self._gradient = self._slopes()
-        self._inverse_curvature = torch.ones_like(self.v)
+        self._factor = self._factorised()
         self._pairs: list[_Pair] = []
-        self._steps = 0
+        errors = self._errors()
+        steps = torch.zeros_like(errors, dtype=torch.int64)
+        self._stuck = torch.zeros_like(errors, dtype=torch.bool)
+        for step in range(MOST_STEPS):
+            self._moving = (errors > tolerance) & ~self._stuck
+            if not self._moving.any():
+                break
+            if step % _HESSIAN_EVERY == _HESSIAN_AFTER:
+                self._hessian = self._unpenalised_hessian()
+                self._factor = self._factorised()
+            steps += self._moving
+            self._step()
+            errors = self._errors()
+        losses = (self._loss / _total(self._known))[:, 0, :, 0]
+        return _Point(v=self._v, losses=losses, errors=errors, steps=steps)
 
-    def keep(self, subsets: Tensor, problems: Tensor) -> None:
-        """Go on with these alone."""
-        self._z, self._radius = self._z[subsets], self._radius[subsets]
-        self._decay = self._decay[:, :, problems]
-        for name in ("_y", "_known", "v", "_scores", "_loss", "_p", "_gradient", "_inverse_curvature"):
-            setattr(self, name, getattr(self, name)[subsets][:, :, problems])
-        self.moving, self.stuck = (flags[subsets][:, problems] for flags in (self.moving, self.stuck))
-        self._pairs = [
-            _Pair(*(part[subsets][:, :, problems] for part in (pair.s, pair.y, pair.inverse))) for pair in self._pairs
-        ]
-
-    @property
-    def error(self) -> Tensor:
-        """(S, Q) bound on the error of the logits; see the module."""
-        of_weights = _total(self._gradient[..., :-1].square()).sqrt() / self._decay[..., :1]
+    def _errors(self) -> Tensor:
+        """(S, L) bounds on the errors of the logits; see the module."""
+        of_weights = _total(self._gradient[..., :-1].square()).sqrt() / self._decay[0]
         steepness = _total(self._known * self._p * (1 - self._p)).clamp_min(torch.finfo(torch.float64).tiny)
         of_intercept = _total(self._gradient[..., -1:].abs()) / steepness
         return (2 * self._radius * of_weights + of_intercept)[:, 0, :, 0]
 
-    @property
-    def mean_loss(self) -> Tensor:
-        """(S, Q) mean loss of the known images."""
-        return (self._loss / _total(self._known))[:, 0, :, 0]
+    def _unpenalised_hessian(self) -> Tensor:
+        """(S, K, L, r + 1, r + 1) float32 blocks of each column by itself."""
+        root = (self._known * self._p * (1 - self._p)).sqrt().float()
+        size = self._v.shape[-1]
+        hessian = self._rough.new_empty((*root.shape[:3], size, size))
+        for column, label in np.ndindex(*root.shape[1:3]):
+            weighted = self._rough * root[:, column, label, :, None]
+            hessian[:, column, label] = weighted.mT @ weighted
+        return hessian
 
-    def step(self) -> None:
+    def _factorised(self) -> Tensor:
+        """(S, K, L, r + 1, r + 1) float64, with the penalty."""
+        diagonal = self._hessian.diagonal(dim1=-2, dim2=-1).double()
+        factor = self._hessian
+        for ridge in _RIDGES:
+            penalised = self._hessian.double()
+            penalised.diagonal(dim1=-2, dim2=-1).copy_((1 + ridge) * diagonal + self._decay)
+            factor, failed = torch.linalg.cholesky_ex(penalised)
+            if not failed.any():
+                break
+        return factor
+
+    def _step(self) -> None:
         """One step of all moving problems."""
-        if self._steps in _CURVATURE_AT or self._steps % _CURVATURE_EVERY == 0:
-            weight = self._known * self._p * (1 - self._p)
-            self._inverse_curvature = 1 / (_times(weight, self._z.square()) + self._decay)
-        self._steps += 1
-        direction = torch.where(self.moving[:, None, :, None], self._direction(), 0.0)
-        change = _times(direction, self._z.mT)
-        length = self._search(direction, change)
+        direction = torch.where(self._moving[:, None, :, None], self._direction(), 0.0)
+        length = self._search(direction, _times(direction, self._z.mT))
         moved, before = length * direction, self._gradient
-        self.v = self.v + moved
+        self._v = self._v + moved
         self._gradient = self._slopes()
         bent = self._gradient - before
         overlap = _total(moved * bent)
@@ -453,7 +432,7 @@ class _Descent:
         self._pairs = [*self._pairs, _Pair(moved, bent, inverse)][-_MEMORY:]
 
     def _slopes(self) -> Tensor:
-        return _times(self._known * (self._p - self._y), self._z) + self._decay * self.v
+        return _times(self._known * (self._p - self._y), self._z) + self._decay * self._v
 
     def _direction(self) -> Tensor:
         """-H g by the two loops of L-BFGS (Nocedal and Wright 2006, algorithm 7.4), H of the last pairs."""
@@ -463,19 +442,24 @@ class _Descent:
             share = pair.inverse * _total(pair.s * q)
             q = q - share * pair.y
             shares.append(share)
-        q = self._inverse_curvature * q
+        q = self._centred(torch.cholesky_solve(self._centred(q)[..., None], self._factor)[..., 0])
         for pair, share in zip(self._pairs, reversed(shares), strict=True):
             q = q + (share - pair.inverse * _total(pair.y * q)) * pair.s
         return q
 
+    @staticmethod
+    def _centred(q: Tensor) -> Tensor:
+        """Without what is common to all classes: softmax does not see it, but blocks of single classes do."""
+        return q if q.shape[1] == 1 else q - q.mean(1, keepdim=True)
+
     def _search(self, direction: Tensor, change: Tensor) -> Tensor:
         """Backtracking from the whole step; moves the scores, which are linear in it, so no product is needed."""
         slope = _total(self._gradient * direction)
-        linear = _total(self._decay * self.v * direction)
+        linear = _total(self._decay * self._v * direction)
         square = _total(self._decay * direction.square()) / 2
-        slack = _ROUNDING * (self._loss + _total(self._decay * self.v.square()) / 2)
+        slack = _ROUNDING * (self._loss + _total(self._decay * self._v.square()) / 2)
         length = torch.ones_like(slope)
-        accepted = ~self.moving[:, None, :, None]
+        accepted = ~self._moving[:, None, :, None]
         for _ in range(_HALVINGS):
             scores = self._scores + length * change
             loss, p = self._likelihood(scores)
@@ -488,12 +472,12 @@ class _Descent:
             length = torch.where(accepted, length, 0.0)
             scores = self._scores + length * change
             loss, p = self._likelihood(scores)
-            self.stuck = ~accepted[:, 0, :, 0]
+            self._stuck = self._stuck | ~accepted[:, 0, :, 0]
         self._scores, self._loss, self._p = scores, loss, p
         return length
 
     def _likelihood(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """(S, 1, Q, 1) sum of the losses of known images, and (S, K, Q, n) probabilities."""
+        """(S, 1, L, 1) sum of the losses of known images, and (S, K, L, n) probabilities."""
         if scores.shape[1] == 1:
             losses = torch.nn.functional.softplus(scores) - self._y * scores
             return _total(self._known * losses), scores.sigmoid()
@@ -502,8 +486,3 @@ class _Descent:
         total = powers.sum(1, keepdim=True)
         losses = total.log() + top - (self._y * scores).sum(1, keepdim=True)
         return _total(self._known * losses), powers / total
-
-
-def _times(left: Tensor, right: Tensor) -> Tensor:
-    """(S, K, Q, a) times (S, a, b): (S, K, Q, b)."""
-    return torch.unflatten(left.flatten(1, 2) @ right, 1, left.shape[1:3])
