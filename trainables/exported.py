@@ -25,9 +25,9 @@ from search_spaces.trial import ResolvedScale, ResolvedTrial
 from trainables.augmentation import EvaluationTransform
 from trainables.checkpoint_files import read_safetensors
 from trainables.factories import Origin, find_factory
-from trainables.loop import load_kept_weights
 from trainables.models import build_model
 from trainables.task_data import worked_side
+from trainables.trial_run import load_kept_weights
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

@@ -166,7 +166,7 @@ def test_distances_are_left_out_where_the_initialisation_cannot_be_had_again(mak
     def drawn_anew(scale, outputs, seed, paths=()):
         return build_model(scale, outputs, seed + 1, paths)
 
-    monkeypatch.setattr("trainables.loop.build_model", drawn_anew)
+    monkeypatch.setattr("trainables.trial_run.build_model", drawn_anew)
     train(trial, ONE, Teller())
     folder = folder_of(trial)
     assert (folder / "initial.safetensors").read_bytes() == first
