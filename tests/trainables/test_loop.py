@@ -226,7 +226,7 @@ def test_a_zero_head_starts_from_equal_outputs(make_trial):
 def _best_is_early(monkeypatch):
     values = iter([0.9, 0.5, 0.5])
     monkeypatch.setattr(
-        "trainables.selection.validation_value", lambda metric, logits, y: next(values) if logits.any() else 0.5
+        "trainables.validation_scores.validation_value", lambda metric, logits, y: next(values) if logits.any() else 0.5
     )
 
 
@@ -401,8 +401,8 @@ def test_the_model_is_freed_without_a_garbage_collection(make_trial, monkeypatch
     built = []
     build = trainables.trial_run.build_model
 
-    def remembers(*arguments):
-        model = build(*arguments)
+    def remembers(*arguments, **options):
+        model = build(*arguments, **options)
         built.append(weakref.ref(model.module))
         return model
 
