@@ -163,8 +163,8 @@ def test_distances_are_left_out_where_the_initialisation_cannot_be_had_again(mak
     train(trial, ONE, Teller([Order.GO, Order.STOP]))
     first = Storage(trial.workspace.storage).get_initial(TRIAL_ID)
 
-    def drawn_anew(scale, outputs, seed, paths=()):
-        return build_model(scale, outputs, seed + 1, paths)
+    def drawn_anew(scale, outputs, seed, *rest, **options):
+        return build_model(scale, outputs, seed + 1, *rest, **options)
 
     monkeypatch.setattr("trainables.loop.build_model", drawn_anew)
     train(trial, ONE, Teller())
