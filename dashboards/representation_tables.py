@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,9 +48,6 @@ MEASURES: dict[str, Measure] = {
     PWCCA: pwcca,
     PROCRUSTES: procrustes,
 }
-PAIR_MEASURES = (CKA, CCA, SVCCA)
-"""Of pairs, which are many; PWCCA needs one of the two as reference, Procrustes takes seconds where layers are wide."""
-
 _REDUCED = frozenset({CCA, PWCCA})
 """Measures that ``representations.components`` reduces a layer for; SVCCA has its own reduction."""
 
@@ -169,6 +166,13 @@ class Layer:
                 self._known[key] = MEASURES[measure](a, b)
         return self._known[key]
 
+    def mutual(self, measure: str, one: KeptMoment, other: KeptMoment) -> Similarity:
+        """The same of two networks of which none is the reference: PWCCA is the mean of both directions."""
+        found = self.similarity(measure, one, other)
+        if measure != PWCCA:
+            return found
+        return replace(found, value=(found.value + self.similarity(measure, other, one).value) / 2)
+
     def representation(self, of: KeptMoment, measure: str) -> Representation | str:
         """The activations as a measure takes them, or why they cannot be used."""
         if of.key not in self._whole:
@@ -241,8 +245,8 @@ def _pair_rows(block: Block, layer: Layer, place: Mapping[str, Any]) -> list[dic
     rows = []
     for (one, other, fraction), seeds in _pairings(block):
         pairs = list(_pairs(block.cells[one, fraction], block.cells[other, fraction], seeds, same_source=one == other))
-        for moment, measure in itertools.product(Moment, PAIR_MEASURES if pairs else ()):
-            similar = {(a.seed, b.seed): layer.similarity(measure, a.at(moment), b.at(moment)) for a, b in pairs}
+        for moment, measure in itertools.product(Moment, MEASURES if pairs else ()):
+            similar = {(a.seed, b.seed): layer.mutual(measure, a.at(moment), b.at(moment)) for a, b in pairs}
             rows.append(
                 block.coordinates
                 | {"pretraining_source": one, "other_source": other, "seeds": seeds, "data_fraction": fraction}

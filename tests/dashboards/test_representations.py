@@ -17,7 +17,7 @@ from dashboards.figures import draw
 from dashboards.page import PageContent, render_page
 from dashboards.representation_plots import distance_plots, drift_plots, filter_plots, pair_plots
 from dashboards.representation_section import representation_section
-from dashboards.representation_tables import CCA, CKA, MEASURES, PAIR_MEASURES, SVCCA, representation_tables
+from dashboards.representation_tables import CCA, CKA, MEASURES, PROCRUSTES, PWCCA, SVCCA, representation_tables
 from dashboards.representations import KeptMoment, KeptRepresentations, load_representations, storage_files
 from dashboards.static import render
 from dashboards.statistics import (
@@ -25,6 +25,7 @@ from dashboards.statistics import (
     debiased_cka,
     mean_cca,
     pair_interval,
+    procrustes,
     pwcca,
     seed_interval,
     svcca,
@@ -158,7 +159,7 @@ def test_drift_finds_the_planted_order_and_stands_beside_its_nulls(made):
 
 def test_pairs_of_common_starts_are_alike_and_others_are_not(made):
     pairs = made[1]["representation_pairs"]
-    assert set(pairs["measure"]) == set(PAIR_MEASURES)
+    assert set(pairs["measure"]) == set(MEASURES)
     one = pairs[(pairs["measure"] == CKA) & (pairs["layer"] == "low") & (pairs["data_fraction"] == "1")]
     found = one.set_index(["pretraining_source", "other_source", "seeds", "moment"])
     assert found.loc[("natural", "natural", "different", "final"), "value"] > 0.9
@@ -168,6 +169,24 @@ def test_pairs_of_common_starts_are_alike_and_others_are_not(made):
     assert found.loc[("natural", "random", "different", "final"), "n_pairs"] == 6
     assert found.loc[("natural", "random", "same", "initial"), "n_pairs"] == 3
     assert ("random", "random", "same", "final") not in found.index
+
+
+def test_pairs_have_no_reference(made):
+    evidence, tables, folder = made
+    kept = load_representations(evidence.results, folder)
+    rows = evidence.results[evidence.results["data_fraction"] == "1"]
+    ends = {
+        source: [kept[i].final.layer("high") for i in rows.loc[rows["pretraining_source"] == source, "trial_id"]]
+        for source in SOURCES
+    }
+    same = list(zip(ends["natural"], ends["random"], strict=True))
+    pairs = tables["representation_pairs"]
+    chosen = pairs[(pairs["layer"] == "high") & (pairs["data_fraction"] == "1") & (pairs["seeds"] == "same")]
+    found = chosen[chosen["moment"] == "final"].set_index("measure")["value"]
+    directed = [np.mean([pwcca(*order).value for order in ((x, y), (y, x))]) for x, y in same]
+    assert found[PWCCA] == pytest.approx(np.mean(directed))
+    assert found[PWCCA] != pytest.approx(np.mean([pwcca(x, y).value for x, y in same]), abs=1e-6)
+    assert found[PROCRUSTES] == pytest.approx(np.mean([procrustes(x, y).value for x, y in same]))
 
 
 def test_too_few_images_are_not_estimable_and_a_declared_reduction_makes_them_so(tmp_path):
@@ -314,7 +333,7 @@ def test_what_is_worked_out_once_gives_the_same_numbers():
     x, y = rng.normal(size=(200, 6)), rng.normal(size=(200, 9))
     a, b = Representation(x), Representation(y)
     order = rng.permutation(200)
-    for measure in (debiased_cka, mean_cca, svcca, pwcca):
+    for measure in (debiased_cka, mean_cca, svcca, pwcca, procrustes):
         assert measure(a, b).value == measure(x, y).value
         assert measure(a, b.permuted(order)).value == pytest.approx(measure(x, y[order]).value, abs=1e-10)
     reduced = b.reduced(3)
