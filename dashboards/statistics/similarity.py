@@ -257,8 +257,8 @@ def pwcca(x: Values, y: Values) -> Similarity:
 def procrustes(x: Values, y: Values) -> Similarity:
     """Orthogonal Procrustes similarity, the nuclear norm of X'Y with |X| = |Y| = 1 (Ding et al. 2021).
 
-    The squared distance after the best rotation is ``2 - 2 * value``. With X = U S V' and Y likewise, the norm is that of
-    ``S_x U_x' U_y S_y``, which has the ranks for sides. Arguments as in ``debiased_cka``. In [0, 1].
+    The squared distance after the best rotation is ``2 - 2 * value``. With X = U S V' and Y likewise, the norm is that
+    of ``S_x U_x' U_y S_y``, which has the ranks for sides. Arguments as in ``debiased_cka``. In [0, 1].
     """
     a, b = _checked(x, y)
     (u, s), (v, t) = a.parts, b.parts

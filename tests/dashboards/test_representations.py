@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import math
 
@@ -11,9 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
+from PIL import Image
 
 from dashboards.evidence import Evidence
 from dashboards.figures import draw
+from dashboards.filter_pictures import AFTER, BEFORE, filter_pictures, mosaic
 from dashboards.page import PageContent, render_page
 from dashboards.representation_plots import distance_plots, drift_plots, filter_plots, pair_plots
 from dashboards.representation_section import representation_section
@@ -23,6 +27,7 @@ from dashboards.static import render
 from dashboards.statistics import (
     Representation,
     debiased_cka,
+    filter_correlation,
     mean_cca,
     pair_interval,
     procrustes,
@@ -270,7 +275,7 @@ def test_the_section_shows_figures_and_tables_and_is_absent_without_any(made):
     assert representation_section(evidence, Nothing()) == ()
     (section,) = representation_section(evidence, Some())
     assert "not estimable below 10 images per dimension" in section.intro
-    assert len(section.plots) == 4
+    assert len(section.plots) == 6
     assert {title for title, _ in section.folded} == {
         "Each layer against its start",
         "Pairs of networks",
@@ -314,6 +319,42 @@ def test_figures_are_drawn_by_both_backends(made):
         assert svg.lstrip().startswith(b"<?xml")
         assert png.startswith(b"\x89PNG")
         assert len(draw(plot).data) > 0
+
+
+def test_first_filters_are_shown_as_they_were_and_as_they_are(made):
+    evidence, _, folder = made
+    small, large = filter_pictures(evidence)
+    assert (small.key, large.key) == ("first_filters_skin_small_0.1", "first_filters_skin_small_1")
+    assert large.rows == ("random", "natural")
+    assert large.columns == (BEFORE, AFTER)
+    assert len(large.table) == 2 * 8
+    rows = evidence.results[evidence.results["data_fraction"] == "1"].set_index(["pretraining_source", "seed"])
+    kept = load_representations(evidence.results, folder)[rows.loc[("random", "0"), "trial_id"]]
+    before, after = kept.initial.filters, kept.final.filters
+    of_random = large.table[large.table["pretraining_source"] == "random"]
+    assert list(of_random["correlation"]) == pytest.approx(list(filter_correlation(before, after).values))
+    assert of_random["norm"].iloc[3] == pytest.approx(np.linalg.norm(after[3]))
+    # The third filter stands third in the first row: 27 pixels and 3 of white each; every weight is 9 x 9 of them.
+    start, end = (picture[:27, 60:87].astype(float) for picture in large.pictures[0])
+    size = np.abs([before[2], after[2]]).max()
+    for shown, of in ((start, before[2]), (end, after[2])):
+        np.testing.assert_allclose(shown[::9, ::9] / 127.5 - 1, of.transpose(1, 2, 0) / size, atol=0.005)
+        assert (shown.reshape(3, 9, 3, 9, 3) == shown[::9, None, ::9, None]).all()
+    assert (large.pictures[0][0][:, 27:30] == 255).all()
+    svg, png = render(large)
+    assert svg.lstrip().startswith(b"<?xml")
+    assert png.startswith(b"\x89PNG")
+    drawn = draw(large)
+    assert len(drawn.layout.images) == 4
+    read = np.array(Image.open(io.BytesIO(base64.b64decode(drawn.layout.images[0].source.partition(",")[2]))))
+    assert (read == large.pictures[0][0]).all()
+
+
+@pytest.mark.parametrize(("filters", "shape"), [(1, (27, 27)), (6, (57, 117)), (16, (57, 237)), (96, (177, 477))])
+def test_a_mosaic_has_room_for_every_filter(filters, shape):
+    pixels = mosaic(np.zeros((filters, 3, 3, 3)), np.zeros(filters))
+    assert pixels.shape == (*shape, 3)
+    assert (pixels == 128).all(axis=2).sum() == filters * 27 * 27
 
 
 def test_places_of_a_map_do_not_count_as_images():

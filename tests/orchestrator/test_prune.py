@@ -137,8 +137,8 @@ def test_representations_go_by_rule_and_weights_beside_them_stay(field, tmp_path
     selected = field.find(representations=RepresentationsRule.ALL, selected=True)
     assert {item.name for item in selected.items[kind.replace("unused", "all")]} == ids(first, second, weightless)
     (note,) = selected.notes
-    again = len(wanted & ids(first, second))
-    assert f"no representations of {len(wanted - ids(waiting))} trials; the next run makes those of {again} again" in note
+    lost, again = len(wanted - ids(waiting)), len(wanted & ids(first, second))
+    assert f"no representations of {lost} trials; the next run makes those of {again} again" in note
 
     field.find(representations=RepresentationsRule.ALL).delete()
     assert set(field.storage.representations()) == ids(waiting), "MLflow does not have this one yet"
