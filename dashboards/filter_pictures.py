@@ -52,7 +52,8 @@ def _both(run: Run) -> tuple[FloatArray, FloatArray] | None:
 
 
 def _plot(block: Block, fraction: str, runs: dict[str, Run]) -> PicturePlot:
-    pictures, rows = [], []
+    pictures: list[tuple[Pixels, ...]] = []
+    rows: list[dict[str, Any]] = []
     for source, run in runs.items():
         filters = _both(run)
         assert filters is not None
@@ -66,9 +67,9 @@ def _plot(block: Block, fraction: str, runs: dict[str, Run]) -> PicturePlot:
     return PicturePlot(
         key=file_key("first_filters", block.task, block.scale, fraction),
         title=f"{block.task}, {block.scale}: first filters, {amount_text(fraction)}",
-        caption=f"Weights of the first convolution, {BEFORE} and {AFTER}, filters in one order: red, green and blue are "
-        "the weights that read these channels, grey is 0, and the largest weight of a filter at either moment sets its "
-        "contrast. Of one seed each.",
+        caption=f"Weights of the first convolution, {BEFORE} and {AFTER}, filters in one order: red, green and blue "
+        "are the weights that read these channels, grey is 0, and the largest weight of a filter at either moment sets "
+        "its contrast. Of one seed each.",
         alt=f"First filters of {block.scale} on {block.task}, {amount_text(fraction)}, {BEFORE} and {AFTER}. {words}.",
         table=table,
         rows=tuple(runs),
