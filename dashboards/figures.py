@@ -192,7 +192,9 @@ def _curve_axes(figure: go.Figure, plot: CurvePlot, rows: int, columns: int) -> 
     figure.update_yaxes(range=list(plot.y_range), **_AXIS)
     if plot.x_ticks:
         texts = [_rich(text) for _, text in plot.x_ticks]
-        figure.update_xaxes(tickmode="array", tickvals=[x for x, _ in plot.x_ticks], ticktext=texts)
+        staggered = any(text.startswith("\n") for _, text in plot.x_ticks)
+        angle = 0 if staggered else None  # plotly takes texts in turns for overlapping, and would turn them
+        figure.update_xaxes(tickmode="array", tickvals=[x for x, _ in plot.x_ticks], ticktext=texts, tickangle=angle)
     if plot.y_ticks:
         texts = [_rich(text) for _, text in plot.y_ticks]
         figure.update_yaxes(tickmode="array", tickvals=[y for y, _ in plot.y_ticks], ticktext=texts)

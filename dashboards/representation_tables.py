@@ -143,6 +143,8 @@ def _version(run: Run) -> tuple[str, tuple[str, ...], int | None]:
 class Layer:
     """One layer of a block: every network's activations, read once, and similarities, worked out once.
 
+    Networks of one start put out the same before training, below a cut even those of several: they count as one.
+
     Args:
         block: The trials.
         name: The layer.
@@ -150,13 +152,14 @@ class Layer:
 
     def __init__(self, block: Block, name: str) -> None:
         self._block, self._name = block, name
+        self._contents: dict[str, str] = {}
         self._whole: dict[str, Representation | str] = {}
         self._reduced: dict[str, Representation] = {}
         self._known: dict[tuple[str, str, str], Similarity] = {}
 
     def similarity(self, measure: str, one: KeptMoment, other: KeptMoment) -> Similarity:
         """A measure of two networks; NaN with a note where it is not estimable."""
-        key = (measure, one.key, other.key)
+        key = (measure, self._content(one), self._content(other))
         if key not in self._known:
             a, b = self.representation(one, measure), self.representation(other, measure)
             bad = next((part for part in (a, b) if isinstance(part, str)), "")
@@ -175,17 +178,23 @@ class Layer:
 
     def representation(self, of: KeptMoment, measure: str) -> Representation | str:
         """The activations as a measure takes them, or why they cannot be used."""
-        if of.key not in self._whole:
+        key = self._content(of)
+        if key not in self._whole:
             try:
-                self._whole[of.key] = Representation(of.layer(self._name))
+                self._whole[key] = Representation(of.layer(self._name))
             except ValueError as error:
-                self._whole[of.key] = str(error)
-        whole = self._whole[of.key]
+                self._whole[key] = str(error)
+        whole = self._whole[key]
         if isinstance(whole, str) or measure not in _REDUCED or self._block.components is None:
             return whole
-        if of.key not in self._reduced:
-            self._reduced[of.key] = whole.reduced(self._block.components)
-        return self._reduced[of.key]
+        if key not in self._reduced:
+            self._reduced[key] = whole.reduced(self._block.components)
+        return self._reduced[key]
+
+    def _content(self, of: KeptMoment) -> str:
+        if of.key not in self._contents:
+            self._contents[of.key] = of.content(self._name)
+        return self._contents[of.key]
 
 
 def representation_rows(block: Block) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -20,6 +20,8 @@ from dashboards.style import BAND, GRID, INK, MUTED, ZONE, LineStyle
 
 PNG_DPI = 150
 _PICTURE_WIDTH_IN = 3.0
+_LEGEND_ENTRY_IN, _CHARACTER_IN = 0.7, 0.07
+"""Room of an entry of a legend without its name, and of a character of the name."""
 _RC: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -276,4 +278,7 @@ def _legend(figure: Figure, styles: dict[str, LineStyle]) -> None:
         )
         for name, s in styles.items()
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, handlelength=3.2)
+    widths = [_LEGEND_ENTRY_IN + _CHARACTER_IN * len(name) for name in styles]
+    room = figure.get_figwidth()
+    columns = len(widths) if sum(widths) <= room else max(1, int(room / max(widths)))
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, frameon=False, handlelength=3.2)

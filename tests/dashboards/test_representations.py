@@ -19,7 +19,7 @@ from dashboards.evidence import Evidence
 from dashboards.figures import draw
 from dashboards.filter_pictures import AFTER, BEFORE, filter_pictures, mosaic
 from dashboards.page import PageContent, render_page
-from dashboards.representation_plots import distance_plots, drift_plots, filter_plots, pair_plots
+from dashboards.representation_plots import distance_plots, drift_plots, filter_plots, pair_plots, tick_texts
 from dashboards.representation_section import representation_section
 from dashboards.representation_tables import CCA, CKA, MEASURES, PROCRUSTES, PWCCA, SVCCA, representation_tables
 from dashboards.representations import KeptMoment, KeptRepresentations, load_representations, storage_files
@@ -176,6 +176,24 @@ def test_pairs_of_common_starts_are_alike_and_others_are_not(made):
     assert ("random", "random", "same", "final") not in found.index
 
 
+def test_equal_activations_of_networks_count_as_one(tmp_path):
+    """Below a cut the starts of several sources are the same, whatever their heads are."""
+    rng = np.random.default_rng(0)
+    layer = rng.normal(size=(IMAGES, 6))
+    for name, values in (("a", layer), ("b", layer), ("c", layer + 1)):
+        file = file_of(name * 16, "initial", {"low": values}, np.ones((2, 3, 3, 3)))
+        (tmp_path / name).write_bytes(file)
+    doubled = file_of("d" * 16, "initial", {"low": layer}, np.ones((2, 3, 3, 3)))
+    (tmp_path / "d").write_bytes(doubled.replace(b'\\"low\\": 0', b'\\"low\\": 1'))
+    a, b, c, d = (KeptMoment(tmp_path / name) for name in "abcd")
+    assert a.key != b.key
+    assert a.content("low") == b.content("low")
+    assert len({of.content("low") for of in (a, c, d)}) == 3
+    assert (d.layer("low") == 2 * a.layer("low")).all()
+    with pytest.raises(DataError, match="no layer 'high'"):
+        a.content("high")
+
+
 def test_pairs_have_no_reference(made):
     evidence, tables, folder = made
     kept = load_representations(evidence.results, folder)
@@ -319,6 +337,21 @@ def test_figures_are_drawn_by_both_backends(made):
         assert svg.lstrip().startswith(b"<?xml")
         assert png.startswith(b"\x89PNG")
         assert len(draw(plot).data) > 0
+
+
+@pytest.mark.parametrize(
+    ("names", "shared", "texts"),
+    [
+        (["conv1", "layer1"], "", ["conv1", "layer1"]),
+        (["features.0", "features.12"], "features", ["0", "12"]),
+        (["a.b.0", "a.b.1", "a.c"], "a", ["b.0", "b.1", "c"]),
+        (["features.0"], "", ["features.0"]),
+        (["stem", "blocks.0"], "", ["stem", "blocks.0"]),
+        (["a" * 20, "b" * 20, "c" * 20], "", ["a" * 20, "\n" + "b" * 20, "c" * 20]),
+    ],
+)
+def test_names_of_layers_find_room(names, shared, texts):
+    assert tick_texts(names) == (shared, texts)
 
 
 def test_first_filters_are_shown_as_they_were_and_as_they_are(made):
