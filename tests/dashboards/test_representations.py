@@ -35,7 +35,7 @@ from dashboards.statistics import (
     seed_interval,
     svcca,
 )
-from dashboards.weight_tables import BACKBONE, OTHER_SEED_BEFORE, OWN_START, weight_rows
+from dashboards.weight_tables import BACKBONE, OTHER_SEED, OTHER_SEED_BEFORE, OWN_START, weight_rows
 from search_spaces.exceptions import DataError, UserError
 from tests.dashboards.synthetic import make_study
 
@@ -246,6 +246,29 @@ def test_filters_and_weights(made):
     assert found.loc["head", "value"] == pytest.approx(1.0)
     assert found.loc[BACKBONE, "value"] == pytest.approx(math.sqrt(4 / 25))
     assert list(parts["part"]) == ["conv1", "head", BACKBONE]
+
+
+def test_crossed_seeds_pair_by_start_and_average_over_subsets(tmp_path):
+    """Two subsets by two starts are four pairs of one pair of starts; none is counted twice or left out."""
+    frame = planted(tmp_path, seeds=4, fractions=("1",))
+    seeds = [(0, 0), (0, 1), (1, 0), (1, 1)] * 2
+    frame["seed_subset"], frame["seed_init"] = zip(*seeds, strict=True)
+    frame["seed"] = [f"{subset}/{init}" for subset, init in seeds]
+    tables = representation_tables(evidence_of(frame, tmp_path), weight_rows)
+    kept = load_representations(frame, tmp_path)
+    ends = [kept[i].final for i in frame.loc[frame["pretraining_source"] == "natural", "trial_id"]]
+    apart = [(0, 1), (0, 3), (1, 2), (2, 3)]
+    filters = tables["filter_correlation"].set_index(["pretraining_source", "comparison"])
+    correlations = [filter_correlation(ends[a].filters, ends[b].filters, match=True).mean for a, b in apart]
+    found = filters.loc[("natural", OTHER_SEED)]
+    assert found["value"] == pytest.approx(np.mean(correlations))
+    assert (found["n_seeds"], found["n_pairs"]) == (2, 1)
+    pairs = tables["representation_pairs"].set_index(["pretraining_source", "other_source", "seeds", "moment", "layer"])
+    same = pairs[pairs["measure"] == CKA].loc[("natural", "natural", "different", "final", "low")]
+    alike = [debiased_cka(ends[a].layer("low"), ends[b].layer("low")).value for a, b in apart]
+    assert same["value"] == pytest.approx(np.mean(alike))
+    cross = pairs[pairs["measure"] == CKA].loc[("natural", "random", "different", "final", "low")]
+    assert cross["n_pairs"] == 2
 
 
 def test_trials_of_another_probe_are_not_compared(tmp_path):
