@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import NDArray
-from PIL import Image
 from plotly.subplots import make_subplots
 
+from dashboards.picture_figures import draw_pictures
 from dashboards.plots import (
     PANELS_PER_ROW,
     AnyPlot,
@@ -33,8 +29,6 @@ _ROW_HEIGHT_PX = 25
 _PANEL_GAP_PX = 68
 """Between interval panels: tick labels and the next panel's title."""
 _CELL_HEIGHT_PX = 34
-_PICTURE_WIDTH_PX = 400
-"""Room for a picture of a grid of two columns."""
 _LEGEND_PX = 96
 """Room above the panels: legend and panel titles."""
 
@@ -49,7 +43,7 @@ def draw(plot: AnyPlot) -> go.Figure:
     if isinstance(plot, IntervalPlot):
         return _intervals(plot)
     if isinstance(plot, PicturePlot):
-        return _pictures(plot)
+        return draw_pictures(plot)
     return _matrix(plot)
 
 
@@ -415,31 +409,6 @@ def _group_titles(figure: go.Figure, plot: MatrixPlot) -> None:
         start += width
         if start < len(plot.columns):
             figure.add_vline(x=start - 0.5, line={"color": MUTED, "width": 1})
-
-
-def _pictures(plot: PicturePlot) -> go.Figure:
-    figure = go.Figure()
-    rows, columns = range(len(plot.rows)), range(len(plot.columns))
-    for r in rows:
-        for c in columns:
-            place = {"x": c, "y": r, "sizex": 0.96, "sizey": 0.92, "xref": "x", "yref": "y"}
-            place |= {"xanchor": "center", "yanchor": "middle", "sizing": "contain"}
-            figure.add_layout_image(source=_data_uri(plot.pictures[r][c]), **place)
-    names = [_rich(name) for name in plot.columns]
-    figure.update_xaxes(tickvals=list(columns), ticktext=names, side="top", range=[-0.5, len(columns) - 0.5])
-    names = [_rich(name) for name in plot.rows]
-    figure.update_yaxes(tickvals=list(rows), ticktext=names, range=[len(rows) - 0.5, -0.5], automargin=True)
-    figure.update_xaxes(**_PLAIN_AXIS)
-    figure.update_yaxes(**_PLAIN_AXIS)
-    _layout(figure, height=round(len(rows) * (_PICTURE_WIDTH_PX * plot.aspect + 14)) + 60)
-    figure.update_layout(margin={"t": 40, "b": 12})
-    return figure
-
-
-def _data_uri(pixels: NDArray[np.uint8]) -> str:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 _PLAIN_AXIS: dict[str, Any] = {"showgrid": False, "zeroline": False, "fixedrange": True, "ticks": ""}
