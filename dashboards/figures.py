@@ -10,7 +10,18 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dashboards.plots import PANELS_PER_ROW, AnyPlot, CurvePlot, FittedLine, IntervalPlot, MatrixPlot, Row, Series
+from dashboards.picture_figures import draw_pictures
+from dashboards.plots import (
+    PANELS_PER_ROW,
+    AnyPlot,
+    CurvePlot,
+    FittedLine,
+    IntervalPlot,
+    MatrixPlot,
+    PicturePlot,
+    Row,
+    Series,
+)
 from dashboards.style import BAND, FONT_STACK, GRID, INK, MUTED, ZONE, LineStyle
 
 _PANEL_HEIGHT_PX = 330
@@ -31,6 +42,8 @@ def draw(plot: AnyPlot) -> go.Figure:
         return _curves(plot)
     if isinstance(plot, IntervalPlot):
         return _intervals(plot)
+    if isinstance(plot, PicturePlot):
+        return draw_pictures(plot)
     return _matrix(plot)
 
 
@@ -173,7 +186,9 @@ def _curve_axes(figure: go.Figure, plot: CurvePlot, rows: int, columns: int) -> 
     figure.update_yaxes(range=list(plot.y_range), **_AXIS)
     if plot.x_ticks:
         texts = [_rich(text) for _, text in plot.x_ticks]
-        figure.update_xaxes(tickmode="array", tickvals=[x for x, _ in plot.x_ticks], ticktext=texts)
+        staggered = any(text.startswith("\n") for _, text in plot.x_ticks)
+        angle = 0 if staggered else None  # plotly takes texts in turns for overlapping, and would turn them
+        figure.update_xaxes(tickmode="array", tickvals=[x for x, _ in plot.x_ticks], ticktext=texts, tickangle=angle)
     if plot.y_ticks:
         texts = [_rich(text) for _, text in plot.y_ticks]
         figure.update_yaxes(tickmode="array", tickvals=[y for y, _ in plot.y_ticks], ticktext=texts)

@@ -114,19 +114,20 @@ class KnownModels:
         layers: str | Sequence[str],
         positions: int | None,
         import_paths: Sequence[str],
+        dense: bool = False,
     ) -> dict[str, int]:
         """Layer -> numbers that are kept of it per image.
 
         Raises:
             UserError: As ``trainables.activations.layer_sizes``.
         """
-        asked = [scale.model_dump(mode="json"), num_outputs, layers, positions]
+        asked = [scale.model_dump(mode="json"), num_outputs, layers, positions, dense]
         key = self._key("layers", scale.name, asked, scale.factory, import_paths)
         if key not in self._known:
             from trainables.activations import layer_sizes
             from trainables.models import build_model
 
-            built = build_model(scale, num_outputs, 0, import_paths)
+            built = build_model(scale, num_outputs, 0, import_paths, dense=dense)
             where = f"representations.layers for scale {scale.name!r}"
             self._keep(key, layer_sizes(built, layers, positions, where))
         return {str(name): int(size) for name, size in self._known[key].items()}
