@@ -22,6 +22,7 @@ from tests.trainables.toy import NORMALISE, TRIAL_ID, Teller, toy_trial
 from trainables.augmentation import Augment, EvaluationTransform
 from trainables.groups import SingleProcess
 from trainables.loop import evaluate_only, train
+from trainables.mask_predictions import mask_table
 from trainables.storage import Storage
 
 ONE = SingleProcess()
@@ -113,6 +114,20 @@ def test_an_interrupted_trial_ends_as_one_that_was_not(make_trial):
     assert train(broken, ONE, Teller()) is not None
     for name in ("test", "val"):
         same_tables(*(folder_of(t) / "predictions" / f"{name}.parquet" for t in (whole, broken)))
+
+
+def test_a_label_of_which_the_resized_truth_kept_no_pixel_is_not_counted_as_absent(make_trial):
+    """A prediction on it may be right, so that it is no false alarm; nor is it a miss."""
+    frame = pd.DataFrame(
+        {"image_id": ["a", "b", "c"], "patient_id": list("pqr"), "y_square": np.array([1, 0, 1], np.float32),
+         "raw_square": pd.array([1, 0, 1], dtype="Int8")}
+    )  # fmt: skip
+    values = np.array([[0, 3, 0, 397], [0, 3, 0, 397], [5, 3, 2, 390]], dtype=float)
+    values = np.concatenate([values, np.full((3, 2), np.nan)], axis=1)[:, None]
+    table = mask_table(frame, values, make_trial(), "test", np.array([10]))
+    for name, expected in {"tp": [None, 0, 5], "fp": [None, 3, 3], "fn": [None, 0, 2], "tn": [None, 397, 390]}.items():
+        assert table.column(name).to_pylist() == expected
+    assert table.column("y").to_pylist() == [1, 0, 1]
 
 
 def test_several_labels_an_ignored_border_and_every_loss(make_trial):
