@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from dashboards.evidence import SeenBlock, trials_by_cell
 from dashboards.prediction_sets import PredictionSet
@@ -20,6 +21,22 @@ from dashboards.statistics.masks import (
     mask_interval,
 )
 from dashboards.statistics.segmentation import mean_of
+
+OVERLAP_PARTS = {
+    "Overlap where the label is shown": ("dice", "iou", "dice_image_mean", "dice_pooled", "dice_both_empty_is_1"),
+    "Distances where the label is shown": ("hd95", "nsd", "hd95_undefined", "shown_images"),
+    "False alarms where it is not": ("false_positive_images", "false_positive_pixels", "empty_images"),
+}
+"""Heading -> metrics of a part of the table that fits a page."""
+
+_KEYS = ("task", "model_scale", "pretraining_source", "data_fraction", "set", "label")
+
+
+def overlap_part(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """These metrics of a table of ``overlap_rows``, with their intervals."""
+    ends = ("", "_low", "_high")
+    wanted = (f"{metric}{end}" for metric in metrics for end in ends)
+    return table[[column for column in (*_KEYS, *wanted, "n_seeds") if column in table]]
 
 
 def is_masks(seen: SeenBlock) -> bool:

@@ -54,7 +54,7 @@ _FALSE_POSITIVES = "false_positive_images"
 SCALES = {
     "dice": Scale.LOGIT,
     "iou": Scale.LOGIT,
-    "hd95": Scale.LINEAR,
+    "hd95": Scale.LOG,
     "nsd": Scale.LOGIT,
     _FALSE_POSITIVES: Scale.LOGIT,
 }
