@@ -34,7 +34,7 @@ probabilities = model.probabilities(images)  # (B, {side}, {side}, 3) uint8, RGB
 """
 
 MASKS = """\
-masks = model.masks(images)  # the same shape, booleans: at the thresholds that validation chose
+masks = model.masks(images)  # the same shape, booleans: at the thresholds in config.json, frozen before the test
 """
 
 TIMM_LOADER = """\
@@ -137,6 +137,8 @@ def _model_rows(trial: ResolvedTrial, facts: CardFacts) -> list[tuple[str, str]]
         ("manifest", trial.task.manifest_hash),
         ("code", run["commit"] if isinstance(run.get("commit"), str) else "no commit known"),
     ]
+    if trial.task.nsd_tolerance is not None:
+        rows.append(("surface Dice within", f"{trial.task.nsd_tolerance:g} px of the original image"))
     code = trial.scale.factory_sha256
     return [*rows, ("code of the network", f"sha256 {code}")] if code else rows
 

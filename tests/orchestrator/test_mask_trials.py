@@ -142,6 +142,7 @@ def _card_is_right(out: Path, images: int) -> None:
     found = {metric["type"] for metric in front_matter["model-index"][0]["results"][0]["metrics"]}
     assert {"dice", "iou", "false_positive_images"} <= found
     assert "U-Net with trainables.ladder_nets:resnet8" in body
+    assert "| surface Dice within | 2 px of the original image |" in body
     assert re.search(rf"\| test \| Dice \| 0\.\d{{3}} \| 0\.\d{{3}} to [01]\.\d{{3}} \| \d+ \| {images} \|", body), body
     [snippet] = re.findall(r"```python\n(.*?)```", body, re.S)
     side = load_exported(out).working_side
