@@ -80,12 +80,12 @@ class EvaluationRows:
         """
         logits = at_side(logits, planes.shape[-1])
         true, known = known_truth(planes, self._masks.values)
-        predicted = predicted_pixels(logits, self._thresholds) & known
-        # A net whose outputs are not finite has predicted nothing that could be counted.
-        finite = torch.isfinite(logits).all(dim=(2, 3))
+        # A map that is not finite marks no pixel: left out, an image on which a net fails would cost it nothing.
+        finite = torch.isfinite(logits).all(dim=(2, 3), keepdim=True)
+        predicted = predicted_pixels(logits, self._thresholds) & known & finite
         parts = (predicted & true, predicted & ~true, ~predicted & true, known & ~predicted & ~true)
         counts = torch.stack([part.sum((2, 3)) for part in parts], dim=2).double()
-        counts[~finite | ~known.any(dim=(2, 3))] = torch.nan
+        counts[~known.any(dim=(2, 3))] = torch.nan
         distances = self._distances(predicted.cpu().numpy(), true.cpu().numpy(), index)
         distances[torch.isnan(counts[..., 0]).cpu()] = torch.nan
         return torch.cat([counts, distances.to(counts)], dim=2).flatten(1)
