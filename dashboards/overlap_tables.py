@@ -23,8 +23,9 @@ from dashboards.statistics.masks import (
 from dashboards.statistics.segmentation import mean_of
 
 OVERLAP_PARTS = {
-    "Overlap where the label is shown": ("dice", "iou", "dice_image_mean", "dice_pooled", "dice_both_empty_is_1"),
-    "Distances where the label is shown": ("hd95", "nsd", "hd95_undefined", "shown_images"),
+    "Dice where the label is shown": ("dice", "dice_image_mean", "dice_pooled", "dice_both_empty_is_1"),
+    "IoU and surface Dice where the label is shown": ("iou", "nsd"),
+    "Hausdorff distance where the label is shown": ("hd95", "hd95_undefined", "shown_images"),
     "False alarms where it is not": ("false_positive_images", "false_positive_pixels", "empty_images"),
 }
 """Heading -> metrics of a part of the table that fits a page."""
@@ -33,10 +34,10 @@ _KEYS = ("task", "model_scale", "pretraining_source", "data_fraction", "set", "l
 
 
 def overlap_part(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """These metrics of a table of ``overlap_rows``, with their intervals."""
-    ends = ("", "_low", "_high")
-    wanted = (f"{metric}{end}" for metric in metrics for end in ends)
-    return table[[column for column in (*_KEYS, *wanted, "n_seeds") if column in table]]
+    """These metrics of a table of ``overlap_rows``, with their intervals; false positives by shorter names."""
+    wanted = (f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high"))
+    part = table[[column for column in (*_KEYS, *wanted, "n_seeds") if column in table]]
+    return part.rename(columns=lambda name: str(name).removeprefix("false_positive_"))
 
 
 def is_masks(seen: SeenBlock) -> bool:

@@ -143,7 +143,7 @@ def test_the_page_shows_them(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "build_tables", lambda _: tables())
     files = report.write_report(synthetic.evidence_of(study()), tmp_path / "report", problems=[], record="x")
     page = files.index_html.read_text(encoding="utf-8")
-    for heading in ("Overlap where the label is shown", "Distances where the label", "False alarms where it is not"):
+    for heading in ("Dice where the label is shown", "Hausdorff distance where the", "False alarms where it is not"):
         assert heading in page
     verdict = json.loads(files.verdict_json.read_text(encoding="utf-8"))
     assert any("Dice" in answer["sentence"] for answer in verdict["questions"][0]["answers"])
