@@ -85,6 +85,20 @@ class KnownModels:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
         return ModelCard(**values)
 
+    def unet_gflops(self, scale: ResolvedScale, num_outputs: int, import_paths: Sequence[str]) -> float:
+        """1e9 operations of one image's forward pass through a scale's U-Net.
+
+        Raises:
+            UserError: As ``trainables.scale_cards.unet_gflops``.
+        """
+        asked = [scale.arguments, scale.input_size, num_outputs]
+        key = self._key("unet", scale.factory, asked, scale.factory, import_paths)
+        if key not in self._known:
+            from trainables.scale_cards import unet_gflops
+
+            self._keep(key, unet_gflops(scale, num_outputs, tuple(import_paths)))
+        return float(self._known[key])
+
     def check_source(
         self,
         scale: ResolvedScale,

@@ -282,7 +282,7 @@ class _Run(TrialRun):
             trial.scale.input_size,
             *form,
             trial.protocol.test_time_augmentation,
-            evaluation_crop(trial.protocol, feed),
+            evaluation_crop(trial.protocol, trial.task.is_dense),
         )
         batch_size = evaluation_batch_size(feed, trial.protocol.ghost_batch_size)
         return predict(module, feed, transform, self.group, batch_size, self._reduce(images))
