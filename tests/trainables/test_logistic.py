@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+import trainables.logistic
 from search_spaces.exceptions import DataError
 from trainables.logistic import TOLERANCE, fit_logistic
 
@@ -110,9 +111,13 @@ def test_equal_subsets_are_solved_once(monkeypatch):
     x, latent = features(6)
     y = latent[:, :3].argmax(1)
     made = []
-    designer = fit_logistic.__globals__["_Designer"]
-    design = designer.design
-    monkeypatch.setattr(designer, "design", lambda *a: made.append(1) or design(*a))
+    design = trainables.logistic._design
+
+    def counted(*arguments):
+        made.append(arguments)
+        return design(*arguments)
+
+    monkeypatch.setattr("trainables.logistic._design", counted)
     fits = fit_logistic(torch.from_numpy(x), y, 3, [np.arange(N), np.arange(60), np.arange(N)], [1.0])
     assert len(made) == 2
     assert torch.equal(fits.weights[0], fits.weights[2])
@@ -146,7 +151,7 @@ def test_an_outcome_without_an_image_cannot_be_learnt(targets, outputs, words):
 
 def test_what_did_not_converge_says_so(monkeypatch):
     x, latent = features(8)
-    monkeypatch.setitem(fit_logistic.__globals__, "MOST_STEPS", 15)
+    monkeypatch.setattr("trainables.logistic_path.MOST_STEPS", 5)
     fits = fit_logistic(torch.from_numpy(x), latent[:, :3].argmax(1), 3, [np.arange(N)], [1e-9, 1000.0])
     assert fits.converged.tolist() == [[True, False]]
     assert fits.errors[0, 0] <= TOLERANCE < fits.errors[0, 1]

@@ -163,10 +163,10 @@ def test_distances_are_left_out_where_the_initialisation_cannot_be_had_again(mak
     train(trial, ONE, Teller([Order.GO, Order.STOP]))
     first = Storage(trial.workspace.storage).get_initial(TRIAL_ID)
 
-    def drawn_anew(scale, outputs, seed, paths=()):
-        return build_model(scale, outputs, seed + 1, paths)
+    def drawn_anew(scale, outputs, seed, paths=(), **options):
+        return build_model(scale, outputs, seed + 1, paths, **options)
 
-    monkeypatch.setattr("trainables.loop.build_model", drawn_anew)
+    monkeypatch.setattr("trainables.trial_run.build_model", drawn_anew)
     train(trial, ONE, Teller())
     folder = folder_of(trial)
     assert (folder / "initial.safetensors").read_bytes() == first
