@@ -91,6 +91,7 @@ def train(trial: ResolvedTrial, group: Group, tell: Tell) -> TrialResult | None:
     with borrowed_globals(group.device):
         try:
             run = _Run(trial, group) if trial.protocol.trains else Probing(trial, group)
+            failpoint("trial.start")
             return run.finish(tell)
         except Stopped:
             return None
@@ -177,7 +178,6 @@ class _Run(TrialRun):
 
     def finish(self, tell: Tell) -> TrialResult | None:
         trial, group = self.trial, self.group
-        failpoint("trial.start")
         data = self.load_data()
         built, receipt = self.initialised()
         representations = Representations.of(trial, data, self.storage, group)
