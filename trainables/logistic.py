@@ -30,8 +30,11 @@ from trainables.logistic_path import LogisticPath
 TOLERANCE = 5e-4
 """Bound on the error of a logit of an image as far from the centre as the farthest of the subset."""
 
-_GROUP_BYTES = 512 * 2**20
-"""Of the images and Hessians of the problems that are solved together."""
+_GROUP_BYTES = {"cpu": 16 * 2**20, "cuda": 512 * 2**20}
+"""Of the images and Hessians of the problems that are solved together, by kind of device.
+
+A step reads all of them: a processor should find them in its caches, a GPU wants many problems at once.
+"""
 
 _ALIKE = 1.25
 """Largest over smallest number of images in a group: what padding may waste."""
@@ -65,7 +68,8 @@ class LogisticFits:
             subset: Which one.
         """
         weights = self.weights[subset]
-        return features.to(weights) @ weights.mT + self.intercepts[subset, :, None]
+        found = torch.addmm(self.intercepts[subset].flatten(), features.to(weights), weights.flatten(0, 1).mT)
+        return found.unflatten(1, weights.shape[:2]).movedim(1, 0)
 
 
 def fit_logistic(
@@ -105,7 +109,8 @@ def fit_logistic(
     distinct = [np.frombuffer(rows, np.int64) for rows in places]
     coded = _coded(targets, outputs, features.device)
     found: dict[int, _Solved] = {}
-    for group in _groups([len(rows) for rows in distinct], features.shape[1], coded.columns):
+    most_bytes = _GROUP_BYTES["cuda" if features.is_cuda else "cpu"]
+    for group in _groups([len(rows) for rows in distinct], features.shape[1], coded.columns, most_bytes):
         designs = [_design(features, distinct[at], standardise) for at in group]
         solved = _solved(designs, [coded.take(distinct[at]) for at in group], inverse_penalties, tolerance)
         found |= dict(zip(group, solved, strict=True))
@@ -164,14 +169,14 @@ def _coded(targets: NDArray[np.generic], outputs: int, device: torch.device) -> 
     return _Coded(values=values.nan_to_num(0.0), known=known, are_classes=False)
 
 
-def _groups(sizes: Sequence[int], width: int, columns: int) -> Iterator[list[int]]:
-    """Subsets that are solved together: of similar size, and no more than memory should hold."""
+def _groups(sizes: Sequence[int], width: int, columns: int, most_bytes: int) -> Iterator[list[int]]:
+    """Subsets that are solved together: of similar size, and no more than so many bytes."""
     group: list[int] = []
     for at in sorted(range(len(sizes)), key=lambda at: sizes[at]):
         rows = sizes[at]
         coordinates = rows if _spans_less(rows, width) else width
-        needed = coordinates * (16 * rows + 20 * coordinates * columns)
-        if group and ((len(group) + 1) * needed > _GROUP_BYTES or rows > _ALIKE * sizes[group[0]]):
+        needed = coordinates * (16 * rows + 12 * coordinates * columns)
+        if group and ((len(group) + 1) * needed > most_bytes or rows > _ALIKE * sizes[group[0]]):
             yield group
             group = []
         group.append(at)

@@ -1,9 +1,12 @@
 """The descent of many logistic regressions of one shape, from the strongest penalty to the weakest.
 
-L-BFGS in float64, each penalty from the solution of the one before, with the inverse of the Hessian (of each class by
+L-BFGS in float64, each penalty from where the solutions before lead, with the inverse of the Hessian (of each class by
 itself) from a few steps ago in place of the usual multiple of the identity. A Hessian costs as much as ten to fifty
-steps and saves hundreds where penalties are weak; in float32 it is half as dear and good enough, as it changes the path
-and not where it ends.
+steps and saves hundreds where penalties are weak; in float32 it and its factor are less than half as dear and good
+enough, as they change the path and not where it ends.
+
+As penalties weaken, images that are surely told apart count less and less, so an old Hessian is too large for the next
+penalty, mostly by one factor. It is scaled by what the images count at the new start.
 
 It ends by a bound on the error of the logits. The objective is lambda-strongly convex in the weights, so these are
 within |gradient| / lambda of the optimum, and the logit of an image with centred features x within |x| times that; the
@@ -21,8 +24,8 @@ from torch import Tensor
 MOST_STEPS = 500
 """Of one penalty; 1 to 70 are usual."""
 
-_MEMORY = 10
-_HESSIAN_AFTER, _HESSIAN_EVERY = 4, 12
+_MEMORY = 8
+_HESSIAN_AFTER, _HESSIAN_EVERY = 7, 12
 """Steps of a penalty until its first Hessian, and between two; before, the last one of the penalty before serves."""
 
 _BLOCK = 128
@@ -67,6 +70,15 @@ class _Pair:
     inverse: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class _Solution:
+    """Of one penalty: ``v`` (S, K, L, r + 1) and the scores of the images, (S, K, L, n)."""
+
+    decay: float
+    v: Tensor
+    scores: Tensor
+
+
 class LogisticPath:
     """Problems of one shape on their way from penalty to penalty.
 
@@ -87,7 +99,8 @@ class LogisticPath:
         self._v = z.new_zeros((*y.shape[:3], z.shape[2]))
         self._scores = torch.zeros_like(y)
         self._loss, self._p = self._likelihood(self._scores)
-        self._hessian = self._unpenalised_hessian()
+        self._hessian, self._counted = self._unpenalised_hessian(), self._counts()
+        self._solutions: list[_Solution] = []
 
     def follow(self, decay: float, tolerance: float) -> PathPoint:
         """Steps until every problem is within the tolerance or cannot be improved.
@@ -98,6 +111,7 @@ class LogisticPath:
         """
         self._decay = torch.full_like(self._v[0, 0, 0], decay)
         self._decay[-1] = 0
+        self._extrapolate(decay)
         self._gradient = self._slopes()
         self._factor = self._factorised()
         self._pairs: list[_Pair] = []
@@ -109,13 +123,29 @@ class LogisticPath:
             if not self._moving.any():
                 break
             if step % _HESSIAN_EVERY == _HESSIAN_AFTER:
-                self._hessian = self._unpenalised_hessian()
+                self._hessian, self._counted = self._unpenalised_hessian(), self._counts()
                 self._factor = self._factorised()
             steps += self._moving
             self._step()
             errors = self._errors()
+        self._solutions = [*self._solutions, _Solution(decay, self._v, self._scores)][-2:]
         losses = (self._loss / _total(self._known))[:, 0, :, 0]
         return PathPoint(v=self._v, losses=losses, errors=errors, steps=steps)
+
+    def _extrapolate(self, decay: float) -> None:
+        """On the line through the last two solutions over log lambda, for the problems whose objective it lowers."""
+        if len(self._solutions) < 2:
+            return
+        before, last = self._solutions
+        if before.decay == last.decay:
+            return
+        further = float(np.log(decay / last.decay) / np.log(last.decay / before.decay))
+        v = last.v + further * (last.v - before.v)
+        scores = last.scores + further * (last.scores - before.scores)
+        loss, p = self._likelihood(scores)
+        gain = loss - self._loss + _total(self._decay * (v.square() - self._v.square())) / 2
+        self._v, self._scores = torch.where(gain < 0, v, self._v), torch.where(gain < 0, scores, self._scores)
+        self._loss, self._p = torch.where(gain < 0, loss, self._loss), torch.where(gain < 0, p, self._p)
 
     def _errors(self) -> Tensor:
         """(S, L) bounds on the errors of the logits; see the module."""
@@ -136,13 +166,19 @@ class LogisticPath:
                 hessian[:, column, label, start:stop, :stop] = weighted[..., start:stop].mT @ weighted[..., :stop]
         return hessian
 
+    def _counts(self) -> Tensor:
+        """(S, K, L, 1) float32 sums of the weights of images in the Hessian."""
+        tiny = torch.finfo(torch.float32).tiny
+        return (self._known * self._p * (1 - self._p)).sum(3, keepdim=True).float().clamp_min(tiny)
+
     def _factorised(self) -> Tensor:
-        """(S, K, L, r + 1, r + 1) float64 Cholesky factors of the Hessians with the penalty."""
-        diagonal = self._hessian.diagonal(dim1=-2, dim2=-1).double().clamp_min(torch.finfo(torch.float32).tiny)
-        factor = self._hessian
+        """(S, K, L, r + 1, r + 1) float32 Cholesky factors of the Hessians, scaled to now, with the penalty."""
+        hessian = self._hessian * (self._counts() / self._counted)[..., None]
+        diagonal = hessian.diagonal(dim1=-2, dim2=-1).clamp_min(torch.finfo(torch.float32).tiny)
+        factor = hessian
         for ridge in _RIDGES:
-            penalised = self._hessian.double()
-            penalised.diagonal(dim1=-2, dim2=-1).copy_((1 + ridge) * diagonal + self._decay)
+            penalised = hessian.clone()
+            penalised.diagonal(dim1=-2, dim2=-1).copy_((1 + ridge) * diagonal + self._decay.float())
             factor, failed = torch.linalg.cholesky_ex(penalised)
             if not failed.any():
                 break
@@ -171,8 +207,9 @@ class LogisticPath:
             share = pair.inverse * _total(pair.s * q)
             q = q - share * pair.y
             shares.append(share)
-        half = torch.linalg.solve_triangular(self._factor, self._centred(q)[..., None], upper=False)
-        q = self._centred(torch.linalg.solve_triangular(self._factor.mT, half, upper=True)[..., 0])
+        size = _total(q.abs()).clamp_min(torch.finfo(torch.float64).tiny)  # small slopes are no zeros in float32
+        half = torch.linalg.solve_triangular(self._factor, self._centred(q / size)[..., None].float(), upper=False)
+        q = self._centred(size * torch.linalg.solve_triangular(self._factor.mT, half, upper=True)[..., 0])
         for pair, share in zip(self._pairs, reversed(shares), strict=True):
             q = q + (share - pair.inverse * _total(pair.y * q)) * pair.s
         return q
