@@ -69,7 +69,7 @@ class LogisticFits:
         """
         weights = self.weights[subset]
         found = torch.addmm(self.intercepts[subset].flatten(), features.to(weights), weights.flatten(0, 1).mT)
-        return found.unflatten(1, weights.shape[:2]).movedim(1, 0)
+        return torch.unflatten(found, 1, weights.shape[:2]).movedim(1, 0)
 
 
 def fit_logistic(

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 import trainables.logistic
 from search_spaces.exceptions import DataError
 from trainables.logistic import TOLERANCE, fit_logistic
-from trainables.logistic_path import _BLOCK
+from trainables.logistic_path import _BLOCK, LogisticPath
 
 N, D = 120, 30
 PENALTIES = [1e-3, 0.1, 3.0]
@@ -159,10 +159,61 @@ def test_a_weak_penalty_alone_agrees_with_the_end_of_a_path_and_with_newtons_met
     assert alone.converged.all()
     assert path.converged.all()
     assert (alone.logits(pool, 0)[0] - path.logits(pool, 0)[0]).abs().max() < AGREES
+    assert np.abs(alone.logits(pool, 0)[0].numpy() - newton(x, rows, y, 30.0)).max() < AGREES
+
+
+def newton(x, rows, y, c):
+    """Logits of all images of the exact solution on standardised features, centred over classes."""
     scaled = (x - x[rows].astype(np.float64).mean(0)) / x[rows].astype(np.float64).std(0)
-    newton = LogisticRegression(C=30.0, tol=1e-12, solver="newton-cholesky").fit(scaled[rows], y[rows])
-    ours = alone.logits(pool, 0)[0, :, 1] - alone.logits(pool, 0)[0, :, 0]
-    assert np.abs(ours.numpy() - newton.decision_function(scaled)).max() < AGREES
+    found = LogisticRegression(C=c, tol=1e-12, solver="newton-cholesky").fit(scaled[rows], y[rows])
+    logits = found.decision_function(scaled)
+    return np.stack([-logits / 2, logits / 2], axis=1) if logits.ndim == 1 else logits - logits.mean(1, keepdims=True)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("size", [40, 250])  # fewer and more images than features; the former are told apart
+def test_a_path_in_uneven_strides_agrees_with_newtons_method(classes, size):
+    x, latent = features(11, n=300, d=64)
+    y = latent[:, :classes].argmax(1)
+    rows = np.sort(np.random.default_rng(12).permutation(300)[:size])
+    penalties = [1e-5, 2e-5, 2e-5, 0.05, 0.1, 100.0]  # a line through the last two is far off, or there is none
+    fits = fit_logistic(torch.from_numpy(x), y, classes, [rows], penalties)
+    assert fits.converged.all()
+    ours = fits.logits(torch.from_numpy(x), 0).numpy()
+    for k, c in enumerate(penalties):
+        assert np.abs(ours[k] - ours[k].mean(1, keepdims=True) - newton(x, rows, y, c)).max() < AGREES
+
+
+@pytest.mark.parametrize(("decays", "lowers"), [((100.0, 10.0, 1.0), True), ((10.0, 9.0, 1e-12), False)])
+def test_a_path_starts_further_on_only_where_that_is_better(monkeypatch, decays, lowers):
+    """Labels at random end at finite weights, which the line has passed where lambda is nearly 0."""
+    x, latent = features(13)
+    z = torch.cat([torch.from_numpy(x - x.mean(0)).double(), torch.ones(N, 1, dtype=torch.float64)], 1)[None]
+    y = torch.from_numpy(np.random.default_rng(15).permutation(latent[:, 0] > 0)).double()[None, None, None]
+    path = LogisticPath(z, y, torch.ones_like(y))
+
+    def objective(v):
+        scores = v[0, 0] @ z[0].mT
+        losses = torch.nn.functional.softplus(scores) - y[0, 0] * scores
+        return float(losses.sum() + decays[2] / 2 * v[..., :-1].square().sum())
+
+    path.follow(decays[0], TOLERANCE)
+    last = path.follow(decays[1], TOLERANCE).v
+    monkeypatch.setattr("trainables.logistic_path.MOST_STEPS", 0)
+    start = path.follow(decays[2], TOLERANCE).v
+    assert objective(start) < objective(last) if lowers else torch.equal(start, last)
+
+
+def test_problems_solved_one_by_one_agree_with_those_solved_together(monkeypatch):
+    x, latent = features(14)
+    y = latent[:, :3].argmax(1)
+    subsets = prefixes(30, 31, 100, 110)
+    together = fit_logistic(torch.from_numpy(x), y, 3, subsets, PENALTIES)
+    monkeypatch.setattr("trainables.logistic._GROUP_BYTES", {"cpu": 1, "cuda": 1})
+    single = fit_logistic(torch.from_numpy(x), y, 3, subsets, PENALTIES)
+    for at in range(len(subsets)):
+        difference = single.logits(torch.from_numpy(x), at) - together.logits(torch.from_numpy(x), at)
+        assert difference.abs().max() < 2 * AGREES
 
 
 def test_a_hessian_that_is_not_positive_is_mended(monkeypatch):
