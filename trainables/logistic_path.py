@@ -25,7 +25,7 @@ MOST_STEPS = 500
 """Of one penalty; 1 to 70 are usual."""
 
 _MEMORY = 8
-_HESSIAN_AFTER, _HESSIAN_EVERY = 7, 12
+_HESSIAN_AFTER, _HESSIAN_EVERY = 5, 12
 """Steps of a penalty until its first Hessian, and between two; before, the last one of the penalty before serves."""
 
 _BLOCK = 128
