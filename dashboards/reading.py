@@ -87,7 +87,8 @@ def _estimates_of(evidence: Evidence, task: str, rows: pd.DataFrame, watch: Watc
         batches = _batches(seen)
         if result.metric in _OF_RANKS:
             _estimate_groups(result, batches)
-        usual = {key: found for key, found in seen.items() if found[1] is versions.usual(key[1])}
+        designs = {name: versions.usual(name) for name in dict.fromkeys(name for _, name in seen)}
+        usual = {key: found for key, found in seen.items() if found[1] is designs[key[1]]}
         if watch is not None and usual:
             names = {"task": task, "metric": result.metric, "scale": str(scale), "fraction": str(fraction)}
             watch(SeenBlock(**names, rows=part, predictions=usual, batches=_whole_sets(usual, batches)))
