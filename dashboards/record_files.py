@@ -26,6 +26,9 @@ class RecordFiles:
         self._uri = uri
         self._client: MlflowClient | None = None
 
+    def __reduce__(self) -> tuple[type[RecordFiles], tuple[str]]:
+        return RecordFiles, (self._uri,)  # another process connects by itself
+
     def path(self, run_id: str, artifact_uri: str, name: str, cache: Path | None = None, version: str = "") -> Path:
         """The local path of a run's artifact.
 
