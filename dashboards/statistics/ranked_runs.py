@@ -41,13 +41,13 @@ class RankedRuns:
         chosen[rows] = True
         inside = chosen[self.rows]
         shape = (len(self.order), int(inside.sum()))
-        kept = inside[self.order]
+        kept = np.flatnonzero(inside[self.order])  # a mask of two axes would take several times as long
         position = np.cumsum(inside) - 1
         return RankedRuns(
             rows=self.rows[inside],
             positive=self.positive[inside],
-            order=position[self.order[kept]].reshape(shape),
-            level=None if self.level is None else self.level[kept].reshape(shape),
+            order=position[self.order.ravel()[kept]].reshape(shape),
+            level=None if self.level is None else self.level.ravel()[kept].reshape(shape),
             finite=self.finite,
         )
 
