@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dashboards.statistics.discrimination import twice_below_in_order
-from dashboards.statistics.predictions import BoolArray, FloatArray
+from dashboards.statistics.predictions import BoolArray, FloatArray, taken_along
 from dashboards.statistics.uncertainty import AucSides
 
 
@@ -142,7 +142,7 @@ def rank_runs(truth: FloatArray, scores: FloatArray) -> RankedRuns:
     finite = np.asarray(np.isfinite(known).all(axis=1))
     known = np.where(finite[:, None], known, 0.0)
     order = np.argsort(known, axis=1)
-    ordered = np.take_along_axis(known, order, axis=1)
+    ordered = taken_along(known, order)
     new = np.ones(ordered.shape, dtype=bool)
     np.not_equal(ordered[:, 1:], ordered[:, :-1], out=new[:, 1:])
     level = None if new.all() else np.cumsum(new, axis=1) - 1
