@@ -167,7 +167,8 @@ def _class_truth(y: ArrayLike, labels: tuple[str, ...]) -> FloatArray:
 
 def taken_along(values: NDArray[Scalar], places: NDArray[np.intp]) -> NDArray[Scalar]:
     """``take_along_axis`` of (R, N) values along the last axis, in a fraction of its time: places in the flat array."""
-    return np.take(values, places + values.shape[1] * np.arange(len(values))[:, None])
+    found: NDArray[Scalar] = np.take(values, places + values.shape[1] * np.arange(len(values))[:, None])
+    return found
 
 
 def log_odds(logits: FloatArray) -> FloatArray:
