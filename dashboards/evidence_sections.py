@@ -12,6 +12,7 @@ from dashboards.confidence_plots import reliability_plots, risk_plots
 from dashboards.curve_plots import shifted_plots
 from dashboards.evidence import Evidence
 from dashboards.harm_plots import harm_plots, value_plots
+from dashboards.overlap_tables import OVERLAP_PARTS, overlap_part
 from dashboards.page import Section
 from dashboards.plots import AnyPlot
 from dashboards.robustness_plots import robustness_plots
@@ -122,8 +123,8 @@ def overlap_section(tables: Tables) -> Section:
         "other readings stand beside them, because published numbers differ in which they mean. An image without the "
         "label has no overlap: what is predicted on it is counted apart. The 95 % Hausdorff distance (in pixels of the "
         "original image) does not exist where nothing was predicted, and those images are counted, not scored. All are "
-        "means over seeds, at thresholds that were frozen on validation.",
-        tables=named(("Overlap, distances and false alarms", overlap)),
+        "means over seeds, at thresholds that were frozen on validation; intervals are over seeds and patients.",
+        tables=named(*((title, overlap_part(overlap, part)) for title, part in OVERLAP_PARTS.items())),
     )
 
 

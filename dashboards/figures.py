@@ -8,7 +8,18 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboards.plots import PANELS_PER_ROW, AnyPlot, CurvePlot, FittedLine, IntervalPlot, MatrixPlot, Row, Series
+from dashboards.picture_figures import draw_pictures
+from dashboards.plots import (
+    PANELS_PER_ROW,
+    AnyPlot,
+    CurvePlot,
+    FittedLine,
+    IntervalPlot,
+    MatrixPlot,
+    PicturePlot,
+    Row,
+    Series,
+)
 from dashboards.sheets import LEGEND_PX, Sheet, axis_number, bold, rich
 from dashboards.style import BAND, GRID, INK, MUTED, ZONE, LineStyle
 
@@ -30,6 +41,8 @@ def draw(plot: AnyPlot) -> go.Figure:
         return _curves(plot)
     if isinstance(plot, IntervalPlot):
         return _intervals(plot)
+    if isinstance(plot, PicturePlot):
+        return draw_pictures(plot)
     return _matrix(plot)
 
 
@@ -146,6 +159,8 @@ def _distance(a: float, b: float) -> float | None:
 
 def _curve_axes(sheet: Sheet, plot: CurvePlot, columns: int) -> None:
     horizontal = _AXIS | _scale(plot.x_range, plot.x_log) | _ticks(plot.x_ticks)
+    if any(text.startswith("\n") for _, text in plot.x_ticks):
+        horizontal["tickangle"] = 0  # plotly takes texts in turns for overlapping, and would turn them
     vertical = _AXIS | {"range": list(plot.y_range)} | _ticks(plot.y_ticks)
     for i in range(len(plot.panels)):
         sheet.x_axis(i).update(horizontal)

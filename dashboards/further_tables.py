@@ -84,7 +84,7 @@ class FurtherTables:
     def watch(self, seen: SeenBlock) -> None:
         """Work on one task, scale and amount. Of masks no probabilities are kept, which most tables are about."""
         if is_masks(seen):
-            self.rows["overlap"] += overlap_rows(seen)
+            self.rows["overlap"] += overlap_rows(seen, 1 - self._evidence.alpha)
             return
         primary = self._primary_amounts(seen.task, self._amounts[seen.task])
         block = make_block(seen, self._evidence, primary)

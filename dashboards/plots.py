@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from dashboards.style import LineStyle, number
 
@@ -189,7 +190,27 @@ class MatrixPlot(Figure):
     groups: tuple[tuple[str, int], ...]
 
 
-AnyPlot = CurvePlot | IntervalPlot | MatrixPlot
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PicturePlot(Figure):
+    """A grid of pictures of one size.
+
+    Attributes:
+        rows, columns: Their names, from the top and from the left.
+        pictures: Per row and column (h, w, 3) pixels.
+    """
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    pictures: tuple[tuple[NDArray[np.uint8], ...], ...] = field(repr=False)
+
+    @property
+    def aspect(self) -> float:
+        """Height of a picture over its width."""
+        height, width = self.pictures[0][0].shape[:2]
+        return float(height / width)
+
+
+AnyPlot = CurvePlot | IntervalPlot | MatrixPlot | PicturePlot
 
 
 def interval(value: object, low: object, high: object, form: Callable[[float], str] = number) -> str:

@@ -22,8 +22,11 @@ from dashboards.plots import (
 )
 from dashboards.representation_tables import CKA, OTHER_SEED
 from dashboards.style import LineStyle, amount_text, file_key, number, source_groups, source_styles
-from dashboards.weight_tables import OWN_START
+from dashboards.weight_tables import BACKBONE, HEAD, OWN_START
 from search_spaces.names import Moment
+
+LINE_LENGTH, MOST_LINES = 36, 3
+"""Characters of layers' names that find room below a panel."""
 
 UNTRAINED = "two untrained networks"
 PERMUTED = "images permuted"
@@ -61,7 +64,8 @@ def drift_plots(drift: pd.DataFrame, pairs: pd.DataFrame, baseline: str) -> list
                     f"{task}, {scale}: how like its start each layer is after training",
                     "Debiased linear CKA of a layer's activations before and after training, mean over seeds; bars: "
                     f"interval over seeds. 1: unchanged up to rotation and scale. Dotted: two untrained networks of "
-                    f"{baseline}; {PERMUTED}: the same networks, the images of one in another order.",
+                    f"{baseline}; {PERMUTED}: the same networks, the images of one in another order. The mean over the "
+                    "map of a first convolution, before any non-linearity, holds little but the image's mean colour.",
                     chosen,
                     panels,
                     styles | _NULLS,
@@ -124,7 +128,8 @@ def distance_plots(distances: pd.DataFrame, baseline: str) -> list[CurvePlot]:
         baseline: Source that all are compared with.
     """
     plots = []
-    for (task, scale), rows in split(distances, "task", "model_scale"):
+    inside = distances[~distances["part"].isin([HEAD, BACKBONE])]
+    for (task, scale), rows in split(inside, "task", "model_scale"):
         for names, styles, suffix in _groups(rows, baseline):
             chosen = rows[rows["pretraining_source"].isin(names)]
             panels = tuple(
@@ -136,7 +141,8 @@ def distance_plots(distances: pd.DataFrame, baseline: str) -> list[CurvePlot]:
                     file_key("weight_distance", str(task), str(scale)) + suffix,
                     f"{task}, {scale}: how far the weights are from their start",
                     "|end - start| / |start| over all parameters of a part (L2), mean over seeds; bars: interval over "
-                    "seeds. Running statistics of normalisation layers are no parameters.",
+                    "seeds. Running statistics of normalisation layers are no parameters; the head, which starts anew, "
+                    "and the backbone as a whole are in the table below.",
                     chosen,
                     panels,
                     styles,
@@ -251,6 +257,7 @@ def _curves(
     y_label: str,
 ) -> CurvePlot:
     places = rows[[at, "depth"]].drop_duplicates().sort_values("depth")
+    shared, texts = tick_texts([str(name) for name in places[at]])
     heights = [y for panel in panels for series in panel.series for y in (*series.y, *series.low, *series.high)]
     words = "; ".join(_in_words(row, str(row[at])) for row in records(rows))
     drawn = {series.name for panel in panels for series in panel.series}
@@ -262,14 +269,26 @@ def _curves(
         table=rows,
         panels=panels,
         styles={name: style for name, style in styles.items() if name in drawn},
-        x_label=f"{at}, from the image to the head",
+        x_label=f"{at}{f' of {shared}' if shared else ''}, from the image to the head",
         y_label=y_label,
         x_range=padded([float(d) for d in places["depth"]]),
         y_range=padded(finite(heights)),
         x_log=False,
-        x_ticks=tuple((float(row["depth"]), str(row[at])) for row in records(places)),
+        x_ticks=tuple((float(depth), text) for depth, text in zip(places["depth"], texts, strict=True)),
         line_width=1.6,
     )
+
+
+def tick_texts(names: Sequence[str]) -> tuple[str, list[str]]:
+    """The module that all names begin with, and the rest of each; in several lines, by turns, where they are many."""
+    first = names[0].split(".")
+    alike = 0
+    while all(name.split(".")[:alike] == first[:alike] and name.count(".") >= alike for name in names):
+        alike += 1
+    shared = first[: max(alike - 1, 0)] if len(names) > 1 else []
+    short = [".".join(name.split(".")[len(shared) :]) for name in names]
+    lines = min(MOST_LINES, math.ceil(sum(len(text) + 1 for text in short) / LINE_LENGTH))
+    return ".".join(shared), ["\n" * (n % lines) + text for n, text in enumerate(short)]
 
 
 def _in_words(row: dict[str, object], place: str) -> str:

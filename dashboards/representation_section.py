@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dashboards.evidence import Evidence
 from dashboards.evidence_sections import capped, named
+from dashboards.filter_pictures import filter_pictures
 from dashboards.page import Section
 from dashboards.plots import AnyPlot
 from dashboards.representation_plots import distance_plots, drift_plots, filter_plots, pair_plots
@@ -21,6 +22,7 @@ def representation_section(evidence: Evidence, tables: Tables) -> tuple[Section,
         [*drift_plots(drift, pairs, evidence.baseline)] if len(drift) else [],
         [*pair_plots(pairs, evidence.baseline)] if len(pairs) else [],
         [*filter_plots(filters, evidence.baseline)] if len(filters) else [],
+        [*filter_pictures(evidence)] if len(filters) else [],
         [*distance_plots(distances, evidence.baseline)] if len(distances) else [],
     )
     shown = [capped(plots) for plots in kinds]

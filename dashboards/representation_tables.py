@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,9 +48,6 @@ MEASURES: dict[str, Measure] = {
     PWCCA: pwcca,
     PROCRUSTES: procrustes,
 }
-PAIR_MEASURES = (CKA, CCA, SVCCA)
-"""Of pairs, which are many; PWCCA needs one of the two as reference, Procrustes takes seconds where layers are wide."""
-
 _REDUCED = frozenset({CCA, PWCCA})
 """Measures that ``representations.components`` reduces a layer for; SVCCA has its own reduction."""
 
@@ -146,6 +143,8 @@ def _version(run: Run) -> tuple[str, tuple[str, ...], int | None]:
 class Layer:
     """One layer of a block: every network's activations, read once, and similarities, worked out once.
 
+    Networks of one start put out the same before training, below a cut even those of several: they count as one.
+
     Args:
         block: The trials.
         name: The layer.
@@ -153,13 +152,14 @@ class Layer:
 
     def __init__(self, block: Block, name: str) -> None:
         self._block, self._name = block, name
+        self._contents: dict[str, str] = {}
         self._whole: dict[str, Representation | str] = {}
         self._reduced: dict[str, Representation] = {}
         self._known: dict[tuple[str, str, str], Similarity] = {}
 
     def similarity(self, measure: str, one: KeptMoment, other: KeptMoment) -> Similarity:
         """A measure of two networks; NaN with a note where it is not estimable."""
-        key = (measure, one.key, other.key)
+        key = (measure, self._content(one), self._content(other))
         if key not in self._known:
             a, b = self.representation(one, measure), self.representation(other, measure)
             bad = next((part for part in (a, b) if isinstance(part, str)), "")
@@ -169,19 +169,32 @@ class Layer:
                 self._known[key] = MEASURES[measure](a, b)
         return self._known[key]
 
+    def mutual(self, measure: str, one: KeptMoment, other: KeptMoment) -> Similarity:
+        """The same of two networks of which none is the reference: PWCCA is the mean of both directions."""
+        found = self.similarity(measure, one, other)
+        if measure != PWCCA:
+            return found
+        return replace(found, value=(found.value + self.similarity(measure, other, one).value) / 2)
+
     def representation(self, of: KeptMoment, measure: str) -> Representation | str:
         """The activations as a measure takes them, or why they cannot be used."""
-        if of.key not in self._whole:
+        key = self._content(of)
+        if key not in self._whole:
             try:
-                self._whole[of.key] = Representation(of.layer(self._name))
+                self._whole[key] = Representation(of.layer(self._name))
             except ValueError as error:
-                self._whole[of.key] = str(error)
-        whole = self._whole[of.key]
+                self._whole[key] = str(error)
+        whole = self._whole[key]
         if isinstance(whole, str) or measure not in _REDUCED or self._block.components is None:
             return whole
-        if of.key not in self._reduced:
-            self._reduced[of.key] = whole.reduced(self._block.components)
-        return self._reduced[of.key]
+        if key not in self._reduced:
+            self._reduced[key] = whole.reduced(self._block.components)
+        return self._reduced[key]
+
+    def _content(self, of: KeptMoment) -> str:
+        if of.key not in self._contents:
+            self._contents[of.key] = of.content(self._name)
+        return self._contents[of.key]
 
 
 def representation_rows(block: Block) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -240,14 +253,19 @@ def _pair_rows(block: Block, layer: Layer, place: Mapping[str, Any]) -> list[dic
     """Networks of two seeds of one source, and of each source and the baseline, before and after training."""
     rows = []
     for (one, other, fraction), seeds in _pairings(block):
-        pairs = list(_pairs(block.cells[one, fraction], block.cells[other, fraction], seeds, same_source=one == other))
-        for moment, measure in itertools.product(Moment, PAIR_MEASURES if pairs else ()):
-            similar = {(a.seed, b.seed): layer.similarity(measure, a.at(moment), b.at(moment)) for a, b in pairs}
+        first, second = block.cells[one, fraction], block.cells[other, fraction]
+        if seeds == SAME_SEED:
+            pairs = _of_one_seed(first, second)
+        else:
+            pairs = pairs_within(first) if one == other else _of_other_starts(itertools.product(first, second))
+        for moment, measure in itertools.product(Moment, MEASURES if pairs else ()):
+            similar = {(a.seed, b.seed): layer.mutual(measure, a.at(moment), b.at(moment)) for a, b in pairs}
+            values = {seeds_of: s.value for seeds_of, s in similar.items()}
             rows.append(
                 block.coordinates
                 | {"pretraining_source": one, "other_source": other, "seeds": seeds, "data_fraction": fraction}
                 | {**place, "moment": str(moment), "measure": measure}
-                | shown(_pair_mean(similar, seeds, block.level), block.level)
+                | shown(_pair_mean(values, seeds, block.level), block.level)
                 | {"note": _note(similar.values())}
             )
     return rows
@@ -262,24 +280,32 @@ def _pairings(block: Block) -> Iterator[tuple[tuple[str, str, str], str]]:
             yield (source, block.baseline, fraction), SAME_SEED
 
 
-def _pairs(one: list[Run], other: list[Run], seeds: str, *, same_source: bool) -> Iterator[tuple[Run, Run]]:
-    if seeds == SAME_SEED:
-        by_seed = {run.seed: run for run in other}
-        yield from ((run, by_seed[run.seed]) for run in one if run.seed in by_seed)
-    else:
-        both: Iterable[tuple[Run, Run]] = (
-            itertools.combinations(one, 2) if same_source else itertools.product(one, other)
-        )
-        yield from ((a, b) for a, b in both if a.seed.init != b.seed.init)
+def _of_one_seed(one: Sequence[Run], other: Sequence[Run]) -> list[tuple[Run, Run]]:
+    by_seed = {run.seed: run for run in other}
+    return [(run, by_seed[run.seed]) for run in one if run.seed in by_seed]
 
 
-def _pair_mean(similar: Mapping[tuple[Seed, Seed], Similarity], seeds: str, level: float) -> SeedInterval:
+def pairs_within(runs: Iterable[Run]) -> list[tuple[Run, Run]]:
+    """Runs of one source that started apart, each pair once, with the smaller init seed first."""
+    return _of_other_starts(itertools.combinations(sorted(runs, key=lambda run: run.seed.init), 2))
+
+
+def _of_other_starts(pairs: Iterable[tuple[Run, Run]]) -> list[tuple[Run, Run]]:
+    return [(a, b) for a, b in pairs if a.seed.init != b.seed.init]
+
+
+def _pair_mean(values: Mapping[tuple[Seed, Seed], float], seeds: str, level: float) -> SeedInterval:
     if seeds == SAME_SEED:
-        return seed_interval({a: s.value for (a, _), s in similar.items()}, level)
+        return seed_interval({a: value for (a, _), value in values.items()}, level)
+    return mean_of_pairs(values, level)
+
+
+def mean_of_pairs(values: Mapping[tuple[Seed, Seed], float], level: float) -> SeedInterval:
+    """Mean over pairs of initialisations, those of several subsets averaged first."""
     by_init: dict[tuple[int, int], list[float]] = {}
-    for (a, b), s in similar.items():
-        by_init.setdefault((a.init, b.init), []).append(s.value)
-    return pair_interval({pair: float(np.mean(values)) for pair, values in by_init.items()}, level)
+    for (a, b), value in values.items():
+        by_init.setdefault((a.init, b.init), []).append(value)
+    return pair_interval({pair: float(np.mean(found)) for pair, found in by_init.items()}, level)
 
 
 def shown(interval: SeedInterval, level: float) -> dict[str, Any]:

@@ -11,6 +11,7 @@ These files stay in the storage, MLflow has none of them (docs/representations.m
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from dashboards.load import load_results
@@ -82,10 +84,16 @@ class KeptMoment:
         Raises:
             DataError: There is no such layer.
         """
-        if name not in self._exponents:
-            raise DataError(f"{self._path.name} holds no layer {name!r}; it holds {', '.join(self.layers)}")
-        half = self._tensor(f"activations/{name}").astype(np.float64)
-        return np.asarray(np.ldexp(half, self._exponents[name]))
+        return np.asarray(np.ldexp(self._half(name).astype(np.float64), self._exponents[name]))
+
+    def content(self, name: str) -> str:
+        """Equal for equal activations of a layer, such as those below a cut that two starts share.
+
+        Raises:
+            DataError: There is no such layer.
+        """
+        half = self._half(name)
+        return hashlib.blake2b(half.tobytes(), salt=self._exponents[name].to_bytes(4, "big", signed=True)).hexdigest()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a layer, without reading it."""
@@ -101,6 +109,11 @@ class KeptMoment:
     def images(self) -> tuple[str, ...]:
         """Keyed hashes of the images' ids, as in predictions."""
         return tuple(bytes(row).hex() for row in self._tensor("images"))
+
+    def _half(self, name: str) -> NDArray[np.float16]:
+        if name not in self._exponents:
+            raise DataError(f"{self._path.name} holds no layer {name!r}; it holds {', '.join(self.layers)}")
+        return np.asarray(self._tensor(f"activations/{name}"))
 
     def _tensor(self, name: str) -> Any:
         with safe_open(self._path, framework="np") as file:

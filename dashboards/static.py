@@ -16,10 +16,13 @@ from matplotlib.layout_engine import LayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from dashboards.plots import PANELS_PER_ROW, AnyPlot, CurvePlot, IntervalPlot, MatrixPlot, Row, Series
+from dashboards.plots import PANELS_PER_ROW, AnyPlot, CurvePlot, IntervalPlot, MatrixPlot, PicturePlot, Row, Series
 from dashboards.style import BAND, GRID, INK, MUTED, ZONE, LineStyle
 
 PNG_DPI = 150
+_PICTURE_WIDTH_IN = 3.0
+_LEGEND_ENTRY_IN, _CHARACTER_IN = 0.7, 0.07
+"""Room of an entry of a legend without its name, and of a character of the name."""
 _RC: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -46,6 +49,8 @@ def render(plot: AnyPlot) -> tuple[bytes, bytes]:
             figure = _curves(plot)
         elif isinstance(plot, IntervalPlot):
             figure = _intervals(plot)
+        elif isinstance(plot, PicturePlot):
+            figure = _pictures(plot)
         else:
             figure = _matrix(plot)
         FigureCanvasAgg(figure)
@@ -251,6 +256,26 @@ def _matrix(plot: MatrixPlot) -> Figure:
     return figure
 
 
+def _pictures(plot: PicturePlot) -> Figure:
+    rows, columns = len(plot.rows), len(plot.columns)
+    height = _PICTURE_WIDTH_IN * plot.aspect + 0.1
+    figure = Figure(figsize=(1.4 + _PICTURE_WIDTH_IN * columns, height * rows + 0.4), layout="constrained")
+    axis = figure.subplots()
+    for r, line in enumerate(plot.pictures):
+        for c, pixels in enumerate(line):
+            extent = (c - 0.48, c + 0.48, r + 0.46, r - 0.46)
+            axis.imshow(pixels, extent=extent, aspect="auto", interpolation="nearest")
+    axis.set_xlim(-0.5, columns - 0.5)
+    axis.set_ylim(rows - 0.5, -0.5)
+    axis.set_xticks(range(columns), plot.columns)
+    axis.xaxis.tick_top()
+    axis.set_yticks(range(rows), plot.rows, fontsize=8)
+    axis.tick_params(length=0)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
 def _legend(figure: Figure, styles: dict[str, LineStyle]) -> None:
     handles = [
         Line2D(
@@ -265,4 +290,7 @@ def _legend(figure: Figure, styles: dict[str, LineStyle]) -> None:
         )
         for name, s in styles.items()
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, handlelength=3.2)
+    widths = [_LEGEND_ENTRY_IN + _CHARACTER_IN * len(name) for name in styles]
+    room = figure.get_figwidth()
+    columns = len(widths) if sum(widths) <= room else max(1, int(room / max(widths)))
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, frameon=False, handlelength=3.2)

@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from dashboards.cell_tables import numbers
+from dashboards.estimates import influence_of
 from dashboards.prediction_sets import PredictionSet
-from dashboards.set_design import design_of
-from dashboards.statistics import Metric, combined_interval, metric_names, patient_influence
+from dashboards.set_design import SetDesign, design_of
+from dashboards.statistics import Estimate, Metric, combined_interval, metric_names
+from dashboards.statistics.masks import SCALES, mask_influence, mask_interval
 
 
 def trial_metrics(
     predictions: Mapping[tuple[str, str], PredictionSet], trial_id: str, metrics: tuple[str, ...], level: float
 ) -> list[dict[str, Any]]:
-    """A row per evaluation set and metric that is defined for its kind.
+    """A row per evaluation set and metric that is defined for its kind; of masks all that patients contribute to.
 
     Args:
         predictions: (trial_id, evaluation set) -> predictions.
@@ -31,10 +33,17 @@ def trial_metrics(
             continue
         found = predictions[trial, name]
         design = design_of(found, ())
-        for metric in (m for m in dict.fromkeys(metrics) if m in metric_names(found.kind, found.labels)):
-            classes = design.classes if metric == Metric.AUC_MACRO else None
-            facts = (found.kind, found.labels, found.y, found.logits, design.index)
-            estimate = combined_interval({"": patient_influence(metric, *facts, class_set=classes)}, level=level)
+        known = SCALES if found.is_masks else metric_names(found.kind, found.labels)
+        for metric in (m for m in dict.fromkeys(metrics) if m in known):
+            estimate = _estimate(metric, found, design, level)
             row = {"set": name, "metric": metric, "images": len(found.patient), "notes": "; ".join(estimate.notes)}
             rows.append(row | numbers(estimate))
     return rows
+
+
+def _estimate(metric: str, found: PredictionSet, design: SetDesign, level: float) -> Estimate:
+    if found.is_masks:
+        influence = mask_influence(metric, found.labels, found.logits, found.known_distances, design.index)
+        return mask_interval(metric, {"": influence}, level=level)
+    classes = design.classes if metric == Metric.AUC_MACRO else None
+    return combined_interval({"": influence_of(metric, found, design.index, classes)}, level=level)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dashboards.representation_tables import Block, Cell, Run, shown
-from dashboards.statistics import SeedInterval, SeedKey, filter_correlation, pair_interval, seed_interval
+from dashboards.representation_tables import Block, Cell, Run, mean_of_pairs, pairs_within, shown
+from dashboards.statistics import SeedInterval, SeedKey, filter_correlation, seed_interval
 from dashboards.statistics.predictions import FloatArray
 from search_spaces.names import Moment
 
@@ -43,13 +42,12 @@ def _filter_rows(block: Block, cell: Cell, runs: Sequence[Run]) -> list[dict[str
     }
     rows = [_row(block, cell, OWN_START, seed_interval(own, block.level), _filter_null(known[0])) | facts]
     for name, moment in ((OTHER_SEED, Moment.FINAL), (OTHER_SEED_BEFORE, Moment.INITIAL)):
-        pairs: dict[tuple[int, int], float] = {
-            (a.seed.init, b.seed.init): filter_correlation(_filters(a, moment), _filters(b, moment), match=True).mean
-            for a, b in itertools.combinations(known, 2)
-            if a.seed.init != b.seed.init
+        pairs = {
+            (a.seed, b.seed): filter_correlation(_filters(a, moment), _filters(b, moment), match=True).mean
+            for a, b in pairs_within(known)
         }
         if pairs:
-            rows.append(_row(block, cell, name, pair_interval(pairs, block.level), math.nan) | facts)
+            rows.append(_row(block, cell, name, mean_of_pairs(pairs, block.level), math.nan) | facts)
     return rows
 
 

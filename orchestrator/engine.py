@@ -223,7 +223,7 @@ class Engine:
         # What others start from is their science: always kept, and always the selected weights.
         upstream = planned.trial_id in self._is_upstream
         keep = "best" if upstream else "none" if planned.trial.role is Role.SEARCH else self._workspace.keep_weights
-        kept = kept_by(self._plan.study, planned.trial)
+        kept = kept_by(self._plan.study, planned.trial, self._resolver)
         own = {"keep_weights": keep, "save_memory": save_memory, "representations": kept}
         workspace = self._workspace.model_copy(update=own)
         return self._resolver.resolved(planned.trial, attempt, workspace)

@@ -231,8 +231,9 @@ def estimate(
 
 
 def _kept_bytes(plan: Plan, planned: PlannedTrial) -> int:
-    cell = planned.trial.cell
-    return plan.kept_bytes.get((cell.model_scale, cell.task), 0) if kept_by(plan.study, planned.trial) else 0
+    assert plan.resolver is not None
+    cell, kept = planned.trial.cell, kept_by(plan.study, planned.trial, plan.resolver)
+    return plan.kept_bytes.get((cell.model_scale, cell.task), 0) if kept else 0
 
 
 _NODES = re.compile(r"(\d+)x\((\d+)(?:,(\d+)(?:,([A-Za-z0-9][\w.-]*))?)?\)")

@@ -26,6 +26,9 @@ from trainables.importers.catalogue import shipped_map, shipped_names
 from trainables.library import TaskLibrary
 
 CARD = "README.md"
+CARD_METRICS = ("nll", "accuracy", "dice", "iou", "hd95", "nsd", "false_positive_images")
+"""Metrics of a card beside the primary one, where they are defined for the kind of the task."""
+
 _MAP = "map "
 """How the importer of a shipped data set is recorded, before its name."""
 
@@ -43,8 +46,8 @@ def export_trial(plan: Plan, start_of_id: str, folder: Path, places: Places) -> 
         The files.
 
     Raises:
-        UserError: No such trial, it is not done, predicts masks, its weights are gone or not those that it was scored
-            with, or the folder holds something.
+        UserError: No such trial, it is not done, its weights are gone or not those that it was scored with, or the
+            folder holds something.
         TrackingError: MLflow cannot be reached.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -70,11 +73,6 @@ def export_trial(plan: Plan, start_of_id: str, folder: Path, places: Places) -> 
     assert plan.resolver is not None
     workspace = Workspace(home=str(places.home), storage=storage.place, import_paths=import_paths(plan.loaded))
     trial = plan.resolver.resolved(planned.trial, state.run_id, workspace)
-    if trial.task.is_dense:
-        raise UserError(
-            f"trial {trial.trial_id} predicts masks, which cannot be exported; its weights are "
-            f"{Artifact.WEIGHTS} in storage {storage.place}"
-        )
     facts = _facts(trial, plan, places, record.uri)
     return _write(trial, storage.fetch(planned.trial_id, Artifact.WEIGHTS), facts, folder)
 
@@ -102,7 +100,7 @@ def _facts(trial: ResolvedTrial, plan: Plan, places: Places, tracking_uri: str) 
 
     results = load_results(plan.study.name, tracking_uri)
     rows = results[results["trial_id"] == trial.trial_id]
-    metrics = tuple(dict.fromkeys((trial.task.primary, "nll", "accuracy")))
+    metrics = tuple(dict.fromkeys((trial.task.primary, *CARD_METRICS)))
     predictions = load_predictions(rows, tracking_uri=tracking_uri)
     level = 1 - plan.study.statistics.alpha
     return CardFacts(

@@ -28,11 +28,13 @@ def without_kept(plan: Plan, done: Collection[str], storage: Storage) -> list[Pl
         done: Ids of finished trials.
         storage: The study's.
     """
-    done = set(done)
+    resolver, done = plan.resolver, set(done)
+    if plan.study.representations is None or resolver is None:
+        return []
     return [
         t
         for t in plan.targets
-        if t.trial_id in done and kept_by(plan.study, t.trial) and not storage.has_representations(t.trial_id)
+        if t.trial_id in done and kept_by(plan.study, t.trial, resolver) and not storage.has_representations(t.trial_id)
     ]
 
 
@@ -81,7 +83,7 @@ def _keep(plan: Plan, planned: PlannedTrial, places: Places, storage: Storage) -
         home=str(places.home),
         storage=storage.place,
         import_paths=import_paths(plan.loaded),
-        representations=kept_by(plan.study, planned.trial),
+        representations=kept_by(plan.study, planned.trial, plan.resolver),
     )
     trial = plan.resolver.resolved(planned.trial, "representations", workspace)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

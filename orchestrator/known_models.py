@@ -85,6 +85,20 @@ class KnownModels:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
         return ModelCard(**values)
 
+    def unet_gflops(self, scale: ResolvedScale, num_outputs: int, import_paths: Sequence[str]) -> float:
+        """1e9 operations of one image's forward pass through a scale's U-Net.
+
+        Raises:
+            UserError: As ``trainables.scale_cards.unet_gflops``.
+        """
+        asked = [scale.arguments, scale.input_size, num_outputs]
+        key = self._key("unet", scale.factory, asked, scale.factory, import_paths)
+        if key not in self._known:
+            from trainables.scale_cards import unet_gflops
+
+            self._keep(key, unet_gflops(scale, num_outputs, tuple(import_paths)))
+        return float(self._known[key])
+
     def check_source(
         self,
         scale: ResolvedScale,
@@ -114,19 +128,20 @@ class KnownModels:
         layers: str | Sequence[str],
         positions: int | None,
         import_paths: Sequence[str],
+        dense: bool = False,
     ) -> dict[str, int]:
         """Layer -> numbers that are kept of it per image.
 
         Raises:
             UserError: As ``trainables.activations.layer_sizes``.
         """
-        asked = [scale.model_dump(mode="json"), num_outputs, layers, positions]
+        asked = [scale.model_dump(mode="json"), num_outputs, layers, positions, dense]
         key = self._key("layers", scale.name, asked, scale.factory, import_paths)
         if key not in self._known:
             from trainables.activations import layer_sizes
             from trainables.models import build_model
 
-            built = build_model(scale, num_outputs, 0, import_paths)
+            built = build_model(scale, num_outputs, 0, import_paths, dense=dense)
             where = f"representations.layers for scale {scale.name!r}"
             self._keep(key, layer_sizes(built, layers, positions, where))
         return {str(name): int(size) for name, size in self._known[key].items()}

@@ -13,13 +13,28 @@ from huggingface_hub import EvalResult, ModelCardData
 from search_spaces.names import Kind
 from search_spaces.trial import ResolvedTrial
 
-_METRIC_NAMES = {"auc": "AUC", "auc_macro": "macro AUC", "nll": "NLL", "accuracy": "accuracy", "kappa": "kappa"}
+_METRIC_NAMES = {
+    "auc": "AUC",
+    "auc_macro": "macro AUC",
+    "nll": "NLL",
+    "accuracy": "accuracy",
+    "kappa": "kappa",
+    "dice": "Dice",
+    "iou": "IoU",
+    "hd95": "HD95, original pixels, where defined",
+    "nsd": "surface Dice",
+    "false_positive_images": "share of images without the label with a prediction",
+}
 
 OWN_LOADER = """\
 from trainables.exported import load_exported
 
 model = load_exported(FOLDER)
-probabilities = model.probabilities(images)  # (B, {side}, {side}, 3) uint8, RGB -> (B, {labels})
+probabilities = model.probabilities(images)  # (B, {side}, {side}, 3) uint8, RGB -> (B, {outputs})
+"""
+
+MASKS = """\
+masks = model.masks(images)  # the same shape, booleans: at the thresholds in config.json, frozen before the test
 """
 
 TIMM_LOADER = """\
@@ -70,7 +85,7 @@ def model_card_text(trial: ResolvedTrial, facts: CardFacts) -> str:
 def _front_matter(trial: ResolvedTrial, facts: CardFacts, name: str) -> str:
     results = [
         EvalResult(
-            task_type="image-classification",
+            task_type=_pipeline(trial),
             dataset_type=trial.task.manifest,
             dataset_name=f"{trial.task.name} ({row['set']})",
             dataset_split=str(row["set"]),
@@ -85,7 +100,7 @@ def _front_matter(trial: ResolvedTrial, facts: CardFacts, name: str) -> str:
         license="other",
         license_name="see-licences-below",
         library_name="timm" if facts.is_timm else "scalecurves",
-        pipeline_tag="image-classification",
+        pipeline_tag=_pipeline(trial),
         tags=["medical-imaging", "transfer-learning", "scalecurves"],
         datasets=[trial.task.manifest],
         metrics=list(dict.fromkeys(result.metric_type for result in results)),
@@ -93,6 +108,10 @@ def _front_matter(trial: ResolvedTrial, facts: CardFacts, name: str) -> str:
         eval_results=results or None,
     )
     return data.to_yaml()
+
+
+def _pipeline(trial: ResolvedTrial) -> str:
+    return "image-segmentation" if trial.task.is_dense else "image-classification"
 
 
 def _is_number(value: Any) -> bool:
@@ -103,7 +122,7 @@ def _model_rows(trial: ResolvedTrial, facts: CardFacts) -> list[tuple[str, str]]
     run, protocol = facts.run, trial.protocol
     normalise = trial.source.normalise
     rows = [
-        ("architecture", trial.scale.factory + (f" {trial.scale.arguments}" if trial.scale.arguments else "")),
+        ("architecture", _architecture(trial)),
         ("parameters", _count(run.get("parameters"))),
         ("initial weights", f"{trial.source.name} ({trial.source.content or 'drawn from the seed'})"),
         ("task", f"{trial.task.name}: {trial.task.kind}, {', '.join(trial.task.labels)}"),
@@ -118,8 +137,15 @@ def _model_rows(trial: ResolvedTrial, facts: CardFacts) -> list[tuple[str, str]]
         ("manifest", trial.task.manifest_hash),
         ("code", run["commit"] if isinstance(run.get("commit"), str) else "no commit known"),
     ]
+    if trial.task.nsd_tolerance is not None:
+        rows.append(("surface Dice within", f"{trial.task.nsd_tolerance:g} px of the original image"))
     code = trial.scale.factory_sha256
     return [*rows, ("code of the network", f"sha256 {code}")] if code else rows
+
+
+def _architecture(trial: ResolvedTrial) -> str:
+    name = trial.scale.factory + (f" {trial.scale.arguments}" if trial.scale.arguments else "")
+    return f"U-Net with {name} as its encoder" if trial.task.is_dense else name
 
 
 def _count(value: Any) -> str:
@@ -130,13 +156,16 @@ def _use(trial: ResolvedTrial, facts: CardFacts) -> str:
     from trainables.task_data import worked_side
 
     side, labels = worked_side(trial.protocol, trial.scale.input_size), len(trial.task.labels)
-    own = OWN_LOADER.format(side=side, labels=labels)
-    outputs = "softmax" if trial.task.kind in (Kind.MULTICLASS, Kind.ORDINAL) else "sigmoid of each"
     stored = trial.protocol.storage_size
+    shape = f"{labels}, {stored}, {stored}" if trial.task.is_dense else str(labels)
+    own = OWN_LOADER.format(side=side, outputs=shape) + (MASKS if trial.task.is_dense else "")
+    outputs = "softmax" if trial.task.kind in (Kind.MULTICLASS, Kind.ORDINAL) else "sigmoid of each"
     squash = f"Images are squashed to {stored} x {stored} px (bicubic), then to {side} x {side} (bilinear)."
     text = f"{squash} `FOLDER` is this folder.\n\n```python\n{own}```"
     if facts.is_timm:
-        text += f"\n\nOr with timm alone, which gives logits ({outputs}):\n\n```python\n{TIMM_LOADER}```"
+        views = trial.protocol.test_time_augmentation
+        single = "" if views == "none" else f" of one view, without the protocol's {views}"
+        text += f"\n\nOr with timm alone, which gives logits{single} ({outputs}):\n\n```python\n{TIMM_LOADER}```"
     return text
 
 

@@ -32,22 +32,26 @@ def count_budgets(
             continue
         scale = resolver.scale(trial.cell)
         if scale.gflops is None:
-            gflops = found.attempt(_gflops, scale, models, import_paths)
+            outputs = resolver.pixel_outputs(trial.cell)
+            gflops = found.attempt(_gflops, scale, outputs, models, import_paths)
             if gflops is None:
                 continue
-            resolver.gflops[scale.name, scale.input_size] = gflops
+            resolver.gflops[scale.name, scale.input_size, outputs] = gflops
         found.attempt(_note_steps, resolver, trial, found)
 
 
-def _gflops(scale: ResolvedScale, models: KnownModels, import_paths: Sequence[str]) -> float:
-    """Of the card that ``sources show`` prints, at the trial's input size.
+def _gflops(scale: ResolvedScale, outputs: int, models: KnownModels, import_paths: Sequence[str]) -> float:
+    """Of the card that ``sources show`` prints, at the trial's input size; of masks those of the whole U-Net.
 
     Raises:
-        UserError: It cannot be made.
+        UserError: They cannot be counted.
     """
     spec = ScaleSpec(factory=scale.factory, arguments=scale.arguments, input_size=scale.input_size)
     try:
-        gflops = models.model_card(scale.factory, spec, import_paths=import_paths).gflops
+        if outputs:
+            gflops = models.unet_gflops(scale, outputs, import_paths)
+        else:
+            gflops = models.model_card(scale.factory, spec, import_paths=import_paths).gflops
     except UserError as error:
         raise UserError(
             f"scale {scale.name!r} has no budget in flops, as its operations cannot be counted; give protocol.budget: "
@@ -74,9 +78,10 @@ def _note_steps(resolver: Resolver, trial: Trial, found: Findings) -> None:
             f"protocol.budget: {flops:g} flops are less than one step of scale {scale.name!r}, which takes "
             f"{of_step:.3g} (3 x {gflops:g} GFLOPs x batch {protocol.global_batch_size})"
         )
+    unet = " as the encoder of a U-Net" if resolver.pixel_outputs(trial.cell) else ""
     steps = total_steps(protocol.budget, 1, protocol.global_batch_size, gflops)
     note = (
-        f"scale {scale.name!r} at {scale.input_size} px: {flops:g} flops are {steps:,} steps of {of_step:.3g} "
+        f"scale {scale.name!r}{unet} at {scale.input_size} px: {flops:g} flops are {steps:,} steps of {of_step:.3g} "
         f"(3 x {gflops:g} GFLOPs x batch {protocol.global_batch_size})"
     )
     if note not in found.notes:

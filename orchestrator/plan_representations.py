@@ -22,9 +22,11 @@ KeptBytes = dict[tuple[str, str], int]
 """(scale, task) -> bytes of the activations of one trial."""
 
 
-def kept_by(study: Study, trial: Trial) -> KeptRepresentations | None:
-    """What a trial keeps; only trials that the axes ask for keep anything."""
+def kept_by(study: Study, trial: Trial, resolver: Resolver) -> KeptRepresentations | None:
+    """What a trial keeps: only those that the axes ask for and that train their network keep anything."""
     if study.representations is None or trial.role is not Role.TARGET:
+        return None
+    if not resolver.written_protocol(trial.cell).trains:
         return None
     return study.representations.kept(trial.cell.model_scale, trial.seed)
 
@@ -52,18 +54,25 @@ def check_representations(
     sizes: KeptBytes = {}
     probes: dict[str, int] = {}
     small: dict[str, list[str]] = {}
+    trials = [t for t in trials if t.role is Role.TARGET]
     for trial in trials:
-        kept, cell = kept_by(study, trial), trial.cell
+        kept, cell = kept_by(study, trial, resolver), trial.cell
         if kept is None or (cell.model_scale, cell.task) in sizes:
             continue
         images = probes.setdefault(cell.task, found.attempt(_probe_images, kept, cell.task, data) or 0)
-        scale, outputs = resolver.scale(cell), len(resolver.task(cell.task).labels)
-        layers = found.attempt(models.layer_sizes, scale, outputs, kept.layers, kept.positions, import_paths)
+        scale, task = resolver.scale(cell), resolver.task(cell.task)
+        asked = (len(task.labels), kept.layers, kept.positions, import_paths, task.is_dense)
+        layers = found.attempt(models.layer_sizes, scale, *asked)
         if layers is None or not images:
             continue
         small[cell.model_scale] = _not_estimable(layers, kept, images)
         found.attempt(_refuse_large, cell.model_scale, cell.task, layers, images)
         sizes[cell.model_scale, cell.task] = _bytes(layers, images)
+    fixed = {t.cell for t in trials if not resolver.written_protocol(t.cell).trains}
+    if study.representations is not None and fixed:
+        found.notes.append(
+            f"no representations of {len(fixed)} cell(s): their protocol leaves the network as it starts"
+        )
     _note(study, probes, small, found)
     return sizes
 

@@ -19,7 +19,8 @@ from orchestrator.drivers import drivers_now, stale_notes
 from orchestrator.estimate import size_text
 from orchestrator.places import Places
 from orchestrator.plan import Plan
-from orchestrator.prune_rules import WeightsRule
+from orchestrator.plan_representations import kept_by
+from orchestrator.prune_rules import RepresentationsRule, WeightsRule
 from orchestrator.record import Record
 from orchestrator.record_states import TrialState
 from search_spaces.exceptions import UserError
@@ -77,7 +78,13 @@ class Prunable:
 
 
 def find(
-    plan: Plan, places: Places, *, weights: WeightsRule | None = None, stores: bool = False, selected: bool = False
+    plan: Plan,
+    places: Places,
+    *,
+    weights: WeightsRule | None = None,
+    representations: RepresentationsRule | None = None,
+    stores: bool = False,
+    selected: bool = False,
 ) -> Prunable:
     """Look for what may be deleted.
 
@@ -85,6 +92,7 @@ def find(
         plan: The study; the trials that ``--only`` selects if ``selected``.
         places: Its record, storage and home.
         weights: Which weights; none if None.
+        representations: Which representations; none if None.
         stores: Also image stores whose data set is not imported (any more).
         selected: Whether only trials of the plan count; else also those that are no longer in the study.
 
@@ -95,7 +103,7 @@ def find(
     storage = places.storage_of(plan.study.name)
     found = Prunable()
     drivers = drivers_now(storage, plan.study.name)
-    if drivers and (weights is not None or not stores):
+    if drivers and (weights is not None or representations is not None or not stores):
         running = ", ".join(driver.label for driver in drivers)
         raise UserError(
             f"{plan.study.name} is running ({running}); prune when it has ended. Image stores of data sets that are no "
@@ -104,7 +112,10 @@ def find(
     if drivers:
         found.notes.append("the study is running, so only image stores were looked at")
     else:
-        _find_in_storage(found, plan, storage, _Known.of(plan, places, storage), weights, selected)
+        known = _Known.of(plan, places, storage)
+        _find_in_storage(found, plan, storage, known, weights, selected)
+        if representations is not None:
+            _find_representations(found, plan, storage, known, representations, selected)
     if stores:
         _find_stores(found, places.home)
     return found
@@ -121,7 +132,7 @@ class _Known:
     def of(cls, plan: Plan, places: Places, storage: Storage) -> _Known:
         record = Record(plan.study, storage, places.tracking_uri)
         ids = {t.trial_id for t in plan.trials} | storage.checkpoints().keys() | storage.weights().keys()
-        ids |= storage.initials().keys()
+        ids |= storage.initials().keys() | storage.representations().keys()
         ids |= {_trial_of(attempt) for attempt in storage.delivered_failures()}
         waiting = frozenset(i.key for i in storage.undelivered() if i.state is State.COMPLETE)
         return cls(states=record.look(ids), waiting=waiting)
@@ -191,6 +202,33 @@ def _find_weights(
         for i in chosen
     ]
     found.notes += _what_is_lost(plan, known, chosen)
+
+
+def _find_representations(
+    found: Prunable, plan: Plan, storage: Storage, known: _Known, rule: RepresentationsRule, selected: bool
+) -> None:
+    """Nothing trains from them, so all that counts is who still wants them."""
+    assert plan.resolver is not None
+    mine = {t.trial_id for t in plan.trials}
+    wanted = {t.trial_id for t in plan.trials if kept_by(plan.study, t.trial, plan.resolver)}
+    sizes = storage.representations()
+    chosen = [
+        trial_id
+        for trial_id in sizes
+        if trial_id not in known.waiting
+        and (trial_id in mine or not selected)
+        and (rule is RepresentationsRule.ALL or trial_id not in wanted)
+    ]
+    found.items[f"representations ({rule})"] = [
+        Item(name=i, size=sizes[i], delete=lambda i=i: storage.delete_representations(i))  # type: ignore[misc]
+        for i in chosen
+    ]
+    if shown := wanted.intersection(chosen):
+        again = sum(storage.has_weights(trial_id) for trial_id in shown)
+        found.notes.append(
+            f"the report will show no representations of {len(shown)} trials; the next run makes those of {again} "
+            "again, whose weights were kept, as long as the study asks for them"
+        )
 
 
 def _require_its_record(plan: Plan, storage: Storage, known: _Known) -> None:

@@ -17,3 +17,15 @@ class WeightsRule(StrEnum):
     FAILED = "failed"
     NOT_UPSTREAM = "not-upstream"
     ALL = "all"
+
+
+class RepresentationsRule(StrEnum):
+    """Which representations may be deleted; each rule includes the one before it.
+
+    Attributes:
+        UNUSED: Those of trials that are not in the study, or that the study as it stands asks none of.
+        ALL: Those of every trial.
+    """
+
+    UNUSED = "unused"
+    ALL = "all"

@@ -14,7 +14,7 @@ import typer
 from rich.status import Status
 
 from orchestrator.options import Shared, command
-from orchestrator.prune_rules import WeightsRule
+from orchestrator.prune_rules import RepresentationsRule, WeightsRule
 from orchestrator.terminal import EXIT_FAILED, EXIT_USER, make_console
 from search_spaces.exceptions import UserError
 from search_spaces.names import FailureClass
@@ -391,6 +391,13 @@ def prune(
             "starts from (not-upstream), of all that nothing still has to start from (all).",
         ),
     ] = None,
+    representations: Annotated[
+        RepresentationsRule | None,
+        typer.Option(
+            "--representations",
+            help="Also representations: of trials that are not in the study or that it asks none of (unused), of all.",
+        ),
+    ] = None,
     stores: Annotated[
         bool, typer.Option("--stores", help="Also image stores of data sets that are no longer imported.")
     ] = False,
@@ -406,7 +413,14 @@ def prune(
     from orchestrator.prune import find, prune_json, prune_view
 
     made = _sound_plan(study, shared, quiet=True, load_weights=False)
-    found = find(made, shared.places(), weights=weights, stores=stores, selected=shared.only is not None)
+    found = find(
+        made,
+        shared.places(),
+        weights=weights,
+        representations=representations,
+        stores=stores,
+        selected=shared.only is not None,
+    )
     if shared.yes:
         found.delete()
     if json_:

@@ -144,8 +144,6 @@ def expand(study: Study) -> Expansion:
     compared = {_place(cell) for cell in cells if reasons[cell] is None}
     controls = [cell for cell in possible if _place(cell) in compared]
     cells = [*cells, *controls]
-    for override in study.overrides:
-        _matcher(override.when, cells, "overrides.when")
     kept = [cell for cell in cells if reasons[cell] is None]
     exclusions = [Exclusion(cell=cell, reason=why) for cell in cells if (why := reasons[cell]) is not None]
     _refuse_useless_sources(study, kept, exclusions)
@@ -156,6 +154,8 @@ def expand(study: Study) -> Expansion:
     _check_tuning(study, kept)
     trials = _trials(study, kept)
     reached = list(dict.fromkeys(t.cell for t in trials))
+    for override in study.overrides:
+        _matcher(override.when, [*cells, *reached], "overrides.when")
     for where, several in (("gangs", study.execution.gangs), ("priorities", study.execution.priorities)):
         for rule in several:
             _matcher(rule.when, reached, f"execution.{where}.when")

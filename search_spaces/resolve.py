@@ -89,9 +89,9 @@ class Resolver:
         """(task, evaluation set, upstream task) that hold images of equal bytes; found by a plan."""
         self.near_copies: dict[str, dict[str, int]] = {}
         """Task -> evaluation set -> images that training or validation has a near copy of; found by a plan."""
-        self.gflops: dict[tuple[str, int], float] = {}
-        """(scale, input size) -> 1e9 operations of one image's forward pass, for budgets in operations; found by a
-        plan."""
+        self.gflops: dict[tuple[str, int, int], float] = {}
+        """(scale, input size, ``pixel_outputs``) -> 1e9 operations of one image's forward pass, for budgets in
+        operations; found by a plan."""
 
     def trial_id(self, trial: Trial) -> str:
         """The trial's id (16 hexadecimal digits).
@@ -197,17 +197,31 @@ class Resolver:
         Raises:
             UserError: See ``image_sizes.input_size`` and ``image_sizes.rule_sizes``.
         """
-        return self.scale_under(cell.model_scale, self.protocol(cell))
+        return self.scale_under(cell.model_scale, self.protocol(cell), self.pixel_outputs(cell) if self.gflops else 0)
 
-    def scale_under(self, name: str, protocol: Protocol) -> ResolvedScale:
+    def pixel_outputs(self, cell: Cell) -> int:
+        """Outputs per pixel of a cell's models: the labels of masks; 0 where images have labels.
+
+        Raises:
+            UserError: See ``task``.
+        """
+        task = self.task(cell.task)
+        return len(task.labels) if task.is_dense else 0
+
+    def scale_under(self, name: str, protocol: Protocol, pixel_outputs: int = 0) -> ResolvedScale:
         """The scale of that name as a protocol uses it, whose image sizes are numbers.
+
+        Args:
+            name: Of the study.
+            protocol: The recipe.
+            pixel_outputs: Of the model, see ``pixel_outputs``; its operations depend on it.
 
         Raises:
             UserError: See ``image_sizes.input_size``.
         """
         spec, card = self._study.scale(name), self._cards.scales[name]
         size = input_size(name, spec, card, protocol)
-        gflops = self.gflops.get((name, size))
+        gflops = self.gflops.get((name, size, pixel_outputs))
         key = (name, size, gflops)
         if key not in self._scales:
             self._scales[key] = ResolvedScale(

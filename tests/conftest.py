@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import time_limit
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Tests must neither talk to a cluster that happens to run on this machine nor share a user's home.
@@ -21,6 +23,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any_machine")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    time_limit.register(config)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

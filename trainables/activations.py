@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,10 @@ from search_spaces.exceptions import UserError, unknown
 from search_spaces.representations import AUTO, MOST_LAYERS
 from trainables.models import BuiltModel
 from trainables.parts import parts_of
+from trainables.unet import UNet
+
+_LEVEL = re.compile(r"(.+)\[(\d+)\]")
+"""One of several outputs of a module."""
 
 Activations = dict[str, NDArray[np.float32]]
 """Layer -> (N, d), or (N, p, d) of p places of the feature map."""
@@ -30,7 +35,8 @@ def layer_names(module: nn.Module, head: Iterable[str], asked: str | Sequence[st
     Args:
         module: The net.
         head: Names of the head's tensors.
-        asked: ``auto`` for the output of every part (``trainables.parts``), or names of modules.
+        asked: ``auto`` for the output of every part (``trainables.parts``), of a U-Net for the encoder's map at each
+            level below the image's; or names of modules, ``name[n]`` for output n of one that puts out several.
         where: What asked; starts the message.
 
     Raises:
@@ -39,14 +45,22 @@ def layer_names(module: nn.Module, head: Iterable[str], asked: str | Sequence[st
     modules = dict(module.named_modules())
     if asked != AUTO:
         for name in asked:
-            if name not in modules or not name:
+            if not name or _module_and_output(name)[0] not in modules:
                 raise UserError(unknown("layer", name, (n for n in modules if n), where))
         return tuple(asked)
+    if isinstance(module, UNet):
+        return tuple(f"encoder[{n}]" for n, channels in enumerate(module.channels) if n and channels)
     found = [_module_of(part.name, part.tensors, modules) for part in parts_of(module, head)]
     names = tuple(dict.fromkeys(name for name in found if name))
     if len(names) > MOST_LAYERS:
         raise UserError(f"{where}: auto finds {len(names)} layers, at most {MOST_LAYERS} are kept; name some of them")
     return names
+
+
+def _module_and_output(layer: str) -> tuple[str, int]:
+    """The module that a layer is an output of, and which one; the first if the layer does not say."""
+    found = _LEVEL.fullmatch(layer)
+    return (found[1], int(found[2])) if found else (layer, 0)
 
 
 def _module_of(part: str, tensors: Sequence[str], modules: dict[str, nn.Module]) -> str:
@@ -109,22 +123,24 @@ def _hooked(
     caught: dict[str, Tensor] = {}
     is_channels_last = _puts_channels_last(module)
 
-    def hook_of(name: str) -> Any:
+    def hook_of(name: str, number: int) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            places = _places(_tensor(output, name, where), is_channels_last, name, where)
+            places = _places(_tensor(output, number, name, where), is_channels_last, name, where)
             caught[name] = places.mean(1) if positions is None else _chosen(places, positions, seed, name)
 
         return hook
 
     with contextlib.ExitStack() as handles:
         for name in layers:
-            handles.callback(module.get_submodule(name).register_forward_hook(hook_of(name)).remove)
+            path, number = _module_and_output(name)
+            handles.callback(module.get_submodule(path).register_forward_hook(hook_of(name, number)).remove)
         yield caught
 
 
-def _tensor(output: Any, name: str, where: str) -> Tensor:
-    while isinstance(output, list | tuple) and output:
-        output = output[0]
+def _tensor(output: Any, number: int, name: str, where: str) -> Tensor:
+    """Output ``number`` of a module, of what is nested in it the first."""
+    while isinstance(output, list | tuple) and number < len(output):
+        output, number = output[number], 0
     if not isinstance(output, Tensor):
         raise UserError(f"{where}: layer {name!r} puts out {type(output).__name__}, no tensor; name another module")
     return output

@@ -44,11 +44,11 @@ class CheckReport:
 def check_task(library: TaskLibrary, name: str) -> CheckReport:
     """Read every image and mask of a task and look for everything that would spoil a study.
 
-    Errors: missing or unreadable images and masks, masks of another size than their image, patients in two splits, a
-    test image that is also in another split, a split without images, a label without positives or negatives in one, an
-    image store whose bytes are not those that were written.
-    Warnings: near-empty labels, constant images, other identical images, near copies across an evaluation, images
-    without any label, much missing metadata, patients not known.
+    Errors: missing or unreadable images and masks, masks of another size than their image or with values that name no
+    label, patients in two splits, a test image that is also in another split, a split without images, a label without
+    positives or negatives in one, an image store whose bytes are not those that were written.
+    Warnings: near-empty labels, constant images, masks of one label in shades, other identical images, near copies
+    across an evaluation, images without any label, much missing metadata, patients not known.
 
     Args:
         library: Where the task is.
@@ -143,9 +143,11 @@ def _label_values(manifest: Manifest) -> Iterator[tuple[str, pd.Series[float]]]:
 
 def _image_problems(manifest: Manifest, read: RowsRead) -> tuple[list[str], list[str]]:
     remedy = "for DICOM files give --window on import, for 16-bit images --bit-depth"
+    blurred = "all but 0 count as the label: lossy compression or a smooth resize makes it wider than it was drawn"
     kinds = (
         (read.constant, "have one single value in all pixels", ""),
         (read.faint, f"use fewer than {FAINT_SPAN} of 256 values", f"; {remedy}"),
+        (read.shaded, "have a mask with values between 0 and its largest", f"; {blurred}"),
     )
     ids = manifest.table[Column.IMAGE_ID]
     warnings = [

@@ -30,9 +30,9 @@ def evaluation_batch_size(feed: ImageFeed, ghost_batch_size: int) -> int:
     return ghost_batch_size if feed.masks is not None else max(LEAST_BATCH_SIZE, ghost_batch_size)
 
 
-def evaluation_crop(protocol: Protocol, feed: ImageFeed) -> EvaluationCrop:
-    """What evaluation sees: as the protocol says, but the whole image where every true pixel counts."""
-    return "whole" if feed.masks is not None else protocol.evaluation_crop
+def evaluation_crop(protocol: Protocol, of_pixels: bool) -> EvaluationCrop:
+    """What evaluation sees: as the protocol says, but of masks the whole image, as every true pixel counts."""
+    return "whole" if of_pixels else protocol.evaluation_crop
 
 
 def shard_bounds(images: int, size: int) -> list[int]:
@@ -93,11 +93,29 @@ def _rows(
     reduce: Reduce | None,
 ) -> Tensor:
     images, targets = feed.batch(index, upcoming)
-    views = [module(view) for view in transform.views(images)]
-    if feed.masks is not None:  # every second view is a mirror image, and so is its map
-        views = [view.flip(3) if k % 2 else view for k, view in enumerate(views)]
-    logits = pooled_logits(views, feed.are_classes)
+    logits = viewed_logits(module, transform, images, feed.are_classes, feed.masks is not None)
     return logits if reduce is None else reduce(logits, targets, index)
+
+
+def viewed_logits(
+    module: nn.Module, transform: EvaluationTransform, images: Tensor, are_classes: bool, of_pixels: bool
+) -> Tensor:
+    """Logits of the mean probability over the views of a batch.
+
+    Args:
+        module: The net, in evaluation mode.
+        transform: Makes its inputs, one or more views of each image.
+        images: (B, S, S, 3) uint8.
+        are_classes: As for ``pooled_logits``.
+        of_pixels: Whether the net gives maps.
+
+    Returns:
+        (B, C), of maps (B, C, s, s).
+    """
+    views = [module(view) for view in transform.views(images)]
+    if of_pixels:  # every second view is a mirror image, and so is its map
+        views = [view.flip(3) if k % 2 else view for k, view in enumerate(views)]
+    return pooled_logits(views, are_classes)
 
 
 def pooled_logits(views: list[Tensor], are_classes: bool) -> Tensor:

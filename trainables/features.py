@@ -6,8 +6,8 @@ files of the same kind (``trainables.shards``), so that it is listed, checked, e
 scored on; a set from another data set has its own. One process computes it, others wait.
 
 The key is a hash of all that features follow from: scale and source as in the identity of a trial (the hash of the
-weight file among them), the init seed where weights are drawn from it, the image store (its name says content and
-size), its rows, the crop, and the versions of what computes.
+weight file among them), the init seed and the number of outputs where weights are drawn, the image store (its name says
+content and size), its rows, the crop, and the versions of what computes.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def wanted_features(trial: ResolvedTrial, home: Path, images: str, positions: It
     """What a trial needs of one image store.
 
     Args:
-        trial: Its scale, source, seed and crop count.
+        trial: Its scale, source, seed, number of labels and crop count.
         home: Whose stores.
         images: Name of the image store's folder.
         positions: Rows of it, in any order and number of parts.
@@ -111,13 +111,18 @@ def wanted_features(trial: ResolvedTrial, home: Path, images: str, positions: It
     key = {
         "scale": scale_identity(trial.scale),
         "source": source_identity(trial.source),
-        "seed": trial.seed.init if draws_weights(trial.source) else None,
+        "drawn": _drawn(trial) if draws_weights(trial.source) else None,
         "images": images,
         "rows": hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest(),
         "crop": trial.protocol.evaluation_crop,
         "code": _code(),
     }
     return Wanted(home=home, images=images, positions=rows, key=canonical(key))
+
+
+def _drawn(trial: ResolvedTrial) -> dict[str, int]:
+    """What drawn weights follow from: a network may draw those of its head before others."""
+    return {"seed": trial.seed.init, "outputs": len(trial.task.labels)}
 
 
 @cache

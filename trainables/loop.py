@@ -18,10 +18,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from search_spaces.exceptions import DataError, TrackingError, UserError, unknown
+from search_spaces.exceptions import UserError, unknown
 from search_spaces.failpoints import failpoint
 from search_spaces.home import CACHE as CACHE_OF_HOME
-from search_spaces.names import Artifact, Role, Split, State
+from search_spaces.names import Artifact, State
 from search_spaces.results import Timing, TrialResult
 from search_spaces.trial import ResolvedTrial
 from trainables.augmentation import EvaluationTransform
@@ -34,7 +34,6 @@ from trainables.fitting import FitResult, Stopped, Tell, fit
 from trainables.freezing import freeze
 from trainables.groups import Group, broadcast_object
 from trainables.heads import fill_head
-from trainables.library import TaskLibrary
 from trainables.loading import ENCODER_KEY
 from trainables.mask_predictions import (
     THRESHOLDS_KEY,
@@ -47,16 +46,15 @@ from trainables.mask_predictions import (
     thresholds_text,
     validation_values,
 )
-from trainables.models import BuiltModel, build_model
+from trainables.models import BuiltModel
 from trainables.module_setup import is_channels_last, prepare
-from trainables.predictions import predictions_table, write_predictions
+from trainables.predictions import write_predictions
 from trainables.probing import Probing
 from trainables.representations import Representations
-from trainables.sources import HEAD_KEY, Receipt, initialise
+from trainables.sources import Receipt, initialise
 from trainables.storage import Storage
-from trainables.subset_files import keep_subset
-from trainables.task_data import LabelledSet, TaskData, load_task_data, shown_columns
-from trainables.trial_run import load_kept_weights as load_kept_weights
+from trainables.task_data import LabelledSet, TaskData, shown_columns
+from trainables.trial_run import Tables, TrialRun, load_kept_weights
 
 HISTORY_SCHEMA = pa.schema(
     [
@@ -93,6 +91,7 @@ def train(trial: ResolvedTrial, group: Group, tell: Tell) -> TrialResult | None:
     with borrowed_globals(group.device):
         try:
             run = _Run(trial, group) if trial.protocol.trains else Probing(trial, group)
+            failpoint("trial.start")
             return run.finish(tell)
         except Stopped:
             return None
@@ -170,26 +169,22 @@ def kept_thresholds(path: Path) -> Steps | None:
     return None if text is None else parsed_thresholds(text)
 
 
-class _Run:
-    """The parts of one trial on one rank."""
+class _Run(TrialRun):
+    """A trial whose network is trained."""
 
     def __init__(self, trial: ResolvedTrial, group: Group) -> None:
-        self._trial, self._group = trial, group
-        self._started_at, self._started = time.time(), time.perf_counter()
-        self._storage = Storage(trial.workspace.storage)
-        self._resident_bytes = round(trial.workspace.device_cache_gib * 2**30)
+        super().__init__(trial, group)
         self.thresholds: Steps | None = None
 
     def finish(self, tell: Tell) -> TrialResult | None:
-        trial, group = self._trial, self._group
-        failpoint("trial.start")
+        trial, group = self.trial, self.group
         data = self.load_data()
         built, receipt = self.initialised()
-        representations = Representations.of(trial, data, self._storage, group)
+        representations = Representations.of(trial, data, self.storage, group)
         if representations is not None:
             representations.before_training(built)
-        checkpoints = Checkpoints(self._storage, trial.trial_id, trial.workspace.checkpoint_every_s, group)
-        setup_s = time.perf_counter() - self._started
+        checkpoints = Checkpoints(self.storage, trial.trial_id, trial.workspace.checkpoint_every_s, group)
+        setup_s = time.perf_counter() - self.started
         fitted = fit(
             built.module,
             data.train,
@@ -204,7 +199,7 @@ class _Run:
             tell=tell,
             checkpoints=checkpoints,
             save_memory=trial.workspace.save_memory,
-            resident_bytes=self._resident_bytes,
+            resident_bytes=self.resident_bytes,
             compile_cache=Path(trial.workspace.home) / CACHE_OF_HOME / CACHE,
         )
         scoring = time.perf_counter()
@@ -214,12 +209,12 @@ class _Run:
         tables = self.score(built.module, data, list(trial.task.evaluate))
         if group.rank:
             return None
-        tables |= self._validation(data, fitted.val_logits)
+        tables |= self.validation(data, self._validated(fitted.val_logits))
         if representations is not None:
             representations.after_training(built, step=fitted.best_step, resumed_from=fitted.resumed_from)
         now = time.perf_counter()
         timing = Timing(
-            total_s=now - self._started,
+            total_s=now - self.started,
             setup_s=setup_s,
             train_s=fitted.train_s,
             evaluate_s=fitted.evaluate_s + now - scoring,
@@ -230,8 +225,15 @@ class _Run:
             memory_bytes=fitted.memory_bytes,
         )
         result = self._result(data, built, fitted, timing, checkpoints.failures)
-        self._keep_subset(data)
-        self._publish(result, receipt, fitted, built, tables, representations)
+
+        def write(folder: Path) -> None:
+            pq.write_table(pa.Table.from_pylist(fitted.history, HISTORY_SCHEMA), folder / Artifact.HISTORY)
+            if self.keeps_weights:
+                self._save_weights(folder / Artifact.WEIGHTS, fitted, built)
+            if representations is not None:
+                representations.write(folder / Artifact.REPRESENTATIONS)
+
+        self.publish(data, result, receipt, tables, write)
         checkpoints.delete()
         if representations is not None:
             representations.forget_initial()
@@ -239,93 +241,62 @@ class _Run:
 
     def initialised(self) -> tuple[BuiltModel, Receipt]:
         """The model as it is before its first step."""
-        trial, built = self._trial, self.build()
-        receipt = initialise(built, trial.source, self._upstream_weights, trial.seed.init)
+        trial, built = self.trial, self.build()
+        receipt = initialise(built, trial.source, self.upstream_weights, trial.seed.init)
         fill_head(built.module, built.head, trial.protocol.head_init, trial.seed.init)
         freeze(built.module, built.head, trial.protocol.freeze)
         return built, receipt
 
-    def build(self) -> BuiltModel:
-        trial = self._trial
-        outputs = len(trial.task.labels)
-        paths = trial.workspace.import_paths
-        return build_model(trial.scale, outputs, trial.seed.init, paths, dense=trial.task.is_dense)
-
-    def load_data(self) -> TaskData:
-        """The trial's images and labels.
-
-        Raises:
-            DataError: Training, validation or an evaluation set holds no image.
-        """
-        data = load_task_data(self._trial, TaskLibrary(Path(self._trial.workspace.home)))
-        for name, images in data.sets.items():
-            if not len(images.positions):
-                raise DataError(f"evaluation set {name!r} of task {self._trial.task.name!r} holds no image")
-        return data
-
-    def score(self, module: nn.Module, data: TaskData, sets: Sequence[str]) -> dict[str, pa.Table]:
+    def score(self, module: nn.Module, data: TaskData, sets: Sequence[str]) -> Tables:
         """Set -> predictions on rank 0; empty elsewhere. Called by all ranks."""
         tables = {}
         for name in sets:
             images = data.sets[name]
             kept = self._predicted(module, images)
             if kept is not None:
-                kept = kept if self.thresholds is None else evaluation_values(kept)
-                tables[name] = self._table(images, kept, name, (images.shared_patients, images.same_ids))
+                tables[name] = self.scored(images, kept if self.thresholds is None else evaluation_values(kept), name)
         return tables
 
-    def _validation(self, data: TaskData, logits: NDArray[Any] | None) -> dict[str, pa.Table]:
-        """Validation predictions of the selected step, on which thresholds and temperatures may be fitted.
+    def _validated(self, logits: NDArray[Any] | None) -> NDArray[Any] | None:
+        """What is kept of the selected step's logits on validation; nothing is computed anew."""
+        if logits is None or self.thresholds is None:
+            return logits
+        return validation_values(logits, self.thresholds)
 
-        Nothing is computed anew. Trials that are scored on no evaluation set need none.
-        """
-        if logits is None or not self._trial.task.evaluate:
-            return {}
-        kept = logits if self.thresholds is None else validation_values(logits, self.thresholds)
-        return {Split.VAL: self._table(data.val, kept, Split.VAL)}
-
-    def _table(
+    def table(
         self, images: LabelledSet, kept: NDArray[Any], name: str, shared_patients: tuple[int, bool] | None = None
     ) -> pa.Table:
-        frame, hash_of_set = shown_columns(images, self._trial.task, name)
-        if self.thresholds is not None:
-            return mask_table(frame, kept, self._trial, name, self.thresholds, hash_of_set, shared_patients)
-        return predictions_table(frame, kept, self._trial, name, hash_of_set, shared_patients)
+        """Predictions, of masks once their thresholds are frozen."""
+        if self.thresholds is None:
+            return super().table(images, kept, name, shared_patients)
+        frame, hash_of_set = shown_columns(images, self.trial.task, name)
+        return mask_table(frame, kept, self.trial, name, self.thresholds, hash_of_set, shared_patients)
 
     def _predicted(self, module: nn.Module, images: LabelledSet) -> NDArray[Any] | None:
         """Logits, or counts and distances of masks, on rank 0."""
-        trial, device = self._trial, self._group.device
+        trial, device = self.trial, self.group.device
         dtype = next(module.parameters()).dtype
         form = (trial.source.normalise, device, dtype, is_channels_last(module))
-        feed = ImageFeed(images, device, dtype, self._resident_bytes)
+        feed = ImageFeed(images, device, dtype, self.resident_bytes)
         transform = EvaluationTransform(
             trial.scale.input_size,
             *form,
             trial.protocol.test_time_augmentation,
-            evaluation_crop(trial.protocol, feed),
+            evaluation_crop(trial.protocol, trial.task.is_dense),
         )
         batch_size = evaluation_batch_size(feed, trial.protocol.ghost_batch_size)
-        return predict(module, feed, transform, self._group, batch_size, self._reduce(images))
+        return predict(module, feed, transform, self.group, batch_size, self._reduce(images))
 
     def _reduce(self, images: LabelledSet) -> Reduce | None:
         if images.masks is None or self.thresholds is None:
             return None
-        return EvaluationRows(images.masks, self.thresholds, self._trial.task.nsd_tolerance)
-
-    def _upstream_weights(self, trial_id: str) -> Path:
-        try:
-            return self._storage.fetch(trial_id, Artifact.WEIGHTS)
-        except FileNotFoundError as error:
-            raise UserError(
-                f"source {self._trial.source.name!r} starts from trial {trial_id}, whose weights are not in the "
-                f"storage: {error}; run that trial again"
-            ) from None
+        return EvaluationRows(images.masks, self.thresholds, self.trial.task.nsd_tolerance)
 
     def _result(
         self, data: TaskData, built: BuiltModel, fitted: FitResult, timing: Timing, lost_checkpoints: int
     ) -> TrialResult:
         return TrialResult(
-            trial=self._trial,
+            trial=self.trial,
             state=State.COMPLETE,
             subset=data.subset,
             parameters=built.parameters,
@@ -336,70 +307,21 @@ class _Run:
             still_rising=fitted.still_rising,
             loss=fitted.history[-1]["loss"],
             timing=timing,
-            environment=environment(self._group),
-            started_at=self._started_at,
+            environment=environment(self.group),
+            started_at=self.started_at,
             finished_at=time.time(),
             resumed_from=fitted.resumed_from,
             extra=self._oddities(lost_checkpoints),
         )
 
     def _oddities(self, lost_checkpoints: int) -> dict[str, Any]:
-        facts = {"lost_checkpoints": lost_checkpoints, "saved_memory": self._trial.workspace.save_memory}
+        facts = {"lost_checkpoints": lost_checkpoints, "saved_memory": self.trial.workspace.save_memory}
         return {name: value for name, value in facts.items() if value}
 
-    def _keep_subset(self, data: TaskData) -> None:
-        """Leave the subset in the storage, once for all trials that use it.
-
-        Raises:
-            TrackingError: The storage cannot be written.
-        """
-        try:
-            keep_subset(self._storage, data.drawn)
-        except (OSError, pa.ArrowException) as error:
-            raise TrackingError(f"the subset cannot be written to storage {self._storage.place}: {error}") from error
-
-    def _publish(
-        self,
-        result: TrialResult,
-        receipt: Receipt,
-        fitted: FitResult,
-        built: BuiltModel,
-        tables: dict[str, pa.Table],
-        representations: Representations | None,
-    ) -> None:
-        """Make the result durable.
-
-        Raises:
-            TrackingError: The storage cannot be written.
-        """
-        try:
-            with self._storage.staging() as folder:
-                for name, table in tables.items():
-                    write_predictions(table, folder / Artifact.PREDICTIONS, name)
-                (folder / Artifact.RECEIPT).write_text(receipt.model_dump_json(indent=2), encoding="utf-8")
-                pq.write_table(pa.Table.from_pylist(fitted.history, HISTORY_SCHEMA), folder / Artifact.HISTORY)
-                self._save_weights(folder / Artifact.WEIGHTS, fitted, built)
-                if representations is not None:
-                    representations.write(folder / Artifact.REPRESENTATIONS)
-                (folder / Artifact.TRIAL).write_text(result.model_dump_json(indent=2), encoding="utf-8")
-                self._storage.publish(folder, self._trial.trial_id)
-        except (OSError, pa.ArrowException) as error:
-            raise TrackingError(f"the result cannot be written to storage {self._storage.place}: {error}") from error
-
     def _save_weights(self, path: Path, fitted: FitResult, built: BuiltModel) -> None:
-        trial, keep = self._trial, self._trial.workspace.keep_weights
-        if keep == "none" and trial.role is not Role.UPSTREAM:
-            return
-        final = keep == "final"
-        metadata = {
-            HEAD_KEY: json.dumps(list(built.head)),
-            "trial_id": trial.trial_id,
-            "labels": json.dumps(list(trial.task.labels)),
-            "normalise": trial.source.normalise.model_dump_json(),
-            "input_size": str(trial.scale.input_size),
-            "step": str(fitted.steps if final else fitted.best_step),
-            "selected": json.dumps(not final or fitted.best_step == fitted.steps),
-        }
+        final = self.trial.workspace.keep_weights == "final"
+        step = fitted.steps if final else fitted.best_step
+        metadata = self.weights_metadata(built.head, step, not final or fitted.best_step == fitted.steps)
         if built.encoder is not None:
             metadata[ENCODER_KEY] = json.dumps(dict(built.encoder.names))
         if self.thresholds is not None:

@@ -23,7 +23,7 @@ from search_spaces.names import Column
 from trainables.manifest import Manifest
 from trainables.pixels import image_size
 from trainables.places import READERS, stamp
-from trainables.row_checks import mask_size
+from trainables.row_checks import mask_size, mask_values
 
 if TYPE_CHECKING:
     from trainables.library import TaskLibrary
@@ -57,16 +57,10 @@ def mask_plane(manifest: Manifest, row: int, size: tuple[int, int]) -> NDArray[n
     mask = _of_size(manifest, row, Column.MASK, size)
     if mask is None:
         return None
-    labels = len(manifest.labels)
-    if labels == 1:
-        plane: NDArray[np.uint8] = (mask != 0).astype(np.uint8)
-    else:
-        if mask.size and not 0 <= mask.min() <= mask.max() <= labels:
-            raise DataError(
-                f"{_named(manifest, row, Column.MASK)} has values from {mask.min()} to {mask.max()}; the labels "
-                f"{', '.join(manifest.labels)} are 1 to {labels}, and 0 is none"
-            )
-        plane = mask.astype(np.uint8)
+    if strange := mask_values(mask, manifest.labels):
+        name = manifest.table[Column.MASK].iat[row]
+        raise DataError(f"mask {name} {strange} (manifest {manifest.name!r}, row {row})")
+    plane: NDArray[np.uint8] = (mask if len(manifest.labels) > 1 else mask != 0).astype(np.uint8)
     valid = _of_size(manifest, row, Column.VALID_AREA, size)
     if valid is not None:
         plane[valid == 0] = IGNORED
@@ -79,10 +73,6 @@ def _of_size(manifest: Manifest, row: int, column: str, size: tuple[int, int]) -
         own, image = (str(manifest.table[c].iat[row]) for c in (column, Column.PATH))
         raise DataError(f"{mask_size(own, image, mask.shape, size)} (manifest {manifest.name!r}, row {row})")
     return mask
-
-
-def _named(manifest: Manifest, row: int, column: str) -> str:
-    return f"mask {manifest.table[column].iat[row]} (manifest {manifest.name!r}, row {row})"
 
 
 def mask_presence(library: TaskLibrary, manifest: Manifest) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ from search_spaces.protocol import Protocol
 from search_spaces.trial import ResolvedTrial
 from trainables.mask_distances import distance_scores
 from trainables.mask_losses import known_truth
-from trainables.mask_scores import BINS, HALF, as_rows, at_size, best_thresholds, counts_at, probability_bins
+from trainables.mask_scores import BINS, HALF, as_rows, at_side, best_thresholds, counts_at, predicted_pixels
 from trainables.mask_sets import MaskSet
 from trainables.predictions import set_metadata
 
@@ -78,15 +78,14 @@ class EvaluationRows:
             planes: (B, H, W) uint8.
             index: (B,) rows of the set.
         """
-        logits = at_size(logits, planes)
+        logits = at_side(logits, planes.shape[-1])
         true, known = known_truth(planes, self._masks.values)
-        steps = torch.from_numpy(self._thresholds).to(logits.device).view(1, -1, 1, 1)
-        predicted = (probability_bins(logits) >= steps) & known
-        # A net whose outputs are not finite has predicted nothing that could be counted.
-        finite = torch.isfinite(logits).all(dim=(2, 3))
+        # A map that is not finite marks no pixel: left out, an image on which a net fails would cost it nothing.
+        finite = torch.isfinite(logits).all(dim=(2, 3), keepdim=True)
+        predicted = predicted_pixels(logits, self._thresholds) & known & finite
         parts = (predicted & true, predicted & ~true, ~predicted & true, known & ~predicted & ~true)
         counts = torch.stack([part.sum((2, 3)) for part in parts], dim=2).double()
-        counts[~finite | ~known.any(dim=(2, 3))] = torch.nan
+        counts[~known.any(dim=(2, 3))] = torch.nan
         distances = self._distances(predicted.cpu().numpy(), true.cpu().numpy(), index)
         distances[torch.isnan(counts[..., 0]).cpu()] = torch.nan
         return torch.cat([counts, distances.to(counts)], dim=2).flatten(1)
@@ -135,7 +134,9 @@ def mask_table(
     Returns:
         One row per image and label: ids, site and groups of the frame, ``label``, ``y`` (float32: 1 if the original
         mask shows it, 0 if not, NaN unknown), ``tp, fp, fn, tn`` (int64, null if unknown) and ``hd95, nsd`` (float64,
-        NaN where undefined). Metadata as of ``predictions_table``, with the thresholds.
+        NaN where undefined). Counts are unknown, too, where the original mask shows a label of which no pixel is left
+        at the size of the truth: what is predicted there may be right. Metadata as of ``predictions_table``, with the
+        thresholds.
 
     Raises:
         ValueError: The number of rows or labels does not match.
@@ -156,7 +157,8 @@ def mask_table(
 def _columns(labels: Sequence[str], frame: pd.DataFrame, values: NDArray[np.float64]) -> Mapping[str, pa.Array]:
     shown = np.stack([frame[Column.LABEL_PREFIX + label].to_numpy(np.float32) for label in labels], axis=1)
     flat = values.reshape(-1, WIDTH)
-    unknown = np.isnan(flat[:, 0])
+    tp, _, fn = flat[:, :3].T
+    unknown = np.isnan(tp) | ((shown.ravel() == 1) & (tp + fn == 0))
     counts = {
         name: pa.array(np.nan_to_num(flat[:, k]).astype(np.int64), mask=unknown)
         for k, name in enumerate(MaskColumn.COUNTS)

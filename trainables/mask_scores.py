@@ -42,11 +42,22 @@ def probability_bins(logits: Tensor) -> Tensor:
     return torch.bucketize(logits.contiguous(), _EDGES.to(logits), right=True)
 
 
-def at_size(logits: Tensor, planes: Tensor) -> Tensor:
-    """Logits (B, L, h, w) brought to the size of the truth (B, H, W), bilinearly; the truth itself is never resized."""
-    if logits.shape[2:] == planes.shape[1:]:
+def at_side(logits: Tensor, side: int) -> Tensor:
+    """Logits (B, L, h, w) brought to the side of the truth, bilinearly; the truth itself is never resized."""
+    if logits.shape[2:] == (side, side):
         return logits
-    return F.interpolate(logits, size=planes.shape[1:], mode="bilinear", align_corners=False)
+    return F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False)
+
+
+def predicted_pixels(logits: Tensor, thresholds: NDArray[np.int64]) -> Tensor:
+    """Which pixels count as predicted, (B, L, H, W) booleans.
+
+    Args:
+        logits: (B, L, H, W).
+        thresholds: (L,) k of the threshold k / 20 of each label.
+    """
+    steps = torch.from_numpy(thresholds).to(logits.device).view(1, -1, 1, 1)
+    return probability_bins(logits) >= steps
 
 
 class ValidationRows:
@@ -68,7 +79,7 @@ class ValidationRows:
             planes: (B, H, W) uint8.
             index: (B,) rows of the set.
         """
-        logits = at_size(logits, planes)
+        logits = at_side(logits, planes.shape[-1])
         truth, known = known_truth(planes, self._values)
         batch, labels = logits.shape[:2]
         # One number per image, label, side and bin; what is not known goes to a last one, which is dropped.

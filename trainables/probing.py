@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from search_spaces.exceptions import DataError, DivergenceError, MemoryLimitError, UserError
-from search_spaces.failpoints import failpoint
 from search_spaces.names import Artifact, State
 from search_spaces.results import Order, Timing, TrialResult
 from trainables.augmentation import EvaluationTransform
@@ -105,7 +104,6 @@ class Probing(TrialRun):
             UserError: A segmentation task.
             Stopped: ``tell`` answered stop; a pass over the images that was not over begins anew.
         """
-        failpoint("trial.start")
         if self.trial.task.is_dense:
             raise UserError(f"task {self.trial.task.name!r} has masks; method {self.trial.protocol.method} has labels")
         data = self.load_data()

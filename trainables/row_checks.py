@@ -28,6 +28,7 @@ class RowsRead:
         problems: Of rows that cannot be used, in the order of the rows.
         constant: Rows whose image has one single value in all pixels.
         faint: Rows of other images whose values span less than ``FAINT_SPAN``.
+        shaded: Rows whose mask of one label has values between 0 and its largest.
         hashes: (N,) uint64, what images look like (``trainables.similar_images``); 0 of those that cannot be read.
         plain: (N,) bool, images that look like too many others to be told apart by their hash.
     """
@@ -35,6 +36,7 @@ class RowsRead:
     problems: tuple[RowProblem, ...]
     constant: tuple[int, ...]
     faint: tuple[int, ...]
+    shaded: tuple[int, ...]
     hashes: NDArray[np.uint64]
     plain: NDArray[np.bool_]
 
@@ -47,13 +49,14 @@ class _Row:
     span: int | None
     hash: int
     plain: bool
+    shaded: bool
 
 
 def read_rows(manifest: Manifest) -> RowsRead:
     """Decode every image and mask.
 
-    Finds missing and unreadable files, masks of another size than their image, and images without a mask in a
-    segmentation task.
+    Finds missing and unreadable files, masks of another size than their image, and in a segmentation task images
+    without a mask and masks with values that name no label.
     """
     with ThreadPoolExecutor(READERS) as pool:
         found = list(pool.map(lambda row: _read_row(manifest, row), range(len(manifest))))
@@ -61,6 +64,7 @@ def read_rows(manifest: Manifest) -> RowsRead:
         problems=tuple(problem for row in found for problem in row.problems),
         constant=tuple(k for k, row in enumerate(found) if row.span == 0),
         faint=tuple(k for k, row in enumerate(found) if row.span is not None and 0 < row.span < FAINT_SPAN),
+        shaded=tuple(k for k, row in enumerate(found) if row.shaded),
         hashes=np.array([row.hash for row in found], dtype=np.uint64),
         plain=np.array([row.plain for row in found], dtype=bool),
     )
@@ -99,24 +103,47 @@ def _read_row(manifest: Manifest, row: int) -> _Row:
         hashed, plain = int(hashes[0]), bool(plains[0])
     except DataError as error:
         problems.append(RowProblem(row=row, reason=reason_of(error, mask=False), detail=str(error)))
+    shaded = False
     for column in MASK_COLUMNS:
-        problems += _read_mask(manifest, row, column, shape)
+        mask = _read_mask(manifest, row, column, shape)
+        problems += [mask] if isinstance(mask, RowProblem) else []
+        if isinstance(mask, np.ndarray) and column == Column.MASK and manifest.kind is Kind.SEGMENTATION:
+            problems += _strange_values(manifest, row, mask)
+            shaded = len(manifest.labels) == 1 and bool(((mask != 0) & (mask != mask.max())).any())
     lacks_mask = manifest.kind is Kind.SEGMENTATION and manifest.mask_file(row) is None
     if lacks_mask and not problems:
         path = manifest.table[Column.PATH].iat[row]
         problems.append(RowProblem(row=row, reason=Reason.NO_MASK, detail=f"image {path} has no mask (row {row})"))
-    return _Row(problems=problems, span=span, hash=hashed, plain=plain)
+    return _Row(problems=problems, span=span, hash=hashed, plain=plain, shaded=shaded)
 
 
-def _read_mask(manifest: Manifest, row: int, column: str, shape: tuple[int, ...] | None) -> list[RowProblem]:
+def _read_mask(
+    manifest: Manifest, row: int, column: str, shape: tuple[int, ...] | None
+) -> NDArray[np.int32] | RowProblem | None:
     try:
         mask = manifest.mask(row, column)
     except DataError as error:
-        return [RowProblem(row=row, reason=reason_of(error, mask=True), detail=str(error))]
+        return RowProblem(row=row, reason=reason_of(error, mask=True), detail=str(error))
     if mask is None or shape is None or mask.shape == shape:
-        return []
+        return mask
     paths = str(manifest.table[column].iat[row]), str(manifest.table[Column.PATH].iat[row])
-    return [RowProblem(row=row, reason=Reason.MASK_SIZE, detail=f"{mask_size(*paths, mask.shape, shape)} (row {row})")]
+    return RowProblem(row=row, reason=Reason.MASK_SIZE, detail=f"{mask_size(*paths, mask.shape, shape)} (row {row})")
+
+
+def _strange_values(manifest: Manifest, row: int, mask: NDArray[np.int32]) -> list[RowProblem]:
+    strange = mask_values(mask, manifest.labels)
+    if strange is None:
+        return []
+    detail = f"mask {manifest.table[Column.MASK].iat[row]} {strange} (row {row})"
+    return [RowProblem(row=row, reason=Reason.VALUE, detail=detail)]
+
+
+def mask_values(mask: NDArray[np.int32], labels: Sequence[str]) -> str | None:
+    """In words: a mask has values that name no label. None if all do; of one label all values but 0 do."""
+    if len(labels) == 1 or not mask.size or 0 <= mask.min() <= mask.max() <= len(labels):
+        return None
+    known = f"the labels {', '.join(labels)} are 1 to {len(labels)}, and 0 is none"
+    return f"has values from {mask.min()} to {mask.max()}; {known}"
 
 
 def mask_size(mask_path: str, image_path: str, mask_shape: Sequence[int], image_shape: Sequence[int]) -> str:

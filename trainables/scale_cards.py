@@ -8,7 +8,8 @@ memory is what autograd keeps for the backward pass, in float32, with attention 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from search_spaces.exceptions import UserError
 from search_spaces.ladders import ladder_of
 from search_spaces.normalisation import NORMALISATIONS
+from search_spaces.trial import ResolvedScale
 from trainables.factories import Factory, Origin, find_factory
+from trainables.models import model_facts
 from trainables.parts import layer_depths, parts_of
 from trainables.random_state import own_random_state
+from trainables.unet import make_unet
 
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -121,16 +125,10 @@ def model_card(
     if size is None:
         raise UserError(f"{text} states no native input size; give one")
     given = dict(arguments or {})
-    try:
-        with torch.device("meta"), own_random_state(0):
-            module = factory.make(num_classes, given, size)
-            wider = factory.make(num_classes + 1, given, size)
-            costs = [_cost(module.train(), size, images) for images in _BATCHES]
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{text} cannot be counted at {size} pixels: {type(error).__name__}: {error}") from error
-    gflops, activation_mib = ((costs[1][k] - costs[0][k]) / (_BATCHES[1] - _BATCHES[0]) for k in (0, 1))
+    with _counted(text, size):
+        module = factory.make(num_classes, given, size)
+        wider = factory.make(num_classes + 1, given, size)
+        gflops, activation_mib = _cost_of_image(module, size)
     shapes = {n: t.shape for n, t in wider.state_dict().items()}
     head = tuple(n for n, t in module.state_dict().items() if shapes.get(n) != t.shape)
     trained = {n: p.numel() for n, p in module.named_parameters() if p.requires_grad}
@@ -145,14 +143,50 @@ def model_card(
         backbone_parameters=sum(n for name, n in trained.items() if name not in head),
         num_classes=num_classes,
         input_size=size,
-        gflops=round(gflops, 6),
-        activation_mib=round(activation_mib, 3),
+        gflops=gflops,
+        activation_mib=activation_mib,
         native_size=factory.native_size,
         mean=scaling[0] if scaling else None,
         std=scaling[1] if scaling else None,
         tags=tags,
         cut_points=tuple(part.name for part in parts_of(module, head)),
     )
+
+
+def unet_gflops(scale: ResolvedScale, num_outputs: int, import_paths: tuple[str, ...] = ()) -> float:
+    """1e9 operations of one image's forward pass through the U-Net of a scale: encoder, decoder and head.
+
+    Args:
+        scale: The encoder.
+        num_outputs: Outputs per pixel.
+        import_paths: Folders in which a user's module is looked up first.
+
+    Raises:
+        UserError: The scale cannot be an encoder, or not be built or run without numbers.
+    """
+    factory = find_factory(scale.factory, import_paths)
+    head = model_facts(scale, num_outputs, import_paths).head
+    with _counted(f"the U-Net of {factory.text}", scale.input_size):
+        return _cost_of_image(make_unet(factory, scale, num_outputs, head), scale.input_size)[0]
+
+
+@contextmanager
+def _counted(what: str, size: int) -> Iterator[None]:
+    """Where networks are built without numbers, and what fails is refused."""
+    try:
+        with torch.device("meta"), own_random_state(0):
+            yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what} cannot be counted at {size} pixels: {type(error).__name__}: {error}") from error
+
+
+def _cost_of_image(module: nn.Module, size: int) -> tuple[float, float]:
+    """(1e9 operations, MiB kept for backward) that an image adds to a batch."""
+    few, many = (_cost(module.train(), size, images) for images in _BATCHES)
+    gflops, mib = ((more - less) / (_BATCHES[1] - _BATCHES[0]) for less, more in zip(few, many, strict=True))
+    return round(gflops, 6), round(mib, 3)
 
 
 def _cost(module: nn.Module, size: int, images: int) -> tuple[float, float]:

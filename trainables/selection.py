@@ -74,7 +74,8 @@ class Selection:
         self._watch = LossWatch(protocol) if protocol.needs_validation_loss else None
         self._feed: ImageFeed = inputs.feed(images)
         self._scores = validation_scores(images, mask_loss)
-        self._transform = EvaluationTransform(inputs.size, *inputs.form, crop=evaluation_crop(protocol, self._feed))
+        crop = evaluation_crop(protocol, self._feed.masks is not None)
+        self._transform = EvaluationTransform(inputs.size, *inputs.form, crop=crop)
         self.best = Best()
         self._require_selectable(inputs.facts.outputs)
 

@@ -210,6 +210,23 @@ class Storage(FileTree):
         for name in names:
             self._upload(local_dir / name, f"{_TRIALS}/{trial_id}/{Artifact.REPRESENTATIONS}/{name}")
 
+    def representations(self) -> dict[str, int]:
+        """Trial id -> bytes of the representations that are here."""
+        found: dict[str, int] = {}
+        for path, size in self._sizes(_TRIALS).items():
+            trial_id, folder, *rest = (*path.split("/"), "")
+            if rest and folder == Artifact.REPRESENTATIONS:
+                found[trial_id] = found.get(trial_id, 0) + size
+        return found
+
+    def delete_representations(self, trial_id: str) -> None:
+        """Delete the representations of a trial, if any; those of a result that waits for delivery stay."""
+        if not self.is_published(trial_id):
+            folder = f"{_TRIALS}/{trial_id}"
+            self._delete_folder(f"{folder}/{Artifact.REPRESENTATIONS}")
+            if not self._files(folder):
+                self._delete_folder(folder)
+
     def put_initial(self, trial_id: str, data: bytes) -> None:
         """Keep the representations of a trial before its first step until it has ended."""
         self._write(f"{_INITIAL}/{trial_id}.safetensors", data)

@@ -67,8 +67,9 @@ class TrialRun:
 
     def build(self) -> BuiltModel:
         """The model with fresh weights."""
-        trial = self.trial
-        return build_model(trial.scale, len(trial.task.labels), trial.seed.init, trial.workspace.import_paths)
+        trial, outputs = self.trial, len(self.trial.task.labels)
+        paths = trial.workspace.import_paths
+        return build_model(trial.scale, outputs, trial.seed.init, paths, dense=trial.task.is_dense)
 
     def load_data(self) -> TaskData:
         """The trial's images and labels.
@@ -96,24 +97,32 @@ class TrialRun:
                 f"storage: {error}; run that trial again"
             ) from None
 
-    def scored(self, images: LabelledSet, logits: NDArray[Any], name: str) -> pa.Table:
+    def scored(self, images: LabelledSet, kept: NDArray[Any], name: str) -> pa.Table:
         """Predictions on an evaluation set."""
-        return self._table(images, logits, name, (images.shared_patients, images.same_ids))
+        return self.table(images, kept, name, (images.shared_patients, images.same_ids))
 
-    def validation(self, data: TaskData, logits: NDArray[Any] | None) -> Tables:
+    def validation(self, data: TaskData, kept: NDArray[Any] | None) -> Tables:
         """Validation predictions of what was selected, on which thresholds and temperatures may be fitted.
 
         Trials that are scored on no evaluation set need none.
         """
-        if logits is None or not self.trial.task.evaluate:
+        if kept is None or not self.trial.task.evaluate:
             return {}
-        return {Split.VAL: self._table(data.val, logits, Split.VAL)}
+        return {Split.VAL: self.table(data.val, kept, Split.VAL)}
 
-    def _table(
-        self, images: LabelledSet, logits: NDArray[Any], name: str, shared_patients: tuple[int, bool] | None = None
+    def table(
+        self, images: LabelledSet, kept: NDArray[Any], name: str, shared_patients: tuple[int, bool] | None = None
     ) -> pa.Table:
+        """Predictions on a set.
+
+        Args:
+            images: The set.
+            kept: (N, K) logits, or what else a trial of this kind keeps of an image.
+            name: Of the set.
+            shared_patients: Patients that it shares with training, and whether their ids can be compared.
+        """
         frame, hash_of_set = shown_columns(images, self.trial.task, name)
-        return predictions_table(frame, logits, self.trial, name, hash_of_set, shared_patients)
+        return predictions_table(frame, kept, self.trial, name, hash_of_set, shared_patients)
 
     @property
     def keeps_weights(self) -> bool:

@@ -69,7 +69,7 @@ class UNet(nn.Module):
         super().__init__()
         smp = _library()
         levels = len(channels) - 1
-        self.encoder = encoder
+        self.encoder, self.channels = encoder, tuple(channels)
         self.decoder = smp.decoders.unet.decoder.UnetDecoder(
             encoder_channels=channels, decoder_channels=DECODER_CHANNELS[-levels:], n_blocks=levels
         )

@@ -152,12 +152,9 @@ from dashboards.statistics.seeds import SeedKey as SeedKey
 from dashboards.statistics.seeds import SeedSpread as SeedSpread
 from dashboards.statistics.seeds import seed_spread as seed_spread
 from dashboards.statistics.seeds import sign_flip_p as sign_flip_p
-from dashboards.statistics.segmentation import Overlap as Overlap
 from dashboards.statistics.segmentation import PixelCounts as PixelCounts
-from dashboards.statistics.segmentation import SegmentationScores as SegmentationScores
 from dashboards.statistics.segmentation import check_counts as check_counts
 from dashboards.statistics.segmentation import segmentation_influence as segmentation_influence
-from dashboards.statistics.segmentation import segmentation_scores as segmentation_scores
 from dashboards.statistics.selective import GroupCoverage as GroupCoverage
 from dashboards.statistics.selective import RiskCoverage as RiskCoverage
 from dashboards.statistics.selective import SelectiveScores as SelectiveScores

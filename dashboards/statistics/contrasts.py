@@ -144,7 +144,7 @@ class Estimate:
         return _interval(self.value, half, self.scale)
 
 
-def combined_interval(runs: Runs, *, level: float = 0.95) -> Estimate:
+def combined_interval(runs: Runs, *, level: float = 0.95, scale: Scale | None = None) -> Estimate:
     """Mean of a cell over its seeds with an interval over new seeds and new patients.
 
     Metrics in [0, 1] get an interval symmetric in the logit, nll and brier in the logarithm, kappa as it is. A perfect
@@ -154,9 +154,12 @@ def combined_interval(runs: Runs, *, level: float = 0.95) -> Estimate:
     Args:
         runs: Seed -> metric of that run. Undefined runs are left out and named in the notes.
         level: Nominal coverage.
+        scale: On which the interval is symmetric; the metric's if not given.
     """
-    metric = next((influence.metric for influence in runs.values()), Metric.KAPPA)
-    estimate = estimate_combination([(1.0, runs)], patient_variance, scale=_SCALES[split_name(metric)[0]], level=level)
+    if scale is None:
+        metric = next((influence.metric for influence in runs.values()), Metric.KAPPA)
+        scale = _SCALES[split_name(metric)[0]]
+    estimate = estimate_combination([(1.0, runs)], patient_variance, scale=scale, level=level)
     few = estimate.n_seeds > 0 and estimate.min_patients < MIN_TEST_PATIENTS and not estimate.seeds_only
     return replace(estimate, notes=(*estimate.notes, FEW_PATIENTS_CELL)) if few else estimate
 

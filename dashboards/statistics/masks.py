@@ -11,15 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dashboards.statistics.contrasts import Estimate, Scale, combined_interval
 from dashboards.statistics.metrics import metric_names, split_name
 from dashboards.statistics.predictions import FloatArray
+from dashboards.statistics.seeds import SeedKey
 from dashboards.statistics.segmentation import (
     PixelCounts,
     check_counts,
     image_overlap,
-    patient_overlap,
+    mean_influence,
+    mean_of,
     pooled_overlap,
     segmentation_influence,
+    share_influence,
 )
 from dashboards.statistics.uncertainty import Influence, PatientIndex, index_patients
 from search_spaces.exceptions import unknown
@@ -43,6 +47,18 @@ OF_ONE_LABEL = (
     "false_positive_pixels",
 )
 """Names of ``label_metrics``."""
+
+_DISTANCES = ("hd95", "nsd")
+_FALSE_POSITIVES = "false_positive_images"
+
+SCALES = {
+    "dice": Scale.LOGIT,
+    "iou": Scale.LOGIT,
+    "hd95": Scale.LOG,
+    "nsd": Scale.LOGIT,
+    _FALSE_POSITIVES: Scale.LOGIT,
+}
+"""Metrics that patients contribute to -> the scale on which their interval is symmetric."""
 
 _NUMBERS_OF_IMAGES = ("hd95_undefined", "shown_images", "empty_images")
 
@@ -87,11 +103,34 @@ def overlap_influence(
     index = patient if isinstance(patient, PatientIndex) else index_patients(patient)
     asked = tuple(labels) if one is None else (one,)
     each = {label: segmentation_influence(name, counts_of_label(counts, labels.index(label)), index) for label in asked}
-    defined = {label: found for label, found in each.items() if found.n_patients}
-    return _mean(metric, defined, tuple(label for label in asked if label not in defined))
+    return _mean_of_defined(metric, each)
 
 
-def _mean(metric: str, each: Mapping[str, Influence], undefined: tuple[str, ...]) -> Influence:
+def mask_influence(
+    name: str, labels: Sequence[str], counts: FloatArray, distances: FloatArray, patient: ArrayLike | PatientIndex
+) -> Influence:
+    """A metric with each patient's contribution: the mean over the labels that define it of ``label_influence``.
+
+    Args:
+        name: One of ``SCALES``.
+        labels: Names of the L labels.
+        counts: (N, L, 4).
+        distances: (N, L, 2): HD95 and normalised surface Dice; NaN where undefined.
+        patient: (N,) patient ids, or their index.
+
+    Raises:
+        ValueError: Another name, or arrays that do not fit together.
+    """
+    index = patient if isinstance(patient, PatientIndex) else index_patients(patient)
+    each = {
+        label: label_influence(name, counts_of_label(counts, k), distances[:, k], index)
+        for k, label in enumerate(labels)
+    }
+    return _mean_of_defined(name, each)
+
+
+def _mean_of_defined(metric: str, of_labels: Mapping[str, Influence]) -> Influence:
+    each = {label: found for label, found in of_labels.items() if found.n_patients}
     ids = [found.patients for found in each.values()]
     patients: NDArray[Any] = np.unique(np.concatenate(ids)) if ids else np.empty(0)
     psi = np.zeros(len(patients))
@@ -104,7 +143,7 @@ def _mean(metric: str, each: Mapping[str, Influence], undefined: tuple[str, ...]
         psi=psi,
         min_patients=min((found.n_patients for found in each.values()), default=0),
         classes=tuple(each),
-        undefined=undefined,
+        undefined=tuple(label for label in of_labels if label not in each),
     )
 
 
@@ -170,36 +209,43 @@ def label_metrics(counts: PixelCounts, distances: FloatArray, index: PatientInde
     """
     images = image_overlap("dice", counts)
     lenient = np.where(counts.empty, counts.fp == 0, images)[counts.known]
-    alarms = counts.fp[counts.empty]
-    hd95, nsd = distances.T
-    return {
-        "dice": mean_of(patient_overlap("dice", counts, index)[1]),
-        "iou": mean_of(patient_overlap("iou", counts, index)[1]),
+    with_intervals = {name: label_influence(name, counts, distances, index).value for name in SCALES}
+    return with_intervals | {
         "dice_image_mean": mean_of(images[counts.lesion]),
         "dice_pooled": pooled_overlap("dice", counts),
         "dice_both_empty_is_1": mean_of(lenient),
-        "hd95": patient_mean(hd95, index),
-        "nsd": patient_mean(nsd, index),
-        "hd95_undefined": float(np.isnan(hd95[counts.lesion]).sum()),
+        "hd95_undefined": float(np.isnan(distances[counts.lesion, 0]).sum()),
         "shown_images": float(counts.lesion.sum()),
         "empty_images": float(counts.empty.sum()),
-        "false_positive_images": mean_of(alarms > 0),
-        "false_positive_pixels": mean_of(alarms),
+        "false_positive_pixels": mean_of(counts.fp[counts.empty]),
     }
 
 
-def patient_mean(values: FloatArray, index: PatientIndex) -> float:
-    """Mean over patients of the mean over their images with a value; NaN if none has one.
+def label_influence(name: str, counts: PixelCounts, distances: FloatArray, index: PatientIndex) -> Influence:
+    """A metric of one label with each patient's contribution.
 
     Args:
-        values: (N,); NaN where undefined.
+        name: One of ``SCALES``; see ``label_metrics``.
+        counts: Of N images.
+        distances: (N, 2) HD95 and normalised surface Dice.
         index: Patients of the images.
+
+    Raises:
+        ValueError: Another name.
     """
-    rows = ~np.isnan(values)
-    _, codes = np.unique(index.codes[rows], return_inverse=True)
-    return mean_of(np.bincount(codes, values[rows]) / np.bincount(codes)) if rows.any() else float("nan")
+    if name in _DISTANCES:
+        return mean_influence(name, distances[:, _DISTANCES.index(name)], index)
+    if name == _FALSE_POSITIVES:
+        return share_influence(name, np.where(counts.empty, counts.fp > 0, np.nan), index)
+    return segmentation_influence(name, counts, index)
 
 
-def mean_of(values: NDArray[Any]) -> float:
-    """The mean; NaN of nothing."""
-    return float(np.mean(values)) if len(values) else float("nan")
+def mask_interval(name: str, runs: Mapping[SeedKey, Influence], *, level: float = 0.95) -> Estimate:
+    """Mean over seeds with an interval over new seeds and new patients.
+
+    Args:
+        name: One of ``SCALES``.
+        runs: Seed -> ``label_influence`` of that run, or its mean over labels.
+        level: Nominal coverage.
+    """
+    return combined_interval(runs, level=level, scale=SCALES[name])

@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from dashboards.statistics.metrics import Metric
 from dashboards.statistics.predictions import BoolArray, FloatArray
-from dashboards.statistics.proportions import Proportion, proportion
 from dashboards.statistics.uncertainty import Influence, PatientIndex, index_patients
 from search_spaces.exceptions import unknown
 
@@ -54,46 +53,6 @@ class PixelCounts:
         return np.asarray(self.tp + self.fn == 0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overlap:
-    """One overlap measure in its readings; each in [0, 1], NaN if undefined.
-
-    Attributes:
-        patient_mean: Mean over patients of the mean over their images with a lesion. The primary value.
-        image_mean: Mean over images with a lesion.
-        pooled: Of the pixels of all images together, those without a lesion included.
-        both_empty_is_1: Mean over all images, 1 where truth and prediction are both empty, 0 where only truth is.
-    """
-
-    patient_mean: float
-    image_mean: float
-    pooled: float
-    both_empty_is_1: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentationScores:
-    """One class on one evaluation set.
-
-    Attributes:
-        dice: Dice coefficient, ``2 TP / (2 TP + FP + FN)``.
-        iou: Intersection over union, ``TP / (TP + FP + FN)``.
-        false_positive_images: Share of images without a lesion on which one is predicted.
-        lesion_images: Images with a lesion.
-        lesion_patients: Patients with such an image.
-        empty_images: Images without.
-        masked_images: Images whose truth is not known, or whose counts are missing.
-    """
-
-    dice: Overlap
-    iou: Overlap
-    false_positive_images: Proportion
-    lesion_images: int
-    lesion_patients: int
-    empty_images: int
-    masked_images: int
-
-
 def check_counts(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike, tn: ArrayLike) -> PixelCounts:
     """Pixel counts as float64; an image with a NaN in any of the four is masked.
 
@@ -127,18 +86,21 @@ def image_overlap(metric: Metric | str, counts: PixelCounts) -> FloatArray:
     return np.where(counts.lesion, _ratio(metric, counts.tp, counts.fp, counts.fn), np.nan)
 
 
-def patient_overlap(
-    metric: Metric | str, counts: PixelCounts, patient: ArrayLike | PatientIndex
-) -> tuple[NDArray[Any], FloatArray]:
-    """Mean Dice or IoU of each patient with a lesion.
+def patient_means(values: FloatArray, index: PatientIndex) -> tuple[NDArray[Any], FloatArray]:
+    """Mean of each patient over their images with a value.
+
+    Args:
+        values: (N,); NaN where undefined.
+        index: Patients of the images.
 
     Returns:
-        (P,) sorted ids of the patients with an image that has one; (P,) the mean over those images.
+        (P,) sorted ids of the patients with an image that has one; (P,) their means.
+
+    Raises:
+        ValueError: Lengths differ.
     """
-    index = patient if isinstance(patient, PatientIndex) else index_patients(patient)
-    if index.codes.shape != counts.tp.shape:
-        raise ValueError(f"patient has {len(index.codes)} rows, the counts {len(counts.tp)}; give one row per image")
-    values = image_overlap(metric, counts)
+    if index.codes.shape != values.shape:
+        raise ValueError(f"patient has {len(index.codes)} rows, the images {len(values)}; give one row per image")
     rows = ~np.isnan(values)
     present, codes = np.unique(index.codes[rows], return_inverse=True)
     means = np.bincount(codes, values[rows], len(present)) / np.maximum(np.bincount(codes, minlength=len(present)), 1)
@@ -155,51 +117,48 @@ def pooled_overlap(metric: Metric | str, counts: PixelCounts) -> float:
     return float(_ratio(metric, *totals)[0])
 
 
-def segmentation_scores(
-    counts: PixelCounts, patient: ArrayLike | PatientIndex, rng: np.random.Generator
-) -> SegmentationScores:
-    """All numbers of one class.
+def mean_influence(name: str, values: FloatArray, index: PatientIndex) -> Influence:
+    """Mean over patients of the mean over their images with a value, with each patient's contribution.
 
     Args:
-        counts: Pixels of N images.
-        patient: (N,) patient ids, or their index.
-        rng: Source of bootstrap draws for the interval of the false-positive share.
+        name: Of the metric.
+        values: (N,); NaN where undefined.
+        index: Patients of the images.
+
+    Raises:
+        ValueError: Lengths differ.
     """
-    index = patient if isinstance(patient, PatientIndex) else index_patients(patient)
-    alarms = np.where(counts.empty, counts.fp > 0, np.nan)
-    return SegmentationScores(
-        dice=_overlap(Metric.DICE, counts, index),
-        iou=_overlap(Metric.IOU, counts, index),
-        false_positive_images=proportion(alarms, index, rng),
-        lesion_images=int(counts.lesion.sum()),
-        lesion_patients=len(np.unique(index.codes[counts.lesion])),
-        empty_images=int(counts.empty.sum()),
-        masked_images=int((~counts.known).sum()),
+    ids, means = patient_means(values, index)
+    value = mean_of(means)
+    return Influence(
+        metric=name, value=value, patients=ids, psi=(means - value) / max(1, len(means)), min_patients=len(means)
     )
+
+
+def share_influence(name: str, hits: FloatArray, index: PatientIndex) -> Influence:
+    """Share of images, with each patient's contribution; images of a patient with more of them weigh more.
+
+    Args:
+        name: Of the metric.
+        hits: (N,) of 1, 0 and NaN (not of the denominator).
+        index: Patients of the images.
+    """
+    rows = ~np.isnan(hits)
+    value = mean_of(hits[rows])
+    present, codes = np.unique(index.codes[rows], return_inverse=True)
+    psi = np.bincount(codes, hits[rows] - value, len(present)) / max(1, int(rows.sum()))
+    return Influence(metric=name, value=value, patients=index.ids[present], psi=psi, min_patients=len(present))
 
 
 def segmentation_influence(metric: Metric | str, counts: PixelCounts, patient: ArrayLike | PatientIndex) -> Influence:
     """Patient-mean Dice or IoU with each patient's contribution, for intervals and contrasts like any other metric."""
-    ids, means = patient_overlap(metric, counts, patient)
-    value = float(means.mean()) if len(means) else float("nan")
-    return Influence(
-        metric=str(metric),
-        value=value,
-        patients=ids,
-        psi=(means - value) / max(1, len(means)),
-        min_patients=len(means),
-    )
+    index = patient if isinstance(patient, PatientIndex) else index_patients(patient)
+    return mean_influence(str(metric), image_overlap(metric, counts), index)
 
 
-def _overlap(metric: Metric, counts: PixelCounts, index: PatientIndex) -> Overlap:
-    images = image_overlap(metric, counts)
-    lenient = np.where(counts.empty, counts.fp == 0, images)[counts.known]
-    return Overlap(
-        patient_mean=_mean(patient_overlap(metric, counts, index)[1]),
-        image_mean=_mean(images[counts.lesion]),
-        pooled=pooled_overlap(metric, counts),
-        both_empty_is_1=_mean(lenient),
-    )
+def mean_of(values: NDArray[Any]) -> float:
+    """The mean; NaN of nothing."""
+    return float(np.mean(values)) if len(values) else float("nan")
 
 
 def _ratio(metric: Metric | str, tp: FloatArray, fp: FloatArray, fn: FloatArray) -> FloatArray:
@@ -208,7 +167,3 @@ def _ratio(metric: Metric | str, tp: FloatArray, fp: FloatArray, fn: FloatArray)
     hits = 2 * tp if metric == Metric.DICE else tp
     union = hits + fp + fn
     return np.asarray(np.divide(hits, union, out=np.full(len(tp), np.nan), where=union > 0))
-
-
-def _mean(values: FloatArray) -> float:
-    return float(values.mean()) if len(values) else float("nan")

@@ -257,13 +257,15 @@ def pwcca(x: Values, y: Values) -> Similarity:
 def procrustes(x: Values, y: Values) -> Similarity:
     """Orthogonal Procrustes similarity, the nuclear norm of X'Y with |X| = |Y| = 1 (Ding et al. 2021).
 
-    The squared distance after the best rotation is ``2 - 2 * value``. Arguments as in ``debiased_cka``. In [0, 1].
+    The squared distance after the best rotation is ``2 - 2 * value``. With X = U S V' and Y likewise, the norm is that
+    of ``S_x U_x' U_y S_y``, which has the ranks for sides. Arguments as in ``debiased_cka``. In [0, 1].
     """
     a, b = _checked(x, y)
-    scale = np.linalg.norm(a.centred) * np.linalg.norm(b.centred)
-    if not scale > 0:
+    (u, s), (v, t) = a.parts, b.parts
+    if not (len(s) and len(t)):
         return _not_estimable(a, b, "a representation does not vary between images")
-    return _similarity(float(np.linalg.norm(a.centred.T @ b.centred, ord="nuc") / scale), a, b)
+    cross = s[:, None] * (u.T @ v) * t
+    return _similarity(float(np.linalg.norm(cross, ord="nuc") / (np.linalg.norm(s) * np.linalg.norm(t))), a, b)
 
 
 def permutation_null(

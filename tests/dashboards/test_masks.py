@@ -124,6 +124,11 @@ def test_readings_distances_and_false_alarms_stand_in_their_own_table():
     row = overlap[(overlap["pretraining_source"] == "natural") & (overlap["data_fraction"] == "1")].iloc[0]
     runs = [p for (t, _), p in study().predictions.items() if t.startswith("11")]
     assert row["dice"] == pytest.approx(np.mean([mean_dice(p) for p in runs]))
+    cells = tables().cells
+    primary = cells[(cells["pretraining_source"] == "natural") & (cells["data_fraction"] == "1")].iloc[0]
+    assert (row["dice_low"], row["dice_high"]) == pytest.approx((primary["low"], primary["high"]))
+    for metric in ("hd95", "nsd", "false_positive_images"):
+        assert row[f"{metric}_low"] < row[metric] < row[f"{metric}_high"]
     empty = runs[0].y[:, 0] == 0
     assert row["empty_images"] == empty.sum()
     assert row["false_positive_images"] == pytest.approx(np.mean([(p.logits[empty, 0, 1] > 0).mean() for p in runs]))
@@ -138,7 +143,8 @@ def test_the_page_shows_them(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "build_tables", lambda _: tables())
     files = report.write_report(synthetic.evidence_of(study()), tmp_path / "report", problems=[], record="x")
     page = files.index_html.read_text(encoding="utf-8")
-    assert "Overlap, distances and false alarms" in page
+    for heading in ("Dice where the label is shown", "Hausdorff distance where the", "False alarms where it is not"):
+        assert heading in page
     verdict = json.loads(files.verdict_json.read_text(encoding="utf-8"))
     assert any("Dice" in answer["sentence"] for answer in verdict["questions"][0]["answers"])
     assert "overlap.csv" in {path.name for path in files.tables}

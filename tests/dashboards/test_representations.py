@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import math
 
@@ -11,25 +13,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
+from PIL import Image
 
 from dashboards.evidence import Evidence
 from dashboards.figures import draw
+from dashboards.filter_pictures import AFTER, BEFORE, filter_pictures, mosaic
 from dashboards.page import PageContent, render_page
-from dashboards.representation_plots import distance_plots, drift_plots, filter_plots, pair_plots
+from dashboards.representation_plots import distance_plots, drift_plots, filter_plots, pair_plots, tick_texts
 from dashboards.representation_section import representation_section
-from dashboards.representation_tables import CCA, CKA, MEASURES, PAIR_MEASURES, SVCCA, representation_tables
+from dashboards.representation_tables import CCA, CKA, MEASURES, PROCRUSTES, PWCCA, SVCCA, representation_tables
 from dashboards.representations import KeptMoment, KeptRepresentations, load_representations, storage_files
 from dashboards.static import render
 from dashboards.statistics import (
     Representation,
     debiased_cka,
+    filter_correlation,
     mean_cca,
     pair_interval,
+    procrustes,
     pwcca,
     seed_interval,
     svcca,
 )
-from dashboards.weight_tables import BACKBONE, OTHER_SEED_BEFORE, OWN_START, weight_rows
+from dashboards.weight_tables import BACKBONE, OTHER_SEED, OTHER_SEED_BEFORE, OWN_START, weight_rows
 from search_spaces.exceptions import DataError, UserError
 from tests.dashboards.synthetic import make_study
 
@@ -158,7 +164,7 @@ def test_drift_finds_the_planted_order_and_stands_beside_its_nulls(made):
 
 def test_pairs_of_common_starts_are_alike_and_others_are_not(made):
     pairs = made[1]["representation_pairs"]
-    assert set(pairs["measure"]) == set(PAIR_MEASURES)
+    assert set(pairs["measure"]) == set(MEASURES)
     one = pairs[(pairs["measure"] == CKA) & (pairs["layer"] == "low") & (pairs["data_fraction"] == "1")]
     found = one.set_index(["pretraining_source", "other_source", "seeds", "moment"])
     assert found.loc[("natural", "natural", "different", "final"), "value"] > 0.9
@@ -168,6 +174,42 @@ def test_pairs_of_common_starts_are_alike_and_others_are_not(made):
     assert found.loc[("natural", "random", "different", "final"), "n_pairs"] == 6
     assert found.loc[("natural", "random", "same", "initial"), "n_pairs"] == 3
     assert ("random", "random", "same", "final") not in found.index
+
+
+def test_equal_activations_of_networks_count_as_one(tmp_path):
+    """Below a cut the starts of several sources are the same, whatever their heads are."""
+    rng = np.random.default_rng(0)
+    layer = rng.normal(size=(IMAGES, 6))
+    for name, values in (("a", layer), ("b", layer), ("c", layer + 1)):
+        file = file_of(name * 16, "initial", {"low": values}, np.ones((2, 3, 3, 3)))
+        (tmp_path / name).write_bytes(file)
+    doubled = file_of("d" * 16, "initial", {"low": layer}, np.ones((2, 3, 3, 3)))
+    (tmp_path / "d").write_bytes(doubled.replace(b'\\"low\\": 0', b'\\"low\\": 1'))
+    a, b, c, d = (KeptMoment(tmp_path / name) for name in "abcd")
+    assert a.key != b.key
+    assert a.content("low") == b.content("low")
+    assert len({of.content("low") for of in (a, c, d)}) == 3
+    assert (d.layer("low") == 2 * a.layer("low")).all()
+    with pytest.raises(DataError, match="no layer 'high'"):
+        a.content("high")
+
+
+def test_pairs_have_no_reference(made):
+    evidence, tables, folder = made
+    kept = load_representations(evidence.results, folder)
+    rows = evidence.results[evidence.results["data_fraction"] == "1"]
+    ends = {
+        source: [kept[i].final.layer("high") for i in rows.loc[rows["pretraining_source"] == source, "trial_id"]]
+        for source in SOURCES
+    }
+    same = list(zip(ends["natural"], ends["random"], strict=True))
+    pairs = tables["representation_pairs"]
+    chosen = pairs[(pairs["layer"] == "high") & (pairs["data_fraction"] == "1") & (pairs["seeds"] == "same")]
+    found = chosen[chosen["moment"] == "final"].set_index("measure")["value"]
+    directed = [np.mean([pwcca(*order).value for order in ((x, y), (y, x))]) for x, y in same]
+    assert found[PWCCA] == pytest.approx(np.mean(directed))
+    assert found[PWCCA] != pytest.approx(np.mean([pwcca(x, y).value for x, y in same]), abs=1e-6)
+    assert found[PROCRUSTES] == pytest.approx(np.mean([procrustes(x, y).value for x, y in same]))
 
 
 def test_too_few_images_are_not_estimable_and_a_declared_reduction_makes_them_so(tmp_path):
@@ -204,6 +246,29 @@ def test_filters_and_weights(made):
     assert found.loc["head", "value"] == pytest.approx(1.0)
     assert found.loc[BACKBONE, "value"] == pytest.approx(math.sqrt(4 / 25))
     assert list(parts["part"]) == ["conv1", "head", BACKBONE]
+
+
+def test_crossed_seeds_pair_by_start_and_average_over_subsets(tmp_path):
+    """Two subsets by two starts are four pairs of one pair of starts; none is counted twice or left out."""
+    frame = planted(tmp_path, seeds=4, fractions=("1",))
+    seeds = [(0, 0), (0, 1), (1, 0), (1, 1)] * 2
+    frame["seed_subset"], frame["seed_init"] = zip(*seeds, strict=True)
+    frame["seed"] = [f"{subset}/{init}" for subset, init in seeds]
+    tables = representation_tables(evidence_of(frame, tmp_path), weight_rows)
+    kept = load_representations(frame, tmp_path)
+    ends = [kept[i].final for i in frame.loc[frame["pretraining_source"] == "natural", "trial_id"]]
+    apart = [(0, 1), (0, 3), (1, 2), (2, 3)]
+    filters = tables["filter_correlation"].set_index(["pretraining_source", "comparison"])
+    correlations = [filter_correlation(ends[a].filters, ends[b].filters, match=True).mean for a, b in apart]
+    found = filters.loc[("natural", OTHER_SEED)]
+    assert found["value"] == pytest.approx(np.mean(correlations))
+    assert (found["n_seeds"], found["n_pairs"]) == (2, 1)
+    pairs = tables["representation_pairs"].set_index(["pretraining_source", "other_source", "seeds", "moment", "layer"])
+    same = pairs[pairs["measure"] == CKA].loc[("natural", "natural", "different", "final", "low")]
+    alike = [debiased_cka(ends[a].layer("low"), ends[b].layer("low")).value for a, b in apart]
+    assert same["value"] == pytest.approx(np.mean(alike))
+    cross = pairs[pairs["measure"] == CKA].loc[("natural", "random", "different", "final", "low")]
+    assert cross["n_pairs"] == 2
 
 
 def test_trials_of_another_probe_are_not_compared(tmp_path):
@@ -251,7 +316,7 @@ def test_the_section_shows_figures_and_tables_and_is_absent_without_any(made):
     assert representation_section(evidence, Nothing()) == ()
     (section,) = representation_section(evidence, Some())
     assert "not estimable below 10 images per dimension" in section.intro
-    assert len(section.plots) == 4
+    assert len(section.plots) == 6
     assert {title for title, _ in section.folded} == {
         "Each layer against its start",
         "Pairs of networks",
@@ -297,6 +362,57 @@ def test_figures_are_drawn_by_both_backends(made):
         assert len(draw(plot).data) > 0
 
 
+@pytest.mark.parametrize(
+    ("names", "shared", "texts"),
+    [
+        (["conv1", "layer1"], "", ["conv1", "layer1"]),
+        (["features.0", "features.12"], "features", ["0", "12"]),
+        (["a.b.0", "a.b.1", "a.c"], "a", ["b.0", "b.1", "c"]),
+        (["features.0"], "", ["features.0"]),
+        (["stem", "blocks.0"], "", ["stem", "blocks.0"]),
+        (["a" * 20, "b" * 20, "c" * 20], "", ["a" * 20, "\n" + "b" * 20, "c" * 20]),
+    ],
+)
+def test_names_of_layers_find_room(names, shared, texts):
+    assert tick_texts(names) == (shared, texts)
+
+
+def test_first_filters_are_shown_as_they_were_and_as_they_are(made):
+    evidence, _, folder = made
+    small, large = filter_pictures(evidence)
+    assert (small.key, large.key) == ("first_filters_skin_small_0.1", "first_filters_skin_small_1")
+    assert large.rows == ("random", "natural")
+    assert large.columns == (BEFORE, AFTER)
+    assert len(large.table) == 2 * 8
+    rows = evidence.results[evidence.results["data_fraction"] == "1"].set_index(["pretraining_source", "seed"])
+    kept = load_representations(evidence.results, folder)[rows.loc[("random", "0"), "trial_id"]]
+    before, after = kept.initial.filters, kept.final.filters
+    of_random = large.table[large.table["pretraining_source"] == "random"]
+    assert list(of_random["correlation"]) == pytest.approx(list(filter_correlation(before, after).values))
+    assert of_random["norm"].iloc[3] == pytest.approx(np.linalg.norm(after[3]))
+    # The third filter stands third in the first row: 27 pixels and 3 of white each; every weight is 9 x 9 of them.
+    start, end = (picture[:27, 60:87].astype(float) for picture in large.pictures[0])
+    size = np.abs([before[2], after[2]]).max()
+    for shown, of in ((start, before[2]), (end, after[2])):
+        np.testing.assert_allclose(shown[::9, ::9] / 127.5 - 1, of.transpose(1, 2, 0) / size, atol=0.005)
+        assert (shown.reshape(3, 9, 3, 9, 3) == shown[::9, None, ::9, None]).all()
+    assert (large.pictures[0][0][:, 27:30] == 255).all()
+    svg, png = render(large)
+    assert svg.lstrip().startswith(b"<?xml")
+    assert png.startswith(b"\x89PNG")
+    drawn = draw(large)
+    assert len(drawn.layout.images) == 4
+    read = np.array(Image.open(io.BytesIO(base64.b64decode(drawn.layout.images[0].source.partition(",")[2]))))
+    assert (read == large.pictures[0][0]).all()
+
+
+@pytest.mark.parametrize(("filters", "shape"), [(1, (27, 27)), (6, (57, 117)), (16, (57, 237)), (96, (177, 477))])
+def test_a_mosaic_has_room_for_every_filter(filters, shape):
+    pixels = mosaic(np.zeros((filters, 3, 3, 3)), np.zeros(filters))
+    assert pixels.shape == (*shape, 3)
+    assert (pixels == 128).all(axis=2).sum() == filters * 27 * 27
+
+
 def test_places_of_a_map_do_not_count_as_images():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 5, 8))
@@ -314,7 +430,7 @@ def test_what_is_worked_out_once_gives_the_same_numbers():
     x, y = rng.normal(size=(200, 6)), rng.normal(size=(200, 9))
     a, b = Representation(x), Representation(y)
     order = rng.permutation(200)
-    for measure in (debiased_cka, mean_cca, svcca, pwcca):
+    for measure in (debiased_cka, mean_cca, svcca, pwcca, procrustes):
         assert measure(a, b).value == measure(x, y).value
         assert measure(a, b.permuted(order)).value == pytest.approx(measure(x, y[order]).value, abs=1e-10)
     reduced = b.reduced(3)

@@ -14,11 +14,12 @@ from dashboards.statistics import (
     bootstrap_draws,
     check_counts,
     contrast,
+    index_patients,
     patient_influence,
     patient_variance,
     segmentation_influence,
-    segmentation_scores,
 )
+from dashboards.statistics.masks import label_influence, label_metrics, mask_interval
 from dashboards.statistics.segmentation import image_overlap
 
 RNG = np.random.default_rng
@@ -39,6 +40,11 @@ def counts_of(truth, guess):
     )
 
 
+def metrics_of(counts, patient, hd95=np.nan, nsd=np.nan):
+    distances = np.broadcast_to(np.stack(np.broadcast_arrays(hd95, nsd), axis=-1), (len(counts.tp), 2))
+    return label_metrics(counts, distances, index_patients(patient))
+
+
 def as_tensor(mask):
     return torch.tensor(mask[:, None].astype(np.float32))
 
@@ -52,8 +58,8 @@ def test_images_agree_with_monai(seed):
         expected = reference(as_tensor(guess), as_tensor(truth), ignore_empty=True).numpy()[:, 0]
         np.testing.assert_allclose(image_overlap(metric, counts), expected, atol=1e-6)
     lenient = compute_dice(as_tensor(guess), as_tensor(truth), ignore_empty=False).numpy()[:, 0]
-    found = segmentation_scores(counts, np.arange(len(truth)), RNG(0))
-    assert found.dice.both_empty_is_1 == pytest.approx(lenient.mean(), abs=1e-6)
+    found = metrics_of(counts, np.arange(len(truth)))
+    assert found["dice_both_empty_is_1"] == pytest.approx(lenient.mean(), abs=1e-6)
 
 
 def test_torchmetrics_gives_minus_1_where_both_are_empty_and_we_give_nan():
@@ -68,15 +74,24 @@ def test_every_reading_by_hand():
     counts = check_counts(
         tp=[4, 1, 0, 0, 0, np.nan], fp=[0, 1, 2, 3, 0, 0], fn=[0, 1, 2, 0, 0, 0], tn=[5, 6, 5, 6, 9, 9]
     )
-    found = segmentation_scores(counts, list("aabcde"), RNG(0))
-    assert found.dice.patient_mean == pytest.approx((0.75 + 0) / 2)
-    assert found.dice.image_mean == pytest.approx(0.5)
-    assert found.dice.pooled == pytest.approx(10 / (10 + 6 + 3))
-    assert found.dice.both_empty_is_1 == pytest.approx((1 + 0.5 + 0 + 0 + 1) / 5)
-    assert found.iou.pooled == pytest.approx(5 / (5 + 6 + 3))
-    assert found.iou.image_mean == pytest.approx((1 + 1 / 3 + 0) / 3)
-    assert (found.lesion_images, found.lesion_patients, found.empty_images, found.masked_images) == (3, 2, 2, 1)
-    assert (found.false_positive_images.value, found.false_positive_images.images) == (0.5, 2)
+    unknown = [np.nan] * 3
+    found = metrics_of(counts, list("aabcde"), hd95=[1, 2, np.nan, *unknown], nsd=[1, 0.5, 0, *unknown])
+    assert found == pytest.approx(
+        {
+            "dice": (0.75 + 0) / 2,
+            "iou": ((1 + 1 / 3) / 2 + 0) / 2,
+            "dice_image_mean": 0.5,
+            "dice_pooled": 10 / (10 + 6 + 3),
+            "dice_both_empty_is_1": (1 + 0.5 + 0 + 0 + 1) / 5,
+            "hd95": 1.5,
+            "nsd": 0.375,
+            "hd95_undefined": 1,
+            "shown_images": 3,
+            "empty_images": 2,
+            "false_positive_images": 0.5,
+            "false_positive_pixels": 1.5,
+        }
+    )
 
 
 def test_iou_is_a_function_of_dice():
@@ -87,21 +102,21 @@ def test_iou_is_a_function_of_dice():
 
 def test_false_positives_on_healthy_images_move_no_dice_but_are_counted():
     rest = {"fn": [1, 0], "tn": [3, 4]}
-    quiet = segmentation_scores(check_counts([2, 0], [0, 0], **rest), ["a", "b"], RNG(0))
-    loud = segmentation_scores(check_counts([2, 0], [0, 4], **rest), ["a", "b"], RNG(0))
-    assert quiet.dice.patient_mean == loud.dice.patient_mean
-    assert (quiet.false_positive_images.value, loud.false_positive_images.value) == (0.0, 1.0)
+    quiet = metrics_of(check_counts([2, 0], [0, 0], **rest), ["a", "b"])
+    loud = metrics_of(check_counts([2, 0], [0, 4], **rest), ["a", "b"])
+    assert quiet["dice"] == loud["dice"]
+    assert (quiet["false_positive_images"], loud["false_positive_images"]) == (0.0, 1.0)
 
 
 def test_nothing_to_find_is_undefined_not_0():
-    found = segmentation_scores(check_counts([0, 0], [0, 1], [0, 0], [4, 3]), ["a", "b"], RNG(0))
-    assert np.isnan([found.dice.patient_mean, found.iou.image_mean]).all()
+    found = metrics_of(check_counts([0, 0], [0, 1], [0, 0], [4, 3]), ["a", "b"])
+    assert np.isnan([found["dice"], found["iou"], found["dice_image_mean"]]).all()
     influence = segmentation_influence("dice", check_counts([0], [0], [0], [4]), ["a"])
     assert np.isnan(influence.value)
     assert influence.min_patients == 0
-    none = segmentation_scores(check_counts([np.nan], [1], [0], [3]), ["a"], RNG(0))
-    assert np.isnan([none.dice.pooled, none.dice.both_empty_is_1, none.false_positive_images.value]).all()
-    assert none.masked_images == 1
+    none = metrics_of(check_counts([np.nan], [1], [0], [3]), ["a"])
+    assert np.isnan([none[n] for n in ("dice_pooled", "dice_both_empty_is_1", "false_positive_images")]).all()
+    assert none["shown_images"] == none["empty_images"] == 0
 
 
 def test_a_contrast_of_dice_is_the_paired_t_test_over_patients():
@@ -115,6 +130,35 @@ def test_a_contrast_of_dice_is_the_paired_t_test_over_patients():
     difference = values[0] - values[1]
     assert found.value == pytest.approx(difference.mean())
     assert found.se == pytest.approx(difference.std(ddof=1) / np.sqrt(60))
+
+
+def test_a_share_of_images_has_the_interval_of_a_ratio_over_patients():
+    """Against the delete-one-patient jackknife, which knows nothing of contributions."""
+    rng = RNG(1)
+    patient = np.repeat(np.arange(80), rng.integers(1, 6, 80))
+    alarm = rng.random(len(patient)) < np.where(patient % 3, 0.2, 0.7)
+    counts = check_counts(np.zeros(len(patient)), alarm, np.zeros(len(patient)), np.full(len(patient), 9))
+    found = label_influence(
+        "false_positive_images", counts, np.full((len(patient), 2), np.nan), index_patients(patient)
+    )
+    assert found.value == pytest.approx(alarm.mean())
+    assert found.psi.sum() == pytest.approx(0, abs=1e-12)
+    without = np.array([alarm[patient != p].mean() for p in range(80)])
+    jackknife = 79 / 80 * ((without - without.mean()) ** 2).sum()
+    assert patient_variance([(1, found)]).variance == pytest.approx(jackknife, rel=0.05)
+    estimate = mask_interval("false_positive_images", {"": found})
+    assert 0 < estimate.low < estimate.value < estimate.high < 1
+
+
+def test_a_distance_has_an_interval_beyond_1():
+    values = RNG(2).normal(12, 2, 50)
+    index = index_patients(np.arange(50))
+    counts = check_counts([1] * 50, [0] * 50, [0] * 50, [9] * 50)
+    hd95 = label_influence("hd95", counts, np.stack([values, values], axis=1), index)
+    estimate = mask_interval("hd95", {"": hd95})
+    half = (estimate.high - estimate.low) / 2
+    assert estimate.value == pytest.approx(values.mean())
+    assert half == pytest.approx(2.01 * values.std(ddof=1) / np.sqrt(50), rel=0.01)  # the t quantile of 49
 
 
 def test_images_of_one_patient_count_as_one():

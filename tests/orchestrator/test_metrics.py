@@ -95,7 +95,10 @@ def test_every_set_of_a_folder_in_order(tmp_path: Path) -> None:
     [
         (lambda t: t.drop_columns(["z_tumour"]), "lack the columns z_tumour"),
         (lambda t: t.replace_schema_metadata({}), "metadata kind and labels"),
-        (lambda t: t.replace_schema_metadata({"kind": "segmentation", "labels": "[]"}), "no logits"),
+        (
+            lambda t: t.replace_schema_metadata({"kind": "segmentation", "labels": "[]"}),
+            "lack the columns label, y, tp",
+        ),
         (
             lambda t: t.set_column(t.column_names.index("y_tumour"), "y_tumour", pa.array([7.0] * 60)),
             "cannot be scored",

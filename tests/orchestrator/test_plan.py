@@ -312,7 +312,7 @@ def test_a_scale_that_cannot_be_counted_has_no_budget_in_operations(folder):
     (folder / "reading_nets.py").write_text(
         "from torch import nn\n\nclass Net(nn.Sequential):\n    def forward(self, images):\n"
         "        return super().forward(images * float(self[1].weight.abs().mean() + 1))\n\n"
-        "def net(num_classes):\n    return Net(nn.Flatten(), nn.Linear(3 * 16 * 16, num_classes))\n"
+        "def net(num_classes):\n    return Net(nn.Flatten(), nn.Linear(3 * 16 * 16, 8), nn.Linear(8, num_classes))\n"
     )
     scales = {"narrow": {"factory": "reading_nets:net", "input_size": 16}}
     protocol = {**raw_study()["protocol"], "budget": {"flops": 1e10}}

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 from tests.orchestrator.small_study import raw_study, write_study
 from trainables.store_cache import cached_stores
 
-TRAINED = {"base": "finetune", "budget": {"steps": 4}, "global_batch_size": 16, "evaluations": 2}
+TRAINED = {"base": "finetune", "neighbours": None, "budget": {"steps": 4}, "global_batch_size": 16, "evaluations": 2}
 
 
 def call(*arguments: object, code: int = 0) -> str:
@@ -39,9 +39,7 @@ def probes(**changes):
 
 @pytest.mark.ray
 def test_a_study_of_probes_from_plan_to_report(tmp_path):
-    fields = probes()
-    fields["overrides"][1]["set"] = TRAINED | {"neighbours": None}
-    file = write_study(tmp_path, **fields)
+    file = write_study(tmp_path, **probes())
     call("plan", file)
     with connect("local", num_cpus=2, import_paths=[str(ROOT)]):
         ran = call("run", file, "--out", tmp_path / "report")
@@ -51,7 +49,7 @@ def test_a_study_of_probes_from_plan_to_report(tmp_path):
     probed = results[results["role"] == "target"]
     assert len(probed) == 16
     assert probed["steps"].eq(0).all()
-    assert probed[["best_value", "test/auc", "site_b/auc", "val_hash"]].notna().all(axis=None)
+    assert probed[["best_value", "test/auc", "site_b/n_images", "val_hash"]].notna().all(axis=None)
     assert probed["still_rising"].eq(False).all()
     histories = load_histories(results)
     assert set(histories) == set(results[results["role"] == "upstream"]["trial_id"])

@@ -12,7 +12,7 @@ from orchestrator.api import plan_study
 from orchestrator.drivers import DriverNote
 from orchestrator.places import Places
 from orchestrator.prune import find, prune_json, still_needed
-from orchestrator.prune_rules import WeightsRule
+from orchestrator.prune_rules import RepresentationsRule, WeightsRule
 from orchestrator.record import Record
 from search_spaces.exceptions import TrackingError, UserError
 from search_spaces.home import scalecurves_home
@@ -20,7 +20,7 @@ from search_spaces.names import Role
 from search_spaces.trial import Workspace
 from tests.orchestrator.planned_trials import plan_of, planned
 from tests.orchestrator.record_fixtures import make_failure, make_result, publish
-from tests.orchestrator.small_study import write_study
+from tests.orchestrator.small_study import rewrite_study, write_study
 from trainables.library import TaskLibrary
 from trainables.store import open_store
 
@@ -107,6 +107,46 @@ def test_what_mlflow_does_not_have_is_never_touched(field):
     assert field.storage.get_checkpoint(waiting.trial_id) == b"1"
 
 
+def keep_representations(field, folder, *trial_ids):
+    folder.mkdir()
+    for name in ("initial.safetensors", "final.safetensors"):
+        (folder / name).write_bytes(b"12345")
+    for trial_id in trial_ids:
+        field.storage.put_representations(trial_id, folder)
+
+
+def test_representations_go_by_rule_and_weights_beside_them_stay(field, tmp_path):
+    field.finish(*field.alone)
+    first, second, waiting, weightless = field.alone
+    publish(field.storage, make_result(field.resolved(waiting)), ("test",))
+    field.storage.delete_weights(weightless.trial_id)
+    keep_representations(field, tmp_path / "files", GONE, *(t.trial_id for t in field.alone))
+    assert field.names("representations") == set(), "without a rule they stay"
+    assert field.names("representations", representations=RepresentationsRule.UNUSED) == {
+        GONE,
+        *ids(first, second, weightless),
+    }
+
+    field.plan = plan_study(rewrite_study(tmp_path, representations={"seeds": [first.trial.seed.label]}))
+    wanted = {t.trial_id for t in field.alone if t.trial.seed.label == first.trial.seed.label}
+    unused = field.find(representations=RepresentationsRule.UNUSED)
+    (kind,) = (k for k in unused.items if k.startswith("representations"))
+    assert {item.name for item in unused.items[kind]} == {GONE, *ids(first, second, weightless)} - wanted
+    assert {item.size for item in unused.items[kind]} == {10}
+    assert not unused.notes
+    selected = field.find(representations=RepresentationsRule.ALL, selected=True)
+    assert {item.name for item in selected.items[kind.replace("unused", "all")]} == ids(first, second, weightless)
+    (note,) = selected.notes
+    lost, again = len(wanted - ids(waiting)), len(wanted & ids(first, second))
+    assert f"no representations of {lost} trials; the next run makes those of {again} again" in note
+
+    field.find(representations=RepresentationsRule.ALL).delete()
+    assert set(field.storage.representations()) == ids(waiting), "MLflow does not have this one yet"
+    assert field.storage.has_weights(first.trial_id)
+    assert not field.storage.has_representations(first.trial_id)
+    assert set(field.storage.weights()) == ids(first, second, waiting)
+
+
 def test_checkpoints_and_failures_go_once_their_trial_is_done_or_gone(field):
     done, open_ = field.alone[:2]
     for trial in (done, open_):
@@ -158,8 +198,9 @@ def test_a_running_study_is_left_alone_but_for_stores(field):
             time.sleep(0.01)
         with pytest.raises(UserError, match=r"small is running \(process \d+ on .*prune --stores"):
             field.find()
-        with pytest.raises(UserError, match="is running"):
-            field.find(weights=WeightsRule.FAILED, stores=True)
+        for asked in ({"weights": WeightsRule.FAILED}, {"representations": RepresentationsRule.UNUSED}):
+            with pytest.raises(UserError, match="is running"):
+                field.find(**asked, stores=True)
         assert list(field.find(stores=True).items) == ["image stores of data sets that are not imported"]
     finally:
         note.close()

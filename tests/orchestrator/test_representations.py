@@ -11,8 +11,11 @@ from typer.testing import CliRunner
 from cluster.connection import connect
 from dashboards import load_representations, load_results
 from orchestrator.api import loaded, places_of, plan_study
+from orchestrator.further_representations import without_kept
+from orchestrator.known_models import KnownModels
 from orchestrator.sweep import app
 from search_spaces.home import scalecurves_home
+from search_spaces.trial import ResolvedScale
 from tests.conftest import ROOT
 from tests.orchestrator.small_study import rewrite_study, write_study
 
@@ -40,6 +43,24 @@ def test_a_plan_names_unknown_layers_and_sets_and_what_is_too_large(tmp_path, mo
     assert plan.kept_bytes == {("narrow", "spots"): (4 + 4 + 4 + 8 + 16) * 25 * 2 * 2}
     monkeypatch.setattr("orchestrator.plan_representations.MOST_BYTES", 1000)
     assert any("name fewer layers" in p for p in plan_study(file).problems)
+
+
+def test_trials_whose_network_stays_fixed_keep_none(tmp_path):
+    axes = {**_axes(), "pretraining_source": ["random"]}
+    probe = {"base": "linear_probe", "storage_size": 20}
+    plan = plan_study(write_study(tmp_path, axes=axes, sources={}, protocol=probe, representations=KEPT))
+    assert not plan.problems
+    assert plan.kept_bytes == {}
+    assert any("no representations of 1 cell(s)" in note for note in plan.notes)
+    assert without_kept(plan, [t.trial_id for t in plan.targets], places_of().storage_of("small")) == []
+
+
+def test_layers_of_a_task_with_masks_are_those_of_the_u_net(tmp_path):
+    pytest.importorskip("segmentation_models_pytorch")
+    scale = ResolvedScale(name="n", factory="trainables.ladder_nets:resnet8", arguments={"width": 4}, input_size=16)
+    models = KnownModels(tmp_path)
+    assert set(models.layer_sizes(scale, 2, "auto", None, (), True)) == {"encoder[1]", "encoder[2]"}
+    assert "layer3" in models.layer_sizes(scale, 2, "auto", None, ())
 
 
 def _axes():

@@ -111,6 +111,14 @@ def test_overrides_change_only_the_cells_that_match():
     assert by_scale["squeezenet"].budget.steps == 300
 
 
+def test_overrides_reach_what_is_only_pretrained_on():
+    override = {"when": {"task": "chest"}, "set": {"lr": 0.5}}
+    axes = {**BLOCK, "pretraining_source": ["random", "chest_pre"]}
+    one = study(axes=axes, exclude=[], overrides=[override], statistics={})
+    lr = {t.role: protocol_of(one, t.cell).lr for t in expand(one).trials}
+    assert lr == {Role.TARGET: 0.001, Role.UPSTREAM: 0.5}
+
+
 @pytest.mark.parametrize(
     ("only", "targets"),
     [

@@ -177,6 +177,26 @@ def test_segmentation_needs_a_mask_for_every_image(library, good):
     assert check(library, manifest).errors == ("image 8.png has no mask (row 8)",)
 
 
+def as_masks(manifest, *labels):
+    return replace(manifest, kind=Kind.SEGMENTATION, labels=labels, table=manifest.table.drop(columns="y_t"))
+
+
+def test_masks_with_values_of_no_label_are_found_and_shades_of_one_are_named(library, good, tmp_path):
+    shades = np.full((6, 8), 255, np.uint8)
+    shades[2] = 3
+    for row in (4, 7):
+        Image.fromarray(shades).save(tmp_path / f"m{row}.png")
+    (warning,) = check(library, as_masks(good, "foreground")).warnings
+    assert warning.startswith("2 images have a mask with values between 0 and its largest, such as i4 (row 4)")
+    for row in range(N):
+        Image.fromarray(np.full((6, 8), row % 3, np.uint8)).save(tmp_path / f"m{row}.png")
+    several = as_masks(good, "liver", "spleen")
+    assert check(library, several).errors == ()
+    Image.fromarray(np.full((6, 8), 3, np.uint8)).save(tmp_path / "m5.png")
+    (error,) = check(library, several).errors
+    assert "mask m5.png has values from 3 to 3; the labels liver, spleen are 1 to 2, and 0 is none (row 5)" in error
+
+
 def test_label_outside_classes_is_found(library, good, tmp_path):
     library.save(good)
     file = library.folder("t") / MANIFEST_FILE

@@ -7,8 +7,10 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+import trainables.logistic
 from search_spaces.exceptions import DataError
 from trainables.logistic import TOLERANCE, fit_logistic
+from trainables.logistic_path import _BLOCK
 
 N, D = 120, 30
 PENALTIES = [1e-3, 0.1, 3.0]
@@ -110,9 +112,13 @@ def test_equal_subsets_are_solved_once(monkeypatch):
     x, latent = features(6)
     y = latent[:, :3].argmax(1)
     made = []
-    designer = fit_logistic.__globals__["_Designer"]
-    design = designer.design
-    monkeypatch.setattr(designer, "design", lambda *a: made.append(1) or design(*a))
+    design = trainables.logistic._design
+
+    def counted(*arguments):
+        made.append(arguments)
+        return design(*arguments)
+
+    monkeypatch.setattr("trainables.logistic._design", counted)
     fits = fit_logistic(torch.from_numpy(x), y, 3, [np.arange(N), np.arange(60), np.arange(N)], [1.0])
     assert len(made) == 2
     assert torch.equal(fits.weights[0], fits.weights[2])
@@ -144,9 +150,34 @@ def test_an_outcome_without_an_image_cannot_be_learnt(targets, outputs, words):
         fit_logistic(torch.from_numpy(x), targets, outputs, [np.arange(N)], [1.0])
 
 
+def test_a_weak_penalty_alone_agrees_with_the_end_of_a_path_and_with_newtons_method():
+    x, latent = features(9, n=400, d=2 * _BLOCK)  # the Hessian is computed in several blocks
+    y = (latent[:, 0] + 0.1 * latent[:, 1] > 0).astype(np.int64)
+    pool, rows = torch.from_numpy(x), np.arange(350)
+    alone = fit_logistic(pool, y, 2, [rows], [30.0])
+    path = fit_logistic(pool, y, 2, [rows], [30.0, 1.0, 0.01])
+    assert alone.converged.all()
+    assert path.converged.all()
+    assert (alone.logits(pool, 0)[0] - path.logits(pool, 0)[0]).abs().max() < AGREES
+    scaled = (x - x[rows].astype(np.float64).mean(0)) / x[rows].astype(np.float64).std(0)
+    newton = LogisticRegression(C=30.0, tol=1e-12, solver="newton-cholesky").fit(scaled[rows], y[rows])
+    ours = alone.logits(pool, 0)[0, :, 1] - alone.logits(pool, 0)[0, :, 0]
+    assert np.abs(ours.numpy() - newton.decision_function(scaled)).max() < AGREES
+
+
+def test_a_hessian_that_is_not_positive_is_mended(monkeypatch):
+    x, latent = features(10)
+    y = (latent[:, 0] > 0).astype(np.int64)
+    usual = fit_logistic(torch.from_numpy(x), y, 2, [np.arange(N)], PENALTIES)
+    monkeypatch.setattr("trainables.logistic_path._RIDGES", (-2.0, 0.1))  # the first one makes it negative
+    mended = fit_logistic(torch.from_numpy(x), y, 2, [np.arange(N)], PENALTIES)
+    assert mended.converged.all()
+    assert (mended.logits(torch.from_numpy(x), 0) - usual.logits(torch.from_numpy(x), 0)).abs().max() < AGREES
+
+
 def test_what_did_not_converge_says_so(monkeypatch):
     x, latent = features(8)
-    monkeypatch.setitem(fit_logistic.__globals__, "MOST_STEPS", 15)
+    monkeypatch.setattr("trainables.logistic_path.MOST_STEPS", 5)
     fits = fit_logistic(torch.from_numpy(x), latent[:, :3].argmax(1), 3, [np.arange(N)], [1e-9, 1000.0])
     assert fits.converged.tolist() == [[True, False]]
     assert fits.errors[0, 0] <= TOLERANCE < fits.errors[0, 1]

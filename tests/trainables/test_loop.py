@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-import trainables.loop
+import trainables.trial_run
 from dashboards.prediction_sets import read_predictions
 from search_spaces.exceptions import DataError, DivergenceError, TrackingError, UserError
 from search_spaces.names import Artifact, Role, State
@@ -226,7 +226,7 @@ def test_a_zero_head_starts_from_equal_outputs(make_trial):
 def _best_is_early(monkeypatch):
     values = iter([0.9, 0.5, 0.5])
     monkeypatch.setattr(
-        "trainables.selection.validation_value", lambda metric, logits, y: next(values) if logits.any() else 0.5
+        "trainables.validation_scores.validation_value", lambda metric, logits, y: next(values) if logits.any() else 0.5
     )
 
 
@@ -314,14 +314,14 @@ def test_a_storage_that_is_lost_at_the_end_is_a_tracking_error(make_trial, monke
 
 def test_an_empty_evaluation_set_is_refused_before_training(make_trial, monkeypatch):
     trial, tell = make_trial(), Teller()
-    load = trainables.loop.load_task_data
+    load = trainables.trial_run.load_task_data
 
     def emptied(*arguments):
         data = load(*arguments)
         data.sets["test"] = data.sets["test"].take(np.arange(0))
         return data
 
-    monkeypatch.setattr("trainables.loop.load_task_data", emptied)
+    monkeypatch.setattr("trainables.trial_run.load_task_data", emptied)
     with pytest.raises(DataError, match=r"evaluation set 'test' .* holds no image"):
         train(trial, ONE, tell)
     assert tell.reports == []
@@ -399,14 +399,14 @@ def test_global_state_is_left_as_it_was_also_after_a_failure(make_trial):
 
 def test_the_model_is_freed_without_a_garbage_collection(make_trial, monkeypatch):
     built = []
-    build = trainables.loop.build_model
+    build = trainables.trial_run.build_model
 
-    def remembers(*arguments):
-        model = build(*arguments)
+    def remembers(*arguments, **options):
+        model = build(*arguments, **options)
         built.append(weakref.ref(model.module))
         return model
 
-    monkeypatch.setattr("trainables.loop.build_model", remembers)
+    monkeypatch.setattr("trainables.trial_run.build_model", remembers)
     train(make_trial(), ONE, Teller())  # imports and caches of the first trial
     gc.collect()
     gc.disable()

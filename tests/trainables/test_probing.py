@@ -25,6 +25,7 @@ from tests.trainables.made_tasks import make_library, make_task, save_findings, 
 from tests.trainables.ranks import on_ranks
 from tests.trainables.toy import NORMALISE, TRIAL_ID, Teller, toy_trial
 from trainables.feature_layer import FeatureLayer
+from trainables.features import wanted_features
 from trainables.groups import SingleProcess
 from trainables.hashing import file_sha256
 from trainables.loop import evaluate_only, train
@@ -51,9 +52,9 @@ def library(tmp_path):
 
 @pytest.fixture
 def make_trial(library, tmp_path):
-    def make(task="findings", trial_id=TRIAL_ID, *, storage=tmp_path / "storage", **changes):
+    def make(task="findings", trial_id=TRIAL_ID, *, sets=None, storage=tmp_path / "storage", **changes):
         workspace = Workspace(home=str(library.home), storage=str(storage))
-        sets = FINDINGS_SETS if task == "findings" else {"test": {}}
+        sets = sets or (FINDINGS_SETS if task == "findings" else {"test": {}})
         fields = {"scale": NET, "task": make_task(library, task, sets), "protocol": LINEAR}
         return toy_trial(trial_id=trial_id, workspace=workspace, **{**fields, **changes})
 
@@ -175,10 +176,26 @@ def test_what_features_follow_from_makes_them_anew(make_trial, passes, library, 
     assert passes_of(seed=Seed(subset=0, init=1)) == 2
     assert passes_of(seed=Seed(subset=1, init=1)) == 0
     further = {**FINDINGS_SETS, "twice": {"where": {"sex": "F"}}}
-    assert passes_of(source=from_file(file), task=make_task(library, "findings", further)) == 0  # rows of test
+    assert passes_of(source=from_file(file), sets=further) == 0  # rows of test
     image = sorted((library.home.parent / "images" / "findings").iterdir())[0]
     image.write_bytes((image.parent / "i05.png").read_bytes())
-    assert passes_of(source=from_file(file), task=make_task(library, "findings", FINDINGS_SETS)) == 2
+    assert passes_of(source=from_file(file)) == 2
+
+
+def test_weights_that_are_drawn_go_with_the_number_of_outputs(make_trial, library, tmp_path):
+    """Some networks draw the weights of their head before others; a file fills all but the head."""
+
+    def path_of(source, labels):
+        trial = make_trial(source=source)
+        task = trial.task.model_copy(update={"labels": labels})
+        return wanted_features(trial.model_copy(update={"task": task}), library.home, "i", [np.arange(3)]).path
+
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(b"weights")
+    one, two = ("opacity",), ("opacity", "nodule")
+    drawn = make_trial().source
+    assert path_of(drawn, one) != path_of(drawn, two)
+    assert path_of(from_file(file), one) == path_of(from_file(file), two)
 
 
 def test_a_damaged_store_is_computed_again_and_an_evicted_one_too(make_trial, passes, library):

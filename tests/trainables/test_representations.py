@@ -163,10 +163,10 @@ def test_distances_are_left_out_where_the_initialisation_cannot_be_had_again(mak
     train(trial, ONE, Teller([Order.GO, Order.STOP]))
     first = Storage(trial.workspace.storage).get_initial(TRIAL_ID)
 
-    def drawn_anew(scale, outputs, seed, paths=()):
-        return build_model(scale, outputs, seed + 1, paths)
+    def drawn_anew(scale, outputs, seed, *rest, **options):
+        return build_model(scale, outputs, seed + 1, *rest, **options)
 
-    monkeypatch.setattr("trainables.loop.build_model", drawn_anew)
+    monkeypatch.setattr("trainables.trial_run.build_model", drawn_anew)
     train(trial, ONE, Teller())
     folder = folder_of(trial)
     assert (folder / "initial.safetensors").read_bytes() == first
@@ -257,6 +257,26 @@ def test_auto_finds_the_stages_of_a_family(factory, expected):
     assert expected[1] in names
     if "swin" in factory:  # feature maps are (B, H, W, C): channels, not rows, are what is kept
         assert [sizes[f"layers.{n}"] for n in range(4)] == [96, 192, 384, 768]
+
+
+@pytest.mark.parametrize(
+    ("factory", "side", "expected"),
+    [
+        ("trainables.ladder_nets:resnet8", 32, {"encoder[1]": 32, "encoder[2]": 64}),
+        ("timm:swin_tiny_patch4_window7_224", 224, {f"encoder[{n}]": 48 * 2 ** (n - 1) for n in range(2, 6)}),
+    ],
+)
+def test_auto_of_a_u_net_is_what_its_encoder_hands_on(factory, side, expected):
+    """Output 0 is the image; a transformer has no map of half its side."""
+    pytest.importorskip("segmentation_models_pytorch")
+    built = build_model(ResolvedScale(name="n", factory=factory, input_size=side), 2, 0, dense=True)
+    assert layer_sizes(built, "auto", None, "here") == expected
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    last = list(expected)[-1]
+    with torch.no_grad():
+        maps = built.module.eval().encoder(images)
+    found = activations(built.module, (last,), [images])[last]
+    np.testing.assert_allclose(found, maps[-1].mean((2, 3)).numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_hook_pools_before_the_next_layer_works_in_place():

@@ -3,10 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from search_spaces.exceptions import UserError
+from search_spaces.trial import ResolvedScale
 from trainables.cbr_nets import CBR, cbr_large_t, cbr_large_w, cbr_small, cbr_tiny
-from trainables.scale_cards import model_card, timm_families
+from trainables.scale_cards import model_card, timm_families, unet_gflops
 from trainables.slim_nets import slim_cbr_small, slim_resnet50
 
 BIT = {
@@ -109,6 +111,20 @@ def test_activation_memory_is_what_an_image_adds() -> None:
     card = model_card("tests.trainables.test_scale_cards:two_layers", input_size=8, num_classes=10)
     assert card.activation_mib == pytest.approx(4 * (3 * 8 * 8 + 64) / 2**20, abs=1e-3)
     assert card.gflops == pytest.approx(2 * (3 * 8 * 8 * 64 + 64 * 10) / 1e9, abs=1e-6)
+
+
+@pytest.mark.parametrize("factory", ["resnet18", "torchvision:resnet18"])
+def test_operations_of_a_unet_are_those_of_the_library_it_is_of(factory: str) -> None:
+    """Encoder, decoder and head; both ways of making the encoder, against the library's own network with numbers."""
+    import segmentation_models_pytorch as smp
+
+    whole = smp.Unet("resnet18", encoder_weights=None, classes=3).eval()
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        whole(torch.zeros(1, 3, 64, 64))
+    scale = ResolvedScale(name="encoder", factory=factory, input_size=64)
+    assert unet_gflops(scale, 3) == pytest.approx(counter.get_total_flops() / 1e9, abs=1e-6)
+    assert unet_gflops(scale, 3) > 2 * model_card(factory, input_size=64).gflops
 
 
 def test_all_of_timm_is_in_a_family() -> None:

@@ -22,6 +22,8 @@ from tests.trainables.toy import NORMALISE, TRIAL_ID, Teller, toy_trial
 from trainables.augmentation import Augment, EvaluationTransform
 from trainables.groups import SingleProcess
 from trainables.loop import evaluate_only, train
+from trainables.mask_predictions import EvaluationRows, evaluation_values, mask_table
+from trainables.mask_sets import MaskSet
 from trainables.storage import Storage
 
 ONE = SingleProcess()
@@ -113,6 +115,34 @@ def test_an_interrupted_trial_ends_as_one_that_was_not(make_trial):
     assert train(broken, ONE, Teller()) is not None
     for name in ("test", "val"):
         same_tables(*(folder_of(t) / "predictions" / f"{name}.parquet" for t in (whole, broken)))
+
+
+def test_a_label_of_which_the_resized_truth_kept_no_pixel_is_not_counted_as_absent(make_trial):
+    """A prediction on it may be right, so that it is no false alarm; nor is it a miss."""
+    frame = pd.DataFrame(
+        {"image_id": ["a", "b", "c"], "patient_id": list("pqr"), "y_square": np.array([1, 0, 1], np.float32),
+         "raw_square": pd.array([1, 0, 1], dtype="Int8")}
+    )  # fmt: skip
+    values = np.array([[0, 3, 0, 397], [0, 3, 0, 397], [5, 3, 2, 390]], dtype=float)
+    values = np.concatenate([values, np.full((3, 2), np.nan)], axis=1)[:, None]
+    table = mask_table(frame, values, make_trial(), "test", np.array([10]))
+    for name, expected in {"tp": [None, 0, 5], "fp": [None, 3, 3], "fn": [None, 0, 2], "tn": [None, 397, 390]}.items():
+        assert table.column(name).to_pylist() == expected
+    assert table.column("y").to_pylist() == [1, 0, 1]
+
+
+def test_a_map_that_is_not_finite_misses_what_is_there():
+    planes = torch.zeros(2, 4, 4, dtype=torch.uint8)
+    planes[:, :2] = 1
+    logits = torch.full((2, 2, 4, 4), 5.0)
+    logits[1, 0, 3, 3] = torch.nan
+    masks = MaskSet(planes=planes.numpy(), values=(1, 0), pixel_sizes=np.ones((2, 2)))
+    rows = EvaluationRows(masks, np.array([10, 10]), 1.0)(logits, planes, np.arange(2))
+    found = evaluation_values(rows.numpy())
+    assert found[:, 0, :4].tolist() == [[8, 8, 0, 0], [0, 0, 8, 8]]
+    assert np.isnan(found[1, 0, 4])
+    assert found[1, 0, 5] == 0
+    assert np.isnan(found[:, 1]).all(), "the set says nothing of the second label"
 
 
 def test_several_labels_an_ignored_border_and_every_loss(make_trial):
