@@ -15,7 +15,7 @@ from dashboards.cell_tables import TaskView
 from dashboards.confidence_tables import probability_contrast_rows, probability_rows, stages
 from dashboards.evidence import IN_DOMAIN, Evidence, SeenBlock
 from dashboards.exclusions import Exclusion
-from dashboards.harm_tables import gap_rows, harm_rows
+from dashboards.harm_tables import decide_harm, gap_rows, harm_rows
 from dashboards.overlap_tables import is_masks, overlap_rows
 from dashboards.primary_family import absent_contrasts
 from dashboards.rate_tables import cross_rows, odds_rows, rate_rows
@@ -139,6 +139,7 @@ def further_frames(evidence: Evidence, rows: dict[str, list[dict[str, Any]]]) ->
         rows: Name -> rows of all tasks.
     """
     found = {name: pd.DataFrame(of_table) for name, of_table in rows.items()}
+    found["harm"] = decide_harm(found["harm"], evidence.alpha)
     found["group_odds"] = pd.DataFrame(odds_rows(rows["group_rates"]))
     if len(found["probability_contrasts"]):
         found["probability_contrasts"] = _adjusted_by_stage(evidence, found["probability_contrasts"])

@@ -12,9 +12,9 @@ from dashboards.style import metric_label, number, p_value, plural, signed
 from dashboards.tables import Tables
 
 ERROR_CONTROL = (
-    "Holm over the subgroups (two-way intersections included) of one comparison on one set that have at least 20 "
-    "positive and 20 negative patients; not adjusted over comparisons. Gaps: permutation of patients, Holm over the "
-    "attributes of a cell on one set."
+    "Harm: Holm over all subgroups (two-way intersections included) with at least 20 positive and 20 negative patients "
+    "of all comparisons at the primary amounts, on all sets of the study. No harm: Holm over the subgroups of one "
+    "comparison on one set. Gaps: permutation of patients, Holm over the attributes of a cell on one set."
 )
 
 HARMED = ("harmed, more than delta", "harmed")
