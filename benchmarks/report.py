@@ -1,8 +1,9 @@
-"""Seconds and memory of the report of a large study: ``python -m benchmarks.report [--quick]``.
+"""Seconds and memory of the report of a large study: ``python -m benchmarks.report [--quick] [--keep FOLDER]``.
 
 Makes a record of 1,000 trials with predictions (``benchmarks.large_study``; ``--quick``: 200), then builds the whole
 report of it in a fresh process: every prediction read, all statistics, tables, page and figures. Peak memory is the sum
-of the process and those that it starts.
+of the process and those that it starts. With ``--keep`` the record stays in a folder and is not made again, and the
+report lies beside it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
@@ -25,6 +27,15 @@ from search_spaces.home import HOME_VARIABLE
 TARGETS = {"report_s": 120.0, "report_peak_mib": 4096.0}
 SEEDS, QUICK_SEEDS = 5, 1
 _LOOK_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Made:
+    """A record that was made: seeds, finished trials and the seconds it took."""
+
+    seeds: int
+    trials: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -73,28 +84,51 @@ def _watch(pid: int, peak: list[float], ended: threading.Event) -> None:
         peak[0] = max(peak[0], total / 2**20)
 
 
+def made_record(home: Path, seeds: int) -> Made:
+    """Make the record in a folder, or take the one that was made there.
+
+    Raises:
+        SystemExit: The folder holds a record that was not finished, or of another number of seeds.
+    """
+    mark = home / "made.json"
+    if mark.is_file():
+        made = Made(**json.loads(mark.read_text("utf-8")))
+        if made.seeds != seeds:
+            raise SystemExit(f"{home} holds a record of {made.seeds} seeds, {seeds} are asked for; give another folder")
+        return made
+    if (home / "mlflow.db").exists():
+        raise SystemExit(f"{home} holds a record that was not finished; give another folder")
+    home.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    making = [sys.executable, "-m", "benchmarks.large_study", str(home), str(seeds)]
+    environment = {**os.environ, HOME_VARIABLE: str(home)}
+    printed = subprocess.run(making, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+    made = Made(seeds=seeds, trials=int(printed.split()[-1]), seconds=round(time.perf_counter() - started, 1))
+    mark.write_text(json.dumps(asdict(made)), encoding="utf-8")
+    return made
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one seed: 200 trials instead of 1,000")
-    seeds = QUICK_SEEDS if parser.parse_args().quick else SEEDS
-    with tempfile.TemporaryDirectory(prefix="scalecurves-benchmark-") as folder:
-        home = Path(folder)
-        started = time.perf_counter()
-        making = [sys.executable, "-m", "benchmarks.large_study", str(home), str(seeds)]
-        environment = {**os.environ, HOME_VARIABLE: str(home)}
-        made = subprocess.run(making, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-        made_s = time.perf_counter() - started
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the record lies or is to be kept")
+    given = parser.parse_args()
+    seeds = QUICK_SEEDS if given.quick else SEEDS
+    with nullcontext(given.keep) if given.keep else tempfile.TemporaryDirectory(prefix="scalecurves-benchmark-") as at:
+        home = Path(at)
+        made = made_record(home, seeds)
         ran = measure(home, home / "report")
         figures = len(list((home / "report" / "figures").glob("*.svg")))
         page_mib = (home / "report" / "index.html").stat().st_size / 2**20
-        trials = int(made.stdout.split()[-1])
-    print(f"{trials} trials with predictions on two sets each, made in {made_s:.0f} s; {os.cpu_count()} CPUs")
+    what = f"{made.trials} trials with predictions on two sets each, made in {made.seconds:.0f} s"
+    print(f"{what}; {os.cpu_count()} CPUs")
     print(f"{ran.seconds:8.1f} s wall, {ran.cpu_s:.1f} s of CPU, {ran.peak_mib:.0f} MiB: the whole report")
     print(f"{'':8} {figures} figures, page of {page_mib:.1f} MiB")
     answer = {
         "benchmark": "report",
-        "trials": trials,
+        "trials": made.trials,
+        "made_s": made.seconds,
         "report_s": round(ran.seconds, 1),
         "report_cpu_s": round(ran.cpu_s, 1),
         "report_peak_mib": round(ran.peak_mib),

@@ -16,6 +16,10 @@ from dashboards.style import amount_text
 
 Letter = Literal["A", "B", "C", "F"]
 CELL = ("task", "model_scale", "pretraining_source", "data_fraction")
+Place = tuple[str, ...]
+"""An evaluation set and the four axes of a cell."""
+Rows = dict[Place, list[dict[str, Any]]]
+"""The rows of a table by place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,15 +41,28 @@ class Held:
         return hedged if self.caps else plain
 
 
-def hold(contrasts: pd.DataFrame, row: dict[str, Any], n_seeds: int) -> Held:
+def by_place(table: pd.DataFrame) -> Rows:
+    """The rows of each cell on each set, in their order: a table is gone through once for all answers, not for each."""
+    found: Rows = {}
+    for row in records(table):
+        found.setdefault(place_of(row), []).append(row)
+    return found
+
+
+def place_of(row: dict[str, Any]) -> Place:
+    """Where a row with the cell's axes, and ``set`` (in domain if it has none), belongs."""
+    return str(row.get("set", IN_DOMAIN)), *(str(row[name]) for name in CELL)
+
+
+def hold(contrasts: Rows, row: dict[str, Any], n_seeds: int) -> Held:
     """What holds an answer on a cell back: the gates of the same cell's contrast on the same set, and few seeds.
 
     Args:
-        contrasts: ``Tables.contrasts``.
-        row: With the cell's axes, and ``set`` (in domain if it has none).
+        contrasts: ``Tables.contrasts`` by place.
+        row: As of ``place_of``.
         n_seeds: Paired seeds behind the answer.
     """
-    found = _contrast(contrasts, row)
+    found = contrasts.get(place_of(row), [{}])[0]
     caps = [part for part in str(found.get("cap", "")).split("; ") if part]
     if not found:
         caps.append("no contrast with the baseline")
@@ -53,16 +70,6 @@ def hold(contrasts: pd.DataFrame, row: dict[str, Any], n_seeds: int) -> Held:
         caps.append(f"fewer than {MIN_SEEDS} seeds")
     grade = cast("Letter | None", str(found["grade"]) if found.get("grade") else None)
     return Held(grade=grade, caps=tuple(caps), silent=found.get("wording") == str(Wording.NONE))
-
-
-def _contrast(contrasts: pd.DataFrame, row: dict[str, Any]) -> dict[str, Any]:
-    if contrasts.empty:
-        return {}
-    chosen = contrasts["set"] == row.get("set", IN_DOMAIN)
-    for column in CELL:
-        chosen &= contrasts[column].astype(str) == str(row[column])
-    rows = records(contrasts[chosen])
-    return rows[0] if rows else {}
 
 
 def cell_of(row: dict[str, Any]) -> dict[str, str]:

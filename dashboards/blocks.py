@@ -124,7 +124,7 @@ class Block:
         """Nominal coverage of intervals."""
         return 1 - self.evidence.alpha
 
-    @property
+    @cached_property
     def images(self) -> float:
         """Labelled training images, mean over trials."""
         return float(self.rows["n_images"].mean())

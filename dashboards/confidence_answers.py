@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
-from dashboards.answer_words import CELL, cell_of, finite_number, hold, where
+from dashboards.answer_words import Rows, by_place, cell_of, finite_number, hold, place_of, where
 from dashboards.answers import Answer, Number, Tone
 from dashboards.confidence_tables import COOLED, CORRECTED, RAW
 from dashboards.evidence import IN_DOMAIN, Evidence
@@ -33,17 +32,35 @@ def confidence_answers(evidence: Evidence, tables: Tables) -> list[Answer]:
     if contrasts.empty or cells.empty:
         return []
     chosen = contrasts[(contrasts["metric"] == "nll") & (contrasts["stage"] == RAW)]
-    primary = {(r["task"], r["data_fraction"]) for r in records(cells[cells["primary"].astype(bool)])}
-    return [_answer(evidence, tables, row) for row in records(chosen) if (row["task"], row["data_fraction"]) in primary]
+    primary = cells[cells["primary"].astype(bool)]
+    amounts = set(zip(primary["task"], primary["data_fraction"], strict=True))
+    context = _Context(
+        evidence=evidence,
+        contrasts=by_place(tables.contrasts),
+        stages={stage: by_place(cells[cells["stage"] == stage]) for stage in (RAW, COOLED, CORRECTED)},
+        selective=by_place(tables.of("selective")),
+    )
+    return [_answer(context, row) for row in records(chosen) if (row["task"], row["data_fraction"]) in amounts]
 
 
-def _answer(evidence: Evidence, tables: Tables, row: dict[str, Any]) -> Answer:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Context:
+    """What answers look up: rows by place, those of probabilities for each stage."""
+
+    evidence: Evidence
+    contrasts: Rows
+    stages: dict[str, Rows]
+    selective: Rows
+
+
+def _answer(context: _Context, row: dict[str, Any]) -> Answer:
+    evidence, place = context.evidence, place_of(row)
     word = _word(row, evidence.alpha)
-    held = hold(tables.contrasts, row, int(row["n_seeds"]))
+    held = hold(context.contrasts, row, int(row["n_seeds"]))
     claims = word != UNDECIDED
     silent = held.silent and claims
-    stages = {stage: _stage(tables.of("probabilities"), row, stage) for stage in (RAW, COOLED, CORRECTED)}
-    risk = _matching(tables.of("selective"), row)
+    stages = {stage: cells.get(place, [{}])[0] for stage, cells in context.stages.items()}
+    risk = context.selective.get(place, [{}])[0]
     return Answer(
         question=6,
         **cell_of(row),
@@ -65,20 +82,6 @@ def _word(row: dict[str, Any], alpha: float) -> str:
     if not row["p_adjusted"] < alpha or not (row["high"] < 0 or row["low"] > 0):
         return UNDECIDED
     return BETTER if row["high"] < 0 else WORSE
-
-
-def _stage(cells: pd.DataFrame, row: dict[str, Any], stage: str) -> dict[str, Any]:
-    return _matching(cells[cells["stage"] == stage], row)
-
-
-def _matching(table: pd.DataFrame, row: dict[str, Any]) -> dict[str, Any]:
-    if table.empty:
-        return {}
-    chosen = table["set"] == row["set"]
-    for column in CELL:
-        chosen &= table[column].astype(str) == str(row[column])
-    found = records(table[chosen])
-    return found[0] if found else {}
 
 
 def _sentence(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from dashboards.evidence import IN_DOMAIN
 from dashboards.set_groups import random_generator
 from dashboards.statistics import Estimate, Influence, Temperature, combined_interval, contrast
 from dashboards.statistics.batch_calibration import BatchCalibration, batch_calibration
-from dashboards.statistics.predictions import FloatArray, Predictions, log_odds
+from dashboards.statistics.predictions import BoolArray, FloatArray, Predictions, log_odds
 from dashboards.statistics.recalibration import apply_temperature, prior_corrected
 from dashboards.statistics.run_batches import (
     RunBatch,
@@ -38,25 +39,48 @@ class Stage:
 
     Attributes:
         name: One of ``STAGES``.
+        runs: The set with the runs as they are.
         batch: The runs; NaN logits where a run could not be recalibrated.
         notes: Source -> why it is not estimable.
-        pairs: For each question (label, or the top label) outcome and logit, see ``outcome_logits``.
     """
 
     name: str
+    runs: SetRuns
     batch: RunBatch
     notes: dict[str, str]
-    pairs: tuple[tuple[FloatArray, FloatArray], ...]
+
+    @cached_property
+    def finite(self) -> BoolArray:
+        """(R,) whether a run has any finite logit."""
+        return np.asarray(np.isfinite(self.batch.logits).any(axis=(1, 2)))
+
+    @cached_property
+    def pairs(self) -> tuple[tuple[FloatArray, FloatArray], ...]:
+        """For each question (label, or the top label) outcome and logit, see ``outcome_logits``."""
+        return outcome_logits(self.batch)
+
+    @cached_property
+    def scores(self) -> dict[str, list[Influence]]:
+        """NLL and Brier score of every run."""
+        first = self.batch.first
+        columns = first.columns(first.class_set) if self.batch.labelwise else [0]
+        names = first.class_set if self.batch.labelwise and len(columns) > 1 else ()
+        found = {"nll": batch_nll(self.batch), "brier": batch_brier(self.batch)}
+        counted = ~np.isnan(self.runs.batch.truth[:, columns])
+        return {
+            name: mean_influences(name, values[:, :, columns], self.runs.design.index, names, counted)
+            for name, values in found.items()
+        }
 
 
 def stages(block: Block, runs: SetRuns) -> list[Stage]:
     """As trained, after temperature, and on shifted sets corrected for the other prior."""
-    found = [Stage(name=RAW, batch=runs.batch, notes={}, pairs=outcome_logits(runs.batch))]
+    found = [Stage(name=RAW, runs=runs, batch=runs.batch, notes={})]
     cooled, notes = _cooled(block, runs)
-    found.append(Stage(name=COOLED, batch=cooled, notes=notes, pairs=outcome_logits(cooled)))
+    found.append(Stage(name=COOLED, runs=runs, batch=cooled, notes=notes))
     if runs.name != IN_DOMAIN:
         corrected, notes = _corrected(block, runs)
-        found.append(Stage(name=CORRECTED, batch=corrected, notes=notes, pairs=outcome_logits(corrected)))
+        found.append(Stage(name=CORRECTED, runs=runs, batch=corrected, notes=notes))
     return found
 
 
@@ -126,16 +150,15 @@ def _training_shares(block: Block, first: Predictions, trial_id: str) -> FloatAr
 def probability_rows(block: Block, runs: SetRuns, staged: Sequence[Stage]) -> Iterator[dict[str, Any]]:
     """Each cell at each stage: scores with intervals, calibration errors beside what chance gives, slope, intercept."""
     for stage in staged:
-        scores = score_influences(runs, stage)
         calibration = _calibration(block, runs, stage)
         base = _chance_brier(runs)
         for source, positions in runs.positions().items():
-            if stage.notes.get(source) and not _any_finite(stage, positions):
+            if stage.notes.get(source) and not stage.finite[positions].any():
                 yield _no_row(block, runs, stage, source)
                 continue
             found = {
                 name: combined_interval({runs.keys[r].seed: values[r] for r in positions}, level=block.level)
-                for name, values in scores.items()
+                for name, values in stage.scores.items()
             }
             yield {
                 **block.coordinates(source),
@@ -153,22 +176,6 @@ def probability_rows(block: Block, runs: SetRuns, staged: Sequence[Stage]) -> It
                 "images": block.images,
                 "note": stage.notes.get(source, ""),
             }
-
-
-def score_influences(runs: SetRuns, stage: Stage) -> dict[str, list[Influence]]:
-    """NLL and Brier score of every run at a stage."""
-    columns = stage.batch.first.columns(stage.batch.first.class_set) if stage.batch.labelwise else [0]
-    names = stage.batch.first.class_set if stage.batch.labelwise and len(columns) > 1 else ()
-    found = {"nll": batch_nll(stage.batch), "brier": batch_brier(stage.batch)}
-    counted = ~np.isnan(runs.batch.truth[:, columns])
-    return {
-        name: mean_influences(name, values[:, :, columns], runs.design.index, names, counted)
-        for name, values in found.items()
-    }
-
-
-def _any_finite(stage: Stage, positions: Sequence[int]) -> bool:
-    return any(np.isfinite(stage.batch.logits[r]).any() for r in positions)
 
 
 def _no_row(block: Block, runs: SetRuns, stage: Stage, source: str) -> dict[str, Any]:
@@ -192,6 +199,8 @@ def _no_row(block: Block, runs: SetRuns, stage: Stage, source: str) -> dict[str,
 
 
 def _calibration(block: Block, runs: SetRuns, stage: Stage) -> list[BatchCalibration]:
+    if not stage.finite.any():
+        return []
     rng = random_generator("calibration", block.task, block.scale, block.fraction, runs.name, stage.name)
     return [batch_calibration(outcome, logit, rng) for outcome, logit in stage.pairs]
 
@@ -230,7 +239,7 @@ def probability_contrast_rows(block: Block, runs: SetRuns, staged: Sequence[Stag
     Primary are the differences in NLL as trained, in domain, at the amounts of the primary family.
     """
     for stage in staged:
-        for name, values in score_influences(runs, stage).items():
+        for name, values in stage.scores.items():
             by_source = runs.by_source(values)
             for source in block.sources():
                 ours, base = block.pair(by_source, source)

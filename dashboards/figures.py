@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from dashboards.picture_figures import draw_pictures
 from dashboards.plots import (
@@ -22,15 +20,16 @@ from dashboards.plots import (
     Row,
     Series,
 )
-from dashboards.style import BAND, FONT_STACK, GRID, INK, MUTED, ZONE, LineStyle
+from dashboards.sheets import LEGEND_PX, Sheet, axis_number, bold, rich
+from dashboards.style import BAND, GRID, INK, MUTED, ZONE, LineStyle
 
 _PANEL_HEIGHT_PX = 330
 _ROW_HEIGHT_PX = 25
 _PANEL_GAP_PX = 68
 """Between interval panels: tick labels and the next panel's title."""
 _CELL_HEIGHT_PX = 34
-_LEGEND_PX = 96
-"""Room above the panels: legend and panel titles."""
+_COLUMN_GAP = 0.035
+"""Between panels that stand side by side, a share of the width."""
 
 _SHARES = [[0.0, "#f6d5c4"], [0.499, "#fbeee6"], [0.5, "#eef4f9"], [0.999, "#d6e6f2"], [1.0, "#c4e3d7"]]
 """Nothing done to all done, light enough for black text."""
@@ -50,105 +49,83 @@ def draw(plot: AnyPlot) -> go.Figure:
 def _curves(plot: CurvePlot) -> go.Figure:
     columns = min(len(plot.panels), PANELS_PER_ROW)
     rows = math.ceil(len(plot.panels) / columns)
-    figure = make_subplots(
-        rows=rows,
-        cols=columns,
-        shared_yaxes=True,
-        subplot_titles=[_bold(p.title) for p in plot.panels],
-        horizontal_spacing=0.035,
-        vertical_spacing=0.3 / rows,
-        x_title=None,
-    )
+    width, gap = (1 - _COLUMN_GAP * (columns - 1)) / columns, 0.3 / rows if rows > 1 else 0.0
+    height = (1 - gap * (rows - 1)) / rows
+    places = []
+    for i in range(len(plot.panels)):
+        left, bottom = (i % columns) * (width + _COLUMN_GAP), (rows - 1 - i // columns) * (height + gap)
+        places.append((left, min(left + width, 1.0), bottom, min(bottom + height, 1.0)))
+    sheet = Sheet(places, [panel.title for panel in plot.panels], shared_y=True)
     # A line without markers stands for its source in the legend only if nothing else does.
     marked = {series.name for panel in plot.panels for series in panel.series if series.marked}
     legend_seen: set[str] = set()
     for i, panel in enumerate(plot.panels):
-        place = {"row": i // columns + 1, "col": i % columns + 1}
-        _reference_lines(figure, plot, place, panel.diagonal)
+        _reference_lines(sheet, plot, i, panel.diagonal)
         for series in panel.series:
             listed = series.name not in legend_seen and (series.marked or series.name not in marked)
-            _draw_series(figure, series, plot.styles[series.name], place, plot.line_width, listed)
+            _draw_series(sheet, series, plot.styles[series.name], i, plot.line_width, listed)
             if series.fit is not None:
-                _draw_fit(figure, series.name, series.fit, plot.styles[series.name], place)
+                _draw_fit(sheet, series.name, series.fit, plot.styles[series.name], i)
             legend_seen |= {series.name} if listed else set()
-    _curve_axes(figure, plot, rows, columns)
-    _layout(figure, height=_PANEL_HEIGHT_PX * rows + _LEGEND_PX)
-    return figure
+    _curve_axes(sheet, plot, columns)
+    return sheet.figure(_PANEL_HEIGHT_PX * rows + LEGEND_PX)
 
 
-def _rich(text: str) -> str:
-    """Text for plotly, which would otherwise take tags in a user's names for its own."""
-    return html.escape(text, quote=False).replace("\n", "<br>")
-
-
-def _bold(text: str) -> str:
-    return f"<b>{_rich(text)}</b>"
-
-
-def _reference_lines(figure: go.Figure, plot: CurvePlot, place: dict[str, int], diagonal: bool) -> None:
+def _reference_lines(sheet: Sheet, plot: CurvePlot, panel: int, diagonal: bool) -> None:
+    line = {"color": MUTED, "width": 1, "dash": "dot"}
     if plot.diagonal and diagonal:
-        low, high = plot.x_range
-        line = {"color": MUTED, "width": 1, "dash": "dot"}
-        trace = go.Scatter(x=[low, high], y=[low, high], mode="lines", line=line, showlegend=False, hoverinfo="skip")
-        figure.add_trace(trace, **place)
-    if plot.reference is not None and plot.y_range[0] < plot.reference < plot.y_range[1]:
-        figure.add_hline(y=plot.reference, line={"color": MUTED, "width": 1, "dash": "dot"}, **place)
-
-
-def _draw_series(
-    figure: go.Figure,
-    series: Series,
-    style: LineStyle,
-    place: dict[str, int],
-    width: float,
-    listed: bool,
-) -> None:
-    if len(series.dots_x):
-        dots = go.Scatter(
-            x=list(series.dots_x),
-            y=list(series.dots_y),
-            mode="markers",
-            marker={"color": style.colour, "size": 4.5, "opacity": 0.5},
-            legendgroup=_rich(series.name),
-            showlegend=False,
-            hoverinfo="skip",
+        ends = list(plot.x_range)
+        sheet.add(
+            panel, {"x": ends, "y": ends, "mode": "lines", "line": line, "showlegend": False, "hoverinfo": "skip"}
         )
-        figure.add_trace(dots, **place)
-    trace = go.Scatter(
-        x=list(series.x),
-        y=list(series.y),
-        name=_rich(series.name),
-        legendgroup=_rich(series.name),
-        showlegend=listed,
-        mode="+".join(["lines"] * series.joined + ["markers"] * series.marked),
-        line={"color": style.colour, "width": width, "dash": style.dash},
-        marker=_marker(style, series.hollow),
-        error_y=_bars(series.y, series.low, series.high, style.colour)
-        if series.marked or _any_finite(series.low, series.high)
-        else None,
-        error_x=_bars(series.x, series.x_low, series.x_high, style.colour) if len(series.x_low) else None,
-        hovertext=[_rich(text) for text in series.hover],
-        hoverinfo="text",
-    )
-    figure.add_trace(trace, **place)
+    if plot.reference is not None and plot.y_range[0] < plot.reference < plot.y_range[1]:
+        sheet.add_across(panel, {"type": "line", "y0": plot.reference, "y1": plot.reference, "line": line}, of_x=False)
 
 
-def _draw_fit(figure: go.Figure, name: str, fit: FittedLine, style: LineStyle, place: dict[str, int]) -> None:
-    common = {"legendgroup": _rich(name), "showlegend": False}
+def _draw_series(sheet: Sheet, series: Series, style: LineStyle, panel: int, width: float, listed: bool) -> None:
+    if len(series.dots_x):
+        dots = {
+            "x": list(series.dots_x),
+            "y": list(series.dots_y),
+            "mode": "markers",
+            "marker": {"color": style.colour, "size": 4.5, "opacity": 0.5},
+            "legendgroup": rich(series.name),
+            "showlegend": False,
+            "hoverinfo": "skip",
+        }
+        sheet.add(panel, dots)
+    trace = {
+        "x": list(series.x),
+        "y": list(series.y),
+        "name": rich(series.name),
+        "legendgroup": rich(series.name),
+        "showlegend": listed,
+        "mode": "+".join(["lines"] * series.joined + ["markers"] * series.marked),
+        "line": {"color": style.colour, "width": width, "dash": style.dash},
+        "marker": _marker(style, series.hollow),
+        "hovertext": [rich(text) for text in series.hover],
+        "hoverinfo": "text",
+    }
+    if series.marked or _any_finite(series.low, series.high):
+        trace["error_y"] = _bars(series.y, series.low, series.high, style.colour)
+    if len(series.x_low):
+        trace["error_x"] = _bars(series.x, series.x_low, series.x_high, style.colour)
+    sheet.add(panel, trace)
+
+
+def _draw_fit(sheet: Sheet, name: str, fit: FittedLine, style: LineStyle, panel: int) -> None:
+    common = {"legendgroup": rich(name), "showlegend": False}
     line = {"color": style.colour, "width": 1, "dash": "4px,3px"}
-    figure.add_trace(
-        go.Scatter(x=list(fit.x), y=list(fit.y), mode="lines", line=line, hoverinfo="skip", **common), **place
-    )
-    ring = go.Scatter(
-        x=[fit.held_out[0]],
-        y=[fit.held_out[1]],
-        mode="markers",
-        marker={"color": style.colour, "symbol": "circle-open", "size": 12, "line": {"width": 1.4}},
-        hovertext=[_rich(fit.hover)],
-        hoverinfo="text",
-        **common,
-    )
-    figure.add_trace(ring, **place)
+    sheet.add(panel, common | {"x": list(fit.x), "y": list(fit.y), "mode": "lines", "line": line, "hoverinfo": "skip"})
+    ring = {
+        "x": [fit.held_out[0]],
+        "y": [fit.held_out[1]],
+        "mode": "markers",
+        "marker": {"color": style.colour, "symbol": "circle-open", "size": 12, "line": {"width": 1.4}},
+        "hovertext": [rich(fit.hover)],
+        "hoverinfo": "text",
+    }
+    sheet.add(panel, common | ring)
 
 
 def _any_finite(*values: Sequence[float]) -> bool:
@@ -180,173 +157,169 @@ def _distance(a: float, b: float) -> float | None:
     return b - a if math.isfinite(b - a) else None
 
 
-def _curve_axes(figure: go.Figure, plot: CurvePlot, rows: int, columns: int) -> None:
-    x_range = [math.log10(v) for v in plot.x_range] if plot.x_log else list(plot.x_range)
-    figure.update_xaxes(type="log" if plot.x_log else "linear", range=x_range, **_AXIS)
-    figure.update_yaxes(range=list(plot.y_range), **_AXIS)
-    if plot.x_ticks:
-        texts = [_rich(text) for _, text in plot.x_ticks]
-        staggered = any(text.startswith("\n") for _, text in plot.x_ticks)
-        angle = 0 if staggered else None  # plotly takes texts in turns for overlapping, and would turn them
-        figure.update_xaxes(tickmode="array", tickvals=[x for x, _ in plot.x_ticks], ticktext=texts, tickangle=angle)
-    if plot.y_ticks:
-        texts = [_rich(text) for _, text in plot.y_ticks]
-        figure.update_yaxes(tickmode="array", tickvals=[y for y, _ in plot.y_ticks], ticktext=texts)
-    last_row = [i for i in range(len(plot.panels)) if i + columns >= len(plot.panels)]
-    for i in last_row:
-        title = {"text": _rich(plot.x_label), "standoff": 8}
-        figure.update_xaxes(title=title, row=i // columns + 1, col=i % columns + 1)
-    for row in range(rows):
-        figure.update_yaxes(title={"text": _rich(plot.y_label), "standoff": 6}, row=row + 1, col=1)
+def _curve_axes(sheet: Sheet, plot: CurvePlot, columns: int) -> None:
+    horizontal = _AXIS | _scale(plot.x_range, plot.x_log) | _ticks(plot.x_ticks)
+    if any(text.startswith("\n") for _, text in plot.x_ticks):
+        horizontal["tickangle"] = 0  # plotly takes texts in turns for overlapping, and would turn them
+    vertical = _AXIS | {"range": list(plot.y_range)} | _ticks(plot.y_ticks)
+    for i in range(len(plot.panels)):
+        sheet.x_axis(i).update(horizontal)
+        sheet.y_axis(i).update(vertical)
+        if i + columns >= len(plot.panels):
+            sheet.x_axis(i)["title"] = {"text": rich(plot.x_label), "standoff": 8}
+        if i % columns == 0:
+            sheet.y_axis(i)["title"] = {"text": rich(plot.y_label), "standoff": 6}
+
+
+def _scale(ends: tuple[float, float], log: bool) -> dict[str, Any]:
+    shown = [math.log10(v) for v in ends] if log else list(ends)
+    return {"type": "log" if log else "linear", "range": shown}
+
+
+def _ticks(ticks: Sequence[tuple[float, str]]) -> dict[str, Any]:
+    """Those of an axis; plotly's own if none are given."""
+    if not ticks:
+        return {}
+    return {"tickmode": "array", "tickvals": [at for at, _ in ticks], "ticktext": [rich(text) for _, text in ticks]}
 
 
 def _intervals(plot: IntervalPlot) -> go.Figure:
     sizes = [len(entries) for _, entries in plot.panels]
     height = sum(sizes) * _ROW_HEIGHT_PX + len(sizes) * _PANEL_GAP_PX
-    figure = make_subplots(
-        rows=len(sizes),
-        cols=1,
-        row_heights=[float(size) for size in sizes],
-        subplot_titles=[_bold(title) for title, _ in plot.panels],
-        vertical_spacing=_PANEL_GAP_PX / height if len(sizes) > 1 else 0.0,
-    )
-    notes: list[dict[str, Any]] = []
+    gap = _PANEL_GAP_PX / height if len(sizes) > 1 else 0.0
+    share = (1 - gap * (len(sizes) - 1)) / sum(sizes)
+    places, top = [], 1.0
+    for size in sizes:
+        places.append((0.0, 1.0, max(top - share * size, 0.0), top))
+        top -= share * size + gap
+    sheet = Sheet(places, [title for title, _ in plot.panels])
     for i, (_, entries) in enumerate(plot.panels):
-        place = {"row": i + 1, "col": 1}
-        _references(figure, entries, place)
+        _references(sheet, entries, i)
         for name, style in plot.styles.items():
-            _draw_rows(figure, entries, name, style, place)
-        _zone(figure, plot, place)
-        _bands(figure, entries, place)
-        _row_axis(figure, entries, place)
-        notes += _notes(entries, i)
-    x_range = [math.log10(v) for v in plot.x_range] if plot.x_log else list(plot.x_range)
-    figure.update_xaxes(type="log" if plot.x_log else "linear", range=x_range, **_AXIS)
-    if plot.x_ticks:
-        texts = [_rich(text) for _, text in plot.x_ticks]
-        figure.update_xaxes(tickmode="array", tickvals=[x for x, _ in plot.x_ticks], ticktext=texts)
-    figure.update_xaxes(title={"text": _rich(plot.x_label), "standoff": 8}, row=len(sizes), col=1)
-    # One by one, plotly would check all notes again for each.
-    figure.layout.annotations = [*figure.layout.annotations, *notes]
-    _layout(figure, height=height + 90)
-    figure.update_layout(showlegend=False, margin={"r": 190, "t": 34, "b": 56})
-    return figure
+            _draw_rows(sheet, entries, name, style, i)
+        _zone(sheet, plot, i)
+        _bands(sheet, entries, i)
+        sheet.x_axis(i).update(_AXIS | _scale(plot.x_range, plot.x_log) | _ticks(plot.x_ticks))
+        _row_axis(sheet, entries, i)
+        sheet.annotations += _notes(entries, i)
+    sheet.x_axis(len(sizes) - 1)["title"] = {"text": rich(plot.x_label), "standoff": 8}
+    return sheet.figure(height + 90, showlegend=False, margin={"l": 64, "r": 190, "t": 34, "b": 56})
 
 
-def _zone(figure: go.Figure, plot: IntervalPlot, place: dict[str, int]) -> None:
+def _zone(sheet: Sheet, plot: IntervalPlot, panel: int) -> None:
     if plot.zone is None:
         return
     if plot.zone > 0:
-        figure.add_vrect(x0=-plot.zone, x1=plot.zone, fillcolor=ZONE, line_width=0, layer="below", **place)
-    figure.add_vline(x=0, line={"color": MUTED, "width": 1}, **place)
+        zone = {"type": "rect", "x0": -plot.zone, "x1": plot.zone, "fillcolor": ZONE, "line": {"width": 0}}
+        sheet.add_across(panel, zone | {"layer": "below"}, of_x=True)
+    line = {"color": MUTED, "width": 1}
+    sheet.add_across(panel, {"type": "line", "x0": 0, "x1": 0, "line": line}, of_x=True)
 
 
-def _references(figure: go.Figure, entries: Sequence[Row], place: dict[str, int]) -> None:
+def _references(sheet: Sheet, entries: Sequence[Row], panel: int) -> None:
     """Crosses at the references, each joined to its row's point."""
     known = [(i, e) for i, e in enumerate(entries) if math.isfinite(e.reference)]
     if not known:
         return
-    x = [v for _, e in known for v in (e.value, e.reference, None)]
-    y = [v for i, _ in known for v in (i, i, None)]
-    line = {"color": MUTED, "width": 1, "dash": "dot"}
-    figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, showlegend=False, hoverinfo="skip"), **place)
-    cross = {"symbol": "x", "size": 8, "color": INK}
-    figure.add_trace(
-        go.Scatter(
-            x=[e.reference for _, e in known],
-            y=[i for i, _ in known],
-            mode="markers",
-            marker=cross,
-            showlegend=False,
-            hoverinfo="skip",
-        ),
-        **place,
-    )
+    silent = {"showlegend": False, "hoverinfo": "skip"}
+    joins = {
+        "x": [v for _, e in known for v in (e.value, e.reference, None)],
+        "y": [v for i, _ in known for v in (i, i, None)],
+        "mode": "lines",
+        "line": {"color": MUTED, "width": 1, "dash": "dot"},
+    }
+    crosses = {
+        "x": [e.reference for _, e in known],
+        "y": [i for i, _ in known],
+        "mode": "markers",
+        "marker": {"symbol": "x", "size": 8, "color": INK},
+    }
+    sheet.add(panel, joins | silent)
+    sheet.add(panel, crosses | silent)
 
 
-def _arrows(figure: go.Figure, mine: Sequence[tuple[int, Row]], style: LineStyle, place: dict[str, int]) -> None:
+def _arrows(sheet: Sheet, mine: Sequence[tuple[int, Row]], style: LineStyle, panel: int) -> None:
     """Heads at the ends of intervals that have none."""
     heads = [(e.low, i, "triangle-left") for i, e in mine if e.open_low and math.isfinite(e.low)]
     heads += [(e.high, i, "triangle-right") for i, e in mine if e.open_high and math.isfinite(e.high)]
     if heads:
-        marker = {"symbol": [h[2] for h in heads], "size": 10, "color": style.colour}
-        trace = go.Scatter(
-            x=[h[0] for h in heads],
-            y=[h[1] for h in heads],
-            mode="markers",
-            marker=marker,
-            showlegend=False,
-            hoverinfo="skip",
-            cliponaxis=False,
-        )
-        figure.add_trace(trace, **place)
+        trace = {
+            "x": [h[0] for h in heads],
+            "y": [h[1] for h in heads],
+            "mode": "markers",
+            "marker": {"symbol": [h[2] for h in heads], "size": 10, "color": style.colour},
+            "showlegend": False,
+            "hoverinfo": "skip",
+            "cliponaxis": False,
+        }
+        sheet.add(panel, trace)
 
 
-def _bands(figure: go.Figure, entries: Sequence[Row], place: dict[str, int]) -> None:
+def _bands(sheet: Sheet, entries: Sequence[Row], panel: int) -> None:
     """One trace of thick bars behind the points: many shapes would be slow to draw."""
     known = [(i, e.band) for i, e in enumerate(entries) if e.band is not None and all(map(math.isfinite, e.band))]
     if not known:
         return
-    trace = go.Bar(
-        base=[band[0] for _, band in known],
-        x=[band[1] - band[0] for _, band in known],
-        y=[i for i, _ in known],
-        orientation="h",
-        width=0.72,
-        marker={"color": BAND, "line": {"width": 0}},
-        hoverinfo="skip",
-        showlegend=False,
-        zorder=-1,
-    )
-    figure.add_trace(trace, **place)
+    trace = {
+        "type": "bar",
+        "base": [band[0] for _, band in known],
+        "x": [band[1] - band[0] for _, band in known],
+        "y": [i for i, _ in known],
+        "orientation": "h",
+        "width": 0.72,
+        "marker": {"color": BAND, "line": {"width": 0}},
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "zorder": -1,
+    }
+    sheet.add(panel, trace)
 
 
-def _draw_rows(figure: go.Figure, entries: Sequence[Row], name: str, style: LineStyle, place: dict[str, int]) -> None:
+def _draw_rows(sheet: Sheet, entries: Sequence[Row], name: str, style: LineStyle, panel: int) -> None:
     mine = [(i, e) for i, e in enumerate(entries) if e.name == name and math.isfinite(e.value)]
     if not mine:
         return
-    trace = go.Scatter(
-        x=[e.value for _, e in mine],
-        y=[i for i, _ in mine],
-        name=_rich(name),
-        mode="markers",
-        marker={
+    trace = {
+        "x": [e.value for _, e in mine],
+        "y": [i for i, _ in mine],
+        "name": rich(name),
+        "mode": "markers",
+        "marker": {
             "color": [style.colour if e.filled else "white" for _, e in mine],
             "symbol": style.symbol,
             "size": 9,
             "line": {"color": style.colour, "width": 1.8},
         },
-        error_x=_bars([e.value for _, e in mine], [e.low for _, e in mine], [e.high for _, e in mine], style.colour),
-        hovertext=[_rich(f"{e.label}\n{e.note}") for _, e in mine],
-        hoverinfo="text",
-    )
-    figure.add_trace(trace, **place)
-    _arrows(figure, mine, style, place)
+        "error_x": _bars([e.value for _, e in mine], [e.low for _, e in mine], [e.high for _, e in mine], style.colour),
+        "hovertext": [rich(f"{e.label}\n{e.note}") for _, e in mine],
+        "hoverinfo": "text",
+    }
+    sheet.add(panel, trace)
+    _arrows(sheet, mine, style, panel)
 
 
-def _row_axis(figure: go.Figure, entries: Sequence[Row], place: dict[str, int]) -> None:
-    figure.update_yaxes(
+def _row_axis(sheet: Sheet, entries: Sequence[Row], panel: int) -> None:
+    sheet.y_axis(panel).update(
         tickmode="array",
         tickvals=list(range(len(entries))),
-        ticktext=[_rich(e.label) for e in entries],
+        ticktext=[rich(e.label) for e in entries],
         range=[len(entries) - 0.4, -0.6],
         automargin=True,
         ticklabelstandoff=8,  # the head of an arrow at the edge does not touch the names
         showgrid=False,
         zeroline=False,
         tickfont={"size": 12},
-        **place,
     )
 
 
 def _notes(entries: Sequence[Row], panel: int) -> list[dict[str, Any]]:
-    axis = "" if panel == 0 else str(panel + 1)
-    place = {"x": 1.012, "xref": f"x{axis} domain", "yref": f"y{axis}", "xanchor": "left", "showarrow": False}
+    n = axis_number(panel)
+    place = {"x": 1.012, "xref": f"x{n} domain", "yref": f"y{n}", "xanchor": "left", "showarrow": False}
     return [
         place
         | {
             "y": i,
-            "text": _rich(entry.note),
+            "text": rich(entry.note),
             "font": {"size": 12, "color": INK if entry.filled and math.isfinite(entry.value) else MUTED},
         }
         for i, entry in enumerate(entries)
@@ -355,60 +328,42 @@ def _notes(entries: Sequence[Row], panel: int) -> list[dict[str, Any]]:
 
 def _matrix(plot: MatrixPlot) -> go.Figure:
     rows, columns = len(plot.rows), len(plot.columns)
-    figure = go.Figure(
-        go.Heatmap(
-            z=[[None if math.isnan(v) else v for v in line] for line in plot.share],
-            x=list(range(columns)),
-            y=list(range(rows)),
-            text=[list(line) for line in plot.text],
-            texttemplate="%{text}",
-            textfont={"size": 12, "color": INK},
-            zmin=0,
-            zmax=1,
-            colorscale=_SHARES,
-            showscale=False,
-            xgap=2,
-            ygap=2,
-            hoverongaps=False,
-            hoverinfo="skip",
-        )
+    sheet = Sheet([(0.0, 1.0, 0.0, 1.0)])
+    matrix = {
+        "type": "heatmap",
+        "z": [[None if math.isnan(v) else v for v in line] for line in plot.share],
+        "x": list(range(columns)),
+        "y": list(range(rows)),
+        "text": [list(line) for line in plot.text],
+        "texttemplate": "%{text}",
+        "textfont": {"size": 12, "color": INK},
+        "zmin": 0,
+        "zmax": 1,
+        "colorscale": _SHARES,
+        "showscale": False,
+        "xgap": 2,
+        "ygap": 2,
+        "hoverongaps": False,
+        "hoverinfo": "skip",
+    }
+    sheet.add(0, matrix)
+    sheet.x_axis(0).update(_PLAIN_AXIS | _ticks(list(enumerate(plot.columns))) | {"side": "top"})
+    sheet.y_axis(0).update(
+        _PLAIN_AXIS | _ticks(list(enumerate(plot.rows))) | {"autorange": "reversed", "automargin": True}
     )
-    figure.update_xaxes(
-        tickmode="array",
-        tickvals=list(range(columns)),
-        ticktext=[_rich(column) for column in plot.columns],
-        side="top",
-        **_PLAIN_AXIS,
-    )
-    figure.update_yaxes(
-        tickmode="array",
-        tickvals=list(range(rows)),
-        ticktext=[_rich(row) for row in plot.rows],
-        autorange="reversed",
-        automargin=True,
-        **_PLAIN_AXIS,
-    )
-    _group_titles(figure, plot)
-    _layout(figure, height=rows * _CELL_HEIGHT_PX + 110)
-    figure.update_layout(margin={"t": 78, "b": 12})
-    return figure
+    _group_titles(sheet, plot)
+    return sheet.figure(rows * _CELL_HEIGHT_PX + 110, margin={"l": 64, "r": 16, "t": 78, "b": 12})
 
 
-def _group_titles(figure: go.Figure, plot: MatrixPlot) -> None:
+def _group_titles(sheet: Sheet, plot: MatrixPlot) -> None:
     start = 0
     for name, width in plot.groups:
-        figure.add_annotation(
-            x=start + (width - 1) / 2,
-            y=1,
-            yref="paper",
-            yshift=42,
-            text=_bold(name),
-            showarrow=False,
-            font={"size": 13},
-        )
+        place = {"x": start + (width - 1) / 2, "y": 1, "yref": "paper", "yshift": 42, "showarrow": False}
+        sheet.annotations.append(place | {"text": bold(name), "font": {"size": 13}})
         start += width
         if start < len(plot.columns):
-            figure.add_vline(x=start - 0.5, line={"color": MUTED, "width": 1})
+            line = {"type": "line", "x0": start - 0.5, "x1": start - 0.5, "line": {"color": MUTED, "width": 1}}
+            sheet.add_across(0, line, of_x=True)
 
 
 _PLAIN_AXIS: dict[str, Any] = {"showgrid": False, "zeroline": False, "fixedrange": True, "ticks": ""}
@@ -421,27 +376,3 @@ _AXIS: dict[str, Any] = {
     "tickcolor": "#9aa0a6",
     "tickfont": {"size": 12},
 }
-
-
-def _layout(figure: go.Figure, height: int) -> None:
-    figure.update_layout(
-        height=height,
-        autosize=True,
-        template="none",
-        paper_bgcolor="white",
-        plot_bgcolor="white",
-        font={"family": FONT_STACK, "size": 13, "color": INK},
-        margin={"l": 64, "r": 16, "t": _LEGEND_PX - 18, "b": 72},
-        legend={
-            "orientation": "h",
-            "x": 0,
-            "xanchor": "left",
-            "y": 1,
-            "yref": "container",
-            "yanchor": "top",
-            "font": {"size": 13},
-            "itemwidth": 44,
-        },
-        hoverlabel={"bgcolor": "white", "bordercolor": MUTED, "font": {"color": INK, "size": 12}, "align": "left"},
-    )
-    figure.update_annotations(font_family=FONT_STACK)

@@ -15,7 +15,7 @@ from dashboards.cell_tables import TaskView
 from dashboards.confidence_tables import probability_contrast_rows, probability_rows, stages
 from dashboards.evidence import IN_DOMAIN, Evidence, SeenBlock
 from dashboards.exclusions import Exclusion
-from dashboards.harm_tables import gap_rows, harm_rows
+from dashboards.harm_tables import decide_harm, gap_rows, harm_rows
 from dashboards.overlap_tables import is_masks, overlap_rows
 from dashboards.primary_family import absent_contrasts
 from dashboards.rate_tables import cross_rows, odds_rows, rate_rows
@@ -61,16 +61,20 @@ NAMES = (
 
 
 class FurtherTables:
-    """Collects the rows of all tasks.
+    """Collects the rows of a task.
 
     Args:
         evidence: The study.
         primary_amounts: Amounts of a task's primary family.
+
+    Attributes:
+        rows: Name -> rows; those of ``group_odds`` follow from ``group_rates`` (``further_frames``).
+        exclusions: Results that are not used here.
     """
 
     def __init__(self, evidence: Evidence, primary_amounts: PrimaryAmounts) -> None:
         self._evidence, self._primary_amounts = evidence, primary_amounts
-        self._rows: dict[str, list[dict[str, Any]]] = {name: [] for name in NAMES}
+        self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in NAMES}
         self._groups: dict[int, SetGroups] = {}
         self._amounts: dict[str, list[str]] = {}
         for row in evidence.results[["task", "data_fraction"]].astype(str).drop_duplicates().to_dict("records"):
@@ -80,39 +84,24 @@ class FurtherTables:
     def watch(self, seen: SeenBlock) -> None:
         """Work on one task, scale and amount. Of masks no probabilities are kept, which most tables are about."""
         if is_masks(seen):
-            self._rows["overlap"] += overlap_rows(seen, 1 - self._evidence.alpha)
+            self.rows["overlap"] += overlap_rows(seen, 1 - self._evidence.alpha)
             return
         primary = self._primary_amounts(seen.task, self._amounts[seen.task])
         block = make_block(seen, self._evidence, primary)
         for runs in block.sets.values():
             self._add_groups(block, runs)
             self._add_confidence(block, runs)
-        self._rows["ood_detection"] += detection_rows(block)
+        self.rows["ood_detection"] += detection_rows(block)
         self.exclusions += block.exclusions
 
     def add_task(self, task: TaskView, primary_amounts: frozenset[str]) -> None:
-        """Work on a task as a whole, once all its blocks were seen."""
-        self._groups.clear()
-        self._rows["robustness"] += robustness_rows(self._evidence, task)
+        """Work on the task as a whole, once all its blocks were seen."""
+        self.rows["robustness"] += robustness_rows(self._evidence, task)
         curves = task_curves(self._evidence, task)
-        self._rows["speed"] += speed_rows(self._evidence, task, curves, primary_amounts)
-        self._rows["learning_area"] += area_rows(self._evidence, task, curves)
-        self._rows["convergence"] += convergence_rows(task, curves, primary_amounts)
+        self.rows["speed"] += speed_rows(self._evidence, task, curves, primary_amounts)
+        self.rows["learning_area"] += area_rows(self._evidence, task, curves)
+        self.rows["convergence"] += convergence_rows(task, curves, primary_amounts)
         self.exclusions += curves.exclusions
-
-    def frames(self) -> dict[str, pd.DataFrame]:
-        """Every table; one without rows has no columns either."""
-        self._rows["group_odds"] += odds_rows(self._rows["group_rates"])
-        found = {name: pd.DataFrame(rows) for name, rows in self._rows.items()}
-        if len(found["probability_contrasts"]):
-            found["probability_contrasts"] = _adjusted_by_stage(self._evidence, found["probability_contrasts"])
-        if len(found["selective_contrasts"]):
-            found["selective_contrasts"] = adjust_study(found["selective_contrasts"])
-        if len(found["robustness"]):
-            others = found["robustness"]["pretraining_source"] != self._evidence.baseline
-            p = found["robustness"]["p"].where(others)
-            found["robustness"]["p_adjusted"] = adjust_p_values(p, "fdr_bh")
-        return found
 
     def _add_groups(self, block: Block, runs: SetRuns) -> None:
         attributes = group_columns(runs, self._evidence)
@@ -121,25 +110,46 @@ class FurtherTables:
         groups = self._groups.get(id(runs.design))
         if groups is None:
             groups = self._groups[id(runs.design)] = set_groups(runs, attributes)
-        self._rows["harm"] += harm_rows(block, runs, groups)
+        self.rows["harm"] += harm_rows(block, runs, groups)
         if block.primary:
             gaps, values = gap_rows(block, runs, groups)
-            self._rows["group_gaps"] += gaps
-            self._rows["group_values"] += values
-        self._rows["group_rates"] += rate_rows(block, runs, groups)
-        self._rows["cross_group_auc"] += cross_rows(block, runs, groups)
-        self._rows["group_coverage"] += coverage_rows(block, runs, groups)
+            self.rows["group_gaps"] += gaps
+            self.rows["group_values"] += values
+        self.rows["group_rates"] += rate_rows(block, runs, groups)
+        self.rows["cross_group_auc"] += cross_rows(block, runs, groups)
+        self.rows["group_coverage"] += coverage_rows(block, runs, groups)
 
     def _add_confidence(self, block: Block, runs: SetRuns) -> None:
         staged = stages(block, runs)
-        self._rows["probabilities"] += probability_rows(block, runs, staged)
-        self._rows["probability_contrasts"] += probability_contrast_rows(block, runs, staged)
+        self.rows["probabilities"] += probability_rows(block, runs, staged)
+        self.rows["probability_contrasts"] += probability_contrast_rows(block, runs, staged)
         found = selective_influences(runs)
-        self._rows["selective"] += selective_rows(block, runs, found)
-        self._rows["selective_contrasts"] += selective_contrast_rows(block, runs, found)
+        self.rows["selective"] += selective_rows(block, runs, found)
+        self.rows["selective_contrasts"] += selective_contrast_rows(block, runs, found)
         if runs.name == IN_DOMAIN and block.primary:
-            self._rows["reliability"] += reliability_rows(block, runs, staged)
-            self._rows["risk_coverage"] += curve_rows(block, runs)
+            self.rows["reliability"] += reliability_rows(block, runs, staged)
+            self.rows["risk_coverage"] += curve_rows(block, runs)
+
+
+def further_frames(evidence: Evidence, rows: dict[str, list[dict[str, Any]]]) -> dict[str, pd.DataFrame]:
+    """Every table; one without rows has no columns either.
+
+    Args:
+        evidence: The study.
+        rows: Name -> rows of all tasks.
+    """
+    found = {name: pd.DataFrame(of_table) for name, of_table in rows.items()}
+    found["harm"] = decide_harm(found["harm"], evidence.alpha)
+    found["group_odds"] = pd.DataFrame(odds_rows(rows["group_rates"]))
+    if len(found["probability_contrasts"]):
+        found["probability_contrasts"] = _adjusted_by_stage(evidence, found["probability_contrasts"])
+    if len(found["selective_contrasts"]):
+        found["selective_contrasts"] = adjust_study(found["selective_contrasts"])
+    if len(found["robustness"]):
+        others = found["robustness"]["pretraining_source"] != evidence.baseline
+        p = found["robustness"]["p"].where(others)
+        found["robustness"]["p_adjusted"] = adjust_p_values(p, "fdr_bh")
+    return found
 
 
 def _adjusted_by_stage(evidence: Evidence, table: pd.DataFrame) -> pd.DataFrame:

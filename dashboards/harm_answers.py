@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pandas as pd
-
-from dashboards.answer_words import CELL, cell_of, finite_number, hold, where
+from dashboards.answer_words import Rows, by_place, cell_of, finite_number, hold, where
 from dashboards.answers import Answer, Number, Tone
 from dashboards.evidence import Evidence
-from dashboards.plots import records, split
 from dashboards.style import metric_label, number, p_value, plural, signed
 from dashboards.tables import Tables
 
 ERROR_CONTROL = (
-    "Holm over the subgroups (two-way intersections included) of one comparison on one set that have at least 20 "
-    "positive and 20 negative patients; not adjusted over comparisons. Gaps: permutation of patients, Holm over the "
-    "attributes of a cell on one set."
+    "Harm: Holm over all subgroups (two-way intersections included) with at least 20 positive and 20 negative patients "
+    "of all comparisons at the primary amounts, on all sets of the study. No harm: Holm over the subgroups of one "
+    "comparison on one set. Gaps: permutation of patients, Holm over the attributes of a cell on one set."
 )
 
 HARMED = ("harmed, more than delta", "harmed")
@@ -32,15 +29,16 @@ def harm_answers(evidence: Evidence, tables: Tables) -> list[Answer]:
     harm = tables.of("harm")
     if harm.empty:
         return []
-    primary = harm[harm["primary"].astype(bool)]
-    return [_answer(evidence, tables, records(rows)) for _, rows in split(primary, *CELL, "set")]
+    contrasts, gaps = by_place(tables.contrasts), by_place(tables.of("group_gaps"))
+    cells = by_place(harm[harm["primary"].astype(bool)])
+    return [_answer(evidence, contrasts, rows, gaps.get(place, [])) for place, rows in cells.items()]
 
 
-def _answer(evidence: Evidence, tables: Tables, rows: list[dict[str, Any]]) -> Answer:
+def _answer(evidence: Evidence, contrasts: Rows, rows: list[dict[str, Any]], gaps: list[dict[str, Any]]) -> Answer:
     first = rows[0]
     tested = [row for row in rows if row["word"] != "insufficient data"]
     seeds = min((int(row["n_seeds"]) for row in tested), default=0)
-    held = hold(tables.contrasts, first, seeds)
+    held = hold(contrasts, first, seeds)
     word = _word(tested)
     claims = word not in (NOT_ASSESSABLE, NOT_EXCLUDED)
     silent = held.silent and claims
@@ -53,7 +51,7 @@ def _answer(evidence: Evidence, tables: Tables, rows: list[dict[str, Any]]) -> A
         tone="open" if silent else _tone(word),
         grade=held.grade if claims else None,
         caps=held.caps if claims else (),
-        numbers=_numbers(rows, tested, tables.of("group_gaps")),
+        numbers=_numbers(rows, tested, gaps),
     )
 
 
@@ -134,7 +132,7 @@ def _list(names: list[str]) -> str:
     return f"{shown} and {len(names) - _LISTED} more" if len(names) > _LISTED else shown
 
 
-def _numbers(rows: list[dict[str, Any]], tested: list[dict[str, Any]], gaps: pd.DataFrame) -> dict[str, Number]:
+def _numbers(rows: list[dict[str, Any]], tested: list[dict[str, Any]], gaps: list[dict[str, Any]]) -> dict[str, Number]:
     counts = {f"groups_{k.replace(' ', '_').replace(',', '')}": sum(r["word"] == k for r in rows) for k in _WORDS}
     found: dict[str, Number] = {"groups": len(rows), **counts, "not_assessable": _not_assessable(rows) or None}
     if tested:
@@ -142,20 +140,15 @@ def _numbers(rows: list[dict[str, Any]], tested: list[dict[str, Any]], gaps: pd.
         found |= {"group": _name(worst), "level": float(worst["level"]), "delta": float(worst["delta"])}
         for name in ("estimate", "low", "high", "p_harmed", "p_beyond", "p_excluded", "source_value", "baseline_value"):
             found[name] = finite_number(worst[name])
-    return found | _gap_numbers(rows[0], gaps)
+    return found | _gap_numbers(gaps)
 
 
 _WORDS = (*HARMED, NOT_EXCLUDED, NO_HARM, "insufficient data")
 
 
-def _gap_numbers(first: dict[str, Any], gaps: pd.DataFrame) -> dict[str, Number]:
+def _gap_numbers(gaps: list[dict[str, Any]]) -> dict[str, Number]:
     """The attribute whose gap chance explains least."""
-    if gaps.empty:
-        return {}
-    chosen = gaps[(gaps["set"] == first["set"])]
-    for column in CELL:
-        chosen = chosen[chosen[column].astype(str) == str(first[column])]
-    known = [row for row in records(chosen) if math.isfinite(row["p_holm"])]
+    known = [row for row in gaps if math.isfinite(row["p_holm"])]
     if not known:
         return {}
     row = min(known, key=lambda r: (r["p_holm"], -r["gap"]))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from dashboards.blocks import Block, SetRuns
 from dashboards.evidence import IN_DOMAIN
@@ -14,7 +15,7 @@ from dashboards.statistics import Influence, SeedKey, combined_interval
 from dashboards.statistics.fairness import FEW_GROUPS, equity_scaled_auc
 from dashboards.statistics.families import adjust_p_values
 from dashboards.statistics.group_null import GroupPermutations, largest_gaps, null_of_auc, null_of_mean
-from dashboards.statistics.harm import GroupRuns, Harm, harm_by_group
+from dashboards.statistics.harm import GroupRuns, Harm, harm_by_group, harm_word
 from dashboards.statistics.metrics import higher_is_better
 from dashboards.statistics.predictions import FloatArray
 from dashboards.statistics.run_batches import is_auc
@@ -26,7 +27,8 @@ NO_NULL_FOR_METRIC = "no null: the metric is no mean over images"
 def harm_rows(block: Block, runs: SetRuns, groups: SetGroups) -> Iterator[dict[str, Any]]:
     """Each source minus the baseline in each subgroup, with its word; intersections at the primary amounts.
 
-    Holm's correction runs over the groups of one comparison that are large enough to be tested.
+    Holm's correction runs over the groups of one comparison that are large enough to be tested; ``decide_harm`` widens
+    it to the study.
     """
     parts = [*groups.of(1), *(groups.of(2) if block.primary else [])]
     if block.baseline not in runs.positions() or not parts:
@@ -77,6 +79,8 @@ def _harm_row(
         "p_harmed": harm.p_harmed if harm else nan,
         "p_beyond": harm.p_beyond if harm else nan,
         "p_excluded": harm.p_excluded if harm else nan,
+        "p_harmed_alone": harm.p_harmed_alone if harm else nan,
+        "p_beyond_alone": harm.p_beyond_alone if harm else nan,
         "source_value": means[0],
         "baseline_value": means[1],
         "n_seeds": estimate.n_seeds if estimate else 0,
@@ -88,6 +92,27 @@ def _harm_row(
         "images": block.images,
         "note": _harm_note(part, harm, sizes),
     }
+
+
+def decide_harm(harm: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    """Words on harm at the primary amounts, with claims of harm adjusted over the study (Holm).
+
+    Without it, a report on sources that harm nobody names a harmed group the more often, the more comparisons it has
+    (``benchmarks.null_verdicts``). That harm is excluded needs no such family: it is claimed of a comparison only if it
+    holds in all its groups, and a harm that the wider family hides still "cannot be excluded".
+
+    Args:
+        harm: Rows of ``harm_rows`` of all tasks.
+        alpha: Two-sided error level of the family.
+    """
+    if harm.empty:
+        return harm
+    decided, primary = harm.copy(), harm["primary"].astype(bool)
+    for name in ("p_harmed", "p_beyond"):
+        decided.loc[primary, name] = adjust_p_values(harm.loc[primary, f"{name}_alone"])
+    p = decided[primary][["p_harmed", "p_beyond", "p_excluded"]].to_numpy(float).tolist()
+    decided.loc[primary, "word"] = [harm_word(h, b, e, alpha) for h, b, e in p]
+    return decided
 
 
 def _harm_note(part: GroupPart, harm: Harm | None, sizes: str) -> str:

@@ -34,7 +34,7 @@ search_id, search_number, tuned                       search, proposal and its v
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,46 +43,18 @@ import pandas as pd
 import yaml
 
 from dashboards import tracking
-from dashboards.histories import History, read_history
-from dashboards.prediction_sets import PredictionReader, PredictionSet
+from dashboards.record_files import LazyHistories, LazyPredictions, LazyValidation, RecordFiles, SetFile
+from dashboards.result_rows import IDENTITY, PARAMS, identity_of, result_row, results_frame
 from dashboards.run_heads import study_heads
 from dashboards.run_rows import RunRow, ended_runs
-from dashboards.tracking import RecordArtifact, RecordMetric, RecordTag
-from search_spaces.exceptions import TrackingError, UserError
-from search_spaces.home import scalecurves_home
+from dashboards.tracking import RecordArtifact, RecordTag
+from search_spaces.exceptions import UserError
 from search_spaces.ingested import IngestedStudy
-from search_spaces.names import AXES, Artifact, Split, State, Tag
+from search_spaces.names import Split, State, Tag
 from search_spaces.study import Study
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-_PARAMS = ("amount.kind", "amount.value")
-
-_FROM_METRICS = {
-    "n_images": RecordMetric.TRAIN_IMAGES,
-    "n_patients": RecordMetric.TRAIN_PATIENTS,
-    "n_forced_patients": RecordMetric.FORCED_PATIENTS,
-    "pool_images": RecordMetric.POOL_IMAGES,
-    "pool_patients": RecordMetric.POOL_PATIENTS,
-    "n_val_images": RecordMetric.VAL_IMAGES,
-    "n_val_patients": RecordMetric.VAL_PATIENTS,
-    "parameters": RecordMetric.PARAMETERS,
-    "backbone_parameters": RecordMetric.BACKBONE_PARAMETERS,
-    "steps": RecordMetric.STEPS,
-    "best_step": RecordMetric.VAL_BEST_STEP,
-    "best_value": RecordMetric.VAL_BEST,
-    "seconds": RecordMetric.TOTAL_S,
-    "setup_s": RecordMetric.SETUP_S,
-    "train_s": RecordMetric.TRAIN_S,
-    "evaluate_s": RecordMetric.EVALUATE_S,
-    "samples_per_s": RecordMetric.SAMPLES_PER_S,
-    "gpu_seconds": RecordMetric.GPU_S,
-}
-_COUNTS = (
-    *(name for name in _FROM_METRICS if name.startswith(("n_", "pool_"))),
-    *("parameters", "backbone_parameters", "steps", "best_step"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +79,9 @@ def load_results(study: str, tracking_uri: str | None = None) -> pd.DataFrame:
     """
     uri = tracking.resolve_tracking_uri(tracking_uri)
     first: dict[str, RunRow] = {}
-    for run in ended_runs(uri, study, "FINISHED", State.COMPLETE, _PARAMS):
+    for run in ended_runs(uri, study, "FINISHED", State.COMPLETE, PARAMS):
         first.setdefault(run.tags[Tag.TRIAL_ID], run)
-    frame = _frame([_row(run) for run in first.values()])
+    frame = results_frame([result_row(run) for run in first.values()])
     frame.attrs |= {"study": study, "tracking_uri": uri}
     return frame
 
@@ -136,9 +108,9 @@ def load_failures(study: str, tracking_uri: str | None = None) -> pd.DataFrame:
         step = tags.get(RecordTag.FAILED_STEP)
         failure = {"failure_class": tags.get(Tag.FAILURE_CLASS), "message": tags.get(Tag.FAILURE_MESSAGE, "")}
         rows.append(
-            {**_identity(run), **failure, "step": int(step) if step else None, "done": tags[Tag.TRIAL_ID] in done}
+            {**identity_of(run), **failure, "step": int(step) if step else None, "done": tags[Tag.TRIAL_ID] in done}
         )
-    columns = [*_IDENTITY, "started_at", "search_id", "failure_class", "message", "step", "done"]
+    columns = [*IDENTITY, "started_at", "search_id", "failure_class", "message", "step", "done"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -175,7 +147,7 @@ def _study_file(study: str, tracking_uri: str | None) -> dict[str, Any]:
         parents = tracking.find_parents(source.client, source.experiment_id)
     if not parents:
         raise UserError(f"the record of study {study!r} at {tracking.hide_password(source.uri)} has no parent run")
-    files = _Files(source.uri)
+    files = RecordFiles(source.uri)
     with tempfile.TemporaryDirectory(prefix="scalecurves-study-") as fresh:
         path = files.path(parents[0].info.run_id, parents[0].info.artifact_uri, RecordArtifact.STUDY, Path(fresh))
         written = yaml.safe_load(path.read_text("utf-8"))
@@ -205,7 +177,7 @@ def load_report_table(study: str, name: str, tracking_uri: str | None = None) ->
     if wanted not in found:
         return pd.DataFrame()
     with tempfile.TemporaryDirectory(prefix="scalecurves-table-") as fresh:
-        path = _Files(source.uri).path(parents[0].info.run_id, parents[0].info.artifact_uri, wanted, Path(fresh))
+        path = RecordFiles(source.uri).path(parents[0].info.run_id, parents[0].info.artifact_uri, wanted, Path(fresh))
         return pd.read_parquet(path)
 
 
@@ -233,7 +205,7 @@ def load_predictions(
         raise UserError(f"load_predictions needs the frame of load_results; columns {missing} are missing")
     rows = results.to_dict("records")
     runs = {
-        (row["trial_id"], name): _SetFile(
+        (row["trial_id"], name): SetFile(
             run_id=row["run_id"], artifact_uri=row["artifact_uri"], version=(row.get("set_hashes") or {}).get(name, "")
         )
         for row in rows
@@ -242,45 +214,6 @@ def load_predictions(
         if (sets is None or name in sets) and name not in row.get("reported", ())
     }
     return LazyPredictions(runs, uri)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _SetFile:
-    """Where predictions lie; ``version`` tells apart what a set was when they were made."""
-
-    run_id: str
-    artifact_uri: str
-    version: str
-
-
-class LazyPredictions(Mapping[tuple[str, str], PredictionSet]):
-    """(trial_id, evaluation set) -> predictions, read when asked for and not kept; ``dict(...)`` keeps them.
-
-    What trials of a task have in common (ids, truth, groups) is held once, so a whole study costs its logits.
-
-    Raises:
-        TrackingError: On access: MLflow cannot be reached, or the file is gone.
-        DataError: On access: the file is not a predictions file.
-    """
-
-    def __init__(self, runs: Mapping[tuple[str, str], _SetFile], uri: str) -> None:
-        self._runs = dict(runs)
-        self._files = _Files(uri)
-        self._reader = PredictionReader()
-
-    def __getitem__(self, key: tuple[str, str]) -> PredictionSet:
-        at = self._runs[key]
-        name = f"{Artifact.PREDICTIONS}/{key[1]}.parquet"
-        return self._reader.read(self._files.path(at.run_id, at.artifact_uri, name, version=at.version))
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._runs  # that of Mapping would read the file
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        return iter(self._runs)
-
-    def __len__(self) -> int:
-        return len(self._runs)
 
 
 def load_validation(results: pd.DataFrame, tracking_uri: str | None = None) -> LazyValidation:
@@ -298,31 +231,12 @@ def load_validation(results: pd.DataFrame, tracking_uri: str | None = None) -> L
     rows = _rows_with_files(results, "load_validation")
     kept = [row for row in rows if isinstance(row.get("val_hash"), str)]
     runs = {
-        (str(row["trial_id"]), str(Split.VAL)): _SetFile(
+        (str(row["trial_id"]), str(Split.VAL)): SetFile(
             run_id=row["run_id"], artifact_uri=row["artifact_uri"], version=row["val_hash"]
         )
         for row in kept
     }
     return LazyValidation(LazyPredictions(runs, _uri_of(results, tracking_uri)))
-
-
-class LazyValidation(Mapping[str, PredictionSet]):
-    """trial_id -> validation predictions, read when asked for and not kept. Errors as of ``LazyPredictions``."""
-
-    def __init__(self, predictions: LazyPredictions) -> None:
-        self._predictions = predictions
-
-    def __getitem__(self, trial_id: str) -> PredictionSet:
-        return self._predictions[trial_id, Split.VAL]
-
-    def __contains__(self, trial_id: object) -> bool:
-        return (trial_id, Split.VAL) in self._predictions
-
-    def __iter__(self) -> Iterator[str]:
-        return (trial_id for trial_id, _ in self._predictions)
-
-    def __len__(self) -> int:
-        return len(self._predictions)
 
 
 def load_histories(results: pd.DataFrame, tracking_uri: str | None = None) -> LazyHistories:
@@ -346,32 +260,6 @@ def _has_curve(row: Mapping[str, Any]) -> bool:
     return bool(pd.isna(steps)) or steps != 0
 
 
-class LazyHistories(Mapping[str, History]):
-    """trial_id -> validation curve, read when asked for and not kept.
-
-    Raises:
-        TrackingError: On access: MLflow cannot be reached, or the trial has no history.
-        DataError: On access: the file is not a history.
-    """
-
-    def __init__(self, runs: Mapping[str, tuple[str, str]], uri: str) -> None:
-        self._runs = dict(runs)
-        self._files = _Files(uri)
-
-    def __getitem__(self, trial_id: str) -> History:
-        run_id, artifact_uri = self._runs[trial_id]
-        return read_history(self._files.path(run_id, artifact_uri, Artifact.HISTORY))
-
-    def __contains__(self, trial_id: object) -> bool:
-        return trial_id in self._runs  # that of Mapping would read the file
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._runs)
-
-    def __len__(self) -> int:
-        return len(self._runs)
-
-
 def _rows_with_files(results: pd.DataFrame, what: str) -> list[dict[str, Any]]:
     if missing := [c for c in ("trial_id", "run_id", "artifact_uri") if c not in results.columns]:
         raise UserError(f"{what} needs the frame of load_results; columns {missing} are missing")
@@ -382,134 +270,8 @@ def _uri_of(results: pd.DataFrame, tracking_uri: str | None) -> str:
     return tracking.resolve_tracking_uri(tracking_uri or results.attrs.get("tracking_uri"))
 
 
-class _Files:
-    """Artifacts as local paths: in place where the artifact store is local, else downloaded once."""
-
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-        self._client: MlflowClient | None = None
-
-    def path(self, run_id: str, artifact_uri: str, name: str, cache: Path | None = None, version: str = "") -> Path:
-        """The local path of a run's artifact.
-
-        Args:
-            run_id: The run.
-            artifact_uri: Where its artifacts lie.
-            name: Path below that.
-            cache: Where downloads go; the home's cache if not given.
-            version: Another one is downloaded again.
-        """
-        folder = None if self._uri.startswith("http") else tracking.local_folder(artifact_uri)
-        if folder is not None:
-            if not (folder / name).is_file():
-                raise TrackingError(f"{folder / name} is gone although the record at {self._uri} names it")
-            return folder / name
-        cached = (cache or scalecurves_home() / "cache" / "record") / run_id / version / name
-        if not cached.is_file():
-            self._download(run_id, name, cached)
-        return cached
-
-    def _download(self, run_id: str, name: str, target: Path) -> None:
-        self._client = self._client or tracking.connect(self._uri)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            with tracking.tracking(self._uri):
-                got = self._client.download_artifacts(run_id, name, folder)
-            Path(got).replace(target)
-
-
 def _open(study: str, tracking_uri: str | None) -> _Source:
     uri = tracking.resolve_tracking_uri(tracking_uri)
     client = tracking.connect(uri)
     experiment = tracking.find_experiment(client, study, uri)
     return _Source(client, experiment.experiment_id, uri)
-
-
-_IDENTITY = ("trial_id", "cell_id", "attempt_id", "run_id", "name", "role", *AXES, "seed", "seed_subset", "seed_init")
-_COLUMNS = (
-    *_IDENTITY,
-    "started_at",
-    *("amount_kind", "amount_value", "kind", "primary", "ladder", "sets", "set_hashes"),
-    *_FROM_METRICS,
-    *("patients_known", "subset_hash", "order_hash", "manifest_hash", "still_rising"),
-    *("upstream_overlap", "near_copies", "regime", "image_size"),
-    *("host", "device", "ranks", "commit", "reported", "undefined", "artifact_uri", "val_hash"),
-    *("search_id", "search_number", "tuned"),
-)
-
-
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Fixed columns first, then metrics by name; counts are whole numbers with <NA>, flags True, False or None."""
-    metrics = sorted({key for row in rows for key in row if "/" in key or key.startswith("n_positive.")})
-    frame = pd.DataFrame(rows, columns=[*_COLUMNS, *metrics])
-    frame[list(_COUNTS)] = frame[list(_COUNTS)].astype("Int64")
-    frame[["still_rising", "patients_known"]] = frame[["still_rising", "patients_known"]].astype(object)
-    for name in (*_FROM_METRICS, *metrics):
-        if name not in _COUNTS:
-            frame[name] = frame[name].astype(float)
-    return frame
-
-
-def _row(run: RunRow) -> dict[str, Any]:
-    tags, params = run.tags, run.params
-    sets, undefined = tracking.tag_list(tags, RecordTag.SETS), tracking.tag_list(tags, RecordTag.UNDEFINED)
-    ranks = tags.get(RecordTag.environment("ranks"))
-    return {
-        **_identity(run),
-        "amount_kind": params.get("amount.kind"),
-        "amount_value": float(params.get("amount.value", "nan")),
-        "kind": tags.get(RecordTag.KIND),
-        "primary": tags.get(RecordTag.PRIMARY),
-        "ladder": tags.get(RecordTag.LADDER),
-        "sets": sets,
-        "set_hashes": {name: tags.get(RecordTag.set_hash(name), "") for name in sets},
-        **{column: run.metrics.get(key) for column, key in _FROM_METRICS.items()},
-        **_positives(run.metrics),
-        "patients_known": _flag(tags.get(RecordTag.PATIENTS_KNOWN)),
-        "subset_hash": tags.get(Tag.SUBSET_HASH),
-        "order_hash": tags.get(RecordTag.ORDER_HASH),
-        "manifest_hash": tags.get(RecordTag.MANIFEST_HASH),
-        "upstream_overlap": tracking.tag_mapping(tags, RecordTag.UPSTREAM_OVERLAP),
-        "regime": tags.get(RecordTag.REGIME),
-        "image_size": tags.get(RecordTag.IMAGE_SIZE),
-        "near_copies": tracking.tag_mapping(tags, RecordTag.NEAR_COPIES),
-        "still_rising": _flag(tags.get(RecordTag.STILL_RISING)),
-        "host": tags.get(RecordTag.environment("host")),
-        "device": tags.get(RecordTag.environment("device")),
-        "ranks": int(ranks) if ranks else None,
-        "commit": tags.get(RecordTag.environment("commit")),
-        "reported": tracking.tag_list(tags, RecordTag.REPORTED),
-        "undefined": undefined,
-        "artifact_uri": run.artifact_uri,
-        "val_hash": tags.get(RecordTag.VALIDATION_HASH),
-        "search_number": int(number) if (number := tags.get(RecordTag.SEARCH_NUMBER)) else None,
-        "tuned": tags.get(RecordTag.TUNED),
-        **{k: v for k, v in run.metrics.items() if k.split("/", 1)[0] in sets and k not in undefined},
-    }
-
-
-def _positives(metrics: Mapping[str, float]) -> dict[str, float]:
-    prefix = RecordMetric.POSITIVES_PREFIX
-    return {f"n_positive.{key.removeprefix(prefix)}": n for key, n in metrics.items() if key.startswith(prefix)}
-
-
-def _identity(run: RunRow) -> dict[str, Any]:
-    tags = run.tags
-    return {
-        "trial_id": tags[Tag.TRIAL_ID],
-        "cell_id": tags.get(Tag.CELL_ID),
-        "attempt_id": tags.get(Tag.ATTEMPT_ID),
-        "run_id": run.run_id,
-        "name": run.name,
-        "role": tags.get(Tag.ROLE),
-        **{axis: tags.get(Tag.axis(axis)) for axis in AXES},
-        "seed": tags.get(Tag.SEED),
-        "seed_subset": int(tags.get(RecordTag.SEED_SUBSET, -1)),
-        "seed_init": int(tags.get(RecordTag.SEED_INIT, -1)),
-        "started_at": run.start_ms / 1000,
-        "search_id": tags.get(RecordTag.SEARCH),
-    }
-
-
-def _flag(text: str | None) -> bool | None:
-    return None if text is None else text == "true"

@@ -16,7 +16,7 @@ TABLE_ROWS = 150
 
 _P_COLUMNS = (
     *("p", "p_adjusted", "p_holm", "p_equivalent", "p_not_worse", "p_two_sided", "p_one_sided", "area_p"),
-    *("friedman_p", "iman_davenport_p", "p_harmed", "p_beyond", "p_excluded"),
+    *("friedman_p", "iman_davenport_p", "p_harmed", "p_beyond", "p_excluded", "p_harmed_alone", "p_beyond_alone"),
 )
 _FILE_ONLY = frozenset(
     {"se", "df", "v_case", "v_seed", "level", "order", "rank", "cap", "rung", "rarest_label", "inner_low", "inner_high"}

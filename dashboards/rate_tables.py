@@ -15,7 +15,6 @@ from dashboards.blocks import NO_VALIDATION, Block, SetRuns
 from dashboards.set_groups import GroupPart, SetGroups
 from dashboards.statistics import Estimate, combined_interval
 from dashboards.statistics.batch_calibration import BatchCalibration, batch_calibration
-from dashboards.statistics.fairness import cross_group_auc
 from dashboards.statistics.predictions import FloatArray
 from dashboards.statistics.run_batches import mean_influences
 
@@ -171,10 +170,11 @@ def cross_rows(block: Block, runs: SetRuns, groups: SetGroups) -> Iterator[dict[
         if len(shown) < 2:
             continue
         labels = [c for c in runs.batch.first.class_set if all(c in part.shown for part in shown)]
-        matrices = {
-            source: _cross(runs, shown, labels, positions) for source, positions in runs.positions().items() if labels
-        }
-        for source, matrix in matrices.items():
+        if not labels:
+            continue
+        of_labels = _crossed(runs, shown, labels)
+        for source, positions in runs.positions().items():
+            matrix = of_labels[:, positions].reshape(-1, len(shown), len(shown)).mean(axis=0)
             for a, positives in enumerate(shown):
                 for b, negatives in enumerate(shown):
                     yield {
@@ -188,10 +188,10 @@ def cross_rows(block: Block, runs: SetRuns, groups: SetGroups) -> Iterator[dict[
                     }
 
 
-def _cross(runs: SetRuns, parts: Sequence[GroupPart], labels: Sequence[str], positions: Sequence[int]) -> FloatArray:
-    found = [
-        cross_group_auc(runs.batch.truth[:, k], runs.batch.scores[r, :, k], [part.group for part in parts])
-        for k in (runs.batch.first.labels.index(label) for label in labels)
-        for r in positions
-    ]
-    return np.asarray(np.mean(found, axis=0))
+def _crossed(runs: SetRuns, parts: Sequence[GroupPart], labels: Sequence[str]) -> FloatArray:
+    """(labels, R, G, G) AUC of positives against negatives of all pairs of groups, which share no image."""
+    groups = np.full(len(runs.batch.truth), -1, dtype=np.intp)
+    for number, part in enumerate(parts):
+        groups[part.group.rows] = number
+    ranked = [runs.batch.ranked(runs.batch.first.labels.index(label)) for label in labels]
+    return np.stack([of_label.crossed(groups[of_label.rows], len(parts)) for of_label in ranked])

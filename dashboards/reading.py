@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -55,17 +55,21 @@ Seen = dict[tuple[str, str], tuple[PredictionSet, SetDesign]]
 """(trial_id, set) -> predictions and the design of the set."""
 
 
-def task_estimates(evidence: Evidence, watch: Watch | None = None) -> Iterator[TaskEstimates]:
+def task_estimates(
+    evidence: Evidence, watch: Watch | None = None, only: Collection[str] | None = None
+) -> Iterator[TaskEstimates]:
     """The estimates of each task in turn.
 
     Args:
         evidence: The study.
         watch: Is shown every block of trials with its predictions, so that they are read once.
+        only: Tasks; all if not given.
     """
     if evidence.results.empty:
         return
     for task, rows in evidence.results.groupby("task", sort=False):
-        yield _estimates_of(evidence, str(task), rows, watch)
+        if only is None or str(task) in only:
+            yield _estimates_of(evidence, str(task), rows, watch)
 
 
 def _estimates_of(evidence: Evidence, task: str, rows: pd.DataFrame, watch: Watch | None) -> TaskEstimates:
@@ -87,7 +91,8 @@ def _estimates_of(evidence: Evidence, task: str, rows: pd.DataFrame, watch: Watc
         batches = _batches(seen)
         if result.metric in _OF_RANKS:
             _estimate_groups(result, batches)
-        usual = {key: found for key, found in seen.items() if found[1] is versions.usual(key[1])}
+        designs = {name: versions.usual(name) for name in dict.fromkeys(name for _, name in seen)}
+        usual = {key: found for key, found in seen.items() if found[1] is designs[key[1]]}
         if watch is not None and usual:
             names = {"task": task, "metric": result.metric, "scale": str(scale), "fraction": str(fraction)}
             watch(SeenBlock(**names, rows=part, predictions=usual, batches=_whole_sets(usual, batches)))

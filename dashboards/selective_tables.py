@@ -15,7 +15,7 @@ from dashboards.blocks import NO_VALIDATION, Block, SetRuns
 from dashboards.confidence_tables import contrast_columns
 from dashboards.set_groups import GroupPart, SetGroups
 from dashboards.statistics import Influence, combined_interval, contrast, patient_sums
-from dashboards.statistics.predictions import FloatArray, Predictions
+from dashboards.statistics.predictions import FloatArray, Predictions, taken_along
 from dashboards.statistics.run_batches import RunBatch, batch_correct
 from dashboards.statistics.selective import confidence_and_error, confidence_threshold, coverage_by_group
 from dashboards.statistics.selective_influence import SelectiveInfluence, risk_name, selective_influence
@@ -162,7 +162,7 @@ def _risks(batch: RunBatch, grid: FloatArray) -> FloatArray:
         if not n:
             return np.full((len(error), len(grid)), np.nan)
         order = np.argsort(-confidence[:, known], axis=1, kind="stable")
-        risk = np.cumsum(np.take_along_axis(error[:, known], order, axis=1), axis=1) / np.arange(1, n + 1)
+        risk = np.cumsum(taken_along(error[:, known], order), axis=1) / np.arange(1, n + 1)
         risk[~np.isfinite(confidence[:, known]).all(axis=1)] = np.nan
         found.append(risk[:, np.maximum(np.ceil(grid * n - 1e-9).astype(int), 1) - 1])
     return np.asarray(np.mean(found, axis=0))

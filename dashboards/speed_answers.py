@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pandas as pd
-
-from dashboards.answer_words import CELL, cell_of, finite_number, hold, where
+from dashboards.answer_words import Rows, by_place, cell_of, finite_number, hold, place_of, where
 from dashboards.answers import Answer, Number, Tone
 from dashboards.evidence import Evidence
 from dashboards.plots import records
@@ -32,13 +30,14 @@ def speed_answers(evidence: Evidence, tables: Tables) -> list[Answer]:
         return []
     chosen = speed[speed["primary"].astype(bool) & (speed["share"] == HEADLINE_SHARE)]
     others = chosen[chosen["pretraining_source"] != evidence.baseline]
-    hours = others[others["unit"] == HOURS]
-    return [_answer(evidence, tables, row, hours) for row in records(others[others["unit"] == STEPS])]
+    contrasts, hours = by_place(tables.contrasts), by_place(others[others["unit"] == HOURS])
+    steps = records(others[others["unit"] == STEPS])
+    return [_answer(evidence, contrasts, row, hours.get(place_of(row), [])) for row in steps]
 
 
-def _answer(evidence: Evidence, tables: Tables, row: dict[str, Any], hours: pd.DataFrame) -> Answer:
+def _answer(evidence: Evidence, contrasts: Rows, row: dict[str, Any], hours: list[dict[str, Any]]) -> Answer:
     word = _word(row)
-    held = hold(tables.contrasts, row, int(row["ratio_seeds"]))
+    held = hold(contrasts, row, int(row["ratio_seeds"]))
     claims = word in (FASTER, SLOWER)
     silent = held.silent and claims
     return Answer(
@@ -105,7 +104,7 @@ def _range(low: float, high: float) -> str:
     return f"{number(low, 2)} to {number(high, 2)}"
 
 
-def _numbers(row: dict[str, Any], hours: pd.DataFrame) -> dict[str, Number]:
+def _numbers(row: dict[str, Any], hours: list[dict[str, Any]]) -> dict[str, Number]:
     names = [
         f"{of}_{end}" for of in ("time", "ratio") for end in ("low", "median_low", "median_high", "high", "coverage")
     ]
@@ -113,9 +112,6 @@ def _numbers(row: dict[str, Any], hours: pd.DataFrame) -> dict[str, Number]:
     for name in ("time_seeds", "time_censored", "ratio_seeds", "ratio_censored"):
         found[name] = int(row[name])
     found |= {"share": float(row["share"]), "threshold": finite_number(row["threshold"])}
-    chosen = hours
-    for column in CELL:
-        chosen = chosen[chosen[column].astype(str) == str(row[column])]
-    for other in records(chosen)[:1]:
+    for other in hours[:1]:
         found |= {f"device_hours_{name}": finite_number(other[name]) for name in names}
     return found

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import LayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -53,8 +54,10 @@ def render(plot: AnyPlot) -> tuple[bytes, bytes]:
         else:
             figure = _matrix(plot)
         FigureCanvasAgg(figure)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # both files share one layout, which is most of the work
+        # Both files share one layout, which is most of the work. With a layout engine, or "none" in its place, each
+        # would be drawn once more.
+        cast("LayoutEngine", figure.get_layout_engine()).execute(figure)
+        figure.set_layout_engine(None)
         return _bytes(figure, plot, "svg"), _bytes(figure, plot, "png")
 
 
@@ -168,37 +171,46 @@ def _intervals(plot: IntervalPlot) -> Figure:
 
 
 def _draw_rows(axis: Axes, entries: Sequence[Row], styles: dict[str, LineStyle]) -> None:
+    alike: dict[tuple[str, bool], list[tuple[int, Row]]] = {}
     for i, entry in enumerate(entries):
-        style = styles[entry.name]
         known = math.isfinite(entry.value)
         if entry.band is not None and all(map(math.isfinite, entry.band)):
             low, high = entry.band
             axis.barh([i], [high - low], left=[low], height=0.72, color=BAND, linewidth=0, zorder=0.5)
         if known:
-            _reference(axis, entry, i, style)
-            axis.errorbar(
-                [entry.value],
-                [i],
-                xerr=_bars([entry.value], [entry.low], [entry.high]),
-                color=style.colour,
-                marker=style.mpl_marker,
-                markersize=5.5,
-                markerfacecolor=style.colour if entry.filled else "white",
-                markeredgecolor=style.colour,
-                elinewidth=1.1,
-                capsize=2,
-            )
-        axis.annotate(
+            _reference(axis, entry, i, styles[entry.name])
+            alike.setdefault((entry.name, entry.filled), []).append((i, entry))
+        axis.text(
+            1.02,
+            i,
             entry.note,
-            (1.02, i),
-            xycoords=("axes fraction", "data"),
+            transform=axis.get_yaxis_transform(),
             va="center",
             fontsize=8,
             color=INK if entry.filled and known else MUTED,
-            annotation_clip=False,
         )
+    for (name, filled), rows in alike.items():
+        _points(axis, rows, styles[name], filled)
     axis.set_yticks(range(len(entries)), [e.label for e in entries], fontsize=8)
     axis.set_ylim(len(entries) - 0.4, -0.6)
+
+
+def _points(axis: Axes, rows: Sequence[tuple[int, Row]], style: LineStyle, filled: bool) -> None:
+    """Points that look alike, with their intervals: one by one they would take most of the time of a long figure."""
+    values = [entry.value for _, entry in rows]
+    axis.errorbar(
+        values,
+        [i for i, _ in rows],
+        xerr=_bars(values, [entry.low for _, entry in rows], [entry.high for _, entry in rows]),
+        color=style.colour,
+        linestyle="none",
+        marker=style.mpl_marker,
+        markersize=5.5,
+        markerfacecolor=style.colour if filled else "white",
+        markeredgecolor=style.colour,
+        elinewidth=1.1,
+        capsize=2,
+    )
 
 
 def _reference(axis: Axes, entry: Row, i: int, style: LineStyle) -> None:

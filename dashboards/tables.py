@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import pandas as pd
 
 from dashboards.amounts import amount_ranks, mean_images
-from dashboards.best_tables import best_rows
-from dashboards.cell_tables import TaskView, cell_rows, view
-from dashboards.contrast_tables import PlannedSeeds, contrast_rows, decide
+from dashboards.contrast_tables import decide
 from dashboards.evidence import Evidence
-from dashboards.exclusions import Exclusion, exclusion_table
-from dashboards.further_tables import FurtherTables
-from dashboards.label_tables import label_rows
-from dashboards.planned import CELL_COLUMNS, CellName, planned_seeds
-from dashboards.primary_family import absent_contrasts, absent_scale_effects, primary_amounts
-from dashboards.reading import task_estimates
+from dashboards.exclusions import exclusion_table
+from dashboards.further_tables import NAMES, further_frames
+from dashboards.planned import CELL_COLUMNS, CellName
+from dashboards.primary_family import absent_contrasts, absent_scale_effects
 from dashboards.representation_tables import representation_tables
-from dashboards.robustness_tables import deficit_rows, shift_summary_rows, shifted_rows, subgroup_rows, with_holm
-from dashboards.side_tables import ensemble_rows, fit_table, paper_rows, rank_table
+from dashboards.robustness_tables import with_holm
+from dashboards.side_tables import fit_table, rank_table
 from dashboards.stage_tables import stage_table
+from dashboards.study_rows import study_rows
+from dashboards.task_rows import PARTS
 from dashboards.tuning_tables import tuning_table
 from dashboards.weight_tables import weight_rows
-from dashboards.where_tables import decide_scales, reach_rows, scale_rows
+from dashboards.where_tables import decide_scales
 
 _COUNTS = (
     "n_images",
@@ -115,30 +112,19 @@ class Tables:
 
 def build_tables(evidence: Evidence) -> Tables:
     """Every table of a study. Cells that are not there yet are missing from them, and counted in ``completeness``."""
-    planned = planned_seeds(evidence.plan, evidence.failures)
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _PARTS}
-    exclusions: list[Exclusion] = []
-    left_out: dict[str, tuple[str, ...]] = {}
-    fractions: set[str] = set()
-    further = FurtherTables(evidence, lambda task, amounts: primary_amounts(evidence, task, amounts))
-    for estimates in task_estimates(evidence, further.watch):
-        task = view(evidence, estimates)
-        primary = primary_fractions(evidence, task)
-        _add_rows(rows, evidence, task, primary, planned, exclusions)
-        further.add_task(task, primary)
-        exclusions += estimates.exclusions
-        left_out |= {f"{estimates.task}, {name}": labels for name, labels in estimates.left_out.items() if labels}
-        fractions |= primary
-    frames = {name: pd.DataFrame(found) for name, found in rows.items()}
+    tasks = study_rows(evidence)
+    frames = {name: pd.DataFrame([row for task in tasks for row in task.rows[name]]) for name in PARTS}
     absent = len(absent_contrasts(evidence, frames["contrasts"]))
     frames["contrasts"], frames["gates"] = decide(evidence, frames["contrasts"], absent)
     absent = len(absent_scale_effects(evidence, frames["scale_effects"]))
     frames["scale_effects"] = decide_scales(evidence, frames["scale_effects"], absent)
     frames["shift_summary"] = with_holm(frames["shift_summary"])
     frames["deficits"] = with_holm(frames["deficits"])
+    further = {name: [row for task in tasks for row in task.further[name]] for name in NAMES}
+    exclusions = [e for task in tasks for e in task.exclusions] + [e for task in tasks for e in task.further_exclusions]
     return Tables(
         **frames,
-        ranks=rank_table(evidence, frames["cells"], fractions),
+        ranks=rank_table(evidence, frames["cells"], {amount for task in tasks for amount in task.primary_amounts}),
         curve_fits=fit_table(frames["cells"]),
         scales=_scales(frames["cells"]),
         completeness=completeness_table(evidence),
@@ -146,59 +132,10 @@ def build_tables(evidence: Evidence) -> Tables:
         data=data_table(evidence),
         tuning=tuning_table(evidence),
         stages=stage_table(evidence),
-        exclusions=exclusion_table([*exclusions, *further.exclusions]),
-        left_out=left_out,
-        further=further.frames() | representation_tables(evidence, weight_rows),
+        exclusions=exclusion_table(exclusions),
+        left_out={name: labels for task in tasks for name, labels in task.left_out.items()},
+        further=further_frames(evidence, further) | representation_tables(evidence, weight_rows),
     )
-
-
-_PARTS = (
-    "cells",
-    "trial_values",
-    "contrasts",
-    "paper_tests",
-    "reach",
-    "scale_effects",
-    "best_sets",
-    "label_savings",
-    "label_tests",
-    "ensembles",
-    "in_domain_vs_shifted",
-    "shift_summary",
-    "subgroups",
-    "deficits",
-)
-
-
-def _add_rows(
-    rows: dict[str, list[dict[str, Any]]],
-    evidence: Evidence,
-    task: TaskView,
-    primary: frozenset[str],
-    planned: PlannedSeeds,
-    exclusions: list[Exclusion],
-) -> None:
-    """The rows of one task, whose estimates are in memory now."""
-    rows["cells"] += cell_rows(evidence, task)
-    rows["trial_values"] += _trial_rows(task)
-    rows["contrasts"] += contrast_rows(evidence, task, primary, planned, exclusions)
-    rows["paper_tests"] += paper_rows(evidence, task)
-    rows["reach"] += reach_rows(evidence, task)
-    rows["scale_effects"] += scale_rows(evidence, task, primary)
-    rows["best_sets"] += best_rows(evidence, task, primary)
-    for savings, tests in label_rows(evidence, task):
-        rows["label_savings"].append(savings)
-        rows["label_tests"] += tests
-    rows["ensembles"] += ensemble_rows(evidence, task)
-    rows["in_domain_vs_shifted"] += shifted_rows(evidence, task)
-    rows["shift_summary"] += shift_summary_rows(evidence, task)
-    rows["subgroups"] += subgroup_rows(evidence, task)
-    rows["deficits"] += deficit_rows(evidence, task)
-
-
-def primary_fractions(evidence: Evidence, task: TaskView) -> frozenset[str]:
-    """Amounts of a task's primary family, see ``primary_amounts``."""
-    return primary_amounts(evidence, task.estimates.task, {cell[2] for cell in task.cells})
 
 
 def completeness_table(evidence: Evidence) -> pd.DataFrame:
@@ -236,18 +173,6 @@ def _seeds_by_cell(rows: pd.DataFrame) -> dict[CellName, set[str]]:
 def _amount_rank(evidence: Evidence, labels: Iterable[str]) -> dict[str, float]:
     """Order of amounts: by the images they gave, else by their number; kinds of amount stay together."""
     return amount_ranks(labels, mean_images(evidence.results))
-
-
-def _trial_rows(task: TaskView) -> list[dict[str, Any]]:
-    rows = []
-    for cell, trials in task.cells.items():
-        for seed, trial_id in trials.items():
-            for set_name in task.estimates.sets:
-                influence = task.estimates.values.get((trial_id, set_name, task.estimates.metric))
-                if influence is not None:
-                    row = task.coordinates(cell) | {"seed": str(getattr(seed, "label", seed)), "trial_id": trial_id}
-                    rows.append(row | {"set": set_name, "metric": task.estimates.metric, "value": influence.value})
-    return rows
 
 
 def _scales(cells: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import expit
 
 from dashboards.statistics.calibration_error import ECE_BINS
-from dashboards.statistics.predictions import BoolArray, FloatArray
+from dashboards.statistics.predictions import BoolArray, FloatArray, taken_along
 
 NORMAL_FROM = 30
 """Images of a bin from which on a sum of simulated outcomes is drawn from the normal distribution of its variance."""
@@ -142,7 +142,7 @@ def _null_medians(p: FloatArray, bins: np.ndarray, n_bins: int, rng: np.random.G
     variance, sizes = _bin_sums(bins, p * (1 - p), n_bins), _bin_sums(bins, np.ones_like(p), n_bins)
     many = sizes >= NORMAL_FROM
     gaps = rng.standard_normal((_DRAWS, runs, n_bins)) * np.sqrt(np.where(many, variance, 0.0))
-    few = ~np.take_along_axis(many, bins, axis=1)
+    few = ~taken_along(many, bins)
     run, image = np.nonzero(few)
     if len(run):
         own = p[run, image]
@@ -161,7 +161,7 @@ def _equal_mass(y: FloatArray, p: FloatArray, n_bins: int) -> tuple[FloatArray, 
     if n == 0:
         return np.full(runs, np.nan), np.full(runs, np.nan)
     order = np.argsort(p, axis=1, kind="stable")
-    ordered, outcome = np.take_along_axis(p, order, axis=1), np.take_along_axis(y, order, axis=1)
+    ordered, outcome = taken_along(p, order), taken_along(y, order)
     new = np.diff(ordered, axis=1, prepend=-1.0) > 0
     tie = (np.cumsum(new.ravel()) - 1).reshape(runs, n)
     outcome = (np.bincount(tie.ravel(), outcome.ravel()) / np.bincount(tie.ravel()))[tie]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -180,10 +181,16 @@ def max_t_quantile(correlation: FloatArray, df: float, level: float) -> float:
         df: Degrees of freedom; inf for the normal.
         level: In (0, 1).
     """
+    normal, scale = _draws(len(correlation), df)
+    return float(np.quantile((normal @ factor(correlation).T).max(axis=1) / scale, level))
+
+
+@lru_cache(maxsize=2)  # the cells of a set are compared one after the other, with the same draws
+def _draws(k: int, df: float) -> tuple[FloatArray, FloatArray]:
+    """(draws, K) standard normal variables, and (draws,) or () of what they are divided by."""
     rng = np.random.default_rng(0)
-    largest = (rng.standard_normal((_QUANTILE_DRAWS, len(correlation))) @ factor(correlation).T).max(axis=1)
-    scale = np.sqrt(rng.chisquare(df, _QUANTILE_DRAWS) / df) if np.isfinite(df) else 1.0
-    return float(np.quantile(largest / scale, level))
+    normal = rng.standard_normal((_QUANTILE_DRAWS, k))
+    return normal, np.sqrt(rng.chisquare(df, _QUANTILE_DRAWS) / df) if np.isfinite(df) else np.ones(())
 
 
 def _least(row: FloatArray, own: int) -> float:

@@ -208,7 +208,7 @@ def twice_below_both(positive: BoolArray, scores: FloatArray) -> tuple[NDArray[n
     """
     n = scores.shape[-1]
     rows = scores.reshape(-1, n)
-    # Places in the flat arrays: one take of many rows costs a fraction of take_along_axis.
+    # Places in the flat arrays, as of ``taken_along``.
     order = np.argsort(rows, axis=-1) + n * np.arange(len(rows))[:, None]
     ordered = np.take(rows, order)
     tied = ordered[:, 1:] == ordered[:, :-1]
@@ -232,12 +232,18 @@ def twice_below_in_order(positive: BoolArray, tied: BoolArray | None) -> tuple[N
     counted = np.zeros((runs, n + 1), dtype=np.intp)
     np.cumsum(positive, axis=-1, out=counted[:, 1:])
     place = np.arange(n)
-    if tied is None:
-        below = counted[:, :-1] + counted[:, 1:]
-        return below, 2 * place + 1 - below
-    edge = np.zeros((runs, 1), dtype=bool)
-    before = np.maximum.accumulate(np.where(np.concatenate([edge, tied], axis=-1), 0, place), axis=-1)
-    ends = np.where(np.concatenate([tied, edge], axis=-1), n, place + 1)
-    after = np.minimum.accumulate(ends[:, ::-1], axis=-1)[:, ::-1]
-    below = np.take_along_axis(counted, before, axis=-1) + np.take_along_axis(counted, after, axis=-1)
-    return below, before + after - below
+    below = counted[:, :-1] + counted[:, 1:]
+    others = 2 * place + 1 - below
+    if tied is not None and tied.any():
+        # Of thousands of scores a few are equal: only these are counted anew.
+        run, at = np.nonzero(tied)
+        begins = np.flatnonzero(np.r_[True, (np.diff(at) != 1) | (np.diff(run) != 0)])
+        ends = np.r_[begins[1:], len(at)] - 1
+        run, first, beyond = run[begins], at[begins], at[ends] + 2
+        sizes = beyond - first
+        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        where = np.repeat(run, sizes), np.repeat(first, sizes) + within
+        of_tie = counted[run, first] + counted[run, beyond]
+        below[where] = np.repeat(of_tie, sizes)
+        others[where] = np.repeat(first + beyond - of_tie, sizes)
+    return below, others

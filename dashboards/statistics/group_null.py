@@ -79,7 +79,13 @@ def null_of_auc(
         (C, G, permutations, L); NaN where a permuted group lacks a side.
     """
     columns = [batch.first.labels.index(label) for label in labels]
-    return np.stack([_null_of_label(batch, k, permuted, cells) for k in columns], axis=3)
+    parts: list[tuple[FloatArray, PatientIndex]] = []
+    for column in columns:
+        parts += _sides_of_label(batch, column, permuted, cells)
+    found = _ratios(parts, permuted)
+    # Positives against all negatives, plus negatives against all positives, less the AUC.
+    values = np.stack([positives.mean(axis=1) for positives, _ in parts[::2]])
+    return np.moveaxis(found[::2] + found[1::2] - values[:, :, None, None], 0, 3)
 
 
 def null_of_mean(values: FloatArray, permuted: GroupPermutations, cells: Sequence[Sequence[int]]) -> FloatArray:
@@ -94,12 +100,12 @@ def null_of_mean(values: FloatArray, permuted: GroupPermutations, cells: Sequenc
         (C, G, permutations, K).
     """
     means = _cell_means(values[:, permuted.rows], cells)
-    found = []
+    parts = []
     for k in range(values.shape[2]):
         known = ~np.isnan(values[:, permuted.rows, k]).all(axis=0)
         own = PatientIndex(ids=permuted.index.ids, codes=permuted.index.codes[known])
-        found.append(_ratios(means[:, known, k], own, permuted))
-    return np.stack(found, axis=3)
+        parts.append((means[:, known, k], own))
+    return np.moveaxis(_ratios(parts, permuted), 0, 3)
 
 
 def largest_gaps(values: FloatArray) -> FloatArray:
@@ -111,25 +117,34 @@ def _cell_means(values: FloatArray, cells: Sequence[Sequence[int]]) -> FloatArra
     return np.stack([values[list(runs)].mean(axis=0) for runs in cells])
 
 
-def _null_of_label(
+def _sides_of_label(
     batch: RunBatch, column: int, permuted: GroupPermutations, cells: Sequence[Sequence[int]]
-) -> FloatArray:
-    """(C, G, permutations): positives against all negatives, plus negatives against all positives, less the AUC."""
+) -> list[tuple[FloatArray, PatientIndex]]:
+    """(C, n) placements of the positives, and those of the negatives, each with the patients of its images."""
     ranked = batch.ranked(column).within(permuted.rows, len(batch.truth))
     known = np.searchsorted(permuted.rows, ranked.rows)
-    found = ranked.placements()
-    total: FloatArray | None = None
-    for placed, side in zip(found, (ranked.positive, ~ranked.positive), strict=True):
-        own = PatientIndex(ids=permuted.index.ids, codes=permuted.index.codes[known[side]])
-        part = _ratios(_cell_means(placed, cells), own, permuted)
-        total = part if total is None else total + part
-    value = _cell_means(found[0], cells).mean(axis=1)
-    return np.asarray(total - value[:, None, None])
+    sides = zip(ranked.placements(), (ranked.positive, ~ranked.positive), strict=True)
+    return [
+        (_cell_means(placed, cells), PatientIndex(ids=permuted.index.ids, codes=permuted.index.codes[known[side]]))
+        for placed, side in sides
+    ]
 
 
-def _ratios(values: FloatArray, index: PatientIndex, permuted: GroupPermutations) -> FloatArray:
-    """(C, G, permutations) means over a permuted group's images of (C, n) values."""
-    sums = patient_sums(np.concatenate([values, np.ones((1, values.shape[1]))]).T, index).astype(np.float32)
-    found = np.stack([(members @ sums).astype(np.float64) for members in permuted.members])  # (G, permutations, C + 1)
+def _ratios(parts: Sequence[tuple[FloatArray, PatientIndex]], permuted: GroupPermutations) -> FloatArray:
+    """Means over a permuted group's images of each part's values.
+
+    One product for all parts: it is the members, far more than the sums, that are read from memory.
+
+    Args:
+        parts: K times (C, n) values and the patients of their images.
+        permuted: G groups.
+
+    Returns:
+        (K, C, G, permutations).
+    """
+    sums = [patient_sums(np.concatenate([values, np.ones((1, values.shape[1]))]).T, own) for values, own in parts]
+    together = np.concatenate(sums, axis=1).astype(np.float32)
+    found = np.stack([(members @ together).astype(np.float64) for members in permuted.members])
+    of_parts = found.reshape(*found.shape[:2], len(parts), -1)  # (G, permutations, K, C + 1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.moveaxis(found[..., :-1] / found[..., -1:], 2, 0))
+        return np.asarray(np.moveaxis(of_parts[..., :-1] / of_parts[..., -1:], (2, 3), (0, 1)))

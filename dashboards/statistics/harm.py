@@ -48,6 +48,8 @@ class Harm:
         p_harmed: Of "no worse than the baseline", one-sided, Holm-adjusted over the eligible groups; NaN if not tested.
         p_beyond: Of "worse by at most delta", likewise.
         p_excluded: Of "worse by at least delta", likewise.
+        p_harmed_alone: ``p_harmed`` before the adjustment, for families of several comparisons.
+        p_beyond_alone: ``p_beyond`` before the adjustment.
         note: Why it was not tested; empty if it was.
     """
 
@@ -57,6 +59,8 @@ class Harm:
     p_harmed: float
     p_beyond: float
     p_excluded: float
+    p_harmed_alone: float
+    p_beyond_alone: float
     note: str
 
 
@@ -101,18 +105,32 @@ def harm_by_group(
         return one_sided_p(estimate, limit, below=below)
 
     harmed, beyond, excluded = (
-        adjust_p_values(
-            [
-                p_of(name, estimate, sign * limit, below == (sign > 0))
-                for name, estimate in zip(names, found, strict=True)
-            ]
-        )
+        [p_of(name, estimate, sign * limit, below == (sign > 0)) for name, estimate in zip(names, found, strict=True)]
         for limit, below in ((0.0, True), (-delta, True), (-delta, False))
     )
+    adjusted = zip(*(adjust_p_values(p).tolist() for p in (harmed, beyond, excluded)), strict=True)
     return tuple(
-        _judged(name, estimate, (float(h), float(b), float(e)), alpha)
-        for name, estimate, h, b, e in zip(names, found, harmed, beyond, excluded, strict=True)
+        _judged(name, estimate, p, alone, alpha)
+        for name, estimate, p, alone in zip(names, found, adjusted, zip(harmed, beyond, strict=True), strict=True)
     )
+
+
+def harm_word(p_harmed: float, p_beyond: float, p_excluded: float, alpha: float) -> HarmWord:
+    """The judgement that follows from the three p-values (see ``Harm``); NaN is "insufficient data".
+
+    Args:
+        p_harmed: Adjusted.
+        p_beyond: Adjusted.
+        p_excluded: Adjusted.
+        alpha: Two-sided error level of each of the three families.
+    """
+    if np.isnan(p_harmed):
+        return "insufficient data"
+    if p_beyond < alpha / 2:
+        return "harmed, more than delta"
+    if p_harmed < alpha / 2:
+        return "harmed"
+    return "no harm beyond delta" if p_excluded < alpha / 2 else "harm cannot be excluded"
 
 
 def worst_case(harms: Sequence[Harm]) -> HarmWord:
@@ -127,18 +145,12 @@ def worst_case(harms: Sequence[Harm]) -> HarmWord:
     return next((word for word in order if word in words), "insufficient data")
 
 
-def _judged(name: str, estimate: Estimate, p: tuple[float, float, float], alpha: float) -> Harm:
+def _judged(
+    name: str, estimate: Estimate, p: tuple[float, float, float], alone: tuple[float, float], alpha: float
+) -> Harm:
     harmed, beyond, excluded = p
-    word: HarmWord = "no harm beyond delta"
-    if np.isnan(harmed):
-        word = "insufficient data"
-    elif beyond < alpha / 2:
-        word = "harmed, more than delta"
-    elif harmed < alpha / 2:
-        word = "harmed"
-    elif not excluded < alpha / 2:
-        word = "harm cannot be excluded"
-    note = "; ".join(estimate.notes) if word == "insufficient data" else ""
+    word = harm_word(harmed, beyond, excluded, alpha)
+    note = ("; ".join(estimate.notes) or "not tested") if word == "insufficient data" else ""
     return Harm(
         group=name,
         word=word,
@@ -146,5 +158,7 @@ def _judged(name: str, estimate: Estimate, p: tuple[float, float, float], alpha:
         p_harmed=harmed,
         p_beyond=beyond,
         p_excluded=excluded,
-        note=note or ("not tested" if word == "insufficient data" else ""),
+        p_harmed_alone=alone[0],
+        p_beyond_alone=alone[1],
+        note=note,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +16,7 @@ from search_spaces.names import MISSING_CLASS, UNCERTAIN, Kind
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 SCORED_KINDS = (Kind.BINARY, Kind.MULTILABEL, Kind.MULTICLASS, Kind.ORDINAL)
 _LABELWISE = (Kind.BINARY, Kind.MULTILABEL)
@@ -161,6 +163,12 @@ def _class_truth(y: ArrayLike, labels: tuple[str, ...]) -> FloatArray:
     truth: FloatArray = (index[:, None] == np.arange(len(labels))).astype(np.float64)
     truth[index == MISSING_CLASS] = np.nan
     return truth
+
+
+def taken_along(values: NDArray[Scalar], places: NDArray[np.intp]) -> NDArray[Scalar]:
+    """``take_along_axis`` of (R, N) values along the last axis, in a fraction of its time: places in the flat array."""
+    found: NDArray[Scalar] = np.take(values, places + values.shape[1] * np.arange(len(values))[:, None])
+    return found
 
 
 def log_odds(logits: FloatArray) -> FloatArray:

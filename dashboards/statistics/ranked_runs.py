@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dashboards.statistics.discrimination import twice_below_in_order
-from dashboards.statistics.predictions import BoolArray, FloatArray
+from dashboards.statistics.predictions import BoolArray, FloatArray, taken_along
 from dashboards.statistics.uncertainty import AucSides
 
 
@@ -41,13 +41,13 @@ class RankedRuns:
         chosen[rows] = True
         inside = chosen[self.rows]
         shape = (len(self.order), int(inside.sum()))
-        kept = inside[self.order]
+        kept = np.flatnonzero(inside[self.order])  # a mask of two axes would take several times as long
         position = np.cumsum(inside) - 1
         return RankedRuns(
             rows=self.rows[inside],
             positive=self.positive[inside],
-            order=position[self.order[kept]].reshape(shape),
-            level=None if self.level is None else self.level[kept].reshape(shape),
+            order=position[self.order.ravel()[kept]].reshape(shape),
+            level=None if self.level is None else self.level.ravel()[kept].reshape(shape),
             finite=self.finite,
         )
 
@@ -90,11 +90,41 @@ class RankedRuns:
             for side, ok in zip(own, self.finite, strict=True)
         ]
 
+    def crossed(self, groups: NDArray[np.intp], n_groups: int) -> FloatArray:
+        """AUC of the positives of one group against the negatives of another, with the bits of ``cross_group_auc``.
+
+        Args:
+            groups: (n,) group of each of ``rows``; -1 for none.
+            n_groups: G.
+
+        Returns:
+            (R, G, G), positives by row; NaN where a group has no positive or no negative, and of a run that has a score
+            that is not finite.
+        """
+        positive, of = self.positive[self.order], groups[self.order]
+        tied = self._tied()
+        runs = len(self.order)
+        bins = (np.where(positive, of, -1) + 1 + (n_groups + 1) * np.arange(runs)[:, None]).ravel()
+        sides = [
+            np.bincount(groups[side & (groups >= 0)], minlength=n_groups) for side in (self.positive, ~self.positive)
+        ]
+        found = np.empty((runs, n_groups, n_groups))
+        for b in range(n_groups):
+            below, _ = twice_below_in_order(~positive & (of == b), tied)
+            wins = np.bincount(bins, below.ravel(), runs * (n_groups + 1)).reshape(runs, n_groups + 1)
+            with np.errstate(invalid="ignore"):
+                found[:, :, b] = wins[:, 1:] / (2 * sides[0] * sides[1][b])
+        found[~self.finite] = np.nan
+        return found
+
+    def _tied(self) -> BoolArray | None:
+        """(R, n - 1) whether each score equals the next one, in that order; None if no two are equal."""
+        return None if self.level is None else self.level[:, 1:] == self.level[:, :-1]
+
     def _placed(self) -> tuple[FloatArray, BoolArray, NDArray[np.intp]]:
         """In the order of scores: placement and side of each image; and (R,) twice the pairs that are won."""
         positive = self.positive[self.order]
-        tied = None if self.level is None else self.level[:, 1:] == self.level[:, :-1]
-        positives_below, negatives_below = twice_below_in_order(positive, tied)
+        positives_below, negatives_below = twice_below_in_order(positive, self._tied())
         m, k = int(self.positive.sum()), int((~self.positive).sum())
         placed = np.where(positive, negatives_below / (2 * k), 1.0 - positives_below / (2 * m))
         return placed, positive, np.sum(negatives_below, axis=1, where=positive)
@@ -112,7 +142,7 @@ def rank_runs(truth: FloatArray, scores: FloatArray) -> RankedRuns:
     finite = np.asarray(np.isfinite(known).all(axis=1))
     known = np.where(finite[:, None], known, 0.0)
     order = np.argsort(known, axis=1)
-    ordered = np.take_along_axis(known, order, axis=1)
+    ordered = taken_along(known, order)
     new = np.ones(ordered.shape, dtype=bool)
     np.not_equal(ordered[:, 1:], ordered[:, :-1], out=new[:, 1:])
     level = None if new.all() else np.cumsum(new, axis=1) - 1

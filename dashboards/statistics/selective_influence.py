@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dashboards.statistics.predictions import BoolArray, FloatArray
+from dashboards.statistics.predictions import BoolArray, FloatArray, taken_along
 from dashboards.statistics.selective import COVERAGES
 
 _WINDOW = 0.1
@@ -65,9 +65,9 @@ def selective_influence(
         image = {name: np.full(wrong.shape, np.nan) for name in empty}
         return SelectiveInfluence(rows=rows, values=dict.fromkeys(empty, nothing), image=image)
     order, tie, sizes = _ranked(np.where(finite[:, None], kappa, 0.0))
-    ordered = np.take_along_axis(wrong, order, axis=1)
+    ordered = taken_along(wrong, order)
     lost = _sums(ordered, tie)
-    expected = np.take_along_axis(lost / np.maximum(sizes, 1), tie, axis=1)
+    expected = taken_along(lost / np.maximum(sizes, 1), tie)
     steps = np.arange(1, n + 1)
     errors = np.cumsum(expected, axis=1)
     risk, mean = errors / steps, wrong.mean(axis=1)
@@ -96,7 +96,7 @@ def _first(of_runs: dict[str, FloatArray]) -> dict[str, FloatArray]:
 def _ranked(kappa: FloatArray) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
     """(R, n) images in descending confidence; (R, n) number of the tie of each; (R, n) sizes of the ties."""
     order = np.argsort(-kappa, axis=1, kind="stable")
-    ordered = np.take_along_axis(kappa, order, axis=1)
+    ordered = taken_along(kappa, order)
     tie = np.zeros(kappa.shape, dtype=np.intp)
     np.cumsum(ordered[:, 1:] < ordered[:, :-1], axis=1, out=tie[:, 1:])
     return order, tie, _sums(np.ones(kappa.shape), tie).astype(np.intp)
@@ -128,7 +128,7 @@ def _areas(
     n = wrong.shape[1]
 
     def of_images(values: FloatArray) -> FloatArray:
-        return np.take_along_axis(values, tie, axis=1)
+        return taken_along(values, tie)
 
     middle = np.cumsum(sizes, axis=1) - (sizes - 1) / 2
     coverage = of_images(middle) / n  # of the middle of a tie

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -360,9 +361,31 @@ def _shared_covariance(groups: Sequence[Sequence[tuple[float, Influence]]], comb
     ]
     for position, (ids_a, psi_a) in enumerate(scaled):
         for ids_b, psi_b in scaled[position + 1 :]:
-            _, at_a, at_b = np.intersect1d(ids_a, ids_b, assume_unique=True, return_indices=True)
+            at_a, at_b = _in_both(_Itself(ids_a), _Itself(ids_b))
             total += 2.0 * float(psi_a[at_a] @ psi_b[at_b])
     return total
+
+
+class _Itself:
+    """An array as a key: it equals itself alone, and is kept alive."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+
+    def __hash__(self) -> int:
+        return id(self.array)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.array is self.array
+
+
+@lru_cache(maxsize=32)  # the same two evaluation sets are compared for every cell
+def _in_both(a: _Itself, b: _Itself) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Places of the patients that two evaluation sets share, in each of them."""
+    _, at_a, at_b = np.intersect1d(a.array, b.array, assume_unique=True, return_indices=True)
+    return at_a, at_b
 
 
 def _combined(group: Iterable[tuple[float, Influence]]) -> FloatArray:
@@ -372,6 +395,9 @@ def _combined(group: Iterable[tuple[float, Influence]]) -> FloatArray:
 def _union_size(members: Sequence[Influence]) -> int:
     if len(members) == 1:
         return members[0].n_patients
+    if len(members) == 2:
+        a, b = (member.patients for member in members)
+        return len(a) + len(b) - len(_in_both(_Itself(a), _Itself(b))[0])
     return len(np.unique(np.concatenate([m.patients for m in members])))
 
 

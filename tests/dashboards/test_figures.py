@@ -1,5 +1,6 @@
 """Figures: what they say, and that both backends can draw it."""
 
+import dataclasses
 import math
 import xml.etree.ElementTree as ET
 from functools import cache
@@ -200,6 +201,26 @@ def test_zone_of_no_practical_meaning_is_drawn_in_every_panel():
     shapes = [s for s in figures.draw(plot).layout.shapes if s.type == "rect"]
     assert len(shapes) == len(plot.panels)
     assert {(s.x0, s.x1) for s in shapes} == {(-0.01, 0.01)}
+
+
+def test_the_height_of_chance_is_drawn_in_every_panel():
+    plot = plot_of(all_plots(), "scale_curves_skin_test")
+    assert plot.reference is not None
+    low = dataclasses.replace(plot, y_range=(plot.reference - 0.1, plot.y_range[1]))
+    lines = [s for s in figures.draw(low).layout.shapes if s.type == "line"]
+    assert [(s.y0, s.y1) for s in lines] == [(plot.reference, plot.reference)] * len(plot.panels)
+    assert len({s.yref for s in lines}) == len(plot.panels) > 1
+    assert not figures.draw(dataclasses.replace(plot, y_range=(plot.reference + 0.01, 1.0))).layout.shapes
+
+
+def test_panels_of_one_row_share_their_height():
+    plot = plot_of(all_plots(), "scale_curves_skin_test")
+    layout = figures.draw(plot).layout
+    first, *others = (layout[f"yaxis{n}"] for n in ("", *range(2, len(plot.panels) + 1)))
+    assert first.title.text == plot.y_label
+    assert others
+    assert all(axis.matches == "y" and axis.showticklabels is False and not axis.title.text for axis in others)
+    assert [layout[f"xaxis{n}"].domain[0] for n in ("", 2)] == pytest.approx([0.0, (1 + 0.035) / 2])
 
 
 def test_groups_too_small_to_show_are_named_in_the_figure():

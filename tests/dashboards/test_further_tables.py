@@ -18,6 +18,7 @@ from dashboards.exclusions import Why
 from dashboards.figures import draw
 from dashboards.further_tables import NAMES
 from dashboards.harm_answers import harm_answers
+from dashboards.harm_tables import decide_harm
 from dashboards.histories import History
 from dashboards.reading import task_estimates
 from dashboards.report import write_report
@@ -25,6 +26,7 @@ from dashboards.speed_answers import speed_answers
 from dashboards.speed_tables import NOT_ABOVE, STEPS, chance_of
 from dashboards.static import render
 from dashboards.statistics import compute_metrics, fit_temperature, logistic_calibration, selective_scores
+from dashboards.statistics.families import adjust_p_values
 from dashboards.statistics.predictions import check_predictions
 from dashboards.statistics.selective import confidence_and_error
 from dashboards.tables import build_tables
@@ -139,6 +141,29 @@ class TestHarm:
         assert sum(word.startswith("harmed") for word in words) <= 2  # at most 0.4 expected
         assert len(p) == 48
         assert np.mean(np.array(p) < 0.05) <= 0.15  # correlated within a set; 0.05 expected
+
+    def test_claims_of_harm_are_one_family_of_the_study_and_excluded_harm_one_of_the_comparison(self):
+        harm = planted()[1].of("harm")
+        primary = harm[harm["primary"].astype(bool)]
+        assert primary[["task", "set", "pretraining_source", "data_fraction"]].drop_duplicates().shape[0] == 8
+        for name in ("p_harmed", "p_beyond"):
+            np.testing.assert_allclose(primary[name], adjust_p_values(primary[f"{name}_alone"]))
+        one = rows_where(primary, pretraining_source="natural", set="test", data_fraction="1")
+        tested = one["p_harmed_alone"].notna()
+        within = adjust_p_values(one["p_harmed_alone"])
+        assert (one["p_harmed"][tested] >= within[tested] - 1e-12).all()
+        assert (one["p_harmed"] > within + 1e-6).any()
+        assert one["p_excluded"][tested].le(1).all()
+
+    def test_a_harm_that_the_wider_family_hides_is_not_excluded(self):
+        row = {"primary": True, "word": "harmed", "p_harmed": 0.02, "p_beyond": 0.3, "p_excluded": 0.9}
+        alone = {"p_harmed_alone": 0.02, "p_beyond_alone": 0.3}
+        others = [row | alone | {"p_harmed_alone": 0.6, "p_beyond_alone": 0.8, "word": "harm cannot be excluded"}] * 3
+        exploratory = row | alone | {"primary": False}
+        decided = decide_harm(pd.DataFrame([row | alone, *others, exploratory]), alpha=0.05)
+        assert decided["word"].tolist() == ["harm cannot be excluded"] * 4 + ["harmed"]
+        assert decided["p_harmed"].iloc[0] == pytest.approx(0.08)
+        assert decide_harm(pd.DataFrame([row | alone]), alpha=0.05)["word"].tolist() == ["harmed"]
 
 
 def test_groups_below_the_limit_are_not_tested_with_a_metric_over_all_images():
@@ -431,7 +456,8 @@ class TestPage:
         for anchor in ("shift", "subgroups", "confidence", "speed"):
             assert f'<section id="{anchor}">' in page
         names = {path.stem for path in files.tables}
-        assert set(NAMES) <= names
+        assert set(NAMES) - {"overlap"} <= names  # that is a table of studies of masks
+        assert "overlap" not in names
         assert {"harm_chest_test_1.svg", "reliability_chest_1.svg", "convergence_chest_1.svg"} <= {
             path.name for path in files.figures
         }

@@ -17,6 +17,7 @@ from dashboards.planned import readable_plan
 from dashboards.plots import records
 from dashboards.prediction_sets import PredictionSet
 from dashboards.report import build_report, gather, write_report
+from dashboards.static import render
 from dashboards.verdict.frame import collect
 from dashboards.verdict.words import contrast_sentence
 from search_spaces.exceptions import UserError
@@ -33,15 +34,22 @@ from tests.dashboards.synthetic import (
 CHROMIUM = Path("/usr/bin/chromium")
 
 
+DRAWN = "contrasts_brain_test"
+"""The figure that is drawn with matplotlib; that all can be is tested elsewhere, and takes most of the time."""
+
+
 @pytest.fixture(scope="module")
 def whole_report(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "report"
-    return write_report(evidence_of(whole_study()), out, problems=[], record="sqlite:///mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "render", lambda plot: render(plot) if plot.key == DRAWN else (b"<svg/>", b"png"))
+        patch.setattr(report, "build_tables", lambda _: whole_tables())
+        return write_report(evidence_of(whole_study()), out, problems=[], record="sqlite:///mlflow.db")
 
 
 @pytest.fixture
 def no_static_figures(monkeypatch):
-    """Drawing with matplotlib is tested elsewhere and takes most of the time."""
+    """Nothing is drawn with matplotlib."""
     monkeypatch.setattr(report, "render", lambda plot: (b"<svg/>", b"png"))
 
 
@@ -59,7 +67,9 @@ class TestWholeReport:
         for table in ("cells", "contrasts", "in_domain_vs_shifted", "subgroups", "scales", "completeness", "data"):
             assert {f"{table}.csv", f"{table}.parquet"} <= names
         figures = {path.name for path in whole_report.figures}
-        assert {"scale_curves_skin_test.svg", "scale_curves_skin_test.png", "contrasts_brain_test.svg"} <= figures
+        assert {"scale_curves_skin_test.svg", "scale_curves_skin_test.png", f"{DRAWN}.svg"} <= figures
+        assert (whole_report.folder / "figures" / f"{DRAWN}.png").read_bytes().startswith(b"\x89PNG")
+        assert b"<svg" in (whole_report.folder / "figures" / f"{DRAWN}.svg").read_bytes()[:500]
 
     def test_page_asks_nothing_of_the_network_or_the_browser(self, whole_report):
         page = whole_report.index_html.read_text(encoding="utf-8")
@@ -166,14 +176,19 @@ def _only(**values) -> SyntheticStudy:
     return dataclasses.replace(study, results=rows)
 
 
+def _one_task() -> SyntheticStudy:
+    """Half of the study, where it does not matter which."""
+    return _only(task="brain")
+
+
 def _test_set_only() -> SyntheticStudy:
-    study = whole_study()
+    study = _one_task()
     kept = {key: p for key, p in study.predictions.items() if key[1] == "test"}
     return dataclasses.replace(study, predictions=kept)
 
 
 def _all_nan() -> SyntheticStudy:
-    study = whole_study()
+    study = _one_task()
     broken = {
         key: dataclasses.replace(p, logits=np.full_like(p.logits, np.nan)) for key, p in study.predictions.items()
     }
@@ -181,18 +196,18 @@ def _all_nan() -> SyntheticStudy:
 
 
 def _one_class() -> SyntheticStudy:
-    study = whole_study()
+    study = _one_task()
     healthy = {key: dataclasses.replace(p, y=np.zeros_like(p.y)) for key, p in study.predictions.items()}
     return dataclasses.replace(study, predictions=healthy)
 
 
 def _failed() -> SyntheticStudy:
-    study = whole_study()
+    study = _only(task="skin")
     return dataclasses.replace(study, results=study.results.iloc[1:], failures=pd.DataFrame([failure(seed="1")]))
 
 
 def _bare_columns() -> SyntheticStudy:
-    study = whole_study()
+    study = _one_task()
     kept = ["trial_id", "model_scale", "pretraining_source", "data_fraction", "task", "seed", "seed_subset"]
     return dataclasses.replace(study, results=study.results[[*kept, "seed_init", "n_images"]])
 
@@ -227,7 +242,7 @@ def test_unfinished_studies_show_what_is_there(situation, tmp_path):
 
 @pytest.mark.usefixtures("no_static_figures")
 def test_study_file_may_be_unreadable(tmp_path):
-    evidence = evidence_of(whole_study(), study=None, plan=readable_plan(None, None)[0])
+    evidence = evidence_of(_one_task(), study=None, plan=readable_plan(None, None)[0])
     _, page = written(evidence, tmp_path, problems=["The study file could not be read, defaults are assumed: x"])
     assert "defaults are assumed" in page
     assert "helps, meaningfully" in page
@@ -235,7 +250,7 @@ def test_study_file_may_be_unreadable(tmp_path):
 
 @pytest.mark.usefixtures("no_static_figures")
 def test_everything_a_user_named_is_escaped(tmp_path):
-    study = whole_study()
+    study = _only(task="skin")
     evil = '</script><img src=x onerror="alert(1)"><a href="https://example.org">&'
     results = study.results.replace({"task": {"skin": evil}, "model_scale": {"small": evil}})
     results["pretraining_source"] = results["pretraining_source"].replace("natural", evil)
@@ -256,9 +271,9 @@ def test_everything_a_user_named_is_escaped(tmp_path):
 
 @pytest.mark.usefixtures("no_static_figures")
 def test_second_report_replaces_the_first_and_nothing_else(tmp_path):
-    first, _ = written(evidence_of(whole_study()), tmp_path)
+    first, _ = written(evidence_of(_only(model_scale="small")), tmp_path)
     (first.folder / "notes.txt").write_text("mine")
-    second, page = written(evidence_of(_only(task="brain")), tmp_path)
+    second, page = written(evidence_of(_only(model_scale="small", task="brain")), tmp_path)
     assert (first.folder / "notes.txt").read_text() == "mine"
     assert {p.name for p in second.figures} < {p.name for p in first.figures}
     assert not list(second.folder.glob("figures/*skin_test*"))
@@ -329,7 +344,7 @@ def test_trials_of_an_earlier_version_are_counted_not_shown(recorded):
 
 
 def test_command_line_prints_the_findings(monkeypatch, tmp_path, whole_report):
-    monkeypatch.setattr(report, "build_report", lambda *a, local_ledger: whole_report)
+    monkeypatch.setattr(report, "build_report", lambda *a, local_ledger, files: whole_report)
     result = CliRunner().invoke(report.app, ["synthetic", "--out", str(tmp_path / "out")])
     assert result.exit_code == 0
     assert "4 seem to help" in result.output

@@ -8,6 +8,7 @@ from scipy.special import expit
 
 from dashboards.statistics import (
     assess_calibration,
+    cross_group_auc,
     group_gap,
     index_patients,
     logistic_calibration,
@@ -93,6 +94,26 @@ def test_a_subgroup_of_a_batch_is_the_subgroup_of_its_runs():
     batch = make_batch("multilabel", labels, y, logits, index)
     for z, influence in zip(logits, auc_influences("auc_macro", batch, ("a", "b"), rows, own), strict=True):
         assert_same(influence, patient_influence("auc_macro", "multilabel", labels, y[rows], z[rows], own, ("a", "b")))
+
+
+@pytest.mark.parametrize("kind", ["binary", "multilabel", "multiclass"])
+@pytest.mark.parametrize("ties", [False, True])
+def test_positives_of_a_group_against_negatives_of_another_are_those_of_each_run(kind, ties):
+    labels, y, logits, index = made(kind, ties=ties)
+    batch = make_batch(kind, labels, y, logits, index)
+    values = np.array(["p", "q", "r", None], dtype=object)[index.codes % 4]
+    values[np.flatnonzero(batch.truth[:, -1] == 1)[0]] = "only one image"
+    groups = [group for group in find_subgroups({"g": values}) if group.values != ("r",)]  # its images are in none
+    codes = np.full(len(batch.truth), -1)
+    for number, group in enumerate(groups):
+        codes[group.rows] = number
+    for k in range(len(labels)):
+        ranked = batch.ranked(k)
+        found = ranked.crossed(codes[ranked.rows], len(groups))
+        wanted = [cross_group_auc(batch.truth[:, k], scores, groups) for scores in batch.scores[:, :, k]]
+        assert np.array_equal(found, wanted, equal_nan=True)  # pairs are counted: the bits are the same
+    assert np.isnan(found).any()
+    assert np.isfinite(found).any()
 
 
 def test_runs_without_finite_logits_are_nan_and_leave_the_others_alone():

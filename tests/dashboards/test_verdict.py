@@ -45,15 +45,18 @@ def planted():
         made = make_synthetic(seeds=6, patients=200)
     finally:
         synthetic.GAIN.update(before)
-    rows = made.results
-    kept = rows[rows["task"] == "skin"]
+    kept = made.results[made.results["task"] == "skin"]
+    return dataclasses.replace(made, results=kept, study=study_of(synthetic.FRACTIONS))
+
+
+def study_of(fractions, **statistics):
     axes = {
         "model_scale": list(synthetic.SCALES),
         "pretraining_source": list(synthetic.SOURCES),
-        "data_fraction": [float(f) for f in synthetic.FRACTIONS],
+        "data_fraction": [float(f) for f in fractions],
         "task": ["skin"],
     }
-    return dataclasses.replace(made, results=kept, study=make_study(seeds=6, axes=axes, statistics=_statistics()))
+    return make_study(seeds=6, axes=axes, statistics=_statistics() | statistics)
 
 
 def _statistics():
@@ -63,6 +66,22 @@ def _statistics():
 @cache
 def evidence():
     return evidence_of(planted(), results=target_results(planted().results))
+
+
+def part(edit=lambda rows: rows, *, sets=("test",), fractions=("0.05", "1"), **changes):
+    """A third of the study, planned as such: by default the primary family alone, which is what most tests are about.
+
+    Args:
+        edit: What to do to the results.
+        sets: Evaluation sets.
+        fractions: Amounts.
+        changes: Fields of the evidence.
+    """
+    rows = planted().results
+    predictions = {key: p for key, p in planted().predictions.items() if key[1] in sets}
+    made = dataclasses.replace(planted(), predictions=predictions, study=study_of(fractions))
+    kept = target_results(rows[rows["data_fraction"].isin(fractions)])
+    return evidence_of(made, results=edit(kept), **changes)
 
 
 @cache
@@ -129,8 +148,8 @@ class TestHelp:
         assert all(a.grade is None and a.caps == () and a.tone == "open" for a in undecided)
 
     def test_a_declared_set_joins_the_family(self):
-        study = make_study(seeds=6, statistics=_statistics() | {"primary_sets": ["test", "clinic_b"]})
-        contrasts = build_tables(evidence_of(planted(), results=evidence().results, study=study)).contrasts
+        study, sets = study_of(["0.05"], primary_sets=["test", "clinic_b"]), ("test", "clinic_b")
+        contrasts = build_tables(part(sets=sets, fractions=["0.05"], study=study)).contrasts
         primary = contrasts[contrasts["primary"]]
         assert set(primary["set"]) == {"test", "clinic_b"}
         assert set(primary["correction"]) == {"Holm, whole study"}
@@ -178,10 +197,9 @@ class TestWhere:
         assert (row["smallest"], row["largest"]) == ("small", "large")
 
     def test_scales_of_two_ladders_make_no_claim_about_scale(self):
-        results = planted().results.copy()
-        results["ladder"] = results["model_scale"]
-        found = build_tables(evidence_of(planted(), results=target_results(results))).scale_effects
-        assert found.empty
+        made = part(lambda rows: rows.assign(ladder=rows["model_scale"]), fractions=["0.05"])
+        assert build_tables(made).scale_effects.empty
+        assert len(build_tables(part(fractions=["0.05"])).scale_effects)
 
     def test_three_scales_of_a_ladder_have_a_slope(self):
         from dashboards.where_tables import SLOPE
@@ -193,7 +211,7 @@ class TestWhere:
         wanted = set(rows.loc[rows["model_scale"] == "large", "trial_id"])
         predictions |= {(t + "h", s): p for (t, s), p in planted().predictions.items() if t in wanted}
         both = pd.concat([rows, more])
-        both = both[both["data_fraction"] == "0.05"]
+        both = both[(both["data_fraction"] == "0.05") & both["seed"].isin(["0", "1", "2"])]
         made = evidence_of(
             planted(), results=target_results(both), predictions=predictions, plan=synthetic.make_plan(None, None)
         )
@@ -234,8 +252,7 @@ class TestBest:
         assert cheapest["pretraining_source"] == "random" or "random" not in set(members["pretraining_source"])
 
     def test_costs_that_were_not_recorded_leave_the_set(self):
-        rows = evidence().results.assign(parameters=np.nan).drop(columns="train_s")
-        made = evidence_of(planted(), results=rows)
+        made = part(lambda rows: rows.assign(parameters=np.nan).drop(columns="train_s"))
         found = [a for a in collect(made, build_tables(made)) if a.question == 3]
         assert {a.word for a in found} == {"cost not recorded"}
         assert all(a.numbers["members"] >= 1 for a in found)
@@ -275,10 +292,11 @@ class TestLabels:
         assert list(mine["to_full"]) == pytest.approx([t.to_full.value for t in expected.tests])
 
     def test_subsets_of_different_orders_are_not_compared_over_amounts(self):
-        results = planted().results.copy()
-        odd = (results["data_fraction"] == "0.05") & (results["seed"] == "3")
-        results.loc[odd, "order_hash"] = "another"
-        found = build_tables(evidence_of(planted(), results=target_results(results)))
+        def odd(rows):
+            moved = (rows["data_fraction"] == "0.05") & (rows["seed"] == "3")
+            return rows.assign(order_hash=rows["order_hash"].mask(moved, "another"))
+
+        found = build_tables(part(odd))
         assert set(found.label_savings["n_seeds"]) == {5}
         assert found.label_savings["notes"].str.contains("different subsets: 3").all()
         same_amount = found.contrasts[(found.contrasts["data_fraction"] == "0.05")]
@@ -299,17 +317,15 @@ class TestBelief:
     def test_lost_trials_are_counted_over_the_family(self):
         (lost,) = [a for a in of(8) if "primary_contrasts" in a.numbers]
         assert (lost.word, lost.numbers["with_lost_trials"]) == ("nothing lost", 0)
-        results = evidence().results
-        first = results[(results["pretraining_source"] == "natural") & (results["data_fraction"] == "0.05")].iloc[0]
-        made = evidence_of(planted(), results=results[results["trial_id"] != first["trial_id"]])
+        lost_one = "pretraining_source == 'natural' and data_fraction == '0.05'"
+        made = part(lambda rows: rows.drop(index=rows.query(lost_one).index[0]))
         (lost,) = [a for a in collect(made, build_tables(made)) if "primary_contrasts" in a.numbers]
         assert lost.numbers["with_lost_trials"] == 1
         assert "scored at chance" in lost.sentence
 
     def test_a_cell_without_any_result_is_named_and_counts_in_the_family(self):
-        results = evidence().results
-        gone = (results["pretraining_source"] == "natural") & (results["model_scale"] == "small")
-        made = evidence_of(planted(), results=results[~(gone & (results["data_fraction"] == "0.05"))])
+        gone = "pretraining_source == 'natural' and model_scale == 'small' and data_fraction == '0.05'"
+        made = part(lambda rows: rows.drop(index=rows.query(gone).index))
         found = build_tables(made)
         (lost,) = [a for a in collect(made, found) if "primary_contrasts" in a.numbers]
         assert (lost.word, lost.tone, lost.numbers["absent_contrasts"]) == ("comparisons missing", "bad", 1)
@@ -331,13 +347,14 @@ class TestBelief:
         assert chances["p_adjusted"].to_numpy() == pytest.approx(expected)
 
     def test_a_comparison_without_a_common_seed_counts_in_the_family(self):
-        results = evidence().results
-        cell = (results["model_scale"] == "small") & (results["data_fraction"] == "0.05")
-        odd = results["seed"].astype(int) % 2 == 1
-        gone = cell & ((results["pretraining_source"] == "natural") & odd)
-        gone |= cell & ((results["pretraining_source"] == "random") & ~odd)
-        made = evidence_of(planted(), results=results[~gone])
-        primary = build_tables(made).contrasts.query("primary")
+        def apart(rows):
+            cell = (rows["model_scale"] == "small") & (rows["data_fraction"] == "0.05")
+            odd = rows["seed"].astype(int) % 2 == 1
+            gone = cell & ((rows["pretraining_source"] == "natural") & odd)
+            gone |= cell & ((rows["pretraining_source"] == "random") & ~odd)
+            return rows[~gone]
+
+        primary = build_tables(part(apart)).contrasts.query("primary")
         untested = primary["p"].isna()
         assert primary.loc[untested, "n_seeds"].tolist() == [0]
         assert len(primary) == 8
@@ -364,8 +381,7 @@ class TestBelief:
         assert not [a for a in belief_answers(seen, tables()) if a.word == "lost trials not known"]
 
     def test_without_any_comparison_all_are_missing(self):
-        results = evidence().results
-        made = evidence_of(planted(), results=results[results["pretraining_source"] == "random"])
+        made = part(lambda rows: rows[rows["pretraining_source"] == "random"])
         (lost,) = [a for a in collect(made, build_tables(made)) if "primary_contrasts" in a.numbers]
         assert (lost.word, lost.numbers["absent_contrasts"], lost.numbers["primary_contrasts"]) == (
             "comparisons missing",
@@ -375,16 +391,15 @@ class TestBelief:
 
 
 def test_nothing_is_worded_stronger_than_its_grade():
-    results = evidence().results
-    few = evidence_of(planted(), results=results[results["seed"].isin(["0", "1", "2"])])
+    few = part(lambda rows: rows[rows["seed"].isin(["0", "1", "2"])], fractions=synthetic.FRACTIONS)
     made = collect(few, build_tables(few))
     claims = [a for a in made if a.question < 8 and a.caps and a.word != "no verdict"]
     assert len(claims) > 5
     for answer in claims:
         first = answer.sentence.split(";")[0]
         assert any(hedge in first for hedge in HEDGES), answer.sentence
-    shared = {key: dataclasses.replace(p, shared_patients=4) for key, p in planted().predictions.items()}
-    leaking = evidence_of(planted(), results=results, predictions=shared)
+    shared = {key: dataclasses.replace(p, shared_patients=4) for key, p in part().predictions.items()}
+    leaking = part(predictions=shared)
     leaked = collect(leaking, build_tables(leaking))
     for answer in (a for a in leaked if a.question < 8):
         assert answer.tone == "open", answer.sentence
@@ -432,9 +447,8 @@ def test_scale_and_best_answers_rest_on_their_own_seeds():
 
 
 def test_cells_are_compared_with_the_best_on_their_common_seeds():
-    results = evidence().results
-    lost = (results["pretraining_source"] == "natural") & results["seed"].isin(["4", "5"])
-    made = build_tables(evidence_of(planted(), results=results[~(lost & (results["data_fraction"] == "0.05"))]))
+    lost = "pretraining_source == 'natural' and seed in ('4', '5') and data_fraction == '0.05'"
+    made = build_tables(part(lambda rows: rows.drop(index=rows.query(lost).index)))
     rows = made.best_sets[(made.best_sets["data_fraction"] == "0.05") & (made.best_sets["left_out"] == "")]
     assert set(rows["n_seeds"]) == {4}
     reach = made.reach[(made.reach["pretraining_source"] == "natural") & (made.reach["set"] == "test")]
@@ -473,16 +487,15 @@ class TestFullBaseline:
 
     FULL = ("random", "1")
 
-    def labels(self, results):
-        made = evidence_of(planted(), results=results)
-        return [a for a in label_answers(made, build_tables(made)) if a.set == "test"]
+    def labels(self, edit):
+        made = part(edit)
+        return label_answers(made, build_tables(made))
 
-    def of_full(self):
-        results = evidence().results
-        return (results["pretraining_source"] == self.FULL[0]) & (results["data_fraction"] == self.FULL[1])
+    def of_full(self, rows):
+        return (rows["pretraining_source"] == self.FULL[0]) & (rows["data_fraction"] == self.FULL[1])
 
     def test_without_it_nothing_is_saved_or_reached(self):
-        found = self.labels(evidence().results[~self.of_full()])
+        found = self.labels(lambda rows: rows[~self.of_full(rows)])
         assert found
         for answer in found:
             assert (answer.word, answer.tone, answer.grade) == ("not assessable", "open", None)
@@ -490,8 +503,7 @@ class TestFullBaseline:
             assert answer.numbers["share_saved"] is None
 
     def test_its_few_seeds_hold_a_saving_back(self):
-        results = evidence().results
-        found = self.labels(results[~(self.of_full() & results["seed"].isin(["2", "3", "4", "5"]))])
+        found = self.labels(lambda rows: rows[~(self.of_full(rows) & rows["seed"].isin(["2", "3", "4", "5"]))])
         saving = [a for a in found if a.word == SAVES]
         assert saving
         for answer in saving:
@@ -501,18 +513,18 @@ class TestFullBaseline:
             assert "seems to save" in answer.sentence
 
     def test_a_baseline_that_was_still_improving_holds_a_saving_back(self):
-        results = evidence().results.copy()
-        results["still_rising"] = results["still_rising"].astype(object).mask(self.of_full(), True)
-        saving = [a for a in self.labels(results) if a.word == SAVES]
+        def rising(rows):
+            return rows.assign(still_rising=rows["still_rising"].astype(object).mask(self.of_full(rows), True))
+
+        saving = [a for a in self.labels(rising) if a.word == SAVES]
         assert saving
         assert all("random with all labels was still improving when training stopped" in a.caps for a in saving)
         assert all(a.grade in ("B", "C") for a in saving)
 
 
 def test_the_mean_benefit_of_a_loss_is_positive_if_the_loss_is_smaller():
-    made = build_tables(evidence_of(planted(), study=None, results=evidence().results.assign(primary="nll")))
-    rows = made.label_savings[made.label_savings["set"] == "test"]
-    contrasts = made.contrasts[made.contrasts["set"] == "test"]
+    made = build_tables(part(lambda rows: rows.assign(primary="nll"), study=None))
+    rows, contrasts = made.label_savings, made.contrasts
     assert set(rows["metric"]) == {"nll"}
     for row in rows.to_dict("records"):
         same = contrasts["pretraining_source"].eq(row["pretraining_source"])
