@@ -15,6 +15,9 @@ import psutil
 import typer
 
 POLL_S = 1.0
+QUIET_LOOKS = 3
+"""Looks in a row that must find nothing: between two steps a Tune worker does not have the title of one that trains."""
+
 _TRIAL_PROCESSES = ("ray::RayTrainWorker", "ray::SoloTrainable.train")
 """Titles that Ray gives to processes that train: a rank of Ray Train, a Tune worker in the middle of a step."""
 
@@ -57,7 +60,7 @@ def stop_jobs(address: str) -> Callable[[], bool]:
 
 
 def wait_while(busy: Callable[[], bool], ticks: Iterable[object]) -> bool:
-    """Look once per tick.
+    """Look once per tick, until ``QUIET_LOOKS`` in a row find nothing.
 
     Args:
         busy: Whether there is something to wait for.
@@ -66,7 +69,12 @@ def wait_while(busy: Callable[[], bool], ticks: Iterable[object]) -> bool:
     Returns:
         Whether it ended in time.
     """
-    return any(not busy() for _ in ticks)
+    quiet = 0
+    for _ in ticks:
+        quiet = 0 if busy() else quiet + 1
+        if quiet == QUIET_LOOKS:
+            return True
+    return False
 
 
 def _every_second(seconds: float) -> Iterable[float]:

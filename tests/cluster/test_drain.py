@@ -38,8 +38,8 @@ def test_what_trains_is_known_by_its_title(title: str, trains: bool) -> None:
     assert any_trains([process]) is False
 
 
-@pytest.mark.parametrize("answers", [[False], [True, True, False]])
-def test_it_waits_for_as_long_as_there_is_something_to_wait_for(answers: list[bool]) -> None:
+@pytest.mark.parametrize("answers", [[False] * 3, [True, True] + [False] * 3, [True, False, False, True] + [False] * 3])
+def test_it_waits_until_several_looks_in_a_row_find_nothing(answers: list[bool]) -> None:
     given = iter(answers)
     assert wait_while(lambda: next(given), range(len(answers))) is True
     assert list(given) == []

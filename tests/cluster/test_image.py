@@ -14,6 +14,7 @@ import tomllib
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from cluster.fill import template
 from tests.cluster.kube import pods
@@ -80,14 +81,16 @@ def test_the_requirements_are_those_of_the_project_and_each_is_pinned() -> None:
         [sys.executable, "-c", words[words.index("-c") + 1]], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     extras = PROJECT["project"]["optional-dependencies"]
-    wanted = [requirement for name in ("postgres", "s3", "dicom", "remote") for requirement in extras[name]]
+    wanted = [
+        requirement for name in ("postgres", "s3", "dicom", "remote", "segmentation") for requirement in extras[name]
+    ]
     assert printed == PROJECT["project"]["dependencies"] + wanted
     pins = dict(
         re.split("==", line) for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
     )
-    pins = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins.items()}
+    pins = {canonicalize_name(name): version for name, version in pins.items()}
     for requirement in map(Requirement, printed):
-        assert requirement.specifier.contains(pins[requirement.name.lower()]), requirement
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
 
 
 def test_pods_run_as_the_user_of_the_image() -> None:

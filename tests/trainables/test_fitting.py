@@ -14,7 +14,7 @@ from search_spaces.exceptions import DataError, DivergenceError, MemoryLimitErro
 from search_spaces.protocol import Augmentation, Budget
 from search_spaces.results import Order
 from tests.trainables.toy import NORMALISE, TRIAL_ID, Teller, ToyNet, ToySet, same, toy_protocol, toy_set
-from trainables import selection
+from trainables import validation_scores
 from trainables.augmentation import EvaluationTransform
 from trainables.batches import ImageFeed
 from trainables.checkpoint import Checkpoints
@@ -268,7 +268,7 @@ def _scripted_losses(monkeypatch, losses):
             return validation_value(metric, logits, targets)
         return left.pop(0)
 
-    monkeypatch.setattr(selection, "validation_value", value)
+    monkeypatch.setattr(validation_scores, "validation_value", value)
 
 
 def test_a_plateau_lowers_the_rate_selects_by_loss_and_stops(monkeypatch):

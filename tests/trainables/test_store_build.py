@@ -194,15 +194,19 @@ def test_masks_lie_beside_their_images(library):
 
 
 @pytest.mark.parametrize(
-    ("mask", "message"),
+    ("labels", "mask", "message"),
     [
-        (np.zeros((9, 12), np.uint8), "is 12 x 9, its image 12 x 10"),
-        (np.full((10, 12), 300, np.uint16), "values from 300 to 300; 0 to 255 can be stored"),
+        (("lung",), np.zeros((9, 12), np.uint8), "is 12 x 9, its image s0.png is 12 x 10"),
+        (
+            ("left", "right"),
+            np.full((10, 12), 300, np.uint16),
+            "values from 300 to 300; the labels left, right are 1 to 2",
+        ),
     ],
 )
-def test_masks_that_cannot_be_stored(library, mask, message):
+def test_masks_that_cannot_be_stored(library, labels, mask, message):
     table = pd.DataFrame({"image_id": ["s0"], "patient_id": ["p"], "split": ["train"], "mask": ["m.png"]})
-    organs = save_manifest(library, "organs", Kind.SEGMENTATION, ("lung",), table)
+    organs = save_manifest(library, "organs", Kind.SEGMENTATION, labels, table)
     Image.fromarray(mask).save(organs.root / "m.png")
     with pytest.raises(DataError, match=message):
         open_store(library, organs, 8)
