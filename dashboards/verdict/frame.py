@@ -62,9 +62,10 @@ def questions(evidence: Evidence, tables: Tables) -> tuple[Question, ...]:
         ),
         (
             "Where does it help?",
-            f"Amounts: Holm over the amounts of one curve at {evidence.alpha:g}. Crossing: a {_level(evidence)} set by "
+            "Amounts: named only on curves on which question 1 shows help or harm, whose family is the whole study; "
+            f"then Holm over the amounts of one curve at {evidence.alpha:g}. Crossing: a {_level(evidence)} set by "
             "inverting the test of no difference, per curve. Scale: Holm over the differences of differences of the "
-            "whole study at the primary amounts and sets, within ladders only. Not corrected over curves: exploratory.",
+            "whole study at the primary amounts and sets, within ladders only.",
         ),
         (
             "Which is the cheapest within noise of the best?",

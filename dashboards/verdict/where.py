@@ -1,9 +1,17 @@
-"""Question 2: where does a source help? At which amounts, where curves cross, whether the benefit grows with scale."""
+"""Question 2: where does a source help? At which amounts, where curves cross, whether the benefit grows with scale.
+
+Amounts are asked for only on curves on which question 1 shows help (or harm) at all: its family is the whole study, so
+that a report on sources that do nothing names no amounts more often than it says "helps".
+"""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Set
 from typing import Any
+
+import pandas as pd
 
 from dashboards.answers import Answer, Tone
 from dashboards.evidence import Evidence
@@ -14,6 +22,7 @@ from dashboards.verdict.words import (
     HELPS,
     HURTS,
     SAME,
+    TONES,
     Held,
     evaluated_on,
     held_back,
@@ -25,14 +34,35 @@ from dashboards.verdict.words import (
 
 def where_answers(evidence: Evidence, tables: Tables) -> list[Answer]:
     """One per curve, then one per difference of differences of the primary family."""
-    reach = [_reach(evidence, tables, row) for row in rows_of(tables.reach)]
+    shown = _shown(tables.contrasts)
+    reach = [_reach(evidence, tables, row, shown.get(_curve(row), frozenset())) for row in rows_of(tables.reach)]
     scales = [_scale(tables, row) for row in rows_of(tables.scale_effects) if row["primary"]]
     return [*reach, *scales]
 
 
-def _reach(evidence: Evidence, tables: Tables, row: dict[str, Any]) -> Answer:
-    helps, hurts, same = (_amounts(row[name]) for name in ("helps_at", "hurts_at", "same_at"))
-    equal = not (helps or hurts) and len(same) == row["amounts"]
+def _curve(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in ("task", "set", "pretraining_source", "model_scale"))
+
+
+def _shown(contrasts: pd.DataFrame) -> dict[tuple[str, ...], Set[str]]:
+    """Curve -> verdicts of question 1 on its amounts: of the primary ones where the set has some, else of all."""
+    rows = rows_of(contrasts)
+    declared = {(row["task"], row["set"]) for row in rows if row["primary"]}
+    shown: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+    for row in rows:
+        if row["primary"] or (row["task"], row["set"]) not in declared:
+            shown[_curve(row)].add(str(row["verdict"]))
+    return dict(shown)
+
+
+def _reach(evidence: Evidence, tables: Tables, row: dict[str, Any], shown: Set[str]) -> Answer:
+    helped, hurt, same = (_amounts(row[name]) for name in ("helps_at", "hurts_at", "same_at"))
+    helps = helped if any(TONES.get(verdict) == "good" for verdict in shown) else []
+    hurts = hurt if any(TONES.get(verdict) == "bad" for verdict in shown) else []
+    unconfirmed = [*(helped if not helps else []), *(hurt if not hurts else [])]
+    row = row | {"helps_at": ", ".join(helps), "hurts_at": ", ".join(hurts), "unconfirmed_at": ", ".join(unconfirmed)}
+    row["crossing_shown"] = row["crossing_shown"] and bool(helps and hurts)
+    equal = not (helped or hurt) and len(same) == row["amounts"]
     claimed = same if equal else [*helps, *hurts]
     held = held_back(
         tables.contrasts,
@@ -67,6 +97,7 @@ def _reach(evidence: Evidence, tables: Tables, row: dict[str, Any]) -> Answer:
                 "hurts_at",
                 "same_at",
                 "undecided_at",
+                "unconfirmed_at",
                 "n_seeds",
                 "crossing_shown",
                 "crossing",
@@ -113,7 +144,8 @@ def _reach_sentence(
         parts.append(f"{source} {verb} {where} at any of {plural(int(row['amounts']), 'amount')}")
     else:
         tried = plural(int(row["amounts"]), "amount")
-        parts.append(f"{source} is not shown to help {where} at any of {tried}")
+        alone = " (some of them alone would be, but no comparison of question 1 is)" if row["unconfirmed_at"] else ""
+        parts.append(f"{source} is not shown to help {where} at any of {tried}{alone}")
     if hurts:
         verb = held.verb(HURTS.stated, HURTS.hedged)
         parts.append(f"it {verb} at {', '.join(amount_text(f) for f in hurts)}")

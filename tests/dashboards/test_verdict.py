@@ -161,6 +161,10 @@ class TestHelp:
             make_study(statistics={"primary_sets": ["nosuch"]})
 
 
+def _curve(answer):
+    return answer.task, answer.set, answer.pretraining_source, answer.model_scale
+
+
 class TestWhere:
     """Question 2."""
 
@@ -174,6 +178,27 @@ class TestWhere:
         answer = of(2, set="test", pretraining_source="natural_meanvar", model_scale="small")[0]
         assert answer.word == "nowhere shown"
         assert (answer.grade, answer.caps, answer.data_fraction) == (None, (), None)
+
+    def test_amounts_are_named_only_where_question_1_shows_help(self):
+        place = {"set": "test", "pretraining_source": "natural", "model_scale": "small"}
+        found, contrasts = of(2, **place)[0], tables().contrasts
+        mine = np.logical_and.reduce([contrasts[name] == value for name, value in place.items()])
+        silenced = contrasts.assign(verdict=contrasts["verdict"].mask(mine & contrasts["primary"], "undecided"))
+        assert found.numbers["helps_at"]
+        assert found.numbers["unconfirmed_at"] == ""
+        changed = dataclasses.replace(tables(), contrasts=silenced)
+        answers_then = where_answers(evidence(), changed)
+        [answer] = [a for a in answers_then if _curve(a) == _curve(found) and "helps_at" in a.numbers]
+        assert (answer.word, answer.tone, answer.data_fraction) == ("nowhere shown", "open", None)
+        assert answer.numbers["helps_at"] == ""
+        assert answer.numbers["unconfirmed_at"] == found.numbers["helps_at"]
+        assert "no comparison of question 1 is" in answer.sentence
+
+    def test_no_curve_helps_somewhere_that_helps_nowhere_in_question_1(self):
+        good = {_curve(a) for a in of(1) if a.tone == "good"}
+        reach = {_curve(a) for a in of(2) if "helps_at" in a.numbers and a.tone == "good"}
+        assert reach
+        assert reach <= good
 
     def test_scale_effects_are_differences_of_differences_within_one_ladder(self):
         rows = tables().scale_effects
