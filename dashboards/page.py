@@ -6,8 +6,8 @@ and in the sandboxed frame of the MLflow UI. Everything a user named is escaped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 from plotly.offline import get_plotlyjs
@@ -209,11 +209,27 @@ def _overview(rows: Iterable[OverviewRow]) -> str:
     )
 
 
-def _chips(chips: Iterable[Chip]) -> str:
+MOST_CHIPS = 4
+"""Answers of a cell that are shown one by one."""
+
+
+def together(chips: Sequence[Chip]) -> tuple[Chip, ...]:
+    """Many answers of one cell, those of the same word as one chip that names them all, in the order of the first."""
+    if len(chips) <= MOST_CHIPS:
+        return tuple(chips)
+    labels: dict[Chip, list[str]] = {}
+    for chip in chips:
+        labels.setdefault(replace(chip, label=""), []).append(chip.label)
+    if len(labels) == 1:
+        return (replace(chips[0], label=f"all {len(chips)}"),)
+    return tuple(replace(chip, label=", ".join(named)) for chip, named in labels.items())
+
+
+def _chips(chips: Sequence[Chip]) -> str:
     return "".join(
         f'<span class="chip"><span class="what">{escaped(chip.label)}</span> '
         f'<span class="badge {escaped(chip.tone)}{" held" if chip.held else ""}">{escaped(chip.word)}</span></span>'
-        for chip in chips
+        for chip in together(chips)
     )
 
 

@@ -44,7 +44,7 @@ nav ul {{ display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 0; padding: 0; 
 .overview td {{ white-space: normal; }}
 .overview td:first-child, .overview td:nth-child(2) {{ white-space: nowrap; font-weight: 600; }}
 .chip {{ display: inline-block; margin: 1px 10px 1px 0; }}
-.chip .badge {{ white-space: nowrap; }}
+.chip .badge {{ display: inline-block; }}
 .chip .what {{ color: var(--muted); font-size: 13px; }}
 .detail {{ display: block; color: var(--muted); font-size: 14px; }}
 .caveats li {{ max-width: 88ch; margin: 4px 0; }}

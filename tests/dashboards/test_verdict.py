@@ -16,6 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from dashboards.evidence import target_results
 from dashboards.findings import findings, headlines, overview, summary
 from dashboards.label_tables import SAVES
+from dashboards.page import Chip, together
 from dashboards.primary_family import absent_scale_effects
 from dashboards.statistics import compare_with_best, label_efficiency, linear_contrast
 from dashboards.tables import build_tables
@@ -671,3 +672,14 @@ class TestOneWording:
         assert badges == chips == {"no verdict"}
         assert all(text.startswith("No verdict on") for text in texts)
         assert f"{n} {'has' if n == 1 else 'have'} no verdict" in first
+
+
+def test_many_answers_of_one_cell_stand_together_by_their_word():
+    chips = [Chip(label=f"{n} %", word="undecided", tone="open") for n in (1, 5, 10, 50)]
+    helps = Chip(label="100 %", word="helps", tone="good")
+    assert together(chips) == tuple(chips)
+    assert together([*chips, dataclasses.replace(chips[0], label="75 %")])[0].label == "all 5"
+    few, many = together([chips[0], helps, *chips[1:]])[1], together([chips[0], helps, *chips[1:]])[0]
+    assert (few, many.label, many.word) == (helps, "1 %, 5 %, 10 %, 50 %", "undecided")
+    held = dataclasses.replace(helps, held=True)
+    assert len(together([*chips, helps, held])) == 3, "what is held back stands apart"
