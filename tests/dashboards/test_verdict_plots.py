@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -97,13 +98,19 @@ def test_a_crossing_is_told_only_where_it_is_shown_on_both_sides():
             crossing_right_censored=True,
         )
     )
-    import dataclasses
-
-    shown = where_answers(made, dataclasses.replace(tables(), reach=reach))[0]
+    contrasts = tables().contrasts
+    row, at_all = reach.iloc[0], contrasts["data_fraction"] == "1"
+    for axis in ("task", "set", "pretraining_source", "model_scale"):
+        at_all &= contrasts[axis] == row[axis]
+    both = contrasts.assign(verdict=contrasts["verdict"].mask(at_all, "hurts"))
+    shown = where_answers(made, dataclasses.replace(tables(), reach=reach, contrasts=both))[0]
     assert "it hurts at 100 %" in shown.sentence
     assert "cross near 300 images (95 % set 200 to at least 900)" in shown.sentence
     hidden = reach.assign(crossing_shown=False)
-    assert "cross" not in where_answers(made, dataclasses.replace(tables(), reach=hidden))[0].sentence
+    assert "cross" not in where_answers(made, dataclasses.replace(tables(), reach=hidden, contrasts=both))[0].sentence
+    unconfirmed = where_answers(made, dataclasses.replace(tables(), reach=reach))[0]
+    assert "cross" not in unconfirmed.sentence
+    assert unconfirmed.numbers["unconfirmed_at"] == "1"
 
 
 def test_the_planted_saving_is_the_one_that_is_drawn():
