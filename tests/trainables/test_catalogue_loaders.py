@@ -202,3 +202,10 @@ def test_prefix_to_keep_that_starts_nothing(tmp_path: Path, state: State) -> Non
         UserError, match=r"no name of the checkpoint starts with keep: 'module.encoder_q.' \(they look like"
     ):
         _load(_build(), _saved(tmp_path, {"state_dict": state}), catalogue="moco_v2")
+
+
+def test_published_file_that_must_be_converted_says_how(tmp_path: Path) -> None:
+    path = tmp_path / "pretrain_res50x1.pkl"
+    path.write_bytes(b"\x80\x04N.")
+    with pytest.raises(UserError, match=r"file type '\.pkl'(?s:.)*convert it first: .* convert byol IN OUT"):
+        _load(_build(), path, catalogue="byol")
