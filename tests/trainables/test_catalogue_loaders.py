@@ -99,6 +99,13 @@ def test_file_without_its_last_stage_is_refused(tmp_path: Path, state: State, en
     assert all(torch.equal(t, before[n]) for n, t in built.module.state_dict().items())
 
 
+def test_dataparallel_at_the_top_level(tmp_path: Path, state: State) -> None:
+    path = _saved(tmp_path, LAYOUTS["dataparallel"](state)["state_dict"])
+    built = _build()
+    assert _load(built, path, catalogue="dataparallel").matched_tensors == len(state)
+    assert torch.equal(built.module.state_dict()["conv1.weight"], state["conv1.weight"])
+
+
 def test_what_is_written_beside_an_entry_counts(tmp_path: Path, state: State) -> None:
     """The averaged copy that InfoMin's file holds too."""
     path = _saved(tmp_path, LAYOUTS["infomin"](state))
