@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator.known_models import KnownModels
-from orchestrator.plan_costs import count_budgets
+from orchestrator.plan_costs import count_budgets, note_unets
 from orchestrator.plan_data import Drawn, Findings, PlanData, read_data
 from orchestrator.plan_leaks import find_leaks, note_contents
 from orchestrator.plan_probes import SharedPasses, refuse_untrained_upstream
@@ -204,6 +204,7 @@ def make_plan(
     kept_bytes: KeptBytes = {}
     if not found.problems and load_weights:
         paths = import_paths(loaded)
+        note_unets(resolver, chosen, models, paths, found)
         kept_bytes = check_representations(study, resolver, chosen, models, data, paths, found)
     models.save()
     _note_idle_ranks(study, resolver, chosen, found)
