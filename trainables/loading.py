@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from search_spaces.catalogue import catalogue
+from search_spaces.catalogue import catalogue, other_hash
 from search_spaces.exceptions import UserError
 from search_spaces.source_specs import CheckpointSource, RandomSource, TimmSource
 from search_spaces.trial import ResolvedSource, UpstreamSource
@@ -116,8 +116,8 @@ def _of_the_catalogue(weights: CheckpointSource, built: BuiltModel, sha256: str)
         lines.append(f"catalogue entry {weights.catalogue} is for {', '.join(entry.architectures)}")
     if entry.convert and Path(weights.file).suffix != ".safetensors":
         lines.append(f"convert it first: python -m orchestrator.sources convert {entry.convert} IN OUT.safetensors")
-    if entry.sha256 and entry.sha256 != sha256:
-        lines.append(f"the published {entry.file_name} has sha256 {entry.sha256[:12]}..., this file {sha256[:12]}...")
+    if other := other_hash(weights.catalogue, sha256):
+        lines.append(other)
     return "".join(f"\n  hint: {line}" for line in lines)
 
 
