@@ -48,13 +48,16 @@ def note_unets(
 
     The card of a scale is that of the classifier.
     """
-    noted: dict[tuple[str, int, int], None] = {}
+    noted: set[tuple[str, int, int]] = set()
     for cell in dict.fromkeys(trial.cell for trial in trials):
-        scale, outputs = resolver.scale(cell), resolver.pixel_outputs(cell)
-        key = (scale.name, scale.input_size, outputs)
-        if not outputs or key in noted:
+        outputs = resolver.pixel_outputs(cell)
+        if not outputs:
             continue
-        noted[key] = None
+        scale = resolver.scale(cell)
+        key = (scale.name, scale.input_size, outputs)
+        if key in noted:
+            continue
+        noted.add(key)
         with contextlib.suppress(UserError):  # a problem only where steps follow from it
             costs = models.unet_costs(scale, outputs, import_paths).text
             found.notes.append(f"scale {scale.name!r} as the encoder of a U-Net at {scale.input_size} px: {costs}")

@@ -112,7 +112,7 @@ def _refuse_bad_numbers(tensors: Mapping[str, Tensor], what: str) -> None:
     bad = [n for n, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t.float()).all())]
     if bad:
         raise UserError(f"{what}: {len(bad)} tensors hold numbers that are not finite: {_some(bad)}")
-    negative = [n for n, t in tensors.items() if n.endswith(_VARIANCE) and bool((t < 0).any())]
+    negative = [n for n, t in tensors.items() if n.endswith(_VARIANCE) and bool((t.float() < 0).any())]
     if negative:
         raise UserError(f"{what}: {len(negative)} running variances are below 0: {_some(negative)}")
 

@@ -110,7 +110,7 @@ def test_all_sources_start_from_one_head(file: Path) -> None:
     assert torch.equal(*heads)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
 def test_other_number_formats_become_float32(tmp_path: Path, trained, dtype: torch.dtype) -> None:
     path = tmp_path / "net.safetensors"
     cast = {n: t.to(dtype) if t.is_floating_point() else t for n, t in trained.items()}
