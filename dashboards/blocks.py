@@ -218,7 +218,7 @@ def make_block(seen: SeenBlock, evidence: Evidence, primary_amounts: frozenset[s
     """
     rows = seen.rows.set_index("trial_id", drop=False)
     exclusions: list[Exclusion] = []
-    found = set() if seen.is_masks else {name for _, name in seen.predictions}
+    found: set[str] = set() if seen.is_masks else {name for _, name in seen.predictions}
     names = sorted(found, key=lambda name: (name != IN_DOMAIN, name))
     sets = {name: runs for name in names if (runs := _set_runs(name, seen, rows, exclusions)) is not None}
     return Block(
