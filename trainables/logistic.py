@@ -30,7 +30,7 @@ from trainables.logistic_path import LogisticPath
 TOLERANCE = 5e-4
 """Bound on the error of a logit of an image as far from the centre as the farthest of the subset."""
 
-_GROUP_BYTES = {"cpu": 16 * 2**20, "cuda": 512 * 2**20}
+_GROUP_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 """Of the images and Hessians of the problems that are solved together, by kind of device.
 
 A step reads all of them: a processor should find them in its caches, a GPU wants many problems at once.
@@ -200,7 +200,7 @@ class _Design:
     """The images of one subset, centred and scaled: x = (features - mean) / scale.
 
     Attributes:
-        coordinates: (n, r) float64; r is n of a small subset, else D: ``x`` itself.
+        coordinates: (n, r) float64; (n, n) and lower triangular of a small subset, else ``x`` itself.
         axes: (r, D) float64, orthonormal, ``x = coordinates @ axes``; None where they are not needed.
         images: (n, D) float64, ``x`` of a small subset whose axes, ``coordinates.inverse() @ x``, were not computed.
         mean, scale: (D,) float64.
@@ -211,6 +211,11 @@ class _Design:
     images: Tensor | None = None
     mean: Tensor
     scale: Tensor
+
+    @property
+    def is_triangular(self) -> bool:
+        """Whether the coordinates are 0 above the diagonal."""
+        return self.axes is not None or self.images is not None
 
     def weights(self, v: Tensor) -> Tensor:
         """(P, K, r) of coordinates to (P, K, D) of features as they were given."""
@@ -294,7 +299,7 @@ def _path(designs: Sequence[_Design], coded: Sequence[_Coded]) -> LogisticPath:
         z[at, :n, :r] = design.coordinates
         z[at, :n, -1] = 1
         y[at, ..., :n], known[at, ..., :n] = targets.values.movedim(0, 2), targets.known.movedim(0, 2)
-    return LogisticPath(z, y, known)
+    return LogisticPath(z, y, known, triangular=all(design.is_triangular for design in designs))
 
 
 def _solved(

@@ -26,8 +26,11 @@ MOST_STEPS = 500
 """Of one penalty; 1 to 70 are usual."""
 
 _MEMORY = 8
-_HESSIAN_AFTER, _HESSIAN_EVERY = 5, 12
+_HESSIAN_AFTER, _HESSIAN_EVERY = 4, 12
 """Steps of a penalty until its first Hessian, and between two; before, the last one of the penalty before serves."""
+
+_FAR = 1000
+"""Errors in tolerances from which on a Hessian pays; the few steps left otherwise cost less."""
 
 _BLOCK = 128
 """Rows of a Hessian that are computed together; what lies beyond the diagonal is left out."""
@@ -130,10 +133,11 @@ class LogisticPath:
         z: (S, n, r + 1) coordinates of centred features and a column of ones; zeros where nothing is.
         y: (S, K, L, n) targets, 0 where not known.
         known: (S, 1, L, n) weights in {0, 1}.
+        triangular: Whether the coordinates are 0 above the diagonal, which makes Hessians cheaper.
     """
 
-    def __init__(self, z: Tensor, y: Tensor, known: Tensor) -> None:
-        self._z, self._y, self._known = z, y, known
+    def __init__(self, z: Tensor, y: Tensor, known: Tensor, triangular: bool = False) -> None:
+        self._z, self._y, self._known, self._triangular = z, y, known, triangular
         self._rough = z.float()
         self._radius = z[..., :-1].square().sum(2).amax(1).sqrt()[:, None]
         self._v = z.new_zeros((*y.shape[:3], z.shape[2]))
@@ -156,15 +160,15 @@ class LogisticPath:
         self._factor = self._factorised()
         self._pairs = _Pairs()
         errors = self._errors()
-        steps = torch.zeros_like(errors, dtype=torch.int64)
+        steps, renewal = torch.zeros_like(errors, dtype=torch.int64), _HESSIAN_AFTER
         self._stuck = torch.zeros_like(errors, dtype=torch.bool)
         for step in range(MOST_STEPS):
             self._moving = (errors > tolerance) & ~self._stuck
             if not self._moving.any():
                 break
-            if step % _HESSIAN_EVERY == _HESSIAN_AFTER:
+            if step >= renewal and (self._moving & (errors > _FAR * tolerance)).any():
                 self._hessian, self._counted = self._unpenalised_hessian(), self._counts()
-                self._factor = self._factorised()
+                self._factor, renewal = self._factorised(), step + _HESSIAN_EVERY
             steps += self._moving
             self._step()
             errors = self._errors()
@@ -206,8 +210,11 @@ class LogisticPath:
         for column, label in np.ndindex(*root.shape[1:3]):
             weighted = self._rough * root[:, column, label, :, None]
             for start in range(0, size, _BLOCK):
-                stop = start + _BLOCK
-                hessian[:, column, label, start:stop, :stop] = weighted[..., start:stop].mT @ weighted[..., :stop]
+                stop, top = start + _BLOCK, start if self._triangular else 0
+                rows = weighted[:, top:, start:stop].mT @ weighted[:, top:, :stop]
+                hessian[:, column, label, start:stop, :stop] = rows
+            if self._triangular:  # but for the intercept
+                hessian[:, column, label, -1:] = weighted[..., -1:].mT @ weighted
         return hessian
 
     def _counts(self) -> Tensor:
@@ -229,7 +236,9 @@ class LogisticPath:
 
     def _step(self) -> None:
         """One step of all moving problems."""
-        direction = torch.where(self._moving[:, None, :, None], -self._pairs.applied(self._gradient, self._preconditioned), 0.0)
+        direction = torch.where(
+            self._moving[:, None, :, None], -self._pairs.applied(self._gradient, self._preconditioned), 0.0
+        )
         length = self._search(direction, _times(direction, self._z.mT))
         moved, before = length * direction, self._gradient
         self._v = self._v + moved
