@@ -280,3 +280,18 @@ def test_hessians_of_triangular_coordinates(triangular):
     y = torch.ones(2, 1, 1, size, dtype=torch.float64)
     found = LogisticPath(z, y, torch.ones_like(y), triangular)._unpenalised_hessian()[:, 0, 0]
     assert torch.allclose(found.tril(), (z.mT @ z / 4).tril().float(), atol=1e-3)
+
+
+def test_what_is_near_and_slow_gets_its_hessian_later(monkeypatch):
+    x, latent = features(18, n=300, d=64)
+    y = (latent[:, 0] + 0.5 * np.random.default_rng(0).normal(size=300) > 0).astype(np.int64)
+    rows, penalties = np.arange(300), [1e-5, 1e-2, 1e3]
+
+    def steps(every):
+        monkeypatch.setattr("trainables.logistic_path._FAR", float("inf"))
+        monkeypatch.setattr("trainables.logistic_path._HESSIAN_EVERY", every)
+        fits = fit_logistic(torch.from_numpy(x), y, 2, [rows], penalties)
+        assert fits.converged.all()
+        return fits.steps.sum()
+
+    assert steps(6) < steps(500)
