@@ -223,7 +223,7 @@ class _Design:
             v = v @ self.axes
         elif self.images is not None:
             of_images = torch.linalg.solve_triangular(self.coordinates.mT, v.flatten(0, 1).mT, upper=True)
-            v = (of_images.mT @ self.images).unflatten(0, v.shape[:2])
+            v = torch.unflatten(of_images.mT @ self.images, 0, v.shape[:2])
         return v / self.scale
 
 
