@@ -12,10 +12,13 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, cast
+
+R = TypeVar("R")
 
 _PAYLOAD = "payload.pickle"
 
@@ -77,3 +80,38 @@ def take(folder: Path, piece: int | str) -> bool:
         os.close(os.open(folder / f"{piece}.taken", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         return True
     return False
+
+
+def shared_out(module: str, payload: object, number: int, work: Callable[[int], R], pieces: int) -> list[R]:
+    """What ``work`` gives of each piece 0, 1, ..., whoever did it.
+
+    Args:
+        module: As for ``helpers``; its ``main`` calls ``help_out`` with the same work.
+        payload: As for ``helpers``.
+        number: As for ``helpers``.
+        work: Its result can be pickled.
+        pieces: Their number.
+    """
+    with helpers(module, payload, number) as helping:
+        own = {piece: work(piece) for piece in range(pieces) if take(helping.folder, piece)}
+        helping.wait()
+        return [own[n] if n in own else _of_another(helping.folder, n, work) for n in range(pieces)]
+
+
+def help_out(folder: Path, work: Callable[[int], object], pieces: int) -> None:
+    """Work on the pieces that are free, in one of the processes of ``shared_out``."""
+    for piece in range(pieces):
+        if take(folder, piece):
+            partial = folder / f".{piece}.part"
+            partial.write_bytes(pickle.dumps(work(piece)))
+            partial.replace(_made(folder, piece))  # whole: what has it is done
+
+
+def _of_another(folder: Path, piece: int, work: Callable[[int], R]) -> R:
+    """What another process has made; done here if that was ended, as for want of memory, or failed."""
+    path = _made(folder, piece)
+    return cast("R", pickle.loads(path.read_bytes())) if path.is_file() else work(piece)
+
+
+def _made(folder: Path, piece: int) -> Path:
+    return folder / f"{piece}.made"
