@@ -3,6 +3,9 @@
 The processes are started as commands, not by ``multiprocessing``, which would run the caller's main script once more.
 What they share is a folder: whoever creates the mark of a piece has taken it. A process that was killed, as for want
 of memory, leaves its pieces to the one that started it.
+
+Linear algebra has one thread in each: its threads spin while they wait for each other, which takes many times the CPU
+time where processes share the CPUs. Numbers then do not depend on the number of CPUs either.
 """
 
 from __future__ import annotations
@@ -13,19 +16,28 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
+
+from threadpoolctl import threadpool_limits
 
 R = TypeVar("R")
 
 _PAYLOAD = "payload.pickle"
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def cpus() -> int:
     """CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Linear algebra of this process has one thread, as that of its helpers."""
+    limited: AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="blas")
+    return limited
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +67,8 @@ def helpers(module: str, payload: object, number: int, *arguments: str) -> Itera
         found = Helpers(Path(temporary), [])
         if number:
             (found.folder / _PAYLOAD).write_bytes(pickle.dumps(payload))
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
+        path = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+        environment = {**os.environ, **_ONE_THREAD, "PYTHONPATH": path}
         command = [sys.executable, "-m", module, temporary, *arguments]
         try:
             for _ in range(number):

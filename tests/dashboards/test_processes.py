@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from dashboards import processes
-from dashboards.processes import helpers, payload_of, shared_out, take
+from dashboards.processes import helpers, one_blas_thread, payload_of, shared_out, take
 
 WAITS = "import time\ntime.sleep(600)\n"
 SQUARES = """
@@ -59,6 +60,16 @@ def test_what_nobody_has_taken_is_done_by_the_processes(module):
         done = {path.name: path.read_text() for path in helping.folder.glob("*.txt")}
     assert done == {"2.txt": "4", "5.txt": "25"} | ({} if mine else {"3.txt": "9"})
     assert not helping.folder.exists()
+
+
+def test_linear_algebra_has_one_thread_in_every_process(module):
+    prints = "import os, sys\nfrom pathlib import Path\n"
+    prints += "(Path(sys.argv[1]) / 'threads').write_text(os.environ['OPENBLAS_NUM_THREADS'])\n"
+    with helpers(module(prints), None, 1) as helping:
+        helping.wait()
+        assert (helping.folder / "threads").read_text() == "1"
+    with threadpool_limits(limits=2, user_api="blas"), one_blas_thread():
+        assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
 
 
 def test_results_of_all_processes_come_in_order(module, monkeypatch):
