@@ -39,7 +39,7 @@ from search_spaces.protocol import Protocol
 from search_spaces.results import Environment, SubsetFacts, Timing, TrialResult
 from search_spaces.source_specs import RandomSource
 from search_spaces.study import CheckpointSource, Normalisation, Study
-from search_spaces.trial import ResolvedScale, ResolvedSource, ResolvedTask, ResolvedTrial, Workspace
+from search_spaces.trial import LeakageFacts, ResolvedScale, ResolvedSource, ResolvedTask, ResolvedTrial, Workspace
 from trainables.loop import HISTORY_SCHEMA
 from trainables.predictions import predictions_table, write_predictions
 from trainables.storage import Storage
@@ -48,6 +48,7 @@ STARTED_AT = 1_700_000_000.0
 SCALES = {f"net{k}": 10 ** (5 + k // 2) * (1 + 2 * (k % 2)) for k in range(5)}
 SOURCES = ("random", "natural", "natural_meanvar", "medical", "both")
 AMOUNTS = {0.1: 2_000, 1.0: 20_000}
+SETS = ("test", "site_b")
 VAL_IMAGES = 2_000
 STEPS, EVALUATIONS = 1_000, 20
 IMAGES_PER_PATIENT = 2.5
@@ -165,7 +166,7 @@ def _trials(study: Study, record: Record, seeds: int, home: Path) -> Iterator[di
     """Rows of every run, whose files are put in place; logged metrics are those of a task's first trial."""
     rng = np.random.default_rng(0)
     for name, task in TASKS.items():
-        sizes = {"test": task.test, "site_b": task.shifted, str(Split.VAL): VAL_IMAGES}
+        sizes = dict(zip(SETS, (task.test, task.shifted), strict=True)) | {str(Split.VAL): VAL_IMAGES}
         crowds = {s: crowd(s, task, n, rng) for s, n in sizes.items()}
         template: tuple[TrialResult, Entry] | None = None
         tables: dict[str, pa.Table] = {}
@@ -259,6 +260,7 @@ def _result(study: Study, name: str, task: Task, cell: tuple[str, str, float, in
             evaluate=study.tasks[name].evaluate,
         ),
         amount=amount,
+        leakage=LeakageFacts(upstream_overlap=dict.fromkeys(SETS, "no"), near_copies=dict.fromkeys(SETS)),
         protocol=Protocol(),
         workspace=Workspace(home="", storage=""),
     )
