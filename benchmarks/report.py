@@ -1,9 +1,9 @@
 """Seconds and memory of the report of a large study: ``python -m benchmarks.report [--quick] [--keep FOLDER]``.
 
-Makes a record of 1,000 trials with predictions on validation and two sets (``benchmarks.large_study``; ``--quick``: 200),
-then builds the whole report of it in a fresh process: every prediction read, all statistics, tables, page and figures.
-Peak memory is the sum of the process and those that it starts. With ``--keep`` the record stays in a folder and is not
-made again, and the report lies beside it.
+Makes a record of 1,000 trials with predictions on validation and two sets (``benchmarks.large_study``; ``--quick``:
+200), then builds the whole report of it in a fresh process: every prediction read, all statistics, tables, page and
+figures. Peak memory is the sum of the process and those that it starts. With ``--keep`` the record stays in a folder
+and is not made again, and the report lies beside it.
 """
 
 from __future__ import annotations
