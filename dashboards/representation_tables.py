@@ -60,11 +60,11 @@ PERMUTATIONS = 10
 PER_PROCESS = 100
 """Least layers of networks that are worth a process of their own, which takes two seconds to start."""
 
-HELD_BYTES = 2**29
+HELD_BYTES = 2**30
 """Most that activations of one layer with their decompositions may take in each process."""
 
-_COPIES = 4
-"""Of a layer's activations as float64, with what is worked out of them."""
+_COPIES = 2
+"""Of a layer's activations in memory, centred and as an orthonormal basis; all else is small."""
 
 OTHER_SEED, SAME_SEED = "different", "same"
 
