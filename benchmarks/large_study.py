@@ -152,11 +152,10 @@ def make_study(seeds: int, home: Path, uri: str) -> int:
     with closing(sqlite3.connect(database)) as connection:
         number = insert_rows(connection, _trials(study, record, seeds, home))
     cells = product(TASKS, SCALES, SOURCES, AMOUNTS, range(seeds))
-    targets = [
-        {"trial_id": trial_id, **axes, "seed": str(seed)}
-        for name, *cell, seed in cells
-        for axes, _, trial_id in [_identity(name, *cell, seed)]
-    ]
+    targets = []
+    for name, scale, source, fraction, seed in cells:
+        axes, _, trial_id = _identity(name, scale, source, fraction, seed)
+        targets.append({"trial_id": trial_id, **axes, "seed": str(seed)})
     record.set_plan(json.dumps({"targets": targets, "exclusions": []}))
     record.close()
     return number

@@ -193,7 +193,7 @@ class Layer:
         """The activations as a measure takes them, or why they cannot be used."""
         forms = self._forms(of)
         components = self._block.components if measure in _REDUCED else None
-        if components not in forms:
+        if components is not None and components not in forms:
             whole = forms[None]
             forms[components] = whole if isinstance(whole, str) else whole.reduced(components)
         return forms[components]
