@@ -2,8 +2,10 @@
 
 Four tasks (14 labels; 7 and 5 classes that exclude each other; one label), five scales, five sources, two amounts, five
 seeds. Each evaluation set has 2,000 to 5,000 images, 2.5 per patient, with sex, age band and scanner; every task has a
-shifted set besides. Predictions are drawn from a binormal model whose signal grows with scale, amount and source, with
-effects of patients that all trials share. Runs are written as rows of MLflow's SQLite tables, as in
+shifted set besides. Every trial has what a real one leaves: predictions on validation, on which temperatures and
+thresholds are fitted, and the curve of its training. Predictions are drawn from a binormal model whose signal grows
+with scale, amount and source, with effects of patients that all trials share; logits are too large, so that
+temperatures have something to do. Runs are written as rows of MLflow's SQLite tables, as in
 ``benchmarks.large_record``, which holds them to be what the record itself writes.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import sqlite3
 import uuid
 from collections.abc import Iterator
@@ -23,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks.large_record import entry_like, insert_rows, rows_of
@@ -30,12 +34,13 @@ from dashboards import tracking
 from orchestrator.entries import Entry, read_entry
 from orchestrator.record import Record
 from search_spaces.amounts import Amount, Seed
-from search_spaces.names import Artifact, Role, State
+from search_spaces.names import Artifact, Role, Split, State
 from search_spaces.protocol import Protocol
 from search_spaces.results import Environment, SubsetFacts, Timing, TrialResult
 from search_spaces.source_specs import RandomSource
 from search_spaces.study import CheckpointSource, Normalisation, Study
-from search_spaces.trial import ResolvedScale, ResolvedSource, ResolvedTask, ResolvedTrial, Workspace
+from search_spaces.trial import LeakageFacts, ResolvedScale, ResolvedSource, ResolvedTask, ResolvedTrial, Workspace
+from trainables.loop import HISTORY_SCHEMA
 from trainables.predictions import predictions_table, write_predictions
 from trainables.storage import Storage
 
@@ -43,7 +48,11 @@ STARTED_AT = 1_700_000_000.0
 SCALES = {f"net{k}": 10 ** (5 + k // 2) * (1 + 2 * (k % 2)) for k in range(5)}
 SOURCES = ("random", "natural", "natural_meanvar", "medical", "both")
 AMOUNTS = {0.1: 2_000, 1.0: 20_000}
+SETS = ("test", "site_b")
+VAL_IMAGES = 2_000
+STEPS, EVALUATIONS = 1_000, 20
 IMAGES_PER_PATIENT = 2.5
+OVERCONFIDENCE = 3.0
 GAIN = {"random": 0.0, "natural": 0.25, "natural_meanvar": 0.02, "medical": 0.15, "both": 0.3}
 """What a source adds to the signal at the small amount; a fifth of it with all labels."""
 
@@ -73,7 +82,7 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Crowd:
-    """Images of one evaluation set and what all trials share of their scores."""
+    """Images of one evaluation set, or of validation, and what all trials share of their scores."""
 
     frame: pd.DataFrame
     truth: NDArray[np.float64]
@@ -82,7 +91,7 @@ class Crowd:
     def logits(self, signal: float, rng: np.random.Generator) -> NDArray[np.float64]:
         """(N, L) of one trial."""
         scores = signal * (self.truth * 2 - 1) + self.effect + rng.normal(0, 1, self.truth.shape) - 1.0
-        return np.asarray(scores)
+        return np.asarray(OVERCONFIDENCE * scores)
 
 
 def study_of(seeds: int) -> Study:
@@ -142,6 +151,12 @@ def make_study(seeds: int, home: Path, uri: str) -> int:
     assert database is not None
     with closing(sqlite3.connect(database)) as connection:
         number = insert_rows(connection, _trials(study, record, seeds, home))
+    cells = product(TASKS, SCALES, SOURCES, AMOUNTS, range(seeds))
+    targets = []
+    for name, scale, source, fraction, seed in cells:
+        axes, _, trial_id = _identity(name, scale, source, fraction, seed)
+        targets.append({"trial_id": trial_id, **axes, "seed": str(seed)})
+    record.set_plan(json.dumps({"targets": targets, "exclusions": []}))
     record.close()
     return number
 
@@ -150,7 +165,8 @@ def _trials(study: Study, record: Record, seeds: int, home: Path) -> Iterator[di
     """Rows of every run, whose files are put in place; logged metrics are those of a task's first trial."""
     rng = np.random.default_rng(0)
     for name, task in TASKS.items():
-        crowds = {s: crowd(s, task, n, rng) for s, n in (("test", task.test), ("site_b", task.shifted))}
+        sizes = dict(zip(SETS, (task.test, task.shifted), strict=True)) | {str(Split.VAL): VAL_IMAGES}
+        crowds = {s: crowd(s, task, n, rng) for s, n in sizes.items()}
         template: tuple[TrialResult, Entry] | None = None
         tables: dict[str, pa.Table] = {}
         cells = product(SCALES, SOURCES, AMOUNTS, range(seeds))
@@ -160,11 +176,15 @@ def _trials(study: Study, record: Record, seeds: int, home: Path) -> Iterator[di
             signal += GAIN[source] * (0.2 if amount == 1 else 1.0) + rng.normal(0, 0.04)
             staged = home / "staged"
             for set_name, images in crowds.items():
-                logits = images.logits(signal - (0.3 if set_name != "test" else 0.0), rng)
+                logits = images.logits(signal - (0.3 if set_name == "site_b" else 0.0), rng)
                 if set_name not in tables:
-                    tables[set_name] = predictions_table(images.frame, logits, result.trial, set_name)
+                    known = None if set_name == Split.VAL else (0, set_name == "test")
+                    tables[set_name] = predictions_table(
+                        images.frame, logits, result.trial, set_name, shared_patients=known
+                    )
                 table = _with_logits(tables[set_name], logits, task.labels, result.trial.trial_id)
                 write_predictions(table, staged / Artifact.PREDICTIONS, set_name)
+            pq.write_table(_history(signal, rng), staged / Artifact.HISTORY)
             if template is None:
                 (staged / Artifact.TRIAL).write_text(result.model_dump_json())
                 template = result, read_entry(staged)
@@ -173,6 +193,22 @@ def _trials(study: Study, record: Record, seeds: int, home: Path) -> Iterator[di
             target = database_artifacts(record, run_id)
             target.parent.mkdir(parents=True, exist_ok=True)
             staged.rename(target)
+
+
+def _history(signal: float, rng: np.random.Generator) -> pa.Table:
+    """An evaluation every fifty steps; the better the start, the sooner the curve is flat."""
+    steps = np.linspace(STEPS / EVALUATIONS, STEPS, EVALUATIONS).astype(int)
+    values = 0.5 + 0.2 * signal * (1 - np.exp(-steps * signal / 200)) + rng.normal(0, 0.005, EVALUATIONS)
+    columns = {
+        "step": steps,
+        "loss": 1.5 / np.sqrt(steps),
+        "val": np.minimum(values, 1.0),
+        "val_loss": [None] * EVALUATIONS,
+        "lr": 0.5e-3 * (1 + np.cos(np.pi * steps / STEPS)),
+        "seconds": steps * 0.06,
+        "step_losses": list(1.5 / np.sqrt(1 + np.arange(STEPS).reshape(EVALUATIONS, -1))),
+    }
+    return pa.table(columns, schema=HISTORY_SCHEMA)
 
 
 def _with_logits(table: pa.Table, logits: NDArray[np.float64], labels: tuple[str, ...], trial_id: str) -> pa.Table:
@@ -190,12 +226,18 @@ def database_artifacts(record: Record, run_id: str) -> Path:
     return Path(root) / run_id / "artifacts"
 
 
+def _identity(name: str, scale: str, source: str, fraction: float, seed: int) -> tuple[dict[str, str], str, str]:
+    """Axes, cell id and trial id."""
+    label = Amount.model_validate(fraction).label
+    axes = {"model_scale": scale, "pretraining_source": source, "data_fraction": label, "task": name}
+    cell_id = hashlib.sha256(str(axes).encode()).hexdigest()[:16]
+    return axes, cell_id, hashlib.sha256(f"{cell_id}{seed}".encode()).hexdigest()[:16]
+
+
 def _result(study: Study, name: str, task: Task, cell: tuple[str, str, float, int], number: int) -> TrialResult:
     scale, source, fraction, seed = cell
     amount = Amount.model_validate(fraction)
-    axes = {"model_scale": scale, "pretraining_source": source, "data_fraction": amount.label, "task": name}
-    cell_id = hashlib.sha256(str(axes).encode()).hexdigest()[:16]
-    trial_id = hashlib.sha256(f"{cell_id}{seed}".encode()).hexdigest()[:16]
+    axes, cell_id, trial_id = _identity(name, scale, source, fraction, seed)
     weights = RandomSource() if source == "random" else CheckpointSource(file=f"{source}.pth")
     trial = ResolvedTrial(
         trial_id=trial_id,
@@ -208,9 +250,16 @@ def _result(study: Study, name: str, task: Task, cell: tuple[str, str, float, in
         scale=ResolvedScale(name=scale, factory="nets:net", input_size=32, ladder="nets"),
         source=ResolvedSource(name=source, weights=weights, normalise=Normalisation.model_validate("imagenet")),
         task=ResolvedTask(
-            name=name, manifest=name, manifest_hash="0" * 16, kind=task.kind, labels=task.labels, primary=task.primary
+            name=name,
+            manifest=name,
+            manifest_hash="0" * 16,
+            kind=task.kind,
+            labels=task.labels,
+            primary=task.primary,
+            evaluate=study.tasks[name].evaluate,
         ),
         amount=amount,
+        leakage=LeakageFacts(upstream_overlap=dict.fromkeys(SETS, "no"), near_copies=dict.fromkeys(SETS)),
         protocol=Protocol(),
         workspace=Workspace(home="", storage=""),
     )
@@ -227,13 +276,13 @@ def _result(study: Study, name: str, task: Task, cell: tuple[str, str, float, in
             positives=dict.fromkeys(task.labels, images // 10),
             pool_images=AMOUNTS[1.0],
             pool_patients=AMOUNTS[1.0] // 2,
-            val_images=2_000,
-            val_patients=1_000,
+            val_images=VAL_IMAGES,
+            val_patients=round(VAL_IMAGES / IMAGES_PER_PATIENT),
             patients_known=True,
         ),
         parameters=SCALES[scale],
         backbone_parameters=SCALES[scale] - 100,
-        steps=1_000,
+        steps=STEPS,
         best_step=900,
         best_value=0.8,
         still_rising=False,

@@ -1,9 +1,9 @@
 """Seconds and memory of the report of a large study: ``python -m benchmarks.report [--quick] [--keep FOLDER]``.
 
-Makes a record of 1,000 trials with predictions (``benchmarks.large_study``; ``--quick``: 200), then builds the whole
-report of it in a fresh process: every prediction read, all statistics, tables, page and figures. Peak memory is the sum
-of the process and those that it starts. With ``--keep`` the record stays in a folder and is not made again, and the
-report lies beside it.
+Makes a record of 1,000 trials with predictions on validation and two sets (``benchmarks.large_study``; ``--quick``:
+200), then builds the whole report of it in a fresh process: every prediction read, all statistics, tables, page and
+figures. Peak memory is the sum of the process and those that it starts. With ``--keep`` the record stays in a folder
+and is not made again, and the report lies beside it.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def main() -> None:
         ran = measure(home, home / "report")
         figures = len(list((home / "report" / "figures").glob("*.svg")))
         page_mib = (home / "report" / "index.html").stat().st_size / 2**20
-    what = f"{made.trials} trials with predictions on two sets each, made in {made.seconds:.0f} s"
+    what = f"{made.trials} trials with predictions on validation and two sets each, made in {made.seconds:.0f} s"
     print(f"{what}; {os.cpu_count()} CPUs")
     print(f"{ran.seconds:8.1f} s wall, {ran.cpu_s:.1f} s of CPU, {ran.peak_mib:.0f} MiB: the whole report")
     print(f"{'':8} {figures} figures, page of {page_mib:.1f} MiB")

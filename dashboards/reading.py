@@ -91,6 +91,8 @@ def _estimates_of(evidence: Evidence, task: str, rows: pd.DataFrame, watch: Watc
         batches = _batches(seen)
         if result.metric in _OF_RANKS:
             _estimate_groups(result, batches)
+        if result.metric == Metric.AUC_MACRO:
+            _estimate_shared_classes(result, batches)
         designs = {name: versions.usual(name) for name in dict.fromkeys(name for _, name in seen)}
         usual = {key: found for key, found in seen.items() if found[1] is designs[key[1]]}
         if watch is not None and usual:
@@ -307,20 +309,51 @@ def _add_reported(result: TaskEstimates, rows: pd.DataFrame) -> None:
             result.sizes.setdefault(name, _NO_SIZES)
 
 
+def _estimate_shared_classes(result: TaskEstimates, batches: Sequence[_Batch]) -> None:
+    """A macro AUC over other classes is another number: the loss on a shifted set is taken over those of both sets."""
+    near = [batch for batch in batches if batch.name == IN_DOMAIN]
+    for there in (batch for batch in batches if batch.name != IN_DOMAIN):
+        for here in near:
+            both = [trial_id for trial_id in here.trials if trial_id in there.trials]
+            shared = _other_shared_classes(result, (both[0], there.name)) if both else ()
+            if not shared:
+                continue
+            found = [
+                dict(zip(b.trials, auc_influences(result.metric, b.runs, shared), strict=True)) for b in (here, there)
+            ]
+            for trial_id in both:
+                result.on_shared[trial_id, there.name] = (found[0][trial_id], found[1][trial_id])
+
+
 def _compare_shared_classes(
     result: TaskEstimates, evidence: Evidence, key: tuple[str, str], designs: dict[str, SetDesign]
 ) -> None:
-    """A macro AUC over other classes is another number: the loss on a shifted set is taken over those of both sets."""
+    """The same of one trial, once it is settled which results are used; those of no batch are read again."""
     trial_id, name = key
-    here = result.values.get((trial_id, IN_DOMAIN, result.metric))
-    there = result.values.get((trial_id, name, result.metric))
-    if here is None or there is None:
+    shared = _shared_classes(result, key)
+    if shared is None:
+        result.on_shared.pop(key, None)
         return
-    shared = tuple(label for label in here.classes if label in there.classes)
     result.shared_classes.setdefault(name, shared)
-    if shared and not shared == here.classes == there.classes:
+    if key not in result.on_shared and _other_shared_classes(result, key):
         near, far = (_macro_auc(evidence.predictions[trial_id, s], designs[s], shared) for s in (IN_DOMAIN, name))
         result.on_shared[key] = (near, far)
+
+
+def _shared_classes(result: TaskEstimates, key: tuple[str, str]) -> tuple[str, ...] | None:
+    """Classes of a trial's macro AUC both in domain and on another set; None if one of the two is not known."""
+    sides = [result.values.get((key[0], name, result.metric)) for name in (IN_DOMAIN, key[1])]
+    if any(side is None for side in sides):
+        return None
+    here, there = (side.classes for side in sides if side is not None)
+    return tuple(label for label in here if label in there)
+
+
+def _other_shared_classes(result: TaskEstimates, key: tuple[str, str]) -> tuple[str, ...]:
+    """The shared classes if one of the two macro AUC is not over them; none if both are."""
+    shared = _shared_classes(result, key) or ()
+    own = {result.values[key[0], name, result.metric].classes for name in (IN_DOMAIN, key[1])} if shared else set()
+    return () if own == {shared} else shared
 
 
 def _macro_auc(prediction: PredictionSet, design: SetDesign, classes: tuple[str, ...]) -> Influence:

@@ -47,6 +47,7 @@ from dashboards.load import (
 )
 from dashboards.page import PageContent, Section, render_page
 from dashboards.planned import current_trials, load_planned, readable_plan
+from dashboards.processes import one_blas_thread
 from dashboards.representation_section import representation_section
 from dashboards.representations import Fetch, KeptRepresentations, TrialRepresentations, storage_files
 from dashboards.row_plots import completeness_plot, forest_plots
@@ -223,7 +224,8 @@ def write_report(
         raise UserError(f"--out {out} is a file; give a folder")
     ledger = ledger or Ledger(this=read_of(evidence))
     evidence = replace(evidence, seeds_added=bool(ledger.added_seeds))
-    tables = build_tables(evidence)
+    with one_blas_thread():
+        tables = build_tables(evidence)
     sections = _sections(evidence, tables)
     plots = [plot for section in sections for plot in section.plots]
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -2,21 +2,26 @@
 
 Every number is read beside a null: the same measure with the images of one network permuted, and networks that were
 never trained. Intervals are over seeds alone; images are fixed. All of it is exploratory: nothing is tested.
+
+Layers are shared out to several processes where there are many networks.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
 from dashboards.amounts import amount_ranks, mean_images
 from dashboards.evidence import Evidence, trials_by_cell
+from dashboards.processes import cpus, help_out, payload_of, shared_out
 from dashboards.representations import KeptMoment, TrialRepresentations
 from dashboards.set_groups import random_generator
 from dashboards.statistics import (
@@ -52,6 +57,15 @@ _REDUCED = frozenset({CCA, PWCCA})
 """Measures that ``representations.components`` reduces a layer for; SVCCA has its own reduction."""
 
 PERMUTATIONS = 10
+PER_PROCESS = 100
+"""Least layers of networks that are worth a process of their own, which takes two seconds to start."""
+
+HELD_BYTES = 2**30
+"""Most that activations of one layer with their decompositions may take in each process."""
+
+_COPIES = 2
+"""Of a layer's activations in memory, centred and as an orthonormal basis; all else is small."""
+
 OTHER_SEED, SAME_SEED = "different", "same"
 
 
@@ -153,8 +167,7 @@ class Layer:
     def __init__(self, block: Block, name: str) -> None:
         self._block, self._name = block, name
         self._contents: dict[str, str] = {}
-        self._whole: dict[str, Representation | str] = {}
-        self._reduced: dict[str, Representation] = {}
+        self._held: dict[str, dict[int | None, Representation | str]] = {}
         self._known: dict[tuple[str, str, str], Similarity] = {}
 
     def similarity(self, measure: str, one: KeptMoment, other: KeptMoment) -> Similarity:
@@ -178,18 +191,30 @@ class Layer:
 
     def representation(self, of: KeptMoment, measure: str) -> Representation | str:
         """The activations as a measure takes them, or why they cannot be used."""
+        forms = self._forms(of)
+        components = self._block.components if measure in _REDUCED else None
+        if components is not None and components not in forms:
+            whole = forms[None]
+            forms[components] = whole if isinstance(whole, str) else whole.reduced(components)
+        return forms[components]
+
+    def _forms(self, of: KeptMoment) -> dict[int | None, Representation | str]:
+        """Components (None for all) -> activations; those that were asked for longest ago are forgotten first."""
         key = self._content(of)
-        if key not in self._whole:
-            try:
-                self._whole[key] = Representation(of.layer(self._name))
-            except ValueError as error:
-                self._whole[key] = str(error)
-        whole = self._whole[key]
-        if isinstance(whole, str) or measure not in _REDUCED or self._block.components is None:
-            return whole
-        if key not in self._reduced:
-            self._reduced[key] = whole.reduced(self._block.components)
-        return self._reduced[key]
+        forms = self._held.pop(key, None) or {None: self._read(of)}
+        self._held[key] = forms
+        whole = forms[None]
+        if not isinstance(whole, str):
+            most = max(2, HELD_BYTES // (_COPIES * max(1, whole.centred.nbytes)))
+            while len(self._held) > most:
+                del self._held[next(iter(self._held))]
+        return forms
+
+    def _read(self, of: KeptMoment) -> Representation | str:
+        try:
+            return Representation(of.layer(self._name))
+        except ValueError as error:
+            return str(error)
 
     def _content(self, of: KeptMoment) -> str:
         if of.key not in self._contents:
@@ -197,18 +222,46 @@ class Layer:
         return self._contents[of.key]
 
 
-def representation_rows(block: Block) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of ``representation_drift`` and of ``representation_pairs``, layer by layer."""
-    drift: list[dict[str, Any]] = []
-    pairs: list[dict[str, Any]] = []
-    for depth, name in enumerate(block.layers):
-        layer, place = Layer(block, name), {"layer": name, "depth": depth}
-        drift += _drift_rows(block, layer, place)
-        pairs += _pair_rows(block, layer, place)
-    return drift, pairs
+Rows = list[dict[str, Any]]
 
 
-def _drift_rows(block: Block, layer: Layer, place: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _layer_rows(block: Block, depth: int) -> tuple[Rows, Rows]:
+    """Rows of ``representation_drift`` and of ``representation_pairs`` of one layer."""
+    layer, place = Layer(block, block.layers[depth]), {"layer": block.layers[depth], "depth": depth}
+    return _drift_rows(block, layer, place), _pair_rows(block, layer, place)
+
+
+def _all_layer_rows(found: Sequence[Block]) -> list[tuple[Rows, Rows]]:
+    """The same of every layer, block by block and bottom first."""
+    pieces = _pieces(found)
+    networks = sum(len(runs) for block, depth in pieces for runs in found[block].cells.values())
+    number = min(cpus(), len(pieces), networks // PER_PROCESS) - 1
+    made = shared_out("dashboards.representation_tables", found, max(number, 0), _work(found), len(pieces))
+    return [rows for _, rows in sorted(zip(pieces, made, strict=True), key=lambda pair: pair[0])]
+
+
+def _work(found: Sequence[Block]) -> Callable[[int], tuple[Rows, Rows]]:
+    pieces = _pieces(found)
+
+    def work(piece: int) -> tuple[Rows, Rows]:
+        block, depth = pieces[piece]
+        return _layer_rows(found[block], depth)
+
+    return work
+
+
+def _pieces(found: Sequence[Block]) -> list[tuple[int, int]]:
+    """(block, layer), widest layers first: processes then end at about the same time."""
+
+    def width(piece: tuple[int, int]) -> int:
+        block = found[piece[0]]
+        return next(iter(block.cells.values()))[0].kept.final.shape(block.layers[piece[1]])[-1]
+
+    pieces = [(number, depth) for number, block in enumerate(found) for depth in range(len(block.layers))]
+    return sorted(pieces, key=width, reverse=True)
+
+
+def _drift_rows(block: Block, layer: Layer, place: Mapping[str, Any]) -> Rows:
     """Each network after training against itself before."""
     found: dict[tuple[Cell, str], dict[SeedKey, float]] = {}
     rows = []
@@ -245,11 +298,12 @@ def _null(block: Block, layer: Layer, measure: str, run: Run, key: tuple[str, ..
     if isinstance(a, str) or isinstance(b, str):
         return {"null_mean": math.nan, "null_high": math.nan}
     rng = random_generator("representations", block.task, block.scale, measure, *key)
-    null = permutation_null(MEASURES[measure], a, b, rng, PERMUTATIONS)
+    observed = layer.similarity(measure, run.kept.initial, run.kept.final).value
+    null = permutation_null(MEASURES[measure], a, b, rng, PERMUTATIONS, observed)
     return {"null_mean": null.mean, "null_high": null.quantile}
 
 
-def _pair_rows(block: Block, layer: Layer, place: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _pair_rows(block: Block, layer: Layer, place: Mapping[str, Any]) -> Rows:
     """Networks of two seeds of one source, and of each source and the baseline, before and after training."""
     rows = []
     for (one, other, fraction), seeds in _pairings(block):
@@ -324,20 +378,30 @@ def _note(similar: Iterable[Similarity]) -> str:
     return next((s.note for s in similar if s.note), "")
 
 
-def representation_tables(
-    evidence: Evidence, further: Callable[[Block], dict[str, list[dict[str, Any]]]]
-) -> dict[str, pd.DataFrame]:
+def representation_tables(evidence: Evidence, further: Callable[[Block], dict[str, Rows]]) -> dict[str, pd.DataFrame]:
     """Every table; one without rows has no columns either.
 
     Args:
         evidence: The study.
         further: Rows of filters and weights of a block (``dashboards.weight_tables``).
     """
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in NAMES}
-    for block in blocks(evidence):
-        drift, pairs = representation_rows(block)
+    rows: dict[str, Rows] = {name: [] for name in NAMES}
+    found = list(blocks(evidence))
+    for drift, pairs in _all_layer_rows(found):
         rows["representation_drift"] += drift
         rows["representation_pairs"] += pairs
-        for name, found in further(block).items():
-            rows[name] += found
-    return {name: pd.DataFrame(found) for name, found in rows.items()}
+    for block in found:
+        for name, of_block in further(block).items():
+            rows[name] += of_block
+    return {name: pd.DataFrame(of_table) for name, of_table in rows.items()}
+
+
+def main() -> None:
+    """Work on the layers of the folder in the first argument that are free."""
+    folder = Path(sys.argv[1])
+    found = cast("list[Block]", payload_of(folder))
+    help_out(folder, _work(found), len(_pieces(found)))
+
+
+if __name__ == "__main__":
+    main()

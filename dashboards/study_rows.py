@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from dashboards.evidence import Evidence
-from dashboards.processes import cpus, helpers, payload_of, take
+from dashboards.processes import cpus, help_out, payload_of, shared_out
 from dashboards.record_files import LazyPredictions
 from dashboards.task_rows import TaskRows, task_rows
 
@@ -28,37 +27,25 @@ def study_rows(evidence: Evidence) -> list[TaskRows]:
     # What was kept for comparing networks is no part of a task's rows, and may not be fit to be sent.
     sent = replace(evidence, representations={})
     lazy = isinstance(evidence.predictions, LazyPredictions)
-    with helpers("dashboards.study_rows", sent, max(number, 0) if lazy else 0) as helping:
-        own = {n: task_rows(evidence, task) for n, task in enumerate(tasks) if take(helping.folder, n)}
-        helping.wait()
-        return [
-            own.get(n) or _of_another(helping.folder, n) or task_rows(evidence, task) for n, task in enumerate(tasks)
-        ]
+    return shared_out(
+        "dashboards.study_rows",
+        sent,
+        max(number, 0) if lazy else 0,
+        lambda n: task_rows(evidence, tasks[n]),
+        len(tasks),
+    )
 
 
 def _tasks(evidence: Evidence) -> list[str]:
     return [str(task) for task in evidence.results["task"].dropna().unique()] if len(evidence.results) else []
 
 
-def _of_another(folder: Path, number: int) -> TaskRows | None:
-    """What another process has made; None of one that was ended, as for want of memory, or that failed."""
-    path = _made(folder, number)
-    return cast("TaskRows", pickle.loads(path.read_bytes())) if path.is_file() else None
-
-
-def _made(folder: Path, number: int) -> Path:
-    return folder / f"{number}.rows"
-
-
 def main() -> None:
     """Work on the tasks of the folder in the first argument that are free."""
     folder = Path(sys.argv[1])
     evidence = cast("Evidence", payload_of(folder))
-    for number, task in enumerate(_tasks(evidence)):
-        if take(folder, number):
-            partial = folder / f".{number}.part"
-            partial.write_bytes(pickle.dumps(task_rows(evidence, task)))
-            partial.replace(_made(folder, number))  # whole: what has it is done
+    tasks = _tasks(evidence)
+    help_out(folder, lambda n: task_rows(evidence, tasks[n]), len(tasks))
 
 
 if __name__ == "__main__":

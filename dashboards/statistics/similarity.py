@@ -67,15 +67,13 @@ class Representation:
         self.images = len(x)
         self.centred = _centred(x.reshape(-1, x.shape[-1]))
 
-    @classmethod
-    def _like(cls, images: int, centred: FloatArray, **known: object) -> Representation:
-        made = cls.__new__(cls)
-        made.images, made.centred = images, centred
-        made.__dict__.update(known)  # cached properties
-        return made
-
     def __len__(self) -> int:
         return len(self.centred)
+
+    @property
+    def dimensions(self) -> int:
+        """Columns."""
+        return int(self.centred.shape[1])
 
     @cached_property
     def parts(self) -> tuple[FloatArray, FloatArray]:
@@ -86,9 +84,20 @@ class Representation:
         return u[:, :rank], s[:rank]
 
     @cached_property
+    def squares(self) -> FloatArray:
+        """(rows,) squared norms of the rows."""
+        squares: FloatArray = (self.centred * self.centred).sum(axis=1)
+        return squares
+
+    @cached_property
     def own_hsic(self) -> float:
         """Unbiased HSIC with itself."""
-        return _hsic(self.centred, self.centred)
+        return _hsic(self, self)
+
+    @cached_property
+    def loadings(self) -> FloatArray:
+        """(r, d) of its columns on the orthonormal ones."""
+        return self.parts[0].T @ self.centred
 
     def basis(self, variance: float = 1.0) -> FloatArray:
         """Orthonormal columns that span it, or its leading components of that share of variance."""
@@ -99,15 +108,9 @@ class Representation:
         return u[:, : int(np.searchsorted(share, variance)) + 1]
 
     def permuted(self, order: NDArray[np.int64]) -> Representation:
-        """The images in another order."""
+        """The images in another order; shares what was worked out here, and copies only what is asked for."""
         places = len(self) // self.images
-        rows = (order[:, None] * places + np.arange(places)).reshape(-1)
-        known: dict[str, object] = {}
-        if "own_hsic" in self.__dict__:
-            known["own_hsic"] = self.own_hsic
-        if "parts" in self.__dict__:
-            known["parts"] = (self.parts[0][rows], self.parts[1])
-        return self._like(self.images, self.centred[rows], **known)
+        return _Permuted(self, (order[:, None] * places + np.arange(places)).reshape(-1))
 
     def reduced(self, components: int) -> Representation:
         """Its leading principal components; itself if it has no more."""
@@ -115,7 +118,43 @@ class Representation:
         if len(s) <= components:
             return self
         u, s = u[:, :components], s[:components]
-        return self._like(self.images, u * s, parts=(u, s))
+        made = Representation.__new__(Representation)
+        made.images, made.centred, made.parts = self.images, u * s, (u, s)
+        return made
+
+
+class _Permuted(Representation):
+    """Rows of a representation in another order: its decompositions with their rows in that order."""
+
+    def __init__(self, of: Representation, rows: NDArray[np.int64]) -> None:
+        self.images, self._of, self._rows = of.images, of, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def dimensions(self) -> int:
+        return self._of.dimensions
+
+    @cached_property
+    def centred(self) -> FloatArray:  # type: ignore[override]
+        return self._of.centred[self._rows]
+
+    @cached_property
+    def parts(self) -> tuple[FloatArray, FloatArray]:
+        u, s = self._of.parts
+        return u[self._rows], s
+
+    @cached_property
+    def squares(self) -> FloatArray:
+        return self._of.squares[self._rows]
+
+    @cached_property
+    def own_hsic(self) -> float:
+        return self._of.own_hsic
+
+    def basis(self, variance: float = 1.0) -> FloatArray:
+        return self._of.basis(variance)[self._rows]
 
 
 Values = ArrayLike | Representation
@@ -182,7 +221,7 @@ def hsic_terms(x: Values, y: Values) -> HsicTerms:
     a, b = _checked(x, y)
     if len(a) < 4:
         raise ValueError(f"unbiased HSIC needs at least 4 images, got {len(a)}")
-    return HsicTerms(xy=_hsic(a.centred, b.centred), xx=a.own_hsic, yy=b.own_hsic, images=len(a))
+    return HsicTerms(xy=_hsic(a, b), xx=a.own_hsic, yy=b.own_hsic, images=len(a))
 
 
 def debiased_cka(x: Values, y: Values) -> Similarity:
@@ -221,7 +260,7 @@ def mean_cca(x: Values, y: Values) -> Similarity:
     Arguments as in ``debiased_cka``. In [0, 1]; not estimable below ten images per dimension.
     """
     a, b = _checked(x, y)
-    return _cca(a, b, 1.0, lambda rho, _: float(rho.mean()))
+    return _cca(a, b, 1.0, _mean_correlation)
 
 
 def svcca(x: Values, y: Values, variance: float = SVCCA_VARIANCE) -> Similarity:
@@ -235,7 +274,7 @@ def svcca(x: Values, y: Values, variance: float = SVCCA_VARIANCE) -> Similarity:
     if not 0 < variance <= 1:
         raise ValueError(f"variance must lie in (0, 1], got {variance}")
     a, b = _checked(x, y)
-    return _cca(a, b, variance, lambda rho, _: float(rho.mean()))
+    return _cca(a, b, variance, _mean_correlation)
 
 
 def pwcca(x: Values, y: Values) -> Similarity:
@@ -247,9 +286,10 @@ def pwcca(x: Values, y: Values) -> Similarity:
     """
     a, b = _checked(x, y)
 
-    def weighted(rho: FloatArray, directions: FloatArray) -> float:
-        weight = np.abs((a.basis() @ directions).T @ a.centred).sum(axis=1)
-        return float((weight * rho).sum() / weight.sum())
+    def weighted(product: FloatArray) -> float:
+        directions, rho, _ = np.linalg.svd(product, full_matrices=False)
+        weight = np.abs(directions.T @ a.loadings).sum(axis=1)
+        return float((weight * np.minimum(rho, 1.0)).sum() / weight.sum())
 
     return _cca(a, b, 1.0, weighted)
 
@@ -269,9 +309,16 @@ def procrustes(x: Values, y: Values) -> Similarity:
 
 
 def permutation_null(
-    measure: Measure, x: Values, y: Values, rng: np.random.Generator, permutations: int = 100
+    measure: Measure,
+    x: Values,
+    y: Values,
+    rng: np.random.Generator,
+    permutations: int = 100,
+    observed: float | None = None,
 ) -> NullSimilarity:
     """What a measure gives for these two representations when the images of one are shuffled.
+
+    Both are decomposed once: permuting images permutes the rows of an orthonormal basis.
 
     Args:
         measure: One of this module.
@@ -279,16 +326,18 @@ def permutation_null(
         y: (n, e) activations of the same images.
         rng: Source of the permutations.
         permutations: At least 1.
+        observed: The measure without shuffling, if it is known.
     """
     a, b = _checked(x, y)
-    observed = measure(a, b).value
+    value = measure(a, b).value if observed is None else observed
+    if not np.isfinite(value):
+        nan = float("nan")
+        return NullSimilarity(mean=nan, quantile=nan, p_value=nan, permutations=permutations)
     found = np.array([measure(a, b.permuted(rng.permutation(b.images))).value for _ in range(permutations)])
-    as_similar = int((found >= observed).sum())
-    defined = np.isfinite(observed)
     return NullSimilarity(
         mean=float(found.mean()),
         quantile=float(np.quantile(found, 0.95)),
-        p_value=(1 + as_similar) / (1 + permutations) if defined else float("nan"),
+        p_value=(1 + int((found >= value).sum())) / (1 + permutations),
         permutations=permutations,
     )
 
@@ -322,7 +371,7 @@ def _checked(x: Values, y: Values) -> tuple[Representation, Representation]:
     """Both in float64 with centred columns."""
     a, b = (v if isinstance(v, Representation) else Representation(v) for v in (x, y))
     if (a.images, len(a)) != (b.images, len(b)):
-        got = f"{a.centred.shape} of {a.images} and {b.centred.shape} of {b.images} images"
+        got = f"{(len(a), a.dimensions)} of {a.images} and {(len(b), b.dimensions)} of {b.images} images"
         raise ValueError(f"representations must be (n, d) and (n, e) of the same n images, got {got}")
     return a, b
 
@@ -334,17 +383,15 @@ def _centred(x: FloatArray) -> FloatArray:
     return np.where(constant, 0.0, centred)
 
 
-def _hsic(a: FloatArray, b: FloatArray) -> float:
+def _hsic(a: Representation, b: Representation) -> float:
     n = len(a)
-    k, m = (a * a).sum(axis=1), (b * b).sum(axis=1)
-    cross = float(np.linalg.norm(a.T @ b) ** 2)
+    k, m = a.squares, b.squares
+    cross = float(np.linalg.norm(a.centred.T @ b.centred) ** 2)
     return (cross - n / (n - 2) * float(k @ m) + float(k.sum() * m.sum()) / ((n - 1) * (n - 2))) / (n * (n - 3))
 
 
-def _cca(
-    x: Representation, y: Representation, variance: float, summary: Callable[[FloatArray, FloatArray], float]
-) -> Similarity:
-    """``summary`` of the canonical correlations and of the directions, in the first basis, that they belong to."""
+def _cca(x: Representation, y: Representation, variance: float, summary: Callable[[FloatArray], float]) -> Similarity:
+    """``summary`` of the product of the two bases, whose singular values are the canonical correlations."""
     a, b = x.basis(variance), y.basis(variance)
     dims = (a.shape[1], b.shape[1])
     if not min(dims):
@@ -352,14 +399,17 @@ def _cca(
     if x.images < IMAGES_PER_DIMENSION * max(dims):
         needed = f"{x.images} images for {max(dims)} dimensions, {IMAGES_PER_DIMENSION} each are needed"
         return _not_estimable(x, y, needed, dims)
-    directions, rho, _ = np.linalg.svd(a.T @ b, full_matrices=False)
-    return _similarity(summary(np.minimum(rho, 1.0), directions), x, y, dims=dims)
+    return _similarity(summary(a.T @ b), x, y, dims=dims)
+
+
+def _mean_correlation(product: FloatArray) -> float:
+    return float(np.minimum(np.linalg.svd(product, compute_uv=False), 1.0).mean())
 
 
 def _similarity(
     value: float, x: Representation, y: Representation, note: str = "", dims: tuple[int, int] | None = None
 ) -> Similarity:
-    dims = dims or (x.centred.shape[1], y.centred.shape[1])
+    dims = dims or (x.dimensions, y.dimensions)
     return Similarity(value=value, images=x.images, dims=dims, note=note and f"not estimable: {note}")
 
 

@@ -15,13 +15,15 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
+from dashboards import representation_tables as representation_tables_module
 from dashboards.evidence import Evidence
 from dashboards.figures import draw
 from dashboards.filter_pictures import AFTER, BEFORE, filter_pictures, mosaic
 from dashboards.page import PageContent, render_page
+from dashboards.processes import shared_out
 from dashboards.representation_plots import distance_plots, drift_plots, filter_plots, pair_plots, tick_texts
 from dashboards.representation_section import representation_section
-from dashboards.representation_tables import CCA, CKA, MEASURES, PROCRUSTES, PWCCA, SVCCA, representation_tables
+from dashboards.representation_tables import CCA, CKA, MEASURES, PROCRUSTES, PWCCA, SVCCA, Layer, representation_tables
 from dashboards.representations import KeptMoment, KeptRepresentations, load_representations, storage_files
 from dashboards.static import render
 from dashboards.statistics import (
@@ -230,6 +232,38 @@ def test_too_few_images_are_not_estimable_and_a_declared_reduction_makes_them_so
     drift = reduced["representation_drift"].set_index(["pretraining_source", "measure"])
     assert drift.loc[("random", CCA), "value"] == pytest.approx(1.0, abs=1e-6)
     assert drift.loc[("random", CCA), "note"] == ""
+
+
+def assert_tables_are_those(found, tables):
+    assert found.keys() == tables.keys()
+    for name, table in tables.items():
+        pd.testing.assert_frame_equal(found[name], table, rtol=0, atol=1e-12)
+
+
+def test_several_processes_give_the_tables_of_one(made, monkeypatch):
+    evidence, tables, _ = made
+    started = []
+
+    def counted(module, payload, number, *rest):
+        started.append(number)
+        return shared_out(module, payload, number, *rest)
+
+    monkeypatch.setattr(representation_tables_module, "shared_out", counted)
+    monkeypatch.setattr(representation_tables_module, "PER_PROCESS", 1)
+    monkeypatch.setattr(representation_tables_module, "cpus", lambda: 2)
+    assert_tables_are_those(representation_tables(evidence, weight_rows), tables)
+    assert started == [1]
+
+
+def test_activations_that_do_not_fit_are_read_again(made, monkeypatch):
+    evidence, tables, _ = made
+    read = []
+    monkeypatch.setattr(Layer, "_read", lambda self, of, known=Layer._read: read.append(of) or known(self, of))
+    representation_tables(evidence, weight_rows)
+    once = len(read)
+    monkeypatch.setattr(representation_tables_module, "HELD_BYTES", 1)
+    assert_tables_are_those(representation_tables(evidence, weight_rows), tables)
+    assert len(read) - once > once
 
 
 def test_filters_and_weights(made):

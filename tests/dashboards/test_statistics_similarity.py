@@ -179,6 +179,25 @@ def test_null_of_shuffled_images():
     assert np.isnan([undefined.mean, undefined.p_value]).all()
 
 
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("places", [1, 3])
+def test_a_null_is_that_of_measures_of_shuffled_activations(measure, places):
+    """What is worked out once gives what decomposing every shuffled representation anew gives."""
+    rng = RNG(5)
+    x = rng.normal(size=(120, places, 6)) * np.geomspace(1, 1e-3, 6)
+    y = np.concatenate([x + 0.5 * rng.normal(size=x.shape), np.zeros((120, places, 2))], axis=2)
+    orders = [RNG(9).permutation(120)]
+    found = permutation_null(measure, x, y, RNG(9), permutations=1)
+    anew = [measure(x, y[order]).value for order in orders]
+    assert found.mean == pytest.approx(np.mean(anew), abs=1e-12)
+    assert found.p_value == (1 + sum(value >= measure(x, y).value for value in anew)) / 2
+
+
+def test_a_null_takes_the_observed_value_if_it_is_known():
+    x, y = related(0, n=200, d=5)
+    assert permutation_null(debiased_cka, x, y, RNG(0), 9, observed=-1.0).p_value == 1.0
+
+
 def test_layers_that_cannot_be_compared_are_named():
     x, y = related()
     infinite = x.copy()

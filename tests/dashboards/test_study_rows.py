@@ -5,7 +5,7 @@ import pickle
 import pandas as pd
 import pytest
 
-from dashboards import study_rows
+from dashboards import processes, study_rows
 from dashboards.processes import take
 from dashboards.record_files import LazyPredictions, RecordFiles, SetFile
 from dashboards.tables import build_tables
@@ -37,14 +37,14 @@ def assert_tables_are_those_of_one_process():
 
 def test_what_another_process_made_is_used(worked_on, monkeypatch):
     monkeypatch.setattr(study_rows, "cpus", lambda: 2)
-    monkeypatch.setattr(study_rows, "take", lambda folder, n: n == 0 and take(folder, n))
+    monkeypatch.setattr(processes, "take", lambda folder, n: n == 0 and take(folder, n))
     assert_tables_are_those_of_one_process()
     assert "brain" not in worked_on
 
 
 def test_what_a_process_took_and_did_not_make_is_made_here(worked_on, monkeypatch):
     monkeypatch.setattr(study_rows, "cpus", lambda: 1)
-    monkeypatch.setattr(study_rows, "take", lambda folder, n: n == 0)
+    monkeypatch.setattr(processes, "take", lambda folder, n: n == 0)
     assert_tables_are_those_of_one_process()
     assert worked_on == ["skin", "brain"]
 

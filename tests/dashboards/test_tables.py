@@ -1,6 +1,7 @@
 """Tables against the planted truths of a synthetic study, and against formulas written out independently."""
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,10 @@ from scipy.stats import t as student_t
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
+from dashboards import reading
 from dashboards.evidence import target_results
 from dashboards.planned import Plan, current_trials, make_plan
+from dashboards.reading import task_estimates
 from dashboards.tables import build_tables
 from search_spaces.names import AXES
 from tests.dashboards.synthetic import (
@@ -209,6 +212,42 @@ def test_a_loss_on_a_shifted_set_is_over_the_classes_of_both_sets():
         assert row[column] == pytest.approx(expected, abs=1e-6)
     whole = row_of(tables.cells, set="test", metric="auc_macro", **where)
     assert whole["value"] != pytest.approx(row["in_domain"], abs=1e-4)
+
+
+class _Counted(dict):
+    """Predictions that count how often each is read."""
+
+    def __init__(self, predictions):
+        super().__init__(predictions)
+        self.reads = Counter()
+
+    def __getitem__(self, key):
+        self.reads[key] += 1
+        return super().__getitem__(key)
+
+
+def test_classes_of_both_sets_need_no_second_reading_of_predictions(monkeypatch):
+    study = whole_study()
+    rows = study.results[(study.results["task"] == "skin") & (study.results["model_scale"] == "small")]
+    predictions = _Counted(
+        {
+            (trial, name): dataclasses.replace(p, y=np.where(p.y == 2, -1, p.y)) if name == "clinic_b" else p
+            for (trial, name), p in study.predictions.items()
+            if trial in set(rows["trial_id"])
+        }
+    )
+    evidence = evidence_of(study, predictions=predictions, results=target_results(rows))
+    (together,) = task_estimates(evidence)
+    assert set(predictions.reads.values()) == {1}
+    monkeypatch.setattr(reading, "_estimate_shared_classes", lambda result, batches: None)
+    (one_by_one,) = task_estimates(evidence)
+    assert set(predictions.reads.values()) == {3}
+    assert together.on_shared.keys() == one_by_one.on_shared.keys() == {(t, "clinic_b") for t in rows["trial_id"]}
+    for key, sides in one_by_one.on_shared.items():
+        for found, expected in zip(together.on_shared[key], sides, strict=True):
+            assert found.value == pytest.approx(expected.value, abs=1e-13)
+            np.testing.assert_allclose(found.psi, expected.psi, atol=1e-13)
+            assert found.classes == expected.classes == ("nevus", "melanoma")
 
 
 def _log_odds(logits, k):
