@@ -100,7 +100,7 @@ class Block:
         fraction: Label of the amount.
         primary: Whether the amount is one of the primary family.
         rows: Its rows of ``Evidence.results``, by trial id.
-        sets: Evaluation set -> runs, the in-domain one first.
+        sets: Evaluation set -> runs, the in-domain one first. None of masks, which have no probabilities.
         exclusions: Predictions that could not be used here.
     """
 
@@ -218,7 +218,8 @@ def make_block(seen: SeenBlock, evidence: Evidence, primary_amounts: frozenset[s
     """
     rows = seen.rows.set_index("trial_id", drop=False)
     exclusions: list[Exclusion] = []
-    names = sorted({name for _, name in seen.predictions}, key=lambda name: (name != IN_DOMAIN, name))
+    found: set[str] = set() if seen.is_masks else {name for _, name in seen.predictions}
+    names = sorted(found, key=lambda name: (name != IN_DOMAIN, name))
     sets = {name: runs for name in names if (runs := _set_runs(name, seen, rows, exclusions)) is not None}
     return Block(
         evidence=evidence,

@@ -227,6 +227,11 @@ class SeenBlock:
     predictions: dict[tuple[str, str], tuple[PredictionSet, SetDesign]]
     batches: Mapping[str, RunBatch] = field(default_factory=dict)
 
+    @property
+    def is_masks(self) -> bool:
+        """Whether its predictions are masks."""
+        return any(prediction.is_masks for prediction, _ in self.predictions.values())
+
 
 Watch = Callable[[SeenBlock], None]
 """Is shown each block while its predictions are in memory."""

@@ -27,6 +27,16 @@ MAX_FIGURES = 8
 
 P = TypeVar("P", bound=AnyPlot)
 
+_SUBGROUPS = (
+    f"Whom does a source harm? {harm_answers.ERROR_CONTROL} Intervals are not adjusted. A narrower gap through a worse "
+    "best group is no improvement. Error rates are those at one threshold for all groups, the smallest with a "
+    "specificity of 0.9 on validation; criteria of fairness conflict where prevalences differ and stand side by side."
+)
+_SUBGROUPS_OF_MASKS = (
+    "The overlap in each group, over its patients with the label. Harm by a source, gaps beside chance and error rates "
+    "are not judged of masks. Intervals are not adjusted."
+)
+
 
 def shift_section(evidence: Evidence, tables: Tables) -> Section:
     """In domain against shifted, effective robustness, detection by confidence."""
@@ -67,13 +77,14 @@ def subgroup_section(evidence: Evidence, tables: Tables) -> Section:
         plots, more = capped(value_plots(values, tables.of("group_gaps"), evidence.baseline))
     if not plots and len(tables.subgroups):  # no group is large enough for a band of chance
         plots, more = capped(subgroup_plots(tables.subgroups, evidence.baseline))
+    if len(tables.subgroups) and harm.empty and tables.subgroups["negative_patients"].isna().all():
+        intro = _SUBGROUPS_OF_MASKS
+    else:
+        intro = _SUBGROUPS
     return Section(
         anchor="subgroups",
         heading="Subgroups",
-        intro=f"Whom does a source harm? {harm_answers.ERROR_CONTROL} Intervals are not adjusted. A narrower gap "
-        "through a worse best group is no improvement. Error rates are those at one threshold for all groups, the "
-        "smallest with a specificity of 0.9 on validation; criteria of fairness conflict where prevalences differ and "
-        f"stand side by side.{rest or more}",
+        intro=f"{intro}{rest or more}",
         plots=(*harms, *plots),
         folded=named(
             ("Largest gaps between groups, beside chance", tables.of("group_gaps")),
@@ -113,7 +124,7 @@ def confidence_section(evidence: Evidence, tables: Tables) -> Section:
     )
 
 
-def overlap_section(tables: Tables) -> Section:
+def overlap_section(evidence: Evidence, tables: Tables) -> Section:
     """Readings of the overlap, distances, false alarms. Left out where no task has masks."""
     overlap = tables.of("overlap")
     return Section(
@@ -123,8 +134,16 @@ def overlap_section(tables: Tables) -> Section:
         "other readings stand beside them, because published numbers differ in which they mean. An image without the "
         "label has no overlap: what is predicted on it is counted apart. The 95 % Hausdorff distance (in pixels of the "
         "original image) does not exist where nothing was predicted, and those images are counted, not scored. All are "
-        "means over seeds, at thresholds that were frozen on validation; intervals are over seeds and patients.",
-        tables=named(*((title, overlap_part(overlap, part)) for title, part in OVERLAP_PARTS.items())),
+        "means over seeds, at thresholds that were frozen on validation; intervals are over seeds and patients. In the "
+        "differences a Hausdorff distance is compared on images on which both sides predict something, so read it with "
+        "those left out; p-values are adjusted by Benjamini and Hochberg, exploratory.",
+        tables=named(
+            *((title, overlap_part(overlap, part)) for title, part in OVERLAP_PARTS.items()),
+            (
+                f"Differences to {evidence.baseline} in distances and false alarms (mean over labels, exploratory)",
+                tables.of("overlap_contrasts"),
+            ),
+        ),
     )
 
 

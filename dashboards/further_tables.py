@@ -16,7 +16,7 @@ from dashboards.confidence_tables import probability_contrast_rows, probability_
 from dashboards.evidence import IN_DOMAIN, Evidence, SeenBlock
 from dashboards.exclusions import Exclusion
 from dashboards.harm_tables import decide_harm, gap_rows, harm_rows
-from dashboards.overlap_tables import is_masks, overlap_rows
+from dashboards.overlap_tables import overlap_contrast_rows, overlap_rows
 from dashboards.primary_family import absent_contrasts
 from dashboards.rate_tables import cross_rows, odds_rows, rate_rows
 from dashboards.reliability_tables import reliability_rows
@@ -56,6 +56,7 @@ NAMES = (
     "learning_area",
     "convergence",
     "overlap",
+    "overlap_contrasts",
 )
 """File names of the tables."""
 
@@ -83,11 +84,12 @@ class FurtherTables:
 
     def watch(self, seen: SeenBlock) -> None:
         """Work on one task, scale and amount. Of masks no probabilities are kept, which most tables are about."""
-        if is_masks(seen):
-            self.rows["overlap"] += overlap_rows(seen, 1 - self._evidence.alpha)
-            return
         primary = self._primary_amounts(seen.task, self._amounts[seen.task])
         block = make_block(seen, self._evidence, primary)
+        if seen.is_masks:
+            self.rows["overlap"] += overlap_rows(seen, block.level)
+            self.rows["overlap_contrasts"] += overlap_contrast_rows(seen, block)
+            return
         for runs in block.sets.values():
             self._add_groups(block, runs)
             self._add_confidence(block, runs)
@@ -143,8 +145,9 @@ def further_frames(evidence: Evidence, rows: dict[str, list[dict[str, Any]]]) ->
     found["group_odds"] = pd.DataFrame(odds_rows(rows["group_rates"]))
     if len(found["probability_contrasts"]):
         found["probability_contrasts"] = _adjusted_by_stage(evidence, found["probability_contrasts"])
-    if len(found["selective_contrasts"]):
-        found["selective_contrasts"] = adjust_study(found["selective_contrasts"])
+    for name in ("selective_contrasts", "overlap_contrasts"):
+        if len(found[name]):
+            found[name] = adjust_study(found[name])
     if len(found["robustness"]):
         others = found["robustness"]["pretraining_source"] != evidence.baseline
         p = found["robustness"]["p"].where(others)

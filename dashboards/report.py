@@ -308,7 +308,7 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
         shift_section(evidence, tables),
         subgroup_section(evidence, tables),
         confidence_section(evidence, tables),
-        *([overlap_section(tables)] if len(tables.of("overlap")) else []),
+        *([overlap_section(evidence, tables)] if len(tables.of("overlap")) else []),
         speed_section(evidence, tables),
         *representation_section(evidence, tables),
         _gates_section(tables),

@@ -74,7 +74,6 @@ def subgroup_rows(evidence: Evidence, task: TaskView) -> Iterator[dict[str, Any]
             pair = _sides(found)
             own = combined_interval(inside, level=1 - evidence.alpha) if inside else None
             gap = _mean_difference(evidence, task, [(pair[1], pair[0])]) if all(pair) else None
-            note = f"insufficient data ({design.positive}+, {design.negative}−)"
             yield {
                 **task.coordinates(cell),
                 "set": set_name,
@@ -89,10 +88,10 @@ def subgroup_rows(evidence: Evidence, task: TaskView) -> Iterator[dict[str, Any]
                 "group_images": design.images,
                 "group_patients": design.patients,
                 "positive_patients": design.positive,
-                "negative_patients": design.negative,
+                "negative_patients": float("nan") if design.negative is None else design.negative,
                 "classes": ", ".join(design.inside.classes) if design.inside else "",
                 "sufficient": own is not None,
-                "note": "" if own else note,
+                "note": "" if own else design.too_small,
                 "images": facts["images"],
             }
 

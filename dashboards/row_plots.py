@@ -21,6 +21,7 @@ from dashboards.plots import (
     records,
     split,
 )
+from dashboards.statistics.class_sets import MIN_SHOWN_PATIENTS
 from dashboards.style import (
     LineStyle,
     amount_text,
@@ -133,9 +134,9 @@ def _subgroup_plot(key: str, rows: pd.DataFrame, styles: dict[str, LineStyle]) -
     return IntervalPlot(
         key=key,
         title=f"{first['task']}: {metric_label(metric)} by {column} on {first['set']}",
-        caption=f"Largest amount ({amount_text(str(first['data_fraction']))}). A group is shown from 10 positive and "
-        "10 negative patients on; smaller ones are named, never blank. Each group has its own interval: groups of "
-        "different size must not be compared by eye alone. Exploratory.",
+        caption=f"Largest amount ({amount_text(str(first['data_fraction']))}). A group is shown from {_needed(rows)} "
+        "on; smaller ones are named, never blank. Each group has its own interval: groups of different size must not "
+        "be compared by eye alone. Exploratory.",
         alt=f"{metric_label(metric)} of {first['task']} by {column}. {words}.",
         table=rows,
         panels=panels,
@@ -143,6 +144,13 @@ def _subgroup_plot(key: str, rows: pd.DataFrame, styles: dict[str, LineStyle]) -
         x_label=metric_label(metric),
         x_range=padded(finite([*rows["value"], *rows["low"], *rows["high"]])),
     )
+
+
+def _needed(rows: pd.DataFrame) -> str:
+    """Patients that a group needs: of masks there are no negative ones."""
+    if rows["negative_patients"].isna().all():
+        return f"{MIN_SHOWN_PATIENTS} patients with the label"
+    return f"{MIN_SHOWN_PATIENTS} positive and {MIN_SHOWN_PATIENTS} negative patients"
 
 
 def _subgroup_row(r: dict[str, Any]) -> Row:

@@ -50,7 +50,8 @@ class GroupDesign:
         name: Its value.
         inside, outside: Its images and all others; None where no class has enough patients.
         images, patients: Its size.
-        positive, negative: Its patients with a positive and with a negative image of its best represented label.
+        positive, negative: Its patients with a positive and with a negative image of its best represented label;
+            of masks ``negative`` is None, as an overlap needs no image without the label.
     """
 
     column: str
@@ -60,7 +61,14 @@ class GroupDesign:
     images: int
     patients: int
     positive: int
-    negative: int
+    negative: int | None
+
+    @property
+    def too_small(self) -> str:
+        """What is said of it where no class has enough patients."""
+        if self.negative is None:
+            return f"insufficient data ({self.positive} with the label)"
+        return f"insufficient data ({self.positive}+, {self.negative}−)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +176,7 @@ def _group_design(prediction: PredictionSet, column: str, name: str, inside: NDA
         images=int(inside.sum()),
         patients=len(np.unique(prediction.patient[inside])),
         positive=best.positive_patients,
-        negative=best.negative_patients,
+        negative=None if prediction.is_masks else best.negative_patients,
     )
 
 

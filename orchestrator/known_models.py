@@ -22,6 +22,7 @@ from search_spaces.home import CACHE
 from search_spaces.identity import ScaleCard, canonical, digest
 from search_spaces.study import ScaleSpec
 from search_spaces.trial import ResolvedScale, ResolvedSource
+from trainables.unet_costs import UnetCosts
 from trainables.user_modules import code_state
 
 if TYPE_CHECKING:
@@ -85,19 +86,19 @@ class KnownModels:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
         return ModelCard(**values)
 
-    def unet_gflops(self, scale: ResolvedScale, num_outputs: int, import_paths: Sequence[str]) -> float:
-        """1e9 operations of one image's forward pass through a scale's U-Net.
+    def unet_costs(self, scale: ResolvedScale, num_outputs: int, import_paths: Sequence[str]) -> UnetCosts:
+        """What a scale's U-Net is and costs.
 
         Raises:
-            UserError: As ``trainables.scale_cards.unet_gflops``.
+            UserError: As ``trainables.scale_cards.unet_costs``.
         """
         asked = [scale.arguments, scale.input_size, num_outputs]
-        key = self._key("unet", scale.factory, asked, scale.factory, import_paths)
+        key = self._key("unet costs", scale.factory, asked, scale.factory, import_paths)
         if key not in self._known:
-            from trainables.scale_cards import unet_gflops
+            from trainables.scale_cards import unet_costs
 
-            self._keep(key, unet_gflops(scale, num_outputs, tuple(import_paths)))
-        return float(self._known[key])
+            self._keep(key, dataclasses.asdict(unet_costs(scale, num_outputs, tuple(import_paths))))
+        return UnetCosts(**self._known[key])
 
     def check_source(
         self,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator.known_models import KnownModels
-from orchestrator.plan_costs import count_budgets
+from orchestrator.plan_costs import count_budgets, note_unets
 from orchestrator.plan_data import Drawn, Findings, PlanData, read_data
 from orchestrator.plan_leaks import find_leaks, note_contents
 from orchestrator.plan_probes import SharedPasses, refuse_untrained_upstream
@@ -25,6 +25,7 @@ from orchestrator.plan_recipes import (
 from orchestrator.plan_representations import KeptBytes, check_representations
 from orchestrator.plan_stores import check_stores
 from search_spaces.amounts import Amount
+from search_spaces.catalogue import other_hash
 from search_spaces.expand import Cell, Exclusion, Expansion, Trial, expand, gang_of, priority_of
 from search_spaces.files import LoadedStudy
 from search_spaces.identity import Cards, ScaleCard, TaskCard
@@ -204,6 +205,7 @@ def make_plan(
     kept_bytes: KeptBytes = {}
     if not found.problems and load_weights:
         paths = import_paths(loaded)
+        note_unets(resolver, chosen, models, paths, found)
         kept_bytes = check_representations(study, resolver, chosen, models, data, paths, found)
     models.save()
     _note_idle_ranks(study, resolver, chosen, found)
@@ -305,7 +307,10 @@ def _file_hashes(study: Study, trials: Iterable[Trial], found: Findings) -> dict
         checkpoint = _checkpoint(study, source, scale)
         if checkpoint is not None and checkpoint.file not in hashes:
             where = f"sources.{source} for scale {scale}"
-            _keep(hashes, checkpoint.file, found.attempt(file_sha256, Path(checkpoint.file), where))
+            sha256 = found.attempt(file_sha256, Path(checkpoint.file), where)
+            _keep(hashes, checkpoint.file, sha256)
+            if sha256 is not None and (other := other_hash(checkpoint.catalogue, sha256)):
+                found.notes.append(f"{where}: {other}")
     return hashes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 
 from orchestrator.known_models import KnownModels
@@ -40,6 +41,28 @@ def count_budgets(
         found.attempt(_note_steps, resolver, trial, found)
 
 
+def note_unets(
+    resolver: Resolver, trials: Iterable[Trial], models: KnownModels, import_paths: Sequence[str], found: Findings
+) -> None:
+    """Note what a scale costs as the encoder of a U-Net, where its trials outline masks and it can be counted.
+
+    The card of a scale is that of the classifier.
+    """
+    noted: set[tuple[str, int, int]] = set()
+    for cell in dict.fromkeys(trial.cell for trial in trials):
+        outputs = resolver.pixel_outputs(cell)
+        if not outputs:
+            continue
+        scale = resolver.scale(cell)
+        key = (scale.name, scale.input_size, outputs)
+        if key in noted:
+            continue
+        noted.add(key)
+        with contextlib.suppress(UserError):  # a problem only where steps follow from it
+            costs = models.unet_costs(scale, outputs, import_paths).text
+            found.notes.append(f"scale {scale.name!r} as the encoder of a U-Net at {scale.input_size} px: {costs}")
+
+
 def _gflops(scale: ResolvedScale, outputs: int, models: KnownModels, import_paths: Sequence[str]) -> float:
     """Of the card that ``sources show`` prints, at the trial's input size; of masks those of the whole U-Net.
 
@@ -49,7 +72,7 @@ def _gflops(scale: ResolvedScale, outputs: int, models: KnownModels, import_path
     spec = ScaleSpec(factory=scale.factory, arguments=scale.arguments, input_size=scale.input_size)
     try:
         if outputs:
-            gflops = models.unet_gflops(scale, outputs, import_paths)
+            gflops = models.unet_costs(scale, outputs, import_paths).gflops
         else:
             gflops = models.model_card(scale.factory, spec, import_paths=import_paths).gflops
     except UserError as error:

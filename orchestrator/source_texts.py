@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +18,7 @@ from search_spaces.files import LoadedStudy
 from search_spaces.ladders import ladders
 from search_spaces.normalisation import NORMALISATIONS, Normalisation
 from search_spaces.study import ScaleSpec
+from search_spaces.trial import ResolvedScale
 
 if TYPE_CHECKING:
     from trainables.scale_cards import ModelCard
@@ -165,6 +166,7 @@ def print_scale(name: str, loaded: LoadedStudy, models: KnownModels, console: Co
     spec = loaded.study.scale(name)
     paths = tuple(dict.fromkeys((str(loaded.folder), str(Path.cwd()))))
     card = models.model_card(str(spec.factory), spec, import_paths=paths)
+    unet = _unet_line(name, card, spec.arguments, models, paths)
     models.save()
     console.print(f"[bold]{escape(name)}[/bold]: {escape(str(spec.factory))} {spec.arguments or ''}", highlight=False)
     ladder = spec.ladder or card.ladder or "none (it stands alone in figures)"
@@ -176,6 +178,7 @@ def print_scale(name: str, loaded: LoadedStudy, models: KnownModels, console: Co
         "parameters": f"{card.parameters:,} with {card.num_classes:,} outputs, {card.backbone_parameters:,} without",
         "cost of an image": f"{card.gflops:.3f} GFLOPs forward (2 per multiply-add), {card.activation_mib:.1f} MiB of "
         f"activations in float32, at {card.input_size} pixels",
+        "as the encoder of a U-Net": unet,
         "native": f"{card.native_size or 'no'} pixels, scaling {_scaling(card) or 'none stated'}",
         "pretrained tags": ", ".join(card.tags[:_MOST_TAGS]) + more or "none",
         "in the catalogue": ", ".join(_entries_for(str(spec.factory))) or "none",
@@ -183,6 +186,17 @@ def print_scale(name: str, loaded: LoadedStudy, models: KnownModels, console: Co
     }
     for key, value in lines.items():
         console.print(f"  {key}: {escape(value)}", highlight=False)
+
+
+def _unet_line(
+    name: str, card: ModelCard, arguments: Mapping[str, Any], models: KnownModels, paths: Sequence[str]
+) -> str:
+    """What the scale costs as the encoder of a U-Net with one output, or why it can be none."""
+    scale = ResolvedScale(name=name, factory=card.factory, arguments=arguments, input_size=card.input_size)
+    try:
+        return f"{models.unet_costs(scale, 1, paths).text}, with 1 output"
+    except UserError as error:
+        return str(error)
 
 
 def _entries_for(factory: str) -> list[str]:

@@ -21,7 +21,7 @@ from orchestrator.source_texts import (
     print_scales,
 )
 from orchestrator.terminal import make_console, user_errors
-from search_spaces.catalogue import catalogue
+from search_spaces.catalogue import catalogue, other_hash
 from search_spaces.exceptions import ScalecurvesError, UserError, unknown
 from search_spaces.expand import expand
 from search_spaces.files import LoadedStudy, load_study
@@ -284,7 +284,13 @@ def _receipt(loaded: LoadedStudy, name: str, weights: _Weights) -> list[str]:
         return [size, "weights are made by a trial of the study and can be checked when it is done"]
     receipt = initialise(built, resolver.source(name, weights.scale), _no_upstream, seed=0)
     shown = receipt.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
-    return [size, *(f"{key}: {_text(value)}" for key, value in shown.items() if key not in ("head", "source", "seed"))]
+    other = other_hash(receipt.catalogue, receipt.content) if receipt.content else ""
+    remarks = [f"note: {other}"] if other else []
+    return [
+        size,
+        *remarks,
+        *(f"{key}: {_text(value)}" for key, value in shown.items() if key not in ("head", "source", "seed")),
+    ]
 
 
 def _no_upstream(trial_id: str) -> Path:

@@ -145,6 +145,20 @@ def find_entry(name: str) -> CatalogueEntry:
     return known[name]
 
 
+def other_hash(name: str | None, sha256: str) -> str:
+    """What is said of a file that is not, byte for byte, the one that an entry knows; empty if it is or if none is
+    known.
+
+    Args:
+        name: Of the entry; None where a source names none.
+        sha256: Of the file in use.
+    """
+    entry = catalogue().get(name or "")
+    if entry is None or entry.sha256 is None or entry.sha256 == sha256:
+        return ""
+    return f"the published {entry.file_name} has sha256 {entry.sha256[:12]}..., this file {sha256[:12]}..."
+
+
 def near_entries(name: str) -> list[str]:
     """Catalogue entries with a similar name, best first."""
     return difflib.get_close_matches(name, list(catalogue()), n=3, cutoff=0.5)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import contextlib
 import pickle
+import pickletools
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +27,9 @@ TORCH_SUFFIXES = (".pth", ".pt", ".th", ".tar", ".bin", ".ckpt", ".torch")
 SUFFIXES = (*TORCH_SUFFIXES, ".safetensors", ".npz")
 
 _MOST_LEVELS = 4
+_MOST_NAMES = 5
+_SHOWN = 60
+"""Bytes of a text that was saved as weights."""
 _LEAVES = ("weight", "kernel")
 """What tells a state dict from an optimiser's state, which holds tensors too."""
 _TOP = "(top level)"
@@ -77,13 +85,17 @@ def _refuse_what_is_no_checkpoint(file: Path) -> None:
         raise UserError(f"checkpoint {file} does not exist") from None
     except OSError as error:
         raise UserError(f"checkpoint {file} cannot be read: {error.strerror or error}") from error
-    text = start.lstrip().lower()
+    text = start.removeprefix(codecs.BOM_UTF8).lstrip()
     if not start:
         raise UserError(f"checkpoint {file} is empty")
     if text.startswith(b"version https://git-lfs"):
         raise UserError(f"checkpoint {file} is a git-lfs pointer, not the weights: run git lfs pull where it came from")
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+    is_text = all(byte >= 32 or byte in b"\t\n\r" for byte in text)  # the length that starts a safetensors file is none
+    if is_text and text.startswith(b"<"):
         raise UserError(f"checkpoint {file} is a web page, not weights: the download went to a page; fetch it again")
+    if is_text:
+        shown = text[:_SHOWN].decode("utf-8", "replace")
+        raise UserError(f"checkpoint {file} is text, not weights; it starts with {shown!r}")
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -109,8 +121,8 @@ def _read_npz(file: Path) -> dict[str, Tensor]:
 
 def _read_torch(file: Path) -> Any:
     try:
-        # Many training scripts keep their command line beside the weights; it holds no code.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with _allowed(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on a pickle's protocol: what is refused is said below
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"checkpoint {file} {_pickle_trouble(file, error)}") from error
@@ -120,15 +132,38 @@ def _read_torch(file: Path) -> Any:
         raise UserError(f"checkpoint {file} {_damaged(file)}: {_first_sentence(error)}") from error
 
 
+def _allowed() -> AbstractContextManager[None]:
+    """Many training scripts keep their command line beside the weights; it holds no code."""
+    return torch.serialization.safe_globals([argparse.Namespace])
+
+
 def _pickle_trouble(file: Path, error: Exception) -> str:
-    needs = ""
+    needs: list[str] = []
     if zipfile.is_zipfile(file):
-        needs = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(file)[:5])
+        with _allowed():
+            needs = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     elif "GLOBAL " in str(error):
-        needs = str(error).partition("GLOBAL ")[2].split()[0].rstrip(".,:")
+        needs = [str(error).partition("GLOBAL ")[2].split()[0].rstrip(".,:")]
+    else:
+        needs = _names_in_pickle(file)
     if needs:
-        return f"holds more than weights: reading it would need {needs}. {_CONVERT}"
+        return f"holds more than weights: reading it would need {', '.join(needs[:_MOST_NAMES])}. {_CONVERT}"
     return _damaged(file)
+
+
+def _names_in_pickle(file: Path) -> list[str]:
+    """Classes and functions that a plain pickle names, told from its opcodes: nothing is run."""
+    texts: list[str] = []
+    names: list[str] = []
+    with contextlib.suppress(ValueError, OSError), file.open("rb") as stream:
+        for opcode, argument, _ in pickletools.genops(stream):
+            if opcode.name == "GLOBAL":
+                names.append(str(argument).replace(" ", "."))
+            elif opcode.name == "STACK_GLOBAL":
+                names.append(".".join(texts[-2:]))
+            elif isinstance(argument, str):
+                texts.append(argument)
+    return list(dict.fromkeys(names))
 
 
 def _damaged(file: Path) -> str:

@@ -26,12 +26,11 @@ from trainables.augmentation import EvaluationTransform
 from trainables.checkpoint_files import read_safetensors
 from trainables.evaluation import evaluation_crop, viewed_logits
 from trainables.factories import Origin, find_factory
-from trainables.loop import kept_thresholds
+from trainables.kept_weights import kept_thresholds, load_kept_weights
 from trainables.mask_predictions import parsed_thresholds, thresholds_text
 from trainables.mask_scores import at_side, predicted_pixels
 from trainables.models import build_model
 from trainables.task_data import worked_side
-from trainables.trial_run import load_kept_weights
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

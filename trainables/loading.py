@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from search_spaces.catalogue import catalogue
+from search_spaces.catalogue import catalogue, other_hash
 from search_spaces.exceptions import UserError
 from search_spaces.source_specs import CheckpointSource, RandomSource, TimmSource
 from search_spaces.trial import ResolvedSource, UpstreamSource
@@ -86,10 +86,10 @@ def _load_file(built: BuiltModel, weights: CheckpointSource, source: ResolvedSou
             f"(was {source.content[:8]}, is {sha256[:8]}); plan and run the study again"
         )
     prefixes = (weights.strip_prefix,) if isinstance(weights.strip_prefix, str) else weights.strip_prefix
-    checkpoint = read_state_dict(weights.file, weights.state_key)
     what = f"{subject(built, source)}, file {weights.file}"
     names = KeyMap(keep=weights.keep, strip_prefix=prefixes, rename=weights.rename)
     try:
+        checkpoint = read_state_dict(weights.file, weights.state_key)
         match = _fill(built, checkpoint, what, names, weights.drop, wanted)
     except UserError as error:
         raise UserError(f"{error}{_of_the_catalogue(weights, built, sha256)}") from None
@@ -114,8 +114,10 @@ def _of_the_catalogue(weights: CheckpointSource, built: BuiltModel, sha256: str)
     lines = []
     if entry.architectures and built.factory.name not in entry.architectures:
         lines.append(f"catalogue entry {weights.catalogue} is for {', '.join(entry.architectures)}")
-    if entry.sha256 and entry.sha256 != sha256:
-        lines.append(f"the published {entry.file_name} has sha256 {entry.sha256[:12]}..., this file {sha256[:12]}...")
+    if entry.convert and Path(weights.file).suffix != ".safetensors":
+        lines.append(f"convert it first: python -m orchestrator.sources convert {entry.convert} IN OUT.safetensors")
+    if other := other_hash(weights.catalogue, sha256):
+        lines.append(other)
     return "".join(f"\n  hint: {line}" for line in lines)
 
 

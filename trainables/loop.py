@@ -14,7 +14,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -34,6 +33,7 @@ from trainables.fitting import FitResult, Stopped, Tell, fit
 from trainables.freezing import freeze
 from trainables.groups import Group, broadcast_object
 from trainables.heads import fill_head
+from trainables.kept_weights import kept_step, kept_thresholds, load_kept_weights
 from trainables.loading import ENCODER_KEY
 from trainables.mask_predictions import (
     THRESHOLDS_KEY,
@@ -42,7 +42,6 @@ from trainables.mask_predictions import (
     evaluation_values,
     frozen_thresholds,
     mask_table,
-    parsed_thresholds,
     thresholds_text,
     validation_values,
 )
@@ -54,7 +53,7 @@ from trainables.representations import Representations
 from trainables.sources import Receipt, initialise
 from trainables.storage import Storage
 from trainables.task_data import LabelledSet, TaskData, shown_columns
-from trainables.trial_run import Tables, TrialRun, load_kept_weights
+from trainables.trial_run import Tables, TrialRun
 
 HISTORY_SCHEMA = pa.schema(
     [
@@ -156,17 +155,8 @@ def represent_only(trial: ResolvedTrial, weights: Path, destination: Path, group
         built, _ = run.initialised()
         keeper.remember(built)
         built.module.load_state_dict(load_kept_weights(weights, trial))
-        with safe_open(weights, framework="pt") as file:
-            step = int((file.metadata() or {}).get("step", 0))
-        keeper.after_training(built, step=step)
+        keeper.after_training(built, step=kept_step(weights))
         keeper.write(destination)
-
-
-def kept_thresholds(path: Path) -> Steps | None:
-    """Thresholds of masks that were frozen with these weights; None of a trial of labels."""
-    with safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get(THRESHOLDS_KEY)
-    return None if text is None else parsed_thresholds(text)
 
 
 class _Run(TrialRun):

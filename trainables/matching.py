@@ -19,6 +19,7 @@ from trainables.key_maps import KeyMap
 
 _COUNTER = "num_batches_tracked"
 """Batch norm's count of steps. It affects nothing at the fixed momentum that is usual, and old files lack it."""
+_VARIANCE = "running_var"
 _SHOWN = 5
 
 
@@ -87,7 +88,7 @@ def match_backbone(
     if problem.exists:
         raise UserError(problem.text(what))
     tensors = {n: offered[n] for n in backbone if n in offered}
-    _refuse_non_finite(tensors, what)
+    _refuse_bad_numbers(tensors, what)
     counters = tuple(n for n in backbone if n not in offered)
     return Match(tensors=tensors, missing=counters, dropped=tuple(sorted(left_out | elsewhere | set(not_kept))))
 
@@ -97,13 +98,23 @@ def _is_counter(name: str) -> bool:
 
 
 def _misfit(expected: Tensor, got: Tensor) -> bool:
-    return expected.shape != got.shape or expected.is_floating_point() != got.is_floating_point()
+    return (
+        expected.shape != got.shape or expected.is_floating_point() != got.is_floating_point() or not _has_numbers(got)
+    )
 
 
-def _refuse_non_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+def _has_numbers(tensor: Tensor) -> bool:
+    """Not so of sparse tensors, and of those that were saved without their numbers (torch's meta device)."""
+    return tensor.layout == torch.strided and not tensor.is_meta
+
+
+def _refuse_bad_numbers(tensors: Mapping[str, Tensor], what: str) -> None:
     bad = [n for n, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t.float()).all())]
     if bad:
         raise UserError(f"{what}: {len(bad)} tensors hold numbers that are not finite: {_some(bad)}")
+    negative = [n for n, t in tensors.items() if n.endswith(_VARIANCE) and bool((t.float() < 0).any())]
+    if negative:
+        raise UserError(f"{what}: {len(negative)} running variances are below 0: {_some(negative)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +172,8 @@ class _Problem:
             word = "add one of these to strip_prefix" if len(prefixes) > 1 else "add it to strip_prefix"
             listed = ", ".join(f"{p!r} ({n} tensors)" for p, n in prefixes)
             return [*hints, f"without a prefix the names would fit: {listed}: {word}"]
+        if any(self.offered[n].is_meta for n in self.misfits):
+            return [*hints, "names and shapes were saved without numbers (torch's meta device): save the weights again"]
         if channels := self.other_channels():
             return [
                 *hints,
@@ -215,7 +228,9 @@ class _Problem:
 
 
 def _form(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+    kind = "" if tensor.layout == torch.strided else " sparse"
+    without = " without numbers" if tensor.is_meta else ""
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}{kind}{without}"
 
 
 def _some(names: Sequence[str], shown: int = _SHOWN) -> str:

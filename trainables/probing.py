@@ -29,6 +29,7 @@ from trainables.feature_layer import FeatureLayer
 from trainables.features import Features, FeatureStore, built_features, wanted_features
 from trainables.fitting import Stopped, Tell
 from trainables.groups import broadcast_object
+from trainables.kept_weights import load_kept_weights
 from trainables.logistic import fit_logistic
 from trainables.models import model_facts
 from trainables.module_setup import Weights, is_channels_last, prepare
@@ -37,7 +38,7 @@ from trainables.shards import ImageStack
 from trainables.sources import Receipt, initialise
 from trainables.task_data import LabelledSet, TaskData
 from trainables.telemetry import DeviceUse
-from trainables.trial_run import Tables, TrialRun, load_kept_weights
+from trainables.trial_run import Tables, TrialRun
 from trainables.validation_metrics import is_better, validation_value
 
 CHUNK = 1024

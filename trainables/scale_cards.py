@@ -26,6 +26,7 @@ from trainables.models import model_facts
 from trainables.parts import layer_depths, parts_of
 from trainables.random_state import own_random_state
 from trainables.unet import make_unet
+from trainables.unet_costs import UnetCosts
 
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -153,8 +154,8 @@ def model_card(
     )
 
 
-def unet_gflops(scale: ResolvedScale, num_outputs: int, import_paths: tuple[str, ...] = ()) -> float:
-    """1e9 operations of one image's forward pass through the U-Net of a scale: encoder, decoder and head.
+def unet_costs(scale: ResolvedScale, num_outputs: int, import_paths: tuple[str, ...] = ()) -> UnetCosts:
+    """Build the U-Net of a scale on the meta device and count it.
 
     Args:
         scale: The encoder.
@@ -167,7 +168,10 @@ def unet_gflops(scale: ResolvedScale, num_outputs: int, import_paths: tuple[str,
     factory = find_factory(scale.factory, import_paths)
     head = model_facts(scale, num_outputs, import_paths).head
     with _counted(f"the U-Net of {factory.text}", scale.input_size):
-        return _cost_of_image(make_unet(factory, scale, num_outputs, head), scale.input_size)[0]
+        module = make_unet(factory, scale, num_outputs, head)
+        gflops, activation_mib = _cost_of_image(module, scale.input_size)
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return UnetCosts(parameters=trained, gflops=gflops, activation_mib=activation_mib)
 
 
 @contextmanager

@@ -10,10 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import load_file
 
-from search_spaces.exceptions import DataError, TrackingError, UnselectedWeightsError, UserError
+from search_spaces.exceptions import DataError, TrackingError, UserError
 from search_spaces.names import Artifact, Role, Split
 from search_spaces.results import TrialResult
 from search_spaces.trial import ResolvedTrial
@@ -21,7 +19,6 @@ from trainables.groups import Group
 from trainables.library import TaskLibrary
 from trainables.loading import HEAD_KEY
 from trainables.models import BuiltModel, build_model
-from trainables.module_setup import Weights
 from trainables.predictions import predictions_table, write_predictions
 from trainables.sources import Receipt
 from trainables.storage import Storage
@@ -30,25 +27,6 @@ from trainables.task_data import LabelledSet, TaskData, load_task_data, shown_co
 
 Tables = dict[str, pa.Table]
 """Set -> predictions."""
-
-
-def load_kept_weights(path: Path, trial: ResolvedTrial) -> Weights:
-    """The state dict in a trial's ``weights.safetensors``.
-
-    Raises:
-        UserError: The file is of another trial.
-        UnselectedWeightsError: It holds other weights than the trial was scored with.
-    """
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-    if metadata.get("trial_id") != trial.trial_id:
-        raise UserError(f"{path.name} holds weights of trial {metadata.get('trial_id')}, not of {trial.trial_id}")
-    if metadata.get("selected") != "true":
-        raise UnselectedWeightsError(
-            f"the kept weights of trial {trial.trial_id} are those of its last step, but it was scored with those of "
-            "its best validation; run it with execution.keep_weights: best to score further sets"
-        )
-    return dict(load_file(path))
 
 
 class TrialRun:

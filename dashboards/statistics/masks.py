@@ -48,7 +48,9 @@ OF_ONE_LABEL = (
 )
 """Names of ``label_metrics``."""
 
-_DISTANCES = ("hd95", "nsd")
+DISTANCES = ("hd95", "nsd")
+"""Metrics in the order of the last axis of ``distances``."""
+
 _FALSE_POSITIVES = "false_positive_images"
 
 SCALES = {
@@ -233,8 +235,8 @@ def label_influence(name: str, counts: PixelCounts, distances: FloatArray, index
     Raises:
         ValueError: Another name.
     """
-    if name in _DISTANCES:
-        return mean_influence(name, distances[:, _DISTANCES.index(name)], index)
+    if name in DISTANCES:
+        return mean_influence(name, distances[:, DISTANCES.index(name)], index)
     if name == _FALSE_POSITIVES:
         return share_influence(name, np.where(counts.empty, counts.fp > 0, np.nan), index)
     return segmentation_influence(name, counts, index)

@@ -456,7 +456,7 @@ class TestPage:
         for anchor in ("shift", "subgroups", "confidence", "speed"):
             assert f'<section id="{anchor}">' in page
         names = {path.stem for path in files.tables}
-        assert set(NAMES) - {"overlap"} <= names  # that is a table of studies of masks
+        assert set(NAMES) - {"overlap", "overlap_contrasts"} <= names  # those are tables of studies of masks
         assert "overlap" not in names
         assert {"harm_chest_test_1.svg", "reliability_chest_1.svg", "convergence_chest_1.svg"} <= {
             path.name for path in files.figures

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,7 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from dashboards import report
+from dashboards.blocks import make_block
+from dashboards.evidence import SeenBlock
+from dashboards.overlap_tables import overlap_contrast_rows
 from dashboards.prediction_sets import PredictionSet, read_predictions
+from dashboards.row_plots import subgroup_plots
+from dashboards.set_design import design_of
 from dashboards.statistics import mask_metrics, overlap_influence, segmentation_influence
 from dashboards.statistics.masks import counts_of_label, guessed_counts
 from dashboards.tables import Tables, build_tables
@@ -116,6 +122,60 @@ def test_subgroups_need_patients_with_the_label_alone():
     groups = tables().subgroups
     assert set(groups["group"]) == {"F", "M"}
     assert groups["value"].between(0.3, 1).all()
+    assert (groups["positive_patients"] > 10).all()
+    assert groups["negative_patients"].isna().all()
+    plot = subgroup_plots(groups, "random")[0]
+    assert "A group is shown from 10 patients with the label on" in plot.caption
+
+
+def test_a_group_that_is_too_small_says_how_many_patients_have_the_label():
+    prediction = predicted(people(np.random.default_rng(1)), 0.6, np.random.default_rng(2))
+    few = np.where(np.isin(prediction.patient, ["p001", "p002", "p003"]), "few", "many").astype(object)
+    design = design_of(replace(prediction, groups={"ward": few}), ["ward"])
+    group = next(group for group in design.groups if group.name == "few")
+    assert (group.inside, group.negative) == (None, None)
+    assert group.too_small == "insufficient data (3 with the label)"
+
+
+def test_distances_are_compared_where_both_sides_predict_something():
+    rng = np.random.default_rng(5)
+    crowd = people(rng)
+    ours, base = predicted(crowd, 0.8, rng), predicted(crowd, 0.6, rng)
+    hard = np.flatnonzero(np.isfinite(ours.distances[:, 0, 0]))[:4]
+    ours.distances[hard, 0, 0] = np.nan  # it predicts nothing on four images
+    base.distances[hard, 0, 0] = 500.0  # on which the other side is far off
+    design = design_of(base, [])
+    rows = study().results
+    rows = rows[(rows["data_fraction"] == "1") & (rows["seed_init"] == 0)]
+    natural, random = (rows[rows["pretraining_source"] == s]["trial_id"].iloc[0] for s in ("natural", "random"))
+    seen = SeenBlock(
+        task="skin",
+        metric="dice",
+        scale="small",
+        fraction="1",
+        rows=rows,
+        predictions={(natural, "test"): (ours, design), (random, "test"): (base, design)},
+    )
+    block = make_block(seen, synthetic.evidence_of(study()), frozenset({"1"}))
+    found = {row["metric"]: row for row in overlap_contrast_rows(seen, block)}
+    easy = np.isfinite(ours.distances[:, 0, 0]) & np.isfinite(base.distances[:, 0, 0])
+    of_patients = [pd.Series(of.distances[easy, 0, 0]).groupby(of.patient[easy]).mean().mean() for of in (ours, base)]
+    assert found["hd95"]["estimate"] == pytest.approx(of_patients[0] - of_patients[1])
+    assert {name: row["left_out"] for name, row in found.items()} == {"hd95": 4, "nsd": 0, "false_positive_images": 0}
+    assert found["nsd"]["estimate"] > 0
+
+
+def test_contrasts_of_distances_and_false_alarms_are_exploratory():
+    table = tables().of("overlap_contrasts")
+    assert set(table["metric"]) == {"hd95", "nsd", "false_positive_images"}
+    assert len(table) == 6  # three metrics, two amounts
+    by_metric = table[table["data_fraction"] == "1"].set_index("metric")
+    assert by_metric.loc["hd95", "high"] < 0 < by_metric.loc["nsd", "low"]
+    assert by_metric.loc["false_positive_images", "low"] < 0 < by_metric.loc["false_positive_images", "high"]
+    assert set(table["correction"]) == {"Benjamini-Hochberg, exploratory"}
+    tested = table[table["p"].notna()]
+    assert set(tested["metric"]) == {"hd95", "nsd"}, "of 15 patients with an image without the label nothing is tested"
+    assert (tested["p_adjusted"] >= tested["p"]).all()
 
 
 def test_readings_distances_and_false_alarms_stand_in_their_own_table():
@@ -147,7 +207,10 @@ def test_the_page_shows_them(tmp_path, monkeypatch):
         assert heading in page
     verdict = json.loads(files.verdict_json.read_text(encoding="utf-8"))
     assert any("Dice" in answer["sentence"] for answer in verdict["questions"][0]["answers"])
-    assert "overlap.csv" in {path.name for path in files.tables}
+    assert {"overlap.csv", "overlap_contrasts.csv"} <= {path.name for path in files.tables}
+    assert "Differences to random in distances and false alarms" in page
+    assert "Harm by a source, gaps beside chance and error rates are not judged of masks" in page
+    assert "20 negative patients" not in page
 
 
 COUNTS = np.array(

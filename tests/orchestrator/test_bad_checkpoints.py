@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,19 @@ def _not_a_number(state: State) -> State:
     return state
 
 
+def _below_zero(state: State) -> State:
+    first = next(n for n in state if n.endswith("running_var"))
+    return state | {first: -state[first]}
+
+
+def _without_numbers(state: State) -> State:
+    return {n: t.to("meta") for n, t in state.items()}
+
+
+def _sparse(state: State) -> State:
+    return state | {"conv1.weight": state["conv1.weight"].to_sparse()}
+
+
 def _save(content: Any) -> Callable[[Path], None]:
     return lambda file: torch.save(content, file)
 
@@ -74,10 +88,29 @@ BAD: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         _save({"state_dict": _state(), "extra": _Runs()}),
         ("holds more than weights: reading it would need", "read weights-only, because a pickle can run code"),
     ),
+    "a plain pickle that wants to run code": (
+        _write(pickle.dumps({"state_dict": _Runs()})),
+        ("holds more than weights: reading it would need", ".touch"),
+    ),
+    "code inside a command line": (
+        _save({"state_dict": _state(), "args": argparse.Namespace(hook=_Runs())}),
+        ("holds more than weights: reading it would need", "pathlib.Path"),
+    ),
     "HTML saved as weights": (_write(b"<!DOCTYPE html><html>Not found</html>"), ("is a web page, not weights",)),
+    "HTML with a byte order mark": (
+        _write(b"\xef\xbb\xbf\n<head><title>Sign in</title>"),
+        ("is a web page, not weights",),
+    ),
+    "an answer of a server": (_write(b'{"error": "not found"}'), ("is text, not weights; it starts with", "not found")),
     "one input channel": (_save(_one_channel(_state())), ("was made for images of 1 channel(s); this model reads 3",)),
     "half the tensors": (_save(_half(_state())), ("missing:", "backbone tensors")),
     "numbers that are none": (_save(_not_a_number(_state())), ("1 tensors hold numbers that are not finite",)),
+    "variances below zero": (_save(_below_zero(_state())), ("1 running variances are below 0: bn1.running_var",)),
+    "names without numbers": (
+        _save(_without_numbers(_state())),
+        ("matched: 0 of", "float32 without numbers", "saved without numbers (torch's meta device)"),
+    ),
+    "a sparse tensor": (_save(_sparse(_state())), ("matched: 34 of 35", "conv1.weight is (4, 3, 3, 3) float32 sparse")),
     "no weights at all": (_save({"epoch": 3}), ("holds no state dict", "epoch")),
     "a head under another name": (
         _save(_state(**{"classifier.weight": torch.zeros(7, 16)})),
@@ -107,6 +140,7 @@ def test_what_does_not_fit_is_refused_and_says_why(what: str, tmp_path: Path, ch
     assert code == 1
     assert "natural for tiny: does not fit" in output
     assert "Traceback" not in output
+    assert "Warning" not in output
     for words in expected:
         assert words in output
     assert not (tmp_path / "has_run").exists()

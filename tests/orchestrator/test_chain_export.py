@@ -18,20 +18,12 @@ from typer.testing import CliRunner
 from dashboards.report import gather
 from dashboards.stage_tables import stage_table
 from orchestrator.api import places_of
-from orchestrator.plan import Plan, import_paths, make_plan
 from orchestrator.plan_stages import stage_graph, stage_lines
-from orchestrator.record import Record
 from orchestrator.sweep import app
-from search_spaces.files import load_study
-from search_spaces.home import scalecurves_home
 from search_spaces.names import Artifact, Role
-from search_spaces.results import Order
-from search_spaces.trial import Workspace
+from tests.orchestrator.small_runs import plan_of, train_all
 from tests.orchestrator.small_study import raw_study, write_study
 from trainables.exported import load_exported
-from trainables.groups import SingleProcess
-from trainables.library import TaskLibrary
-from trainables.loop import train
 
 CHAIN: dict[str, Any] = {
     "axes": {"model_scale": ["tiny"], "pretraining_source": ["last"], "data_fraction": [1.0], "task": ["spots"]},
@@ -49,25 +41,6 @@ CHAIN: dict[str, Any] = {
     },
     "protocol": {"budget": {"steps": 3}, "global_batch_size": 16, "storage_size": 40, "evaluations": 3},
 }
-
-
-def plan_of(file: Path) -> Plan:
-    return make_plan(load_study(str(file)), TaskLibrary(scalecurves_home()))
-
-
-def train_all(plan: Plan) -> None:
-    """Train a plan's trials one after the other and deliver them."""
-    places = places_of()
-    storage = places.storage_of(plan.study.name)
-    record = Record(plan.study, storage, places.tracking_uri)
-    record.open()
-    home = str(places.home)
-    workspace = Workspace(home=home, storage=storage.place, import_paths=import_paths(plan.loaded))
-    for planned in sorted(plan.trials, key=lambda t: t.trial.stage):
-        trial = plan.resolver.resolved(planned.trial, f"{planned.trial_id}-00000001", workspace)
-        assert train(trial, SingleProcess(torch.device("cpu")), lambda report: Order.GO) is not None
-        record.deliver_all()
-    record.close(finished=True)
 
 
 @pytest.fixture

@@ -22,16 +22,16 @@ from orchestrator.agenda import Agenda, Entry
 from orchestrator.claims import Claim, Claims, Others
 from orchestrator.drivers import DriverNote
 from orchestrator.engine import Engine, Places
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan import Plan
 from orchestrator.record_states import TrialState
 from orchestrator.run_terms import RunOptions
-from search_spaces.files import load_study
 from search_spaces.home import scalecurves_home
 from search_spaces.names import FailureClass, State
 from tests.orchestrator.fake_executor import Planted
 from tests.orchestrator.record_fixtures import make_result, publish
+from tests.orchestrator.small_runs import plan_of
 from tests.orchestrator.small_study import raw_study, rewrite_study, write_study
-from trainables.library import TaskLibrary
+from tests.stand_ins import memory_storage
 from trainables.storage import Storage
 
 pytest_plugins = ("tests.orchestrator.record_plugin",)
@@ -43,11 +43,8 @@ def _local(tmp_path: Path) -> Storage:
     return Storage(tmp_path / "storage")
 
 
-def _memory(tmp_path: Path) -> Storage:
-    import fsspec
-
-    fsspec.filesystem("memory").store.clear()
-    return Storage("memory://bucket/prefix")
+def _memory(_: Path) -> Storage:
+    return memory_storage()
 
 
 @pytest.fixture(params=[_local, _memory], ids=["local", "fsspec-memory"])
@@ -295,7 +292,7 @@ def folder(tmp_path: Path) -> Path:
 
 def plan_in(folder: Path, **changes: Any) -> Plan:
     file = rewrite_study(folder, **raw_study() | {"seeds": 3} | changes)
-    return make_plan(load_study(str(file)), TaskLibrary(scalecurves_home()), load_weights=False)
+    return plan_of(file, load_weights=False)
 
 
 @pytest.mark.parametrize("tuned", [False, True], ids=["plain", "tuned"])

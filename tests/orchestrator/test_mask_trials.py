@@ -15,19 +15,18 @@ from typer.testing import CliRunner
 
 from dashboards.load import load_predictions, load_results
 from orchestrator.api import places_of
-from orchestrator.plan import Plan, make_plan
+from orchestrator.sources import app as sources_app
 from orchestrator.sweep import app
-from search_spaces.files import load_study
 from search_spaces.home import scalecurves_home
 from search_spaces.names import Split
-from search_spaces.trial import Workspace
+from search_spaces.trial import ResolvedScale, Workspace
+from tests.orchestrator.small_runs import plan_of, train_all
 from tests.orchestrator.small_study import raw_study
-from tests.orchestrator.test_chain_export import train_all
 from tests.trainables.made_masks import save_masks
 from trainables.exported import ExportedModel, load_exported
 from trainables.library import TaskLibrary
 from trainables.manifest import Manifest
-from trainables.scale_cards import unet_gflops
+from trainables.scale_cards import unet_costs
 
 SQUARES: dict[str, Any] = {
     "axes": {"model_scale": ["tiny"], "pretraining_source": ["random"], "data_fraction": [1.0], "task": ["squares"]},
@@ -58,18 +57,28 @@ def written(folder: Path, **changes: Any) -> Path:
     return file
 
 
-def plan_of(file: Path, load_weights: bool = False) -> Plan:
-    return make_plan(load_study(str(file)), library(), load_weights=load_weights)
-
-
 def test_a_budget_in_operations_counts_the_decoder_too(tmp_path: Path) -> None:
     protocol = SQUARES["protocol"] | {"budget": {"flops": 1e10}}
-    plan = plan_of(written(tmp_path, protocol=protocol))
+    plan = plan_of(written(tmp_path, protocol=protocol), load_weights=False)
     assert not plan.problems
     scale = plan.resolver.resolved(plan.targets[0].trial, "a", Workspace(home="", storage="")).scale
-    assert scale.gflops == unet_gflops(scale, 1)
-    steps = round(1e10 / (3 * unet_gflops(scale, 1) * 1e9 * 8))
+    assert scale.gflops == unet_costs(scale, 1).gflops
+    steps = round(1e10 / (3 * unet_costs(scale, 1).gflops * 1e9 * 8))
     assert any(f"scale 'tiny' as the encoder of a U-Net at 16 px: 1e+10 flops are {steps:,}" in n for n in plan.notes)
+
+
+def test_a_plan_says_what_the_unets_cost_and_a_scale_does_too(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    scale = ResolvedScale(name="tiny", **SQUARES["scales"]["tiny"])
+    said = unet_costs(scale, 1).text
+    assert f"scale 'tiny' as the encoder of a U-Net at 16 px: {said}" in plan_of(file).notes
+    for name, expected in (
+        ("tiny", f"as the encoder of a U-Net: {said}, with 1 output"),
+        ("vit_tiny_patch16_224", "cannot be the encoder"),
+    ):
+        ran = CliRunner().invoke(sources_app, ["show", name, "--study", str(file)])
+        assert ran.exit_code == 0, ran.output
+        assert expected in " ".join(ran.output.split())
 
 
 @pytest.mark.parametrize(
@@ -83,7 +92,7 @@ def test_a_budget_in_operations_counts_the_decoder_too(tmp_path: Path) -> None:
 def test_a_protocol_of_labels_is_one_problem_of_a_plan_of_masks(
     tmp_path: Path, protocol: dict[str, Any], said: str
 ) -> None:
-    [problem] = plan_of(written(tmp_path, protocol=protocol)).problems
+    [problem] = plan_of(written(tmp_path, protocol=protocol), load_weights=False).problems
     assert "task 'squares' (segmentation) cannot be trained with its protocol" in problem
     assert said in problem
 
@@ -101,7 +110,7 @@ def test_an_encoder_without_maps_is_one_problem_and_a_side_that_halves_unevenly_
 @pytest.mark.slow
 def test_an_exported_trial_predicts_the_masks_that_it_was_scored_with(tmp_path: Path) -> None:
     file = written(tmp_path)
-    plan = plan_of(file)
+    plan = plan_of(file, load_weights=False)
     train_all(plan)
     target, out = plan.targets[0].trial_id, tmp_path / "exported"
     ran = CliRunner().invoke(app, ["export", str(file), target[:8], str(out)])

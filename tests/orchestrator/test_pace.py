@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 
 from orchestrator.pace import Pace, TimeLeft, duration
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.stand_ins import Clock
 
 
 def test_nothing_is_said_before_the_first_trial_has_ended() -> None:

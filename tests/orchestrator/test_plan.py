@@ -14,13 +14,13 @@ import torch
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from orchestrator.plan import make_plan, stores_needed
+from orchestrator.plan import stores_needed
 from orchestrator.sweep import app
-from search_spaces.files import load_study
 from search_spaces.home import scalecurves_home
 from search_spaces.hyperrule import MEDIUM, SMALL
 from search_spaces.names import Role
 from search_spaces.trial import Workspace
+from tests.orchestrator.small_runs import plan_of
 from tests.orchestrator.small_study import raw_study, rewrite_study, write_study
 from trainables.importers import ImportOptions, import_csv, import_npz
 from trainables.library import TaskLibrary
@@ -31,10 +31,6 @@ from trainables.scale_cards import model_card
 def folder(tmp_path):
     write_study(tmp_path)
     return tmp_path
-
-
-def plan_of(file, **options):
-    return make_plan(load_study(str(file)), TaskLibrary(scalecurves_home()), **options)
 
 
 def refused(folder, command="plan", **changes):
@@ -374,3 +370,13 @@ def test_what_cannot_be_frozen_or_cut_is_found(folder):
     output = refused(folder, sources=sources, protocol={"budget": {"steps": 2}})
     assert "partial: unknown cut point 'layer9'" in output
     assert "From bottom to top: conv1, bn1, layer1, layer2, layer3." in output
+
+
+def test_a_file_that_is_not_the_published_one_is_noted(folder):
+    torch.save({}, folder / "net.th")
+    scales = {"narrow": {"factory": "trainables.ladder_nets:resnet20", "input_size": 16}}
+    sources = {"natural": {"catalogue": "cifar10_resnet20", "file": "net.th"}}
+    axis = axes(pretraining_source=["random", "natural"])
+    plan = plan_of(rewrite_study(folder, scales=scales, sources=sources, axes=axis), load_weights=False)
+    [note] = [note for note in plan.notes if "sha256" in note]
+    assert note.startswith("sources.natural for scale narrow: the published resnet20-12fca82f.th has sha256 12fc")

@@ -9,13 +9,12 @@ import pytest
 from PIL import Image
 
 from orchestrator.entries import failed_entry
-from orchestrator.plan import make_plan
 from search_spaces.contents import Overlap
-from search_spaces.files import load_study
 from search_spaces.home import scalecurves_home
 from search_spaces.names import Role, State
 from search_spaces.results import TrialResult
 from search_spaces.trial import Workspace
+from tests.orchestrator.small_runs import plan_of
 from tests.orchestrator.small_study import raw_study, rewrite_study, write_study
 from trainables.checks import check_task
 from trainables.importers import ImportOptions, import_csv
@@ -26,10 +25,6 @@ from trainables.library import TaskLibrary
 def folder(tmp_path):
     write_study(tmp_path)
     return tmp_path
-
-
-def plan_of(file):
-    return make_plan(load_study(str(file)), TaskLibrary(scalecurves_home()))
 
 
 def leakage(plan, source):

@@ -14,14 +14,7 @@ from orchestrator.running_contrasts import RunningContrasts
 from search_spaces.amounts import Amount, Seed
 from search_spaces.expand import Cell, Trial
 from search_spaces.names import Role
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.stand_ins import Clock
 
 
 def trial(source: str = "random", task: str = "skin", seed: int = 0, fraction: float = 1.0, **more: Any) -> Trial:

@@ -6,26 +6,19 @@ import json
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 from cluster.connection import connect
 from dashboards import load_representations, load_results
 from orchestrator.api import loaded, places_of, plan_study
 from orchestrator.further_representations import without_kept
 from orchestrator.known_models import KnownModels
-from orchestrator.sweep import app
 from search_spaces.home import scalecurves_home
 from search_spaces.trial import ResolvedScale
 from tests.conftest import ROOT
+from tests.orchestrator.small_runs import call
 from tests.orchestrator.small_study import rewrite_study, write_study
 
 KEPT = {"probe": {"sets": ["val", "test"], "images": 40}}
-
-
-def call(*arguments, code=0):
-    ran = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert ran.exit_code == code, f"{ran.output}\n{ran.exception!r}"
-    return ran.output
 
 
 def test_a_plan_names_unknown_layers_and_sets_and_what_is_too_large(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from orchestrator.sources import app
 from search_spaces.home import scalecurves_home
-from trainables.ladder_nets import resnet8
+from trainables.ladder_nets import resnet8, resnet20
 
 STUDY = """
 schema: 1
@@ -99,6 +99,21 @@ def test_check_of_a_file_that_does_not_fit(study: Path) -> None:
     assert code == 1
     assert "natural for tiny: does not fit" in output
     assert "add it to strip_prefix" in output
+
+
+def test_a_file_that_fits_and_is_not_the_published_one_is_pointed_out(study: Path) -> None:
+    state = {f"module.{n}": t for n, t in resnet20(num_classes=10).state_dict().items()}
+    torch.save({"state_dict": state}, study.parent / "weights" / "tiny.pth")
+    scales = STUDY.replace("ladder_nets:resnet8", "ladder_nets:resnet20").replace("arguments: {width: 4}, ", "")
+    files = scales.replace(
+        '{file: "weights/${KIND}.pth", strip_prefix: "module.", drop: [linear], contents: [cifar10]}',
+        '{catalogue: cifar10_resnet20, file: "weights/${KIND}.pth"}',
+    )
+    study.write_text(files)
+    code, output = _run("check", "natural", study=study)
+    assert code == 0
+    assert "natural for tiny: fits" in output
+    assert "note: the published resnet20-12fca82f.th has sha256 12fca82f0beb..., this file" in output
 
 
 def test_check_goes_on_after_a_missing_file(study: Path) -> None:

@@ -19,6 +19,7 @@ from dashboards.statistics import compute_metrics
 from orchestrator.sweep import app
 from search_spaces.home import scalecurves_home
 from tests.conftest import ROOT
+from tests.orchestrator.small_runs import call
 from tests.orchestrator.small_study import raw_study, rewrite_study, write_study
 
 pytestmark = pytest.mark.ray
@@ -52,12 +53,6 @@ def cluster():
     """One local cluster for all commands of this module that run in this process."""
     with connect("local", num_cpus=2, import_paths=[str(ROOT)]):
         yield
-
-
-def call(*arguments, code=0):
-    ran = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert ran.exit_code == code, f"{ran.output}\n{ran.exception!r}"
-    return ran.output
 
 
 def run(file, *more, code=0):

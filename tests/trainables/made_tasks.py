@@ -82,6 +82,10 @@ def save_lesions(library: TaskLibrary) -> Manifest:
     return save_manifest(library, "lesions", Kind.MULTICLASS, ("nv", "mel", "bcc"), multiclass_table())
 
 
+FINDINGS_SETS = {"test": {}, "site_b": {"manifest": "findings", "where": {"site": ["B"]}}}
+"""Evaluation sets of ``findings``, as a study writes them."""
+
+
 def make_task(
     library: TaskLibrary, manifest: str, evaluate: dict[str, Any] | None = None, **fields: Any
 ) -> ResolvedTask:
@@ -108,3 +112,11 @@ def make_task(
 
 def make_library(tmp_path: Path) -> TaskLibrary:
     return TaskLibrary(tmp_path / "home")
+
+
+def filled_library(tmp_path: Path) -> TaskLibrary:
+    """With the tasks ``findings`` and ``lesions``."""
+    library = make_library(tmp_path)
+    save_findings(library)
+    save_lesions(library)
+    return library

@@ -99,6 +99,13 @@ def test_file_without_its_last_stage_is_refused(tmp_path: Path, state: State, en
     assert all(torch.equal(t, before[n]) for n, t in built.module.state_dict().items())
 
 
+def test_dataparallel_at_the_top_level(tmp_path: Path, state: State) -> None:
+    path = _saved(tmp_path, LAYOUTS["dataparallel"](state)["state_dict"])
+    built = _build()
+    assert _load(built, path, catalogue="dataparallel").matched_tensors == len(state)
+    assert torch.equal(built.module.state_dict()["conv1.weight"], state["conv1.weight"])
+
+
 def test_what_is_written_beside_an_entry_counts(tmp_path: Path, state: State) -> None:
     """The averaged copy that InfoMin's file holds too."""
     path = _saved(tmp_path, LAYOUTS["infomin"](state))
@@ -202,3 +209,10 @@ def test_prefix_to_keep_that_starts_nothing(tmp_path: Path, state: State) -> Non
         UserError, match=r"no name of the checkpoint starts with keep: 'module.encoder_q.' \(they look like"
     ):
         _load(_build(), _saved(tmp_path, {"state_dict": state}), catalogue="moco_v2")
+
+
+def test_published_file_that_must_be_converted_says_how(tmp_path: Path) -> None:
+    path = tmp_path / "pretrain_res50x1.pkl"
+    path.write_bytes(b"\x80\x04N.")
+    with pytest.raises(UserError, match=r"file type '\.pkl'(?s:.)*convert it first: .* convert byol IN OUT"):
+        _load(_build(), path, catalogue="byol")

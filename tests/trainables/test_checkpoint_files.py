@@ -141,7 +141,9 @@ def test_cut_off_files(tmp_path: Path, kind: str, kept: float) -> None:
         (b"<!DOCTYPE html><html>", "is a web page"),
         (b"\n  <html><body>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a git-lfs pointer"),
-        (b"not a checkpoint at all" * 30, "damaged"),
+        (b"\xef\xbb\xbf<head><title>Sign in", "is a web page"),
+        (b"not a checkpoint at all" * 30, "is text, not weights; it starts with 'not a checkpoint"),
+        (b"\x00\x9c no checkpoint either" * 30, "damaged"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz"])

@@ -9,12 +9,10 @@ from search_spaces.amounts import Amount
 from search_spaces.exceptions import UserError
 from search_spaces.names import Kind
 from tests.trainables.made_tasks import (
-    make_library,
+    filled_library,
     make_task,
     multiclass_table,
     multilabel_table,
-    save_findings,
-    save_lesions,
     save_manifest,
 )
 from trainables.evaluation_sets import EvaluationRows, task_rows
@@ -23,10 +21,7 @@ from trainables.subsets import draw_subset
 
 @pytest.fixture
 def library(tmp_path):
-    library = make_library(tmp_path)
-    save_findings(library)
-    save_lesions(library)
-    return library
+    return filled_library(tmp_path)
 
 
 def values(rows: EvaluationRows, column: str) -> set[str]:

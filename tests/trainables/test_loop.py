@@ -25,9 +25,9 @@ from search_spaces.protocol import Protocol
 from search_spaces.results import Order, TrialResult
 from search_spaces.study import EvaluationSetSpec
 from search_spaces.trial import ResolvedScale, ResolvedSource, ResolvedTrial, UpstreamSource, Workspace
-from tests.trainables.made_tasks import make_library, make_task, save_findings, save_lesions
+from tests.trainables.made_tasks import FINDINGS_SETS, filled_library, make_task
 from tests.trainables.ranks import on_ranks
-from tests.trainables.toy import NORMALISE, TRIAL_ID, Teller, same, toy_trial
+from tests.trainables.toy import NORMALISE, TRIAL_ID, Teller, logits_in, published, same, toy_trial
 from trainables.groups import SingleProcess
 from trainables.loop import evaluate_only, train
 from trainables.models import build_model
@@ -42,15 +42,11 @@ SMALL_NET = ResolvedScale(
 PROTOCOL = Protocol.model_validate(
     {"budget": {"steps": 6}, "global_batch_size": 8, "ghost_batch_size": 4, "storage_size": 10, "evaluations": 3}
 )
-FINDINGS_SETS = {"test": {}, "site_b": {"manifest": "findings", "where": {"site": ["B"]}}}
 
 
 @pytest.fixture
 def library(tmp_path):
-    library = make_library(tmp_path)
-    save_findings(library)
-    save_lesions(library)
-    return library
+    return filled_library(tmp_path)
 
 
 @pytest.fixture
@@ -70,20 +66,10 @@ def make_trial(library, tmp_path):
     return make
 
 
-def _published(trial):
-    storage = Storage(trial.workspace.storage)
-    return storage.fetch(trial.trial_id, Artifact.TRIAL).parent
-
-
-def _logits(folder, name="test"):
-    table = pq.read_table(folder / "predictions" / f"{name}.parquet")
-    return table.select([c for c in table.column_names if c.startswith("z_")]).to_pandas().to_numpy()
-
-
 def test_a_trial_is_published_with_everything_the_record_needs(make_trial):
     trial, tell = make_trial(), Teller()
     result = train(trial, ONE, tell)
-    folder = _published(trial)
+    folder = published(trial)
     assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()) == [
         "history.parquet",
         "predictions/site_b.parquet",
@@ -109,10 +95,10 @@ def test_a_trial_is_published_with_everything_the_record_needs(make_trial):
     assert Storage(trial.workspace.storage).get_checkpoint(trial.trial_id) is None
 
 
-def test_predictions_hold_hashed_ids_truth_and_logits(make_trial):
+def test_predictions_hold_hashed_ids_truth_andlogits_in(make_trial):
     trial = make_trial()
     train(trial, ONE, Teller())
-    table = pq.read_table(_published(trial) / "predictions" / "test.parquet")
+    table = pq.read_table(published(trial) / "predictions" / "test.parquet")
     metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     assert metadata["trial_id"] == TRIAL_ID
     assert (metadata["kind"], metadata["set"], metadata["aggregation"]) == ("multilabel", "test", "none")
@@ -129,7 +115,7 @@ def test_predictions_hold_hashed_ids_truth_and_logits(make_trial):
 def test_validation_predictions_are_kept_without_being_an_evaluation_set(make_trial):
     trial = make_trial()
     result = train(trial, ONE, Teller())
-    path = _published(trial) / "predictions" / "val.parquet"
+    path = published(trial) / "predictions" / "val.parquet"
     table = pq.read_table(path)
     metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     assert (metadata["set"], len(metadata["set_hash"])) == ("val", 16)
@@ -143,7 +129,7 @@ def test_a_trial_that_is_scored_on_nothing_keeps_no_validation_predictions(make_
     trial = make_trial(role=Role.SEARCH)
     unscored = trial.model_copy(update={"task": trial.task.model_copy(update={"evaluate": {}})})
     train(unscored, ONE, Teller())
-    assert not (_published(unscored) / "predictions").exists()
+    assert not (published(unscored) / "predictions").exists()
 
 
 @pytest.mark.parametrize("views", ["flip", "ten_crop"])
@@ -154,17 +140,17 @@ def test_views_at_test_time_change_the_scores_and_not_the_training(make_trial, v
     )
     first, second = train(plain, ONE, Teller()), train(several, ONE, Teller())
     assert (first.loss, first.best_value) == (second.loss, second.best_value)
-    scores = [_logits(_published(trial)) for trial in (plain, several)]
+    scores = [logits_in(published(trial)) for trial in (plain, several)]
     assert not np.array_equal(*scores)
     np.testing.assert_allclose(*scores, atol=0.5)
-    table = pq.read_table(_published(several) / "predictions" / "test.parquet")
+    table = pq.read_table(published(several) / "predictions" / "test.parquet")
     assert table.schema.metadata[b"test_time_augmentation"] == views.encode()
 
 
 def test_multiclass_predictions_have_one_column_of_truth(make_trial):
     trial = make_trial("lesions")
     train(trial, ONE, Teller())
-    table = pq.read_table(_published(trial) / "predictions" / "test.parquet")
+    table = pq.read_table(published(trial) / "predictions" / "test.parquet")
     assert {"y", "z_nv", "z_mel", "z_bcc"} <= set(table.column_names)
     assert set(table["y"].to_pylist()) <= {-1, 0, 1, 2}
 
@@ -172,7 +158,7 @@ def test_multiclass_predictions_have_one_column_of_truth(make_trial):
 def test_kept_weights_say_what_they_are_and_score_further_sets(make_trial, library, tmp_path):
     trial = make_trial()
     train(trial, ONE, Teller())
-    weights = _published(trial) / Artifact.WEIGHTS
+    weights = published(trial) / Artifact.WEIGHTS
     with safe_open(weights, framework="pt") as file:
         metadata = file.metadata()
     assert json.loads(metadata["head"]) == ["linear.weight", "linear.bias"]
@@ -181,7 +167,7 @@ def test_kept_weights_say_what_they_are_and_score_further_sets(make_trial, libra
     sets = {**trial.task.evaluate, "women": EvaluationSetSpec(where={"sex": ["F"]})}
     further = trial.model_copy(update={"task": trial.task.model_copy(update={"evaluate": sets})})
     files = evaluate_only(further, weights, ["test", "women"], tmp_path / "out", ONE)
-    assert np.array_equal(_logits(_published(trial)), pq.read_table(files["test"]).select(["z_opacity", "z_nodule"]))
+    assert np.array_equal(logits_in(published(trial)), pq.read_table(files["test"]).select(["z_opacity", "z_nodule"]))
     women = pq.read_table(files["women"])
     assert 0 < women.num_rows < 10
     assert women.schema.metadata[b"set"] == b"women"
@@ -190,7 +176,7 @@ def test_kept_weights_say_what_they_are_and_score_further_sets(make_trial, libra
 def test_further_sets_are_refused_with_a_reason(make_trial, tmp_path):
     trial = make_trial()
     train(trial, ONE, Teller())
-    weights = _published(trial) / Artifact.WEIGHTS
+    weights = published(trial) / Artifact.WEIGHTS
     with pytest.raises(UserError, match="Did you mean 'site_b'"):
         evaluate_only(trial, weights, ["site_bb"], tmp_path, ONE)
     with pytest.raises(UserError, match=f"of trial {TRIAL_ID}, not of {'f' * 16}"):
@@ -202,7 +188,7 @@ def test_a_recipe_that_follows_the_loss_trains_stops_early_and_scores_its_weight
     protocol = Protocol.model_validate({**small, "stop_patience": 1, "lr": 0.05})
     trial = make_trial(protocol=protocol)
     result = train(trial, ONE, Teller())
-    history = pq.read_table(_published(trial) / Artifact.HISTORY).to_pylist()
+    history = pq.read_table(published(trial) / Artifact.HISTORY).to_pylist()
     assert [row["step"] for row in history] == list(range(2, result.steps + 1, 2))  # 16 images in batches of 8
     assert result.steps < 80
     losses = [row["val_loss"] for row in history]
@@ -211,16 +197,16 @@ def test_a_recipe_that_follows_the_loss_trains_stops_early_and_scores_its_weight
     weights = Storage(trial.workspace.storage).fetch(TRIAL_ID, Artifact.WEIGHTS)
     files = evaluate_only(trial, weights, ["test"], tmp_path / "again", ONE)
     again = pq.read_table(files["test"])
-    first = pq.read_table(_published(trial) / "predictions" / "test.parquet")
+    first = pq.read_table(published(trial) / "predictions" / "test.parquet")
     assert again.column_names == first.column_names
-    assert np.array_equal(_logits(_published(trial)), again.select([c for c in again.column_names if c[:2] == "z_"]))
+    assert np.array_equal(logits_in(published(trial)), again.select([c for c in again.column_names if c[:2] == "z_"]))
 
 
 def test_a_zero_head_starts_from_equal_outputs(make_trial):
     protocol = PROTOCOL.model_copy(update={"head_init": "zero", "lr": 1e-30, "optimizer": "sgd", "select": "last"})
     trial = make_trial(protocol=protocol)
     train(trial, ONE, Teller())
-    assert np.abs(_logits(_published(trial))).max() < 1e-20
+    assert np.abs(logits_in(published(trial))).max() < 1e-20
 
 
 def _best_is_early(monkeypatch):
@@ -267,7 +253,7 @@ def test_a_trial_starts_from_the_backbone_of_another(make_trial):
     )
     target = make_trial(source=source)
     train(target, ONE, Teller())
-    receipt = json.loads((_published(target) / Artifact.RECEIPT).read_text())
+    receipt = json.loads((published(target) / Artifact.RECEIPT).read_text())
     assert (receipt["form"], receipt["matched_tensors"]) == ("trial", receipt["backbone_tensors"])
     missing = source.model_copy(update={"weights": UpstreamSource(upstream_trial_id="b" * 16)})
     with pytest.raises(UserError, match=f"{'b' * 16}, whose weights are not in the storage"):
@@ -286,7 +272,7 @@ def test_a_stopped_trial_leaves_a_checkpoint_and_continues_bit_for_bit(make_tria
     assert (first.resumed_from, second.resumed_from) == (0, 2 * stop_after)
     assert (first.best_step, first.best_value, first.loss) == (second.best_step, second.best_value, second.loss)
     assert storage.get_checkpoint(TRIAL_ID) is None
-    _assert_equal_folders(_published(whole), _published(parted))
+    _assert_equal_folders(published(whole), published(parted))
 
 
 def _assert_equal_folders(first, second):
@@ -342,7 +328,7 @@ def test_two_ranks_publish_what_one_does_and_only_rank_0_answers(make_trial, tmp
     assert second is None
     assert [r["val"] for r in reports] == [r["val"] for r in other_reports]
     for name in ("test", "site_b"):
-        np.testing.assert_allclose(_logits(_published(alone), name), _logits(_published(together), name), atol=2e-3)
+        np.testing.assert_allclose(logits_in(published(alone), name), logits_in(published(together), name), atol=2e-3)
 
 
 def test_a_frozen_bottom_stays_whoever_trains_and_stops(make_trial, tmp_path):
@@ -357,7 +343,7 @@ def test_a_frozen_bottom_stays_whoever_trains_and_stops(make_trial, tmp_path):
     train(parted, ONE, Teller())
     on_ranks(_train_json, 2, tmp_path / "ranks", together.model_dump_json())
     start = build_model(scale, len(alone.task.labels), alone.seed.init).module.state_dict()
-    ends = [load_file(_published(t) / Artifact.WEIGHTS) for t in (alone, parted, together)]
+    ends = [load_file(published(t) / Artifact.WEIGHTS) for t in (alone, parted, together)]
     for name, tensor in start.items():
         frozen = name.startswith(("conv1", "bn1", "layer1"))
         assert all(torch.equal(end[name], tensor) for end in ends) == frozen, name
@@ -440,4 +426,4 @@ def test_warm_equals_cold_bit_for_bit(make_trial, tmp_path):
         train(warm, ONE, Teller())
     finally:
         torch.set_num_threads(threads)
-    _assert_equal_folders(_published(cold), _published(warm))
+    _assert_equal_folders(published(cold), published(warm))

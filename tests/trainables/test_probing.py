@@ -21,9 +21,9 @@ from search_spaces.results import Order
 from search_spaces.source_specs import CheckpointSource
 from search_spaces.study import EvaluationSetSpec
 from search_spaces.trial import ResolvedScale, ResolvedSource, ResolvedTrial, Workspace
-from tests.trainables.made_tasks import make_library, make_task, save_findings, save_lesions
+from tests.trainables.made_tasks import FINDINGS_SETS, filled_library, make_task
 from tests.trainables.ranks import on_ranks
-from tests.trainables.toy import NORMALISE, TRIAL_ID, Teller, toy_trial
+from tests.trainables.toy import NORMALISE, TRIAL_ID, Teller, logits_in, published, toy_trial
 from trainables.feature_layer import FeatureLayer
 from trainables.features import wanted_features
 from trainables.groups import SingleProcess
@@ -39,15 +39,11 @@ ONE = SingleProcess()
 NET = ResolvedScale(name="n", factory="trainables.ladder_nets:resnet8", arguments={"width": 4}, input_size=8)
 LINEAR = Protocol.model_validate({"base": "linear_probe", "storage_size": 10})
 NEAREST = Protocol.model_validate({"base": "knn", "storage_size": 10, "neighbours": [1, 3, 9, 500]})
-FINDINGS_SETS = {"test": {}, "site_b": {"manifest": "findings", "where": {"site": ["B"]}}}
 
 
 @pytest.fixture
 def library(tmp_path):
-    library = make_library(tmp_path)
-    save_findings(library)
-    save_lesions(library)
-    return library
+    return filled_library(tmp_path)
 
 
 @pytest.fixture
@@ -73,15 +69,6 @@ def passes(monkeypatch):
 
     monkeypatch.setattr(Probing, "_compute", counted)
     return seen
-
-
-def published(trial):
-    return Storage(trial.workspace.storage).fetch(trial.trial_id, Artifact.TRIAL).parent
-
-
-def logits(folder, name="test"):
-    table = pq.read_table(folder / "predictions" / f"{name}.parquet")
-    return table.select([c for c in table.column_names if c.startswith("z_")]).to_pandas().to_numpy()
 
 
 def feature_stores(library):
@@ -112,7 +99,7 @@ def test_a_trial_publishes_what_the_record_needs_and_validation_chose(make_trial
     table = pq.read_table(folder / "predictions" / "val.parquet").to_pandas()
     labels = [c for c in table if c.startswith("y_")]
     truth = table[labels].to_numpy() if labels else table["y"].to_numpy().astype(int)
-    assert validation_value("auc_macro", logits(folder, "val"), truth) == pytest.approx(result.best_value, abs=1e-6)
+    assert validation_value("auc_macro", logits_in(folder, "val"), truth) == pytest.approx(result.best_value, abs=1e-6)
     assert json.loads((folder / Artifact.RECEIPT).read_text())["form"] == "random"
     assert result.parameters > result.backbone_parameters > 0
 
@@ -201,7 +188,7 @@ def test_weights_that_are_drawn_go_with_the_number_of_outputs(make_trial, librar
 def test_a_damaged_store_is_computed_again_and_an_evicted_one_too(make_trial, passes, library):
     trial = make_trial(protocol=NEAREST)
     train(trial, ONE, Teller())
-    first = logits(published(trial))
+    first = logits_in(published(trial))
     for store in feature_stores(library):
         (shard,) = store.path.glob("*.arrow")
         assert damaged_shards(store.path) == []
@@ -211,7 +198,7 @@ def test_a_damaged_store_is_computed_again_and_an_evicted_one_too(make_trial, pa
         assert damaged_shards(store.path) == [shard.name]
     train(trial, ONE, Teller())
     assert len(passes) == 4
-    assert np.array_equal(logits(published(trial)), first)
+    assert np.array_equal(logits_in(published(trial)), first)
     assert {store.path for store in evict(library.home, 0)} >= {store.path for store in feature_stores(library)}
     assert feature_stores(library) == []
     train(trial, ONE, Teller())
@@ -261,7 +248,7 @@ def test_ranks_share_the_pass(make_trial, tmp_path):
     assert train(make_trial(storage=tmp_path / "one"), ONE, Teller()).best_value == first  # from the store
     evict(Path(make_trial().workspace.home), 0)
     train(make_trial(storage=tmp_path / "alone"), ONE, Teller())
-    two, one, alone = (logits(published(make_trial(storage=tmp_path / n))) for n in ("two", "one", "alone"))
+    two, one, alone = (logits_in(published(make_trial(storage=tmp_path / n))) for n in ("two", "one", "alone"))
     np.testing.assert_array_equal(two, one)
     np.testing.assert_allclose(two, alone, atol=2e-3)
 

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from search_spaces.exceptions import UserError
 from search_spaces.trial import ResolvedScale
 from trainables.cbr_nets import CBR, cbr_large_t, cbr_large_w, cbr_small, cbr_tiny
-from trainables.scale_cards import model_card, timm_families, unet_gflops
+from trainables.scale_cards import model_card, timm_families, unet_costs
 from trainables.slim_nets import slim_cbr_small, slim_resnet50
 
 BIT = {
@@ -123,8 +123,11 @@ def test_operations_of_a_unet_are_those_of_the_library_it_is_of(factory: str) ->
     with torch.no_grad(), counter:
         whole(torch.zeros(1, 3, 64, 64))
     scale = ResolvedScale(name="encoder", factory=factory, input_size=64)
-    assert unet_gflops(scale, 3) == pytest.approx(counter.get_total_flops() / 1e9, abs=1e-6)
-    assert unet_gflops(scale, 3) > 2 * model_card(factory, input_size=64).gflops
+    costs, card = unet_costs(scale, 3), model_card(factory, input_size=64)
+    assert costs.gflops == pytest.approx(counter.get_total_flops() / 1e9, abs=1e-6)
+    assert costs.gflops > 2 * card.gflops
+    assert costs.parameters == sum(p.numel() for p in whole.parameters())
+    assert costs.activation_mib > card.activation_mib
 
 
 def test_all_of_timm_is_in_a_family() -> None:

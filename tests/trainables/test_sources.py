@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.torch
+import timm
 import torch
 import torchvision
 from timm.layers import StdConv2d
@@ -110,7 +111,7 @@ def test_all_sources_start_from_one_head(file: Path) -> None:
     assert torch.equal(*heads)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
 def test_other_number_formats_become_float32(tmp_path: Path, trained, dtype: torch.dtype) -> None:
     path = tmp_path / "net.safetensors"
     cast = {n: t.to(dtype) if t.is_floating_point() else t for n, t in trained.items()}
@@ -257,6 +258,19 @@ def test_original_bit_file(bit) -> None:
     assert receipt.matched_tensors == receipt.backbone_tensors
     assert receipt.dropped == ("head.fc.bias", "head.fc.weight")
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(built.module.eval().forward_features(images), model.forward_features(images))
+
+
+@pytest.mark.slow
+def test_original_file_of_the_smallest_published_bit(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("resnetv2_50x1_bit", num_classes=3).eval()
+    _bit_file(tmp_path / "BiT-S-R50x1.npz", model)
+    built = build_model(_scale("resnetv2_50x1_bit", 64), 2, seed=0)
+    receipt = _load(built, source_form({"catalogue": "bit_s", "file": str(tmp_path / "BiT-S-R50x1.npz")}))
+    assert (receipt.matched_tensors, receipt.matched_numbers) == (receipt.backbone_tensors, 23_500_352)
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert torch.equal(built.module.eval().forward_features(images), model.forward_features(images))
 

@@ -12,6 +12,7 @@ import pytest
 from search_spaces.exceptions import UserError
 from search_spaces.names import Artifact, FailureClass, State
 from search_spaces.results import Failure, TrialResult
+from tests.stand_ins import memory_storage
 from tests.trainables.toy import TRIAL_ID, toy_trial
 from trainables.storage import Storage
 
@@ -48,11 +49,8 @@ def _subtree(tmp_path):
     return Storage("root", filesystem=pafs.SubTreeFileSystem(str(tmp_path / "below"), pafs.LocalFileSystem()))
 
 
-def _memory(tmp_path):
-    import fsspec
-
-    fsspec.filesystem("memory").store.clear()
-    return Storage("memory://bucket/prefix")
+def _memory(_):
+    return memory_storage()
 
 
 @pytest.fixture(params=[_local, _uri, _subtree, _memory], ids=["local", "file-uri", "subtree", "fsspec-memory"])

@@ -19,11 +19,9 @@ from search_spaces.protocol import Protocol
 from search_spaces.trial import ResolvedScale
 from tests.trainables.made_tasks import (
     colour,
-    make_library,
+    filled_library,
     make_task,
     multilabel_table,
-    save_findings,
-    save_lesions,
     save_manifest,
 )
 from tests.trainables.toy import toy_trial
@@ -39,10 +37,7 @@ from trainables.task_data import forget_tasks, load_task_data, prediction_frame,
 @pytest.fixture
 def library(tmp_path):
     forget_tasks()
-    library = make_library(tmp_path)
-    save_findings(library)
-    save_lesions(library)
-    return library
+    return filled_library(tmp_path)
 
 
 def make_trial(task, fraction=1.0, subset=0, storage_size=16, input_size=8):

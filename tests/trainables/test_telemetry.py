@@ -5,17 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.stand_ins import Clock
 from trainables.telemetry import DeviceUse, Phase, StepClock
 
 CPU = torch.device("cpu")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

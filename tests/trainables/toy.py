@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from torch import nn
 
 from search_spaces.amounts import Amount, Seed
-from search_spaces.names import Role
+from search_spaces.names import Artifact, Role
 from search_spaces.protocol import Augmentation, Budget, Protocol
 from search_spaces.results import Order
 from search_spaces.study import Normalisation, RandomSource
 from search_spaces.trial import ResolvedScale, ResolvedSource, ResolvedTask, ResolvedTrial, Workspace
+from trainables.storage import Storage
 
 TRIAL_ID = "0123456789abcdef"
 NORMALISE = Normalisation(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
@@ -110,6 +113,17 @@ class Teller:
     def __call__(self, report):
         self.reports.append(report)
         return self._orders.pop(0) if self._orders else Order.GO
+
+
+def published(trial: ResolvedTrial) -> Path:
+    """The folder that a finished trial left in its storage."""
+    return Storage(trial.workspace.storage).fetch(trial.trial_id, Artifact.TRIAL).parent
+
+
+def logits_in(folder: Path, name: str = "test") -> np.ndarray:
+    """(N, K) logits of a published evaluation set."""
+    table = pq.read_table(folder / "predictions" / f"{name}.parquet")
+    return table.select([c for c in table.column_names if c.startswith("z_")]).to_pandas().to_numpy()
 
 
 def same(first, second):
