@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -305,6 +307,25 @@ class TestRefusals:
         assert any("chest, test: 1 of 3 predictions are about other images" in line for line in lines)
 
 
+def test_a_table_is_described_before_it_is_added(tmp_path):
+    write_predictions(tmp_path / "p.parquet", signal=1, noise_seed=0)
+    rows = [row(scale="R50"), row("natural", value="nan"), row("natural", seed=1, predictions="p.parquet"), row()]
+    lines = read_only([*rows[:3], rows[3] | {"fold": 1}], tmp_path).lines()
+    assert "model_scale: R50, r50 differ in capitals alone, and count as different" in lines
+    assert "values that are blank or nan, so undefined and not used: 1" in lines
+    assert "there is one source only: nothing can be compared with it" in read_only([row()], tmp_path).lines()
+    twice = read_only([row() | {"fold": 0}, row() | {"fold": 1}, row("natural") | {"fold": 0}], tmp_path).lines()
+    assert "such rows differ in the columns fold, which mean nothing here" in twice
+
+
+def test_logits_that_are_not_finite_are_counted_before_they_are_added(tmp_path):
+    broken = pq.read_table(write_predictions(tmp_path / "p.parquet", signal=1, noise_seed=0))
+    z = pa.array([float("inf")] * len(broken))
+    pq.write_table(broken.set_column(broken.column_names.index("z_tumour"), "z_tumour", z), tmp_path / "p.parquet")
+    lines = read_only([row(predictions="p.parquet"), row("natural")], tmp_path).lines()
+    assert "predictions with z_ that are not finite, so not used: 1 of 1" in lines
+
+
 def test_the_command(tmp_path, tracking_uri, monkeypatch):
     monkeypatch.setattr(report, "render", lambda plot: (b"<svg/>", b"png"))
     table = write_csv(tmp_path / "others.csv", paired(2.0, 0.4, level=82))
@@ -325,6 +346,11 @@ def test_the_command(tmp_path, tracking_uri, monkeypatch):
     assert "medical seems to help on chest at 100 % (r50): +0.020 AUC" in done
     assert (tmp_path / "report" / "index.html").is_file()
     assert "--map takes OLD=NEW" in run("--map", "arch", code=1)
+    assert "--decimal is . or a comma, got 'x'" in run("--decimal", "x", code=1)
+    german = table.read_text("utf-8").replace(",", ";").replace(".", ",").replace("chest", "Schädel")
+    table.write_bytes(german.encode("cp1252"))
+    read = run("--scale", "0.01", "--decimal", ",", "--encoding", "cp1252", "--dry-run")
+    assert "10 trials would be added" in read
 
 
 @pytest.mark.usefixtures("no_static_figures")
