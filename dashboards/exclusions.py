@@ -23,6 +23,7 @@ class Why(StrEnum):
     SAME_SEED = "a second result of one seed"
     SAME_PREDICTIONS = "the same predictions as another seed"
     NOT_FINITE = "logits that are not finite"
+    NO_VALUE = "reported without a value, or without the primary metric"
     OTHER_METRIC = "predictions of a kind that has no such metric"
     ONE_CLASS = "the metric is undefined on this set"
     NO_BATCH = "predictions that cannot be put beside each other (not in the tables on harm and probabilities)"

@@ -288,12 +288,20 @@ def _without_a_value(result: TaskEstimates) -> Iterator[Exclusion]:
             estimate = result.values.get((trial_id, name, result.metric))
             if (trial_id, name) in excluded or (estimate is not None and np.isfinite(estimate.value)):
                 continue
-            if estimate is None:
+            if _is_reported(result, trial_id, name):
+                why = Why.NO_VALUE
+            elif estimate is None:
                 why = Why.NO_PREDICTIONS
             else:
                 chance = result.chance.get(name)
                 why = Why.ONE_CLASS if chance is not None and np.isnan(chance.value) else Why.NOT_FINITE
             yield Exclusion(why=why, task=result.task, set=name, trial_id=trial_id)
+
+
+def _is_reported(result: TaskEstimates, trial_id: str, name: str) -> bool:
+    """Whether only numbers of a set are known."""
+    sets = result.rows.at[trial_id, "reported"] if "reported" in result.rows else None
+    return isinstance(sets, list) and name in sets
 
 
 def _add_reported(result: TaskEstimates, rows: pd.DataFrame) -> None:

@@ -54,7 +54,7 @@ from dashboards.static import render
 from dashboards.style import plural
 from dashboards.tables import Tables, build_tables
 from dashboards.tuning_tables import tuning_intro
-from dashboards.verdict.document import verdict_document
+from dashboards.verdict.document import schema_text, verdict_document
 from dashboards.verdict.frame import collect
 from dashboards.verdict.ledger import (
     Ledger,
@@ -224,7 +224,7 @@ def write_report(
     ledger = ledger or Ledger(this=read_of(evidence))
     evidence = replace(evidence, seeds_added=bool(ledger.added_seeds))
     tables = build_tables(evidence)
-    sections = _sections(evidence, tables)
+    sections = _sections(evidence, tables, ledger)
     plots = [plot for section in sections for plot in section.plots]
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
@@ -237,6 +237,7 @@ def write_report(
             document = verdict_document(evidence, tables, answers, ledger, content.summary)
             text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
             (fresh / "verdict.json").write_text(text + "\n", encoding="utf-8")
+            (fresh / "verdict.schema.json").write_text(schema_text(), encoding="utf-8")
             _write_tables(tables, fresh / "tables")
         _replace(out, fresh)
     return ReportFiles(
@@ -273,7 +274,7 @@ def _content(
     )
 
 
-def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
+def _sections(evidence: Evidence, tables: Tables, ledger: Ledger) -> tuple[Section, ...]:
     baseline = evidence.baseline
     primary = tables.cells[tables.cells["primary"]] if len(tables.cells) else tables.cells
     in_domain = tables.scales[tables.scales["set"] == IN_DOMAIN] if len(tables.scales) else tables.scales
@@ -309,7 +310,7 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
         *([overlap_section(tables)] if len(tables.of("overlap")) else []),
         speed_section(evidence, tables),
         *representation_section(evidence, tables),
-        _gates_section(tables),
+        _gates_section(tables, ledger),
         Section(
             anchor="completeness",
             heading="Completeness",
@@ -373,13 +374,14 @@ def _uncertainty(contrasts: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns={"seed_design": "what seeds vary"})
 
 
-def _gates_section(tables: Tables) -> Section:
+def _gates_section(tables: Tables, ledger: Ledger) -> Section:
     gates = tables.gates.rename(columns={"reasons": "why not", "cap": "best grade left"})
-    listed = (("Gates", gates), ("Results not used", tables.exclusions))
+    listed = (("Gates", gates), ("Results not used", tables.exclusions), ("Reads of test results", ledger.table()))
     return Section(
         anchor="gates",
         heading="Why believe it",
-        intro="Each gate with the number of contrasts that pass it. What cannot be checked counts as not passed.",
+        intro="Each gate with the number of contrasts that pass it; what cannot be checked counts as not passed. Then "
+        "results that are not used, and who read test results when.",
         tables=tuple((title, table) for title, table in listed if len(table)),
         empty="There is no contrast yet that a gate could hold back.",
     )

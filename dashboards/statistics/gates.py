@@ -5,6 +5,7 @@ Pure functions of facts that others collect. A gate that cannot be checked count
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -165,15 +166,19 @@ def seeds_gate(n_seeds: int) -> Gate | None:
 
 
 def convergence_gate(side: str, still_rising: float | None) -> Gate | None:
-    """What a side that was still improving when training stopped holds back; None if it was not, or is not known.
+    """What a side that was still improving when training stopped holds back; None if it had levelled off.
 
     Args:
         side: Its name, for the reason.
-        still_rising: Share of its trials, in [0, 1].
+        still_rising: Share of its trials, in [0, 1]; None or NaN if it is not known, such as of others' results or with
+            fewer than three validations.
     """
-    if still_rising is None or not still_rising >= RISING_SHARE:
+    if still_rising is None or math.isnan(still_rising):
+        reason = f"whether {side} was still improving when training stopped is not known"
+    elif still_rising >= RISING_SHARE:
+        reason = f"{side} was still improving when training stopped"
+    else:
         return None
-    reason = f"{side} was still improving when training stopped"
     return Gate(name=GateName.CONVERGENCE, reason=reason, cap=Letter.B, wording=Wording.SUGGESTS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -216,6 +217,12 @@ def verdict_document(
         "not_assessable": not_assessable(tables.subgroups),
     }
     return VerdictFile.model_validate(document).model_dump(mode="json", by_alias=True)
+
+
+def schema_text() -> str:
+    """The JSON Schema (2020-12) of ``verdict.json``, for readers that are not written in Python."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | VerdictFile.model_json_schema()
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 def not_assessable(subgroups: pd.DataFrame) -> list[dict[str, Any]]:

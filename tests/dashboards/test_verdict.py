@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
+from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 from statsmodels.stats.multitest import multipletests
 
@@ -22,7 +23,7 @@ from dashboards.statistics import compare_with_best, label_efficiency, linear_co
 from dashboards.tables import build_tables
 from dashboards.verdict.belief import belief_answers
 from dashboards.verdict.best import best_answers
-from dashboards.verdict.document import VERDICT_SCHEMA, VerdictFile, verdict_document
+from dashboards.verdict.document import VERDICT_SCHEMA, VerdictFile, schema_text, verdict_document
 from dashboards.verdict.frame import ANSWERING, collect, questions
 from dashboards.verdict.labels import label_answers
 from dashboards.verdict.ledger import Ledger, read_of
@@ -602,6 +603,19 @@ class TestDocument:
         assert len(again.questions) == 8
         assert sum(len(q.answers) for q in again.questions) == len(answers())
         assert again.statistics.price_per_label == 2.5
+
+    def test_readers_that_are_not_python_have_a_schema(self):
+        schema = json.loads(schema_text())
+        check = Draft202012Validator(schema)
+        Draft202012Validator.check_schema(schema)
+        ledger = Ledger(this=read_of(evidence()))
+        document = verdict_document(evidence(), tables(), answers(), ledger, "")
+        check.validate(document)
+        document["schema"] = VERDICT_SCHEMA + 1
+        document["questions"][0]["answers"][0]["question"] = 9
+        document["contrasts"][0]["verdict"] = "significant"
+        places = {tuple(error.absolute_path)[:1] for error in check.iter_errors(document)}
+        assert places == {("schema",), ("questions",), ("contrasts",)}
 
     def test_an_answer_of_no_question_is_refused(self):
         ledger = Ledger(this=read_of(evidence()))
