@@ -236,6 +236,8 @@ def _caps(facts: Facts) -> list[str]:
 
 
 def _what_would_decide(evidence: Evidence, estimate: Estimate) -> str:
+    if not estimate.n_seeds:
+        return "no seed has a defined result on both sides: see the seeds left out, and results not used"
     missing = what_is_missing(estimate, evidence.delta, alpha=evidence.alpha)
     if missing is None:
         return "no interval yet: more seeds or more test patients are needed"

@@ -118,10 +118,10 @@ def summary(evidence: Evidence, tables: Tables) -> str:
         listed = _counted(primary)
         count = plural(len(primary), "primary comparison")
         parts.append(f"Of {count} with {evidence.baseline}, {', '.join(listed[:-1])} and {listed[-1]}.")
-        caps = Counter(cap for row in rows_of(primary) if row["verdict"] != "undecided" for cap in _caps(row))
-        if caps:
-            reasons = "; ".join(cap for cap, _ in caps.most_common(3))
-            parts.append(f"“Seems to” because of: {reasons}.")
+        for wording, words in ((Wording.SUGGESTS, "“Seems to”"), (Wording.NONE, "No verdict")):
+            held = [r for r in rows_of(primary) if r["verdict"] != "undecided" and r["wording"] == str(wording)]
+            if caps := Counter(cap for row in held for cap in _caps(row)):
+                parts.append(f"{words} because of: {'; '.join(cap for cap, _ in caps.most_common(3))}.")
     if evidence.ingested is not None:
         parts.append(f"Results of {plural(len(evidence.results), 'trial')} that others ran.")
     elif not tables.completeness.empty:
@@ -321,13 +321,17 @@ def _group_finding(
 
 
 def _deficit_block(tables: Tables) -> FindingList | None:
-    missing = not_assessable(tables.subgroups)
+    missing = not_assessable(tables)
     if tables.deficits.empty and not missing:
         return None
     found = [_deficit_finding(tables, r) for r in rows_of(tables.deficits)]
     found.sort(key=lambda f: (("bad", "good", "open").index(f.tone), f.badge not in _WORSE, f.badge == "undecided"))
     listed = "; ".join(f"{m['task']} {m['set']} {m['column']}={m['group']} {m['note']}" for m in missing)
-    rest = [Finding(badge="not assessable", tone="open", text=f"Too few patients: {listed}.")] if missing else []
+    rest = (
+        [Finding(badge="not assessable", tone="open", text=f"Too few patients, or not recorded: {listed}.")]
+        if missing
+        else []
+    )
     return FindingList(
         heading="Subgroups",
         intro="Each subgroup against all other patients of the set, averaged over scales and sources at the largest "

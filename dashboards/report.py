@@ -12,11 +12,11 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import pandas as pd
 import typer
@@ -24,7 +24,7 @@ import typer
 from dashboards import narrative, tracking
 from dashboards.answers import Answer
 from dashboards.curve_plots import parameter_plots, scale_curves
-from dashboards.data_cards import card_tables, load_data_cards
+from dashboards.data_cards import Card, card_tables, load_data_cards
 from dashboards.evidence import IN_DOMAIN, Evidence, target_results
 from dashboards.evidence_sections import (
     confidence_section,
@@ -67,10 +67,12 @@ from dashboards.verdict.ledger import (
     recorded_reads,
 )
 from dashboards.verdict_plots import best_set_plots, label_savings_plots
-from search_spaces.exceptions import ScalecurvesError, UserError
+from search_spaces.exceptions import DataError, ScalecurvesError, UserError
 from search_spaces.ingested import IngestedStudy
 from search_spaces.names import Role
 from search_spaces.study import Study
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,9 +149,11 @@ def gather(
     everything = load_results(study_name, tracking_uri)
     failures = load_failures(study_name, tracking_uri)
     study, ingested, problem = _readable_study(study_name, tracking_uri)
-    plan, plan_problem = readable_plan(study, planned or load_planned(study_name, tracking_uri))
+    damaged: list[str] = []
+    recorded = planned or _whole(lambda: load_planned(study_name, tracking_uri), None, damaged)
+    plan, plan_problem = readable_plan(study, recorded)
     results, stale = current_trials(target_results(everything), plan)
-    problems = [p for p in (problem, plan_problem) if p]
+    problems = [p for p in (problem, *damaged, plan_problem) if p]
     if stale:
         problems.append(
             f"{plural(stale, 'finished trial')} of the record not shown: no part of the study as it stands."
@@ -160,8 +164,11 @@ def gather(
     uri = tracking_uri or everything.attrs.get("tracking_uri")
     kept: Mapping[str, TrialRepresentations] = {}
     if study is not None and study.representations is not None:
-        kept, damaged = _representations(study_name, results, files)
-        problems += damaged
+        kept, lost = _representations(study_name, results, files)
+        problems += lost
+    unread: list[str] = []
+    cards: Mapping[str, Card] = _whole(lambda: load_data_cards(study_name, tracking_uri), {}, unread)
+    problems += unread
     evidence = Evidence(
         name=study_name,
         results=results,
@@ -175,10 +182,19 @@ def gather(
         searches=everything[everything["role"] == Role.SEARCH],
         upstream=everything[everything["role"] == Role.UPSTREAM],
         search_failures=failures[of_search].drop_duplicates("trial_id"),
-        data_cards=load_data_cards(study_name, tracking_uri),
+        data_cards=cards,
         representations=kept,
     )
     return evidence, problems
+
+
+def _whole(read: Callable[[], T], default: T, problems: list[str]) -> T:
+    """A file of the record; the default, and a problem, if it is damaged."""
+    try:
+        return read()
+    except DataError as error:
+        problems.append(f"{error}.")
+        return default
 
 
 def _representations(

@@ -156,6 +156,8 @@ def seeds_gate(n_seeds: int) -> Gate | None:
     Args:
         n_seeds: At least 0.
     """
+    if not n_seeds:
+        return _open(GateName.SEEDS, "no seed has a result on both sides")
     if n_seeds < MIN_SEEDS_FOR_A_WORD:
         return _open(GateName.SEEDS, f"fewer than {MIN_SEEDS_FOR_A_WORD} seeds")
     if n_seeds < MIN_SEEDS:
@@ -220,12 +222,18 @@ def _leaks(facts: Facts) -> list[Gate]:
 def _design(facts: Facts) -> list[Gate]:
     checks = (
         (GateName.PATIENTS, facts.patients_known and not facts.seeds_only, _why_no_patients(facts)),
-        (GateName.PAIRING, facts.paired, "seeds are not paired: subset, order or task differ between the sides"),
+        (GateName.PAIRING, facts.paired, _why_not_paired(facts)),
         (GateName.CLASS_SET, facts.class_set_frozen, "the classes that are averaged were not frozen before results"),
         (GateName.LADDER, facts.one_ladder, "scales of different ladders: not an effect of scale"),
     )
     found = [_open(name, reason) for name, passed, reason in checks if not passed]
     return found + [_open(GateName.WAIVED, f"waived: {what}") for what in facts.waived]
+
+
+def _why_not_paired(facts: Facts) -> str:
+    if facts.paired is None:
+        return "whether seeds are pairs is not known: nothing says what they were trained on"
+    return "seeds are not paired: subset, order or task differ between the sides"
 
 
 def _why_no_patients(facts: Facts) -> str:
@@ -246,7 +254,7 @@ def _trials(facts: Facts) -> list[Gate]:
 def _strength(facts: Facts) -> list[Gate]:
     found = []
     if facts.min_patients < MIN_TEST_PATIENTS and not facts.seeds_only:
-        reason = f"{facts.min_patients} patients of the rarest class, a test needs {MIN_TEST_PATIENTS}"
+        reason = f"{_plural(facts.min_patients, 'patient')} of the rarest class, a test needs {MIN_TEST_PATIENTS}"
         found.append(Gate(name=GateName.SIZE, reason=reason, cap=Letter.C, wording=Wording.NONE))
     if (few := seeds_gate(facts.n_seeds)) is not None:
         found.append(few)

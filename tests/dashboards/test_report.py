@@ -20,7 +20,7 @@ from dashboards.report import build_report, gather, write_report
 from dashboards.static import render
 from dashboards.verdict.frame import collect
 from dashboards.verdict.words import contrast_sentence
-from search_spaces.exceptions import UserError
+from search_spaces.exceptions import DataError, UserError
 from tests.dashboards.synthetic import (
     SyntheticStudy,
     evidence_of,
@@ -333,6 +333,17 @@ def test_upstream_trials_are_no_results(recorded):
     recorded["held"]["results"] = pd.concat([recorded["results"], upstream])
     evidence, _ = gather("synthetic", "sqlite:///x.db")
     assert set(evidence.results["task"]) == {"skin", "brain"}
+
+
+def test_a_damaged_plan_or_data_card_costs_itself_alone(recorded, monkeypatch):
+    def damaged(name, uri):
+        raise DataError("plan.json of the record cannot be read")
+
+    monkeypatch.setattr(report, "load_planned", damaged)
+    monkeypatch.setattr(report, "load_data_cards", damaged)
+    evidence, problems = gather("synthetic", "sqlite:///x.db")
+    assert problems == ["plan.json of the record cannot be read."] * 2
+    assert (len(evidence.results), evidence.data_cards) == (108, {})
 
 
 def test_trials_of_an_earlier_version_are_counted_not_shown(recorded):

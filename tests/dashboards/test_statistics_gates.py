@@ -94,6 +94,20 @@ def test_nothing_known_is_no_evidence():
     assert (found.letter, found.wording) == (Letter.C, Wording.SUGGESTS)
 
 
+def test_reasons_tell_what_is_not_known_from_what_is_wrong():
+    def reason(**change):
+        (found,) = grade(dataclasses.replace(SOUND, **change)).reasons
+        return found
+
+    assert reason(paired=None) == "whether seeds are pairs is not known: nothing says what they were trained on"
+    assert reason(paired=False).startswith("seeds are not paired")
+    assert reason(still_rising=None, losing_side="random") == (
+        "whether random was still improving when training stopped is not known"
+    )
+    assert reason(n_seeds=0) == "no seed has a result on both sides"
+    assert reason(min_patients=1) == "1 patient of the rarest class, a test needs 20"
+
+
 def test_words():
     capped = grade(dataclasses.replace(SOUND, paired=False))
     assert capped.words("hurts") == "suggests: hurts"

@@ -634,6 +634,20 @@ class TestDocument:
             assert question.text in text
 
 
+def test_the_summary_tells_what_is_hedged_from_what_has_no_verdict():
+    def said(**columns):
+        contrasts = tables().contrasts
+        held = contrasts["primary"] & contrasts["verdict"].ne("undecided")
+        edited = contrasts.assign(**{name: contrasts[name].mask(held, value) for name, value in columns.items()})
+        return summary(evidence(), dataclasses.replace(tables(), contrasts=edited))
+
+    assert "because of" not in said()
+    leak = said(wording="no verdict", cap="3 patients in both training and evaluation")
+    assert "No verdict because of: 3 patients in both training and evaluation." in leak
+    assert "Seems to" not in leak
+    assert "“Seems to” because of: fewer than 5 seeds." in said(wording="suggests", cap="fewer than 5 seeds")
+
+
 def test_the_overview_has_a_row_per_task_source_and_set():
     rows = overview(evidence(), answers())
     assert [(r.source, r.set) for r in rows] == [
