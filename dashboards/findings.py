@@ -189,7 +189,9 @@ def _further_headlines(number: int, answers: Iterable[Answer]) -> list[str]:
         mine = list({a.task: a for a in of_set}.values())  # of a task the largest amount, which comes last
     lines = [a.sentence for a in mine[:MAX_FURTHER_HEADLINES]]
     if len(mine) > MAX_FURTHER_HEADLINES:
-        lines.append(f"{len(mine) - MAX_FURTHER_HEADLINES} more answers to question {number} are in the report.")
+        more = len(mine) - MAX_FURTHER_HEADLINES
+        verb = "is" if more == 1 else "are"
+        lines.append(f"{plural(more, 'more answer')} to question {number} {verb} in the report.")
     return lines
 
 

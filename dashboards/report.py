@@ -392,13 +392,19 @@ def _uncertainty(contrasts: pd.DataFrame) -> pd.DataFrame:
 
 def _gates_section(tables: Tables, ledger: Ledger) -> Section:
     gates = tables.gates.rename(columns={"reasons": "why not", "cap": "best grade left"})
-    listed = (("Gates", gates), ("Results not used", tables.exclusions), ("Reads of test results", ledger.table()))
+    open_ = gates[gates["passed"] < gates["contrasts"]].drop(columns="question") if len(gates) else gates
+    listed = (
+        ("Gates that not every contrast passes", open_),
+        ("Results not used or doubtful", tables.exclusions),
+        ("Reads of test results", ledger.table()),
+    )
     return Section(
         anchor="gates",
         heading="Why believe it",
-        intro="Each gate with the number of contrasts that pass it; what cannot be checked counts as not passed. Then "
-        "results that are not used, and who read test results when.",
+        intro="What holds verdicts back, with the number of contrasts that pass; what cannot be checked counts as not "
+        "passed. Then results that are not used, and who read test results when.",
         tables=tuple((title, table) for title, table in listed if len(table)),
+        folded=(("All gates", gates),) if len(gates) else (),
         empty="There is no contrast yet that a gate could hold back.",
     )
 

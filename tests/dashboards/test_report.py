@@ -322,6 +322,18 @@ def test_each_prediction_file_is_read_once(recorded, tmp_path):
     assert len(recorded["reads"]) == len(set(recorded["reads"])) == 216
 
 
+@pytest.mark.usefixtures("no_static_figures")
+def test_open_gates_stand_on_the_page_and_all_gates_unfold(recorded, tmp_path):
+    recorded["held"]["results"] = recorded["results"][recorded["results"]["task"] == "brain"]
+    page = build_report("synthetic", tmp_path / "report", "sqlite:///x.db").index_html.read_text(encoding="utf-8")
+    section = page.split('id="gates"')[1].split("</section>")[0]
+    shown, folded = section.split("<details>")
+    assert "fewer than 5 seeds" in shown
+    assert "no patient in both training and evaluation" not in shown
+    assert "no patient in both training and evaluation" in folded
+    assert "(this one)" in shown
+
+
 def test_failures_that_a_retry_mended_are_not_shown(recorded):
     evidence, problems = gather("synthetic", "sqlite:///x.db")
     assert len(evidence.failures) == 1

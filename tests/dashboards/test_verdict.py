@@ -278,6 +278,23 @@ class TestBest:
         assert cheapest["model_scale"] == "small"
         assert cheapest["pretraining_source"] == "random" or "random" not in set(members["pretraining_source"])
 
+    def test_a_cheapest_that_is_not_shown_to_be_near_the_best_says_how_far_it_may_be(self):
+        sets = tables().best_sets
+        place = (sets["set"] == "test") & (sets["data_fraction"] == "0.05")
+        chosen = place & sets["cheapest_by_parameters"]
+
+        def said(**columns):
+            edited = sets.assign(**{name: sets[name].mask(chosen, value) for name, value in columns.items()})
+            made = best_answers(evidence(), dataclasses.replace(tables(), best_sets=edited))
+            return next(a for a in made if (a.set, a.data_fraction) == ("test", "0.05"))
+
+        far = said(within_delta=False, difference=-0.417, low=-0.9)
+        assert "−0.417 to the best of the others, at worst −0.900: not shown to be worse, nor to be within 0.01" in (
+            far.sentence
+        )
+        assert (far.numbers["difference"], far.numbers["low"], far.numbers["within_delta"]) == (-0.417, -0.9, False)
+        assert "not shown to be worse" not in said(within_delta=True).sentence
+
     def test_costs_that_were_not_recorded_leave_the_set(self):
         made = part(lambda rows: rows.assign(parameters=np.nan).drop(columns="train_s"))
         found = [a for a in collect(made, build_tables(made)) if a.question == 3]
