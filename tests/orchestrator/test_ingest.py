@@ -205,6 +205,23 @@ class TestReport:
         assert "One seed" in page
 
     @pytest.mark.usefixtures("no_static_figures")
+    def test_what_cannot_be_used_is_named_and_lost(self, others, tracking_uri, tmp_path):
+        rows = paired(0.03, 0.004)
+        rows[0]["value"] = "nan"
+        rows += [
+            row(source, 0.7 + (source == "natural") * 0.02, task="derm", seed=s) for source in SOURCES for s in (0, 1)
+        ]
+        others(rows)
+        verdict, _ = reported(tracking_uri, tmp_path)
+        (excluded,) = verdict["exclusions"]
+        assert excluded["reason"] == "reported without a value, or without the primary metric"
+        assert (excluded["task"], excluded["trials"]) == ("chest", 1)
+        chest, derm = sorted(verdict["contrasts"], key=lambda c: c["task"])
+        assert (chest["n_seeds"], chest["lost_trials"], chest["holds_at_chance"]) == (4, 1, False)
+        assert any("1 planned trial without a result" in reason for reason in chest["reasons"])
+        assert derm["missing"].startswith("all seeds differ by exactly as much")
+
+    @pytest.mark.usefixtures("no_static_figures")
     def test_predictions_give_the_whole_analysis(self, others, tracking_uri, tmp_path):
         folder = tmp_path / "predictions"
         rows = []
