@@ -170,13 +170,18 @@ def headlines(evidence: Evidence, tables: Tables, answers: Sequence[Answer]) -> 
     decided.sort(key=lambda a: a.tone == "even")
     lines += [a.sentence for a in decided[:MAX_HEADLINES]]
     if len(decided) > MAX_HEADLINES:
-        lines.append(f"{len(decided) - MAX_HEADLINES} more decided comparisons are in the report.")
+        lines.append(_more(len(decided) - MAX_HEADLINES, "more decided comparison"))
     for number in (2, 3, 4, 5, 6, 7):
         lines += _further_headlines(number, answers)
     for block in (_shift_block(tables), _deficit_block(tables)):
         lines += [f.text for f in block.findings if f.badge in _WORSE] if block else []
     lines += [a.sentence for a in answers if a.question == 8 and a.tone == "bad"]
     return lines
+
+
+def _more(n: int, what: str, about: str = "") -> str:
+    """``1 more answer to question 6 is in the report.``"""
+    return f"{plural(n, what)}{about} {'is' if n == 1 else 'are'} in the report."
 
 
 def _further_headlines(number: int, answers: Iterable[Answer]) -> list[str]:
@@ -189,9 +194,7 @@ def _further_headlines(number: int, answers: Iterable[Answer]) -> list[str]:
         mine = list({a.task: a for a in of_set}.values())  # of a task the largest amount, which comes last
     lines = [a.sentence for a in mine[:MAX_FURTHER_HEADLINES]]
     if len(mine) > MAX_FURTHER_HEADLINES:
-        more = len(mine) - MAX_FURTHER_HEADLINES
-        verb = "is" if more == 1 else "are"
-        lines.append(f"{plural(more, 'more answer')} to question {number} {verb} in the report.")
+        lines.append(_more(len(mine) - MAX_FURTHER_HEADLINES, "more answer", f" to question {number}"))
     return lines
 
 
