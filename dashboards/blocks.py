@@ -19,7 +19,7 @@ from dashboards.evidence import IN_DOMAIN, Evidence, SeenBlock
 from dashboards.exclusions import Exclusion, Why
 from dashboards.pairing import Drawn, odd_seeds
 from dashboards.prediction_sets import PredictionSet, scored_as
-from dashboards.set_design import SetDesign
+from dashboards.set_design import SetDesign, recorded_columns
 from dashboards.statistics import (
     Predictions,
     SeedKey,
@@ -184,13 +184,27 @@ class Block:
         for trial_id in map(str, self.rows.index):
             try:
                 validation = self.evidence.validation.get(trial_id)
-                if validation is not None:
+                if validation is None:
+                    continue
+                if (why := self._unusable(validation)) is not None:
+                    about = {"task": self.task, "set": VALIDATION, "trial_id": trial_id}
+                    self.exclusions.append(Exclusion(why=why[0], **about, detail=why[1]))
+                else:
                     fitted[trial_id] = _fit(scored_as(validation, aggregation))
             except (ValueError, KeyError, ScalecurvesError) as error:
                 self.exclusions.append(
                     Exclusion(why=Why.UNREADABLE, task=self.task, set=VALIDATION, trial_id=trial_id, detail=str(error))
                 )
         return fitted
+
+    def _unusable(self, validation: PredictionSet) -> tuple[Why, str] | None:
+        """Why nothing can be fitted on validation predictions; None if it can."""
+        like = next(iter(self.sets.values())).any_prediction
+        if (validation.kind, validation.labels) != (like.kind, like.labels):
+            return Why.OTHER_LABELS, f"{', '.join(validation.labels)} instead of {', '.join(like.labels)}"
+        if not len(validation.logits):
+            return Why.UNREADABLE, "no image"
+        return None if np.isfinite(validation.logits).all() else (Why.NOT_FINITE, "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,12 +298,7 @@ def question_labels(runs: SetRuns) -> list[int]:
 
 def group_columns(runs: SetRuns, evidence: Evidence) -> dict[str, NDArray[np.object_]]:
     """Subgroup column of the study -> (N,) values, of those that the set has."""
-    of_images = runs.any_prediction.groups | (
-        {} if runs.any_prediction.site is None else {"site": runs.any_prediction.site}
-    )
-    asked = evidence.statistics.groups
-    names = [(name, name.removeprefix("g_")) for name in asked]
-    return {name: of_images[short] for name, short in names if short in of_images}
+    return recorded_columns(runs.any_prediction, evidence.statistics.groups)
 
 
 def is_labelwise(kind: str) -> bool:

@@ -43,6 +43,7 @@ from dashboards.statistics import (
     verdict_holds,
     what_is_missing,
 )
+from dashboards.statistics.contrasts import NO_VARIANCE
 
 PlannedSeeds = Mapping[CellName, Collection[SeedKey]]
 """(task, scale, source, amount) -> seeds that were planned."""
@@ -101,9 +102,12 @@ def contrast_rows(
 
 
 def _lost(task: TaskView, cell: CellKey, set_name: str, planned: PlannedSeeds) -> tuple[SeedKey, ...]:
-    """Planned seeds of a cell without a result: diverged, failed, missing or not usable."""
+    """Seeds of a cell without a result: planned and diverged, failed or missing; or done, but not usable."""
     scale, source, fraction = cell
-    wanted = planned.get((task.estimates.task, scale, source, fraction), ())
+    # Of others' results nobody knows the plan, but what was delivered and cannot be used is lost all the same.
+    wanted = dict.fromkeys(
+        [*planned.get((task.estimates.task, scale, source, fraction), ()), *task.cells.get(cell, ())]
+    )
     finished = _defined(task.runs(cell, set_name))
     return tuple(seed for seed in wanted if seed not in finished)
 
@@ -236,6 +240,10 @@ def _caps(facts: Facts) -> list[str]:
 
 
 def _what_would_decide(evidence: Evidence, estimate: Estimate) -> str:
+    if not estimate.n_seeds:
+        return "no seed has a defined result on both sides: see the seeds left out, and results not used"
+    if NO_VARIANCE in estimate.notes:
+        return "all seeds differ by exactly as much: rounded numbers, or copies, give no interval"
     missing = what_is_missing(estimate, evidence.delta, alpha=evidence.alpha)
     if missing is None:
         return "no interval yet: more seeds or more test patients are needed"

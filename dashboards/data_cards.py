@@ -12,6 +12,7 @@ import pandas as pd
 
 from dashboards import tracking
 from dashboards.tracking import RecordArtifact
+from search_spaces.exceptions import DataError
 
 Card = Mapping[str, Any]
 
@@ -22,6 +23,7 @@ def load_data_cards(study: str, tracking_uri: str | None = None) -> dict[str, Ca
     Raises:
         UserError: There is no record of the study.
         TrackingError: MLflow is away.
+        DataError: A card is damaged.
     """
     uri = tracking.resolve_tracking_uri(tracking_uri)
     client = tracking.connect(uri)
@@ -32,9 +34,19 @@ def load_data_cards(study: str, tracking_uri: str | None = None) -> dict[str, Ca
             for item in client.list_artifacts(parent.info.run_id, RecordArtifact.DATA):
                 if item.path.endswith(".json"):
                     path = client.download_artifacts(parent.info.run_id, item.path, folder)
-                    card = json.loads(Path(path).read_text("utf-8"))
+                    card = _read(Path(path))
                     cards[str(card["task"])] = card
     return cards
+
+
+def _read(path: Path) -> Card:
+    try:
+        card = json.loads(path.read_text("utf-8"))
+        if not isinstance(card, dict) or "task" not in card:
+            raise ValueError("it names no task")
+    except ValueError as error:
+        raise DataError(f"data card {path.name} of the record cannot be read, so no card is shown: {error}") from error
+    return card
 
 
 def card_tables(cards: Mapping[str, Card]) -> dict[str, pd.DataFrame]:

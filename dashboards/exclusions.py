@@ -1,4 +1,4 @@
-"""Results that are not used, each for a named reason: a report leaves nothing out in silence."""
+"""Results that are not used or doubtful, each for a named reason: a report leaves nothing out in silence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHOWN_TRIALS = 10
 
 
 class Why(StrEnum):
-    """Why a result is not used."""
+    """Why a result is not used, or doubtful (``COUNTED``)."""
 
     NO_PREDICTIONS = "no predictions on this set"
     UNREADABLE = "predictions missing or unreadable (interrupted upload)"
@@ -23,11 +23,29 @@ class Why(StrEnum):
     SAME_SEED = "a second result of one seed"
     SAME_PREDICTIONS = "the same predictions as another seed"
     NOT_FINITE = "logits that are not finite"
+    NO_VALUE = "reported without a value, or without the primary metric"
     OTHER_METRIC = "predictions of a kind that has no such metric"
     ONE_CLASS = "the metric is undefined on this set"
     NO_BATCH = "predictions that cannot be put beside each other (not in the tables on harm and probabilities)"
     NO_HISTORY = "validation curve missing or unreadable (not in the tables on speed)"
+    OTHER_LABELS = "predictions for other labels than those of the task's set"
+    CONSTANT = "the same prediction for every image"
+    SAME_AS_SOURCE = "the same predictions as another source's, image by image"
     OTHER_SUBSET = "trained on another subset or order than its pair"
+
+
+COUNTED = (Why.CONSTANT, Why.SAME_AS_SOURCE)
+"""Results that are doubtful, but count as they are."""
+
+
+def not_used(count: str, reason: str) -> str:
+    """``3 results of skin not used: logits that are not finite``, or that they are doubtful but count.
+
+    Args:
+        count: Such as ``3 results of skin``.
+        reason: A value of ``Why``.
+    """
+    return f"{count} {'doubtful, but counted as they are' if reason in COUNTED else 'not used'}: {reason}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

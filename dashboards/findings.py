@@ -118,10 +118,10 @@ def summary(evidence: Evidence, tables: Tables) -> str:
         listed = _counted(primary)
         count = plural(len(primary), "primary comparison")
         parts.append(f"Of {count} with {evidence.baseline}, {', '.join(listed[:-1])} and {listed[-1]}.")
-        caps = Counter(cap for row in rows_of(primary) if row["verdict"] != "undecided" for cap in _caps(row))
-        if caps:
-            reasons = "; ".join(cap for cap, _ in caps.most_common(3))
-            parts.append(f"“Seems to” because of: {reasons}.")
+        for wording, words in ((Wording.SUGGESTS, "“Seems to”"), (Wording.NONE, "No verdict")):
+            held = [r for r in rows_of(primary) if r["verdict"] != "undecided" and r["wording"] == str(wording)]
+            if caps := Counter(cap for row in held for cap in _caps(row)):
+                parts.append(f"{words} because of: {'; '.join(cap for cap, _ in caps.most_common(3))}.")
     if evidence.ingested is not None:
         parts.append(f"Results of {plural(len(evidence.results), 'trial')} that others ran.")
     elif not tables.completeness.empty:
@@ -170,13 +170,18 @@ def headlines(evidence: Evidence, tables: Tables, answers: Sequence[Answer]) -> 
     decided.sort(key=lambda a: a.tone == "even")
     lines += [a.sentence for a in decided[:MAX_HEADLINES]]
     if len(decided) > MAX_HEADLINES:
-        lines.append(f"{len(decided) - MAX_HEADLINES} more decided comparisons are in the report.")
+        lines.append(_more(len(decided) - MAX_HEADLINES, "more decided comparison"))
     for number in (2, 3, 4, 5, 6, 7):
         lines += _further_headlines(number, answers)
     for block in (_shift_block(tables), _deficit_block(tables)):
         lines += [f.text for f in block.findings if f.badge in _WORSE] if block else []
     lines += [a.sentence for a in answers if a.question == 8 and a.tone == "bad"]
     return lines
+
+
+def _more(n: int, what: str, about: str = "") -> str:
+    """``1 more answer to question 6 is in the report.``"""
+    return f"{plural(n, what)}{about} {'is' if n == 1 else 'are'} in the report."
 
 
 def _further_headlines(number: int, answers: Iterable[Answer]) -> list[str]:
@@ -189,7 +194,7 @@ def _further_headlines(number: int, answers: Iterable[Answer]) -> list[str]:
         mine = list({a.task: a for a in of_set}.values())  # of a task the largest amount, which comes last
     lines = [a.sentence for a in mine[:MAX_FURTHER_HEADLINES]]
     if len(mine) > MAX_FURTHER_HEADLINES:
-        lines.append(f"{len(mine) - MAX_FURTHER_HEADLINES} more answers to question {number} are in the report.")
+        lines.append(_more(len(mine) - MAX_FURTHER_HEADLINES, "more answer", f" to question {number}"))
     return lines
 
 
@@ -321,13 +326,17 @@ def _group_finding(
 
 
 def _deficit_block(tables: Tables) -> FindingList | None:
-    missing = not_assessable(tables.subgroups)
+    missing = not_assessable(tables)
     if tables.deficits.empty and not missing:
         return None
     found = [_deficit_finding(tables, r) for r in rows_of(tables.deficits)]
     found.sort(key=lambda f: (("bad", "good", "open").index(f.tone), f.badge not in _WORSE, f.badge == "undecided"))
     listed = "; ".join(f"{m['task']} {m['set']} {m['column']}={m['group']} {m['note']}" for m in missing)
-    rest = [Finding(badge="not assessable", tone="open", text=f"Too few patients: {listed}.")] if missing else []
+    rest = (
+        [Finding(badge="not assessable", tone="open", text=f"Too few patients, or not recorded: {listed}.")]
+        if missing
+        else []
+    )
     return FindingList(
         heading="Subgroups",
         intro="Each subgroup against all other patients of the set, averaged over scales and sources at the largest "

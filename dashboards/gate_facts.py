@@ -82,6 +82,8 @@ def contrast_facts(
 def _rarest_patients(task: TaskView, set_name: str, estimate: Estimate) -> int:
     """Patients of the rarest class; a mean over all images counts none by class, so for it the set's design does."""
     of_design = task.estimates.sizes[set_name].get("rarest_patients")
+    if not estimate.n_seeds and of_design is not None:  # no pair of runs says nothing of the set
+        return int(of_design)
     over_images = task.estimates.metric.partition(".")[0] in _OVER_IMAGES
     return min(estimate.min_patients, of_design) if over_images and of_design is not None else estimate.min_patients
 

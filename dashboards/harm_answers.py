@@ -25,13 +25,29 @@ _LISTED = 6
 
 
 def harm_answers(evidence: Evidence, tables: Tables) -> list[Answer]:
-    """One per source, scale, primary amount and evaluation set."""
+    """One per source, scale, primary amount and evaluation set; then one per set where a column is not recorded."""
     harm = tables.of("harm")
+    blank = [_not_recorded(*place, columns) for place, columns in tables.unrecorded.items()]
     if harm.empty:
-        return []
+        return blank
     contrasts, gaps = by_place(tables.contrasts), by_place(tables.of("group_gaps"))
     cells = by_place(harm[harm["primary"].astype(bool)])
-    return [_answer(evidence, contrasts, rows, gaps.get(place, [])) for place, rows in cells.items()]
+    return [*(_answer(evidence, contrasts, rows, gaps.get(place, [])) for place, rows in cells.items()), *blank]
+
+
+def _not_recorded(task: str, set_name: str, columns: tuple[str, ...]) -> Answer:
+    """What the study asks for and nobody wrote down."""
+    are = "is" if len(columns) == 1 else "are"
+    return Answer(
+        question=5,
+        task=task,
+        set=set_name,
+        word=NOT_ASSESSABLE,
+        sentence=f"Harm on {task}, {set_name} cannot be assessed by {', '.join(columns)}, which {are} not recorded "
+        "there.",
+        tone="open",
+        numbers={"not_recorded": ", ".join(columns)},
+    )
 
 
 def _answer(evidence: Evidence, contrasts: Rows, rows: list[dict[str, Any]], gaps: list[dict[str, Any]]) -> Answer:

@@ -150,7 +150,10 @@ def _study_file(study: str, tracking_uri: str | None) -> dict[str, Any]:
     files = RecordFiles(source.uri)
     with tempfile.TemporaryDirectory(prefix="scalecurves-study-") as fresh:
         path = files.path(parents[0].info.run_id, parents[0].info.artifact_uri, RecordArtifact.STUDY, Path(fresh))
-        written = yaml.safe_load(path.read_text("utf-8"))
+        try:
+            written = yaml.safe_load(path.read_text("utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"the study file of {study!r} in the record cannot be read: {error}") from error
     if not isinstance(written, dict):
         raise UserError(f"the study file of {study!r} in the record is no mapping")
     return written

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from dashboards.evidence import Evidence
+from dashboards.exclusions import not_used
 from dashboards.reported import (
     PAIRED_AS_REPORTED,
     PROTOCOL_AS_REPORTED,
@@ -61,6 +62,7 @@ def caveats(evidence: Evidence, tables: Tables, problems: Iterable[str]) -> tupl
         *tuning_caveats(tables.tuning),
         *_mixed(evidence.results),
         *_left_out(tables),
+        *_unrecorded(tables),
         *_excluded(tables),
     ]
     return tuple(lines)
@@ -188,12 +190,24 @@ def _left_out(tables: Tables) -> list[str]:
     ]
 
 
+def _unrecorded(tables: Tables) -> list[str]:
+    places: dict[str, list[str]] = {}
+    for (task, name), columns in tables.unrecorded.items():
+        for column in columns:
+            places.setdefault(column, []).append(f"{task}, {name}")
+    return [
+        f"Subgroups by {column} are asked for, but it is not recorded for any patient of {'; '.join(where)}: nothing "
+        "is said of harm by it there."
+        for column, where in places.items()
+    ]
+
+
 def _excluded(tables: Tables) -> list[str]:
-    """Every kind of result that is not used, with its count."""
+    """Every kind of result that is not used or doubtful, with its count."""
     lines = []
     for reason, rows in tables.exclusions.groupby("reason", sort=False):
         places = "; ".join(f"{r['task']}, {r['set']}: {r['trials']}" for r in rows.to_dict("records"))
-        lines.append(f"{plural(int(rows['trials'].sum()), 'result')} not used, {reason} ({places}).")
+        lines.append(f"{not_used(plural(int(rows['trials'].sum()), 'result'), str(reason))} ({places}).")
     return lines
 
 

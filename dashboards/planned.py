@@ -19,7 +19,7 @@ import pandas as pd
 from dashboards import tracking
 from dashboards.tracking import RecordArtifact
 from search_spaces.amounts import Seed
-from search_spaces.exceptions import ScalecurvesError
+from search_spaces.exceptions import DataError, ScalecurvesError
 from search_spaces.expand import expand
 from search_spaces.names import AXES
 from search_spaces.study import Study
@@ -81,6 +81,7 @@ def load_planned(study: str, tracking_uri: str | None = None) -> dict[str, Any] 
     Raises:
         UserError: There is no record of the study.
         TrackingError: MLflow is away.
+        DataError: The file is damaged.
     """
     uri = tracking.resolve_tracking_uri(tracking_uri)
     client = tracking.connect(uri)
@@ -90,7 +91,10 @@ def load_planned(study: str, tracking_uri: str | None = None) -> dict[str, Any] 
             names = [item.path for item in client.list_artifacts(parent.info.run_id)]
             if RecordArtifact.PLAN in names:
                 path = client.download_artifacts(parent.info.run_id, RecordArtifact.PLAN, folder)
-                loaded = json.loads(Path(path).read_text("utf-8"))
+                try:
+                    loaded = json.loads(Path(path).read_text("utf-8"))
+                except ValueError as error:  # an interrupted upload: the study file says what was planned, too
+                    raise DataError(f"{RecordArtifact.PLAN} of the record cannot be read: {error}") from error
                 return loaded if isinstance(loaded, dict) else None
     return None
 

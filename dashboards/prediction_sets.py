@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dashboards.units import Units
 from search_spaces.exceptions import DataError
-from search_spaces.names import MISSING_CLASS, NO_AGGREGATION, Column, Kind, MaskColumn, Unit
+from search_spaces.names import AGGREGATIONS, MISSING_CLASS, NO_AGGREGATION, Column, Kind, MaskColumn, Unit
 
 _CLASS_KINDS = (Kind.MULTICLASS, Kind.ORDINAL)
 _SUBGROUPS = (Column.SEX, Column.AGE_BAND)
@@ -149,6 +149,10 @@ class PredictionReader:
         aggregation = about.get(b"aggregation", b"").decode() or NO_AGGREGATION
         if aggregation == NO_AGGREGATION:
             return images
+        if aggregation not in AGGREGATIONS:
+            raise DataError(
+                f"predictions {path.name}: aggregation {aggregation!r} is not one of {', '.join(AGGREGATIONS)}"
+            )
         if aggregation.startswith(f"{Unit.STUDY}:") and images.study is None:
             raise DataError(f"predictions {path.name} are to be scored by examination, but lack {Column.STUDY_ID}")
         return self._aggregate(images, aggregation)
@@ -311,8 +315,9 @@ def _counts(part: pa.Table) -> NDArray[np.float64]:
 
 
 def _classes(part: pa.Table) -> NDArray[np.int64]:
-    """(N,) of the one column; nulls are masked."""
-    return np.array(part.column(0).fill_null(MISSING_CLASS).to_numpy(), dtype=np.int64)
+    """(N,) of the one column; nulls and NaN are masked."""
+    values = np.asarray(part.column(0).fill_null(MISSING_CLASS).to_numpy())
+    return np.where(np.isnan(values), MISSING_CLASS, values).astype(np.int64)
 
 
 def _matrix(part: pa.Table) -> NDArray[np.float32]:

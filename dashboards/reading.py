@@ -84,10 +84,11 @@ def _estimates_of(evidence: Evidence, task: str, rows: pd.DataFrame, watch: Watc
     available = _available(evidence, rows)
     for (scale, fraction), part in rows.groupby(["model_scale", "data_fraction"], sort=False, dropna=False):
         seen: Seen = {}
+        owners: dict[tuple[str, str], str] = {}
         for cell, trials in trials_by_cell(part).items():
             for name, keys in available.items():
                 here = {seed: trial_id for seed, trial_id in trials.items() if trial_id in keys}
-                seen |= _read_cell(result, evidence, cell, name, here, versions)
+                seen |= _read_cell(result, evidence, cell, name, here, versions, owners)
         batches = _batches(seen)
         if result.metric in _OF_RANKS:
             _estimate_groups(result, batches)
@@ -172,8 +173,22 @@ def _read_cell(
     name: str,
     trials: Mapping[SeedKey, str],
     versions: SetVersions,
+    owners: dict[tuple[str, str], str],
 ) -> Seen:
-    """Estimate each run of a cell on one set, and their ensemble, while its predictions are in memory; returns them."""
+    """Estimate each run of a cell on one set, and their ensemble, while its predictions are in memory.
+
+    Args:
+        result: Where estimates and exclusions are added.
+        evidence: The study.
+        cell: The cell.
+        name: The set.
+        trials: Its trials with predictions on the set.
+        versions: What the set was for each trial.
+        owners: (set, digest of logits) -> the source that said so first, of cells that differ in the source alone.
+
+    Returns:
+        The predictions that can be put beside those of other trials: all whose logits are finite.
+    """
     runs: dict[SeedKey, PredictionSet] = {}
     for seed, trial_id in trials.items():
         try:
@@ -189,8 +204,10 @@ def _read_cell(
         else:
             result.exclusions.append(_of_another_kind(result, prediction, trial_id))
     _drop_repeated(result, name, trials, runs)
+    _name_doubtful(result, cell, {trials[seed]: p for seed, p in runs.items()}, owners)
     _add_ensemble(result, cell, trials, runs, versions)
-    return {(trials[seed], name): (p, versions.of(trials[seed], name)) for seed, p in runs.items()}
+    finite = {seed: p for seed, p in runs.items() if p.is_masks or np.isfinite(p.logits).all()}
+    return {(trials[seed], name): (p, versions.of(trials[seed], name)) for seed, p in finite.items()}
 
 
 def _of_another_kind(result: TaskEstimates, prediction: PredictionSet, trial_id: str) -> Exclusion:
@@ -207,7 +224,7 @@ def _drop_repeated(
     for seed, prediction in list(runs.items()):
         if _says_nothing(prediction):
             continue  # not a copy but a failure: nothing finite, or the same for every image; or all right
-        digest = hashlib.blake2b(np.ascontiguousarray(prediction.logits).tobytes()).hexdigest()
+        digest = _digest(prediction)
         first = seen.setdefault(digest, seed)
         if first != seed and getattr(first, "init", first) != getattr(seed, "init", seed):
             del runs[seed]
@@ -218,11 +235,33 @@ def _drop_repeated(
             )
 
 
+def _digest(prediction: PredictionSet) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(prediction.logits).tobytes()).hexdigest()
+
+
+def _name_doubtful(
+    result: TaskEstimates, cell: CellKey, runs: Mapping[str, PredictionSet], owners: dict[tuple[str, str], str]
+) -> None:
+    """Results that count as they are, but that nobody may expect: one prediction for all, or another source's."""
+    source = cell[1]
+    for trial_id, prediction in runs.items():
+        about = {"task": result.task, "set": prediction.name, "trial_id": trial_id}
+        if _says_nothing(prediction):
+            if not prediction.is_masks and np.isfinite(prediction.logits).all():
+                result.exclusions.append(Exclusion(why=Why.CONSTANT, **about, detail=", ".join(cell)))
+            continue
+        first = owners.setdefault((prediction.name, _digest(prediction)), source)
+        if first != source:
+            detail = f"{source} and {first}, {cell[0]}, {cell[2]}"
+            result.exclusions.append(Exclusion(why=Why.SAME_AS_SOURCE, **about, detail=detail))
+
+
 def _says_nothing(prediction: PredictionSet) -> bool:
     if prediction.is_masks:  # masks without a pixel, or without an error, agree in all counts
         tp, fp, fn, _ = np.nansum(prediction.logits, axis=(0, 1))
         return not (tp + fp > 0 and fp + fn > 0)
-    return not np.isfinite(prediction.logits).all() or not np.ptp(prediction.logits) > 0
+    logits = prediction.logits
+    return not np.isfinite(logits).all() or bool((logits == logits[:1]).all())
 
 
 def _add_ensemble(
@@ -270,6 +309,7 @@ def _settle(result: TaskEstimates, versions: SetVersions) -> None:
     for name, design in versions.designs.items():
         result.sizes[name] = design.sizes
         result.shared_patients[name] = versions.shared_patients(name)
+        result.unrecorded[name] = design.unrecorded
         chance = versions.chance(name, result.metric)
         if chance is None:
             continue
@@ -290,12 +330,20 @@ def _without_a_value(result: TaskEstimates) -> Iterator[Exclusion]:
             estimate = result.values.get((trial_id, name, result.metric))
             if (trial_id, name) in excluded or (estimate is not None and np.isfinite(estimate.value)):
                 continue
-            if estimate is None:
+            if _is_reported(result, trial_id, name):
+                why = Why.NO_VALUE
+            elif estimate is None:
                 why = Why.NO_PREDICTIONS
             else:
                 chance = result.chance.get(name)
                 why = Why.ONE_CLASS if chance is not None and np.isnan(chance.value) else Why.NOT_FINITE
             yield Exclusion(why=why, task=result.task, set=name, trial_id=trial_id)
+
+
+def _is_reported(result: TaskEstimates, trial_id: str, name: str) -> bool:
+    """Whether only numbers of a set are known."""
+    sets = result.rows.at[trial_id, "reported"] if "reported" in result.rows else None
+    return isinstance(sets, list) and name in sets
 
 
 def _add_reported(result: TaskEstimates, rows: pd.DataFrame) -> None:

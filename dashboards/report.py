@@ -12,11 +12,11 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import pandas as pd
 import typer
@@ -24,7 +24,7 @@ import typer
 from dashboards import narrative, tracking
 from dashboards.answers import Answer
 from dashboards.curve_plots import parameter_plots, scale_curves
-from dashboards.data_cards import card_tables, load_data_cards
+from dashboards.data_cards import Card, card_tables, load_data_cards
 from dashboards.evidence import IN_DOMAIN, Evidence, target_results
 from dashboards.evidence_sections import (
     confidence_section,
@@ -55,7 +55,7 @@ from dashboards.static import render
 from dashboards.style import plural
 from dashboards.tables import Tables, build_tables
 from dashboards.tuning_tables import tuning_intro
-from dashboards.verdict.document import verdict_document
+from dashboards.verdict.document import schema_text, verdict_document
 from dashboards.verdict.frame import collect
 from dashboards.verdict.ledger import (
     Ledger,
@@ -68,10 +68,12 @@ from dashboards.verdict.ledger import (
     recorded_reads,
 )
 from dashboards.verdict_plots import best_set_plots, label_savings_plots
-from search_spaces.exceptions import ScalecurvesError, UserError
+from search_spaces.exceptions import DataError, ScalecurvesError, UserError
 from search_spaces.ingested import IngestedStudy
 from search_spaces.names import Role
 from search_spaces.study import Study
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,9 +150,11 @@ def gather(
     everything = load_results(study_name, tracking_uri)
     failures = load_failures(study_name, tracking_uri)
     study, ingested, problem = _readable_study(study_name, tracking_uri)
-    plan, plan_problem = readable_plan(study, planned or load_planned(study_name, tracking_uri))
+    damaged: list[str] = []
+    recorded = planned or _whole(lambda: load_planned(study_name, tracking_uri), None, damaged)
+    plan, plan_problem = readable_plan(study, recorded)
     results, stale = current_trials(target_results(everything), plan)
-    problems = [p for p in (problem, plan_problem) if p]
+    problems = [p for p in (problem, *damaged, plan_problem) if p]
     if stale:
         problems.append(
             f"{plural(stale, 'finished trial')} of the record not shown: no part of the study as it stands."
@@ -161,8 +165,11 @@ def gather(
     uri = tracking_uri or everything.attrs.get("tracking_uri")
     kept: Mapping[str, TrialRepresentations] = {}
     if study is not None and study.representations is not None:
-        kept, damaged = _representations(study_name, results, files)
-        problems += damaged
+        kept, lost = _representations(study_name, results, files)
+        problems += lost
+    unread: list[str] = []
+    cards: Mapping[str, Card] = _whole(lambda: load_data_cards(study_name, tracking_uri), {}, unread)
+    problems += unread
     evidence = Evidence(
         name=study_name,
         results=results,
@@ -176,10 +183,19 @@ def gather(
         searches=everything[everything["role"] == Role.SEARCH],
         upstream=everything[everything["role"] == Role.UPSTREAM],
         search_failures=failures[of_search].drop_duplicates("trial_id"),
-        data_cards=load_data_cards(study_name, tracking_uri),
+        data_cards=cards,
         representations=kept,
     )
     return evidence, problems
+
+
+def _whole(read: Callable[[], T], default: T, problems: list[str]) -> T:
+    """A file of the record; the default, and a problem, if it is damaged."""
+    try:
+        return read()
+    except DataError as error:
+        problems.append(f"{error}.")
+        return default
 
 
 def _representations(
@@ -226,7 +242,7 @@ def write_report(
     evidence = replace(evidence, seeds_added=bool(ledger.added_seeds))
     with one_blas_thread():
         tables = build_tables(evidence)
-    sections = _sections(evidence, tables)
+    sections = _sections(evidence, tables, ledger)
     plots = [plot for section in sections for plot in section.plots]
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
@@ -239,6 +255,7 @@ def write_report(
             document = verdict_document(evidence, tables, answers, ledger, content.summary)
             text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
             (fresh / "verdict.json").write_text(text + "\n", encoding="utf-8")
+            (fresh / "verdict.schema.json").write_text(schema_text(), encoding="utf-8")
             _write_tables(tables, fresh / "tables")
         _replace(out, fresh)
     return ReportFiles(
@@ -275,7 +292,7 @@ def _content(
     )
 
 
-def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
+def _sections(evidence: Evidence, tables: Tables, ledger: Ledger) -> tuple[Section, ...]:
     baseline = evidence.baseline
     primary = tables.cells[tables.cells["primary"]] if len(tables.cells) else tables.cells
     in_domain = tables.scales[tables.scales["set"] == IN_DOMAIN] if len(tables.scales) else tables.scales
@@ -311,7 +328,7 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
         *([overlap_section(evidence, tables)] if len(tables.of("overlap")) else []),
         speed_section(evidence, tables),
         *representation_section(evidence, tables),
-        _gates_section(tables),
+        _gates_section(tables, ledger),
         Section(
             anchor="completeness",
             heading="Completeness",
@@ -375,14 +392,21 @@ def _uncertainty(contrasts: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns={"seed_design": "what seeds vary"})
 
 
-def _gates_section(tables: Tables) -> Section:
+def _gates_section(tables: Tables, ledger: Ledger) -> Section:
     gates = tables.gates.rename(columns={"reasons": "why not", "cap": "best grade left"})
-    listed = (("Gates", gates), ("Results not used", tables.exclusions))
+    open_ = gates[gates["passed"] < gates["contrasts"]].drop(columns="question") if len(gates) else gates
+    listed = (
+        ("Gates that not every contrast passes", open_),
+        ("Results not used or doubtful", tables.exclusions),
+        ("Reads of test results", ledger.table()),
+    )
     return Section(
         anchor="gates",
         heading="Why believe it",
-        intro="Each gate with the number of contrasts that pass it. What cannot be checked counts as not passed.",
+        intro="What holds verdicts back, with the number of contrasts that pass; what cannot be checked counts as not "
+        "passed. Then results that are not used, and who read test results when.",
         tables=tuple((title, table) for title, table in listed if len(table)),
+        folded=(("All gates", gates),) if len(gates) else (),
         empty="There is no contrast yet that a gate could hold back.",
     )
 

@@ -22,7 +22,7 @@ from dashboards.statistics import (
     index_patients,
 )
 from dashboards.statistics.class_sets import MIN_SHOWN_PATIENTS
-from dashboards.statistics.subgroups import group_values
+from dashboards.statistics.subgroups import UNKNOWN_GROUP, group_values
 from search_spaces.names import Column, Kind
 
 
@@ -81,6 +81,7 @@ class SetDesign:
         y: Truth, to recognise it again.
         index: All patients.
         groups: Subgroups of every asked column that the set has.
+        unrecorded: Asked columns that the set lacks, or that are blank for all of its images.
         classes: Labels that a macro AUC is the mean of: those with enough patients to be tested, if there are two.
         sizes: images, patients, the label with fewest positives: rarest_label, n_pos;
             and rarest_patients, of the classes above the fewest patients with a positive or with a negative image.
@@ -91,6 +92,7 @@ class SetDesign:
     y: NDArray[Any]
     index: PatientIndex
     groups: tuple[GroupDesign, ...]
+    unrecorded: tuple[str, ...]
     classes: tuple[str, ...]
     sizes: dict[str, Any]
 
@@ -114,11 +116,11 @@ def design_of(prediction: PredictionSet, columns: Sequence[str]) -> SetDesign:
         prediction: Any trial's.
         columns: Subgroup columns to look for: ``site``, ``sex``, ``age_band``, or a group column (``g_`` may stay off).
     """
+    recorded = recorded_columns(prediction, columns)
     groups = []
-    for column in columns:
-        values = _group_values(prediction, column)
-        if values is not None:
-            groups += [_group_design(prediction, column, name, values == name) for name in sorted(set(values.tolist()))]
+    for column, raw in recorded.items():
+        values = group_values(raw)
+        groups += [_group_design(prediction, column, name, values == name) for name in sorted(set(values.tolist()))]
     positives = prediction.positives
     rarest = min(positives, key=lambda label: positives[label])
     index = index_patients(prediction.patient)
@@ -136,6 +138,7 @@ def design_of(prediction: PredictionSet, columns: Sequence[str]) -> SetDesign:
         y=prediction.y,
         index=index,
         groups=tuple(groups),
+        unrecorded=tuple(column for column in columns if column not in recorded),
         classes=classes,
         sizes=sizes,
     )
@@ -156,11 +159,16 @@ def _macro_classes(prediction: PredictionSet) -> tuple[str, ...]:
     return tuple(prediction.labels)
 
 
-def _group_values(prediction: PredictionSet, column: str) -> NDArray[np.str_] | None:
-    """(N,) group of each image; None if the set lacks the column."""
+def recorded_columns(prediction: PredictionSet, asked: Sequence[str]) -> dict[str, NDArray[np.object_]]:
+    """Subgroup column, as it is asked for -> (N,) values, of those that the set has for one image at least.
+
+    Args:
+        prediction: Any trial's.
+        asked: ``site``, ``sex``, ``age_band``, or a group column (``g_`` may stay off).
+    """
     of_images = prediction.groups | ({} if prediction.site is None else {str(Column.SITE): prediction.site})
-    raw = of_images.get(column.removeprefix(Column.GROUP_PREFIX))
-    return None if raw is None else group_values(raw)
+    named = {name: of_images.get(name.removeprefix(Column.GROUP_PREFIX)) for name in asked}
+    return {name: raw for name, raw in named.items() if raw is not None and (group_values(raw) != UNKNOWN_GROUP).any()}
 
 
 def _group_design(prediction: PredictionSet, column: str, name: str, inside: NDArray[np.bool_]) -> GroupDesign:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from dashboards.estimates import chance_of_set
 from dashboards.prediction_sets import PredictionSet
 from dashboards.set_design import SetDesign, design_of
@@ -36,6 +38,8 @@ class SetVersions:
         """
         if len(prediction.logits) != len(prediction.patient):
             raise ValueError(f"{len(prediction.logits)} rows of logits for {len(prediction.patient)} images")
+        if not len(prediction.logits):
+            raise ValueError("no image")
         known = self._versions.setdefault(prediction.name, [])
         number = next((i for i, (design, _) in enumerate(known) if design.fits(prediction)), len(known))
         if number == len(known):
@@ -92,4 +96,14 @@ class SetVersions:
 
 def _difference(found: PredictionSet, used: PredictionSet, trials: int) -> str:
     which = f"set {found.set_hash} instead of {used.set_hash}, " if found.set_hash and used.set_hash else ""
-    return f"{which}{len(found.image)} images; the one that is used has {len(used.image)} ({trials} trials)"
+    return f"{which}{_what_differs(found, used)} ({trials} trials)"
+
+
+def _what_differs(found: PredictionSet, used: PredictionSet) -> str:
+    if len(found.image) != len(used.image):
+        return f"{len(found.image)} images; the one that is used has {len(used.image)}"
+    if not np.array_equal(found.image, used.image):
+        same = set(found.image.tolist()) == set(used.image.tolist())
+        return f"the {len(used.image)} images of the one that is used {'in another order' if same else 'are others'}"
+    what = "labels" if np.array_equal(found.patient, used.patient) else "patients"
+    return f"other {what} of the same {len(used.image)} images than in the one that is used"

@@ -15,7 +15,7 @@ from dashboards.evidence import IN_DOMAIN
 from dashboards.load import load_failures, load_results
 from orchestrator.ingest_predictions import PredictionFiles
 from orchestrator.ingest_problems import Problems
-from orchestrator.ingest_table import Table, read_table
+from orchestrator.ingest_table import Table, Written, read_table
 from orchestrator.ingest_trials import ReportedTrial, entry_of, predictions_place, reported_trials, usual_name
 from orchestrator.ingest_values import known_metric, metric_name
 from orchestrator.record import Record
@@ -48,6 +48,8 @@ class IngestOptions:
     Attributes:
         renames: Column or metric as written -> as it is called here.
         scale: Factor of bounded metrics, such as 0.01 for percent.
+        encoding: Of a CSV; UTF-8 (or UTF-16 with its mark) if None.
+        decimal_comma: Whether ``0,85`` means 0.85.
         predictions: Folder of predictions.
         baseline: Source that all are compared with; found by its name if None.
         primary: Task -> its primary metric; the key ``""`` is for all tasks.
@@ -56,6 +58,8 @@ class IngestOptions:
 
     renames: Mapping[str, str] = field(default_factory=dict)
     scale: float | None = None
+    encoding: str | None = None
+    decimal_comma: bool = False
     predictions: Path | None = None
     baseline: str | None = None
     primary: Mapping[str, str] = field(default_factory=dict)
@@ -95,10 +99,16 @@ class Ingestion:
                 f"{duplicates.rows} rows repeat a trial, set and metric: the last finished one is kept "
                 f"({duplicates.differing} had another value)"
             )
+        if duplicates.telling:
+            lines.append(f"such rows differ in the columns {_named(duplicates.telling)}, which mean nothing here")
+        if table.blank:
+            lines.append(f"blank rows left out: {table.blank}")
+        if table.undefined:
+            lines.append(f"values that are blank or nan, so undefined and not used: {table.undefined}")
         if table.unfinished:
             lines.append(f"{table.unfinished} rows of trials that have not ended are left out")
         if table.ignored:
-            lines.append(f"columns that mean nothing here: {', '.join(table.ignored)}")
+            lines.append(f"columns that mean nothing here: {_named(table.ignored)}")
         lines += [f"metric {old!r} is read as {new}" for old, new in table.renamed.items()]
         lines += self._of_two_classes()
         if table.unknown_metrics:
@@ -110,7 +120,24 @@ class Ingestion:
             f"{with_predictions} of {len(self.trials)} trials have predictions"
             + ("" if with_predictions else ": intervals can hold seeds only, and every verdict is at most grade C")
         )
-        return [*lines, *self._other_sets()]
+        return [*lines, *self._not_finite(), *self._other_sets(), *self._doubtful_names()]
+
+    def _doubtful_names(self) -> list[str]:
+        """Names that may be meant as one, and a baseline that nothing can be compared with."""
+        lines = []
+        for axis in AXES:
+            names = list(dict.fromkeys(trial.axes[axis] for trial in self.trials))
+            alike = Counter(name.casefold() for name in names)
+            if twins := [name for name in names if alike[name.casefold()] > 1]:
+                lines.append(f"{axis}: {', '.join(twins)} differ in capitals alone, and count as different")
+        if len({trial.axes["pretraining_source"] for trial in self.trials}) == 1:
+            lines.append("there is one source only: nothing can be compared with it")
+        return lines
+
+    def _not_finite(self) -> list[str]:
+        files = [file for trial in self.trials for file in trial.predictions.values()]
+        broken = sum(not file.truth.finite for file in files)
+        return [f"predictions with z_ that are not finite, so not used: {broken} of {len(files)}"] if broken else []
 
     def _of_two_classes(self) -> list[str]:
         """Metrics that have another name where predictions are of two classes."""
@@ -145,7 +172,14 @@ def read_ingestion(path: Path, study: str, options: IngestOptions) -> Ingestion:
     Raises:
         UserError: Anything is wrong; names all of it.
     """
-    table = read_table(path, options.renames, options.scale, options.primary.get("") if options.primary else None)
+    written = Written(
+        renames=options.renames,
+        scale=options.scale,
+        only_metric=options.primary.get(""),
+        encoding=options.encoding,
+        decimal_comma=options.decimal_comma,
+    )
+    table = read_table(path, written)
     problems, files = Problems(), PredictionFiles()
     folder = options.predictions
     if folder is not None and not folder.is_dir():
@@ -172,6 +206,10 @@ def read_ingestion(path: Path, study: str, options: IngestOptions) -> Ingestion:
         files=files,
         reported_at=float(int(path.stat().st_mtime)),
     )
+
+
+def _named(columns: Sequence[str]) -> str:
+    return ", ".join(column or "(no name)" for column in columns)
 
 
 def _groups(trials: Sequence[ReportedTrial]) -> tuple[str, ...]:

@@ -15,10 +15,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from dashboards.statistics import metric_names
 from search_spaces.exceptions import DataError
-from search_spaces.names import NO_AGGREGATION, Column, Kind
+from search_spaces.names import AGGREGATIONS, NO_AGGREGATION, Column, Kind, Unit
 from trainables.predictions import set_hash
 
 _IDS = (Column.IMAGE_ID, Column.PATIENT_ID, Column.STUDY_ID)
@@ -43,6 +44,7 @@ class Truth:
         kind: Kind of its task.
         metrics: Metrics that can be computed.
         groups: Columns of subgroups, the prefix ``g_`` left out.
+        finite: Whether every logit of this file is a finite number.
     """
 
     digest: str
@@ -50,6 +52,7 @@ class Truth:
     kind: str
     metrics: tuple[str, ...]
     groups: tuple[str, ...]
+    finite: bool
 
 
 class PredictionFiles:
@@ -74,6 +77,7 @@ class PredictionFiles:
             patients_known=_patients_known(table),
             metrics=metric_names(kind, labels),
             groups=tuple(name.removeprefix(Column.GROUP_PREFIX) for name in _group_columns(table)),
+            finite=bool(np.isfinite(_logits(table, labels)).all()),
         )
         self._digests.setdefault(task, set()).add(truth.digest)
         return truth
@@ -164,6 +168,8 @@ def _read(path: Path) -> pa.Table:
     needed = [Column.IMAGE_ID, *truth, *(Column.LOGIT_PREFIX + label for label in labels)]
     if missing := [name for name in needed if name not in table.column_names]:
         raise DataError(f"predictions {path.name} lack the columns {', '.join(missing)}; labels are {labels}")
+    if not len(table):
+        raise DataError(f"predictions {path.name} have no rows")
     images = table.column(Column.IMAGE_ID)
     if images.null_count or len(images.unique()) != len(images):
         raise DataError(f"predictions {path.name}: image_id is blank or repeated; give one row per image")
@@ -171,6 +177,7 @@ def _read(path: Path) -> pa.Table:
         raise DataError(f"predictions {path.name}: patient_id is blank; leave the column out if patients are unknown")
     numbers, groups = _number_columns(table, kind, labels), _group_columns(table)
     _refuse_text(table, numbers, path)
+    _refuse_truth(table, kind, labels, path)
     _refuse_probabilities(table, kind, labels, path)
     _refuse_no_groups(table, groups, path)
     ids = [name for name in _IDS if name in table.column_names]
@@ -180,11 +187,26 @@ def _read(path: Path) -> pa.Table:
 def _metadata(table: pa.Table, path: Path) -> tuple[str, list[str]]:
     metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
     try:
-        kind, labels = metadata[b"kind"].decode(), [str(label) for label in json.loads(metadata[b"labels"])]
-    except (KeyError, ValueError, TypeError) as error:
+        kind, written = metadata[b"kind"].decode(), json.loads(metadata[b"labels"])
+    except (KeyError, ValueError) as error:
         raise DataError(
             f"predictions {path.name}: the Parquet metadata needs kind and labels (a JSON list), see docs/results.md"
         ) from error
+    labels = [str(label) for label in written] if isinstance(written, list) else []
+    if not labels or len(set(labels)) < len(labels):
+        raise DataError(
+            f"predictions {path.name}: labels in the Parquet metadata must be a JSON list of different names, "
+            f"got {metadata[b'labels'].decode()}"
+        )
+    if kind == Kind.BINARY and len(labels) > 1:
+        raise DataError(f"predictions {path.name}: binary has one label, got {labels}; multilabel may have several")
+    if (asked := metadata.get(b"aggregation", b"").decode() or NO_AGGREGATION) not in AGGREGATIONS:
+        raise DataError(
+            f"predictions {path.name}: aggregation {asked!r} in the Parquet metadata is not one of "
+            f"{', '.join(AGGREGATIONS)}"
+        )
+    if asked.startswith(Unit.STUDY) and Column.STUDY_ID not in table.column_names:
+        raise DataError(f"predictions {path.name} are to be scored by examination, but lack {Column.STUDY_ID}")
     if kind not in (*_CLASS_KINDS, Kind.BINARY, Kind.MULTILABEL):
         raise DataError(f"predictions {path.name}: kind {kind!r} is none of binary, multilabel, multiclass, ordinal")
     return kind, labels
@@ -195,6 +217,20 @@ def _refuse_text(table: pa.Table, names: list[str], path: Path) -> None:
     numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
     if wrong := [f"{name} ({kind})" for name, kind in types.items() if not any(test(kind) for test in numbers)]:
         raise DataError(f"predictions {path.name}: {', '.join(wrong)} must hold numbers, see docs/results.md")
+
+
+def _refuse_truth(table: pa.Table, kind: str, labels: list[str], path: Path) -> None:
+    """Truth is 0 and 1, or whole numbers of classes; blank, NaN and -1 are masked."""
+    classes = kind in _CLASS_KINDS
+    allowed = range(-1, len(labels)) if classes else range(-1, 2)
+    for name in [Column.Y] if classes else [Column.LABEL_PREFIX + label for label in labels]:
+        values = np.unique(np.asarray(table.column(name).to_numpy(), dtype=float))
+        if strange := [f"{v:g}" for v in values[~np.isnan(values)] if v not in allowed]:
+            meant = f"classes from 0 to {len(labels) - 1}" if classes else "0 and 1"
+            raise DataError(
+                f"predictions {path.name}: {name} holds {', '.join(strange[:5])}; it may hold {meant}, and blank or -1 "
+                "where the truth is not known"
+            )
 
 
 def _refuse_no_groups(table: pa.Table, names: list[str], path: Path) -> None:
@@ -212,16 +248,20 @@ def _refuse_no_groups(table: pa.Table, names: list[str], path: Path) -> None:
 
 
 def _refuse_probabilities(table: pa.Table, kind: str, labels: list[str], path: Path) -> None:
-    logits = np.column_stack(
-        [np.asarray(table.column(Column.LOGIT_PREFIX + label).to_numpy(), dtype=float) for label in labels]
-    )
+    logits = _logits(table, labels)
     inside = bool(np.all((logits >= 0) & (logits <= 1))) and bool(np.ptp(logits) > 0)
     summing = kind not in _CLASS_KINDS or bool(np.allclose(logits.sum(axis=1), 1.0, atol=1e-3))
-    if len(logits) and inside and summing:
+    if inside and summing:
         raise DataError(
             f"predictions {path.name}: every z_ lies in [0, 1], as probabilities do; give values before sigmoid or "
             "softmax (log(p / (1 - p)), or log(p) of classes that exclude each other)"
         )
+
+
+def _logits(table: pa.Table, labels: list[str]) -> NDArray[np.float64]:
+    """(N, L); blank is NaN."""
+    columns = [table.column(Column.LOGIT_PREFIX + label).to_numpy() for label in labels]
+    return np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
 
 
 def _patients_known(table: pa.Table) -> bool:

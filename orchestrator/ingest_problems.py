@@ -5,6 +5,7 @@ from __future__ import annotations
 from search_spaces.exceptions import UserError
 
 _ROWS_SHOWN = 8
+_PROBLEMS_SHOWN = 20
 
 
 class Problems:
@@ -27,7 +28,7 @@ class Problems:
         return [f"{_rows_text(rows)}{message}" for message, rows in self._rows.items()]
 
     def raise_if_any(self, where: str) -> None:
-        """Tell all of them.
+        """Tell all of them: how many, and the first in full.
 
         Raises:
             UserError: There are any.
@@ -36,7 +37,9 @@ class Problems:
             return
         lines = self.lines()
         count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
-        raise UserError("\n".join([f"{where}: {count}", *(f"- {line}" for line in lines)]))
+        more = len(lines) - _PROBLEMS_SHOWN
+        rest = [f"- and {more} more"] if more > 0 else []
+        raise UserError("\n".join([f"{where}: {count}", *(f"- {line}" for line in lines[:_PROBLEMS_SHOWN]), *rest]))
 
 
 def _rows_text(rows: list[int]) -> str:

@@ -58,6 +58,9 @@ _FAILED: dict[str, FailureClass | None] = {
     "nan": FailureClass.DIVERGENCE,
     "oom": FailureClass.MEMORY,
 }
+_SEPARATED = re.compile(r"\d{1,3}([.,\s']\d{3})+")
+"""Whole numbers with thousands separators; ``12.000`` is 12 here and 12,000 there."""
+_COMMA_HINT = "; decimals need a point, or say --decimal ,"
 _UNFINISHED = (RUNNING, "scheduled", "pending", "queued", "unfinished")
 
 
@@ -85,7 +88,8 @@ def parse_amount(raw: Any) -> Amount:
     percent = text.endswith("%")
     number = _float(text.removesuffix("%").strip())
     if number is None:
-        raise ValueError(f"data_fraction {text_of(raw)!r} is not one of 0.1, 10%, full, images=N, patients=N")
+        hint = _COMMA_HINT if re.fullmatch(r"\d+,\d+ ?%?", text) else ""
+        raise ValueError(f"data_fraction {text_of(raw)!r} is not one of 0.1, 10%, full, images=N, patients=N{hint}")
     share = round(number / 100, 12) if percent else number
     if not 0 < share <= 1:
         raise ValueError(f"data_fraction {text_of(raw)!r} is no share in (0, 1]; write 10% or images={text_of(raw)}")
@@ -135,7 +139,7 @@ def parse_value(raw: Any) -> float:
         return math.nan
     number = _float(text)
     if number is None:
-        hint = "; decimals need a point" if re.fullmatch(r"-?\d+,\d+", text) else ""
+        hint = _COMMA_HINT if re.fullmatch(r"-?\d+,\d+", text) else ""
         raise ValueError(f"value {text!r} is no number{hint}")
     if not abs(number) < LARGEST:
         raise ValueError(f"value {text} is infinite; leave it blank if it is undefined, or give status=diverged")
@@ -151,6 +155,8 @@ def parse_count(column: str, raw: Any, *, whole: bool = True) -> float | None:
     text = text_of(raw)
     if not text or text.lower() in ("nan", "na", "none"):
         return None
+    if whole and _SEPARATED.fullmatch(text):
+        raise ValueError(f"{column} {text!r} may have a thousands separator: write it without")
     number = _float(text)
     if number is None or not 0 <= number < LARGEST or (whole and number != int(number)):
         raise ValueError(f"{column} {text!r} is no {'whole ' if whole else ''}number of at least 0")

@@ -322,6 +322,10 @@ def ingest(
     scale: Annotated[
         float | None, typer.Option("--scale", help="Factor of metrics that lie in [0, 1]: 0.01 for percent.")
     ] = None,
+    encoding: Annotated[
+        str | None, typer.Option("--encoding", help="Of the CSV, such as cp1252; UTF-8 if not given.")
+    ] = None,
+    decimal: Annotated[str, typer.Option("--decimal", help="What decimals begin with: a point or a comma.")] = ".",
     predictions: Annotated[
         Path | None,
         typer.Option(
@@ -354,9 +358,13 @@ def ingest(
     from orchestrator.record import Record
     from orchestrator.run_text import print_report
 
+    if decimal not in (".", ","):
+        raise UserError(f"--decimal is . or a comma, got {decimal!r}")
     options = IngestOptions(
         renames=pairs("--map", map_ or ()),
         scale=scale,
+        encoding=encoding,
+        decimal_comma=decimal == ",",
         predictions=predictions,
         baseline=baseline,
         primary=pairs("--primary", primary or (), single=True),

@@ -42,6 +42,9 @@ class Unit(StrEnum):
 NO_AGGREGATION = "none"
 """Predictions are scored image by image; otherwise ``<unit>:<mean or max>``."""
 
+AGGREGATIONS = (NO_AGGREGATION, *(f"{unit}:{how}" for unit in (Unit.STUDY, Unit.PATIENT) for how in ("mean", "max")))
+"""Whatever predictions may be scored by."""
+
 
 class State(StrEnum):
     """Where a trial stands in the record."""

@@ -5,6 +5,7 @@ Pure functions of facts that others collect. A gate that cannot be checked count
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -155,6 +156,8 @@ def seeds_gate(n_seeds: int) -> Gate | None:
     Args:
         n_seeds: At least 0.
     """
+    if not n_seeds:
+        return _open(GateName.SEEDS, "no seed has a result on both sides")
     if n_seeds < MIN_SEEDS_FOR_A_WORD:
         return _open(GateName.SEEDS, f"fewer than {MIN_SEEDS_FOR_A_WORD} seeds")
     if n_seeds < MIN_SEEDS:
@@ -165,15 +168,19 @@ def seeds_gate(n_seeds: int) -> Gate | None:
 
 
 def convergence_gate(side: str, still_rising: float | None) -> Gate | None:
-    """What a side that was still improving when training stopped holds back; None if it was not, or is not known.
+    """What a side that was still improving when training stopped holds back; None if it had levelled off.
 
     Args:
         side: Its name, for the reason.
-        still_rising: Share of its trials, in [0, 1].
+        still_rising: Share of its trials, in [0, 1]; None or NaN if it is not known, such as of others' results or with
+            fewer than three validations.
     """
-    if still_rising is None or not still_rising >= RISING_SHARE:
+    if still_rising is None or math.isnan(still_rising):
+        reason = f"whether {side} was still improving when training stopped is not known"
+    elif still_rising >= RISING_SHARE:
+        reason = f"{side} was still improving when training stopped"
+    else:
         return None
-    reason = f"{side} was still improving when training stopped"
     return Gate(name=GateName.CONVERGENCE, reason=reason, cap=Letter.B, wording=Wording.SUGGESTS)
 
 
@@ -215,12 +222,18 @@ def _leaks(facts: Facts) -> list[Gate]:
 def _design(facts: Facts) -> list[Gate]:
     checks = (
         (GateName.PATIENTS, facts.patients_known and not facts.seeds_only, _why_no_patients(facts)),
-        (GateName.PAIRING, facts.paired, "seeds are not paired: subset, order or task differ between the sides"),
+        (GateName.PAIRING, facts.paired, _why_not_paired(facts)),
         (GateName.CLASS_SET, facts.class_set_frozen, "the classes that are averaged were not frozen before results"),
         (GateName.LADDER, facts.one_ladder, "scales of different ladders: not an effect of scale"),
     )
     found = [_open(name, reason) for name, passed, reason in checks if not passed]
     return found + [_open(GateName.WAIVED, f"waived: {what}") for what in facts.waived]
+
+
+def _why_not_paired(facts: Facts) -> str:
+    if facts.paired is None:
+        return "whether seeds are pairs is not known: nothing says what they were trained on"
+    return "seeds are not paired: subset, order or task differ between the sides"
 
 
 def _why_no_patients(facts: Facts) -> str:
@@ -241,7 +254,7 @@ def _trials(facts: Facts) -> list[Gate]:
 def _strength(facts: Facts) -> list[Gate]:
     found = []
     if facts.min_patients < MIN_TEST_PATIENTS and not facts.seeds_only:
-        reason = f"{facts.min_patients} patients of the rarest class, a test needs {MIN_TEST_PATIENTS}"
+        reason = f"{_plural(facts.min_patients, 'patient')} of the rarest class, a test needs {MIN_TEST_PATIENTS}"
         found.append(Gate(name=GateName.SIZE, reason=reason, cap=Letter.C, wording=Wording.NONE))
     if (few := seeds_gate(facts.n_seeds)) is not None:
         found.append(few)

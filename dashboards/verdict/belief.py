@@ -9,6 +9,7 @@ import pandas as pd
 
 from dashboards.answers import Answer, Number, Tone
 from dashboards.evidence import Evidence
+from dashboards.exclusions import COUNTED, not_used
 from dashboards.plots import split
 from dashboards.primary_family import ContrastName, absent_contrasts
 from dashboards.statistics import Letter
@@ -136,11 +137,16 @@ def _excluded(tables: Tables) -> list[Answer]:
             question=8,
             task=str(row["task"]),
             set=None if row["set"] == "all" else str(row["set"]),
-            word="results not used",
-            sentence=f"{plural(int(row['trials']), 'result')} of {row['task']} not used: {row['reason']} "
-            f"({row['trial_ids']}{'; ' + str(row['detail']) if row['detail'] else ''}).",
+            word="results doubtful" if row["reason"] in COUNTED else "results not used",
+            sentence=_excluded_sentence(row),
             tone="open",
             numbers={"trials": int(row["trials"]), "reason": str(row["reason"])},
         )
         for row in rows_of(tables.exclusions)
     ]
+
+
+def _excluded_sentence(row: dict[str, Any]) -> str:
+    count = f"{plural(int(row['trials']), 'result')} of {row['task']}"
+    detail = f"; {row['detail']}" if row["detail"] else ""
+    return f"{not_used(count, str(row['reason']))} ({row['trial_ids']}{detail})."

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from dashboards.answer_words import finite_number
 from dashboards.answers import Answer, Number
 from dashboards.evidence import Evidence
 from dashboards.plots import split
 from dashboards.statistics import Wording
-from dashboards.style import amount_text, number, seconds_text, size_text
+from dashboards.style import amount_text, number, seconds_text, signed, size_text
 from dashboards.tables import Tables
 from dashboards.verdict.words import Held, evaluated_on, held_back, rows_of
 
@@ -92,7 +94,10 @@ def _sentence(
     if by_parameters:
         verb = held.verb("is", "seems to be")
         size = size_text(by_parameters["parameters"])
-        parts.append(f"{where} the cheapest within noise of the best {verb} {_cell(by_parameters)} ({size} parameters)")
+        parts.append(
+            f"{where} the cheapest within noise of the best {verb} {_cell(by_parameters)} ({size} parameters"
+            f"{_behind(by_parameters)})"
+        )
     else:
         parts.append(f"{where} the best is within this set, whose costs are not recorded")
     if by_seconds and by_seconds is not by_parameters:
@@ -106,6 +111,14 @@ def _sentence(
         f"{shown}{more}"
     )
     return "; ".join(parts) + "."
+
+
+def _behind(row: dict[str, Any]) -> str:
+    """How far behind the best it may be; nothing of a cell that is shown to be within delta."""
+    if row["within_delta"] or not math.isfinite(row["low"]):
+        return ""
+    behind = f"{signed(row['difference'])} to the best of the others, at worst {signed(row['low'])}"
+    return f"; {behind}: not shown to be worse, nor to be within {row['delta']:g}"
 
 
 def _numbers(
@@ -123,6 +136,9 @@ def _numbers(
         "parameters": float(by_parameters["parameters"]) if by_parameters else None,
         "cheapest_by_device_seconds": _cell(by_seconds) if by_seconds else None,
         "device_seconds": float(by_seconds["device_seconds"]) if by_seconds else None,
+        "difference": finite_number(by_parameters["difference"]) if by_parameters else None,
+        "low": finite_number(by_parameters["low"]) if by_parameters else None,
+        "within_delta": bool(by_parameters["within_delta"]) if by_parameters else None,
         "level": float(rows[0]["level"]),
         "delta": float(rows[0]["delta"]),
     }

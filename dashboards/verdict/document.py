@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -213,17 +214,29 @@ def verdict_document(
         "ledger": _ledger(ledger),
         "shifted_sets": [plain(row) for row in rows_of(tables.shift_summary)],
         "subgroups": [plain(row) for row in rows_of(tables.deficits)],
-        "not_assessable": not_assessable(tables.subgroups),
+        "not_assessable": not_assessable(tables),
     }
     return VerdictFile.model_validate(document).model_dump(mode="json", by_alias=True)
 
 
-def not_assessable(subgroups: pd.DataFrame) -> list[dict[str, Any]]:
-    """Subgroups with too few patients for any statement."""
+def schema_text() -> str:
+    """The JSON Schema (2020-12) of ``verdict.json``, for readers that are not written in Python."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | VerdictFile.model_json_schema()
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def not_assessable(tables: Tables) -> list[dict[str, Any]]:
+    """Subgroups with too few patients for any statement, and columns that are blank for all patients of a set."""
+    subgroups = tables.subgroups
+    unrecorded = [
+        {"task": task, "set": name, "column": column, "group": "any", "note": "not recorded"}
+        for (task, name), columns in tables.unrecorded.items()
+        for column in columns
+    ]
     if subgroups.empty:
-        return []
+        return unrecorded
     rows = subgroups[~subgroups["sufficient"].astype(bool)]
-    return rows_of(rows[["task", "set", "column", "group", "note"]].drop_duplicates())
+    return [*rows_of(rows[["task", "set", "column", "group", "note"]].drop_duplicates()), *unrecorded]
 
 
 def _made_by() -> str:

@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from dashboards import tracking
 from dashboards.answers import Answer
 from dashboards.evidence import Evidence
@@ -103,6 +105,22 @@ class Ledger:
     def added_trials(self) -> int:
         """Trials now beyond those at the first read; at least 0."""
         return max(0, self.this.trials - self.earlier[0].trials) if self.earlier else 0
+
+    def table(self) -> pd.DataFrame:
+        """Every read, the latest first: when, by whom, of which results, how many trials, which sets and seeds."""
+        rows = [
+            {
+                "read at (UTC)": f"{datetime.fromisoformat(read.read_at):%Y-%m-%d %H:%M:%S}",
+                "report": read.report_id + (" (this one)" if read is self.this else ""),
+                "reader": read.reader,
+                "state of the results": read.results_hash,
+                "trials": read.trials,
+                "evaluation sets": ", ".join(read.sets) or "none",
+                "planned seeds": ", ".join(read.seeds),
+            }
+            for read in (self.this, *reversed(self.earlier))
+        ]
+        return pd.DataFrame(rows)
 
     @property
     def sentence(self) -> str:

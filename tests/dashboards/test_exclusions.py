@@ -13,8 +13,12 @@ import pytest
 from dashboards import report
 from dashboards.evidence import target_results
 from dashboards.exclusions import SHOWN_TRIALS, Exclusion, Why, exclusion_table, single_seeds
+from dashboards.harm_answers import harm_answers
+from dashboards.narrative import caveats
 from dashboards.planned import Plan
 from dashboards.tables import build_tables
+from dashboards.verdict.belief import belief_answers
+from dashboards.verdict.document import not_assessable
 from search_spaces.exceptions import DataError, TrackingError
 from search_spaces.ingested import IngestedStudy
 from tests.dashboards.synthetic import evidence_of, make_study, make_synthetic
@@ -255,3 +259,112 @@ def test_everything_at_once_is_a_report_that_names_all_of_it(study, tmp_path, mo
     page = files.index_html.read_text(encoding="utf-8")
     assert all(reason in page for reason in reasons)
     assert any("not used" in a["sentence"] for a in verdict["questions"][7]["answers"])
+
+
+def edited(study, trial_ids, **fields):
+    """Predictions in which some trials' fields on the in-domain test are another function of what they were."""
+    predictions = dict(study.predictions)
+    for trial_id in trial_ids:
+        p = predictions[trial_id, "test"]
+        predictions[trial_id, "test"] = dataclasses.replace(p, **{name: edit(p) for name, edit in fields.items()})
+    return predictions
+
+
+def no_rows(*names):
+    """Edits that leave no row of these fields."""
+    return {name: lambda p, name=name: getattr(p, name)[:0] for name in names}
+
+
+def named(tables):
+    return [
+        (row["reason"], row["set"], row["trials"], row["trial_ids"]) for row in tables.exclusions.to_dict("records")
+    ]
+
+
+def test_a_file_without_images_costs_its_trial_only(study):
+    lost = trials(study)[0]
+    none = no_rows("y", "logits", "patient", "image") | {"groups": lambda p: {}}
+    tables = build_tables(small(study, predictions=edited(study, [lost], **none)))
+    assert named(tables) == [(Why.UNREADABLE, "test", 1, lost)]
+    assert tables.exclusions["detail"][0] == "no image"
+    assert helped(tables)["n_seeds"] == 2
+
+
+def test_one_prediction_for_all_images_counts_and_is_named(study):
+    """Of several classes, too: the same logits in each row, not the same in each column."""
+    dead = trials(study)[1]
+    predictions = edited(study, [dead], logits=lambda p: np.tile(np.float32([3.0, 1.0, 2.0]), (len(p.y), 1)))
+    evidence = small(study, predictions=predictions)
+    tables = build_tables(evidence)
+    assert named(tables) == [(Why.CONSTANT, "test", 1, dead)]
+    assert helped(tables)["n_seeds"] == 3
+    (said,) = [a for a in belief_answers(evidence, tables) if a.word == "results doubtful"]
+    assert said.sentence.startswith(f"1 result of skin doubtful, but counted as they are: {Why.CONSTANT} ({dead}")
+    assert any("1 result doubtful, but counted as they are" in line for line in caveats(evidence, tables, []))
+
+
+def test_predictions_of_another_source_count_and_are_named(study):
+    predictions = dict(study.predictions)
+    for copy, original in zip(trials(study), trials(study, pretraining_source="random"), strict=True):
+        of_copy = predictions[copy, "test"]
+        predictions[copy, "test"] = dataclasses.replace(of_copy, logits=predictions[original, "test"].logits)
+    tables = build_tables(small(study, predictions=predictions))
+    ((reason, set_name, count, _),) = named(tables)
+    assert (reason, set_name, count) == (Why.SAME_AS_SOURCE, "test", 3)
+    assert helped(tables)["estimate"] == 0
+
+
+def test_a_logit_that_is_not_finite_costs_the_other_seeds_nothing(study):
+    broken = trials(study)[2]
+    predictions = edited(
+        study, [broken], logits=lambda p: np.where(np.arange(len(p.y))[:, None] == 5, np.inf, p.logits)
+    )
+    tables = build_tables(small(study, predictions=predictions))
+    assert named(tables) == [(Why.NOT_FINITE, "test", 1, broken)]
+    harm = tables.of("harm")
+    mine = harm[(harm["pretraining_source"] == "natural") & (harm["set"] == "test") & (harm["n_seeds"] > 0)]
+    assert set(mine["n_seeds"]) == {2}
+    assert np.isfinite(mine["source_value"]).all()
+
+
+@pytest.mark.parametrize("groups", [lambda p: {}, lambda p: {"sex": np.full(len(p.y), None, dtype=object)}])
+def test_a_subgroup_column_that_nobody_filled_in_is_named_and_no_group(study, groups):
+    predictions = edited(study, set(small(study).results["trial_id"]), groups=groups)
+    evidence = small(study, predictions=predictions)
+    tables = build_tables(evidence)
+    assert tables.unrecorded == {("skin", "test"): ("sex",)}
+    missing = {"task": "skin", "set": "test", "column": "sex", "group": "any", "note": "not recorded"}
+    assert missing in not_assessable(tables)
+    said = [a.sentence for a in harm_answers(evidence, tables) if a.set == "test"]
+    assert said == ["Harm on skin, test cannot be assessed by sex, which is not recorded there."]
+    assert any("it is not recorded for any patient of skin, test" in line for line in caveats(evidence, tables, []))
+
+
+def test_seeds_that_the_sides_do_not_share_are_told_as_that(study):
+    """What is missing are pairs, not patients."""
+    ours, base = trials(study), trials(study, pretraining_source="random")
+    rows = small(study).results
+    tables = build_tables(small(study, results=rows[~rows["trial_id"].isin([ours[0], base[1], base[2]])]))
+    row = helped(tables)
+    assert (row["n_seeds"], row["verdict"]) == (0, "undecided")
+    assert "no seed has a result on both sides" in row["cap"]
+    assert "patients of the rarest class" not in row["cap"]
+    assert row["missing"].startswith("no seed has a defined result on both sides")
+
+
+@pytest.mark.parametrize(
+    ("change", "why", "detail"),
+    [
+        ({"logits": lambda p: np.full_like(p.logits, np.inf)}, Why.NOT_FINITE, ""),
+        ({"labels": lambda p: ("a", "b", "c")}, Why.OTHER_LABELS, "a, b, c instead of nevus, melanoma, keratosis"),
+        (no_rows("y", "logits", "image", "patient"), Why.UNREADABLE, "no image"),
+    ],
+)
+def test_validation_that_cannot_be_used_is_named(study, change, why, detail):
+    odd, mine = trials(study)[0], small(study).results["trial_id"]
+    validation = {t: dataclasses.replace(study.predictions[t, "test"], name="val", groups={}) for t in mine}
+    validation[odd] = dataclasses.replace(validation[odd], **{n: edit(validation[odd]) for n, edit in change.items()})
+    tables = build_tables(small(study, validation=validation))
+    assert named(tables) == [(why, "validation", 1, odd)]
+    assert tables.exclusions["detail"][0] == detail
+    assert helped(tables)["n_seeds"] == 3

@@ -199,7 +199,7 @@ def test_seeds_added_after_a_look_only_suggest(five_seeds):
 def test_unknown_subsets_are_no_proof_of_pairs(five_seeds):
     row = graded(five_seeds, results=target_results(five_seeds.results.drop(columns=["subset_hash", "order_hash"])))
     assert row["grade"] == "C"
-    assert "not paired" in row["cap"]
+    assert "whether seeds are pairs is not known" in row["cap"]
 
 
 def test_lost_trials_at_chance_are_those_of_the_statistics(five_seeds):

@@ -20,7 +20,7 @@ from dashboards.report import build_report, gather, write_report
 from dashboards.static import render
 from dashboards.verdict.frame import collect
 from dashboards.verdict.words import contrast_sentence
-from search_spaces.exceptions import UserError
+from search_spaces.exceptions import DataError, UserError
 from tests.dashboards.synthetic import (
     SyntheticStudy,
     evidence_of,
@@ -322,6 +322,18 @@ def test_each_prediction_file_is_read_once(recorded, tmp_path):
     assert len(recorded["reads"]) == len(set(recorded["reads"])) == 216
 
 
+@pytest.mark.usefixtures("no_static_figures")
+def test_open_gates_stand_on_the_page_and_all_gates_unfold(recorded, tmp_path):
+    recorded["held"]["results"] = recorded["results"][recorded["results"]["task"] == "brain"]
+    page = build_report("synthetic", tmp_path / "report", "sqlite:///x.db").index_html.read_text(encoding="utf-8")
+    section = page.split('id="gates"')[1].split("</section>")[0]
+    shown, folded = section.split("<details>")
+    assert "fewer than 5 seeds" in shown
+    assert "no patient in both training and evaluation" not in shown
+    assert "no patient in both training and evaluation" in folded
+    assert "(this one)" in shown
+
+
 def test_failures_that_a_retry_mended_are_not_shown(recorded):
     evidence, problems = gather("synthetic", "sqlite:///x.db")
     assert len(evidence.failures) == 1
@@ -333,6 +345,17 @@ def test_upstream_trials_are_no_results(recorded):
     recorded["held"]["results"] = pd.concat([recorded["results"], upstream])
     evidence, _ = gather("synthetic", "sqlite:///x.db")
     assert set(evidence.results["task"]) == {"skin", "brain"}
+
+
+def test_a_damaged_plan_or_data_card_costs_itself_alone(recorded, monkeypatch):
+    def damaged(name, uri):
+        raise DataError("plan.json of the record cannot be read")
+
+    monkeypatch.setattr(report, "load_planned", damaged)
+    monkeypatch.setattr(report, "load_data_cards", damaged)
+    evidence, problems = gather("synthetic", "sqlite:///x.db")
+    assert problems == ["plan.json of the record cannot be read."] * 2
+    assert (len(evidence.results), evidence.data_cards) == (108, {})
 
 
 def test_trials_of_an_earlier_version_are_counted_not_shown(recorded):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dashboards.report import build_report
+from dashboards import tracking
+from dashboards.report import build_report, gather
 from orchestrator.delivery import spooled
 from orchestrator.record import Record
 from search_spaces.names import Role
@@ -74,3 +75,27 @@ def test_trials_of_the_recorded_plan_are_told_from_those_of_an_earlier_one(
     files = build_report("skin", tmp_path / "report", record.uri)
     assert "1 of 8 planned trials done" in files.headlines[0]
     assert "1 finished trial of the record not shown" in files.index_html.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("plan.json", '{"targets": [', "plan.json of the record cannot be read"),
+        ("study/study.yaml", "name: [skin", "The study file could not be read, defaults are assumed"),
+        ("data/skin.json", "{", "data card skin.json of the record cannot be read, so no card is shown"),
+    ],
+)
+def test_a_file_of_the_record_that_was_cut_off_costs_itself_alone(
+    record: Record, storage: Storage, tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    deliver(record, storage, seed=0)
+    record.set_plan(json.dumps({"targets": [], "exclusions": []}))
+    record.set_data_cards({"skin": ("{}", "")})
+    (parent,) = tracking.find_parents(tracking.connect(record.uri), record.experiment_id)
+    folder = tracking.local_folder(parent.info.artifact_uri)
+    assert folder is not None
+    (folder / "data" / "skin.json").unlink()
+    (folder / name).write_text(text, encoding="utf-8")
+    evidence, problems = gather("skin", record.uri)
+    assert len(evidence.results) == 1
+    assert [p for p in problems if p.startswith(said)], problems

@@ -53,6 +53,8 @@ def test_a_sound_contrast_is_an_a_without_a_but():
         ({"n_seeds": 1}, GateName.SEEDS, "C", "suggests"),
         ({"min_patients": 19}, GateName.SIZE, "C", "no verdict"),
         ({"still_rising": 0.5}, GateName.CONVERGENCE, "B", "suggests"),
+        ({"still_rising": None}, GateName.CONVERGENCE, "B", "suggests"),
+        ({"still_rising": float("nan")}, GateName.CONVERGENCE, "B", "suggests"),
         ({"n_seeds": 4}, GateName.SEEDS, "B", "suggests"),
         ({"external": False}, GateName.EXTERNAL, "B", "states"),
     ],
@@ -67,7 +69,7 @@ def test_each_gate_alone(change, name, letter, wording):
 
 @pytest.mark.parametrize(
     "change",
-    [{"lost_trials": 2, "holds_at_chance": True}, {"still_rising": 0.4}, {"still_rising": None}, {"n_seeds": 9}],
+    [{"lost_trials": 2, "holds_at_chance": True}, {"still_rising": 0.4}, {"n_seeds": 9}],
 )
 def test_what_opens_no_gate(change):
     assert grade(dataclasses.replace(SOUND, **change)).letter is Letter.A
@@ -90,6 +92,20 @@ def test_the_gravest_decides_and_is_named_first():
 def test_nothing_known_is_no_evidence():
     found = grade(Facts(n_seeds=10, min_patients=500))
     assert (found.letter, found.wording) == (Letter.C, Wording.SUGGESTS)
+
+
+def test_reasons_tell_what_is_not_known_from_what_is_wrong():
+    def reason(**change):
+        (found,) = grade(dataclasses.replace(SOUND, **change)).reasons
+        return found
+
+    assert reason(paired=None) == "whether seeds are pairs is not known: nothing says what they were trained on"
+    assert reason(paired=False).startswith("seeds are not paired")
+    assert reason(still_rising=None, losing_side="random") == (
+        "whether random was still improving when training stopped is not known"
+    )
+    assert reason(n_seeds=0) == "no seed has a result on both sides"
+    assert reason(min_patients=1) == "1 patient of the rarest class, a test needs 20"
 
 
 def test_words():

@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
+from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 from statsmodels.stats.multitest import multipletests
 
@@ -22,7 +23,7 @@ from dashboards.statistics import compare_with_best, label_efficiency, linear_co
 from dashboards.tables import build_tables
 from dashboards.verdict.belief import belief_answers
 from dashboards.verdict.best import best_answers
-from dashboards.verdict.document import VERDICT_SCHEMA, VerdictFile, verdict_document
+from dashboards.verdict.document import VERDICT_SCHEMA, VerdictFile, schema_text, verdict_document
 from dashboards.verdict.frame import ANSWERING, collect, questions
 from dashboards.verdict.labels import label_answers
 from dashboards.verdict.ledger import Ledger, read_of
@@ -276,6 +277,23 @@ class TestBest:
         members = made[made["member"] & (made["set"] == "test") & (made["model_scale"] == "small")]
         assert cheapest["model_scale"] == "small"
         assert cheapest["pretraining_source"] == "random" or "random" not in set(members["pretraining_source"])
+
+    def test_a_cheapest_that_is_not_shown_to_be_near_the_best_says_how_far_it_may_be(self):
+        sets = tables().best_sets
+        place = (sets["set"] == "test") & (sets["data_fraction"] == "0.05")
+        chosen = place & sets["cheapest_by_parameters"]
+
+        def said(**columns):
+            edited = sets.assign(**{name: sets[name].mask(chosen, value) for name, value in columns.items()})
+            made = best_answers(evidence(), dataclasses.replace(tables(), best_sets=edited))
+            return next(a for a in made if (a.set, a.data_fraction) == ("test", "0.05"))
+
+        far = said(within_delta=False, difference=-0.417, low=-0.9)
+        assert "−0.417 to the best of the others, at worst −0.900: not shown to be worse, nor to be within 0.01" in (
+            far.sentence
+        )
+        assert (far.numbers["difference"], far.numbers["low"], far.numbers["within_delta"]) == (-0.417, -0.9, False)
+        assert "not shown to be worse" not in said(within_delta=True).sentence
 
     def test_costs_that_were_not_recorded_leave_the_set(self):
         made = part(lambda rows: rows.assign(parameters=np.nan).drop(columns="train_s"))
@@ -603,6 +621,19 @@ class TestDocument:
         assert sum(len(q.answers) for q in again.questions) == len(answers())
         assert again.statistics.price_per_label == 2.5
 
+    def test_readers_that_are_not_python_have_a_schema(self):
+        schema = json.loads(schema_text())
+        check = Draft202012Validator(schema)
+        Draft202012Validator.check_schema(schema)
+        ledger = Ledger(this=read_of(evidence()))
+        document = verdict_document(evidence(), tables(), answers(), ledger, "")
+        check.validate(document)
+        document["schema"] = VERDICT_SCHEMA + 1
+        document["questions"][0]["answers"][0]["question"] = 9
+        document["contrasts"][0]["verdict"] = "significant"
+        places = {tuple(error.absolute_path)[:1] for error in check.iter_errors(document)}
+        assert places == {("schema",), ("questions",), ("contrasts",)}
+
     def test_an_answer_of_no_question_is_refused(self):
         ledger = Ledger(this=read_of(evidence()))
         document = verdict_document(evidence(), tables(), answers(), ledger, "")
@@ -618,6 +649,20 @@ class TestDocument:
             assert f"`{name.removesuffix('_')}`" in text
         for question in questions(evidence(), tables()):
             assert question.text in text
+
+
+def test_the_summary_tells_what_is_hedged_from_what_has_no_verdict():
+    def said(**columns):
+        contrasts = tables().contrasts
+        held = contrasts["primary"] & contrasts["verdict"].ne("undecided")
+        edited = contrasts.assign(**{name: contrasts[name].mask(held, value) for name, value in columns.items()})
+        return summary(evidence(), dataclasses.replace(tables(), contrasts=edited))
+
+    assert "because of" not in said()
+    leak = said(wording="no verdict", cap="3 patients in both training and evaluation")
+    assert "No verdict because of: 3 patients in both training and evaluation." in leak
+    assert "Seems to" not in leak
+    assert "“Seems to” because of: fewer than 5 seeds." in said(wording="suggests", cap="fewer than 5 seeds")
 
 
 def test_the_overview_has_a_row_per_task_source_and_set():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import getpass
+import json
 from datetime import UTC, datetime
 
 import pytest
@@ -102,6 +103,18 @@ def test_seeds_added_after_a_look_are_told_and_hold_verdicts_back(tmp_path, monk
     assert any("Seed 2 was added" in line for line in files.headlines)
     page = files.index_html.read_text(encoding="utf-8")
     assert "seeds were added after test results had been read" in page
+    assert f"{ledger.this.report_id} (this one)" in page
+    assert "2026-03-01 12:00:00" in page
+    assert json.loads((tmp_path / "r" / "verdict.schema.json").read_text(encoding="utf-8"))["title"] == "VerdictFile"
+
+
+def test_the_table_of_reads_names_report_reader_time_and_results():
+    early, late, this = read(), read(read_at="2026-03-02T08:30:00+00:00", results_hash="other"), read()
+    rows = Ledger(this=this, earlier=(early, late)).table()
+    assert list(rows["report"]) == [f"{this.report_id} (this one)", late.report_id, early.report_id]
+    assert list(rows["read at (UTC)"])[1:] == ["2026-03-02 08:30:00", "2026-03-01 12:00:00"]
+    assert list(rows["state of the results"]) == [this.results_hash, "other", early.results_hash]
+    assert set(rows["evaluation sets"]) == {"clinic_b, site_b, test"}
 
 
 def test_planned_seeds_that_come_later_are_no_added_seeds():

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -203,6 +205,23 @@ class TestReport:
         assert "One seed" in page
 
     @pytest.mark.usefixtures("no_static_figures")
+    def test_what_cannot_be_used_is_named_and_lost(self, others, tracking_uri, tmp_path):
+        rows = paired(0.03, 0.004)
+        rows[0]["value"] = "nan"
+        rows += [
+            row(source, 0.7 + (source == "natural") * 0.02, task="derm", seed=s) for source in SOURCES for s in (0, 1)
+        ]
+        others(rows)
+        verdict, _ = reported(tracking_uri, tmp_path)
+        (excluded,) = verdict["exclusions"]
+        assert excluded["reason"] == "reported without a value, or without the primary metric"
+        assert (excluded["task"], excluded["trials"]) == ("chest", 1)
+        chest, derm = sorted(verdict["contrasts"], key=lambda c: c["task"])
+        assert (chest["n_seeds"], chest["lost_trials"], chest["holds_at_chance"]) == (4, 1, False)
+        assert any("1 planned trial without a result" in reason for reason in chest["reasons"])
+        assert derm["missing"].startswith("all seeds differ by exactly as much")
+
+    @pytest.mark.usefixtures("no_static_figures")
     def test_predictions_give_the_whole_analysis(self, others, tracking_uri, tmp_path):
         folder = tmp_path / "predictions"
         rows = []
@@ -305,6 +324,25 @@ class TestRefusals:
         assert any("chest, test: 1 of 3 predictions are about other images" in line for line in lines)
 
 
+def test_a_table_is_described_before_it_is_added(tmp_path):
+    write_predictions(tmp_path / "p.parquet", signal=1, noise_seed=0)
+    rows = [row(scale="R50"), row("natural", value="nan"), row("natural", seed=1, predictions="p.parquet"), row()]
+    lines = read_only([*rows[:3], rows[3] | {"fold": 1}], tmp_path).lines()
+    assert "model_scale: R50, r50 differ in capitals alone, and count as different" in lines
+    assert "values that are blank or nan, so undefined and not used: 1" in lines
+    assert "there is one source only: nothing can be compared with it" in read_only([row()], tmp_path).lines()
+    twice = read_only([row() | {"fold": 0}, row() | {"fold": 1}, row("natural") | {"fold": 0}], tmp_path).lines()
+    assert "such rows differ in the columns fold, which mean nothing here" in twice
+
+
+def test_logits_that_are_not_finite_are_counted_before_they_are_added(tmp_path):
+    broken = pq.read_table(write_predictions(tmp_path / "p.parquet", signal=1, noise_seed=0))
+    z = pa.array([float("inf")] * len(broken))
+    pq.write_table(broken.set_column(broken.column_names.index("z_tumour"), "z_tumour", z), tmp_path / "p.parquet")
+    lines = read_only([row(predictions="p.parquet"), row("natural")], tmp_path).lines()
+    assert "predictions with z_ that are not finite, so not used: 1 of 1" in lines
+
+
 def test_the_command(tmp_path, tracking_uri, monkeypatch):
     monkeypatch.setattr(report, "render", lambda plot: (b"<svg/>", b"png"))
     table = write_csv(tmp_path / "others.csv", paired(2.0, 0.4, level=82))
@@ -325,6 +363,11 @@ def test_the_command(tmp_path, tracking_uri, monkeypatch):
     assert "medical seems to help on chest at 100 % (r50): +0.020 AUC" in done
     assert (tmp_path / "report" / "index.html").is_file()
     assert "--map takes OLD=NEW" in run("--map", "arch", code=1)
+    assert "--decimal is . or a comma, got 'x'" in run("--decimal", "x", code=1)
+    german = table.read_text("utf-8").replace(",", ";").replace(".", ",").replace("chest", "Schädel")
+    table.write_bytes(german.encode("cp1252"))
+    read = run("--scale", "0.01", "--decimal", ",", "--encoding", "cp1252", "--dry-run")
+    assert "10 trials would be added" in read
 
 
 @pytest.mark.usefixtures("no_static_figures")

@@ -137,3 +137,56 @@ class TestColumns:
         pq.write_table(table, tmp_path / "a.parquet")
         with pytest.raises(DataError, match="column site has 51 different values for 400 patients"):
             PredictionFiles().check(tmp_path / "a.parquet", "brain")
+
+
+def described(path: Path, **metadata: str) -> Path:
+    """A file of predictions with other metadata."""
+    about = {"kind": "binary", "labels": '["tumour"]'} | metadata
+    pq.write_table(pq.read_table(write(path)).replace_schema_metadata(about), path)
+    return path
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(DataError) as error:
+        PredictionFiles().check(path, "brain")
+    return str(error.value)
+
+
+class TestRefusals:
+    """Whatever cannot be scored is refused when the table is read, before anything is written."""
+
+    @pytest.mark.parametrize(("value", "shown"), [(2.0, "2"), (0.5, "0.5"), (-2.0, "-2")])
+    def test_truth_is_0_and_1(self, tmp_path, value, shown):
+        message = refused(write(tmp_path / "a.parquet", y_tumour=np.append(Y[1:], np.float32(value))))
+        assert f"y_tumour holds {shown}; it may hold 0 and 1, and blank or -1" in message
+
+    @pytest.mark.parametrize(("y", "shown"), [([1, 2, 3], "3"), ([0, 1.5, 2], "1.5")])
+    def test_classes_are_counted_from_0(self, tmp_path, y, shown):
+        logits = {f"z_{name}": np.random.default_rng(0).normal(size=IMAGES) for name in "abc"}
+        path = write(tmp_path / "a.parquet", y=np.tile(y, IMAGES // 3), **logits)
+        about = {"kind": "multiclass", "labels": '["a", "b", "c"]'}
+        pq.write_table(pq.read_table(path).replace_schema_metadata(about), path)
+        assert f"y holds {shown}; it may hold classes from 0 to 2" in refused(path)
+
+    @pytest.mark.parametrize("labels", ['"tumour"', "[]", '{"tumour": 1}', '["tumour", "tumour"]'])
+    def test_labels_are_a_list_of_names(self, tmp_path, labels):
+        path = described(tmp_path / "a.parquet", labels=labels)
+        assert f"must be a JSON list of different names, got {labels}" in refused(path)
+
+    def test_other_metadata(self, tmp_path):
+        assert "binary has one label, got ['a', 'b']" in refused(described(tmp_path / "a.parquet", labels='["a", "b"]'))
+        asked = described(tmp_path / "b.parquet", aggregation="patient:median")
+        assert "aggregation 'patient:median' in the Parquet metadata is not one of none, study:mean" in refused(asked)
+        asked = described(tmp_path / "c.parquet", aggregation="study:mean")
+        assert "scored by examination, but lack study_id" in refused(asked)
+
+    def test_a_file_without_rows(self, tmp_path):
+        path = write(tmp_path / "a.parquet")
+        pq.write_table(pq.read_table(path).slice(0, 0), path)
+        assert "predictions a.parquet have no rows" in refused(path)
+
+    @pytest.mark.parametrize("value", [np.inf, np.nan, None])
+    def test_logits_that_are_not_finite_are_known_beforehand(self, tmp_path, value):
+        z = pa.array([value, *map(float, range(1, IMAGES))])
+        assert not PredictionFiles().check(write(tmp_path / "a.parquet", z_tumour=z), "brain").finite
+        assert PredictionFiles().check(write(tmp_path / "b.parquet"), "brain").finite

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from orchestrator.ingest_table import read_table
+from orchestrator.ingest_table import Written, read_table
 from search_spaces.exceptions import UserError
 from search_spaces.names import State
 
@@ -18,8 +18,8 @@ def table(tmp_path, *lines, heading=HEADING, name="others.csv"):
     return path
 
 
-def read(path, renames=None, scale=None, only_metric=None):
-    return read_table(path, renames or {}, scale, only_metric)
+def read(path, renames=None, **written):
+    return read_table(path, Written(renames=renames or {}, **written))
 
 
 def refusal(path, **how):
@@ -145,10 +145,81 @@ def test_parquet_semicolons_and_byte_order_marks(tmp_path):
         assert (row.axes, row.amount.label, row.seed.label, row.value) == (("chest", "r50", "random"), "0.1", "0", 0.8)
 
 
+def test_tables_as_other_programs_write_them(tmp_path):
+    """Capitals in the heading, a separator at the end of each row, rows without text, UTF-16, and an index column."""
+    lines = ["chest,r50,random,full,0,auc,0.8,,", ",,,,,,,", "chest,r50,random,full,1,auc,inf,"]
+    path = table(tmp_path, *lines, heading="Task,Model Scale,PRETRAINING_SOURCE,data_fraction,Seed,Metric,Value,status")
+    assert "- row 4: value inf is infinite" in refusal(path)
+    path.write_text(path.read_text("utf-8").replace("inf", "0.9"), encoding="utf-16")
+    got = read(path)
+    assert [(row.number, row.value) for row in got.rows] == [(2, 0.8), (4, 0.9)]
+    assert (got.read, got.blank) == (2, 1)
+
+
+def test_a_file_that_was_cut_off_gives_no_numbers(tmp_path):
+    rows = ["chest,r50,random,full,0,auc,0.8,", "chest,r50,random,full,1,auc"]
+    assert "row 3: 6 fields where the heading has 8: is the file cut off?" in refusal(table(tmp_path, *rows))
+    wide = table(tmp_path, "chest,r50,random,full,0,auc,0.8,,x")
+    assert "row 2: 9 fields where the heading has 8: a field that holds the separator" in refusal(wide)
+    assert "quotation mark not closed" in refusal(table(tmp_path, 'chest,"r50,random,full,0,auc,0.8,'))
+
+
+def test_other_encodings_are_asked_for(tmp_path):
+    path = table(tmp_path, "Schädel,r50,random,full,0,auc,0.8,")
+    path.write_bytes(path.read_text("utf-8").encode("cp1252"))
+    assert "line 2: invalid continuation byte). Save it as UTF-8, or say --encoding cp1252" in refusal(path)
+    assert read(path, encoding="cp1252").rows[0].axes[0] == "Schädel"
+    assert "--encoding 'cp-1' is not known" in refusal(path, encoding="cp-1")
+
+
+def test_decimal_commas_are_asked_for_and_thousands_separators_refused(tmp_path):
+    heading = "task;model_scale;pretraining_source;data_fraction;seed;metric;value;n_images"
+    path = table(tmp_path, "chest;r50;random;12,5 %;0;auc;0,85;1200", heading=heading)
+    message = refusal(path)
+    assert "value '0,85' is no number; decimals need a point, or say --decimal ," in message
+    assert "data_fraction '12,5 %' is not one of" in message
+    row = read(path, decimal_comma=True).rows[0]
+    assert (row.amount.label, row.value, row.counts) == ("0.125", 0.85, {"n_images": 1200.0})
+    for written in ("12.000", "12,000", "1'200", "1 200"):
+        path = table(tmp_path, f"chest;r50;random;1;0;auc;0.85;{written}", heading=heading)
+        for comma in (False, True):
+            assert "may have a thousands separator: write it without" in refusal(path, decimal_comma=comma)
+
+
+def test_a_column_per_metric_is_told_what_to_do(tmp_path):
+    heading = "task,model_scale,pretraining_source,data_fraction,seed,auc,nll"
+    message = refusal(table(tmp_path, "chest,r50,random,full,0,0.8,0.4", heading=heading))
+    assert "a column per metric (auc, nll): give a row per metric" in message
+    assert "--map auc=value" not in message
+    assert message.count("columns that are there") == 1
+
+
+def test_a_column_that_may_be_the_evaluation_set_is_not_passed_over(tmp_path):
+    heading = "task,model_scale,pretraining_source,data_fraction,seed,metric,value,split"
+    path = table(tmp_path, "chest,r50,random,full,0,auc,0.8,test", heading=heading)
+    assert "unknown column 'split'. Did you mean 'set'? Say --map split=set, or drop it" in refusal(path)
+    assert read(path, {"split": "set"}).rows[0].set == "test"
+
+
+def test_what_repeated_rows_differ_in_and_values_that_are_missing(tmp_path):
+    heading = "task,model_scale,pretraining_source,data_fraction,seed,metric,value,fold,who"
+    rows = [f"chest,r50,random,full,0,auc,0.8{fold},{fold},me" for fold in range(3)]
+    got = read(table(tmp_path, *rows, "chest,r50,random,full,1,auc,nan,0,me", heading=heading))
+    assert (got.duplicates.rows, got.duplicates.differing, got.duplicates.telling) == (2, 2, ("fold",))
+    assert got.undefined == 1
+
+
+def test_very_many_problems_are_counted_and_the_first_told(tmp_path):
+    message = refusal(table(tmp_path, *(f"chest,r50,random,full,{s},auc,x{s}," for s in range(500))))
+    assert message.startswith("others.csv: 500 problems")
+    assert message.endswith("- and 480 more")
+    assert len(message.splitlines()) == 22
+
+
 def test_files_that_are_no_tables(tmp_path):
     assert "is no file" in refusal(tmp_path / "none.csv")
     (tmp_path / "x.parquet").write_bytes(b"no")
     assert "neither CSV" in refusal(tmp_path / "x.parquet")
     (tmp_path / "empty.csv").write_text("")
-    assert "neither CSV" in refusal(tmp_path / "empty.csv")
+    assert "is empty" in refusal(tmp_path / "empty.csv")
     assert "no finished or failed row" in refusal(table(tmp_path))
