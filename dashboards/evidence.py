@@ -174,6 +174,7 @@ class TaskEstimates:
         groups: (trial_id, set, column, group) -> estimate of the primary metric.
         sizes: Evaluation set -> facts: images, patients, positives of the rarest label.
         left_out: Evaluation set -> labels with too few patients to be part of a macro AUC.
+        missing_groups: Evaluation set -> subgroup columns of the study that it lacks.
         shared_classes: Shifted set -> labels that a macro AUC there and in the in-domain test can both be the mean of;
             only they make a loss from one to the other.
         on_shared: (trial_id, shifted set) -> macro AUC over those labels, in domain and there; only where the two sets
@@ -192,6 +193,7 @@ class TaskEstimates:
     groups: dict[tuple[str, str, str, str], GroupEstimate] = field(default_factory=dict)
     sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    missing_groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     shared_classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     on_shared: dict[tuple[str, str], tuple[Influence, Influence]] = field(default_factory=dict)
     chance: dict[str, Influence] = field(default_factory=dict)

@@ -16,8 +16,9 @@ from dashboards.confidence_tables import probability_contrast_rows, probability_
 from dashboards.evidence import IN_DOMAIN, Evidence, SeenBlock
 from dashboards.exclusions import Exclusion
 from dashboards.harm_tables import decide_harm, gap_rows, harm_rows
+from dashboards.measure_tables import measure_rows
 from dashboards.overlap_tables import is_masks, overlap_rows
-from dashboards.primary_family import absent_contrasts
+from dashboards.primary_family import absent_contrasts, absent_groups
 from dashboards.rate_tables import cross_rows, odds_rows, rate_rows
 from dashboards.reliability_tables import reliability_rows
 from dashboards.selective_tables import (
@@ -37,6 +38,7 @@ PrimaryAmounts = Callable[[str, Iterable[str]], frozenset[str]]
 """(task, labels of its amounts) -> those of the primary family."""
 
 NAMES = (
+    "measures",
     "harm",
     "group_gaps",
     "group_values",
@@ -89,6 +91,7 @@ class FurtherTables:
         primary = self._primary_amounts(seen.task, self._amounts[seen.task])
         block = make_block(seen, self._evidence, primary)
         for runs in block.sets.values():
+            self.rows["measures"] += measure_rows(block, runs)
             self._add_groups(block, runs)
             self._add_confidence(block, runs)
         self.rows["ood_detection"] += detection_rows(block)
@@ -139,7 +142,7 @@ def further_frames(evidence: Evidence, rows: dict[str, list[dict[str, Any]]]) ->
         rows: Name -> rows of all tasks.
     """
     found = {name: pd.DataFrame(of_table) for name, of_table in rows.items()}
-    found["harm"] = decide_harm(found["harm"], evidence.alpha)
+    found["harm"] = decide_harm(found["harm"], evidence.alpha, absent_groups(evidence, found["harm"]))
     found["group_odds"] = pd.DataFrame(odds_rows(rows["group_rates"]))
     if len(found["probability_contrasts"]):
         found["probability_contrasts"] = _adjusted_by_stage(evidence, found["probability_contrasts"])

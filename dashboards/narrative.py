@@ -61,6 +61,7 @@ def caveats(evidence: Evidence, tables: Tables, problems: Iterable[str]) -> tupl
         *tuning_caveats(tables.tuning),
         *_mixed(evidence.results),
         *_left_out(tables),
+        *_missing_groups(tables),
         *_excluded(tables),
     ]
     return tuple(lines)
@@ -185,6 +186,16 @@ def _left_out(tables: Tables) -> list[str]:
         f"On {place} the macro AUC leaves out {', '.join(labels)}: too few patients with or without it to be tested. "
         "The metric in MLflow is the mean over all classes. A loss on a shifted set is over the labels of both sets."
         for place, labels in tables.left_out.items()
+    ]
+
+
+def _missing_groups(tables: Tables) -> list[str]:
+    places: dict[tuple[str, ...], list[str]] = {}
+    for place, columns in tables.missing_groups.items():
+        places.setdefault(columns, []).append(place)
+    return [
+        f"Nothing is said of subgroups by {', '.join(columns)} on {'; '.join(where)}: the predictions lack the column."
+        for columns, where in places.items()
     ]
 
 

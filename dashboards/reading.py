@@ -220,7 +220,9 @@ def _says_nothing(prediction: PredictionSet) -> bool:
     if prediction.is_masks:  # masks without a pixel, or without an error, agree in all counts
         tp, fp, fn, _ = np.nansum(prediction.logits, axis=(0, 1))
         return not (tp + fp > 0 and fp + fn > 0)
-    return not np.isfinite(prediction.logits).all() or not np.ptp(prediction.logits) > 0
+    if not np.isfinite(prediction.logits).all() or not prediction.logits.size:
+        return True
+    return not np.ptp(prediction.logits) > 0
 
 
 def _add_ensemble(
@@ -267,6 +269,7 @@ def _settle(result: TaskEstimates, versions: SetVersions) -> None:
         )
     for name, design in versions.designs.items():
         result.sizes[name] = design.sizes
+        result.missing_groups[name] = versions.missing_groups(name)
         result.shared_patients[name] = versions.shared_patients(name)
         chance = versions.chance(name, result.metric)
         if chance is None:

@@ -28,6 +28,7 @@ from dashboards.data_cards import card_tables, load_data_cards
 from dashboards.evidence import IN_DOMAIN, Evidence, target_results
 from dashboards.evidence_sections import (
     confidence_section,
+    measure_section,
     overlap_section,
     shift_section,
     speed_section,
@@ -303,6 +304,7 @@ def _sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]:
             plots=tuple(parameter_plots(in_domain, baseline)) if len(in_domain) else (),
             empty="This needs two model scales with finished trials and known numbers of parameters.",
         ),
+        measure_section(tables),
         shift_section(evidence, tables),
         subgroup_section(evidence, tables),
         confidence_section(evidence, tables),

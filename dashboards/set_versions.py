@@ -76,6 +76,11 @@ class SetVersions:
         """Labels of a set, once settled."""
         return self._versions[name][0][1].labels
 
+    def missing_groups(self, name: str) -> tuple[str, ...]:
+        """Subgroup columns that were asked for and that a set lacks."""
+        known = {group.column for group in self.designs[name].groups}
+        return tuple(column for column in self._columns if column not in known)
+
     def chance(self, name: str, metric: str) -> Influence | None:
         """A run on the set that knows its prevalences alone, once settled; None if its kind has no such metric."""
         design, prediction = self._versions[name][0]

@@ -36,7 +36,7 @@ _COUNTS = (
 _POSITIVES = "n_positive."
 
 
-_NO_TABLES = ("left_out", "further")
+_NO_TABLES = ("left_out", "missing_groups", "further")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +69,7 @@ class Tables:
         stages: How good the trials are that others start from.
         exclusions: Results that are not used, counted by reason.
         left_out: "task, set" -> labels with too few patients to be part of a macro AUC.
+        missing_groups: "task, set" -> subgroup columns of the study that the set lacks.
         further: The tables of ``dashboards.further_tables`` and ``dashboards.representation_tables``, by name.
     """
 
@@ -97,6 +98,7 @@ class Tables:
     stages: pd.DataFrame
     exclusions: pd.DataFrame
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    missing_groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     further: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def named(self) -> dict[str, pd.DataFrame]:
@@ -134,6 +136,7 @@ def build_tables(evidence: Evidence) -> Tables:
         stages=stage_table(evidence),
         exclusions=exclusion_table(exclusions),
         left_out={name: labels for task in tasks for name, labels in task.left_out.items()},
+        missing_groups={name: columns for task in tasks for name, columns in task.missing_groups.items()},
         further=further_frames(evidence, further) | representation_tables(evidence, weight_rows),
     )
 

@@ -50,6 +50,7 @@ class TaskRows:
         exclusions: Results that are not used.
         further_exclusions: Those that further tables do not use.
         left_out: "task, set" -> labels with too few patients to be part of a macro AUC.
+        missing_groups: "task, set" -> subgroup columns of the study that the set lacks.
     """
 
     rows: dict[str, list[dict[str, Any]]]
@@ -58,6 +59,7 @@ class TaskRows:
     exclusions: list[Exclusion]
     further_exclusions: list[Exclusion]
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    missing_groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def task_rows(evidence: Evidence, task: str) -> TaskRows:
@@ -85,6 +87,7 @@ def task_rows(evidence: Evidence, task: str) -> TaskRows:
         exclusions=[*exclusions, *estimates.exclusions],
         further_exclusions=further.exclusions,
         left_out={f"{task}, {name}": labels for name, labels in estimates.left_out.items() if labels},
+        missing_groups={f"{task}, {name}": columns for name, columns in estimates.missing_groups.items() if columns},
     )
 
 

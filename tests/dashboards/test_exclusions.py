@@ -255,3 +255,24 @@ def test_everything_at_once_is_a_report_that_names_all_of_it(study, tmp_path, mo
     page = files.index_html.read_text(encoding="utf-8")
     assert all(reason in page for reason in reasons)
     assert any("not used" in a["sentence"] for a in verdict["questions"][7]["answers"])
+    assert "Nothing is said of subgroups by nosuch on skin, test; skin, clinic_b: the predictions lack" in page
+
+
+def test_a_set_without_an_image_is_named_and_breaks_nothing(study):
+    empty = {
+        key: dataclasses.replace(
+            p,
+            image=p.image[:0],
+            patient=p.patient[:0],
+            y=p.y[:0],
+            logits=p.logits[:0],
+            groups={name: values[:0] for name, values in p.groups.items()},
+        )
+        if key[1] == "test"
+        else p
+        for key, p in study.predictions.items()
+    }
+    tables = build_tables(small(study, predictions=empty))
+    (row,) = tables.exclusions.to_dict("records")
+    assert (row["reason"], row["trials"], row["set"]) == (Why.ONE_CLASS, 9, "test")
+    assert helped(tables, "clinic_b")["n_seeds"] == 3
