@@ -196,12 +196,20 @@ class Block:
             try:
                 validation = self.evidence.validation.get(trial_id)
                 if validation is not None:
+                    self._check_validation(validation)
                     fitted[trial_id] = _fit(scored_as(validation, aggregation))
             except (ValueError, KeyError, ScalecurvesError) as error:
                 self.exclusions.append(
                     Exclusion(why=Why.UNREADABLE, task=self.task, set=VALIDATION, trial_id=trial_id, detail=str(error))
                 )
         return fitted
+
+    def _check_validation(self, validation: PredictionSet) -> None:
+        known = next(iter(self.sets.values())).batch.first
+        if (validation.kind, validation.labels) != (known.kind, known.labels):
+            raise ValueError(
+                f"validation is {validation.kind} of {validation.labels}, the test {known.kind} of {known.labels}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,6 +80,9 @@ def _of_labels(block: Block, runs: SetRuns) -> Iterator[_Measured]:
 
 
 def _at_threshold(block: Block, runs: SetRuns, column: int, counts: LabelCounts) -> Iterator[_Measured]:
+    if not block.fitted(runs):
+        yield from (_Measured(name=n, label=counts.label, counts=counts, note=NO_VALIDATION) for n in AT_THRESHOLD)
+        return
     truth, called = runs.batch.truth[:, column], block.called(runs, column)
     # Of a run without a threshold nothing is called and nothing counts.
     right = np.where(np.isnan(called), np.nan, called == truth)

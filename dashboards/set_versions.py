@@ -36,10 +36,12 @@ class SetVersions:
         """
         if len(prediction.logits) != len(prediction.patient):
             raise ValueError(f"{len(prediction.logits)} rows of logits for {len(prediction.patient)} images")
-        known = self._versions.setdefault(prediction.name, [])
+        known = self._versions.get(prediction.name, [])
         number = next((i for i, (design, _) in enumerate(known) if design.fits(prediction)), len(known))
         if number == len(known):
-            known.append((design_of(prediction, self._columns), prediction))
+            design = design_of(prediction, self._columns)
+            known = self._versions.setdefault(prediction.name, [])
+            known.append((design, prediction))
             self.designs.setdefault(prediction.name, known[0][0])
         self._of[trial_id, prediction.name] = number
         unsure = not prediction.same_ids and prediction.shared_patients != 0
@@ -97,4 +99,6 @@ class SetVersions:
 
 def _difference(found: PredictionSet, used: PredictionSet, trials: int) -> str:
     which = f"set {found.set_hash} instead of {used.set_hash}, " if found.set_hash and used.set_hash else ""
+    if found.labels != used.labels:
+        which += f"labels {', '.join(found.labels)} instead of {', '.join(used.labels)}, "
     return f"{which}{len(found.image)} images; the one that is used has {len(used.image)} ({trials} trials)"

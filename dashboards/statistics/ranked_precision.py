@@ -27,14 +27,12 @@ def ranked_precision(ranked: RankedRuns) -> tuple[FloatArray, FloatArray]:
         return np.full(runs, np.nan), np.full((runs, n), np.nan)
     order = ranked.order[:, ::-1]
     positive = ranked.positive[order].astype(np.float64)
-    first, last = _ties(ranked)
-    hits, called = taken_along(np.cumsum(positive, axis=1), last), last + 1.0
-    precision = hits / called
+    first, last = (None, None) if ranked.level is None else _ties(ranked.level)
+    hits = _at(np.cumsum(positive, axis=1), last)
+    called = np.arange(1.0, n + 1) if last is None else last + 1.0
+    precision, share = hits / called, positive / called
     values = (positive * precision).sum(axis=1) / positives
-    gained, lost = (
-        taken_along(np.cumsum(share[:, ::-1], axis=1)[:, ::-1], first)
-        for share in (positive / called, positive * hits / called**2)
-    )
+    gained, lost = (_at(np.cumsum(of[:, ::-1], axis=1)[:, ::-1], first) for of in (share, share * precision))
     derivative = np.empty((runs, n))
     in_order = (positive * (precision + gained - values[:, None]) - lost) / positives
     derivative[np.arange(runs)[:, None], order] = in_order
@@ -73,12 +71,15 @@ def ap_influences(metric: str, ranked: RankedRuns, index: PatientIndex, label: s
     ]
 
 
-def _ties(ranked: RankedRuns) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """(R, n) first and last place of the images of equal score, highest score first."""
-    place = np.broadcast_to(np.arange(ranked.order.shape[1]), ranked.order.shape)
-    if ranked.level is None:
-        return place, place
-    change = np.diff(ranked.level[:, ::-1], axis=1) != 0
+def _at(values: FloatArray, places: NDArray[np.intp] | None) -> FloatArray:
+    """(R, n) values at other places; as they are without ties."""
+    return values if places is None else taken_along(values, places)
+
+
+def _ties(level: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """(R, n) first and last place of the images of equal score, highest score first; of ``RankedRuns.level``."""
+    place = np.broadcast_to(np.arange(level.shape[1]), level.shape)
+    change = np.diff(level[:, ::-1], axis=1) != 0
     edge = np.ones((len(change), 1), dtype=bool)
     begins, ends = np.concatenate([edge, change], axis=1), np.concatenate([change, edge], axis=1)
     first = np.maximum.accumulate(np.where(begins, place, 0), axis=1)

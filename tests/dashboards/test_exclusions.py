@@ -17,6 +17,7 @@ from dashboards.planned import Plan
 from dashboards.tables import build_tables
 from search_spaces.exceptions import DataError, TrackingError
 from search_spaces.ingested import IngestedStudy
+from tests.dashboards.planted import make_planted
 from tests.dashboards.synthetic import evidence_of, make_study, make_synthetic
 
 HELPED = {"task": "skin", "model_scale": "small", "pretraining_source": "natural", "data_fraction": "0.05"}
@@ -256,6 +257,49 @@ def test_everything_at_once_is_a_report_that_names_all_of_it(study, tmp_path, mo
     assert all(reason in page for reason in reasons)
     assert any("not used" in a["sentence"] for a in verdict["questions"][7]["answers"])
     assert "Nothing is said of subgroups by nosuch on skin, test; skin, clinic_b: the predictions lack" in page
+
+
+ODD = {
+    "image ids that repeat": (lambda p: {"image": np.full(len(p.image), "same")}, "image ids repeat"),
+    "a truth that no class has": (lambda p: {"y": p.y + 9}, "y must lie in"),
+    "a truth of another length": (lambda p: {"y": p.y[:-1]}, "truth of another length"),
+    "groups of another length": (lambda p: {"groups": {"sex": p.groups["sex"][1:]}}, "sex of another length"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_predictions_that_do_not_fit_together_are_named_and_break_nothing(study, odd):
+    change, message = ODD[odd]
+    predictions = {
+        k: dataclasses.replace(p, **change(p)) if k[1] == "test" else p for k, p in study.predictions.items()
+    }
+    tables = build_tables(small(study, predictions=predictions))
+    rows = tables.exclusions[tables.exclusions["reason"] == Why.UNREADABLE]
+    assert (rows["set"].tolist(), rows["trials"].tolist()) == (["test"], [9])
+    assert message in rows["detail"].item()
+    assert set(tables.contrasts["set"]) == {"clinic_b"}
+
+
+def test_predictions_of_other_labels_are_another_set(study):
+    odd = trials(study)[0]
+    predictions = dict(study.predictions)
+    p = predictions[odd, "test"]
+    predictions[odd, "test"] = dataclasses.replace(p, labels=p.labels[::-1])
+    tables = build_tables(small(study, predictions=predictions))
+    (row,) = tables.exclusions.to_dict("records")
+    assert (row["reason"], row["trial_ids"]) == (Why.OTHER_SET, odd)
+    assert f"labels {', '.join(p.labels[::-1])} instead of {', '.join(p.labels)}" in row["detail"]
+
+
+def test_validation_of_other_labels_gives_no_threshold_and_is_named():
+    evidence = make_planted(seeds=2, patients=60)
+    other = {t: dataclasses.replace(p, labels=("other",)) for t, p in evidence.validation.items()}
+    tables = build_tables(dataclasses.replace(evidence, validation=other))
+    (row,) = tables.exclusions.to_dict("records")
+    assert (row["reason"], row["set"], row["trials"]) == (Why.UNREADABLE, "validation", 12)
+    assert "binary of ('other',), the test binary of ('tumour',)" in row["detail"]
+    cooled = tables.of("probabilities").query("stage == 'after temperature'")
+    assert cooled["nll"].isna().all()
 
 
 def test_a_set_without_an_image_is_named_and_breaks_nothing(study):
