@@ -128,8 +128,8 @@ def cover(study: Study, replications: int, seed: int) -> Covered:
 
 
 def _whole_verdicts(studies: int) -> dict[str, float]:
-    """Shares of studies without any effect whose whole verdict claims something."""
-    print(f"\nWhole verdicts, share of {studies} studies\n{'false claim':52}{'share':>8}")
+    """Of studies without any effect, the shares of families in which the whole verdict claims something."""
+    print(f"\nWhole verdicts of {studies} studies, share of families (null_claims)\n{'false claim':52}{'share':>8}")
     found = null_verdicts.shares(VERDICT_SEEDS, studies)
     for kind, share in found.items():
         print(f"{kind + f', {VERDICT_SEEDS} seeds':52}{share:8.4f}", flush=True)

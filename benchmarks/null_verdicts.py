@@ -3,10 +3,10 @@
     python -m benchmarks.null_verdicts [--studies 600] [--log FILE]
 
 Each study is small but complete: two tasks, two scales of one ladder, two sources like the baseline, three amounts on
-a curve that levels off. Its predictions go through every table and every answer of a report, so that what is counted is
-what a reader would be told. Every study has a random stream of its own, from its number: with ``--log`` a run that was
-broken off goes on where it stopped, and runs of other numbers (``--first``) can be put together.
-``benchmarks.coverage`` takes the first of them.
+a curve that levels off, validation curves of one speed. Its predictions go through every table and every answer of a
+report, so that what is counted is what a reader would be told (``null_claims``). Every study has a random stream of its
+own, from its number: with ``--log`` a run that was broken off goes on where it stopped, and runs of other numbers
+(``--first``) can be put together. ``benchmarks.coverage`` takes the first of them.
 """
 
 from __future__ import annotations
@@ -15,19 +15,18 @@ import argparse
 import json
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
+from benchmarks.null_claims import kinds
 from benchmarks.simulated_studies import Binormal, EvaluationSet, FloatArray, slopes
-from dashboards.answers import Answer
 from dashboards.evidence import Evidence, target_results
-from dashboards.label_tables import SAVES
+from dashboards.histories import History
 from dashboards.planned import make_plan
 from dashboards.prediction_sets import PredictionSet
 from dashboards.tables import build_tables
@@ -46,35 +45,45 @@ TASKS = {
 }
 GROUPS = ("F", "M")
 STUDIES = 600
-TARGET = 0.05
-"""Most studies that may claim something of one kind."""
+STEPS = np.arange(50.0, 1001.0, 50.0)
+"""Optimiser steps at which training is validated."""
 
-CLAIMS: dict[str, Callable[[Answer], bool]] = {
-    "help or harm in the primary family": lambda a: a.question == 1 and _primary(a) and a.tone in ("good", "bad"),
-    "labels saved": lambda a: a.question == 4 and a.word == SAVES,
-    "a benefit that changes with scale": lambda a: "ladder" in a.numbers and a.tone in ("good", "bad"),
-    "a harmed group": lambda a: a.question == 5 and a.tone == "bad",
-}
-"""What may be claimed falsely, and the answers that would claim it."""
+KINDS = kinds(SOURCES)
+Counts = dict[str, tuple[int, int]]
+"""Kind of false claim -> families of a study that make it, and all its families."""
 
 
-def false_claims(seeds: int, rng: np.random.Generator) -> Counter[str]:
-    """What the verdict of one such study claims, each kind counted once: nothing of it is true."""
+def false_claims(seeds: int, rng: np.random.Generator) -> Counts:
+    """What the verdict of one such study claims: nothing of it is true."""
     evidence = null_evidence(seeds, rng)
-    answers = collect(evidence, build_tables(evidence))
-    return Counter({kind: 1 for kind, claims in CLAIMS.items() if any(map(claims, answers))})
+    tables = build_tables(evidence)
+    answers = collect(evidence, tables)
+    found = {name: kind.found(tables, answers) for name, kind in KINDS.items()}
+    return {name: (sum(families.values()), len(families)) for name, families in found.items()}
 
 
-def claims_of(seeds: int, number: int) -> list[str]:
-    """Kinds of false claim that the study of a number makes, whatever was simulated before it."""
-    found = false_claims(seeds, np.random.default_rng([28, seeds, number]))
-    return [kind for kind in CLAIMS if found[kind]]
+def claims_of(seeds: int, number: int) -> Counts:
+    """What the study of a number claims, whatever was simulated before it."""
+    return false_claims(seeds, np.random.default_rng([28, seeds, number]))
 
 
 def shares(seeds: int, studies: int) -> dict[str, float]:
-    """Kind of false claim -> share of the first so many studies that make it."""
+    """Kind of false claim -> share of its families in the first so many studies that make it."""
     made = [claims_of(seeds, number) for number in range(studies)]
-    return {kind: sum(kind in claims for claims in made) / studies for kind in CLAIMS}
+    return {name: share_of([counts[name] for counts in made])[0] for name in KINDS}
+
+
+def share_of(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    """Share of families that claim something, and its standard error over studies, whose families may be dependent.
+
+    Args:
+        counts: Of each study, families that do and all of them.
+    """
+    false, every = np.array(counts, dtype=np.float64).T
+    share = float(false.sum() / every.sum())
+    n = len(counts)
+    se = float(np.sqrt(n / (n - 1) * ((false - share * every) ** 2).sum()) / every.sum()) if n > 1 else float("nan")
+    return share, se
 
 
 def null_evidence(seeds: int, rng: np.random.Generator) -> Evidence:
@@ -82,6 +91,7 @@ def null_evidence(seeds: int, rng: np.random.Generator) -> Evidence:
     study = _study(seeds)
     rows: list[dict[str, Any]] = []
     predictions: dict[tuple[str, str], PredictionSet] = {}
+    histories: dict[str, History] = {}
     for task, design in TASKS.items():
         images = design.evaluation_set(rng)
         sex = np.asarray(GROUPS, dtype=object)[rng.permutation(design.n_patients) % 2][images.index.codes]
@@ -92,6 +102,7 @@ def null_evidence(seeds: int, rng: np.random.Generator) -> Evidence:
                     for seed, logits in runs.items():
                         row = _row(task, scale, source, fraction, int(str(seed)))
                         predictions[row["trial_id"], "test"] = _prediction(task, images, logits, sex)
+                        histories[row["trial_id"]] = _history(rng)
                         rows.append(row)
     columns = ["trial_id", "role", *AXES, "seed", "failure_class", "message", "step", "done"]
     return Evidence(
@@ -101,6 +112,7 @@ def null_evidence(seeds: int, rng: np.random.Generator) -> Evidence:
         failures=pd.DataFrame(columns=columns),
         study=study,
         plan=make_plan(study, None),
+        histories=histories,
     )
 
 
@@ -165,25 +177,28 @@ def _row(task: str, scale: str, source: str, fraction: str, seed: int) -> dict[s
     }
 
 
-def _primary(answer: Answer) -> bool:
-    return bool(answer.numbers.get("primary"))
+def _history(rng: np.random.Generator) -> History:
+    """A validation curve, whose speed is a matter of the run alone."""
+    rise = 1 - np.exp(-STEPS / (200.0 * rng.uniform(0.7, 1.3)))
+    return History(steps=STEPS, values=0.5 + 0.3 * rise + rng.normal(0, 0.003, len(STEPS)), seconds=0.1 * STEPS)
 
 
-def _logged(log: Path | None, seeds: int) -> dict[int, list[str]]:
-    """Number of a study -> its false claims, as an earlier run left them; a line that was cut off is done again."""
-    found: dict[int, list[str]] = {}
+def _logged(log: Path | None, seeds: int) -> dict[int, Counts]:
+    """Number of a study -> what it claims, as an earlier run left it; lines cut off or without a kind do not count."""
+    found: dict[int, Counts] = {}
     for line in log.read_text("utf-8").splitlines() if log is not None and log.is_file() else ():
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        if row["seeds"] == seeds:
-            found[int(row["study"])] = list(row["claims"])
+        counts = row.get("counts", {})
+        if row["seeds"] == seeds and set(counts) == set(KINDS):
+            found[int(row["study"])] = {name: (int(n), int(of)) for name, (n, of) in counts.items()}
     return found
 
 
-def simulate(seeds: int, numbers: Iterable[int], log: Path | None) -> dict[int, list[str]]:
-    """False claims of the studies of these numbers; those in the log are not made again.
+def simulate(seeds: int, numbers: Iterable[int], log: Path | None) -> dict[int, Counts]:
+    """What the studies of these numbers claim falsely; those in the log are not made again.
 
     Args:
         seeds: Trials per cell.
@@ -196,7 +211,7 @@ def simulate(seeds: int, numbers: Iterable[int], log: Path | None) -> dict[int, 
             known[number] = claims_of(seeds, number)
             if log is not None:
                 with log.open("a", encoding="utf-8") as stream:
-                    print(json.dumps({"seeds": seeds, "study": number, "claims": known[number]}), file=stream)
+                    print(json.dumps({"seeds": seeds, "study": number, "counts": known[number]}), file=stream)
         found[number] = known[number]
     return found
 
@@ -211,15 +226,25 @@ def main() -> None:
     given = parser.parse_args()
     started, cpu = time.perf_counter(), time.process_time()
     made = simulate(given.seeds, range(given.first, given.first + given.studies), given.log)
-    print(f"false claim, {given.seeds} seeds, {len(made)} studies{'share':>32}{'95 % interval (Clopper-Pearson)':>36}")
+    print(f"{given.seeds} seeds, {len(made)} studies; standard errors over studies, interval of Clopper and Pearson")
+    print(f"{'false claim':44}{'family':22}{'level':>8}{'share':>8}{'SE':>8}{'of studies':>12}{'95 % interval':>20}")
     answer: dict[str, Any] = {"benchmark": "null_verdicts", "studies": len(made), "seeds": given.seeds}
-    for kind in CLAIMS:
-        n = sum(kind in claims for claims in made.values())
+    above = []
+    for name, kind in KINDS.items():
+        counts = [found[name] for found in made.values()]
+        share, se = share_of(counts)
+        n = sum(false > 0 for false, _ in counts)
         interval = binomtest(n, len(made)).proportion_ci()
-        print(f"{kind:52}{n / len(made):12.4f}{interval.low:20.4f} to {interval.high:.4f}")
-        answer[f"false_{kind.replace(' ', '_')}"] = [round(x, 4) for x in (n / len(made), interval.low, interval.high)]
+        ends = f"{interval.low:.4f} to {interval.high:.4f}"
+        print(f"{name:44}{kind.per:22}{kind.level:8.4f}{share:8.4f}{se:8.4f}{n / len(made):12.4f}{ends:>20}")
+        answer[f"false_{name.replace(' ', '_')}"] = [
+            round(x, 4) if x == x else None for x in (share, se, n / len(made))
+        ]
+        if share - norm.ppf(0.975) * se > kind.level:
+            above.append(name)
     answer |= {
-        "target": TARGET,
+        "levels": {name: kind.level for name, kind in KINDS.items()},
+        "above": above,
         "seconds": round(time.perf_counter() - started, 1),
         "cpu_s": round(time.process_time() - cpu, 1),
         "load_average": round(os.getloadavg()[0], 1),

@@ -28,7 +28,7 @@ from dashboards.statistics import (
     choose_threshold,
     fit_temperature,
 )
-from dashboards.statistics.predictions import FloatArray, check_predictions
+from dashboards.statistics.predictions import BoolArray, FloatArray, check_predictions
 from dashboards.statistics.run_batches import RunBatch, make_batch
 from search_spaces.amounts import Seed
 from search_spaces.exceptions import ScalecurvesError
@@ -41,6 +41,7 @@ VALIDATION = "validation"
 """Set under which exclusions name validation predictions."""
 
 NO_VALIDATION = "not estimable: no validation predictions"
+NO_THRESHOLD = "not estimable: validation gives no threshold (one class only, or logits that are not finite)"
 NOT_ALL_VALIDATION = "not estimable: not every seed has validation predictions"
 
 T = TypeVar("T")
@@ -175,6 +176,16 @@ class Block:
             self._fitted[how] = self._fit_all(how)
         return self._fitted[how]
 
+    def called(self, runs: SetRuns, column: int) -> FloatArray:
+        """(R, N): 1 where an image is called positive at the threshold frozen on validation, else 0.
+
+        NaN where its score or the run's threshold does not exist.
+        """
+        fitted = [self.fitted(runs).get(key.trial_id) for key in runs.keys]
+        thresholds = np.array([np.nan if f is None else f.thresholds[column] for f in fitted])[:, None]
+        scores = runs.batch.scores[:, :, column]
+        return np.where(np.isfinite(scores) & np.isfinite(thresholds), scores >= thresholds, np.nan)
+
     @cached_property
     def _fitted(self) -> dict[str, dict[str, Fitted]]:
         return {}
@@ -200,7 +211,9 @@ class Block:
     def _unusable(self, validation: PredictionSet) -> tuple[Why, str] | None:
         """Why nothing can be fitted on validation predictions; None if it can."""
         like = next(iter(self.sets.values())).any_prediction
-        if (validation.kind, validation.labels) != (like.kind, like.labels):
+        if validation.kind != like.kind:
+            return Why.OTHER_LABELS, f"{validation.kind} instead of {like.kind}"
+        if validation.labels != like.labels:
             return Why.OTHER_LABELS, f"{', '.join(validation.labels)} instead of {', '.join(like.labels)}"
         if not len(validation.logits):
             return Why.UNREADABLE, "no image"
@@ -249,7 +262,10 @@ def make_block(seen: SeenBlock, evidence: Evidence, primary_amounts: frozenset[s
 
 
 def _set_runs(name: str, seen: SeenBlock, rows: pd.DataFrame, exclusions: list[Exclusion]) -> SetRuns | None:
-    """Runs whose predictions are of one and the same set: the one that most of them share."""
+    """Runs whose predictions are of one and the same set, the one that most of them share, and finite where they count.
+
+    Left in, a run that diverged would make every mean over the seeds of its cell undefined.
+    """
     found = {trial: pair for (trial, of_set), pair in seen.predictions.items() if of_set == name}
     designs = [id(design) for _, design in found.values()]
     most = max(designs, key=designs.count)
@@ -274,7 +290,20 @@ def _set_runs(name: str, seen: SeenBlock, rows: pd.DataFrame, exclusions: list[E
             Exclusion(why=Why.NO_BATCH, task=seen.task, set=name, trial_id=trial, detail=detail) for trial in kept
         ]
         return None
-    return SetRuns(name=name, keys=keys, batch=made, design=design, any_prediction=first)
+    whole = _whole_runs(made)
+    lost = [key.trial_id for key, ok in zip(keys, whole, strict=True) if not ok]
+    exclusions += [Exclusion(why=Why.NOT_FINITE, task=seen.task, set=name, trial_id=trial) for trial in lost]
+    if lost:
+        keys = tuple(key for key in keys if key.trial_id not in lost)
+        made = made.chosen(whole) if keys else made
+    return SetRuns(name=name, keys=keys, batch=made, design=design, any_prediction=first) if keys else None
+
+
+def _whole_runs(batch: RunBatch) -> BoolArray:
+    """(R,) whether a run has a finite logit wherever one counts: of every class, or of the labels that are averaged."""
+    columns = batch.first.columns(batch.first.class_set if batch.labelwise else batch.first.labels)
+    counts = ~np.isnan(batch.truth[:, columns])
+    return np.asarray((np.isfinite(batch.logits[:, :, columns]) | ~counts).all(axis=(1, 2)))
 
 
 def _seed(row: Any) -> Seed:

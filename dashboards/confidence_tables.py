@@ -229,7 +229,8 @@ def _chance_brier(runs: SetRuns) -> float:
         if runs.batch.labelwise
         else range(runs.batch.truth.shape[1])
     )
-    by_label = [float(np.nanvar(runs.batch.truth[:, k])) for k in columns]
+    truth = runs.batch.truth
+    by_label = [float(np.nanvar(truth[:, k])) if not np.isnan(truth[:, k]).all() else _NAN for k in columns]
     return float(np.mean(by_label) if runs.batch.labelwise else np.sum(by_label)) if by_label else _NAN
 
 

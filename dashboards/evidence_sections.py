@@ -38,6 +38,24 @@ _SUBGROUPS_OF_MASKS = (
 )
 
 
+def measure_section(tables: Tables) -> Section:
+    """Of each class, of grades, and at the frozen threshold."""
+    measures = tables.of("measures")
+    whole = measures[measures["label"] == ""] if len(measures) else measures
+    return Section(
+        anchor="measures",
+        heading="Other measures",
+        intro="At the primary amounts, with intervals over patients and seeds; nothing here is compared. Sensitivity, "
+        "specificity and predictive values (ppv, npv) are those at the smallest threshold with a specificity of 0.9 on "
+        "validation. Average precision and predictive values depend on the prevalence, which stands beside them.",
+        folded=named(
+            ("By class", measures[measures["label"] != ""] if len(measures) else measures),
+            ("Of the whole task", whole.dropna(axis=1, how="all") if len(whole) else whole),
+        ),
+        empty="No finished trial has predictions at a primary amount yet.",
+    )
+
+
 def shift_section(evidence: Evidence, tables: Tables) -> Section:
     """In domain against shifted, effective robustness, detection by confidence."""
     shifted, robustness = tables.in_domain_vs_shifted, tables.of("robustness")

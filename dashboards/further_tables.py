@@ -16,8 +16,9 @@ from dashboards.confidence_tables import probability_contrast_rows, probability_
 from dashboards.evidence import IN_DOMAIN, Evidence, SeenBlock
 from dashboards.exclusions import Exclusion
 from dashboards.harm_tables import decide_harm, gap_rows, harm_rows
+from dashboards.measure_tables import measure_rows
 from dashboards.overlap_tables import overlap_contrast_rows, overlap_rows
-from dashboards.primary_family import absent_contrasts
+from dashboards.primary_family import absent_contrasts, absent_groups
 from dashboards.rate_tables import cross_rows, odds_rows, rate_rows
 from dashboards.reliability_tables import reliability_rows
 from dashboards.selective_tables import (
@@ -37,6 +38,7 @@ PrimaryAmounts = Callable[[str, Iterable[str]], frozenset[str]]
 """(task, labels of its amounts) -> those of the primary family."""
 
 NAMES = (
+    "measures",
     "harm",
     "group_gaps",
     "group_values",
@@ -91,6 +93,7 @@ class FurtherTables:
             self.rows["overlap_contrasts"] += overlap_contrast_rows(seen, block)
             return
         for runs in block.sets.values():
+            self.rows["measures"] += measure_rows(block, runs)
             self._add_groups(block, runs)
             self._add_confidence(block, runs)
         self.rows["ood_detection"] += detection_rows(block)
@@ -141,7 +144,7 @@ def further_frames(evidence: Evidence, rows: dict[str, list[dict[str, Any]]]) ->
         rows: Name -> rows of all tasks.
     """
     found = {name: pd.DataFrame(of_table) for name, of_table in rows.items()}
-    found["harm"] = decide_harm(found["harm"], evidence.alpha)
+    found["harm"] = decide_harm(found["harm"], evidence.alpha, absent_groups(evidence, found["harm"]))
     found["group_odds"] = pd.DataFrame(odds_rows(rows["group_rates"]))
     if len(found["probability_contrasts"]):
         found["probability_contrasts"] = _adjusted_by_stage(evidence, found["probability_contrasts"])

@@ -13,8 +13,9 @@ from dashboards.tables import Tables
 
 ERROR_CONTROL = (
     "Harm: Holm over all subgroups (two-way intersections included) with at least 20 positive and 20 negative patients "
-    "of all comparisons at the primary amounts, on all sets of the study. No harm: Holm over the subgroups of one "
-    "comparison on one set. Gaps: permutation of patients, Holm over the attributes of a cell on one set."
+    "of all comparisons at the primary amounts, on all sets of the study; those without a result count as not shown. "
+    "No harm: Holm over the subgroups of one comparison on one set. Gaps: permutation of patients, Holm over the "
+    "attributes of a cell on one set."
 )
 
 HARMED = ("harmed, more than delta", "harmed")

@@ -11,7 +11,7 @@ import pandas as pd
 from dashboards.blocks import Block, SetRuns
 from dashboards.evidence import IN_DOMAIN
 from dashboards.set_groups import GroupPart, SetGroups, group_influences, image_values
-from dashboards.statistics import Influence, SeedKey, combined_interval
+from dashboards.statistics import Influence, SeedKey, combined_interval, is_lost
 from dashboards.statistics.fairness import FEW_GROUPS, equity_scaled_auc
 from dashboards.statistics.families import adjust_p_values
 from dashboards.statistics.group_null import GroupPermutations, largest_gaps, null_of_auc, null_of_mean
@@ -81,6 +81,7 @@ def _harm_row(
         "p_excluded": harm.p_excluded if harm else nan,
         "p_harmed_alone": harm.p_harmed_alone if harm else nan,
         "p_beyond_alone": harm.p_beyond_alone if harm else nan,
+        "lost": bool(part.tested) and (harm is None or is_lost(harm.estimate)),
         "source_value": means[0],
         "baseline_value": means[1],
         "n_seeds": estimate.n_seeds if estimate else 0,
@@ -94,22 +95,25 @@ def _harm_row(
     }
 
 
-def decide_harm(harm: pd.DataFrame, alpha: float) -> pd.DataFrame:
+def decide_harm(harm: pd.DataFrame, alpha: float, absent: int = 0) -> pd.DataFrame:
     """Words on harm at the primary amounts, with claims of harm adjusted over the study (Holm).
 
     Without it, a report on sources that harm nobody names a harmed group the more often, the more comparisons it has
     (``benchmarks.null_verdicts``). That harm is excluded needs no such family: it is claimed of a comparison only if it
-    holds in all its groups, and a harm that the wider family hides still "cannot be excluded".
+    holds in all its groups, and a harm that the wider family hides still "cannot be excluded". The family is as large
+    as it was planned: groups that are large enough and lost their results count in it with p = 1.
 
     Args:
         harm: Rows of ``harm_rows`` of all tasks.
         alpha: Two-sided error level of the family.
+        absent: Planned tests of the family without a row (``primary_family.absent_groups``).
     """
     if harm.empty:
         return harm
     decided, primary = harm.copy(), harm["primary"].astype(bool)
+    absent += int(harm.loc[primary, "lost"].sum())
     for name in ("p_harmed", "p_beyond"):
-        decided.loc[primary, name] = adjust_p_values(harm.loc[primary, f"{name}_alone"])
+        decided.loc[primary, name] = adjust_p_values(harm.loc[primary, f"{name}_alone"], absent=absent)
     p = decided[primary][["p_harmed", "p_beyond", "p_excluded"]].to_numpy(float).tolist()
     decided.loc[primary, "word"] = [harm_word(h, b, e, alpha) for h, b, e in p]
     return decided

@@ -82,8 +82,27 @@ def absent_scale_effects(evidence: Evidence, effects: pd.DataFrame) -> list[Scal
     ]
 
 
+def absent_groups(evidence: Evidence, harm: pd.DataFrame) -> int:
+    """Planned tests for harm without a row: each group of a set that may be tested, of each comparison that is lost.
+
+    Which groups a set has is seen in any of its comparisons; a set without one has no claim of harm either.
+
+    Args:
+        evidence: The study.
+        harm: Rows of ``harm_tables.harm_rows`` of all tasks; may be empty.
+    """
+    if harm.empty:
+        return 0
+    there = _names(harm, [*CELL_COLUMNS, "set"])
+    large = harm[harm["lost"] | harm["p_harmed_alone"].notna()]
+    groups = _names(large, ["task", "set", "column", "group"])
+    return sum(
+        (*cell, name) not in there for cell in _primary_cells(evidence) for task, name, *_ in groups if task == cell[0]
+    )
+
+
 def _names(table: pd.DataFrame, columns: Sequence[str]) -> set[tuple[str, ...]]:
-    """What the rows of a table are about; the evaluation set comes last."""
+    """What the rows of a table are about, by these columns."""
     return set(table[list(columns)].astype(str).itertuples(index=False, name=None)) if len(table) else set()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dashboards.blocks import NO_VALIDATION, Block, SetRuns
+from dashboards.blocks import NO_THRESHOLD, NO_VALIDATION, Block, SetRuns
 from dashboards.set_groups import GroupPart, SetGroups
 from dashboards.statistics import Estimate, combined_interval
 from dashboards.statistics.batch_calibration import BatchCalibration, batch_calibration
@@ -48,11 +48,7 @@ def _group_rates(
 ) -> Iterator[dict[str, Any]]:
     rows = part.group.rows
     truth, scores = runs.batch.truth[rows, column], runs.batch.scores[:, rows, column]
-    thresholds = [
-        block.fitted(runs)[key.trial_id].thresholds[column] if key.trial_id in block.fitted(runs) else _NAN
-        for key in runs.keys
-    ]
-    called = _called(scores, np.array(thresholds))
+    called = block.called(runs, column)[:, rows]
     rates = {
         name: mean_influences("accuracy", called[..., None], part.index, counted=(truth == side)[:, None])
         for name, side in (("tpr", 1), ("fpr", 0))
@@ -66,12 +62,6 @@ def _group_rates(
             for name, influences in rates.items()
         }
         yield _rate_row(block, runs, part, source, label, found, calibration, positions)
-
-
-def _called(scores: FloatArray, thresholds: FloatArray) -> FloatArray:
-    """(R, n): 1 where an image is called positive; NaN where its score or the run's threshold does not exist."""
-    defined = np.isfinite(scores) & np.isfinite(thresholds)[:, None]
-    return np.where(defined, scores >= thresholds[:, None], np.nan)
 
 
 def _rate_row(
@@ -104,10 +94,10 @@ def _rate_row(
         "slope": mean["slope"],
         "intercept": mean["intercept"],
         "debiased_l2": float(np.sqrt(np.maximum(0.0, mean["squared_l2"]))),
-        "n_seeds": len(positions),
+        "n_seeds": min(rate.n_seeds for rate in rates.values()),
         "positive_patients": part.positive,
         "negative_patients": part.negative,
-        "note": "",
+        "note": "" if all(rate.n_seeds for rate in rates.values()) else NO_THRESHOLD,
     }
 
 

@@ -28,6 +28,7 @@ from dashboards.data_cards import Card, card_tables, load_data_cards
 from dashboards.evidence import IN_DOMAIN, Evidence, target_results
 from dashboards.evidence_sections import (
     confidence_section,
+    measure_section,
     overlap_section,
     shift_section,
     speed_section,
@@ -322,6 +323,7 @@ def _sections(evidence: Evidence, tables: Tables, ledger: Ledger) -> tuple[Secti
             plots=tuple(parameter_plots(in_domain, baseline)) if len(in_domain) else (),
             empty="This needs two model scales with finished trials and known numbers of parameters.",
         ),
+        measure_section(tables),
         shift_section(evidence, tables),
         subgroup_section(evidence, tables),
         confidence_section(evidence, tables),

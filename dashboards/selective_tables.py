@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dashboards.blocks import NO_VALIDATION, Block, SetRuns
+from dashboards.blocks import NO_THRESHOLD, NO_VALIDATION, Block, SetRuns
 from dashboards.confidence_tables import contrast_columns
 from dashboards.set_groups import GroupPart, SetGroups
 from dashboards.statistics import Influence, combined_interval, contrast, patient_sums
@@ -106,7 +106,7 @@ def coverage_rows(block: Block, runs: SetRuns, groups: SetGroups) -> Iterator[di
         found = [_group_coverage(block, runs, r, groups) for r in positions]
         known = [by_group for by_group in found if by_group is not None]
         for k, part in enumerate(parts):
-            why = _coverage_note(part, len(known) == len(found))
+            why = _coverage_note(part, len(known) == len(found), [by_group[k] for by_group in known])
             means = (_NAN, _NAN) if why else np.mean([by_group[k] for by_group in known], axis=0)
             yield {
                 **block.coordinates(source),
@@ -122,11 +122,13 @@ def coverage_rows(block: Block, runs: SetRuns, groups: SetGroups) -> Iterator[di
             }
 
 
-def _coverage_note(part: GroupPart, fitted: bool) -> str:
+def _coverage_note(part: GroupPart, fitted: bool, values: Sequence[FloatArray]) -> str:
     """Why nothing is said of a group; empty if something is."""
     if not part.shown:
         return f"insufficient data ({part.positive}+, {part.negative}−)"
-    return "" if fitted else NO_VALIDATION
+    if not fitted:
+        return NO_VALIDATION
+    return "" if all(np.isfinite(coverage) for coverage, _ in values) else NO_THRESHOLD
 
 
 def _group_coverage(block: Block, runs: SetRuns, position: int, groups: SetGroups) -> FloatArray | None:

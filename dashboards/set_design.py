@@ -79,6 +79,7 @@ class SetDesign:
         image: (N,) ids, to recognise the set again.
         patient: (N,) ids, likewise.
         y: Truth, to recognise it again.
+        labels: Names of its columns, or of the classes.
         index: All patients.
         groups: Subgroups of every asked column that the set has.
         unrecorded: Asked columns that the set lacks, or that are blank for all of its images.
@@ -90,6 +91,7 @@ class SetDesign:
     image: NDArray[np.str_]
     patient: NDArray[np.str_]
     y: NDArray[Any]
+    labels: tuple[str, ...]
     index: PatientIndex
     groups: tuple[GroupDesign, ...]
     unrecorded: tuple[str, ...]
@@ -97,9 +99,10 @@ class SetDesign:
     sizes: dict[str, Any]
 
     def fits(self, prediction: PredictionSet) -> bool:
-        """Whether predictions are of this set, image by image."""
+        """Whether predictions are of this set, image by image and label by label."""
         return (
-            _equal(self.image, prediction.image)
+            self.labels == prediction.labels
+            and _equal(self.image, prediction.image)
             and _equal(self.patient, prediction.patient)
             and (self.y is prediction.y or np.array_equal(self.y, prediction.y, equal_nan=self.y.dtype.kind == "f"))
         )
@@ -115,7 +118,11 @@ def design_of(prediction: PredictionSet, columns: Sequence[str]) -> SetDesign:
     Args:
         prediction: Any trial's.
         columns: Subgroup columns to look for: ``site``, ``sex``, ``age_band``, or a group column (``g_`` may stay off).
+
+    Raises:
+        ValueError: Columns of different length, image ids that repeat, or a truth that the kind does not have.
     """
+    _check_images(prediction)
     recorded = recorded_columns(prediction, columns)
     groups = []
     for column, raw in recorded.items():
@@ -136,12 +143,22 @@ def design_of(prediction: PredictionSet, columns: Sequence[str]) -> SetDesign:
         image=prediction.image,
         patient=prediction.patient,
         y=prediction.y,
+        labels=prediction.labels,
         index=index,
         groups=tuple(groups),
         unrecorded=tuple(column for column in columns if column not in recorded),
         classes=classes,
         sizes=sizes,
     )
+
+
+def _check_images(prediction: PredictionSet) -> None:
+    columns = {"image_id": prediction.image, "truth": prediction.y} | prediction.groups
+    odd = [name for name, values in columns.items() if len(values) != len(prediction.patient)]
+    if odd:
+        raise ValueError(f"{', '.join(odd)} of another length than the {len(prediction.patient)} patient ids")
+    if len(np.unique(prediction.image)) < len(prediction.image):
+        raise ValueError("image ids repeat; each image may be there once")
 
 
 def _rarest_patients(prediction: PredictionSet, classes: Sequence[str]) -> int:

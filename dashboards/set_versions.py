@@ -40,10 +40,12 @@ class SetVersions:
             raise ValueError(f"{len(prediction.logits)} rows of logits for {len(prediction.patient)} images")
         if not len(prediction.logits):
             raise ValueError("no image")
-        known = self._versions.setdefault(prediction.name, [])
+        known = self._versions.get(prediction.name, [])
         number = next((i for i, (design, _) in enumerate(known) if design.fits(prediction)), len(known))
         if number == len(known):
-            known.append((design_of(prediction, self._columns), prediction))
+            design = design_of(prediction, self._columns)
+            known = self._versions.setdefault(prediction.name, [])
+            known.append((design, prediction))
             self.designs.setdefault(prediction.name, known[0][0])
         self._of[trial_id, prediction.name] = number
         unsure = not prediction.same_ids and prediction.shared_patients != 0
@@ -100,6 +102,8 @@ def _difference(found: PredictionSet, used: PredictionSet, trials: int) -> str:
 
 
 def _what_differs(found: PredictionSet, used: PredictionSet) -> str:
+    if found.labels != used.labels:
+        return f"labels {', '.join(found.labels)} instead of {', '.join(used.labels)}"
     if len(found.image) != len(used.image):
         return f"{len(found.image)} images; the one that is used has {len(used.image)}"
     if not np.array_equal(found.image, used.image):

@@ -44,7 +44,7 @@ def reach_rows(evidence: Evidence, task: TaskView) -> Iterator[dict[str, Any]]:
         if not amounts:
             continue
         estimates = [contrast(curve.runs[f], curve.base[f], level=1 - evidence.alpha) for f in amounts]
-        adjusted = adjust_p_values([e.p for e in estimates])
+        adjusted = adjust_p_values([e.p for e in estimates], absent=sum(map(is_lost, estimates)))
         words = [
             classify(e, float(p), evidence.delta, alpha=evidence.alpha, higher_is_better=better)
             for e, p in zip(estimates, adjusted, strict=True)

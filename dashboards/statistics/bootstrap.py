@@ -31,9 +31,9 @@ class BootstrapInterval:
     """A percentile interval.
 
     Attributes:
-        low: Lower end; NaN if more than 5 % of the draws are undefined.
+        low: Lower end; NaN if more than 5 % of the draws are undefined, or if no two differ.
         high: Upper end; NaN likewise.
-        se: Standard deviation of the defined draws; NaN likewise.
+        se: Standard deviation of the defined draws; NaN if more than 5 % are undefined.
         undefined_share: Share of draws without a value (a class was not drawn).
         flagged: Whether more than 1 % are undefined.
     """
@@ -111,12 +111,20 @@ def bootstrap_draws(
 
 
 def percentile_interval(draws: FloatArray, level: float = 0.95) -> BootstrapInterval:
-    """Percentile interval of (B,) draws, or of a linear combination of paired draws."""
+    """Percentile interval of (B,) draws, or of a linear combination of paired draws.
+
+    Its ends are NaN where too many draws are undefined, or where all are equal: of one patient, or of patients who do
+    not differ, a bootstrap knows nothing of others.
+    """
     defined = draws[np.isfinite(draws)]
     undefined = 1.0 - len(defined) / len(draws)
+    nan = float("nan")
     if undefined > NOT_ESTIMABLE_SHARE or len(defined) < 2:
-        nan = float("nan")
         return BootstrapInterval(low=nan, high=nan, se=nan, undefined_share=undefined, flagged=True)
+    if not np.ptp(defined) > 0:
+        return BootstrapInterval(
+            low=nan, high=nan, se=0.0, undefined_share=undefined, flagged=undefined > FLAGGED_SHARE
+        )
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return BootstrapInterval(
         low=float(low),

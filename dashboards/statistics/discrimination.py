@@ -124,12 +124,22 @@ def top_k_accuracy(predictions: Predictions, k: int) -> float:
     if not 1 <= k <= len(predictions.labels):
         raise ValueError(f"k must lie in 1..{len(predictions.labels)}, got {k}")
     known = predictions.labelled[:, 0]
-    z, own = predictions.logits[known], predictions.class_index[known, None]
+    z = predictions.logits[known]
     if not len(z) or not np.isfinite(z).all():
         return float("nan")
-    true_logit = np.take_along_axis(z, own, axis=1)
-    ahead = (z > true_logit) | ((z == true_logit) & (np.arange(z.shape[1]) < own))
-    return float(np.mean(ahead.sum(axis=1) < k))
+    return float(np.mean(ahead_of_truth(z, predictions.class_index[known]) < k))
+
+
+def ahead_of_truth(logits: FloatArray, own: NDArray[np.intp]) -> NDArray[np.intp]:
+    """(..., N) number of classes that come before the true one: of larger logit, or of equal logit and earlier.
+
+    Args:
+        logits: (..., N, C).
+        own: (N,) number of each image's class.
+    """
+    true_logit = np.take_along_axis(logits, np.broadcast_to(own[:, None], (*logits.shape[:-1], 1)), axis=-1)
+    ahead = (logits > true_logit) | ((logits == true_logit) & (np.arange(logits.shape[-1]) < own[:, None]))
+    return np.asarray(ahead.sum(axis=-1))
 
 
 def grade_auc(predictions: Predictions, grade: str) -> float:
@@ -152,8 +162,12 @@ def grade_auc(predictions: Predictions, grade: str) -> float:
         raise ValueError(f"grade must be one of {predictions.labels[1:]}, got {grade!r}")
     first = predictions.labels.index(grade)
     worse = np.where(predictions.labelled[:, 0], predictions.class_index >= first, np.nan)
-    z = predictions.logits
-    return auc(worse, np.asarray(logsumexp(z[:, first:], axis=1) - logsumexp(z[:, :first], axis=1)))
+    return auc(worse, grade_log_odds(predictions.logits, first))
+
+
+def grade_log_odds(logits: FloatArray, first: int) -> FloatArray:
+    """(...) log-odds of the summed probability of the grades from number ``first`` on; of logits (..., C)."""
+    return np.asarray(logsumexp(logits[..., first:], axis=-1) - logsumexp(logits[..., :first], axis=-1))
 
 
 def confusion(predictions: Predictions) -> FloatArray:

@@ -16,7 +16,7 @@ HOLM = "Holm, whole study"
 EXPLORATORY = "Benjamini-Hochberg, exploratory"
 
 
-def adjust_p_values(p_values: ArrayLike, method: Literal["holm", "fdr_bh"] = "holm") -> FloatArray:
+def adjust_p_values(p_values: ArrayLike, method: Literal["holm", "fdr_bh"] = "holm", *, absent: int = 0) -> FloatArray:
     """p-values adjusted for a family: Holm (family-wise error) or Benjamini-Hochberg (false discovery rate).
 
     NaN (not tested) stays NaN and does not count as a member of the family: whether a contrast is tested follows from
@@ -25,6 +25,7 @@ def adjust_p_values(p_values: ArrayLike, method: Literal["holm", "fdr_bh"] = "ho
     Args:
         p_values: In [0, 1] or NaN; any shape.
         method: ``holm`` or ``fdr_bh``.
+        absent: Members of the family that have no p though one was planned, at least 0; each counts with p = 1.
 
     Raises:
         ValueError: A p outside [0, 1].
@@ -35,7 +36,9 @@ def adjust_p_values(p_values: ArrayLike, method: Literal["holm", "fdr_bh"] = "ho
         raise ValueError(f"p-values lie in [0, 1] or are NaN, got {raw[known].min()} to {raw[known].max()}")
     adjusted = np.full(raw.shape, np.nan)
     if known.any():
-        adjusted[known] = _holm(raw[known]) if method == "holm" else false_discovery_control(raw[known], method="bh")
+        family = np.append(raw[known], np.ones(absent))
+        found = _holm(family) if method == "holm" else false_discovery_control(family, method="bh")
+        adjusted[known] = found[: int(known.sum())]
     return adjusted
 
 
@@ -72,7 +75,7 @@ def adjust_study(contrasts: pd.DataFrame, absent: int = 0, lost: Sequence[bool] 
     p = table.loc[primary, "p"].to_numpy(dtype=np.float64)
     blamed = np.zeros(len(table), dtype=bool) if lost is None else np.asarray(lost, dtype=bool)
     absent += int((np.isnan(p) & blamed[primary.to_numpy()]).sum())
-    table.loc[primary, "p_adjusted"] = adjust_p_values(np.append(p, np.ones(absent)), "holm")[: len(p)]
+    table.loc[primary, "p_adjusted"] = adjust_p_values(p, "holm", absent=absent)
     table.loc[primary, "correction"] = HOLM
     for _, rows in table[~primary].groupby(["task", "set"], sort=False, dropna=False):
         table.loc[rows.index, "p_adjusted"] = adjust_p_values(rows["p"], "fdr_bh")

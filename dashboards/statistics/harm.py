@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from dashboards.statistics.contrasts import MIN_TEST_PATIENTS, Estimate, Runs, contrast
+from dashboards.statistics.contrasts import MIN_TEST_PATIENTS, Estimate, Runs, contrast, is_lost
 from dashboards.statistics.families import adjust_p_values
 from dashboards.statistics.margins import one_sided_p
 from dashboards.statistics.metrics import higher_is_better
@@ -79,7 +79,8 @@ def harm_by_group(
     -delta: *harmed, more than delta*; upper end below 0: *harmed*; lower end below -delta: *harm cannot be excluded*;
     else *no harm beyond delta*. An end of the two-sided ``1 - alpha`` interval lies beyond a limit exactly if the
     one-sided p of that limit is below ``alpha / 2``, so Holm's correction is applied to these p, for each limit over
-    the eligible groups.
+    the eligible groups. Eligible groups whose results are lost (no common seed, an undefined metric) count as members
+    with p = 1.
 
     Args:
         metric: Name of the metric; says which direction is worse.
@@ -99,16 +100,18 @@ def harm_by_group(
     found = [contrast(g.source, g.baseline, level=1 - alpha, min_test_patients=min_patients) for g in groups.values()]
     sign = 1.0 if higher_is_better(metric) else -1.0
 
+    def eligible(name: str) -> bool:
+        return tested is None or name in tested
+
     def p_of(name: str, estimate: Estimate, limit: float, below: bool) -> float:
-        if tested is not None and name not in tested:
-            return float("nan")
-        return one_sided_p(estimate, limit, below=below)
+        return one_sided_p(estimate, limit, below=below) if eligible(name) else float("nan")
 
     harmed, beyond, excluded = (
         [p_of(name, estimate, sign * limit, below == (sign > 0)) for name, estimate in zip(names, found, strict=True)]
         for limit, below in ((0.0, True), (-delta, True), (-delta, False))
     )
-    adjusted = zip(*(adjust_p_values(p).tolist() for p in (harmed, beyond, excluded)), strict=True)
+    lost = sum(eligible(name) and is_lost(estimate, min_patients) for name, estimate in zip(names, found, strict=True))
+    adjusted = zip(*(adjust_p_values(p, absent=lost).tolist() for p in (harmed, beyond, excluded)), strict=True)
     return tuple(
         _judged(name, estimate, p, alone, alpha)
         for name, estimate, p, alone in zip(names, found, adjusted, zip(harmed, beyond, strict=True), strict=True)

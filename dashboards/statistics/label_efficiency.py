@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dashboards.statistics.contrasts import MIN_TEST_PATIENTS, Estimate, Runs, contrast
+from dashboards.statistics.contrasts import MIN_TEST_PATIENTS, Estimate, Runs, contrast, is_lost
 from dashboards.statistics.families import adjust_p_values
 from dashboards.statistics.learning_curves import Censoring, Crossing, crossing_amount
 from dashboards.statistics.margins import noninferiority_p
@@ -170,7 +170,8 @@ def label_efficiency(
         [noninferiority_p(e, delta, higher_is_better=higher_is_better) <= alpha / 2 for e in to_full]
     )
     fewer = [labels[f].images < labels[everything].images for f in ordered]
-    better = _better(to_same, fewer, alpha, higher_is_better)
+    lost = sum(e is not None and few and is_lost(e, min_test_patients) for e, few in zip(to_same, fewer, strict=True))
+    better = _better(to_same, fewer, alpha, higher_is_better, lost)
     tests = tuple(
         AmountTest(
             amount=f,
@@ -192,12 +193,15 @@ def _stepping_down(passes: list[bool]) -> list[bool]:
     return [all(passes[i:]) for i in range(len(passes))]
 
 
-def _better(to_same: list[Estimate | None], fewer: list[bool], alpha: float, higher_is_better: bool) -> list[bool]:
+def _better(
+    to_same: list[Estimate | None], fewer: list[bool], alpha: float, higher_is_better: bool, lost: int
+) -> list[bool]:
+    """Whether the source is better at each amount; ``lost`` amounts without a test count in Holm's family."""
     raw = [
         noninferiority_p(e, 0.0, higher_is_better=higher_is_better) if e is not None and few else float("nan")
         for e, few in zip(to_same, fewer, strict=True)
     ]
-    return [bool(p <= alpha / 2) for p in adjust_p_values(raw, "holm")]
+    return [bool(p <= alpha / 2) for p in adjust_p_values(raw, "holm", absent=lost)]
 
 
 def _point(source: Mapping[str, Runs], full: Runs, images: Mapping[str, float], higher_is_better: bool) -> Crossing:

@@ -12,6 +12,7 @@ from dashboards.statistics.bootstrap import percentile_interval, weight_chunks
 from dashboards.statistics.uncertainty import PatientIndex, index_patients
 
 BOOTSTRAP_DRAWS = 2000
+NO_VARIATION = "not estimable: no variation between patients"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,8 @@ def proportion(
     """Share of successes with an interval.
 
     One image per patient: Wilson 1927. Several images of a patient: percentiles of the cluster bootstrap. If the images
-    agree throughout, a bootstrap would give an interval of width 0: then Wilson's, with each patient counted once.
+    agree throughout, a bootstrap would give an interval of width 0: then Wilson's, with each patient counted once. If
+    there is one patient, or all have the same share, nothing is known of other patients: no interval.
 
     Args:
         success: (N,) of 1, 0 and NaN (masked, or not of the denominator).
@@ -93,7 +95,7 @@ def _interval(
     per_patient = np.bincount(codes, hits).astype(np.float64)
     draws = [(weights @ per_patient) / (weights @ sizes) for weights in weight_chunks(len(sizes), n_draws, rng)]
     found = percentile_interval(np.concatenate(draws), level)
-    return found.low, found.high, "cluster bootstrap"
+    return found.low, found.high, "cluster bootstrap" if np.isfinite(found.low) else NO_VARIATION
 
 
 def _wilson(successes: int, n: int, level: float) -> tuple[float, float]:

@@ -89,6 +89,10 @@ class RunBatch:
         """The same truth with other logits (R, N, L): recalibrated ones."""
         return RunBatch(first=self.first, logits=logits, index=self.index)
 
+    def chosen(self, kept: BoolArray) -> RunBatch:
+        """Some of the runs: (R,), at least one True."""
+        return RunBatch(first=self.run(int(np.argmax(kept))), logits=self.logits[kept], index=self.index)
+
     def run(self, position: int) -> Predictions:
         """One of the runs; it shares the scores that the batch has worked out."""
         found = Predictions(
@@ -212,6 +216,33 @@ def mean_influences(
             undefined=tuple(name for k, name in enumerate(classes) if k not in used),
         )
         for r in range(len(values))
+    ]
+
+
+def share_influences(hits: FloatArray, index: PatientIndex) -> list[Influence]:
+    """Share of hits among the images that count in each run, such as a predictive value; named ``accuracy``, a share.
+
+    Args:
+        hits: (R, N) of 1, 0 and NaN (does not count).
+        index: Patients of the N images.
+
+    Returns:
+        One per run; NaN where nothing counts. Patients without an image that counts contribute nothing.
+    """
+    counted = ~np.isnan(hits)
+    of_run = counted.sum(axis=1)
+    value = np.divide(np.nansum(hits, axis=1), of_run, out=np.full(len(hits), np.nan), where=of_run > 0)
+    deviation = np.where(counted, hits - value[:, None], 0.0) / np.maximum(of_run, 1)[:, None]
+    psi = np.ascontiguousarray(patient_sums(deviation.T, index).T)
+    return [
+        Influence(
+            metric=Metric.ACCURACY,
+            value=float(value[r]),
+            patients=index.ids,
+            psi=psi[r],
+            min_patients=_distinct(index.codes[counted[r]]),
+        )
+        for r in range(len(hits))
     ]
 
 

@@ -259,6 +259,7 @@ def test_everything_at_once_is_a_report_that_names_all_of_it(study, tmp_path, mo
     page = files.index_html.read_text(encoding="utf-8")
     assert all(reason in page for reason in reasons)
     assert any("not used" in a["sentence"] for a in verdict["questions"][7]["answers"])
+    assert "Subgroups by nosuch are asked for, but it is not recorded" in page
 
 
 def edited(study, trial_ids, **fields):
@@ -357,6 +358,7 @@ def test_seeds_that_the_sides_do_not_share_are_told_as_that(study):
     [
         ({"logits": lambda p: np.full_like(p.logits, np.inf)}, Why.NOT_FINITE, ""),
         ({"labels": lambda p: ("a", "b", "c")}, Why.OTHER_LABELS, "a, b, c instead of nevus, melanoma, keratosis"),
+        ({"kind": lambda p: "multilabel"}, Why.OTHER_LABELS, "multilabel instead of multiclass"),
         (no_rows("y", "logits", "image", "patient"), Why.UNREADABLE, "no image"),
     ],
 )
@@ -368,3 +370,55 @@ def test_validation_that_cannot_be_used_is_named(study, change, why, detail):
     assert named(tables) == [(why, "validation", 1, odd)]
     assert tables.exclusions["detail"][0] == detail
     assert helped(tables)["n_seeds"] == 3
+
+
+ODD = {
+    "image ids that repeat": (lambda p: {"image": np.full(len(p.image), "same")}, "image ids repeat"),
+    "a truth that no class has": (lambda p: {"y": p.y + 9}, "y must lie in"),
+    "a truth of another length": (lambda p: {"y": p.y[:-1]}, "truth of another length"),
+    "groups of another length": (lambda p: {"groups": {"sex": p.groups["sex"][1:]}}, "sex of another length"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_predictions_that_do_not_fit_together_are_named_and_break_nothing(study, odd):
+    change, message = ODD[odd]
+    predictions = {
+        k: dataclasses.replace(p, **change(p)) if k[1] == "test" else p for k, p in study.predictions.items()
+    }
+    tables = build_tables(small(study, predictions=predictions))
+    rows = tables.exclusions[tables.exclusions["reason"] == Why.UNREADABLE]
+    assert (rows["set"].tolist(), rows["trials"].tolist()) == (["test"], [9])
+    assert message in rows["detail"].item()
+    assert set(tables.contrasts["set"]) == {"clinic_b"}
+
+
+def test_predictions_of_other_labels_are_another_set(study):
+    odd = trials(study)[0]
+    predictions = dict(study.predictions)
+    p = predictions[odd, "test"]
+    predictions[odd, "test"] = dataclasses.replace(p, labels=p.labels[::-1])
+    tables = build_tables(small(study, predictions=predictions))
+    (row,) = tables.exclusions.to_dict("records")
+    assert (row["reason"], row["trial_ids"]) == (Why.OTHER_SET, odd)
+    assert f"labels {', '.join(p.labels[::-1])} instead of {', '.join(p.labels)}" in row["detail"]
+
+
+def test_a_set_without_an_image_is_named_and_breaks_nothing(study):
+    empty = {
+        key: dataclasses.replace(
+            p,
+            image=p.image[:0],
+            patient=p.patient[:0],
+            y=p.y[:0],
+            logits=p.logits[:0],
+            groups={name: values[:0] for name, values in p.groups.items()},
+        )
+        if key[1] == "test"
+        else p
+        for key, p in study.predictions.items()
+    }
+    tables = build_tables(small(study, predictions=empty))
+    (row,) = tables.exclusions.to_dict("records")
+    assert (row["reason"], row["trials"], row["set"]) == (Why.UNREADABLE, 9, "test")
+    assert helped(tables, "clinic_b")["n_seeds"] == 3

@@ -156,7 +156,7 @@ class TestHarm:
         assert one["p_excluded"][tested].le(1).all()
 
     def test_a_harm_that_the_wider_family_hides_is_not_excluded(self):
-        row = {"primary": True, "word": "harmed", "p_harmed": 0.02, "p_beyond": 0.3, "p_excluded": 0.9}
+        row = {"primary": True, "word": "harmed", "p_harmed": 0.02, "p_beyond": 0.3, "p_excluded": 0.9, "lost": False}
         alone = {"p_harmed_alone": 0.02, "p_beyond_alone": 0.3}
         others = [row | alone | {"p_harmed_alone": 0.6, "p_beyond_alone": 0.8, "word": "harm cannot be excluded"}] * 3
         exploratory = row | alone | {"primary": False}

@@ -381,3 +381,15 @@ def test_groups_that_may_not_be_tested_have_an_estimate_and_no_word():
     assert found[name].estimate == everything[name].estimate
     alone = {h.group: h for h in harm_by_group("auc", {g: groups[g] for g in rest})}
     assert all(found[g].p_harmed == alone[g].p_harmed for g in rest)
+
+
+def test_an_eligible_group_that_lost_its_runs_counts_in_the_family():
+    groups = sides(harm=0.35)
+    gone = {"gone": GroupRuns(source={}, baseline=groups["F"].baseline)}
+    (alone,) = harm_by_group("auc", {"F": groups["F"]})
+    first, lost = harm_by_group("auc", {"F": groups["F"]} | gone)
+    assert first.p_harmed == pytest.approx(min(1.0, 2 * alone.p_harmed))
+    assert np.isnan(lost.p_harmed)
+    assert lost.word == "insufficient data"
+    unasked, _ = harm_by_group("auc", {"F": groups["F"]} | gone, tested=["F"])
+    assert unasked.p_harmed == alone.p_harmed

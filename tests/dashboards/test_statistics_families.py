@@ -41,6 +41,13 @@ def test_order_does_not_matter_and_nothing_gets_smaller(p, seed):
         assert (found <= 1).all()
 
 
+@pytest.mark.parametrize("method", ["holm", "fdr_bh"])
+def test_members_without_a_p_count_as_one(method):
+    found = adjust_p_values([0.01, np.nan, 0.02], method, absent=2)
+    expected = multipletests([0.01, 0.02, 1.0, 1.0], method=method)[1][:2]
+    np.testing.assert_allclose(found, [expected[0], np.nan, expected[1]])
+
+
 @pytest.mark.parametrize("p", [[0.1, 1.2], [-0.1]])
 def test_what_is_no_p_value_is_refused(p):
     with pytest.raises(ValueError, match=r"lie in \[0, 1\] or are NaN"):

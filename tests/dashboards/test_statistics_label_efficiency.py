@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dashboards.statistics import Censoring, Labels, crossing_amount, label_efficiency
+from dashboards.statistics import Censoring, Labels, crossing_amount, label_efficiency, noninferiority_p
 from tests.dashboards.runs import cell
 
 F = [0.01, 0.05, 0.1, 0.25, 0.5, 1]
@@ -121,6 +121,16 @@ def test_a_baseline_with_few_amounts_allows_reaching_but_no_saving():
     assert found.reached.amount == "0.25"
     assert found.saving is None
     assert found.tests[0].to_same is None
+
+
+def test_an_amount_that_lost_its_runs_counts_in_the_family_of_amounts():
+    source = {f: runs for f, runs in curve(A, rng_seed=1).items() if f in ("0.5", "1")}
+    base = curve(B, rng_seed=2)
+    alone = label_efficiency(source, base, LABELS, delta=0.2)
+    p = noninferiority_p(alone.tests[0].to_same, 0.0)
+    once = {"delta": 0.2, "alpha": 3 * p}  # p alone is below alpha / 2, twice p is not
+    assert label_efficiency(source, base, LABELS, **once).saving.amount == "0.5"
+    assert label_efficiency({"0.1": {}} | source, base, LABELS, **once).saving is None
 
 
 def test_bad_input_is_refused():

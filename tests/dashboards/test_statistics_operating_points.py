@@ -142,6 +142,15 @@ def test_unanimous_clusters_do_not_get_an_interval_of_width_0():
     assert "no image" in nothing.method
 
 
+@pytest.mark.parametrize("patient", [[0, 0, 0, 0], [0, 0, 1, 1]])
+def test_patients_that_do_not_differ_say_nothing_of_others(patient):
+    """One patient, or two with half of their images each: the bootstrap would give an interval of width 0."""
+    found = proportion([1, 0, 1, 0], patient, RNG(0))
+    assert found.value == 0.5
+    assert np.isnan([found.low, found.high]).all()
+    assert found.method == "not estimable: no variation between patients"
+
+
 def test_the_same_seed_gives_the_same_interval_whatever_the_global_state():
     success, patient = RNG(0).integers(0, 2, 60), np.repeat(np.arange(20), 3)
     np.random.seed(1)  # noqa: NPY002

@@ -247,3 +247,11 @@ def test_undefined_draws_are_counted_and_too_many_refuse_an_interval():
     assert found.flagged
     few = percentile_interval(np.r_[np.linspace(0, 1, 97), [np.nan] * 3])
     assert (few.low, few.high, few.flagged) == (pytest.approx(0.025), pytest.approx(0.975), True)
+
+
+def test_draws_that_are_all_equal_give_no_interval_of_width_0():
+    y, z = np.r_[np.ones(2), np.zeros(38)], np.arange(40.0)
+    draws = bootstrap_draws("accuracy", "binary", ["d"], y, z, np.zeros(40, int), np.ones((50, 1)))
+    found = percentile_interval(draws)
+    assert np.isnan([found.low, found.high]).all()
+    assert (found.se, found.undefined_share) == (0.0, 0.0)
