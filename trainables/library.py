@@ -123,16 +123,20 @@ class TaskLibrary:
             }
         )
 
-    def content_hash(self, manifest: Manifest) -> str:
+    def content_hash(self, manifest: Manifest, digests: pd.DataFrame | None = None) -> str:
         """32 hexadecimal digits that stand for the table and every image's bytes.
 
         sha256 over ``table_hash`` and the sorted lines ``image_id sha256``; masks count where they are the label, and
         with them how they are stored.
 
+        Args:
+            manifest: The images.
+            digests: ``byte_digests`` of it, if the caller has them.
+
         Raises:
             DataError: Images are missing.
         """
-        digests = self.byte_digests(manifest)
+        digests = self.byte_digests(manifest) if digests is None else digests
         lines = [f"{i} {s}" for i, s in zip(digests[Column.IMAGE_ID], digests["sha256"], strict=True)]
         if manifest.kind is Kind.SEGMENTATION:
             lines += [PLANE_RULE, *_mask_lines(manifest)]
