@@ -87,10 +87,10 @@ def measure_build(library: TaskLibrary, manifest: Manifest, side: int, turns: in
     took: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for turn in range(turns + 1):
         for name, way in ways.items():
-            started, cpu_s = time.perf_counter(), cpu_seconds()
+            started, before = time.perf_counter(), cpu_seconds()
             way()
             if turn:
-                took[name].append((time.perf_counter() - started, cpu_seconds() - cpu_s))
+                took[name].append((time.perf_counter() - started, cpu_seconds() - before))
     wall_s, cpu_s = ({name: statistics.median(t[k] for t in times) for name, times in took.items()} for k in (0, 1))
     return {
         "images": len(files),
