@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -172,7 +172,7 @@ def _looks_cut_short(dataset: Dataset, file: Place) -> bool:
     if is_remote(file) or dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         return False
     size = file.stat().st_size
-    elements = [dataset.get_item(name, keep_deferred=True) for name in _PIXEL_ELEMENTS if name in dataset]
+    elements: list[Any] = [dataset.get_item(name, keep_deferred=True) for name in _PIXEL_ELEMENTS if name in dataset]
     told = [e for e in elements if isinstance(e, RawDataElement) and e.length != _LENGTH_NOT_TOLD]
     return any(element.value_tell + element.length > size for element in told)
 

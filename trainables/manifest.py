@@ -152,7 +152,7 @@ class Manifest:
         files = {path: self.root / path for path in dict.fromkeys(paths)}
         if Column.FRAME not in self.table:
             return [(files[path], None) for path in paths]
-        frames = self.table[Column.FRAME].iloc[rows].astype("Int64").tolist()
+        frames: list[Any] = self.table[Column.FRAME].iloc[rows].astype("Int64").tolist()
         return [(files[path], None if frame is pd.NA else frame) for path, frame in zip(paths, frames, strict=True)]
 
     def pixels(self, row: int) -> npt.NDArray[np.uint8]:
