@@ -6,7 +6,8 @@
   counts.
 - The same with a small residual network that trains (``ratio_with_model``, the lesser of the two sizes).
 - Images per second that a store is built at, over those that as many processes decode and do nothing else with
-  (``build_fraction``), and over those that they decode and resize to the stored side (``build_fraction_resized``).
+  (``build_fraction``), and over those that they decode and resize to the stored side (``build_fraction_resized``); the
+  small images once as a small set and once as a larger one. The start of the processes is ``build_start_s``.
 - Proportional memory of four processes that have read one store (its pages, and all memory that is no file's), over the
   store and 10 % and four processes without data (``pss_ratio``, at most 1).
 
@@ -16,9 +17,7 @@ The sides take turns in one process, so that a change of the machine's speed mee
 from __future__ import annotations
 
 import argparse
-import functools
 import json
-import shutil
 import statistics
 import tempfile
 import time
@@ -27,22 +26,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import joblib
-import numpy as np
-import psutil
 import timm
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from benchmarks import loader_memory
-from benchmarks.loader_images import files_of, make_frames, make_task
+from benchmarks.loader_build import cpu_seconds, measure_build, start_s
+from benchmarks.loader_images import files_of, make_frames, make_task, more_of
 from benchmarks.loader_peers import Batch, repeated, store_batches, timm_loader, torch_loader
 from trainables.environment import device_name
 from trainables.library import TaskLibrary
 from trainables.manifest import Manifest
 from trainables.store import open_store
-from trainables.store_build import process_pool
 from trainables.task_data import working_side
 
 CORES = 2
@@ -50,6 +45,14 @@ BATCH_SIZE = 32
 THREADS = ", threads: "
 MODEL = "test_resnet"
 """timm's smallest residual network, 0.5 million parameters."""
+
+PARTS = ("build", "small", "large", "memory")
+BUILD_FRACTIONS = {
+    "build_fraction": "of_decoding",
+    "build_fraction_resized": "of_resizing",
+    "build_cpu_fraction_resized": "cpu_of_resizing",
+}
+"""Name in the last line -> name in ``loader_build.measure_build``; the least of all builds is told."""
 
 HELD_BATCHES = 5
 """What two workers of torch's loader hold ready, and timm's prefetcher after them."""
@@ -64,6 +67,7 @@ class Case:
         images: Number of files.
         storage_size: Side of the store.
         input_size: Side of the batches.
+        build_images: Numbers of images that stores are built of.
         turn_s: Seconds of one turn without a model.
         model_turn_s: Seconds of one turn with a model.
     """
@@ -73,12 +77,13 @@ class Case:
     images: int
     storage_size: int
     input_size: int
+    build_images: tuple[int, ...]
     turn_s: float
     model_turn_s: float
 
 
-SMALL = Case("small", ((200, 150),), 2048, 74, 64, 2.0, 4.0)
-LARGE = Case("large", ((1024, 1024), (1280, 1024), (1536, 2048), (2048, 2048)), 160, 256, 224, 3.0, 5.0)
+SMALL = Case("small", ((200, 150),), 2048, 74, 64, (2048, 10240), 2.0, 4.0)
+LARGE = Case("large", ((1024, 1024), (1280, 1024), (1536, 2048), (2048, 2048)), 160, 256, 224, (160,), 3.0, 5.0)
 
 
 @dataclass(frozen=True)
@@ -117,13 +122,6 @@ class Turns:
             self._use(batch)
             images += len(batch[0])
         return Rate(images / passed, images / (cpu_seconds() - cpu_s))
-
-
-def cpu_seconds() -> float:
-    """Processor time of this process and of the workers it has started, in seconds."""
-    own = psutil.Process()
-    times = [process.cpu_times() for process in (own, *own.children(recursive=True))]
-    return float(sum(t.user + t.system for t in times))
 
 
 def streams_of(case: Case, library: TaskLibrary, manifest: Manifest) -> dict[str, Iterator[Batch]]:
@@ -181,49 +179,6 @@ def raced(turns: Turns, ways: list[str], count: int, seconds: float) -> dict[str
     return compared(turns, best, count, seconds)
 
 
-def decoded(file: Path) -> int:
-    """Decode one file to an array, nothing else."""
-    with Image.open(file) as image:
-        return len(np.asarray(image.convert("RGB")))
-
-
-def decoded_and_resized(file: Path, side: int) -> int:
-    """Decode one file and resize it as a store does."""
-    with Image.open(file) as image:
-        return len(np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)))
-
-
-def build_rates(case: Case, library: TaskLibrary, manifest: Manifest, turns: int) -> dict[str, float]:
-    """Median images per second of building, decoding, and decoding with resizing, all by the same warm processes."""
-    files, side = files_of(manifest), case.storage_size
-    chunks = [files[k : k + 64] for k in range(0, len(files), 64)]
-
-    def pooled(work: Callable[[Path], int]) -> None:
-        # The pool of the build: joblib keeps one, and another kind would end it, so that each turn paid for a start.
-        list(process_pool(joblib.cpu_count())(joblib.delayed(_each)(work, chunk) for chunk in chunks))
-
-    def build() -> None:
-        shutil.rmtree(open_store(library, manifest, side).path)
-
-    ways: dict[str, Callable[[], None]] = {
-        "decoded": lambda: pooled(decoded),
-        "built": build,
-        "resized": lambda: pooled(functools.partial(decoded_and_resized, side=side)),
-    }
-    took: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(turns + 1):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way()
-            if turn:  # the first one starts the processes and fills the page cache
-                took[name].append(len(files) / (time.perf_counter() - started))
-    return {name: statistics.median(rates) for name, rates in took.items()}
-
-
-def _each(work: Callable[[Path], int], files: list[Path]) -> int:
-    return sum(work(file) for file in files)
-
-
 def measure_memory(library: TaskLibrary, images: int) -> dict[str, float]:
     """Memory of four processes with and without a store, in MiB, and its ratio to what is allowed."""
     side = loader_memory.SIDE
@@ -242,47 +197,60 @@ def measure_memory(library: TaskLibrary, images: int) -> dict[str, float]:
     return {"pss_ratio": ratio} | {name: round(value / 2**20, 1) for name, value in mib.items()}
 
 
-def measure_case(case: Case, library: TaskLibrary, quick: bool) -> dict[str, Any]:
-    """Loading without a model, learning with one, and the build of the store, for one size of images."""
-    turns = 2 if quick else 3
-    manifest = make_task(library, case.name, list(case.sizes), case.images // 8 if quick else case.images)
-    built = build_rates(case, library, manifest, 1 if quick else 2)
+def measure_case(case: Case, library: TaskLibrary, manifest: Manifest, quick: bool) -> dict[str, Any]:
+    """Loading without a model, and learning with one, for one size of images."""
     streams = streams_of(case, library, manifest)
-    loading = raced(Turns(streams), ways_of(streams), turns, case.turn_s)
+    loading = raced(Turns(streams), ways_of(streams), 2 if quick else 3, case.turn_s)
     learner = trained(timm.create_model(MODEL, num_classes=2))
     learning = raced(Turns(streams, learner), ways_of(streams), 2, case.model_turn_s)
-    found = {
-        "loading": loading,
-        "learning": learning,
-        "build_fraction": round(built["built"] / built["decoded"], 3),
-        "build_fraction_resized": round(built["built"] / built["resized"], 3),
-        "build_images_per_s": {name: round(rate, 1) for name, rate in built.items()},
-    }
-    print(f"{case.name}: {json.dumps(found)}", flush=True)
-    return found
+    return {"loading": loading, "learning": learning}
+
+
+def measure_builds(case: Case, library: TaskLibrary, manifest: Manifest, share: int) -> list[dict[str, Any]]:
+    """The build of stores of one size of images, see ``benchmarks.loader_build``."""
+    tasks = [more_of(library, manifest, images // share) for images in case.build_images]
+    return [measure_build(library, task, case.storage_size, 3) for task in tasks]
+
+
+def summarised(cases: dict[str, dict[str, Any]], builds: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures with targets."""
+    summary: dict[str, Any] = {}
+    for name, found in cases.items():
+        summary |= {f"ratio_{name}": found["loading"]["ratio"], f"cpu_ratio_{name}": found["loading"]["cpu_ratio"]}
+    if cases:
+        summary["ratio_with_model"] = min(found["learning"]["ratio"] for found in cases.values())
+    if builds:
+        summary |= {name: min(build[of] for build in builds) for name, of in BUILD_FRACTIONS.items()}
+    return summary
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="fewer images and turns")
-    parser.add_argument("--only", choices=["small", "large", "memory"], help="one part of the benchmark")
+    parser.add_argument("--only", choices=PARTS, help="one part of the benchmark")
     options = parser.parse_args(arguments)
     torch.set_num_threads(CORES)
     print(f"{device_name(torch.device('cpu'))}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    parts, share = {options.only} if options.only else set(PARTS), 8 if options.quick else 1
     summary: dict[str, Any] = {"benchmark": "loader", "quick": options.quick}
+    if "build" in parts:
+        summary["build_start_s"] = round(start_s(), 2)
+    cases: dict[str, dict[str, Any]] = {}
+    builds: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="scalecurves-") as folder:
         library = TaskLibrary(Path(folder))
-        chosen = [case for case in (SMALL, LARGE) if options.only in (None, case.name)]
-        cases = {case.name: measure_case(case, library, options.quick) for case in chosen}
-        for name, found in cases.items():
-            summary |= {f"ratio_{name}": found["loading"]["ratio"], f"cpu_ratio_{name}": found["loading"]["cpu_ratio"]}
-        if cases:
-            summary["ratio_with_model"] = min(found["learning"]["ratio"] for found in cases.values())
-            for fraction in ("build_fraction", "build_fraction_resized"):
-                summary[fraction] = min(found[fraction] for found in cases.values())
-        if options.only in (None, "memory"):
-            summary |= measure_memory(library, 200 if options.quick else 2000)
-    print(json.dumps(summary | cases))
+        for case in (case for case in (SMALL, LARGE) if parts & {case.name, "build"}):
+            manifest = make_task(library, case.name, list(case.sizes), case.images // share)
+            if "build" in parts:
+                builds += measure_builds(case, library, manifest, share)
+                print(f"builds: {json.dumps(builds)}", flush=True)
+            if case.name in parts:
+                cases[case.name] = measure_case(case, library, manifest, options.quick)
+                print(f"{case.name}: {json.dumps(cases[case.name])}", flush=True)
+        summary |= summarised(cases, builds)
+        if "memory" in parts:
+            summary |= measure_memory(library, 2000 // (10 if options.quick else 1))
+    print(json.dumps(summary | cases | ({"builds": builds} if builds else {})))
 
 
 if __name__ == "__main__":

@@ -37,26 +37,19 @@ def make_task(library: TaskLibrary, name: str, sizes: list[tuple[int, int]], ima
     rng = np.random.default_rng(0)
     for k in range(images):
         picture(*sizes[k % len(sizes)], rng).save(folder / f"{k:05d}.jpg", quality=QUALITY)
-    table = pd.DataFrame(
-        {
-            "image_id": [f"{k:05d}" for k in range(images)],
-            "path": [f"{k:05d}.jpg" for k in range(images)],
-            "patient_id": [f"p{k}" for k in range(images)],
-            "split": "train",
-            "y_sick": (np.arange(images) % 2).astype(np.float32),
-        }
-    )
-    return library.save(
-        Manifest(
-            name=name,
-            kind=Kind.BINARY,
-            labels=("sick",),
-            table=table,
-            root=folder,
-            importer="benchmark",
-            patients_known=True,
-        )
-    )
+    return _saved(library, folder, images)
+
+
+def more_of(library: TaskLibrary, manifest: Manifest, images: int) -> Manifest:
+    """A task of ``make_task`` with more images: further names of the same files. Itself if it has as many."""
+    if images == len(manifest):
+        return manifest
+    files = files_of(manifest)
+    folder = files[0].parent.with_name(f"{manifest.name}_{images}")
+    folder.mkdir()
+    for k in range(images):
+        (folder / f"{k:05d}.jpg").hardlink_to(files[k % len(files)])
+    return _saved(library, folder, images)
 
 
 def make_frames(library: TaskLibrary, name: str, images: int, side: int) -> Manifest:
@@ -90,3 +83,27 @@ def make_frames(library: TaskLibrary, name: str, images: int, side: int) -> Mani
 def files_of(manifest: Manifest) -> list[Path]:
     """The image files of a task, in its order."""
     return [Path(str(manifest.file(row))) for row in range(len(manifest))]
+
+
+def _saved(library: TaskLibrary, folder: Path, images: int) -> Manifest:
+    """The binary task of the files of a folder, with the folder's name."""
+    table = pd.DataFrame(
+        {
+            "image_id": [f"{k:05d}" for k in range(images)],
+            "path": [f"{k:05d}.jpg" for k in range(images)],
+            "patient_id": [f"p{k}" for k in range(images)],
+            "split": "train",
+            "y_sick": (np.arange(images) % 2).astype(np.float32),
+        }
+    )
+    return library.save(
+        Manifest(
+            name=folder.name,
+            kind=Kind.BINARY,
+            labels=("sick",),
+            table=table,
+            root=folder,
+            importer="benchmark",
+            patients_known=True,
+        )
+    )

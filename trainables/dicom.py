@@ -11,13 +11,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from search_spaces.exceptions import DataError, UserError
 from trainables.pixel_limit import refuse_too_large
+from trainables.places import is_remote
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -36,6 +37,7 @@ _GREY = ("MONOCHROME1", "MONOCHROME2")
 _DEFERRED = 4096
 """Bytes above which a value is not read when only the size of an image is asked for."""
 
+_LENGTH_NOT_TOLD = 0xFFFFFFFF
 _SILENCED = r"(pydicom|pylibjpeg|openjpeg|libjpeg|rle|trainables\.dicom)"
 
 
@@ -54,11 +56,15 @@ def dicom_size(file: Place, frame: int | None = None) -> tuple[int, int]:
     """Width and height in pixels, from the header.
 
     Raises:
-        DataError: The file is missing, no DICOM file, or holds no pixels, or not this frame.
+        DataError: The file is missing, no DICOM file, holds no pixels, or fewer than it says, or not this frame.
     """
     with _opened(file, only_header=True) as dataset:
         _checked_frame(dataset, file, frame)
-        return int(dataset.Columns), int(dataset.Rows)
+        size = int(dataset.Columns), int(dataset.Rows)
+        cut_short = _looks_cut_short(dataset, file)
+    if cut_short:
+        read_stored(file, frame)
+    return size
 
 
 def read_dicom(file: Place, frame: int | None = None, window: Window | None = None) -> npt.NDArray[np.uint8]:
@@ -156,6 +162,19 @@ def _refuse_without_pixels(dataset: Dataset, file: Place) -> None:
         raise DataError(f"image {file} is a DICOM file without pixel data")
     if not dataset.get("Rows") or not dataset.get("Columns"):
         raise DataError(f"image {file} is a DICOM file without a size (Rows and Columns)")
+
+
+def _looks_cut_short(dataset: Dataset, file: Place) -> bool:
+    """Whether the file ends before its pixels do; of compressed ones, whose length is not told, nobody can tell."""
+    from pydicom.dataelem import RawDataElement
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    if is_remote(file) or dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        return False
+    size = file.stat().st_size
+    elements: list[Any] = [dataset.get_item(name, keep_deferred=True) for name in _PIXEL_ELEMENTS if name in dataset]
+    told = [e for e in elements if isinstance(e, RawDataElement) and e.length != _LENGTH_NOT_TOLD]
+    return any(element.value_tell + element.length > size for element in told)
 
 
 def _checked_frame(dataset: Dataset, file: Place, frame: int | None) -> int:

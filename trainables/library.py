@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from search_spaces.names import Column, Kind
 from trainables.manifest import MANIFEST_FILE, MASK_COLUMNS, Manifest, write_parquet
 from trainables.mask_labels import PLANE_RULE
 from trainables.pixels import FRAME_SEPARATOR, is_npz_frame, read_frames, split_npz
-from trainables.places import READERS, stamp
+from trainables.places import each_read, stamp
 
 if TYPE_CHECKING:
     from trainables.places import Place
@@ -124,16 +123,20 @@ class TaskLibrary:
             }
         )
 
-    def content_hash(self, manifest: Manifest) -> str:
+    def content_hash(self, manifest: Manifest, digests: pd.DataFrame | None = None) -> str:
         """32 hexadecimal digits that stand for the table and every image's bytes.
 
         sha256 over ``table_hash`` and the sorted lines ``image_id sha256``; masks count where they are the label, and
         with them how they are stored.
 
+        Args:
+            manifest: The images.
+            digests: ``byte_digests`` of it, if the caller has them.
+
         Raises:
             DataError: Images are missing.
         """
-        digests = self.byte_digests(manifest)
+        digests = self.byte_digests(manifest) if digests is None else digests
         lines = [f"{i} {s}" for i, s in zip(digests[Column.IMAGE_ID], digests["sha256"], strict=True)]
         if manifest.kind is Kind.SEGMENTATION:
             lines += [PLANE_RULE, *_mask_lines(manifest)]
@@ -205,10 +208,10 @@ def _stat_images(manifest: Manifest) -> pd.DataFrame:
     Raises:
         DataError: Images are missing.
     """
-    files, names = _containers(manifest)
+    sources = manifest.sources(range(len(manifest)))
+    files = _containers(sources)
     unique = list(dict.fromkeys(files))
-    with ThreadPoolExecutor(READERS) as pool:
-        stats = dict(zip(unique, pool.map(stamp, unique), strict=True))
+    stats = dict(zip(unique, each_read(stamp, unique), strict=True))
     missing = [row for row, file in enumerate(files) if stats[file] is None]
     if missing:
         raise DataError(
@@ -216,55 +219,41 @@ def _stat_images(manifest: Manifest) -> pd.DataFrame:
             f"{files[missing[0]]} (row {missing[0]}); root is {manifest.root}"
         )
     found = [stats[file] or (0, 0) for file in files]
-    frames = [-1 if (frame := manifest.frame(row)) is None else frame for row in range(len(manifest))]
     return pd.DataFrame(
         {
             # With the name of the array: frames of several arrays of one npz have the same numbers.
-            "file": pd.Series(names, dtype="str"),
-            "frame": np.asarray(frames, dtype=np.int64),
+            "file": pd.Series([str(file) for file, _ in sources], dtype="str"),
+            "frame": np.asarray([-1 if frame is None else frame for _, frame in sources], dtype=np.int64),
             "size": np.asarray([size for size, _ in found], dtype=np.int64),
             "mtime_ns": np.asarray([mtime for _, mtime in found], dtype=np.int64),
         }
     )
 
 
-def _containers(manifest: Manifest) -> tuple[list[Place], list[str]]:
-    """Each row's file, and its name with that of the array; made once for all frames of one path."""
-    known: dict[tuple[str, bool], tuple[Place, str]] = {}
-    found = []
-    for row, path in enumerate(manifest.table[Column.PATH]):
-        key = str(path), manifest.frame(row) is None
-        if key not in known:
-            known[key] = _container(manifest, row), str(manifest.file(row))
-        found.append(known[key])
-    return [file for file, _ in found], [name for _, name in found]
-
-
-def _container(manifest: Manifest, row: int) -> Place:
-    file = manifest.file(row)
-    return split_npz(file)[0] if is_npz_frame(file, manifest.frame(row)) else file
+def _containers(sources: Sequence[tuple[Place, int | None]]) -> list[Place]:
+    """The file of each source; of npz frames without the array's name."""
+    arrays = {file for file, frame in sources if is_npz_frame(file, frame)}
+    known = {file: split_npz(file)[0] for file in arrays}
+    return [file if frame is None else known.get(file, file) for file, frame in sources]
 
 
 def _sha256s(manifest: Manifest, rows: Sequence[int]) -> list[str]:
     """Of the bytes of these rows' images; a file of several frames is looked at and read once."""
-    plain: list[int] = []
-    paged: dict[Place, list[int]] = {}  # frame of a DICOM file or page: what the file says of it counts, too
-    framed: dict[Place, list[int]] = {}
-    for row in rows:
-        file, frame = manifest.file(row), manifest.frame(row)
+    plain: list[tuple[int, Place]] = []
+    paged: dict[Place, list[tuple[int, int]]] = {}  # frame of a DICOM file or page: what the file says of it counts
+    framed: dict[Place, list[tuple[int, int]]] = {}
+    for row, (file, frame) in zip(rows, manifest.sources(rows), strict=True):
         if frame is None:
-            plain.append(row)
+            plain.append((row, file))
         else:
-            (framed if is_npz_frame(file, frame) else paged).setdefault(file, []).append(row)
-    found: dict[int, str] = {}
-    with ThreadPoolExecutor(READERS) as pool:
-        found.update(zip(plain, pool.map(lambda row: _file_sha256(manifest.file(row), row), plain), strict=True))
-        wholes = pool.map(lambda entry: _file_sha256(entry[0], entry[1][0]), paged.items())
-        for whole, of_file in zip(wholes, paged.values(), strict=True):
-            found.update((row, _text_sha256(f"{whole} frame {manifest.frame(row)}")) for row in of_file)
-        for array, of_array in framed.items():
-            frames = read_frames(array, [manifest.frame(row) or 0 for row in of_array])
-            found.update(zip(of_array, pool.map(_array_sha256, frames), strict=True))
+            (framed if is_npz_frame(file, frame) else paged).setdefault(file, []).append((row, frame))
+    found = dict(zip((row for row, _ in plain), each_read(_file_sha256, plain), strict=True))
+    wholes = each_read(_file_sha256, [(of_file[0][0], file) for file, of_file in paged.items()])
+    for whole, of_file in zip(wholes, paged.values(), strict=True):
+        found.update((row, _text_sha256(f"{whole} frame {frame}")) for row, frame in of_file)
+    for array, of_array in framed.items():
+        frames = read_frames(array, [frame for _, frame in of_array])
+        found.update(zip((row for row, _ in of_array), each_read(_array_sha256, frames), strict=True))
     return [found[row] for row in rows]
 
 
@@ -277,7 +266,8 @@ def _array_sha256(values: npt.NDArray[np.generic]) -> str:
     return hashlib.sha256(head + np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
-def _file_sha256(file: Place, row: int) -> str:
+def _file_sha256(of_row: tuple[int, Place]) -> str:
+    row, file = of_row
     try:
         with file.open("rb") as stream:
             readable: Any = stream  # of fsspec, too: it has readinto
@@ -290,8 +280,7 @@ def _mask_lines(manifest: Manifest) -> list[str]:
     lines: list[str] = []
     for column in (c for c in MASK_COLUMNS if c in manifest.table):
         files = [(row, file) for row in range(len(manifest)) if (file := manifest.mask_file(row, column)) is not None]
-        with ThreadPoolExecutor(READERS) as pool:
-            digests = list(pool.map(lambda entry: _file_sha256(entry[1], entry[0]), files))
+        digests = each_read(_file_sha256, files)
         ids = manifest.table[Column.IMAGE_ID]
         lines += [f"{ids.iat[row]} {column} {d}" for (row, _), d in zip(files, digests, strict=True)]
     return lines

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
     from trainables.places import Place
 
+# Arrow's own allocator keeps about 20 MB in every process that has read a manifest of 2,000 rows and its digests.
+pa.set_memory_pool(pa.system_memory_pool())
+
 MANIFEST_FILE = "manifest.parquet"
 MASK_COLUMNS = (Column.MASK, Column.MASK_SECOND, Column.VALID_AREA)
 """Columns that name mask files, under ``mask_root``."""
@@ -142,6 +145,16 @@ class Manifest:
         value: Any = self.table[Column.FRAME].iat[row]
         return None if pd.isna(value) else int(value)
 
+    def sources(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> list[tuple[Place, int | None]]:
+        """``file`` and ``frame`` of each of these rows; much faster than row by row."""
+        rows = np.asarray(rows, dtype=np.int64)
+        paths = self.table[Column.PATH].iloc[rows].astype(str).tolist()
+        files = {path: self.root / path for path in dict.fromkeys(paths)}
+        if Column.FRAME not in self.table:
+            return [(files[path], None) for path in paths]
+        frames: list[Any] = self.table[Column.FRAME].iloc[rows].astype("Int64").tolist()
+        return [(files[path], None if frame is pd.NA else frame) for path, frame in zip(paths, frames, strict=True)]
+
     def pixels(self, row: int) -> npt.NDArray[np.uint8]:
         """The row's image, uint8 RGB, shape (H, W, 3).
 
@@ -150,14 +163,19 @@ class Manifest:
         """
         return np.array(self.image(row).convert("RGB"), dtype=np.uint8)
 
-    def image(self, row: int) -> Image.Image:
+    def image(self, row: int, source: tuple[Place, int | None] | None = None) -> Image.Image:
         """The row's image, decoded, of mode L or RGB; see ``trainables.pixels.read_image``.
+
+        Args:
+            row: Position in the table.
+            source: What ``sources`` says of the row, if the caller has asked it.
 
         Raises:
             DataError: The image is missing or unreadable; names file and row.
         """
+        file, frame = source or (self.file(row), self.frame(row))
         try:
-            return read_image(self.file(row), self.frame(row), self.bit_depth, self.window, self.colour)
+            return read_image(file, frame, self.bit_depth, self.window, self.colour)
         except DataError as error:
             raise DataError(f"{error} (manifest {self.name!r}, row {row})") from error
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import Column
 from trainables.manifest import Manifest
 from trainables.pixels import image_size
-from trainables.places import READERS, stamp
+from trainables.places import each_read, stamp
 from trainables.row_checks import mask_size, mask_values
 
 if TYPE_CHECKING:
@@ -95,8 +94,7 @@ def mask_presence(library: TaskLibrary, manifest: Manifest) -> NDArray[np.float3
     known = _remembered(file, (len(manifest), len(manifest.labels)))
     if known is not None:
         return known
-    with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(lambda row: _row_presence(manifest, row), range(len(manifest))))
+    found = each_read(lambda row: _row_presence(manifest, row), range(len(manifest)))
     problems = [answer for answer in found if isinstance(answer, str)]
     if problems:
         raise DataError(_summary(manifest, problems))
@@ -130,13 +128,11 @@ def _summary(manifest: Manifest, problems: Sequence[str]) -> str:
 
 def _state(manifest: Manifest) -> str:
     """Changes when the table, an image or a mask does, by size and time of the files."""
-    files = [manifest.file(row) for row in range(len(manifest)) if manifest.frame(row) is None]
+    files = [file for file, frame in manifest.sources(range(len(manifest))) if frame is None]
     columns = (Column.MASK, Column.VALID_AREA)
     masks = [manifest.mask_file(row, column) for column in columns for row in range(len(manifest))]
     wanted = [*files, *(file for file in masks if file is not None)]
-    with ThreadPoolExecutor(READERS) as pool:
-        stamps = list(pool.map(stamp, wanted))
-    lines = [f"{file} {stamped}" for file, stamped in zip(wanted, stamps, strict=True)]
+    lines = [f"{file} {stamped}" for file, stamped in zip(wanted, each_read(stamp, wanted), strict=True)]
     lines += manifest.table[Column.IMAGE_ID].astype(str).tolist()  # the hash of the table does not see their order
     return hashlib.sha256("\n".join([PLANE_RULE, manifest.table_hash, *lines]).encode()).hexdigest()[:32]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import PurePath
@@ -25,6 +26,12 @@ FRAME_SEPARATOR = "#"
 
 _PLAIN_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp"})
 IMAGE_SUFFIXES = _PLAIN_SUFFIXES | DICOM_SUFFIXES
+
+_ENDS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND"}
+"""By suffix, what stands near the end of a whole file and, in a JPEG, nowhere in its compressed data."""
+
+_END_BYTES = 64
+"""In which the end is looked for: some programs add a few bytes."""
 
 BIT_DEPTHS = range(8, 17)
 """Bits that 16-bit files may use: scanners often write 12."""
@@ -187,6 +194,28 @@ def image_size(path: Place, frame: int | None = None) -> tuple[int, int]:
     with _opened(path) as image:
         _to_page(image, path, frame)
         return image.size
+
+
+def refuse_cut_short(path: Place, frame: int | None = None) -> None:
+    """Nothing, for a JPEG or PNG file that ends as such files do, or that can be decoded although it does not.
+
+    Reads the last bytes; other formats, and remote files, which would cost a request more each, are not looked at.
+
+    Raises:
+        DataError: The file is missing, or cannot be decoded.
+    """
+    end = _ENDS.get(path.suffix.lower())
+    if end is None or is_remote(path):
+        return
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _END_BYTES))
+            whole = end in file.read()
+    except OSError as error:
+        raise DataError(f"image {path} cannot be read: {_plain(error)}") from error
+    if not whole:
+        read_image(path, frame)
 
 
 def split_npz(path: Place) -> tuple[Place, str]:

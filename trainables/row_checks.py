@@ -91,6 +91,11 @@ def reason_of(error: DataError, mask: bool) -> Reason:
     return Reason.MASK_UNREADABLE if mask else Reason.IMAGE_UNREADABLE
 
 
+def of_mask(error: DataError) -> str:
+    """The message about a mask that was read as an image."""
+    return str(error).replace("image ", "mask ", 1)
+
+
 def _read_row(manifest: Manifest, row: int) -> _Row:
     problems: list[RowProblem] = []
     shape: tuple[int, ...] | None = None
@@ -123,7 +128,7 @@ def _read_mask(
     try:
         mask = manifest.mask(row, column)
     except DataError as error:
-        return RowProblem(row=row, reason=reason_of(error, mask=True), detail=str(error))
+        return RowProblem(row=row, reason=reason_of(error, mask=True), detail=of_mask(error))
     if mask is None or shape is None or mask.shape == shape:
         return mask
     paths = str(manifest.table[column].iat[row]), str(manifest.table[Column.PATH].iat[row])

@@ -132,7 +132,7 @@ def write_shard(
     samples: Iterable[tuple[Pixels, Pixels | None]],
     layout: Layout,
 ) -> Path:
-    """Write one shard under a temporary name, bring it to the disk, then give it its own.
+    """Write one shard under a temporary name, then give it its own; ``on_disk`` waits for the disk.
 
     Args:
         folder: Where; exists.
@@ -154,9 +154,21 @@ def write_shard(
                     blank = np.zeros((layout.side, layout.side), np.uint8)
                     mask_file.write(np.ascontiguousarray(blank if mask is None else mask).data)
         _write_arrow(partial, described, pixels, masks if layout.masks else None, known, layout.side)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
         return partial.replace(folder / shard_name(number, checksum(partial)))
+
+
+def on_disk(shard: Path) -> None:
+    """Wait until a shard is on the disk.
+
+    Raises:
+        OSError: The disk is full or fails. The shard is deleted then: its bytes can still be read, until they are not.
+    """
+    try:
+        with shard.open("rb") as file:
+            os.fsync(file.fileno())
+    except OSError:
+        shard.unlink(missing_ok=True)
+        raise
 
 
 def _write_arrow(

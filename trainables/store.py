@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
@@ -101,10 +102,12 @@ def open_store(
     side = side or storage_size
     if not 0 < side <= storage_size:
         raise ValueError(f"side must be from 1 to the storage size {storage_size}, got {side}")
+    digests = None if content_hash else library.byte_digests(manifest)
     wanted = _Wanted(
         library=library,
         manifest=manifest,
-        content_hash=content_hash or library.content_hash(manifest),
+        content_hash=content_hash or library.content_hash(manifest, digests),
+        digests=digests,
         storage_size=storage_size,
         side=side,
         progress=progress,
@@ -124,11 +127,12 @@ def open_store(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wanted:
-    """A store to open or to build; see ``open_store``."""
+    """A store to open or to build; see ``open_store``. ``digests`` are those of its images, if known."""
 
     library: TaskLibrary
     manifest: Manifest
     content_hash: str
+    digests: pd.DataFrame | None
     storage_size: int
     side: int
     progress: Progress | None
@@ -209,7 +213,7 @@ def _build(wanted: _Wanted) -> None:
             progress=wanted.progress,
         )
         decoded = Decoded(images=larger.images, masks=larger.masks, has_mask=larger.has_mask)
-    digests = wanted.library.byte_digests(manifest)
+    digests = wanted.library.byte_digests(manifest) if wanted.digests is None else wanted.digests
     _, order = _sorted_ids(manifest)
     hashes = digests["sha256"].to_numpy(dtype=object)[order]
     recipe = Recipe(manifest=manifest, order=order, hashes=hashes, layout=layout, decoded=decoded)

@@ -37,6 +37,7 @@ from trainables.shards import (
     Layout,
     Pixels,
     is_whole,
+    on_disk,
     remove_partial,
     shards_in,
     write_shard,
@@ -45,6 +46,14 @@ from trainables.shards import (
 if TYPE_CHECKING:
     from joblib import Parallel
 
+    from trainables.places import Place
+
+Sample = tuple[Pixels, Pixels | None]
+"""An image and its mask, if it has one."""
+
+Outcome = tuple[int, Path | list[str]]
+"""Number of a shard with its file, or with a complaint for every image of it that cannot be used."""
+
 Progress = Callable[[int, int], None]
 """Called with the number of images done and the number of all."""
 
@@ -52,6 +61,7 @@ PROCESS_BYTES = 32 * 2**20
 """Image files that together are larger are decoded by processes, whose start takes about a second."""
 
 _IDLE_S = 10
+_WAITING = 4
 _SHOWN_ERRORS = 10
 _RECIPE_FILE = "recipe.pickle"
 
@@ -69,6 +79,13 @@ class Decoded:
     images: ImageStack
     masks: ImageStack | None
     has_mask: NDArray[np.bool_] | None
+
+    def sample(self, row: int, side: int) -> Sample:
+        """Image and mask of this row at a smaller side."""
+        mask = None
+        if self.masks is not None and self.has_mask is not None and self.has_mask[row]:
+            mask = _resized(self.masks[row], side, Image.Resampling.NEAREST)
+        return _resized(self.images[row], side, Image.Resampling.BILINEAR), mask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,16 +106,16 @@ class Recipe:
     layout: Layout
     decoded: Decoded | None = None
 
-    def samples(self, start: int, stop: int) -> Iterator[tuple[Pixels, Pixels | None]]:
+    def samples(self, start: int, stop: int) -> Iterator[Sample]:
         """Image and mask of these rows of the store, at its side.
 
         Raises:
             _UnusableError: At the end, if images cannot be used.
         """
         errors = []
-        for row in range(start, stop):
+        for sample in self._samples(start, stop):
             try:
-                yield self._sample(row)
+                yield sample()
             except DataError as error:
                 errors.append(str(error))
         if errors:
@@ -110,19 +127,20 @@ class Recipe:
         columns = [pa.array(ids.astype(str), pa.string()), pa.array(self.hashes[start:stop], pa.string())]
         return pa.record_batch(columns, names=["image_id", "sha256"])
 
-    def _sample(self, row: int) -> tuple[Pixels, Pixels | None]:
-        side = self.layout.side
+    def _samples(self, start: int, stop: int) -> Iterator[Callable[[], Sample]]:
         if self.decoded is not None:
-            mask = None
-            if self.decoded.masks is not None and self.decoded.has_mask is not None and self.decoded.has_mask[row]:
-                mask = _resized(self.decoded.masks[row], side, Image.Resampling.NEAREST)
-            return _resized(self.decoded.images[row], side, Image.Resampling.BILINEAR), mask
-        at = int(self.order[row])
-        image = self.manifest.image(at)
-        mask = _resized_mask(self.manifest, at, (image.size[1], image.size[0]), side) if self.layout.masks else None
+            return (functools.partial(self.decoded.sample, row, self.layout.side) for row in range(start, stop))
+        rows = self.order[start:stop].tolist()
+        sources = self.manifest.sources(rows)
+        return (functools.partial(self._sample, *of_row) for of_row in zip(rows, sources, strict=True))
+
+    def _sample(self, row: int, source: tuple[Place, int | None]) -> Sample:
+        side = self.layout.side
+        image = self.manifest.image(row, source)
+        mask = _resized_mask(self.manifest, row, (image.size[1], image.size[0]), side) if self.layout.masks else None
         # Channels are resized one by one, so that one of a grey image gives the same as three equal ones.
         small = image.resize((side, side), Image.Resampling.BICUBIC)
-        return np.asarray(small.convert("RGB")), mask
+        return np.asarray(small if small.mode == "RGB" else small.convert("RGB")), mask
 
 
 class _UnusableError(Exception):
@@ -166,13 +184,20 @@ def build(path: Path, recipe: Recipe, facts: dict[str, str], source_bytes: int, 
     missing = [number for number in range(len(spans)) if number not in finished]
     done = sum(stop - start for number, (start, stop) in enumerate(spans) if number in finished)
     errors: dict[int, list[str]] = {}
-    for number, messages in _shards(folder, recipe, missing, source_bytes):
-        if messages:
-            errors[number] = messages
-        done += spans[number][1] - spans[number][0]
-        failpoint("store.mid_build")
-        if progress is not None:
-            progress(done, recipe.layout.images)
+    # Waiting for the disk is left to threads, as it would keep a core from decoding.
+    with ThreadPoolExecutor(_WAITING) as pool:
+        waiting = [pool.submit(on_disk, shard) for shard in finished.values()]
+        for number, written in _shards(folder, recipe, missing, source_bytes):
+            if isinstance(written, Path):
+                waiting.append(pool.submit(on_disk, written))
+            else:
+                errors[number] = written
+            done += spans[number][1] - spans[number][0]
+            failpoint("store.mid_build")
+            if progress is not None:
+                progress(done, recipe.layout.images)
+    for shard in waiting:
+        shard.result()
     if errors:
         remove_folder(folder)
         raise DataError(_summary([m for number in sorted(errors) for m in errors[number]], recipe.layout.images))
@@ -197,8 +222,8 @@ def _sound(folder: Path, shards: int) -> dict[int, Path]:
     return sound
 
 
-def _shards(folder: Path, recipe: Recipe, missing: list[int], source_bytes: int) -> Iterable[tuple[int, list[str]]]:
-    """Number and complaints of every missing shard, as they get ready."""
+def _shards(folder: Path, recipe: Recipe, missing: list[int], source_bytes: int) -> Iterable[Outcome]:
+    """What became of every missing shard, as they get ready."""
     from joblib import cpu_count  # slow to import, and only here needed
 
     workers = min(cpu_count(), len(missing))
@@ -216,12 +241,12 @@ def _in_memory(manifest: Manifest) -> bool:
     return any(is_npz_frame(PurePosixPath(path), 0) for path in manifest.table[Column.PATH].unique())
 
 
-def _by_threads(folder: Path, recipe: Recipe, missing: list[int], workers: int) -> Iterator[tuple[int, list[str]]]:
+def _by_threads(folder: Path, recipe: Recipe, missing: list[int], workers: int) -> Iterator[Outcome]:
     with ThreadPoolExecutor(workers) as pool:
         yield from pool.map(lambda number: _attempt(folder, recipe, number), missing)
 
 
-def _by_processes(folder: Path, recipe: Recipe, missing: list[int], workers: int) -> Iterator[tuple[int, list[str]]]:
+def _by_processes(folder: Path, recipe: Recipe, missing: list[int], workers: int) -> Iterator[Outcome]:
     from joblib import delayed
 
     file = folder / _RECIPE_FILE
@@ -249,7 +274,7 @@ def process_pool(workers: int) -> Parallel:
     )
 
 
-def _attempt_elsewhere(file: Path, number: int) -> tuple[int, list[str]]:
+def _attempt_elsewhere(file: Path, number: int) -> Outcome:
     return _attempt(file.parent, _recipe(file, file.stat().st_mtime_ns), number)
 
 
@@ -259,13 +284,13 @@ def _recipe(file: Path, mtime_ns: int) -> Recipe:
     return recipe
 
 
-def _attempt(folder: Path, recipe: Recipe, number: int) -> tuple[int, list[str]]:
+def _attempt(folder: Path, recipe: Recipe, number: int) -> Outcome:
     start, stop = recipe.layout.spans()[number]
+    described, samples = recipe.described(start, stop), recipe.samples(start, stop)
     try:
-        write_shard(folder, number, recipe.described(start, stop), recipe.samples(start, stop), recipe.layout)
+        return number, write_shard(folder, number, described, samples, recipe.layout)
     except _UnusableError as error:
         return number, error.messages
-    return number, []
 
 
 def _publish(folder: Path, path: Path, layout: Layout, facts: dict[str, str]) -> None:

@@ -47,6 +47,15 @@ def root(tmp_path):
     return folder
 
 
+def test_sources_of_many_rows_are_those_of_each(root):
+    manifest = make(root)
+    for rows in ([0, 1, 2], [2, 0], []):
+        assert manifest.sources(rows) == [(manifest.file(row), manifest.frame(row)) for row in rows]
+    plain = make(root, table=manifest.table.drop(columns="frame"))
+    assert plain.sources([1]) == [(root / "b.png", None)]
+    assert np.array_equal(manifest.image(2, manifest.sources([2])[0]), manifest.image(2))
+
+
 def test_written_is_read(tmp_path, root):
     manifest = make(root, grouping="lesion")
     manifest.write(tmp_path / "task")

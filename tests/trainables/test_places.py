@@ -13,7 +13,7 @@ from tests.trainables.dicom_files import write_dicom
 from trainables.importers import ImportOptions, import_csv, import_map, import_npz, shipped_map
 from trainables.library import TaskLibrary
 from trainables.manifest import Manifest
-from trainables.places import is_remote, place, stamp
+from trainables.places import each_read, is_remote, place, stamp
 
 pytest.importorskip("upath")
 
@@ -130,3 +130,8 @@ def test_what_a_place_is(tmp_path):
         stamp(tmp_path / ("x" * 5000))
     with pytest.raises(UserError, match=r"nonsense://a cannot be opened|needs a package"):
         place("nonsense://a")
+
+
+def test_answers_come_in_the_order_of_the_items():
+    for count in (0, 1, 5, 70, 9000):
+        assert each_read(lambda item: item * 2, range(count)) == list(range(0, 2 * count, 2))

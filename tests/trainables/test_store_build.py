@@ -134,7 +134,10 @@ def test_a_disk_that_fills_leaves_nothing_that_is_read_as_whole(library, manifes
     assert not is_store(path)
     assert not store.is_store_of(path, manifest)
     assert not [s for s in store_cache.cached_stores(library.home) if s.is_finished]
-    assert all(shards.is_whole(shard) for shard in shards.shards_in(building_folder(path)).values())
+    left = shards.shards_in(building_folder(path)).values()
+    assert all(shards.is_whole(shard) for shard in left)
+    if place == "fsync":
+        assert len(left) == 1  # one that the disk refused can be read for now, and must not be taken for finished
     assert not list(building_folder(path).glob("*.partial"))
     assert np.array_equal(open_store(library, manifest, 8).images, reference(manifest, 8))
 

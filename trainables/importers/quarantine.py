@@ -15,9 +15,9 @@ from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import Column
 from trainables.importers.found import Found
 from trainables.manifest import MASK_COLUMNS
-from trainables.pixels import image_size
+from trainables.pixels import image_size, refuse_cut_short
 from trainables.places import READERS
-from trainables.row_checks import mask_size, reason_of
+from trainables.row_checks import mask_size, of_mask, reason_of
 from trainables.row_problems import (
     Reason,
     RowProblem,
@@ -165,7 +165,7 @@ def _sizes(
     with ThreadPoolExecutor(READERS) as pool:
         for row, size in enumerate(pool.map(_attempt, files, frames)):
             if isinstance(size, DataError):
-                text = str(size).replace("image ", "mask ", 1) if mask else str(size)
+                text = of_mask(size) if mask else str(size)
                 problems.append(RowProblem(row=row, reason=reason_of(size, mask), detail=text))
                 sizes.append(None)
             else:
@@ -174,7 +174,10 @@ def _sizes(
 
 
 def _attempt(file: Place, frame: Any) -> tuple[int, int] | DataError:
+    known = None if pd.isna(frame) else int(frame)
     try:
-        return image_size(file, None if pd.isna(frame) else int(frame))
+        size = image_size(file, known)
+        refuse_cut_short(file, known)
+        return size
     except DataError as error:
         return error

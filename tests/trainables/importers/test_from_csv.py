@@ -10,6 +10,7 @@ from PIL import Image
 
 from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import Kind
+from tests.trainables.dicom_files import write_dicom
 from trainables.importers import BlankLabels, ImportOptions, import_csv
 
 HEADER_ONLY = "image,label"
@@ -350,16 +351,42 @@ def test_all_that_is_wrong_is_said_at_once(make_table):
 
 
 def test_what_only_decoding_shows_is_set_aside_too(make_table):
-    table = make_table("image,label\n" + "\n".join(f"{i}.jpg,{i % 2}" for i in range(6)))
+    table = make_table("image,label\n" + "\n".join(f"{i}.png,{i % 2}" for i in range(6)))
     noise = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(table.parent / "3.jpg")
-    whole = (table.parent / "3.jpg").read_bytes()
-    (table.parent / "3.jpg").write_bytes(whole[: len(whole) // 2])
-    assert len(import_csv(table, options())) == 6  # headers are whole; tasks check decodes
+    Image.fromarray(noise).save(table.parent / "3.png")
+    whole = (table.parent / "3.png").read_bytes()
+    (table.parent / "3.png").write_bytes(whole[:1000] + bytes(500) + whole[1500:])
+    assert len(import_csv(table, options())) == 6  # headers and ends are whole; tasks check decodes
     manifest = import_csv(table, options(quarantine=table.parent / "aside.csv"))
-    assert manifest.table["image_id"].tolist() == ["0.jpg", "1.jpg", "2.jpg", "4.jpg", "5.jpg"]
+    assert manifest.table["image_id"].tolist() == ["0.png", "1.png", "2.png", "4.png", "5.png"]
     assert manifest.set_aside == {"image unreadable": 1}
     assert sum("split drawn" in note for note in manifest.notes) == 1
+
+
+def test_files_that_are_cut_short_are_refused_with_all_other_rows(make_table):
+    pytest.importorskip("pydicom")
+    names = ("a.png", "b.jpg", "c.jpg", "d.png", "f.png", "e.dcm")
+    table = make_table("image,label,mask\n" + "\n".join(f"{n},{i % 2},f.png" for i, n in enumerate(names[:-1])))
+    folder = table.parent
+    table.write_text(table.read_text() + "e.dcm,1,f.png\n")
+    noise = np.random.default_rng(0).integers(0, 255, (60, 80), dtype=np.uint8)
+    for name in names[:-1]:
+        Image.fromarray(noise).save(folder / name)
+    write_dicom(folder / "e.dcm", noise.astype(np.uint16))
+    whole = {name: (folder / name).read_bytes() for name in names}
+    (folder / "c.jpg").write_bytes(whole["c.jpg"] + bytes(200))  # what some cameras append
+    assert len(import_csv(table, options())) == 6
+    for name in ("b.jpg", "d.png", "e.dcm", "f.png"):
+        (folder / name).write_bytes(whole[name][: len(whole[name]) // 2])
+    with pytest.raises(DataError) as error:
+        import_csv(table, options())
+    message = str(error.value)
+    for line in (
+        r"line 3: image \S+b.jpg cannot be decoded", r"line 5: image \S+d.png cannot be decoded",
+        r"line 6: image \S+f.png cannot be decoded", r"line 7: image \S+e.dcm cannot be decoded as DICOM",
+        r"line 2: mask \S+f.png cannot be decoded",
+    ):  # fmt: skip
+        assert re.search(line, message), line
 
 
 def test_nothing_is_left(make_table):
