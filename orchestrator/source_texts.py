@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,9 +17,7 @@ from search_spaces.files import LoadedStudy
 from search_spaces.ladders import ladders
 from search_spaces.normalisation import NORMALISATIONS, Normalisation
 from search_spaces.study import ScaleSpec
-
-if TYPE_CHECKING:
-    from trainables.scale_cards import ModelCard
+from trainables.shipped_cards import OWN_SCALES, ModelCard, shipped_cards
 
 ALL = "all"
 """``--family`` for every model."""
@@ -80,12 +77,10 @@ def print_scales(family: str | None, models: KnownModels, console: Console) -> N
     Raises:
         UserError: No such family.
     """
-    from trainables.scale_cards import OWN_SCALES, timm_families
-
     own: dict[str, tuple[str, ...]] = {}
     for factory, (name, _) in OWN_SCALES.items():
         own[name] = (*own.get(name, ()), factory)
-    families = timm_families()
+    families = _timm_families()
     if family is None:
         names = list(dict.fromkeys((*(n for rungs in ladders().values() for n in rungs), *OWN_SCALES)))
         title = "scales of the shipped ladders, and this project's own"
@@ -105,6 +100,16 @@ def print_scales(family: str | None, models: KnownModels, console: Console) -> N
         listed = ", ".join(f"{name} ({len(several)})" for name, several in families.items())
         console.print(f"--family takes {', '.join(dict.fromkeys((*ladders(), *own, ALL)))}, or a family of timm:")
         console.print(listed, style="dim")
+
+
+def _timm_families() -> Mapping[str, tuple[str, ...]]:
+    """timm's families -> names of their models."""
+    cards = shipped_cards()
+    if cards is None:
+        from trainables.scale_cards import timm_families
+
+        return timm_families()
+    return {name: several for name, several in cards.families.items() if not any(":" in n for n in several)}
 
 
 def _cards(names: Sequence[str], models: KnownModels, console: Console) -> tuple[list[ModelCard], dict[str, str]]:
@@ -147,6 +152,8 @@ def _scaling(card: ModelCard) -> str:
 
 def is_factory(name: str) -> bool:
     """Whether a name is a model that can be built: of timm, torchvision or a module."""
+    if (cards := shipped_cards()) and cards.card(name):
+        return True
     from trainables.factories import find_factory
 
     try:
@@ -193,12 +200,10 @@ def _entries_for(factory: str) -> list[str]:
 
 def nothing_of_that_name(name: str, sources: Sequence[str], loaded: LoadedStudy) -> str:
     """What is close to a name that is neither a source, nor in the catalogue, nor a scale."""
-    from trainables.scale_cards import OWN_SCALES, timm_families
-
     text = unknown("source", name, sources, f"study {loaded.study.name}")
     if entries := near_entries(name):
         text += f" In the catalogue: {', '.join(entries)}."
-    models = [*loaded.study.scales, *OWN_SCALES, *(n for several in timm_families().values() for n in several)]
+    models = [*loaded.study.scales, *OWN_SCALES, *(n for several in _timm_families().values() for n in several)]
     if near := difflib.get_close_matches(name, models, n=5, cutoff=0.6):
         text += f" Scales: {', '.join(near)}."
     return f"{text} (list --catalogue and list --scales show what there is.)"
