@@ -180,7 +180,7 @@ def print_scale(name: str, loaded: LoadedStudy, models: KnownModels, console: Co
         "family": card.family,
         "ladder": ladder,
         "depth, width": f"{card.depth} layers (stem, blocks and head), {card.width} features",
-        "parameters": f"{card.parameters:,} with {card.num_classes:,} outputs, {card.backbone_parameters:,} without",
+        "parameters": _parameters(card),
         "cost of an image": f"{card.gflops:.3f} GFLOPs forward (2 per multiply-add), {card.activation_mib:.1f} MiB of "
         f"activations in float32, at {card.input_size} pixels",
         "native": f"{card.native_size or 'no'} pixels, scaling {_scaling(card) or 'none stated'}",
@@ -190,6 +190,12 @@ def print_scale(name: str, loaded: LoadedStudy, models: KnownModels, console: Co
     }
     for key, value in lines.items():
         console.print(f"  {key}: {escape(value)}", highlight=False)
+
+
+def _parameters(card: ModelCard) -> str:
+    if card.parameters == card.backbone_parameters:
+        return f"{card.parameters:,}; an encoder without a head for classes, which no study can train"
+    return f"{card.parameters:,} with {card.num_classes:,} outputs, {card.backbone_parameters:,} without"
 
 
 def _entries_for(factory: str) -> list[str]:

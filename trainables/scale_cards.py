@@ -167,6 +167,10 @@ def _cost(module: nn.Module, size: int, images: int) -> tuple[float, float]:
 
 
 def _width(module: nn.Module, head: tuple[str, ...]) -> int:
+    """As timm says: heads may read several features side by side, and an encoder has none."""
+    stated = getattr(module, "head_hidden_size", None)
+    if isinstance(stated, int) and stated > 0:
+        return stated
     weights = [t for n, t in module.state_dict().items() if n in head and t.ndim >= 2]
     return int(weights[0].shape[1]) if weights else 0
 

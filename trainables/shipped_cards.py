@@ -55,7 +55,7 @@ class ModelCard:
             plus stem and head).
         width: Features that the head reads.
         parameters: Trainable numbers, with ``num_classes`` outputs.
-        backbone_parameters: Without the head.
+        backbone_parameters: Without the head; as many for an encoder that has none, which no study can train.
         num_classes: Outputs that were counted.
         input_size: Side in pixels that was counted.
         gflops: 1e9 operations of one image's forward pass.
