@@ -109,7 +109,7 @@ def _timm_families() -> Mapping[str, tuple[str, ...]]:
         from trainables.scale_cards import timm_families
 
         return timm_families()
-    return {name: several for name, several in cards.families.items() if not any(":" in n for n in several)}
+    return cards.timm_families
 
 
 def _cards(names: Sequence[str], models: KnownModels, console: Console) -> tuple[list[ModelCard], dict[str, str]]:

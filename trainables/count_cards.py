@@ -1,14 +1,15 @@
-"""Counts the cards that ship, for the installed versions: ``python -m trainables.count_cards [--jobs N]``.
+"""Counts the cards that ship, for the installed versions: ``python -m trainables.count_cards [--again] [--jobs N]``.
 
 All networks of timm and torchvision and this project's own are counted at their native sizes and written to
-``model_cards.json`` beside this module. Every process counts a hundred of them, as torch does not give back all memory.
+``model_cards.json`` beside this module. Cards that it holds for these versions are kept (``--again`` counts them, too),
+so that it may be interrupted. Every process counts a hundred networks, as torch does not give back all memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -34,6 +35,7 @@ from trainables.shipped_cards import (
     folded,
     installed,
     row_of,
+    shipped_cards,
 )
 from trainables.timm_weights import published_weights
 
@@ -77,6 +79,16 @@ def count(name: str) -> Counted:
     return Counted(name=name, card=card, is_sound=not trouble, weights=weights, trouble=trouble)
 
 
+def kept(cards: ShippedCards, name: str) -> Counted | None:
+    """What the file holds of a network; None if nothing."""
+    card, facts = cards.card(name), cards.facts(name)
+    if card is None or facts is None:
+        return None
+    is_sound = cards.parameters(name, 1, card.input_size) is not None
+    weights = None if ":" in name else (facts.normalise or {}, facts.revision or {})
+    return Counted(name=name, card=card, is_sound=is_sound, weights=weights)
+
+
 def _unsound(card: ModelCard) -> str:
     """Why a network cannot be trained, or its numbers do not grow by as many for each output; else empty."""
     try:
@@ -104,11 +116,16 @@ def _numbers_with_few_outputs(card: ModelCard) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def to_json(counted: Iterable[Counted]) -> dict[str, Any]:
-    """What ``ShippedCards`` reads."""
+def to_json(counted: Iterable[Counted], families: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """What ``ShippedCards`` reads.
+
+    Args:
+        counted: Networks with and without cards.
+        families: timm's -> names of their models.
+    """
     cuts: dict[str, int] = {}
     scalings: dict[Scaling, int] = {}
-    families: dict[str, dict[str, list[Any]]] = {}
+    cards: dict[str, dict[str, list[Any]]] = {}
     for one in counted:
         if one.card is None:
             continue
@@ -119,20 +136,26 @@ def to_json(counted: Iterable[Counted]) -> dict[str, Any]:
                 tag: (scalings.setdefault(scaling, len(scalings)), revisions[tag]) for tag, scaling in of_tag.items()
             }
         cut = cuts.setdefault(folded(one.card.cut_points), len(cuts))
-        families.setdefault(one.card.family, {})[one.name] = row_of(one.card, cut, one.is_sound, weights)
-    return {"versions": installed(), "cut_points": [*cuts], "scalings": [*scalings], "families": families}
+        cards.setdefault(one.card.family, {})[one.name] = row_of(one.card, cut, one.is_sound, weights)
+    return {
+        "versions": installed(),
+        "timm_families": {family: " ".join(names) for family, names in families.items()},
+        "cut_points": [*cuts],
+        "scalings": [*scalings],
+        "cards": cards,
+    }
 
 
 def written(raw: Mapping[str, Any]) -> str:
     """The same as text, a line per network."""
-    families = ",\n".join(
+    cards = ",\n".join(
         f"{json.dumps(family)}:{{\n"
         + ",\n".join(f"{json.dumps(name)}:{json.dumps(row, separators=(',', ':'))}" for name, row in rows.items())
         + "}"
-        for family, rows in raw["families"].items()
+        for family, rows in raw["cards"].items()
     )
-    rest = ",\n".join(f"{json.dumps(key)}:{json.dumps(raw[key])}" for key in raw if key != "families")
-    return f'{{{rest},\n"families":{{\n{families}}}}}\n'
+    rest = ",\n".join(f"{json.dumps(key)}:{json.dumps(raw[key])}" for key in raw if key != "cards")
+    return f'{{{rest},\n"cards":{{\n{cards}}}}}\n'
 
 
 def differences(cards: ShippedCards, counted: Iterable[Counted]) -> Iterator[str]:
@@ -145,20 +168,35 @@ def differences(cards: ShippedCards, counted: Iterable[Counted]) -> Iterator[str
 def main() -> None:
     """Count and write."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--again", action="store_true", help="count what the file holds, too")
     parser.add_argument("--jobs", type=int, default=2, help="processes, each of up to 2 GB")
-    jobs = parser.parse_args().jobs
-    counted: list[Counted] = []
+    arguments = parser.parse_args()
+    cards = None if arguments.again else shipped_cards()
+    known = {name: kept(cards, name) if cards else None for name in all_names()}
+    try:
+        _count_missing(known, arguments.jobs)
+    finally:
+        _write([one for one in known.values() if one is not None], len(known))
+
+
+def _count_missing(known: dict[str, Counted | None], jobs: int) -> None:
+    """Count what is not known yet, in place."""
+    missing = [name for name, one in known.items() if one is None]
     with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=_PER_PROCESS) as pool:
-        for one in pool.map(count, all_names()):
-            counted.append(one)
+        for one in pool.map(count, missing):
+            known[one.name] = one
             if one.trouble:
-                print(f"{one.name}: {'no card' if one.card is None else 'not sound'}: {one.trouble}")
-    raw = to_json(counted)
-    if wrong := list(differences(ShippedCards(raw), counted)):
+                print(f"{one.name}: {'no card' if one.card is None else 'not sound'}: {one.trouble}", flush=True)
+
+
+def _write(counted: Sequence[Counted], networks: int) -> None:
+    raw = to_json(counted, timm_families())
+    with_card = [one for one in counted if one.card is not None]
+    if wrong := list(differences(ShippedCards(raw), with_card)):
         raise RuntimeError(f"cards that are not read as they were counted: {', '.join(wrong)}")
     file = Path(__file__).with_name(FILE)
     file.write_text(written(raw), encoding="utf-8")
-    print(f"{sum(one.card is not None for one in counted)} cards of {len(counted)} networks in {file}")
+    print(f"{len(with_card)} cards of {networks} networks in {file}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Cards of model scales that ship with this project, read without torch: counted once per version of timm.
 
-``python -m trainables.count_cards`` counts all networks of timm and torchvision, and this project's own, at their
-native sizes, and writes ``model_cards.json``. The file is used only where timm, torchvision and torch are of the
+``python -m trainables.count_cards`` counts networks of timm and torchvision, and this project's own, at their native
+sizes, and writes ``model_cards.json``. The file is used only where timm, torchvision and torch are of the
 versions that it was counted with; otherwise networks are counted when asked for.
 """
 
@@ -114,11 +114,12 @@ class ShippedCards:
         self._cuts = [unfolded(text) for text in raw["cut_points"]]
         self._scalings: list[Scaling] = [(tuple(mean), tuple(std)) for mean, std in raw["scalings"]]
         self._raw: dict[str, tuple[str, list[Any]]] = {}
-        self.families: dict[str, tuple[str, ...]] = {}
-        """timm's families, torchvision and this project's own -> names of their models."""
-        for family, rows in raw["families"].items():
-            self.families[family] = tuple(rows)
+        for family, rows in raw["cards"].items():
             self._raw |= {name: (family, row) for name, row in rows.items()}
+        self.names = tuple(self._raw)
+        """Networks that the file holds."""
+        self.timm_families = {family: tuple(names.split()) for family, names in raw["timm_families"].items()}
+        """timm's families -> names of all their models, with or without a card."""
 
     def facts(self, text: str) -> ScaleCard | None:
         """What identity needs of a scale; None if the file does not hold it.

@@ -4,16 +4,18 @@ import json
 from importlib import resources
 
 import pytest
+import torchvision
 
+from search_spaces.ladders import ladders
 from search_spaces.trial import ResolvedScale
 from trainables import shipped_cards as module
-from trainables.count_cards import Counted, all_names, count, differences, to_json, written
+from trainables.count_cards import Counted, all_names, count, differences, kept, to_json, written
 from trainables.models import model_facts, scale_card
-from trainables.scale_cards import model_card
+from trainables.scale_cards import model_card, timm_families
 from trainables.shipped_cards import FILE, OUTPUTS, OWN_SCALES, ModelCard, ShippedCards, folded, shipped_cards, unfolded
 
 CARDS = shipped_cards()
-NAMES = sorted(n for names in CARDS.families.values() for n in names) if CARDS else []
+NAMES = CARDS.names if CARDS else ()
 CHEAP = [n for n in NAMES if CARDS and (card := CARDS.card(n)) and card.gflops < 2 and n not in OWN_SCALES]
 """Networks that are counted again in about a second."""
 
@@ -30,8 +32,20 @@ def test_a_sample_counted_again(name: str) -> None:
 
 
 @needs_versions
-def test_every_network_has_a_card() -> None:
-    assert sorted(all_names()) == NAMES
+def test_every_rung_of_a_ladder_has_a_card() -> None:
+    rungs = {rung for several in ladders().values() for rung in several}
+    assert rungs | set(OWN_SCALES) <= set(NAMES) <= set(all_names())
+
+
+@needs_versions
+def test_counting_goes_on_from_the_file() -> None:
+    assert CARDS is not None
+    held = [kept(CARDS, name) for name in NAMES]
+    again = ShippedCards(to_json((one for one in held if one is not None), CARDS.timm_families))
+    assert [again.card(name) for name in NAMES] == [CARDS.card(name) for name in NAMES]
+    assert [again.facts(name) for name in NAMES] == [CARDS.facts(name) for name in NAMES]
+    assert kept(CARDS, "resnet5") is None
+    assert CARDS.timm_families == timm_families()
 
 
 @needs_versions
@@ -60,11 +74,35 @@ def test_what_it_does_not_know() -> None:
 
 
 @needs_versions
-@pytest.mark.parametrize("name", ["resnet18", "torchvision:squeezenet1_1", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", ["resnet18", "mnasnet_100", "vit_tiny_patch16_224"])
 def test_numbers_with_other_outputs(name: str) -> None:
     assert CARDS is not None
     scale = ResolvedScale(name=name, factory=name, input_size=224)
     assert CARDS.parameters(name, 7, 224) == model_facts(scale, 7).parameters
+
+
+@needs_versions
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("resnet50", "resnet50"),
+        ("densenet121", "densenet121"),
+        ("vgg11", "vgg11"),
+        ("convnext_large", "convnext_large"),
+        ("vit_large_patch16_224", "vit_l_16"),
+        ("swin_base_patch4_window7_224", "swin_b"),
+        ("efficientnet_b0", "efficientnet_b0"),
+        ("mobilenetv2_100", "mobilenet_v2"),
+    ],
+)
+def test_numbers_and_operations_are_those_that_torchvision_publishes(name: str, published: str) -> None:
+    """Of the same networks, in the facts about its weights: multiply-adds, in thousand millions."""
+    assert CARDS is not None
+    card = CARDS.card(name)
+    facts = next(iter(torchvision.models.get_model_weights(published))).meta
+    assert card is not None
+    assert card.parameters == facts["num_params"]
+    assert card.gflops / 2 == pytest.approx(facts["_ops"], abs=0.0006)
 
 
 def test_cards_of_other_versions_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,10 +153,11 @@ def test_what_was_counted_is_read_again() -> None:
         Counted(name="fresh", card=made("fresh"), weights=({}, {})),
         Counted(name="failed", trouble="cannot be built"),
     ]
-    raw = to_json(counted)
+    raw = to_json(counted, {"made": ["net", "bare"], "other": ["fresh"]})
     cards = ShippedCards(raw)
     assert list(differences(cards, counted[:3])) == []
     assert cards.card("failed") is None
+    assert cards.timm_families == {"made": ("net", "bare"), "other": ("fresh",)}
     assert cards.parameters("net", 3, 64) == 115
     assert cards.parameters("bare", 3, 64) is None, "it was not tried"
     facts = cards.facts("net")
