@@ -30,11 +30,17 @@ from trainables.logistic_path import LogisticPath
 TOLERANCE = 5e-4
 """Bound on the error of a logit of an image as far from the centre as the farthest of the subset."""
 
-_GROUP_BYTES = {"cpu": 16 * 2**20, "cuda": 512 * 2**20}
+_GROUP_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 """Of the images and Hessians of the problems that are solved together, by kind of device.
 
 A step reads all of them: a processor should find them in its caches, a GPU wants many problems at once.
 """
+
+_SHIFT = 4 * torch.finfo(torch.float64).eps
+"""Of the diagonal of the products of images, relative to its sum: what rounding in its factor may amount to."""
+
+_SHIFTS = 1e-3
+"""Of the tolerance: what that shift may change."""
 
 _ALIKE = 1.25
 """Largest over smallest number of images in a group: what padding may waste."""
@@ -68,8 +74,8 @@ class LogisticFits:
             subset: Which one.
         """
         weights = self.weights[subset]
-        found = torch.addmm(self.intercepts[subset].flatten(), features.to(weights), weights.flatten(0, 1).mT)
-        return torch.unflatten(found, 1, weights.shape[:2]).movedim(1, 0)
+        found = torch.addmm(self.intercepts[subset].flatten()[:, None], weights.flatten(0, 1), features.to(weights).mT)
+        return torch.unflatten(found, 0, weights.shape[:2]).mT
 
 
 def fit_logistic(
@@ -110,8 +116,9 @@ def fit_logistic(
     coded = _coded(targets, outputs, features.device)
     found: dict[int, _Solved] = {}
     most_bytes = _GROUP_BYTES["cuda" if features.is_cuda else "cpu"]
+    most_shift = _SHIFTS * tolerance / max(inverse_penalties)
     for group in _groups([len(rows) for rows in distinct], features.shape[1], coded.columns, most_bytes):
-        designs = [_design(features, distinct[at], standardise) for at in group]
+        designs = [_design(features, distinct[at], standardise, most_shift) for at in group]
         solved = _solved(designs, [coded.take(distinct[at]) for at in group], inverse_penalties, tolerance)
         found |= dict(zip(group, solved, strict=True))
     return _gathered([found[at] for at in of_subset], outputs, coded.are_classes, tolerance)
@@ -190,22 +197,43 @@ def _spans_less(rows: int, width: int) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Design:
-    """The images of one subset, centred and scaled: ``(features - mean) / scale = axes @ coordinates``.
+    """The images of one subset, centred and scaled: x = (features - mean) / scale.
 
     Attributes:
-        coordinates: (n, r) float64; r is n of a small subset, else D.
-        axes: (D, r) float64, orthonormal; None where the coordinates are the features.
+        coordinates: (n, r) float64; (n, n) and lower triangular of a small subset, else ``x`` itself.
+        axes: (r, D) float64, orthonormal, ``x = coordinates @ axes``; None where they are not needed.
+        images: (n, D) float64, ``x`` of a small subset whose axes, ``coordinates.inverse() @ x``, were not computed.
         mean, scale: (D,) float64.
     """
 
     coordinates: Tensor
-    axes: Tensor | None
+    axes: Tensor | None = None
+    images: Tensor | None = None
     mean: Tensor
     scale: Tensor
 
+    @property
+    def is_triangular(self) -> bool:
+        """Whether the coordinates are 0 above the diagonal."""
+        return self.axes is not None or self.images is not None
 
-def _design(features: Tensor, rows: NDArray[np.int64], standardise: bool) -> _Design:
-    """The images of these rows. Centring costs nothing: the intercept, which is not penalised, takes it up."""
+    def weights(self, v: Tensor) -> Tensor:
+        """(P, K, r) of coordinates to (P, K, D) of features as they were given."""
+        if self.axes is not None:
+            v = v @ self.axes
+        elif self.images is not None:
+            of_images = torch.linalg.solve_triangular(self.coordinates.mT, v.flatten(0, 1).mT, upper=True)
+            v = torch.unflatten(of_images.mT @ self.images, 0, v.shape[:2])
+        return v / self.scale
+
+
+def _design(features: Tensor, rows: NDArray[np.int64], standardise: bool, most_shift: float) -> _Design:
+    """The images of these rows. Centring costs nothing: the intercept, which is not penalised, takes it up.
+
+    A small subset has the Cholesky factor of its products as coordinates, a tenth of the work of a QR decomposition.
+    Centred images are never independent, so a shift of the diagonal is needed, which moves logits by up to the shift
+    over lambda; if it would exceed ``most_shift``, QR is used.
+    """
     x = features[torch.from_numpy(rows.copy()).to(features.device)].double()
     mean = x.mean(0)
     x = x - mean
@@ -215,9 +243,16 @@ def _design(features: Tensor, rows: NDArray[np.int64], standardise: bool) -> _De
         scale = torch.where(deviation > 10 * torch.finfo(x.dtype).eps * mean.abs(), deviation, scale)
         x = x / scale
     if not _spans_less(*x.shape):
-        return _Design(coordinates=x, axes=None, mean=mean, scale=scale)
+        return _Design(coordinates=x, mean=mean, scale=scale)
+    products = x @ x.mT
+    diagonal = products.diagonal()
+    shift = _SHIFT * diagonal.sum()
+    diagonal += shift
+    factor, failed = torch.linalg.cholesky_ex(products)
+    if shift <= most_shift and not failed:
+        return _Design(coordinates=factor, images=x, mean=mean, scale=scale)
     axes, triangle = torch.linalg.qr(x.mT)
-    return _Design(coordinates=triangle.mT, axes=axes, mean=mean, scale=scale)
+    return _Design(coordinates=triangle.mT, axes=axes.mT, mean=mean, scale=scale)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,7 +299,7 @@ def _path(designs: Sequence[_Design], coded: Sequence[_Coded]) -> LogisticPath:
         z[at, :n, :r] = design.coordinates
         z[at, :n, -1] = 1
         y[at, ..., :n], known[at, ..., :n] = targets.values.movedim(0, 2), targets.known.movedim(0, 2)
-    return LogisticPath(z, y, known)
+    return LogisticPath(z, y, known, triangular=all(design.is_triangular for design in designs))
 
 
 def _solved(
@@ -278,8 +313,7 @@ def _solved(
     solved = []
     for at, design in enumerate(designs):
         v = torch.stack([point.v[at].flatten(0, 1) for point in points])  # (P, K L, r + 1)
-        weights = v[..., : design.coordinates.shape[1]]
-        weights = (weights if design.axes is None else weights @ design.axes.mT) / design.scale
+        weights = design.weights(v[..., : design.coordinates.shape[1]])
         losses, errors, steps = (
             np.stack([getattr(point, name)[at].cpu().numpy() for point in points])
             for name in ("losses", "errors", "steps")

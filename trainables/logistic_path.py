@@ -15,6 +15,7 @@ intercept answers by no more than the same again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,8 +26,11 @@ MOST_STEPS = 500
 """Of one penalty; 1 to 70 are usual."""
 
 _MEMORY = 8
-_HESSIAN_AFTER, _HESSIAN_EVERY = 5, 12
+_HESSIAN_AFTER, _HESSIAN_EVERY = 4, 12
 """Steps of a penalty until its first Hessian, and between two; before, the last one of the penalty before serves."""
+
+_FAR = 1000
+"""Errors in tolerances from which on a Hessian pays; what is nearer waits as long again, and mostly arrives before."""
 
 _BLOCK = 128
 """Rows of a Hessian that are computed together; what lies beyond the diagonal is left out."""
@@ -61,13 +65,52 @@ class PathPoint:
     steps: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """A step of L-BFGS and what it did to the gradient, (S, K, L, r + 1); ``inverse`` is 1 / (s . y), 0 for none."""
+class _Pairs:
+    """The last steps of L-BFGS and what they did to the gradient, for all problems at once.
 
-    s: Tensor
-    y: Tensor
-    inverse: Tensor
+    Both lie as (S, L, m, K (r + 1)), oldest first. The two loops over them (Nocedal and Wright 2006, algorithm 7.4) are
+    two triangular systems in the products s_i . y_j, which take few operations however many pairs there are. A pair of
+    a problem that did not move, or whose curvature is lost in rounding, is zero there and has no effect.
+    """
+
+    def __init__(self) -> None:
+        self._steps: Tensor | None = None
+
+    def add(self, step: Tensor, bent: Tensor) -> None:
+        """A step and the change of the gradient, (S, K, L, r + 1)."""
+        tiny = torch.finfo(torch.float64).tiny
+        s, y = _by_problem(step), _by_problem(bent)
+        kept = (s * y).sum(3, keepdim=True) > tiny
+        s, y = torch.where(kept, s, 0.0), torch.where(kept, y, 0.0)
+        if self._steps is not None:
+            s = torch.cat([self._steps[:, :, 1 - _MEMORY :], s], 2)
+            y = torch.cat([self._bends[:, :, 1 - _MEMORY :], y], 2)
+        self._steps, self._bends = s, y
+        self._products = s @ y.mT
+        self._overlaps = self._products.diagonal(dim1=-2, dim2=-1)
+        self._overlaps[self._overlaps <= tiny] = 1  # of zero pairs, so that the systems can be solved
+
+    def applied(self, gradient: Tensor, inverse: Callable[[Tensor], Tensor]) -> Tensor:
+        """The inverse Hessian of the pairs times (S, K, L, r + 1), ``inverse`` being the one before any pair."""
+        if self._steps is None:
+            return inverse(gradient)
+        q = _by_problem(gradient)[:, :, 0, :, None]
+        shares = torch.linalg.solve_triangular(self._products, self._steps @ q, upper=True)
+        q = q - self._bends.mT @ shares
+        q = inverse(_by_column(q, gradient))
+        bent = self._overlaps[..., None] * shares - self._bends @ _by_problem(q)[:, :, 0, :, None]
+        rest = torch.linalg.solve_triangular(self._products.mT, bent, upper=False)
+        return q + _by_column(self._steps.mT @ rest, gradient)
+
+
+def _by_problem(v: Tensor) -> Tensor:
+    """(S, K, L, r) to (S, L, 1, K r): all that belongs to one problem in one row."""
+    return v.movedim(1, 2).flatten(2)[:, :, None]
+
+
+def _by_column(v: Tensor, like: Tensor) -> Tensor:
+    """(S, L, K r, 1) to (S, K, L, r), the inverse of ``_by_problem`` but for where its 1 is."""
+    return torch.unflatten(v[..., 0], 2, (like.shape[1], like.shape[3])).movedim(2, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +133,11 @@ class LogisticPath:
         z: (S, n, r + 1) coordinates of centred features and a column of ones; zeros where nothing is.
         y: (S, K, L, n) targets, 0 where not known.
         known: (S, 1, L, n) weights in {0, 1}.
+        triangular: Whether the coordinates are 0 above the diagonal, which makes Hessians cheaper.
     """
 
-    def __init__(self, z: Tensor, y: Tensor, known: Tensor) -> None:
-        self._z, self._y, self._known = z, y, known
+    def __init__(self, z: Tensor, y: Tensor, known: Tensor, triangular: bool = False) -> None:
+        self._z, self._y, self._known, self._triangular = z, y, known, triangular
         self._rough = z.float()
         self._radius = z[..., :-1].square().sum(2).amax(1).sqrt()[:, None]
         self._v = z.new_zeros((*y.shape[:3], z.shape[2]))
@@ -114,17 +158,18 @@ class LogisticPath:
         self._extrapolate(decay)
         self._gradient = self._slopes()
         self._factor = self._factorised()
-        self._pairs: list[_Pair] = []
+        self._pairs = _Pairs()
         errors = self._errors()
-        steps = torch.zeros_like(errors, dtype=torch.int64)
+        steps, renewal = torch.zeros_like(errors, dtype=torch.int64), _HESSIAN_AFTER
         self._stuck = torch.zeros_like(errors, dtype=torch.bool)
         for step in range(MOST_STEPS):
             self._moving = (errors > tolerance) & ~self._stuck
             if not self._moving.any():
                 break
-            if step % _HESSIAN_EVERY == _HESSIAN_AFTER:
+            late, far = step - renewal, self._moving & (errors > _FAR * tolerance)
+            if late >= _HESSIAN_EVERY or (late >= 0 and far.any()):
                 self._hessian, self._counted = self._unpenalised_hessian(), self._counts()
-                self._factor = self._factorised()
+                self._factor, renewal = self._factorised(), step + _HESSIAN_EVERY
             steps += self._moving
             self._step()
             errors = self._errors()
@@ -150,35 +195,41 @@ class LogisticPath:
     def _errors(self) -> Tensor:
         """(S, L) bounds on the errors of the logits; see the module."""
         of_weights = _total(self._gradient[..., :-1].square()).sqrt()[:, 0, :, 0] / self._decay[0]
-        steepness = _total(self._known * self._p * (1 - self._p)).clamp_min(torch.finfo(torch.float64).tiny)
+        steepness = _total(self._counted_images()).clamp_min(torch.finfo(torch.float64).tiny)
         of_intercept = _total(self._gradient[..., -1:].abs()) / steepness
         return 2 * self._radius * of_weights + of_intercept[:, 0, :, 0]
 
+    def _counted_images(self) -> Tensor:
+        """(S, K, L, n) what each image counts in the Hessian."""
+        return self._known * self._p * (1 - self._p)
+
     def _unpenalised_hessian(self) -> Tensor:
         """(S, K, L, r + 1, r + 1) float32 lower triangles of each column by itself."""
-        root = (self._known * self._p * (1 - self._p)).sqrt().float()
+        root = self._counted_images().sqrt().float()
         size = self._v.shape[-1]
         hessian = self._rough.new_zeros((*root.shape[:3], size, size))
         for column, label in np.ndindex(*root.shape[1:3]):
             weighted = self._rough * root[:, column, label, :, None]
             for start in range(0, size, _BLOCK):
-                stop = start + _BLOCK
-                hessian[:, column, label, start:stop, :stop] = weighted[..., start:stop].mT @ weighted[..., :stop]
+                stop, top = start + _BLOCK, start if self._triangular else 0
+                rows = weighted[:, top:, start:stop].mT @ weighted[:, top:, :stop]
+                hessian[:, column, label, start:stop, :stop] = rows
+            if self._triangular:  # but for the intercept
+                hessian[:, column, label, -1:] = weighted[..., -1:].mT @ weighted
         return hessian
 
     def _counts(self) -> Tensor:
         """(S, K, L, 1) float32 sums of the weights of images in the Hessian."""
         tiny = torch.finfo(torch.float32).tiny
-        return (self._known * self._p * (1 - self._p)).sum(3, keepdim=True).float().clamp_min(tiny)
+        return self._counted_images().sum(3, keepdim=True).float().clamp_min(tiny)
 
     def _factorised(self) -> Tensor:
         """(S, K, L, r + 1, r + 1) float32 Cholesky factors of the Hessians, scaled to now, with the penalty."""
-        hessian = self._hessian * (self._counts() / self._counted)[..., None]
-        diagonal = hessian.diagonal(dim1=-2, dim2=-1).clamp_min(torch.finfo(torch.float32).tiny)
-        factor = hessian
+        penalised = self._hessian * (self._counts() / self._counted)[..., None]
+        diagonal = penalised.diagonal(dim1=-2, dim2=-1)
+        scaled = diagonal.clamp_min(torch.finfo(torch.float32).tiny)
         for ridge in _RIDGES:
-            penalised = hessian.clone()
-            penalised.diagonal(dim1=-2, dim2=-1).copy_((1 + ridge) * diagonal + self._decay.float())
+            diagonal.copy_((1 + ridge) * scaled + self._decay.float())
             factor, failed = torch.linalg.cholesky_ex(penalised)
             if not failed.any():
                 break
@@ -186,33 +237,22 @@ class LogisticPath:
 
     def _step(self) -> None:
         """One step of all moving problems."""
-        direction = torch.where(self._moving[:, None, :, None], self._direction(), 0.0)
+        newton = self._pairs.applied(self._gradient, self._preconditioned)
+        direction = torch.where(self._moving[:, None, :, None], -newton, 0.0)
         length = self._search(direction, _times(direction, self._z.mT))
         moved, before = length * direction, self._gradient
         self._v = self._v + moved
         self._gradient = self._slopes()
-        bent = self._gradient - before
-        overlap = _total(moved * bent)
-        inverse = torch.where(overlap > torch.finfo(torch.float64).tiny, 1 / overlap, 0.0)
-        self._pairs = [*self._pairs, _Pair(moved, bent, inverse)][-_MEMORY:]
+        self._pairs.add(moved, self._gradient - before)
 
     def _slopes(self) -> Tensor:
         return _times(self._known * (self._p - self._y), self._z) + self._decay * self._v
 
-    def _direction(self) -> Tensor:
-        """-H g by the two loops of L-BFGS (Nocedal and Wright 2006, algorithm 7.4), H of the last pairs."""
-        q = -self._gradient
-        shares = []
-        for pair in reversed(self._pairs):
-            share = pair.inverse * _total(pair.s * q)
-            q = q - share * pair.y
-            shares.append(share)
+    def _preconditioned(self, q: Tensor) -> Tensor:
+        """By the factor, block by block of single columns."""
         size = _total(q.abs()).clamp_min(torch.finfo(torch.float64).tiny)  # small slopes are no zeros in float32
         half = torch.linalg.solve_triangular(self._factor, self._centred(q / size)[..., None].float(), upper=False)
-        q = self._centred(size * torch.linalg.solve_triangular(self._factor.mT, half, upper=True)[..., 0])
-        for pair, share in zip(self._pairs, reversed(shares), strict=True):
-            q = q + (share - pair.inverse * _total(pair.y * q)) * pair.s
-        return q
+        return self._centred(size * torch.linalg.solve_triangular(self._factor.mT, half, upper=True)[..., 0])
 
     @staticmethod
     def _centred(q: Tensor) -> Tensor:

@@ -89,9 +89,10 @@ def test_a_soft_label_counts_in_proportion():
     hard = np.concatenate([y[rows, 0], np.zeros(20)])
     hard[:20] = 1
     weight = np.concatenate([np.full(20, 0.7), np.ones(60), np.full(20, 0.3)])
-    model = LogisticRegression(C=0.1, tol=1e-10, max_iter=20000).fit(x[twice], hard, weight)
+    double = x.astype(np.float64)  # scikit-learn would fit in float32
+    model = LogisticRegression(C=0.1, tol=1e-10, max_iter=20000).fit(double[twice], hard, weight)
     ours = fits.logits(torch.from_numpy(x), 0)[0, :, 0].numpy()
-    assert np.abs(ours - model.decision_function(x)).max() < AGREES
+    assert np.abs(ours - model.decision_function(double)).max() < AGREES
 
 
 def test_what_is_solved_beside_a_problem_and_in_which_order_hardly_matters_and_repeats_bit_for_bit():
@@ -232,3 +233,65 @@ def test_what_did_not_converge_says_so(monkeypatch):
     fits = fit_logistic(torch.from_numpy(x), latent[:, :3].argmax(1), 3, [np.arange(N)], [1e-9, 1000.0])
     assert fits.converged.tolist() == [[True, False]]
     assert fits.errors[0, 0] <= TOLERANCE < fits.errors[0, 1]
+
+
+@pytest.mark.parametrize("c", [1.0, 1e5])  # coordinates by Cholesky; by QR, as its shift would be felt
+def test_images_that_occur_twice_do_no_harm(c):
+    x, latent = features(16, d=200)
+    x[60:] = x[:60]
+    y = (latent[:, 0] > 0).astype(np.int64)
+    y[80:] = y[20:60]
+    y[60:80] = 1 - y[:20]  # images that are the one as well as the other
+    rows = np.arange(N)
+    fits = fit_logistic(torch.from_numpy(x), y, 2, [rows], [c])
+    assert fits.converged.all()
+    z = fits.logits(torch.from_numpy(x), 0).numpy()[0]
+    if c > 1:
+        assert np.abs(z[:20]).max() < AGREES
+        assert np.abs(z[20:60]).min() > 3
+    else:
+        assert np.abs(z - newton(x, rows, y, c)).max() < AGREES
+
+
+@pytest.mark.parametrize("size", [20, 200])
+def test_small_subsets_have_the_products_of_their_images(size):
+    x, _ = features(17, n=size, d=300)
+    rows = np.arange(size)
+    wanted = trainables.logistic._design(torch.from_numpy(x), rows, True, 0.0)
+    found = trainables.logistic._design(torch.from_numpy(x), rows, True, 1.0)
+    assert wanted.images is None
+    assert found.axes is None
+    difference = found.coordinates @ found.coordinates.mT - wanted.coordinates @ wanted.coordinates.mT
+    assert difference.abs().max() < 1e-9
+    v = torch.randn(2, 3, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    scores = (found.weights(v) * found.scale) @ ((torch.from_numpy(x).double() - found.mean) / found.scale).mT
+    of_images = torch.linalg.solve_triangular(found.coordinates.mT, v.flatten(0, 1).mT, upper=True)
+    shift = found.coordinates.square().sum() * trainables.logistic._SHIFT
+    assert torch.allclose(scores + 1.0 * shift * of_images.mT.unflatten(0, (2, 3)), v @ found.coordinates.mT, atol=1e-6)
+
+
+@pytest.mark.parametrize("triangular", [True, False])
+def test_hessians_of_triangular_coordinates(triangular):
+    size = _BLOCK + 9
+    z = torch.randn(2, size, size + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    z[..., -1] = 1
+    if triangular:
+        z[..., :-1] = z[..., :-1].tril()
+    y = torch.ones(2, 1, 1, size, dtype=torch.float64)
+    found = LogisticPath(z, y, torch.ones_like(y), triangular)._unpenalised_hessian()[:, 0, 0]
+    assert torch.allclose(found.tril(), (z.mT @ z / 4).tril().float(), atol=1e-3)
+
+
+def test_what_is_near_and_slow_gets_its_hessian_later(monkeypatch):
+    x, latent = features(18, n=300, d=64)
+    y = (latent[:, 0] + 0.5 * np.random.default_rng(0).normal(size=300) > 0).astype(np.int64)
+    rows, penalties = np.arange(300), [1e-5, 1e-2, 1e3]
+
+    def steps(every):
+        monkeypatch.setattr("trainables.logistic_path._FAR", float("inf"))
+        monkeypatch.setattr("trainables.logistic_path._HESSIAN_EVERY", every)
+        fits = fit_logistic(torch.from_numpy(x), y, 2, [rows], penalties)
+        assert fits.converged.all()
+        return fits.steps.sum()
+
+    assert steps(6) < steps(500)
