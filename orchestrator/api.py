@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from orchestrator.places import Places
-from orchestrator.plan import Note, Plan, make_plan
+from orchestrator.plan import Plan, make_plan
 from orchestrator.plan_text import plan_json
+from orchestrator.plan_weights import Note
 from orchestrator.record import Record
 from orchestrator.run_terms import RunOptions, RunSummary
 from orchestrator.status import study_status as status_of
