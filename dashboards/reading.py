@@ -342,7 +342,7 @@ def _without_a_value(result: TaskEstimates) -> Iterator[Exclusion]:
 
 def _is_reported(result: TaskEstimates, trial_id: str, name: str) -> bool:
     """Whether only numbers of a set are known."""
-    sets = result.rows.at[trial_id, "reported"] if "reported" in result.rows else None
+    sets: Any = result.rows.at[trial_id, "reported"] if "reported" in result.rows else None
     return isinstance(sets, list) and name in sets
 
 

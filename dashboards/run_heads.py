@@ -46,7 +46,7 @@ _TAGS = (
     RecordTag.SEARCH_NUMBER,
     RecordTag.TUNED,
 )
-_METRICS = (RecordMetric.TOTAL_S, RecordMetric.EARLIER_S, RecordMetric.VAL_BEST)
+_METRICS = (RecordMetric.TOTAL_S, RecordMetric.EARLIER_S, RecordMetric.VAL_BEST, RecordMetric.PARAMETERS)
 _SET_HASHES = RecordTag.set_hash("")
 _NEEDED = {
     "experiments": {"experiment_id", "name", "lifecycle_stage"},
@@ -72,7 +72,7 @@ class RunHead:
         end_ms: End; None while it runs.
         artifact_uri: Where its files lie.
         tags: Of the tags, those that say what it is, how it ended, where it ran and what it was scored on.
-        metrics: Of the metrics, seconds and the validation value that selected.
+        metrics: Of the metrics, seconds, size of the network and the validation value that selected.
     """
 
     run_id: str

@@ -14,14 +14,16 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from orchestrator.places import Places
-from orchestrator.plan import Note, Plan, make_plan
+from orchestrator.plan import Plan, make_plan
 from orchestrator.plan_text import plan_json
+from orchestrator.plan_weights import Note
 from orchestrator.record import Record
 from orchestrator.run_terms import RunOptions, RunSummary
 from orchestrator.status import study_status as status_of
@@ -30,6 +32,7 @@ from search_spaces.exceptions import TrackingError, UserError
 from search_spaces.failpoints import failpoint
 from search_spaces.files import LoadedStudy, adopt_study, load_study, names_a_file
 from search_spaces.ingested import IngestedStudy
+from search_spaces.names import State
 from search_spaces.study import Study
 from trainables.library import TaskLibrary
 
@@ -190,11 +193,21 @@ def a_plan(
         UserError: The study cannot be expanded, or ``only`` selects nothing.
     """
     library = TaskLibrary(places.home)
+    trained = partial(_trained, study.study, places)
     if console is None:
         with redirect_stdout(sys.stderr):  # a user's factory may print; stdout may belong to JSON
-            return make_plan(study, library, only, load_weights=load_weights)
+            return make_plan(study, library, only, load_weights=load_weights, trained=trained)
     with showing(console, "planning") as note:
-        return make_plan(study, library, only, lambda what: note(f"planning: {what}"), load_weights)
+        return make_plan(study, library, only, lambda what: note(f"planning: {what}"), load_weights, trained)
+
+
+def _trained(study: Study, places: Places) -> dict[str, int]:
+    """Finished trials -> numbers of their networks; none if the record does not answer, which is told elsewhere."""
+    try:
+        states = Record(study, places.storage_of(study.name), places.tracking_uri).look()
+    except (TrackingError, UserError):
+        return {}
+    return {i: s.parameters for i, s in states.items() if s.state is State.COMPLETE and s.parameters}
 
 
 def sound_plan(

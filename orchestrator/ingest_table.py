@@ -178,7 +178,7 @@ def _rename(frame: pd.DataFrame, renames: Mapping[str, str]) -> pd.DataFrame:
     """Columns under the names that they have here, whether in capitals or with blanks around."""
     named = frame.rename(columns=lambda c: str(c).strip())
     named = named.rename(columns={old: new for old, new in renames.items() if old in named})
-    usual = {c: c.lower().replace(" ", "_") for c in named if c not in _COLUMNS}
+    usual = {c: str(c).lower().replace(" ", "_") for c in named if c not in _COLUMNS}
     free = Counter(name for name in usual.values() if name in _COLUMNS and name not in named)
     return named.rename(columns={c: name for c, name in usual.items() if free[name] == 1})
 

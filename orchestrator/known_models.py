@@ -14,19 +14,19 @@ import functools
 import importlib.metadata
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from search_spaces.home import CACHE
 from search_spaces.identity import ScaleCard, canonical, digest
+from search_spaces.source_specs import RandomSource
 from search_spaces.study import ScaleSpec
-from search_spaces.trial import ResolvedScale, ResolvedSource
+from search_spaces.trial import ResolvedScale, ResolvedSource, UpstreamSource
+from trainables.scale_facts import known_facts
+from trainables.shipped_cards import OUTPUTS, ModelCard, shipped_cards
 from trainables.unet_costs import UnetCosts
 from trainables.user_modules import code_state
-
-if TYPE_CHECKING:
-    from trainables.scale_cards import ModelCard
 
 MOST = 5000
 """Entries kept; the oldest go first."""
@@ -48,21 +48,36 @@ class KnownModels:
         self._known = _read(self._file)
         self._changed = False
 
-    def scale_card(self, name: str, spec: ScaleSpec, import_paths: Sequence[str]) -> ScaleCard:
-        """Facts about a scale.
+    def scale_card(self, factory: str, import_paths: Sequence[str]) -> ScaleCard:
+        """Facts about a scale; torch is asked where neither its source nor a shipped card says them.
 
         Raises:
             UserError: As ``trainables.models.scale_card``.
         """
-        key = self._key("scale", name, spec.model_dump(mode="json"), spec.factory or name, import_paths)
+        if (known := known_facts(factory, import_paths)) is not None:
+            return known
+        key = self._key("scale", factory, [], factory, import_paths)
         if key not in self._known:
             from trainables.models import scale_card
 
-            self._keep(key, dataclasses.asdict(scale_card(name, spec, import_paths)))
+            self._keep(key, dataclasses.asdict(scale_card(factory, import_paths)))
         return _card(self._known[key])
 
+    def check_scale(self, name: str, spec: ScaleSpec, import_paths: Sequence[str]) -> None:
+        """Refuse a scale that could not be trained.
+
+        Raises:
+            UserError: As ``trainables.models.check_scale``.
+        """
+        key = self._key("sound", name, spec.model_dump(mode="json"), spec.factory or name, import_paths)
+        if key not in self._known:
+            from trainables.models import check_scale
+
+            check_scale(name, spec, import_paths)
+            self._keep(key, True)
+
     def model_card(
-        self, factory: str, spec: ScaleSpec, num_classes: int = 1000, import_paths: Sequence[str] = ()
+        self, factory: str, spec: ScaleSpec, num_classes: int = OUTPUTS, import_paths: Sequence[str] = ()
     ) -> ModelCard:
         """What a scale is and costs; see ``trainables.scale_cards.model_card``.
 
@@ -75,11 +90,14 @@ class KnownModels:
         Raises:
             UserError: As ``trainables.scale_cards.model_card``.
         """
-        from trainables.scale_cards import ModelCard, model_card
-
+        shipped = None if spec.arguments or num_classes != OUTPUTS else _shipped(factory)
+        if shipped is not None and spec.input_size in (None, shipped.input_size):
+            return shipped
         asked = [factory, spec.arguments, spec.input_size, num_classes]
         key = self._key("card", factory, asked, factory, import_paths)
         if key not in self._known:
+            from trainables.scale_cards import model_card
+
             card = model_card(factory, spec.arguments, spec.input_size, num_classes, tuple(import_paths))
             self._keep(key, dataclasses.asdict(card))
         raw: dict[str, Any] = self._known[key]
@@ -108,8 +126,18 @@ class KnownModels:
         import_paths: Sequence[str],
         frozen: str | None = None,
         dense: bool = False,
+        trained: Callable[[], int | None] = lambda: None,
     ) -> int:
         """Trainable numbers of a scale's model that was filled from a source.
+
+        Args:
+            scale: What to build.
+            source: Where its weights come from.
+            num_outputs: Outputs of the model.
+            import_paths: Folders in which a user's module is looked up first.
+            frozen: The protocol's ``freeze``.
+            dense: Whether it is to predict each pixel.
+            trained: Asked before anything is built: the numbers, if all that needs this model has been trained.
 
         Raises:
             UserError: As ``trainables.sources.check_source``.
@@ -117,6 +145,9 @@ class KnownModels:
         asked = [scale.model_dump(mode="json"), source.model_dump(mode="json"), num_outputs, frozen, dense]
         key = self._key("source", scale.name, asked, scale.factory, import_paths)
         if key not in self._known:
+            size = _shipped_size(scale, source, num_outputs, frozen, dense)
+            if size is not None or (size := trained()) is not None:
+                return size
             from trainables.sources import check_source
 
             self._keep(key, check_source(scale, source, num_outputs, import_paths, frozen, dense))
@@ -165,6 +196,22 @@ class KnownModels:
 
     def _key(self, kind: str, name: str, asked: Any, factory: str, import_paths: Sequence[str]) -> str:
         return digest(canonical([kind, name, asked, _code_of(factory, tuple(import_paths)), _versions(), _own_code()]))
+
+
+def _shipped(factory: str) -> ModelCard | None:
+    cards = shipped_cards()
+    return cards.card(factory) if cards else None
+
+
+def _shipped_size(
+    scale: ResolvedScale, source: ResolvedSource, num_outputs: int, frozen: str | None, dense: bool
+) -> int | None:
+    """Numbers of a network that was built and tried when cards were counted, and is filled from nothing at hand."""
+    cards = shipped_cards()
+    starts_anew = isinstance(source.weights, RandomSource | UpstreamSource)
+    if cards is None or not starts_anew or scale.arguments or frozen or dense:
+        return None
+    return cards.parameters(scale.factory, num_outputs, scale.input_size)
 
 
 def _code_of(factory: str, import_paths: tuple[str, ...]) -> str | None:

@@ -1,12 +1,12 @@
 """What a run would do: cells, trials, exclusions, stages and every problem, found before anything is trained.
 
-Making a plan reads manifests, hashes images and checkpoints, draws every subset, and loads each checkpoint into its
-network once; it touches no GPU and trains nothing.
+Making a plan reads manifests, hashes images and checkpoints, draws every subset, and loads each checkpoint that is
+still to be trained from into its network once; it touches no GPU and trains nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from orchestrator.plan_recipes import (
 )
 from orchestrator.plan_representations import KeptBytes, check_representations
 from orchestrator.plan_stores import check_stores
+from orchestrator.plan_weights import Note, Sizes, Trained, check_scales, check_weights
 from search_spaces.amounts import Amount
 from search_spaces.catalogue import other_hash
 from search_spaces.expand import Cell, Exclusion, Expansion, Trial, expand, gang_of, priority_of
@@ -34,14 +35,12 @@ from search_spaces.resolve import Resolver
 from search_spaces.selection import select
 from search_spaces.source_specs import ByScaleSource, CheckpointSource, TransformSource, TrialSource
 from search_spaces.study import GangSpec, Study
-from search_spaces.trial import ResolvedTask, Workspace
+from search_spaces.trial import ResolvedTask
 from trainables.evaluation_sets import TaskRows
 from trainables.library import TaskLibrary
 from trainables.steps import FORWARD_PASSES, evaluation_stops, total_steps
 
 Made = TypeVar("Made")
-Sizes = dict[tuple[str, bool], int]
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +165,7 @@ def make_plan(
     only: str | None = None,
     note: Note = lambda _: None,
     load_weights: bool = True,
+    trained: Trained = dict,
 ) -> Plan:
     """Plan a study.
 
@@ -176,6 +176,8 @@ def make_plan(
         note: Told what is being looked at; planning large studies takes a while.
         load_weights: Build every scale, load every source into it, and compare images of evaluation sets with those of
             upstream tasks; without, plans are quick and costs unknown.
+        trained: Finished trials of the record; networks that only they need are not built. Asked if there are any
+            that were not built before.
 
     Raises:
         UserError: The study cannot be expanded, or ``only`` selects nothing.
@@ -201,10 +203,14 @@ def make_plan(
             seen = find_leaks(data, chosen, library, found)
             resolver.alike, resolver.near_copies = seen.alike, seen.near
             note_contents(resolver, chosen, found)
-    sizes = {} if found.problems or not load_weights else _check_weights(loaded, resolver, chosen, models, found, note)
+    sizes: Sizes = {}
     kept_bytes: KeptBytes = {}
+    paths = import_paths(loaded)
+    if load_weights and found.problems:
+        check_scales(study, chosen, models, paths, found)
+    elif load_weights:
+        sizes = check_weights(resolver, chosen, models, trained, paths, found, note)
     if not found.problems and load_weights:
-        paths = import_paths(loaded)
         note_unets(resolver, chosen, models, paths, found)
         kept_bytes = check_representations(study, resolver, chosen, models, data, paths, found)
     models.save()
@@ -274,7 +280,7 @@ def _cards(
         _keep(tasks, name, found.attempt(library.card, name))
     scales: dict[str, ScaleCard] = {}
     for name in dict.fromkeys(t.cell.model_scale for t in trials):
-        _keep(scales, name, found.attempt(models.scale_card, name, study.scale(name), paths))
+        _keep(scales, name, found.attempt(models.scale_card, str(study.scale(name).factory), paths))
     return Cards(scales=scales, files=_file_hashes(study, trials, found), tasks=tasks)
 
 
@@ -340,43 +346,6 @@ def _check_sizes(resolver: Resolver, cell: Cell) -> None:
     from trainables.task_data import worked_side
 
     worked_side(resolver.protocol(cell), resolver.scale(cell).input_size)
-
-
-def _check_weights(
-    loaded: LoadedStudy,
-    resolver: Resolver,
-    trials: Sequence[Trial],
-    models: KnownModels,
-    found: Findings,
-    note: Note,
-) -> Sizes:
-    """Build each scale and load each source into it once; scale, and whether as a U-Net -> number of parameters."""
-    sizes: Sizes = {}
-    checked: set[tuple[str, int, str, str | None, bool]] = set()
-    for trial in trials:
-        cell = trial.cell
-        dense = resolver.task(cell.task).is_dense
-        side, frozen = resolver.scale(cell).input_size, resolver.protocol(cell).freeze
-        key = (cell.model_scale, side, cell.pretraining_source, frozen, dense)
-        if key in checked:
-            continue
-        checked.add(key)
-        note(f"loading {cell.pretraining_source} into {cell.model_scale}")
-        size = found.attempt(_check_one, loaded, resolver, models, trial)
-        if size is not None:
-            sizes[cell.model_scale, dense] = size
-    return sizes
-
-
-def _check_one(loaded: LoadedStudy, resolver: Resolver, models: KnownModels, trial: Trial) -> int:
-    resolved = resolver.resolved(trial, "plan", _nowhere(loaded))
-    outputs, frozen = len(resolved.task.labels), resolver.protocol(trial.cell).freeze
-    dense = resolved.task.is_dense
-    return models.check_source(resolved.scale, resolved.source, outputs, import_paths(loaded), frozen, dense)
-
-
-def _nowhere(loaded: LoadedStudy) -> Workspace:
-    return Workspace(home="", storage="", import_paths=import_paths(loaded))
 
 
 def _note_idle_ranks(study: Study, resolver: Resolver, trials: Iterable[Trial], found: Findings) -> None:

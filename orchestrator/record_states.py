@@ -31,6 +31,7 @@ class TrialState:
         sets: Evaluation set that it was scored on -> its ``set_hash`` then (empty if it was not recorded).
         role: target, upstream or search; empty if missing.
         best_value: Validation value of the primary metric at its best step; None if it is not defined.
+        parameters: Trainable numbers of its network; None if they were not recorded.
         search_id: Search that it belongs to or takes its values from; empty without one.
         proposal: The proposal that it was trained with.
     """
@@ -45,6 +46,7 @@ class TrialState:
     sets: dict[str, str] = field(default_factory=dict)
     role: str = ""
     best_value: float | None = None
+    parameters: int | None = None
     search_id: str = ""
     proposal: Proposal | None = None
 
@@ -144,6 +146,7 @@ def _of(run: RunHead, state: State, attempts: int) -> TrialState:
         sets={name: tags.get(RecordTag.set_hash(name), "") for name in tag_list(tags, RecordTag.SETS)},
         role=tags.get(Tag.ROLE, ""),
         best_value=run.metrics.get(RecordMetric.VAL_BEST),
+        parameters=None if (numbers := run.metrics.get(RecordMetric.PARAMETERS)) is None else int(numbers),
         search_id=tags.get(RecordTag.SEARCH, ""),
         proposal=_proposal(tags),
     )

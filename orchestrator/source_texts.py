@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,9 +19,7 @@ from search_spaces.ladders import ladders
 from search_spaces.normalisation import NORMALISATIONS, Normalisation
 from search_spaces.study import ScaleSpec
 from search_spaces.trial import ResolvedScale
-
-if TYPE_CHECKING:
-    from trainables.scale_cards import ModelCard
+from trainables.shipped_cards import OWN_SCALES, ModelCard, shipped_cards
 
 ALL = "all"
 """``--family`` for every model."""
@@ -81,12 +79,10 @@ def print_scales(family: str | None, models: KnownModels, console: Console) -> N
     Raises:
         UserError: No such family.
     """
-    from trainables.scale_cards import OWN_SCALES, timm_families
-
     own: dict[str, tuple[str, ...]] = {}
     for factory, (name, _) in OWN_SCALES.items():
         own[name] = (*own.get(name, ()), factory)
-    families = timm_families()
+    families = _timm_families()
     if family is None:
         names = list(dict.fromkeys((*(n for rungs in ladders().values() for n in rungs), *OWN_SCALES)))
         title = "scales of the shipped ladders, and this project's own"
@@ -106,6 +102,16 @@ def print_scales(family: str | None, models: KnownModels, console: Console) -> N
         listed = ", ".join(f"{name} ({len(several)})" for name, several in families.items())
         console.print(f"--family takes {', '.join(dict.fromkeys((*ladders(), *own, ALL)))}, or a family of timm:")
         console.print(listed, style="dim")
+
+
+def _timm_families() -> Mapping[str, tuple[str, ...]]:
+    """timm's families -> names of their models."""
+    cards = shipped_cards()
+    if cards is None:
+        from trainables.scale_cards import timm_families
+
+        return timm_families()
+    return cards.timm_families
 
 
 def _cards(names: Sequence[str], models: KnownModels, console: Console) -> tuple[list[ModelCard], dict[str, str]]:
@@ -148,6 +154,8 @@ def _scaling(card: ModelCard) -> str:
 
 def is_factory(name: str) -> bool:
     """Whether a name is a model that can be built: of timm, torchvision or a module."""
+    if (cards := shipped_cards()) and cards.card(name):
+        return True
     from trainables.factories import find_factory
 
     try:
@@ -175,7 +183,7 @@ def print_scale(name: str, loaded: LoadedStudy, models: KnownModels, console: Co
         "family": card.family,
         "ladder": ladder,
         "depth, width": f"{card.depth} layers (stem, blocks and head), {card.width} features",
-        "parameters": f"{card.parameters:,} with {card.num_classes:,} outputs, {card.backbone_parameters:,} without",
+        "parameters": _parameters(card),
         "cost of an image": f"{card.gflops:.3f} GFLOPs forward (2 per multiply-add), {card.activation_mib:.1f} MiB of "
         f"activations in float32, at {card.input_size} pixels",
         "as the encoder of a U-Net": unet,
@@ -199,6 +207,12 @@ def _unet_line(
         return str(error)
 
 
+def _parameters(card: ModelCard) -> str:
+    if card.parameters == card.backbone_parameters:
+        return f"{card.parameters:,}; an encoder without a head for classes, which no study can train"
+    return f"{card.parameters:,} with {card.num_classes:,} outputs, {card.backbone_parameters:,} without"
+
+
 def _entries_for(factory: str) -> list[str]:
     name = factory.removeprefix("timm:")
     name = name if ":" in name else name.partition(".")[0]
@@ -207,12 +221,10 @@ def _entries_for(factory: str) -> list[str]:
 
 def nothing_of_that_name(name: str, sources: Sequence[str], loaded: LoadedStudy) -> str:
     """What is close to a name that is neither a source, nor in the catalogue, nor a scale."""
-    from trainables.scale_cards import OWN_SCALES, timm_families
-
     text = unknown("source", name, sources, f"study {loaded.study.name}")
     if entries := near_entries(name):
         text += f" In the catalogue: {', '.join(entries)}."
-    models = [*loaded.study.scales, *OWN_SCALES, *(n for several in timm_families().values() for n in several)]
+    models = [*loaded.study.scales, *OWN_SCALES, *(n for several in _timm_families().values() for n in several)]
     if near := difflib.get_close_matches(name, models, n=5, cutoff=0.6):
         text += f" Scales: {', '.join(near)}."
     return f"{text} (list --catalogue and list --scales show what there is.)"

@@ -274,7 +274,7 @@ def _receipt(loaded: LoadedStudy, name: str, weights: _Weights) -> list[str]:
     from trainables.sources import initialise
 
     paths = tuple(dict.fromkeys((str(loaded.folder), str(Path.cwd()))))
-    card: ScaleCard = scale_card(weights.scale, loaded.study.scale(weights.scale), paths)
+    card: ScaleCard = scale_card(str(loaded.study.scale(weights.scale).factory), paths)
     files = {str(weights.file): file_sha256(weights.file, f"sources.{name}")} if weights.file else {}
     resolver = Resolver(loaded.study, Cards(scales={weights.scale: card}, files=files, tasks={}))
     scale = resolver.scale_under(weights.scale, loaded.study.protocol)

@@ -75,6 +75,7 @@ class _Pairs:
 
     def __init__(self) -> None:
         self._steps: Tensor | None = None
+        self._bends: Tensor
 
     def add(self, step: Tensor, bent: Tensor) -> None:
         """A step and the change of the gradient, (S, K, L, r + 1)."""
@@ -228,6 +229,7 @@ class LogisticPath:
         penalised = self._hessian * (self._counts() / self._counted)[..., None]
         diagonal = penalised.diagonal(dim1=-2, dim2=-1)
         scaled = diagonal.clamp_min(torch.finfo(torch.float32).tiny)
+        factor: Tensor
         for ridge in _RIDGES:
             diagonal.copy_((1 + ridge) * scaled + self._decay.float())
             factor, failed = torch.linalg.cholesky_ex(penalised)

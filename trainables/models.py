@@ -121,8 +121,8 @@ def model_facts(scale: ResolvedScale, num_outputs: int, import_paths: Sequence[s
     return _facts(find_factory(scale.factory, import_paths), scale, num_outputs)
 
 
-def scale_card(name: str, spec: ScaleSpec, import_paths: Sequence[str] = ()) -> ScaleCard:
-    """Facts about a scale that its trials' identity needs; refuses a scale that could not be trained.
+def check_scale(name: str, spec: ScaleSpec, import_paths: Sequence[str] = ()) -> None:
+    """Refuse a scale that could not be trained.
 
     Args:
         name: Name of the scale; its factory if ``spec`` names none.
@@ -137,6 +137,19 @@ def scale_card(name: str, spec: ScaleSpec, import_paths: Sequence[str] = ()) -> 
     if size is not None:
         scale = ResolvedScale(name=name, factory=factory.text, arguments=spec.arguments, input_size=size)
         _facts(factory, scale, num_outputs=2)
+
+
+def scale_card(text: str, import_paths: Sequence[str] = ()) -> ScaleCard:
+    """Facts about a scale that its trials' identity needs; nothing is built.
+
+    Args:
+        text: The factory, as in a study.
+        import_paths: Folders in which a user's module is looked up first.
+
+    Raises:
+        UserError: No such factory, or it does not take ``num_classes``.
+    """
+    factory = find_factory(text, import_paths)
     normalise, revision = published_weights(factory) if factory.origin is Origin.TIMM else (None, None)
     return ScaleCard(
         input_size=factory.native_size, factory_sha256=factory.sha256, normalise=normalise, revision=revision
@@ -199,7 +212,7 @@ def _measure(factory: Factory, scale: ResolvedScale, num_outputs: int, device: t
             model = factory.make(num_outputs, scale.arguments, scale.input_size)
     with device, own_random_state(0):
         for training in (True, False):  # auxiliary outputs often exist in one of the modes only
-            _outputs(model.train(training), factory, scale, num_outputs, device)
+            outputs_of(model.train(training), factory, scale, num_outputs, device)
     return ModelFacts(
         head=head,
         parameters=parameters,
@@ -226,7 +239,7 @@ def _head(model: nn.Module, wider: nn.Module, factory: Factory, num_outputs: int
     return head
 
 
-def _outputs(
+def outputs_of(
     model: nn.Module,
     factory: Factory,
     scale: ResolvedScale,
@@ -234,7 +247,11 @@ def _outputs(
     device: torch.device,
     dense: bool = False,
 ) -> Tensor:
-    """Outputs for two images of noise, (2, num_outputs), of a U-Net (2, num_outputs, input_size, input_size)."""
+    """Outputs for two images of noise, (2, num_outputs), of a U-Net (2, num_outputs, input_size, input_size).
+
+    Raises:
+        UserError: The model fails, or its outputs are of another shape.
+    """
     size = scale.input_size
     wanted = (2, num_outputs, size, size) if dense else (2, num_outputs)
     images = torch.randn(2, 3, size, size, device=device)
@@ -268,7 +285,7 @@ def _refuse_non_finite(
     if key in _seen_finite:
         return
     with own_random_state(0):
-        outputs = _outputs(module.eval(), factory, scale, num_outputs, torch.device("cpu"), dense)
+        outputs = outputs_of(module.eval(), factory, scale, num_outputs, torch.device("cpu"), dense)
     if not bool(torch.isfinite(outputs).all()):
         raise UserError(f"scale {scale.name!r}: {factory.text} gives outputs that are not finite with fresh weights")
     _seen_finite.add(key)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,11 +115,11 @@ def layer_depths(module: nn.Module) -> dict[str, int]:
 
 
 def _by_family(module: nn.Module, names: Sequence[str]) -> dict[str, list[str]]:
-    """Parts of a family known by name; what no rule knows follows under the name of its top-level module."""
+    """Parts of a family known by name; what no rule knows has the name of its top-level module."""
     children = "\n".join(name for name, _ in module.named_children())
     for signature, rules in _FAMILIES:
         if re.match(signature, children):
-            grouped: dict[str, list[str]] = {part: [] for part, _ in rules}
+            grouped: dict[str, list[str]] = {}  # in the network's order: what no rule knows may be its stem
             for name in names:
                 part = next((part for part, start in rules if re.match(start, name)), name.partition(".")[0])
                 grouped.setdefault(part, []).append(name)
@@ -136,9 +137,13 @@ def _by_timm(module: nn.Module, names: Sequence[str]) -> dict[str, list[str]]:
     groups: dict[int, list[str]] = {}
     for name in names:
         groups.setdefault(numbered[name], []).append(name)
+    shared = Counter(_module_of(several) for several in groups.values())
     grouped: dict[str, list[str]] = {}
     for number in sorted(groups):
-        grouped.setdefault(STEM if number == 0 else _module_of(groups[number]), []).extend(groups[number])
+        name = _module_of(groups[number])
+        if shared[name] > 1:
+            name = _last_module_below(name, groups[number][-1])
+        grouped.setdefault(STEM if number == 0 else name, []).extend(groups[number])
     return grouped
 
 
@@ -160,6 +165,13 @@ def _module_of(names: Sequence[str]) -> str:
     path = [steps[0] for steps in shared] or split[0]
     numbers = [place for place, step in enumerate(path) if step.isdigit()]
     return ".".join(path[: numbers[0] + 1] if numbers else path) or names[0]
+
+
+def _last_module_below(name: str, last: str) -> str:
+    """The module of a group's last tensor in a module that several groups share, such as ``features.transition1``; a
+    numbered module is one part, whatever groups are in it."""
+    steps = name.split(".")
+    return name if any(s.isdigit() for s in steps) else ".".join(last.split(".")[:-1][: len(steps) + 1])
 
 
 def _by_order(module: nn.Module, names: Sequence[str]) -> dict[str, list[str]]:

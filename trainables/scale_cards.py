@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,62 +24,13 @@ from trainables.factories import Factory, Origin, find_factory
 from trainables.models import model_facts
 from trainables.parts import layer_depths, parts_of
 from trainables.random_state import own_random_state
+from trainables.shipped_cards import OUTPUTS, OWN_SCALES, TORCHVISION, ModelCard, Scaling
 from trainables.unet import make_unet
 from trainables.unet_costs import UnetCosts
-
-Scaling = tuple[tuple[float, ...], tuple[float, ...]]
-
-OWN_SCALES: dict[str, tuple[str, int]] = {
-    **{f"trainables.cbr_nets:{name}": ("cbr", 224) for name in ("cbr_large_t", "cbr_large_w", "cbr_small", "cbr_tiny")},
-    **{f"trainables.slim_nets:{name}": ("slim", 224) for name in ("slim_resnet50", "slim_cbr_small")},
-    **{f"trainables.ladder_nets:resnet{n}": ("cifar_resnet", 32) for n in (8, 14, 20, 32, 44, 56, 110)},
-}
-"""Factories of this project -> family, input size in pixels that their cards are counted at."""
 
 _BATCHES = (2, 4)
 """Images of the counted passes (some batch norm layers refuse one). Memory is their difference: what does not grow with
 the images, such as standardised weights, is no part of an image's share."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelCard:
-    """What a scale is and costs.
-
-    Attributes:
-        factory: As in a study.
-        family: timm's module (``resnetv2``, ``vision_transformer``), torchvision's, or a family of this project's.
-        ladder: Shipped ladder that it gets when a study names none.
-        depth: Layers one after another as counted by ``trainables.parts.layer_depths`` (residual or transformer blocks,
-            plus stem and head).
-        width: Features that the head reads.
-        parameters: Trainable numbers, with ``num_classes`` outputs.
-        backbone_parameters: Without the head.
-        num_classes: Outputs that were counted.
-        input_size: Side in pixels that was counted.
-        gflops: 1e9 operations of one image's forward pass.
-        activation_mib: Memory kept for one image's backward pass, float32, MiB.
-        native_size: Side in pixels that the model is made for; None if it states none.
-        mean, std: Input scaling of its default pretrained weights; None if it has none.
-        tags: Pretrained tags of timm.
-        cut_points: Names for ``up_to`` and ``freeze``, from the bottom.
-    """
-
-    factory: str
-    family: str
-    ladder: str | None
-    depth: int
-    width: int
-    parameters: int
-    backbone_parameters: int
-    num_classes: int
-    input_size: int
-    gflops: float
-    activation_mib: float
-    native_size: int | None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    tags: tuple[str, ...] = ()
-    cut_points: tuple[str, ...] = ()
 
 
 def timm_families() -> dict[str, tuple[str, ...]]:
@@ -90,6 +40,13 @@ def timm_families() -> dict[str, tuple[str, ...]]:
     return {family: tuple(timm.list_models(module=family)) for family in timm.list_modules()}
 
 
+def torchvision_names() -> tuple[str, ...]:
+    """torchvision's networks for classification, as studies write them."""
+    import torchvision
+
+    return tuple(f"{TORCHVISION}:{name}" for name in torchvision.models.list_models(module=torchvision.models))
+
+
 def family_of(factory: Factory) -> str:
     """See ``ModelCard.family``."""
     if factory.origin is Origin.TIMM:
@@ -97,7 +54,7 @@ def family_of(factory: Factory) -> str:
 
         return str(model_entrypoint(factory.name).__module__).rpartition(".")[2]
     if factory.origin is Origin.TORCHVISION:
-        return "torchvision"
+        return TORCHVISION
     known = OWN_SCALES.get(factory.name)
     return known[0] if known else factory.name.partition(":")[0]
 
@@ -106,7 +63,7 @@ def model_card(
     text: str,
     arguments: Mapping[str, Any] | None = None,
     input_size: int | None = None,
-    num_classes: int = 1000,
+    num_classes: int = OUTPUTS,
     import_paths: tuple[str, ...] = (),
 ) -> ModelCard:
     """Build a scale on the meta device and count it.
@@ -214,6 +171,10 @@ def _cost(module: nn.Module, size: int, images: int) -> tuple[float, float]:
 
 
 def _width(module: nn.Module, head: tuple[str, ...]) -> int:
+    """As timm says: heads may read several features side by side, and an encoder has none."""
+    stated = getattr(module, "head_hidden_size", None)
+    if isinstance(stated, int) and stated > 0:
+        return stated
     weights = [t for n, t in module.state_dict().items() if n in head and t.ndim >= 2]
     return int(weights[0].shape[1]) if weights else 0
 

@@ -81,6 +81,49 @@ def code_sha256(module: ModuleType, function: Any) -> str:
     return _code_hash(_with_imports(modules))
 
 
+def written_factory(name: str, function: str, import_paths: Sequence[str]) -> str | None:
+    """``code_sha256`` of a factory whose module says all that is needed by its text, without importing anything.
+
+    Args:
+        name: Dotted name of the module.
+        function: Name of the function.
+        import_paths: Folders in which the module is looked up first, then ``sys.path``.
+
+    Returns:
+        None unless the module is one file that binds the name once, at its top level, by a ``def`` without decorators
+        that takes ``num_classes``: only importing it tells what anything else is.
+    """
+    file = _locate(name, [*import_paths, *sys.path])
+    if file is None or not file.endswith(".py") or not Path(file).is_file():
+        return None
+    if not _defines(Path(file).read_bytes(), function):
+        return None
+    return _code_hash(_with_imports({name: Path(file)}))
+
+
+@functools.lru_cache(maxsize=256)
+def _defines(source: bytes, function: str) -> bool:
+    """Whether a module holds a plain function of that name which takes ``num_classes``, and nothing else binds it."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return False
+    plain = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == function and not n.decorator_list]
+    if len(plain) != 1 or sum(name in (function, "*") for n in ast.walk(tree) for name in _bound(n)) != 1:
+        return False
+    taken = plain[0].args
+    return taken.kwarg is not None or any(a.arg == "num_classes" for a in (*taken.args, *taken.kwonlyargs))
+
+
+def _bound(node: ast.AST) -> tuple[str, ...]:
+    """Names that a node binds, wherever it stands; a star for names that its text does not say."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return (node.name,)
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return tuple(alias.asname or alias.name.partition(".")[0] for alias in node.names)
+    return (node.id,) if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load) else ()
+
+
 def code_state(name: str, import_paths: Sequence[str]) -> str | None:
     """Hash of a module's code and of what it imports from its own folder, without importing anything.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 import threading
 
 import pytest
@@ -13,8 +14,10 @@ from cluster.connection import connect
 from orchestrator import plan_study, run_study, study_status
 from orchestrator.api import loaded
 from search_spaces.exceptions import UserError
+from search_spaces.home import scalecurves_home
 from search_spaces.study import Study
 from tests.conftest import ROOT
+from tests.orchestrator.light import run_light
 from tests.orchestrator.small_study import raw_study, write_study
 
 AXES = raw_study()["axes"] | {"pretraining_source": ["random"], "data_fraction": [1.0]}
@@ -51,6 +54,10 @@ def test_the_readme_example_runs_in_a_cell(tmp_path, monkeypatch):
     assert ran.report.is_file()
     assert ran.headlines
     assert study_status(file)["missing"] == 1
+    shutil.rmtree(scalecurves_home() / "cache")
+    sizes = f"print(*(t.parameters for t in plan_study({str(file)!r}, only='seed=0').trials))"
+    found = run_light(f"from orchestrator import plan_study\n{sizes}")
+    assert found == [str(t.parameters) for t in names["ran"].plan.trials], "the record knows the network's size"
 
 
 def test_a_study_may_be_an_object_a_mapping_a_file_or_a_preset(tmp_path):

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import shutil
 
 import pytest
 
 from orchestrator import known_models
 from orchestrator.api import plan_study
 from orchestrator.known_models import KnownModels
+from orchestrator.plan import make_plan
+from search_spaces.files import load_study
 from search_spaces.home import scalecurves_home
 from search_spaces.study import ScaleSpec
+from tests.orchestrator.light import run_light
 from tests.orchestrator.small_study import write_study
-from trainables.models import scale_card
+from trainables.library import TaskLibrary
+from trainables.models import check_scale, scale_card
+from trainables.sources import check_source
 
 NETS = """
 from torch import nn
@@ -34,31 +38,39 @@ def folder(tmp_path):
     return tmp_path
 
 
-def card_of(folder, spec=SPEC):
+def check(folder, spec=SPEC):
     known = KnownModels(folder)
-    card = known.scale_card("small", spec, [str(folder)])
+    known.check_scale("small", spec, [str(folder)])
     known.save()
-    return card
 
 
 def asked(folder, monkeypatch, spec=SPEC) -> int:
-    """How often torch is asked for this card."""
+    """How often torch is asked about this scale."""
     calls = []
     with monkeypatch.context() as patch:
-        patch.setattr("trainables.models.scale_card", lambda *a: calls.append(a) or scale_card(*a))
-        card_of(folder, spec)
+        patch.setattr("trainables.models.check_scale", lambda *a: calls.append(a) or check_scale(*a))
+        check(folder, spec)
     return len(calls)
 
 
 @pytest.fixture
 def remembered(folder):
-    card_of(folder)
+    check(folder)
     return folder
 
 
-def test_a_card_is_asked_for_once_and_stays_what_it_was(remembered, monkeypatch):
+def test_a_scale_is_checked_once(remembered, monkeypatch):
     assert asked(remembered, monkeypatch) == 0
-    assert card_of(remembered) == scale_card("small", SPEC, [str(remembered)])
+
+
+@pytest.mark.parametrize("factory", ["nets:net", "nets:wrapped"])
+def test_a_card_stays_what_it_was(folder, factory):
+    with (folder / "nets.py").open("a") as file:
+        file.write("\nwrapped = net\n")
+    for _ in range(2):
+        known = KnownModels(folder)
+        assert known.scale_card(factory, [str(folder)]) == scale_card(factory, [str(folder)])
+        known.save()
 
 
 @pytest.mark.parametrize("changed", ["nets.py", "helper.py"])
@@ -86,21 +98,51 @@ def test_the_cache_may_be_damaged_or_deleted(remembered, monkeypatch):
 def test_it_does_not_grow_for_ever(remembered, monkeypatch):
     monkeypatch.setattr(known_models, "MOST", 3)
     for number in range(8):
-        card_of(remembered, SPEC.model_copy(update={"ladder": str(number)}))
+        check(remembered, SPEC.model_copy(update={"ladder": str(number)}))
     kept = json.loads((remembered / "cache" / "models.json").read_text())
     assert len(kept) == 3
+
+
+def costs_of(plan) -> list[str]:
+    return [f"{t.trial_id}:{t.cost}" for t in plan.trials]
+
+
+PRINT_COSTS = "print(*(f'{t.trial_id}:{t.cost}' for t in plan.trials))"
+
+
+def forget() -> None:
+    shutil.rmtree(scalecurves_home() / "cache", ignore_errors=True)
 
 
 def test_a_second_plan_is_the_same_and_needs_no_torch(tmp_path):
     file = write_study(tmp_path)
     first = plan_study(file)
-    code = (
-        "import sys; from orchestrator import plan_study; "
-        f"p = plan_study({str(file)!r}); heavy = {{'torch', 'ray', 'mlflow'}} & set(sys.modules); "
-        "assert not heavy, heavy; "
-        "print(*(f'{t.trial_id}:{t.cost}' for t in p.trials))"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr[-600:]
-    assert ran.stdout.split() == [f"{t.trial_id}:{t.cost}" for t in first.trials]
     assert (scalecurves_home() / "cache" / "models.json").is_file()
+    code = f"from orchestrator import plan_study\nplan = plan_study({str(file)!r})\n{PRINT_COSTS}"
+    assert run_light(code) == costs_of(first)
+
+
+def test_the_first_status_needs_no_torch(tmp_path):
+    file = write_study(tmp_path)
+    code = f"from orchestrator import study_status\nprint(study_status({str(file)!r})['missing'])"
+    assert run_light(code) == ["8"]
+
+
+def test_networks_of_which_all_trials_are_finished_are_not_built(tmp_path, monkeypatch):
+    file = write_study(tmp_path)
+    first = plan_study(file)
+    finished = {t.trial_id: t.parameters for t in first.trials}
+    forget()
+    code = (
+        "from orchestrator.plan import make_plan\nfrom search_spaces.files import load_study\n"
+        "from search_spaces.home import scalecurves_home\nfrom trainables.library import TaskLibrary\n"
+        "library = TaskLibrary(scalecurves_home())\n"
+        f"plan = make_plan(load_study({str(file)!r}), library, trained=lambda: {finished!r})\n{PRINT_COSTS}"
+    )
+    assert run_light(code) == costs_of(first)
+    forget()
+    built = []
+    monkeypatch.setattr("trainables.sources.check_source", lambda *a: built.append(a[1].name) or check_source(*a))
+    finished.pop(next(t.trial_id for t in first.trials if t.trial.cell.pretraining_source == "spots_pre"))
+    second = make_plan(load_study(str(file)), TaskLibrary(scalecurves_home()), trained=lambda: finished)
+    assert (costs_of(second), built) == (costs_of(first), ["spots_pre"])

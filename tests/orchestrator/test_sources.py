@@ -6,9 +6,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from orchestrator import known_models, source_texts
 from orchestrator.sources import app
 from search_spaces.home import scalecurves_home
+from tests.orchestrator.light import run_light
 from trainables.ladder_nets import resnet8, resnet20
+from trainables.shipped_cards import shipped_cards
 
 STUDY = """
 schema: 1
@@ -145,7 +148,16 @@ def test_catalogue_is_listed_and_shown(study: Path) -> None:
     assert "sha256: not known" in output
 
 
-def test_scales_are_listed_counted_once_and_shown(study: Path) -> None:
+def test_shipped_cards_are_listed_without_torch() -> None:
+    if shipped_cards() is None:
+        pytest.skip("other versions are installed than cards were counted with")
+    code = "from orchestrator.sources import app\napp(['list', '--scales', '--family', 'bit'], standalone_mode=False)"
+    assert {"resnetv2_50x1_bit", "25,549,352"} <= set(run_light(code))
+
+
+def test_scales_are_listed_counted_once_and_shown(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (known_models, source_texts):
+        monkeypatch.setattr(module, "shipped_cards", lambda: None)
     code, output = _run("list", "--scales", "--family", "cifar_resnet", study=study)
     assert code == 0
     assert "ladder_nets:resnet110" in output

@@ -17,7 +17,9 @@ from search_spaces.trial import ResolvedScale
 from trainables import models
 from trainables.factories import find_factory
 from trainables.hashing import file_sha256
-from trainables.models import build_model, model_facts, scale_card
+from trainables.models import build_model, check_scale, model_facts, scale_card
+from trainables.scale_facts import known_facts
+from trainables.shipped_cards import OWN_SCALES
 from trainables.user_modules import code_sha256
 
 LADDER = "trainables.ladder_nets:resnet8"
@@ -148,7 +150,7 @@ def test_global_random_state_is_left_alone() -> None:
     np.random.seed(5)  # noqa: NPY002
     random.seed(5)
     build_model(_scale(LADDER, 24), 2, seed=9)
-    scale_card("it", ScaleSpec(factory="torchvision:squeezenet1_1", input_size=40))
+    check_scale("it", ScaleSpec(factory="torchvision:squeezenet1_1", input_size=40))
     assert torch.equal(torch.rand(3), expected[0])
     assert np.array_equal(np.random.rand(3), expected[1])  # noqa: NPY002
     assert random.random() == expected[2]
@@ -168,7 +170,7 @@ def test_user_factory_from_a_folder(folder: Path) -> None:
     built = build_model(scale, 2, seed=0, import_paths=(str(folder),))
     assert built.head == ("classify.weight",)
     assert built.module.conv.weight.shape[0] == 6
-    card = scale_card("it", ScaleSpec(factory="usernets:net", input_size=16), (str(folder),))
+    card = scale_card("usernets:net", (str(folder),))
     assert card.factory_sha256 == file_sha256(folder / "usernets.py")
     assert card.input_size is None
     assert card.revision is None
@@ -200,11 +202,11 @@ def test_bad_user_factories_have_one_clear_error(folder: Path, function: str, me
 
 def test_changed_factory_is_refused_and_then_read_anew(folder: Path) -> None:
     file, paths = folder / "usernets.py", (str(folder),)
-    old = scale_card("it", ScaleSpec(factory="usernets:net", input_size=16), paths).factory_sha256
+    old = scale_card("usernets:net", paths).factory_sha256
     file.write_text(USER_MODULE.replace("width=4", "width=11"))
     with pytest.raises(UserError, match="has changed since the study was planned"):
         build_model(_scale("usernets:net", 16, factory_sha256=old), 2, seed=0, import_paths=paths)
-    new = scale_card("it", ScaleSpec(factory="usernets:net", input_size=16), paths).factory_sha256
+    new = scale_card("usernets:net", paths).factory_sha256
     built = build_model(_scale("usernets:net", 16, factory_sha256=new), 2, seed=0, import_paths=paths)
     assert built.module.conv.weight.shape[0] == 11
 
@@ -224,10 +226,9 @@ def test_hash_and_reading_follow_a_factory_to_its_helpers(folder: Path, importin
     (helpers / "__init__.py").write_text("from .parts import WIDTH\n")
     (helpers / "parts.py").write_text("import torch\nWIDTH = 4\n")
     (folder / "usernets.py").write_text(f"{importing}\n{USER_MODULE.replace('width=4', f'width={width}')}")
-    spec = ScaleSpec(factory="usernets:net", input_size=16)
-    before = scale_card("it", spec, paths).factory_sha256
+    before = scale_card("usernets:net", paths).factory_sha256
     (helpers / "parts.py").write_text("import torch\nWIDTH = 9\n")
-    after = scale_card("it", spec, paths).factory_sha256
+    after = scale_card("usernets:net", paths).factory_sha256
     assert after != before
     built = build_model(_scale("usernets:net", 16, factory_sha256=after), 2, seed=0, import_paths=paths)
     assert built.module.conv.weight.shape[0] == 9
@@ -261,10 +262,9 @@ def test_hash_follows_a_factory_into_its_package(folder: Path) -> None:
     package.mkdir()
     (package / "__init__.py").write_text("from usernets_package.nets import net\n")
     (package / "nets.py").write_text(USER_MODULE)
-    spec = ScaleSpec(factory="usernets_package:net", input_size=16)
-    before = scale_card("it", spec, (str(folder),)).factory_sha256
+    before = scale_card("usernets_package:net", (str(folder),)).factory_sha256
     (package / "nets.py").write_text(USER_MODULE + "\n# another line\n")
-    assert scale_card("it", spec, (str(folder),)).factory_sha256 != before
+    assert scale_card("usernets_package:net", (str(folder),)).factory_sha256 != before
 
 
 @pytest.mark.parametrize(
@@ -282,19 +282,52 @@ def test_hash_follows_a_factory_into_its_package(folder: Path) -> None:
 )
 def test_unknown_models_are_named(factory: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        scale_card("it", ScaleSpec(factory=factory, input_size=32))
+        scale_card(factory)
+
+
+PLAIN = "def net(num_classes, width=4):\n    return None\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_plain"),
+    [
+        (PLAIN, True),
+        (f"import helper\n{PLAIN}", True),
+        ("def net(width=4, **arguments):\n    return None\n", True),
+        ("import functools\n@functools.cache\n" + PLAIN, False),
+        (f"{PLAIN}net = None\n", False),
+        (f"from helper import *\n{PLAIN}", False),
+        ("from helper import net\n", False),
+        ("net = lambda num_classes: None\n", False),
+        ("def net(classes):\n    return None\n", False),
+        ("def other(num_classes):\n    return None\n", False),
+        ("def net(:\n", False),
+    ],
+)
+def test_the_text_of_a_module_says_what_importing_it_would(tmp_path: Path, text: str, is_plain: bool) -> None:
+    (tmp_path / "plainly.py").write_text(text)
+    (tmp_path / "helper.py").write_text("def net(num_classes):\n    return None\n")
+    known = known_facts("plainly:net", (str(tmp_path),))
+    assert (known is not None) == is_plain
+    if is_plain:
+        assert known == scale_card("plainly:net", (str(tmp_path),))
+
+
+@pytest.mark.parametrize("factory", [*OWN_SCALES, "trainables.phantom_nets:phantom_net"])
+def test_facts_of_our_own_nets_need_no_torch(factory: str) -> None:
+    assert known_facts(factory) == scale_card(factory)
 
 
 def test_module_that_needs_a_missing_package(folder: Path) -> None:
     (folder / "usernets_needy.py").write_text("import surely_not_installed\n")
     with pytest.raises(UserError, match="needs 'surely_not_installed', which is not installed"):
-        scale_card("it", ScaleSpec(factory="usernets_needy:net", input_size=16), (str(folder),))
+        scale_card("usernets_needy:net", (str(folder),))
 
 
 def test_module_name_that_is_taken(folder: Path) -> None:
     (folder / "json.py").write_text("def net(num_classes):\n    return None\n")
     with pytest.raises(UserError, match="module name 'json' is taken"):
-        scale_card("it", ScaleSpec(factory="json:net", input_size=16), (str(folder),))
+        scale_card("json:net", (str(folder),))
 
 
 @pytest.mark.parametrize(
@@ -311,17 +344,17 @@ def test_impossible_scales_are_refused_while_planning(
     factory: str, size: int, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        scale_card("it", ScaleSpec(factory=factory, input_size=size, arguments=arguments))
+        check_scale("it", ScaleSpec(factory=factory, input_size=size, arguments=arguments))
 
 
 def test_native_sizes() -> None:
-    sizes = {f: scale_card(f, ScaleSpec()).input_size for f in ("torchvision:squeezenet1_0", "resnet10t")}
+    sizes = {f: scale_card(f).input_size for f in ("torchvision:squeezenet1_0", "resnet10t")}
     assert sizes == {"torchvision:squeezenet1_0": 224, "resnet10t": 176}
-    assert scale_card("torchvision:inception_v3", ScaleSpec()).input_size == 299
+    assert scale_card("torchvision:inception_v3").input_size == 299
 
 
 def test_card_of_a_timm_model_states_scaling_and_revision_per_tag() -> None:
-    card = scale_card("resnetv2_50x1_bit", ScaleSpec(input_size=64))
+    card = scale_card("resnetv2_50x1_bit")
     assert card.normalise is not None
     assert card.revision is not None
     assert card.normalise["goog_in21k"] == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -331,7 +364,7 @@ def test_card_of_a_timm_model_states_scaling_and_revision_per_tag() -> None:
 
 
 def test_default_tag_is_the_one_in_the_name() -> None:
-    card = scale_card("resnet50.tv_in1k", ScaleSpec(input_size=64))
+    card = scale_card("resnet50.tv_in1k")
     assert card.revision is not None
     assert card.revision["default"] == card.revision["tv_in1k"]
     assert card.factory_sha256 is None
@@ -354,8 +387,8 @@ def test_squeezenet_can_say_no():
 def test_facts_of_small_models_leave_torchs_compiler_alone() -> None:
     """It takes 160 MB and seconds, in every command that plans."""
     code = (
-        "import sys; from search_spaces.study import ScaleSpec; from trainables.models import scale_card;"
-        "[scale_card(n, ScaleSpec(factory=f'trainables.{n}', input_size=32))"
+        "import sys; from search_spaces.study import ScaleSpec; from trainables.models import check_scale;"
+        "[check_scale(n, ScaleSpec(factory=f'trainables.{n}', input_size=32))"
         " for n in ('ladder_nets:resnet20', 'phantom_nets:phantom_net')];"
         "sys.exit(' '.join({'torch._dynamo', 'sympy', 'triton'} & sys.modules.keys()) or 0)"
     )

@@ -27,6 +27,24 @@ def _meta(name: str) -> nn.Module:
 @pytest.mark.parametrize(
     ("name", "head", "expected"),
     [
+        (
+            "densenet121",
+            ("classifier.weight", "classifier.bias"),
+            [
+                "stem",
+                *(f"features.transition{n}" for n in (1, 2, 3)),
+                *("features.denseblock4", "features.norm5"),
+            ],
+        ),
+        (
+            "legacy_xception",
+            FC,
+            [
+                *("conv1", "bn1", "conv2", "bn2"),
+                *(f"block{n}" for n in range(1, 13)),
+                *("conv3", "bn3", "conv4", "bn4"),
+            ],
+        ),
         ("resnet50", FC, ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4"]),
         ("inception_v3", FC, ["Conv2d_1a", "Conv2d_2", "Conv2d_3b", "Conv2d_4a", "Mixed_5", "Mixed_6", "Mixed_7"]),
         ("resnetv2_50x1_bit", ("head.fc.weight", "head.fc.bias"), ["stem", *(f"stages.{n}" for n in range(4)), "norm"]),

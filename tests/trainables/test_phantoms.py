@@ -146,7 +146,7 @@ def test_phantom_nets_form_a_ladder():
     parameters = []
     for width in (4, 8, 12):
         spec = ScaleSpec(factory="trainables.phantom_nets:phantom_net", arguments={"width": width}, input_size=32)
-        card = scale_card("net", spec)
+        card = scale_card(str(spec.factory))
         scale = ResolvedScale(
             name="net",
             factory=str(spec.factory),
