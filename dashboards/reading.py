@@ -24,7 +24,7 @@ from dashboards.evidence import (
     Watch,
     trials_by_cell,
 )
-from dashboards.exclusions import Exclusion, Why, single_seeds
+from dashboards.exclusions import COUNTED, Exclusion, Why, single_seeds
 from dashboards.prediction_sets import PredictionSet
 from dashboards.set_design import Part, SetDesign
 from dashboards.set_versions import SetVersions
@@ -187,7 +187,7 @@ def _read_cell(
         owners: (set, digest of logits) -> the source that said so first, of cells that differ in the source alone.
 
     Returns:
-        The predictions that can be put beside those of other trials: all whose logits are finite.
+        The predictions that can be put beside those of other trials.
     """
     runs: dict[SeedKey, PredictionSet] = {}
     for seed, trial_id in trials.items():
@@ -206,8 +206,7 @@ def _read_cell(
     _drop_repeated(result, name, trials, runs)
     _name_doubtful(result, cell, {trials[seed]: p for seed, p in runs.items()}, owners)
     _add_ensemble(result, cell, trials, runs, versions)
-    finite = {seed: p for seed, p in runs.items() if p.is_masks or np.isfinite(p.logits).all()}
-    return {(trials[seed], name): (p, versions.of(trials[seed], name)) for seed, p in finite.items()}
+    return {(trials[seed], name): (p, versions.of(trials[seed], name)) for seed, p in runs.items()}
 
 
 def _of_another_kind(result: TaskEstimates, prediction: PredictionSet, trial_id: str) -> Exclusion:
@@ -324,7 +323,7 @@ def _settle(result: TaskEstimates, versions: SetVersions) -> None:
 
 
 def _without_a_value(result: TaskEstimates) -> Iterator[Exclusion]:
-    excluded = {(e.trial_id, e.set) for e in result.exclusions}
+    excluded = {(e.trial_id, e.set) for e in result.exclusions if e.why not in COUNTED}
     for name in list(result.sizes) or [IN_DOMAIN]:
         for trial_id in map(str, result.rows.index):
             estimate = result.values.get((trial_id, name, result.metric))
