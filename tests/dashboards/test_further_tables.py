@@ -18,7 +18,7 @@ from dashboards.exclusions import Why
 from dashboards.figures import draw
 from dashboards.further_tables import NAMES
 from dashboards.harm_answers import harm_answers
-from dashboards.harm_tables import decide_harm
+from dashboards.harm_tables import NO_SHARED_CLASS, decide_harm
 from dashboards.histories import History
 from dashboards.reading import task_estimates
 from dashboards.report import write_report
@@ -436,6 +436,25 @@ class TestTroubles:
             gaps = build_tables(dataclasses.replace(evidence, study=study)).of("group_gaps")
             assert set(rows_where(gaps, column="sex")["note"]) == {note}
             assert rows_where(gaps, column="sex")["p"].isna().all() == bool(note)
+
+    def test_groups_that_share_no_class_are_told_from_groups_that_are_small(self):
+        evidence = make_planted(kind="multilabel", seeds=2, patients=150)
+        first = evidence.predictions[next(iter(evidence.predictions))].labels[0]
+
+        def asked(p):
+            of_first, female = np.arange(len(p.labels)) == 0, p.groups["sex"][:, None] == "F"
+            return dataclasses.replace(p, y=np.where(of_first == female, p.y, np.nan))
+
+        masked = {key: asked(p) for key, p in evidence.predictions.items()}
+        tables = build_tables(dataclasses.replace(evidence, predictions=masked))
+        for name in ("group_gaps", "group_values"):
+            assert set(rows_where(tables.of(name), column="sex")["note"]) == {NO_SHARED_CLASS}, name
+        rates = rows_where(tables.of("group_rates"), column="sex", label=first, set="test")
+        none, some = rows_where(rates, group="M"), rows_where(rates, group="F")
+        assert set(none["note"]) == {"insufficient data (0+, 0−)"}
+        assert (none["positive_patients"] == 0).all()
+        assert (some["positive_patients"] > 20).all()
+        assert (set(some["note"]), some["tpr"].notna().all()) == ({""}, True)
 
 
 @pytest.fixture(scope="module")
