@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, cohen_kappa_score, confusio
 
 from dashboards.blocks import NO_THRESHOLD, NO_VALIDATION
 from dashboards.exclusions import Why
-from dashboards.report import _sections
+from dashboards.page_sections import page_sections
 from dashboards.statistics import (
     check_predictions,
     choose_threshold,
@@ -25,6 +25,7 @@ from dashboards.statistics.ranked_precision import ap_influences, ranked_precisi
 from dashboards.statistics.ranked_runs import rank_runs
 from dashboards.statistics.run_batches import mean_influences, share_influences
 from dashboards.tables import build_tables
+from dashboards.verdict.ledger import Ledger, read_of
 from tests.dashboards.planted import make_planted, planted
 
 WHERE = {"pretraining_source": "natural", "data_fraction": "1", "set": "test"}
@@ -133,7 +134,9 @@ def test_a_run_that_diverged_leaves_the_means_of_its_cell_to_the_others():
 
 
 def test_the_page_shows_them():
-    sections = {section.anchor: section for section in _sections(*planted("multiclass"))}
+    evidence, tables = planted("multiclass")
+    shown = page_sections(evidence, tables, Ledger(this=read_of(evidence)))
+    sections = {section.anchor: section for section in shown}
     titles = dict(sections["measures"].folded)
     assert set(titles) == {"By class", "Of the whole task"}
     assert set(titles["Of the whole task"]["measure"]) == {"balanced_accuracy", "top_2_accuracy"}
