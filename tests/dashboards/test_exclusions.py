@@ -103,6 +103,26 @@ def test_predictions_of_another_test_set_are_left_out_whichever_was_read_first(s
     assert helped(tables)["n_patients"] == 60
 
 
+def test_a_block_read_with_a_version_that_is_not_used_in_the_end_is_in_no_table(study):
+    """Eight of the nine trials that are read first are of another version than the ten others."""
+    rows = study.results
+    rows = rows[(rows["task"] == "skin") & (rows["model_scale"] == "small")]
+    first, later = (rows[rows["data_fraction"] == amount] for amount in ("0.05", "1"))
+    odd = list(first["trial_id"])[1:]
+    predictions = edited(study, odd, y=lambda p: np.roll(p.y, 1))
+    results = target_results(pd.concat([first, later], ignore_index=True))
+    tables = build_tables(evidence_of(study, results=results, predictions=predictions))
+    found = {reason: (set_name, count) for reason, set_name, count, _ in named(tables)}
+    assert found == {Why.OTHER_SET: ("test", 8), Why.NO_BATCH: ("test", 1)}
+    for name in ("harm", "probabilities", "measures", "selective", "ood_detection"):
+        made = tables.of(name)
+        amounts = (
+            set(made[made["set"] == "test"]["data_fraction"]) if name != "ood_detection" else set(made["data_fraction"])
+        )
+        assert amounts == {"1"}, name
+    assert set(tables.of("harm").query("set == 'clinic_b'")["data_fraction"]) == {"0.05", "1"}
+
+
 def test_equal_patients_with_other_images_are_another_set(study):
     odd = trials(study)[0]
     predictions = dict(study.predictions)
