@@ -379,8 +379,8 @@ def _further_sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]
             "over patients, for these very runs. Ranks need five tasks. All tasks in one number: the mean of the "
             "middle half of all runs, with chance at 0 and the best possible at 1, and the probability that a run is "
             "better than the baseline's of the same seed (meaningful from 0.75 on, if its interval lies above 0.5); "
-            "intervals over seeds, for these tasks and patients. Power laws need five amounts over 1.5 decades, and are "
-            "as good as their error on the last point, which they have not seen.",
+            "intervals over seeds, for these tasks and patients. Power laws need five amounts over 1.5 decades, and "
+            "are as good as their error on the last point, which they have not seen.",
             tables=shown,
         ),
     )
