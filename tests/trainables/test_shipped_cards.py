@@ -70,6 +70,8 @@ def test_facts_of_names_with_tags(name: str) -> None:
 def test_what_it_does_not_know() -> None:
     assert CARDS is not None
     assert CARDS.card("resnet5") is CARDS.facts("resnet5") is CARDS.card("resnet50.no_such_tag") is None
+    assert CARDS.card("torchvision:vgg16") is not None
+    assert CARDS.card("timm:torchvision:vgg16") is None, "timm has no network of this name"
     assert CARDS.parameters("resnet50", 2, 64) is None, "only the native size was tried"
 
 
