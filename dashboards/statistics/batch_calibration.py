@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from dashboards.statistics.calibration_error import ECE_BINS
 from dashboards.statistics.predictions import BoolArray, FloatArray, taken_along
@@ -17,6 +17,8 @@ NORMAL_FROM = 30
 """Images of a bin from which on a sum of simulated outcomes is drawn from the normal distribution of its variance."""
 _DRAWS = 100
 _ITERATIONS = 25
+_FIRST_SLOPE = 3.0
+"""Most, on standardised logits, that fits start from."""
 _STEEPEST = 12.0
 """Slope, on standardised logits, beyond which a fit counts as separated."""
 
@@ -90,28 +92,55 @@ def batch_slopes(y: FloatArray, z: FloatArray) -> tuple[FloatArray, FloatArray]:
     centre, spread = z.mean(axis=1, keepdims=True), z.std(axis=1, keepdims=True)
     usable = (spread[:, 0] > 0) & (y.min(axis=1) < y.max(axis=1)) & ~_separated(y == 1, z)
     x = np.where(usable[:, None], (z - centre) / np.where(spread > 0, spread, 1.0), 0.0)
-    share = np.clip(y.mean(axis=1), 1e-12, 1 - 1e-12)
-    a, b = np.log(share / (1 - share)), np.zeros(runs)
-    settled = np.zeros(runs, dtype=bool)
-    for _ in range(_ITERATIONS):
-        step = _newton_step(y, x, a, b)
-        size = np.maximum(np.abs(step).max(axis=0), 1e-300)
-        step = step * np.minimum(1.0, 4.0 / size)  # far from the optimum a full step may overshoot
-        a, b = a + step[0], b + step[1]
-        settled = size < 1e-10
-        if (settled | ~usable).all():
-            break
+    a, b = _normal_start(y, x)
+    settled = _descend(y, x, a, b, usable)
+    again = usable & ~settled  # from a flat part of the likelihood a fit may not come back
+    a[again], b[again] = logit(y[again].mean(axis=1)), 0.0
+    settled |= _descend(y, x, a, b, again)
     good = usable & settled & (np.abs(b) < _STEEPEST * 10)
     slope = np.where(good, b / np.where(spread[:, 0] > 0, spread[:, 0], 1.0), np.nan)
     return slope, np.where(good, a - slope * centre[:, 0], np.nan)
+
+
+def _descend(y: FloatArray, x: FloatArray, a: FloatArray, b: FloatArray, chosen: BoolArray) -> BoolArray:
+    """Newton's method for the chosen runs: changes intercepts and slopes in place; (R,) which of them settled."""
+    settled = np.zeros(len(y), dtype=bool)
+    left = np.flatnonzero(chosen)
+    of_left, x_of_left = y[left], x[left]
+    for _ in range(_ITERATIONS):
+        if not len(left):
+            break
+        step = _newton_step(of_left, x_of_left, a[left], b[left])
+        size = np.maximum(np.abs(step).max(axis=0), 1e-300)
+        step = step * np.minimum(1.0, 4.0 / size)  # far from the optimum a full step may overshoot
+        a[left] += step[0]
+        b[left] += step[1]
+        moving = size >= 1e-6  # steps shrink to their square: what is left is of the order of rounding
+        settled[left[~moving]] = True
+        if not moving.all():  # the few that take many steps do not hold up the others
+            left, of_left, x_of_left = left[moving], of_left[moving], x_of_left[moving]
+    return settled
+
+
+def _normal_start(y: FloatArray, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(R,) intercept and slope of classes that are normal with one variance, x standardised: near the optimum."""
+    n = x.shape[1]
+    share = np.clip(y.mean(axis=1), 1e-12, 1 - 1e-12)  # runs of one class are not fitted
+    of_positives = np.vecdot(y, x) / (n * share)
+    of_negatives = -share / (1 - share) * of_positives  # the mean of x is 0
+    apart = of_positives - of_negatives
+    within = np.maximum(1 - share * (1 - share) * apart**2, 0.1)
+    b = np.clip(apart / within, -_FIRST_SLOPE, _FIRST_SLOPE)
+    return logit(share) - b * (of_positives + of_negatives) / 2, b
 
 
 def _newton_step(y: FloatArray, x: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
     """(2, R) step of intercept and slope."""
     p = expit(a[:, None] + b[:, None] * x)
     residual, weight = y - p, np.maximum(p * (1 - p), 1e-12)
-    g0, g1 = residual.sum(axis=1), (residual * x).sum(axis=1)
-    h00, h01, h11 = weight.sum(axis=1), (weight * x).sum(axis=1), (weight * x * x).sum(axis=1)
+    weighted = weight * x
+    g0, g1 = residual.sum(axis=1), np.vecdot(residual, x)
+    h00, h01, h11 = weight.sum(axis=1), weighted.sum(axis=1), np.vecdot(weighted, x)
     determinant = h00 * h11 - h01**2
     determinant = np.where(determinant > 0, determinant, np.inf)
     return np.stack([(h11 * g0 - h01 * g1) / determinant, (h00 * g1 - h01 * g0) / determinant])
