@@ -363,6 +363,7 @@ def _further_sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]
         "Where the uncertainty comes from": _uncertainty(tables.contrasts),
         "Seed ensembles": tables.ensembles,
         "Ranks over tasks": tables.ranks,
+        "All tasks in one number": tables.over_tasks,
         "Power laws": tables.curve_fits,
     }
     shown = tuple((title, table) for title, table in listed.items() if len(table))
@@ -375,8 +376,11 @@ def _further_sections(evidence: Evidence, tables: Tables) -> tuple[Section, ...]
             intro="Nothing here decides anything. The papers' tests take seeds as independent samples and one test set "
             "as fixed: their intervals do not cover results on new patients. Shares of uncertainty say what more would "
             "reduce it; a plain list of seeds changes subset + optimisation, confounded. An ensemble's interval is "
-            "over patients, for these very runs. Ranks need five tasks; power laws need five amounts over 1.5 decades, "
-            "and are as good as their error on the last point, which they have not seen.",
+            "over patients, for these very runs. Ranks need five tasks. All tasks in one number: the mean of the "
+            "middle half of all runs, with chance at 0 and the best possible at 1, and the probability that a run is "
+            "better than the baseline's of the same seed (meaningful from 0.75 on, if its interval lies above 0.5); "
+            "intervals over seeds, for these tasks and patients. Power laws need five amounts over 1.5 decades, and "
+            "are as good as their error on the last point, which they have not seen.",
             tables=shown,
         ),
     )

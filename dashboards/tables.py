@@ -12,6 +12,7 @@ from dashboards.contrast_tables import decide
 from dashboards.evidence import Evidence
 from dashboards.exclusions import exclusion_table
 from dashboards.further_tables import NAMES, further_frames
+from dashboards.over_tasks_tables import over_tasks_table
 from dashboards.planned import CELL_COLUMNS, CellName
 from dashboards.primary_family import absent_contrasts, absent_scale_effects
 from dashboards.representation_tables import representation_tables
@@ -49,6 +50,7 @@ class Tables:
         contrasts: Each source minus the baseline, with verdicts and grades.
         gates: Each gate of each task, source and set: how many contrasts pass it, and why the others do not.
         paper_tests: Each contrast as the papers tested it, for comparison.
+        paired_values: Each in-domain result of the primary amounts beside the baseline's of the same seed.
         reach: Each curve: the amounts at which the source helps, and where it crosses the baseline's.
         scale_effects: How the benefit changes with scale, within ladders.
         best_sets: Each cell of a primary amount against the best of the others.
@@ -56,6 +58,7 @@ class Tables:
         label_tests: The tests behind it, at each amount.
         ensembles: The seed ensemble of each cell.
         ranks: Mean ranks of sources over tasks, from five tasks on.
+        over_tasks: Each source in one number over the tasks, from two on.
         curve_fits: Power laws, where amounts support them.
         in_domain_vs_shifted: Each cell on test and on another set.
         shift_summary: The loss on each shifted set, over all cells of the largest amount.
@@ -78,6 +81,7 @@ class Tables:
     contrasts: pd.DataFrame
     gates: pd.DataFrame
     paper_tests: pd.DataFrame
+    paired_values: pd.DataFrame
     reach: pd.DataFrame
     scale_effects: pd.DataFrame
     best_sets: pd.DataFrame
@@ -85,6 +89,7 @@ class Tables:
     label_tests: pd.DataFrame
     ensembles: pd.DataFrame
     ranks: pd.DataFrame
+    over_tasks: pd.DataFrame
     curve_fits: pd.DataFrame
     in_domain_vs_shifted: pd.DataFrame
     shift_summary: pd.DataFrame
@@ -127,6 +132,7 @@ def build_tables(evidence: Evidence) -> Tables:
     return Tables(
         **frames,
         ranks=rank_table(evidence, frames["cells"], {amount for task in tasks for amount in task.primary_amounts}),
+        over_tasks=over_tasks_table(evidence, frames["paired_values"]),
         curve_fits=fit_table(frames["cells"]),
         scales=_scales(frames["cells"]),
         completeness=completeness_table(evidence),

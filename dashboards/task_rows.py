@@ -13,6 +13,7 @@ from dashboards.evidence import Evidence
 from dashboards.exclusions import Exclusion
 from dashboards.further_tables import FurtherTables
 from dashboards.label_tables import label_rows
+from dashboards.over_tasks_tables import pair_rows
 from dashboards.planned import planned_seeds
 from dashboards.primary_family import primary_amounts
 from dashboards.reading import task_estimates
@@ -25,6 +26,7 @@ PARTS = (
     "trial_values",
     "contrasts",
     "paper_tests",
+    "paired_values",
     "reach",
     "scale_effects",
     "best_sets",
@@ -102,6 +104,7 @@ def _rows(
         "trial_values": _trial_rows(task),
         "contrasts": list(contrast_rows(evidence, task, primary, planned, exclusions)),
         "paper_tests": list(paper_rows(evidence, task)),
+        "paired_values": list(pair_rows(evidence, task, primary)),
         "reach": list(reach_rows(evidence, task)),
         "scale_effects": list(scale_rows(evidence, task, primary)),
         "best_sets": list(best_rows(evidence, task, primary)),

@@ -3,7 +3,8 @@
 Metrics of a run: ``compute_metrics``. Uncertainty: ``patient_influence`` of each run, then ``combined_interval`` of a
 cell, ``contrast`` of two, ``linear_contrast`` of any; ``adjust_study`` over the families; ``classify`` for the words,
 ``grade`` for how strong they may be. Over ladders: ``label_efficiency``, ``slope_coefficients``, ``fit_power_law``.
-Over cells: ``compare_with_best``, ``rank_summary``. What each decision controls: ``docs/statistics-decisions.md``.
+Over cells: ``compare_with_best``, ``rank_summary``, ``interquartile_mean``, ``improvement``.
+What each decision controls: ``docs/statistics-decisions.md``.
 Beyond the per-run metrics, one module per subject: ``operating_points``, ``segmentation`` and ``masks``,
 ``calibration_error``, ``recalibration``, ``reliability``, ``selective``, ``ood_detection``, ``robustness``,
 ``subgroups``, ``fairness``, ``error_rates``, ``harm``, ``similarity``, ``weight_change``, ``ensembles``
@@ -23,8 +24,10 @@ from dashboards.statistics.calibration_error import CalibrationError as Calibrat
 from dashboards.statistics.calibration_error import adaptive_calibration_error as adaptive_calibration_error
 from dashboards.statistics.calibration_error import assess_calibration as assess_calibration
 from dashboards.statistics.calibration_error import expected_calibration_error as expected_calibration_error
+from dashboards.statistics.calibration_error import maximum_calibration_error as maximum_calibration_error
 from dashboards.statistics.calibration_error import null_errors as null_errors
 from dashboards.statistics.calibration_error import outcome_pairs as outcome_pairs
+from dashboards.statistics.calibration_error import plug_in_l2_error as plug_in_l2_error
 from dashboards.statistics.calibration_error import squared_l2_error as squared_l2_error
 from dashboards.statistics.class_sets import LabelCounts as LabelCounts
 from dashboards.statistics.class_sets import count_labels as count_labels
@@ -122,6 +125,11 @@ from dashboards.statistics.operating_points import ThresholdRule as ThresholdRul
 from dashboards.statistics.operating_points import choose_threshold as choose_threshold
 from dashboards.statistics.operating_points import net_benefit as net_benefit
 from dashboards.statistics.operating_points import operating_point as operating_point
+from dashboards.statistics.over_tasks import OverTasks as OverTasks
+from dashboards.statistics.over_tasks import improvement as improvement
+from dashboards.statistics.over_tasks import interquartile_mean as interquartile_mean
+from dashboards.statistics.over_tasks import normalised_scores as normalised_scores
+from dashboards.statistics.over_tasks import paired_improvement as paired_improvement
 from dashboards.statistics.precision_recall import ap_macro as ap_macro
 from dashboards.statistics.precision_recall import average_precision as average_precision
 from dashboards.statistics.predictions import Predictions as Predictions

@@ -144,6 +144,40 @@ def expected_calibration_error(y: ArrayLike, p: ArrayLike, n_bins: int = ECE_BIN
     return binned_gaps(y, p, n_bins).value
 
 
+def plug_in_l2_error(y: ArrayLike, p: ArrayLike, n_bins: int = ECE_BINS, *, equal_mass: bool = False) -> float:
+    """``sqrt(sum_b n_b / N (mean outcome - mean probability)^2)`` (Kumar et al. 2019, equation 3).
+
+    Biased upwards like the ECE, and here for comparison with other tools; ``squared_l2_error`` is the debiased form.
+
+    Args:
+        y: As in ``binned_gaps``, like p and n_bins.
+        p: See y.
+        n_bins: See y.
+        equal_mass: Bins as in ``squared_l2_error`` instead of those of equal width.
+
+    Returns:
+        In [0, 1]; NaN without a labelled image.
+    """
+    if equal_mass:
+        mass = _equal_mass(y, p, n_bins)
+        gaps, bins = mass.outcome - mass.probability, mass.bins
+    else:
+        width = binned_gaps(y, p, n_bins)
+        gaps, bins = width.gaps, width.bins
+    sizes = np.maximum(np.bincount(bins), 1)
+    return float(np.sqrt((np.bincount(bins, gaps) ** 2 / sizes).sum() / len(gaps))) if len(gaps) else float("nan")
+
+
+def maximum_calibration_error(y: ArrayLike, p: ArrayLike, n_bins: int = ECE_BINS) -> float:
+    """Largest gap of a bin of equal width (Naeini et al. 2015), however few images it has.
+
+    Arguments as in ``binned_gaps``. In [0, 1]; NaN without a labelled image.
+    """
+    found = binned_gaps(y, p, n_bins)
+    sums, sizes = np.bincount(found.bins, found.gaps), np.maximum(np.bincount(found.bins), 1)
+    return float((np.abs(sums) / sizes).max()) if len(found.rows) else float("nan")
+
+
 def adaptive_calibration_error(y: ArrayLike, p: ArrayLike, n_bins: int = ECE_BINS) -> float:
     """The same sum over bins of equal mass (Nixon et al. 2019); fewer bins if there are fewer images.
 

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from dashboards.evidence import target_results
+from dashboards.over_tasks_tables import over_tasks_table
 from dashboards.side_tables import fit_table, rank_table
 from dashboards.statistics import auc, seed_ensemble
 from dashboards.statistics.ensembles import Member
@@ -84,6 +85,50 @@ def test_ranks_over_five_tasks_put_the_best_first_whichever_way_the_metric_runs(
 def test_four_tasks_are_too_few_for_ranks():
     assert rank_table(evidence_of(whole_study()), cells(4), {"1"}).empty
     assert rank_table(evidence_of(whole_study()), pd.DataFrame(), {"1"}).empty
+
+
+def pairs(tasks: int, metric: str = "auc", seeds: int = 4, **edit) -> pd.DataFrame:
+    """``good`` is a little better than ``random`` with every seed, which differ much more."""
+    rows = []
+    for task in range(tasks):
+        for source, gain in (("good", 0.02), ("random", 0.0)):
+            for seed in range(seeds):
+                base = 0.7 + 0.05 * seed
+                row = {"task": f"t{task}", "model_scale": "small", "pretraining_source": source, "data_fraction": "1"}
+                row |= {"seed": str(seed), "metric": metric, "chance": 0.5}
+                values = {"value": base + gain, "baseline_value": base}
+                rows.append(row | (values if metric == "auc" else {k: 1 - v for k, v in values.items()}) | edit)
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("metric", ["auc", "nll"])
+def test_all_tasks_in_one_number_whichever_way_the_metric_runs(metric):
+    good, random = over_tasks_table(evidence_of(whole_study()), pairs(3, metric)).to_dict("records")
+    assert (good["tasks"], good["seeds"]) == (3, 12)
+    assert (good["improvement"], good["improvement_low"], good["improvement_high"]) == (1, 1, 1)
+    assert np.isnan(random["improvement"])
+    assert random["interquartile_mean"] == pytest.approx((0.75 + 0.8 - 2 * 0.5) / 2 / 0.5)
+    assert good["interquartile_mean"] == pytest.approx(random["interquartile_mean"] + 0.02 / 0.5)
+    assert random["interquartile_mean_low"] < random["interquartile_mean"] < random["interquartile_mean_high"]
+
+
+@pytest.mark.parametrize("none", [pairs(1), pairs(3, chance=np.nan), pairs(3, chance=1.0), pd.DataFrame()])
+def test_without_two_tasks_that_can_be_compared_there_is_no_such_number(none):
+    assert over_tasks_table(evidence_of(whole_study()), none).empty
+
+
+def test_the_pairs_of_a_study_are_its_trials_beside_the_baselines():
+    tables = whole_tables()
+    values = tables.trial_values.query("set == 'test'").set_index(
+        ["task", "model_scale", "pretraining_source", "data_fraction", "seed"]
+    )["value"]
+    assert len(tables.paired_values)
+    for row in tables.paired_values.to_dict("records"):
+        place = [row[k] for k in values.index.names]
+        assert row["value"] == values.loc[tuple(place)]
+        place[2] = "random"
+        assert row["baseline_value"] == values.loc[tuple(place)]
+    assert set(tables.over_tasks["tasks"]) == {2}
 
 
 def curve(n):

@@ -25,8 +25,10 @@ from dashboards.statistics import (
     expected_calibration_error,
     fit_temperature,
     logistic_calibration,
+    maximum_calibration_error,
     null_errors,
     outcome_pairs,
+    plug_in_l2_error,
     prior_corrected,
     reliability_bins,
     squared_l2_error,
@@ -60,8 +62,12 @@ def multiclass(seed=0, n=300, scale=1.0):
 
 
 def test_golden_errors():
-    assert expected_calibration_error([0, 0, 1, 1, 1], [0.25, 0.25, 0.55, 0.75, 0.75], 2) == pytest.approx(0.29)
+    pairs = [0, 0, 1, 1, 1], [0.25, 0.25, 0.55, 0.75, 0.75]
+    assert expected_calibration_error(*pairs, 2) == pytest.approx(0.29)
+    assert plug_in_l2_error(*pairs, 2) == pytest.approx(0.2918, abs=5e-5)
+    assert maximum_calibration_error(*pairs, 2) == pytest.approx(0.3167, abs=5e-5)
     assert expected_calibration_error(Y12, P12, 5) == pytest.approx(0.1107143, abs=5e-8)
+    assert plug_in_l2_error(Y12, P12, 5, equal_mass=True) == pytest.approx(0.1271248, abs=5e-8)
     assert adaptive_calibration_error(Y12, P12, 5) == pytest.approx(0.1107143, abs=5e-8)
     assert squared_l2_error(Y12, P12, 5) == pytest.approx(-0.0314583, abs=5e-8)
     assert assess_calibration(Y12, P12, RNG(0), 5).l2 == 0.0
@@ -71,9 +77,20 @@ def test_golden_top_label_error():
     """The example of torchmetrics' documentation of its multiclass calibration error."""
     p = np.array([[0.25, 0.20, 0.55], [0.55, 0.05, 0.40], [0.10, 0.30, 0.60], [0.90, 0.05, 0.05]])
     predictions = check_predictions("multiclass", list("abc"), [0, 1, 2, 0], np.log(p))
-    assert expected_calibration_error(*outcome_pairs(predictions), 3) == pytest.approx(0.2, abs=1e-9)
-    reference = multiclass_calibration_error(torch.tensor(p), torch.tensor([0, 1, 2, 0]), num_classes=3, n_bins=3)
-    assert float(reference) == pytest.approx(0.2)
+    pairs = outcome_pairs(predictions)
+    for norm, error, value in (
+        ("l1", expected_calibration_error, 0.2),
+        ("l2", plug_in_l2_error, 0.2082),
+        ("max", maximum_calibration_error, 0.2333),
+    ):
+        reference = multiclass_calibration_error(torch.tensor(p), torch.tensor([0, 1, 2, 0]), 3, 3, norm)
+        assert error(*pairs, 3) == pytest.approx(float(reference)) == pytest.approx(value, abs=5e-5)
+
+
+@pytest.mark.parametrize("error", [plug_in_l2_error, maximum_calibration_error])
+def test_errors_without_a_labelled_image_are_undefined(error):
+    assert np.isnan(error([np.nan, np.nan], [0.2, 0.3]))
+    assert np.isnan(error([1, 0], [np.nan, 0.3]))
 
 
 def test_a_probability_of_1_shares_the_last_bin_where_torchmetrics_gives_it_one_of_its_own():
