@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,7 +39,7 @@ def make_task(library: TaskLibrary, name: str, sizes: list[tuple[int, int]], ima
     rng = np.random.default_rng(0)
     for k in range(images):
         picture(*sizes[k % len(sizes)], rng).save(folder / f"{k:05d}.jpg", quality=QUALITY)
-    return _saved(library, folder, images)
+    return _saved_files(library, folder, images)
 
 
 def more_of(library: TaskLibrary, manifest: Manifest, images: int) -> Manifest:
@@ -49,7 +51,7 @@ def more_of(library: TaskLibrary, manifest: Manifest, images: int) -> Manifest:
     folder.mkdir()
     for k in range(images):
         (folder / f"{k:05d}.jpg").hardlink_to(files[k % len(files)])
-    return _saved(library, folder, images)
+    return _saved_files(library, folder, images)
 
 
 def make_frames(library: TaskLibrary, name: str, images: int, side: int) -> Manifest:
@@ -57,11 +59,25 @@ def make_frames(library: TaskLibrary, name: str, images: int, side: int) -> Mani
     file = library.home / "images" / f"{name}.npz"
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez(file, frames=np.random.default_rng(0).integers(0, 256, (images, side, side, 3), dtype=np.uint8))
+    return _saved(library, name, file.parent, {"path": [f"{file.name}#frames"] * images, "frame": range(images)})
+
+
+def files_of(manifest: Manifest) -> list[Path]:
+    """The image files of a task, in its order."""
+    return [Path(str(manifest.file(row))) for row in range(len(manifest))]
+
+
+def _saved_files(library: TaskLibrary, folder: Path, images: int) -> Manifest:
+    """The binary task of the files of a folder, with the folder's name."""
+    return _saved(library, folder.name, folder, {"path": [f"{k:05d}.jpg" for k in range(images)]})
+
+
+def _saved(library: TaskLibrary, name: str, root: Path, columns: dict[str, Sequence[Any]]) -> Manifest:
+    images = len(columns["path"])
     table = pd.DataFrame(
         {
             "image_id": [f"{k:05d}" for k in range(images)],
-            "path": f"{file.name}#frames",
-            "frame": np.arange(images),
+            **columns,
             "patient_id": [f"p{k}" for k in range(images)],
             "split": "train",
             "y_sick": (np.arange(images) % 2).astype(np.float32),
@@ -73,36 +89,7 @@ def make_frames(library: TaskLibrary, name: str, images: int, side: int) -> Mani
             kind=Kind.BINARY,
             labels=("sick",),
             table=table,
-            root=file.parent,
-            importer="benchmark",
-            patients_known=True,
-        )
-    )
-
-
-def files_of(manifest: Manifest) -> list[Path]:
-    """The image files of a task, in its order."""
-    return [Path(str(manifest.file(row))) for row in range(len(manifest))]
-
-
-def _saved(library: TaskLibrary, folder: Path, images: int) -> Manifest:
-    """The binary task of the files of a folder, with the folder's name."""
-    table = pd.DataFrame(
-        {
-            "image_id": [f"{k:05d}" for k in range(images)],
-            "path": [f"{k:05d}.jpg" for k in range(images)],
-            "patient_id": [f"p{k}" for k in range(images)],
-            "split": "train",
-            "y_sick": (np.arange(images) % 2).astype(np.float32),
-        }
-    )
-    return library.save(
-        Manifest(
-            name=folder.name,
-            kind=Kind.BINARY,
-            labels=("sick",),
-            table=table,
-            root=folder,
+            root=root,
             importer="benchmark",
             patients_known=True,
         )

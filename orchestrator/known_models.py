@@ -23,7 +23,7 @@ from search_spaces.identity import ScaleCard, canonical, digest
 from search_spaces.source_specs import RandomSource
 from search_spaces.study import ScaleSpec
 from search_spaces.trial import ResolvedScale, ResolvedSource, UpstreamSource
-from trainables.scale_facts import known_facts
+from trainables.scale_facts import LIBRARIES, known_facts
 from trainables.shipped_cards import OUTPUTS, ModelCard, shipped_cards
 from trainables.unet_costs import UnetCosts
 from trainables.user_modules import code_state
@@ -33,7 +33,6 @@ MOST = 5000
 
 _FILE = "models.json"
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "segmentation_models_pytorch")
-_NOT_USER = ("timm", "torchvision")
 
 
 class KnownModels:
@@ -216,7 +215,7 @@ def _shipped_size(
 
 def _code_of(factory: str, import_paths: tuple[str, ...]) -> str | None:
     module, colon, _ = factory.partition(":")
-    return code_state(module, import_paths) if colon and module not in _NOT_USER else None
+    return code_state(module, import_paths) if colon and module not in LIBRARIES else None
 
 
 @functools.cache

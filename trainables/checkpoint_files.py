@@ -155,7 +155,8 @@ def _names_in_pickle(file: Path) -> list[str]:
     """Classes and functions that a plain pickle names, told from its opcodes: nothing is run."""
     texts: list[str] = []
     names: list[str] = []
-    with contextlib.suppress(ValueError, OSError), file.open("rb") as stream:
+    # MemoryError: of a text that says it is longer than any memory.
+    with contextlib.suppress(ValueError, OSError, MemoryError), file.open("rb") as stream:
         for opcode, argument, _ in pickletools.genops(stream):
             if opcode.name == "GLOBAL":
                 names.append(str(argument).replace(" ", "."))

@@ -11,7 +11,9 @@ from search_spaces.identity import ScaleCard
 from trainables.shipped_cards import shipped_cards
 from trainables.user_modules import written_factory
 
-_LIBRARIES = ("timm", "torchvision")
+LIBRARIES = ("timm", "torchvision")
+"""What stands before the colon of a factory that is in no module of the user's."""
+
 _OWN = __name__.partition(".")[0]
 
 
@@ -23,7 +25,7 @@ def known_facts(text: str, import_paths: Sequence[str] = ()) -> ScaleCard | None
         import_paths: Folders in which a user's module is looked up first.
     """
     module, colon, function = text.partition(":")
-    if not colon or module in _LIBRARIES:
+    if not colon or module in LIBRARIES:
         cards = shipped_cards()
         return cards.facts(text) if cards else None
     code = written_factory(module, function, import_paths)

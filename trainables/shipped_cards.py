@@ -128,8 +128,10 @@ class ShippedCards:
             text: The factory, as in a study.
         """
         card = self.card(text)
-        if card is None or ":" in _name(text)[0]:
-            return None if card is None else ScaleCard(input_size=card.native_size)
+        if card is None:
+            return None
+        if ":" in _name(text)[0]:
+            return ScaleCard(input_size=card.native_size)
         weights = self._weights(text)
         return ScaleCard(
             input_size=card.native_size,
@@ -262,7 +264,7 @@ def _name(text: str) -> tuple[str, str]:
     """Name in the file, and timm's tag if one was written."""
     name = text.removeprefix("timm:")
     if ":" in name:
-        return name, ""
+        return text, ""
     name, _, tag = name.partition(".")
     return name, tag
 

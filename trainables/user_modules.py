@@ -192,13 +192,14 @@ def _imports(source: bytes, package: str) -> tuple[str, ...]:
 
 
 def _locate(name: str, import_paths: Sequence[str]) -> str | None:
-    """The file of the module under ``import_paths``, without importing anything."""
+    """The file of the module under ``import_paths``, without importing anything. Links are not followed: a module finds
+    what it imports beside its link."""
     spec: ModuleSpec | None = None
     paths = list(import_paths)
     for depth in range(1, name.count(".") + 2):
         spec = PathFinder.find_spec(".".join(name.split(".")[:depth]), paths) if paths else None
         paths = list(spec.submodule_search_locations or ()) if spec else []
-    return str(Path(spec.origin).resolve()) if spec and spec.origin else None
+    return spec.origin if spec and spec.has_location else None
 
 
 def _make_way(name: str, file: str, named_in: str) -> None:
@@ -211,7 +212,7 @@ def _make_way(name: str, file: str, named_in: str) -> None:
         return
     present_file = getattr(present, "__file__", None)
     if name not in _imported:
-        if present_file and str(Path(present_file).resolve()) == file:
+        if present_file and Path(present_file).resolve() == Path(file).resolve():
             return
         raise UserError(
             f"{named_in}: the module name {name!r} is taken by {present_file or 'Python itself'}; rename it"

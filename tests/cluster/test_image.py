@@ -122,6 +122,18 @@ def test_no_secret_and_no_address_of_a_registry_is_baked_in() -> None:
     assert "--index-url" not in text
 
 
-@pytest.mark.parametrize("package", ["cluster"])
-def test_manifests_are_part_of_the_installed_package(package: str) -> None:
-    assert PROJECT["tool"]["setuptools"]["package-data"][package] == ["manifests/**/*.yaml"]
+@pytest.mark.parametrize("package", PROJECT["tool"]["setuptools"]["packages"])
+def test_every_file_that_a_package_reads_is_installed_with_it(package: str) -> None:
+    folder = ROOT / package.replace(".", "/")
+    nested = [init.parent for init in folder.glob("*/**/__init__.py")]
+    held = {f for f in folder.rglob("*") if f.is_file() and not any(f.is_relative_to(n) for n in nested)}
+    read = {f for f in held if f.suffix not in (".py", ".pyc") and f != DOCKERFILE}
+    patterns = PROJECT["tool"]["setuptools"]["package-data"].get(package, [])
+    assert read == {f for pattern in patterns for f in folder.glob(pattern)}
+
+
+def test_every_package_is_installed() -> None:
+    packages = PROJECT["tool"]["setuptools"]["packages"]
+    tops = {package.partition(".")[0] for package in packages}
+    found = {init.parent.relative_to(ROOT) for top in tops for init in (ROOT / top).rglob("__init__.py")}
+    assert {".".join(folder.parts) for folder in found} == set(packages)

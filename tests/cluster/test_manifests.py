@@ -171,7 +171,7 @@ def test_the_job_is_a_command_of_the_sweep(options: list[str], monkeypatch: pyte
         asked.extend(arguments)
         raise UserError("far enough")
 
-    monkeypatch.setattr(sweep, "_sound_plan", planned)
+    monkeypatch.setattr(sweep, "sound_plan_of", planned)
     entrypoint = job_of(rendered(*options))["entrypoint"]
     python, flag, module, *words = shlex.split(entrypoint)
     assert (python, flag, module) == ("python", "-m", "orchestrator.sweep")

@@ -92,6 +92,10 @@ BAD: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         _write(pickle.dumps({"state_dict": _Runs()})),
         ("holds more than weights: reading it would need", ".touch"),
     ),
+    "a plain pickle with a text longer than any memory": (
+        _write(b"\x80\x04\x8d" + (2**62).to_bytes(8, "little") + b"layer1"),
+        ("is cut off, damaged or no torch file",),
+    ),
     "code inside a command line": (
         _save({"state_dict": _state(), "args": argparse.Namespace(hook=_Runs())}),
         ("holds more than weights: reading it would need", "pathlib.Path"),

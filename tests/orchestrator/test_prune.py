@@ -20,6 +20,7 @@ from search_spaces.names import Role
 from search_spaces.trial import Workspace
 from tests.orchestrator.planned_trials import plan_of, planned
 from tests.orchestrator.record_fixtures import make_failure, make_result, publish
+from tests.orchestrator.small_runs import call
 from tests.orchestrator.small_study import rewrite_study, write_study
 from trainables.library import TaskLibrary
 from trainables.store import open_store
@@ -188,6 +189,20 @@ def test_stores_of_imported_data_sets_stay(field):
     assert (kept / "store.json").is_file()
     assert not stray.exists()
     assert not early.exists()
+
+
+def test_the_command_deletes_only_with_yes(tmp_path):
+    file = write_study(tmp_path)
+    library = TaskLibrary(scalecurves_home())
+    kept = open_store(library, library.load("spots"), 20).path
+    stray = kept.with_name(f"{'f' * 16}-20-v2")
+    shutil.copytree(kept, stray)
+    told = json.loads(call("prune", file, "--stores", "--json"))
+    assert (told["deleted"], sum(kind["number"] for kind in told["kinds"].values())) == (False, 1)
+    assert stray.is_dir()
+    assert json.loads(call("prune", file, "--stores", "--json", "--yes")) == told | {"deleted": True}
+    assert not stray.exists()
+    assert kept.is_dir()
 
 
 def test_a_running_study_is_left_alone_but_for_stores(field):

@@ -313,6 +313,21 @@ def test_the_text_of_a_module_says_what_importing_it_would(tmp_path: Path, text:
         assert known == scale_card("plainly:net", (str(tmp_path),))
 
 
+def test_a_linked_module_imports_what_lies_beside_its_link(tmp_path: Path) -> None:
+    study, common = tmp_path / "study", tmp_path / "common"
+    study.mkdir()
+    common.mkdir()
+    (common / "linked.py").write_text(f"import linked_helper\n{PLAIN}")
+    (study / "linked.py").symlink_to(common / "linked.py")
+    (study / "linked_helper.py").write_text("WIDTH = 4\n")
+    known = [known_facts("linked:net", (str(study),))]
+    assert known[0] == scale_card("linked:net", (str(study),))
+    (study / "linked_helper.py").write_text("WIDTH = 8\n")
+    known.append(known_facts("linked:net", (str(study),)))
+    assert known[1] == scale_card("linked:net", (str(study),))
+    assert known[0] != known[1]
+
+
 @pytest.mark.parametrize("factory", [*OWN_SCALES, "trainables.phantom_nets:phantom_net"])
 def test_facts_of_our_own_nets_need_no_torch(factory: str) -> None:
     assert known_facts(factory) == scale_card(factory)
