@@ -3,42 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any
 
 import pandas as pd
 
 from dashboards.answers import Number
 from dashboards.evidence import IN_DOMAIN
 from dashboards.plots import records
-from dashboards.statistics import MIN_SEEDS, Wording
+from dashboards.statistics.gates import seeds_gate
 from dashboards.style import amount_text
+from dashboards.verdict.words import Held, held_of
 
-Letter = Literal["A", "B", "C", "F"]
 CELL = ("task", "model_scale", "pretraining_source", "data_fraction")
 Place = tuple[str, ...]
 """An evaluation set and the four axes of a cell."""
 Rows = dict[Place, list[dict[str, Any]]]
 """The rows of a table by place."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """How strong an answer may be.
-
-    Attributes:
-        grade: Of the contrast that it rests on; None if that has none.
-        caps: Why the wording is not stronger.
-        silent: Whether nothing may be claimed.
-    """
-
-    grade: Letter | None
-    caps: tuple[str, ...]
-    silent: bool
-
-    def verb(self, plain: str, hedged: str) -> str:
-        """``harms`` or ``seems to harm``."""
-        return hedged if self.caps else plain
 
 
 def by_place(table: pd.DataFrame) -> Rows:
@@ -62,14 +42,7 @@ def hold(contrasts: Rows, row: dict[str, Any], n_seeds: int) -> Held:
         row: As of ``place_of``.
         n_seeds: Paired seeds behind the answer.
     """
-    found = contrasts.get(place_of(row), [{}])[0]
-    caps = [part for part in str(found.get("cap", "")).split("; ") if part]
-    if not found:
-        caps.append("no contrast with the baseline")
-    if n_seeds < MIN_SEEDS and not any("seeds" in cap for cap in caps):
-        caps.append(f"fewer than {MIN_SEEDS} seeds")
-    grade = cast("Letter | None", str(found["grade"]) if found.get("grade") else None)
-    return Held(grade=grade, caps=tuple(caps), silent=found.get("wording") == str(Wording.NONE))
+    return held_of(contrasts.get(place_of(row), [])).behind(seeds_gate(n_seeds))
 
 
 def cell_of(row: dict[str, Any]) -> dict[str, str]:

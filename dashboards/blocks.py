@@ -262,32 +262,26 @@ def make_block(seen: SeenBlock, evidence: Evidence, primary_amounts: frozenset[s
 
 
 def _set_runs(name: str, seen: SeenBlock, rows: pd.DataFrame, exclusions: list[Exclusion]) -> SetRuns | None:
-    """Runs whose predictions are of one and the same set, the one that most of them share, and finite where they count.
+    """Runs on a set whose logits are finite where they count.
 
     Left in, a run that diverged would make every mean over the seeds of its cell undefined.
     """
     found = {trial: pair for (trial, of_set), pair in seen.predictions.items() if of_set == name}
-    designs = [id(design) for _, design in found.values()]
-    most = max(designs, key=designs.count)
-    kept = {trial: pair for trial, pair in found.items() if id(pair[1]) == most}
-    exclusions += [
-        Exclusion(why=Why.OTHER_SET, task=seen.task, set=name, trial_id=trial) for trial in found if trial not in kept
-    ]
-    first, design = next(iter(kept.values()))
+    first, design = next(iter(found.values()))
     axes = rows[["trial_id", "pretraining_source", "seed_subset", "seed_init"]].to_dict("records")
     by_trial = {str(row["trial_id"]): row for row in axes}
     keys = tuple(
-        RunKey(source=str(by_trial[t]["pretraining_source"]), seed=_seed(by_trial[t]), trial_id=t) for t in kept
+        RunKey(source=str(by_trial[t]["pretraining_source"]), seed=_seed(by_trial[t]), trial_id=t) for t in found
     )
-    logits = [prediction.logits for prediction, _ in kept.values()]
+    logits = [prediction.logits for prediction, _ in found.values()]
     made = seen.batches.get(name)
     try:
-        if made is None or len(kept) < len(found):
+        if made is None:
             made = make_batch(first.kind, first.labels, first.y, logits, design.index, design.classes)
     except ValueError as error:
         detail = f"{seen.scale}, {seen.fraction}: {error}"
         exclusions += [
-            Exclusion(why=Why.NO_BATCH, task=seen.task, set=name, trial_id=trial, detail=detail) for trial in kept
+            Exclusion(why=Why.NO_BATCH, task=seen.task, set=name, trial_id=trial, detail=detail) for trial in found
         ]
         return None
     whole = _whole_runs(made)

@@ -69,7 +69,7 @@ def _answer(context: _Context, row: dict[str, Any]) -> Answer:
         sentence=(
             f"No verdict on the probabilities of {row['pretraining_source']} {where(row)}: {'; '.join(held.caps)}."
             if silent
-            else _sentence(evidence, row, word, stages, risk, bool(held.caps))
+            else _sentence(evidence, row, word, stages, risk, not held.states)
         ),
         tone="open" if silent else _TONES[word],
         grade=held.grade if claims else None,

@@ -175,6 +175,8 @@ class TaskEstimates:
         sizes: Evaluation set -> facts: images, patients, positives of the rarest label.
         left_out: Evaluation set -> labels with too few patients to be part of a macro AUC.
         unrecorded: Evaluation set -> subgroup columns of the study that are blank for all of its images.
+        outdated: (scale, amount, evaluation set) of blocks that were watched with a version of the set that is not the
+            one which is used in the end.
         shared_classes: Shifted set -> labels that a macro AUC there and in the in-domain test can both be the mean of;
             only they make a loss from one to the other.
         on_shared: (trial_id, shifted set) -> macro AUC over those labels, in domain and there; only where the two sets
@@ -194,6 +196,7 @@ class TaskEstimates:
     sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
     unrecorded: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    outdated: list[tuple[str, str, str]] = field(default_factory=list)
     shared_classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     on_shared: dict[tuple[str, str], tuple[Influence, Influence]] = field(default_factory=dict)
     chance: dict[str, Influence] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from dashboards.row_plots import subgroup_plots
 from dashboards.shift_tables import has_probit
 from dashboards.speed_plots import convergence_plots
 from dashboards.stage_tables import INTRO
+from dashboards.style import plural
 from dashboards.tables import Tables
 
 MAX_FIGURES = 8
@@ -52,7 +53,7 @@ def measure_section(tables: Tables) -> Section:
             ("By class", measures[measures["label"] != ""] if len(measures) else measures),
             ("Of the whole task", whole.dropna(axis=1, how="all") if len(whole) else whole),
         ),
-        empty="No finished trial has predictions at a primary amount yet.",
+        empty="No finished trial has predictions of labels at a primary amount. Measures of masks stand under Masks.",
     )
 
 
@@ -71,7 +72,7 @@ def shift_section(evidence: Evidence, tables: Tables) -> Section:
         intro="Patients of the two sets are different people: their variances add. Effective robustness is what a "
         f"source gains on the shifted set beyond what the line through {evidence.baseline} expects; its interval takes "
         "the line as given, its p-values are adjusted by Benjamini and Hochberg, exploratory. Errors are compared as "
-        f"ratios (growth of the NLL), an AUC is not.{rest}",
+        f"ratios (growth of the NLL), an AUC is not.{not_drawn(rest)}",
         plots=shown,
         folded=named(
             ("Effective robustness, and growth of errors", _beyond(robustness, evidence.baseline)),
@@ -88,7 +89,7 @@ def _beyond(robustness: pd.DataFrame, baseline: str) -> pd.DataFrame:
 def subgroup_section(evidence: Evidence, tables: Tables) -> Section:
     """Harm per subgroup, values beside the band of chance, error rates at the frozen threshold."""
     harm, values = tables.of("harm"), tables.of("group_values")
-    plots, harms, rest, more = _no_plots(), _no_plots(), "", ""
+    plots, harms, rest, more = _no_plots(), _no_plots(), 0, 0
     if len(harm):
         harms, rest = capped(harm_plots(harm, evidence.baseline))
     if len(values):
@@ -102,7 +103,7 @@ def subgroup_section(evidence: Evidence, tables: Tables) -> Section:
     return Section(
         anchor="subgroups",
         heading="Subgroups",
-        intro=f"{intro}{rest or more}",
+        intro=f"{intro}{not_drawn(rest, more)}",
         plots=(*harms, *plots),
         folded=named(
             ("Largest gaps between groups, beside chance", tables.of("group_gaps")),
@@ -117,9 +118,9 @@ def subgroup_section(evidence: Evidence, tables: Tables) -> Section:
 def confidence_section(evidence: Evidence, tables: Tables) -> Section:
     """Scores, calibration before and after temperature, selective prediction."""
     bins, curves = tables.of("reliability"), tables.of("risk_coverage")
-    reliability, rest = capped(reliability_plots(bins, evidence.baseline)) if len(bins) else (_no_plots(), "")
+    reliability, rest = capped(reliability_plots(bins, evidence.baseline)) if len(bins) else (_no_plots(), 0)
     risk, more = (
-        capped(risk_plots(curves, tables.of("selective"), evidence.baseline)) if len(curves) else (_no_plots(), "")
+        capped(risk_plots(curves, tables.of("selective"), evidence.baseline)) if len(curves) else (_no_plots(), 0)
     )
     return Section(
         anchor="confidence",
@@ -127,7 +128,7 @@ def confidence_section(evidence: Evidence, tables: Tables) -> Section:
         intro=f"Can the probabilities be trusted? {confidence_answers.ERROR_CONTROL} A binned error is biased upwards, "
         "the more the smaller the set: read the ECE beside its median under perfect calibration (null median), and "
         "compare sets of different size by the debiased error. Differences in scores mix discrimination and "
-        f"calibration; after temperature the second part is small.{rest or more}",
+        f"calibration; after temperature the second part is small.{not_drawn(rest, more)}",
         plots=(*reliability, *risk),
         folded=named(
             ("Scores and calibration", tables.of("probabilities")),
@@ -169,7 +170,7 @@ def speed_section(evidence: Evidence, tables: Tables) -> Section:
     """Validation curves and times to the marks."""
     curves = tables.of("convergence")
     plots, rest = (
-        capped(convergence_plots(curves, tables.of("speed"), evidence.baseline)) if len(curves) else (_no_plots(), "")
+        capped(convergence_plots(curves, tables.of("speed"), evidence.baseline)) if len(curves) else (_no_plots(), 0)
     )
     return Section(
         anchor="speed",
@@ -178,7 +179,7 @@ def speed_section(evidence: Evidence, tables: Tables) -> Section:
         f"best validation result of {evidence.baseline} (mean over seeds), reached at two evaluations in a row. A time "
         "lies between two evaluations; one beyond the budget is later than it, and neither is dropped. Medians over "
         "seeds, ratios within bounds. Device-hours are training and validation seconds times ranks. The area under "
-        f"the curve over log steps has an interval over seeds alone.{rest}",
+        f"the curve over log steps has an interval over seeds alone.{not_drawn(rest)}",
         plots=plots,
         folded=named(("Times to the marks", tables.of("speed")), ("Area over log steps", tables.of("learning_area"))),
         empty="No trial has a validation curve.",
@@ -197,11 +198,16 @@ def _no_plots() -> tuple[AnyPlot, ...]:
     return ()
 
 
-def capped(plots: Sequence[P]) -> tuple[tuple[P, ...], str]:
-    """As many figures of a kind as the page shows, and what is said of the rest."""
-    rest = len(plots) - MAX_FIGURES
-    said = f" {rest} further figures of this kind are not drawn; their numbers are in the tables." if rest > 0 else ""
-    return tuple(plots[:MAX_FIGURES]), said
+def capped(plots: Sequence[P]) -> tuple[tuple[P, ...], int]:
+    """As many figures of a kind as the page shows, and the number of the rest."""
+    return tuple(plots[:MAX_FIGURES]), max(0, len(plots) - MAX_FIGURES)
+
+
+def not_drawn(*rest: int) -> str:
+    """What is said of figures beyond those of a section, by kind; nothing if there are none."""
+    if not (n := sum(rest)):
+        return ""
+    return f" {plural(n, 'further figure')} {'is' if n == 1 else 'are'} not drawn; the numbers are in the tables."
 
 
 def named(*tables: tuple[str, pd.DataFrame]) -> tuple[tuple[str, pd.DataFrame], ...]:

@@ -5,7 +5,7 @@ Blocks of trials are worked on while their predictions are in memory (``watch``)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -99,6 +99,14 @@ class FurtherTables:
         self.rows["ood_detection"] += detection_rows(block)
         self.exclusions += block.exclusions
 
+    def forget(self, outdated: Collection[tuple[str, str, str]]) -> None:
+        """Drop what was made of versions of sets that are not used: rows of these scales, amounts and sets.
+
+        Detection tells a set from the in-domain one: it goes with either of them.
+        """
+        for name, rows in self.rows.items() if outdated else ():
+            self.rows[name] = [row for row in rows if not _sets_of(name, row) & set(outdated)]
+
     def add_task(self, task: TaskView, primary_amounts: frozenset[str]) -> None:
         """Work on the task as a whole, once all its blocks were seen."""
         self.rows["robustness"] += robustness_rows(self._evidence, task)
@@ -134,6 +142,12 @@ class FurtherTables:
         if runs.name == IN_DOMAIN and block.primary:
             self.rows["reliability"] += reliability_rows(block, runs, staged)
             self.rows["risk_coverage"] += curve_rows(block, runs)
+
+
+def _sets_of(table: str, row: Mapping[str, Any]) -> set[tuple[str, str, str]]:
+    """(scale, amount, evaluation set) that a row is about; rows without a set are about the in-domain one."""
+    names = {str(row.get("set", IN_DOMAIN))} | ({IN_DOMAIN} if table == "ood_detection" else set())
+    return {(str(row["model_scale"]), str(row["data_fraction"]), name) for name in names}
 
 
 def further_frames(evidence: Evidence, rows: dict[str, list[dict[str, Any]]]) -> dict[str, pd.DataFrame]:

@@ -64,7 +64,7 @@ def _answer(evidence: Evidence, contrasts: Rows, rows: list[dict[str, Any]], gap
         **cell_of(first),
         set=str(first["set"]),
         word="no verdict" if silent else word,
-        sentence=_silent(first, held.caps) if silent else _sentence(evidence, rows, tested, word, bool(held.caps)),
+        sentence=_silent(first, held.caps) if silent else _sentence(evidence, rows, tested, word, not held.states),
         tone="open" if silent else _tone(word),
         grade=held.grade if claims else None,
         caps=held.caps if claims else (),

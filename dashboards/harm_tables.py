@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from dashboards.blocks import Block, SetRuns
-from dashboards.evidence import IN_DOMAIN
 from dashboards.set_groups import GroupPart, SetGroups, group_influences, image_values
 from dashboards.statistics import Influence, SeedKey, combined_interval, is_lost
 from dashboards.statistics.fairness import FEW_GROUPS, equity_scaled_auc
@@ -63,7 +62,6 @@ def _harm_row(
     estimate = harm.estimate if harm else None
     nan = float("nan")
     means = [float(np.mean([i.value for i in side.values()])) for side in pair] if pair else [nan, nan]
-    sizes = f"insufficient data ({part.positive}+, {part.negative}−)"
     return {
         **block.coordinates(source),
         "set": runs.name,
@@ -91,7 +89,7 @@ def _harm_row(
         "classes": ", ".join(part.tested or part.shown) if is_auc(block.metric) else "",
         "delta": block.evidence.delta,
         "images": block.images,
-        "note": _harm_note(part, harm, sizes),
+        "note": _harm_note(part, harm),
     }
 
 
@@ -119,10 +117,10 @@ def decide_harm(harm: pd.DataFrame, alpha: float, absent: int = 0) -> pd.DataFra
     return decided
 
 
-def _harm_note(part: GroupPart, harm: Harm | None, sizes: str) -> str:
-    if part.tested and harm:
-        return harm.note
-    return sizes if not part.tested else "no pair of trials"
+def _harm_note(part: GroupPart, harm: Harm | None) -> str:
+    if not part.tested:
+        return part.too_small
+    return harm.note if harm else "no pair of trials"
 
 
 def gap_rows(block: Block, runs: SetRuns, groups: SetGroups) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -151,7 +149,7 @@ def _column_gaps(
     shown = [part for part in parts if classes and set(classes) <= set(part.shown)]
     influences = {part.value: runs.by_source(group_influences(block.metric, runs, part, classes)) for part in shown}
     overall = runs.by_source(group_influences(block.metric, runs, None, classes)) if classes else {}
-    null, why = _null(block, runs, groups, tested, classes)
+    null, why = _null(block, runs, groups, parts, classes)
     gaps, values = [], []
     for position, source in enumerate(runs.positions()):
         own = null[position] if null is not None else None
@@ -172,11 +170,14 @@ def _shared_classes(parts: Sequence[GroupPart]) -> tuple[str, ...]:
 
 
 def _null(
-    block: Block, runs: SetRuns, groups: SetGroups, tested: Sequence[GroupPart], classes: Sequence[str]
+    block: Block, runs: SetRuns, groups: SetGroups, parts: Sequence[GroupPart], classes: Sequence[str]
 ) -> tuple[FloatArray | None, str]:
     """(cells, groups, permutations, labels) under the null, or why there is none."""
+    tested = [part for part in parts if part.tested]
     if len(tested) < 2:
-        return None, FEW_GROUPS if not classes or len(tested) < 2 else NO_SHARED_CLASS
+        return None, FEW_GROUPS
+    if not classes:
+        return None, NO_SHARED_CLASS
     permuted = groups.permutations(tested, runs.batch.truth, block.task)
     if not isinstance(permuted, GroupPermutations):
         return None, permuted
@@ -259,10 +260,5 @@ def _value_row(
         "classes": ", ".join(classes) if is_auc(block.metric) else "",
         "sufficient": estimate is not None,
         "images": block.images,
-        "note": "" if estimate else f"insufficient data ({part.positive}+, {part.negative}−)",
+        "note": "" if estimate else (part.too_small if not part.tested else NO_SHARED_CLASS),
     }
-
-
-def is_in_domain(set_name: str) -> bool:
-    """Whether a set is the test set of the task itself."""
-    return set_name == IN_DOMAIN

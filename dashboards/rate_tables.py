@@ -13,7 +13,7 @@ import numpy as np
 
 from dashboards.blocks import NO_THRESHOLD, NO_VALIDATION, Block, SetRuns
 from dashboards.set_groups import GroupPart, SetGroups
-from dashboards.statistics import Estimate, combined_interval
+from dashboards.statistics import Estimate, combined_interval, insufficient_data
 from dashboards.statistics.batch_calibration import BatchCalibration, batch_calibration
 from dashboards.statistics.predictions import FloatArray
 from dashboards.statistics.run_batches import mean_influences
@@ -34,7 +34,8 @@ def rate_rows(block: Block, runs: SetRuns, groups: SetGroups) -> Iterator[dict[s
         column = runs.batch.first.labels.index(label)
         for part in groups.of(1):
             if label not in part.shown:
-                yield from (_unknown(block, runs, part, s, label, _sizes(part)) for s in runs.positions())
+                why = insufficient_data(part.counts[column])
+                yield from (_unknown(block, runs, part, s, label, why) for s in runs.positions())
                 continue
             yield from (
                 _unknown(block, runs, part, s, label, NO_VALIDATION) for s in runs.positions() if s not in cells
@@ -95,8 +96,7 @@ def _rate_row(
         "intercept": mean["intercept"],
         "debiased_l2": float(np.sqrt(np.maximum(0.0, mean["squared_l2"]))),
         "n_seeds": min(rate.n_seeds for rate in rates.values()),
-        "positive_patients": part.positive,
-        "negative_patients": part.negative,
+        **_sizes(runs, part, label),
         "note": "" if all(rate.n_seeds for rate in rates.values()) else NO_THRESHOLD,
     }
 
@@ -110,19 +110,19 @@ def _unknown(block: Block, runs: SetRuns, part: GroupPart, source: str, label: s
         "level": block.level,
         **dict.fromkeys(rest, _NAN),
         "n_seeds": 0,
-        "positive_patients": part.positive,
-        "negative_patients": part.negative,
+        **_sizes(runs, part, label),
         "note": note,
     }
+
+
+def _sizes(runs: SetRuns, part: GroupPart, label: str) -> dict[str, int]:
+    counts = part.counts[runs.batch.first.labels.index(label)]
+    return {"positive_patients": counts.positive_patients, "negative_patients": counts.negative_patients}
 
 
 def _place(block: Block, runs: SetRuns, part: GroupPart, source: str, label: str) -> dict[str, Any]:
     where = {"set": runs.name, "label": label, "column": part.column, "group": part.value}
     return {**block.coordinates(source), **where}
-
-
-def _sizes(part: GroupPart) -> str:
-    return f"insufficient data ({part.positive}+, {part.negative}−)"
 
 
 def odds_rows(rates: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

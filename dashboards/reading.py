@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,22 +23,23 @@ from dashboards.evidence import (
     Watch,
     trials_by_cell,
 )
-from dashboards.exclusions import Exclusion, Why, single_seeds
+from dashboards.exclusions import COUNTED, Exclusion, Why, single_seeds
 from dashboards.prediction_sets import PredictionSet
+from dashboards.seen_batches import Batch, Seen, put_together, whole_sets
 from dashboards.set_design import Part, SetDesign
 from dashboards.set_versions import SetVersions
+from dashboards.shared_classes import compare_shared_classes, estimate_shared_classes
 from dashboards.statistics import (
     Influence,
     Member,
     Metric,
     SeedKey,
-    index_patients,
     metric_names,
     patient_influence,
     reported_influence,
     seed_ensemble,
 )
-from dashboards.statistics.run_batches import RunBatch, auc_influences, make_batch
+from dashboards.statistics.run_batches import auc_influences
 from search_spaces.exceptions import ScalecurvesError
 
 SECONDARY_METRICS = (Metric.NLL, Metric.ACCURACY)
@@ -50,9 +50,6 @@ _NO_SIZES: dict[str, Any] = {"images": math.nan, "patients": math.nan, "rarest_l
 
 _OF_RANKS = (Metric.AUC, Metric.AUC_MACRO)
 """Primary metrics that subgroups have from the runs of a block together: sorting them once serves all."""
-
-Seen = dict[tuple[str, str], tuple[PredictionSet, SetDesign]]
-"""(trial_id, set) -> predictions and the design of the set."""
 
 
 def task_estimates(
@@ -82,6 +79,7 @@ def _estimates_of(evidence: Evidence, task: str, rows: pd.DataFrame, watch: Watc
     )
     versions = SetVersions(evidence.statistics.groups)
     available = _available(evidence, rows)
+    watched: list[_Watched] = []
     for (scale, fraction), part in rows.groupby(["model_scale", "data_fraction"], sort=False, dropna=False):
         seen: Seen = {}
         owners: dict[tuple[str, str], str] = {}
@@ -89,59 +87,40 @@ def _estimates_of(evidence: Evidence, task: str, rows: pd.DataFrame, watch: Watc
             for name, keys in available.items():
                 here = {seed: trial_id for seed, trial_id in trials.items() if trial_id in keys}
                 seen |= _read_cell(result, evidence, cell, name, here, versions, owners)
-        batches = _batches(seen)
+        batches = put_together(seen)
         if result.metric in _OF_RANKS:
             _estimate_groups(result, batches)
         if result.metric == Metric.AUC_MACRO:
-            _estimate_shared_classes(result, batches)
+            estimate_shared_classes(result, batches)
         designs = {name: versions.usual(name) for name in dict.fromkeys(name for _, name in seen)}
         usual = {key: found for key, found in seen.items() if found[1] is designs[key[1]]}
         if watch is not None and usual:
             names = {"task": task, "metric": result.metric, "scale": str(scale), "fraction": str(fraction)}
-            watch(SeenBlock(**names, rows=part, predictions=usual, batches=_whole_sets(usual, batches)))
+            watch(SeenBlock(**names, rows=part, predictions=usual, batches=whole_sets(usual, batches)))
+        of_trials = {key: design for key, (_, design) in seen.items()}
+        watched.append(_Watched(scale=str(scale), fraction=str(fraction), used=designs, of_trials=of_trials))
     _add_reported(result, rows)
     _settle(result, versions)
+    for block in watched:
+        _name_outdated(result, versions, block)
     if result.metric == Metric.AUC_MACRO and IN_DOMAIN in versions.designs:
         for name in versions.designs.keys() - {IN_DOMAIN}:
             for trial_id in result.rows.index:
-                _compare_shared_classes(result, evidence, (str(trial_id), name), versions.designs)
+                compare_shared_classes(result, evidence, (str(trial_id), name), versions.designs)
     return result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Batch:
-    """Trials of a block that were scored on the same version of a set, for the same labels."""
+class _Watched:
+    """The version of each set that a block was shown with, and that of each of its results."""
 
-    name: str
-    trials: tuple[str, ...]
-    design: SetDesign
-    runs: RunBatch
-
-
-def _batches(seen: Seen) -> list[_Batch]:
-    """What is in memory, put together; predictions that cannot be are left to whoever needs them."""
-    alike: dict[tuple[Any, ...], dict[str, tuple[PredictionSet, SetDesign]]] = {}
-    for (trial_id, name), (prediction, design) in seen.items():
-        alike.setdefault((name, id(design), prediction.kind, prediction.labels), {})[trial_id] = prediction, design
-    found = []
-    for (name, *_), trials in alike.items():
-        first, design = next(iter(trials.values()))
-        logits = [prediction.logits for prediction, _ in trials.values()]
-        with suppress(ValueError):
-            runs = make_batch(first.kind, first.labels, first.y, logits, design.index, design.classes)
-            found.append(_Batch(name=name, trials=tuple(trials), design=design, runs=runs))
-    return found
+    scale: str
+    fraction: str
+    used: Mapping[str, SetDesign]
+    of_trials: Mapping[tuple[str, str], SetDesign]
 
 
-def _whole_sets(seen: Seen, batches: Sequence[_Batch]) -> dict[str, RunBatch]:
-    """Set -> the batch that holds all that was seen of it."""
-    trials: dict[str, list[str]] = {}
-    for trial_id, name in seen:
-        trials.setdefault(name, []).append(trial_id)
-    return {batch.name: batch.runs for batch in batches if list(batch.trials) == trials.get(batch.name)}
-
-
-def _estimate_groups(result: TaskEstimates, batches: Sequence[_Batch]) -> None:
+def _estimate_groups(result: TaskEstimates, batches: Sequence[Batch]) -> None:
     """The primary metric in every subgroup and among all others, of all trials of a block at once."""
     for batch in batches:
         for group in batch.design.groups:
@@ -187,7 +166,7 @@ def _read_cell(
         owners: (set, digest of logits) -> the source that said so first, of cells that differ in the source alone.
 
     Returns:
-        The predictions that can be put beside those of other trials: all whose logits are finite.
+        The predictions that can be put beside those of other trials.
     """
     runs: dict[SeedKey, PredictionSet] = {}
     for seed, trial_id in trials.items():
@@ -206,8 +185,7 @@ def _read_cell(
     _drop_repeated(result, name, trials, runs)
     _name_doubtful(result, cell, {trials[seed]: p for seed, p in runs.items()}, owners)
     _add_ensemble(result, cell, trials, runs, versions)
-    finite = {seed: p for seed, p in runs.items() if p.is_masks or np.isfinite(p.logits).all()}
-    return {(trials[seed], name): (p, versions.of(trials[seed], name)) for seed, p in finite.items()}
+    return {(trials[seed], name): (p, versions.of(trials[seed], name)) for seed, p in runs.items()}
 
 
 def _of_another_kind(result: TaskEstimates, prediction: PredictionSet, trial_id: str) -> Exclusion:
@@ -323,8 +301,22 @@ def _settle(result: TaskEstimates, versions: SetVersions) -> None:
     result.exclusions.extend(_without_a_value(result))
 
 
+def _name_outdated(result: TaskEstimates, versions: SetVersions, block: _Watched) -> None:
+    """A version that was the usual one when a block was read may not be the one that most trials were scored on."""
+    detail = f"{block.scale}, {block.fraction}: read when most trials before were of another version of the set"
+    for name, design in block.used.items():
+        if design is versions.designs[name]:
+            continue
+        result.outdated.append((block.scale, block.fraction, name))
+        result.exclusions.extend(
+            Exclusion(why=Why.NO_BATCH, task=result.task, set=name, trial_id=trial_id, detail=detail)
+            for (trial_id, other), of_trial in block.of_trials.items()
+            if other == name and of_trial is versions.designs[name]
+        )
+
+
 def _without_a_value(result: TaskEstimates) -> Iterator[Exclusion]:
-    excluded = {(e.trial_id, e.set) for e in result.exclusions}
+    excluded = {(e.trial_id, e.set) for e in result.exclusions if e.why not in COUNTED}
     for name in list(result.sizes) or [IN_DOMAIN]:
         for trial_id in map(str, result.rows.index):
             estimate = result.values.get((trial_id, name, result.metric))
@@ -355,65 +347,6 @@ def _add_reported(result: TaskEstimates, rows: pd.DataFrame) -> None:
                 if value is not None and (value == value or metric == result.metric):
                     result.values[str(row["trial_id"]), name, metric] = reported_influence(metric, float(value))
             result.sizes.setdefault(name, _NO_SIZES)
-
-
-def _estimate_shared_classes(result: TaskEstimates, batches: Sequence[_Batch]) -> None:
-    """A macro AUC over other classes is another number: the loss on a shifted set is taken over those of both sets."""
-    near = [batch for batch in batches if batch.name == IN_DOMAIN]
-    for there in (batch for batch in batches if batch.name != IN_DOMAIN):
-        for here in near:
-            both = [trial_id for trial_id in here.trials if trial_id in there.trials]
-            shared = _other_shared_classes(result, (both[0], there.name)) if both else ()
-            if not shared:
-                continue
-            found = [
-                dict(zip(b.trials, auc_influences(result.metric, b.runs, shared), strict=True)) for b in (here, there)
-            ]
-            for trial_id in both:
-                result.on_shared[trial_id, there.name] = (found[0][trial_id], found[1][trial_id])
-
-
-def _compare_shared_classes(
-    result: TaskEstimates, evidence: Evidence, key: tuple[str, str], designs: dict[str, SetDesign]
-) -> None:
-    """The same of one trial, once it is settled which results are used; those of no batch are read again."""
-    trial_id, name = key
-    shared = _shared_classes(result, key)
-    if shared is None:
-        result.on_shared.pop(key, None)
-        return
-    result.shared_classes.setdefault(name, shared)
-    if key not in result.on_shared and _other_shared_classes(result, key):
-        near, far = (_macro_auc(evidence.predictions[trial_id, s], designs[s], shared) for s in (IN_DOMAIN, name))
-        result.on_shared[key] = (near, far)
-
-
-def _shared_classes(result: TaskEstimates, key: tuple[str, str]) -> tuple[str, ...] | None:
-    """Classes of a trial's macro AUC both in domain and on another set; None if one of the two is not known."""
-    sides = [result.values.get((key[0], name, result.metric)) for name in (IN_DOMAIN, key[1])]
-    if any(side is None for side in sides):
-        return None
-    here, there = (side.classes for side in sides if side is not None)
-    return tuple(label for label in here if label in there)
-
-
-def _other_shared_classes(result: TaskEstimates, key: tuple[str, str]) -> tuple[str, ...]:
-    """The shared classes if one of the two macro AUC is not over them; none if both are."""
-    shared = _shared_classes(result, key) or ()
-    own = {result.values[key[0], name, result.metric].classes for name in (IN_DOMAIN, key[1])} if shared else set()
-    return () if own == {shared} else shared
-
-
-def _macro_auc(prediction: PredictionSet, design: SetDesign, classes: tuple[str, ...]) -> Influence:
-    return patient_influence(
-        Metric.AUC_MACRO,
-        prediction.kind,
-        prediction.labels,
-        prediction.y,
-        prediction.logits,
-        design.index if design.fits(prediction) else index_patients(prediction.patient),
-        class_set=classes,
-    )
 
 
 def _primary(evidence: Evidence, task: str, rows: pd.DataFrame) -> str:

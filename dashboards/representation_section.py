@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards.evidence import Evidence
-from dashboards.evidence_sections import capped, named
+from dashboards.evidence_sections import capped, named, not_drawn
 from dashboards.filter_pictures import filter_pictures
 from dashboards.page import Section
 from dashboards.plots import AnyPlot
@@ -26,7 +26,6 @@ def representation_section(evidence: Evidence, tables: Tables) -> tuple[Section,
         [*distance_plots(distances, evidence.baseline)] if len(distances) else [],
     )
     shown = [capped(plots) for plots in kinds]
-    rest = next((words for _, words in shown if words), "")
     return (
         Section(
             anchor="representations",
@@ -35,7 +34,7 @@ def representation_section(evidence: Evidence, tables: Tables) -> tuple[Section,
             "none of them trained on. Exploratory: nothing is tested, intervals are over seeds alone and for these "
             f"images, and likeness is no evidence of transfer. {_reduction(evidence)} Read every number beside its "
             "nulls: images permuted, and networks that were never trained. Differences to "
-            f"{evidence.baseline} are paired by seed.{rest}",
+            f"{evidence.baseline} are paired by seed.{not_drawn(*(rest for _, rest in shown))}",
             plots=tuple(plot for plots, _ in shown for plot in plots),
             folded=named(
                 ("Each layer against its start", drift),

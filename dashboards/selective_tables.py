@@ -125,7 +125,7 @@ def coverage_rows(block: Block, runs: SetRuns, groups: SetGroups) -> Iterator[di
 def _coverage_note(part: GroupPart, fitted: bool, values: Sequence[FloatArray]) -> str:
     """Why nothing is said of a group; empty if something is."""
     if not part.shown:
-        return f"insufficient data ({part.positive}+, {part.negative}−)"
+        return part.too_small
     if not fitted:
         return NO_VALIDATION
     return "" if all(np.isfinite(coverage) for coverage, _ in values) else NO_THRESHOLD

@@ -14,6 +14,7 @@ from dashboards.set_design import SetDesign
 from dashboards.statistics import (
     MIN_TEST_PATIENTS,
     Influence,
+    LabelCounts,
     PatientIndex,
     count_labels,
     frozen_class_set,
@@ -50,6 +51,7 @@ class GroupPart:
         shown: Labels with enough patients to be shown.
         tested: Labels with enough to be tested.
         positive, negative: Patients with a positive and with a negative image of its best represented label.
+        counts: Of every label, in the order of the columns.
     """
 
     group: Subgroup
@@ -58,6 +60,7 @@ class GroupPart:
     tested: tuple[str, ...]
     positive: int
     negative: int
+    counts: tuple[LabelCounts, ...]
 
     @property
     def column(self) -> str:
@@ -70,9 +73,9 @@ class GroupPart:
         return " & ".join(self.group.values)
 
     @property
-    def note(self) -> str:
-        """Why it cannot be tested; empty if it can."""
-        return "" if self.tested else f"insufficient data ({self.positive}+, {self.negative}−)"
+    def too_small(self) -> str:
+        """What is said of it where no label has enough patients."""
+        return f"insufficient data ({self.positive}+, {self.negative}−)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +142,7 @@ def _part(runs: SetRuns, group: Subgroup) -> GroupPart:
         tested=tuple(label for label in tested if label in averaged),
         positive=best.positive_patients,
         negative=best.negative_patients,
+        counts=counts,
     )
 
 

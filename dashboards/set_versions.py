@@ -58,8 +58,8 @@ class SetVersions:
 
     def usual(self, name: str) -> SetDesign:
         """The design that most trials so far were scored on; of equals the first."""
-        counts = Counter(number for (_, other), number in self._of.items() if other == name)
-        return self._versions[name][max(counts, key=lambda number: (counts[number], -number))][0]
+        number, _ = self._usual(name)
+        return self._versions[name][number][0]
 
     def settle(self) -> Iterator[tuple[str, str, str]]:
         """Choose the version of each set that most trials were scored on (of equals the first that was read).
@@ -68,15 +68,19 @@ class SetVersions:
             (trial_id, set, what differs) of every result on another one.
         """
         for name, known in self._versions.items():
-            counts = Counter(number for (_, other), number in self._of.items() if other == name)
-            used = max(counts, key=lambda number: (counts[number], -number))
+            used, trials = self._usual(name)
             self.designs[name] = known[used][0]
             self._versions[name] = [known[used]]
             for (trial_id, other), number in list(self._of.items()):
                 if other == name and number != used:
-                    yield trial_id, name, _difference(known[number][1], known[used][1], counts[used])
+                    yield trial_id, name, _difference(known[number][1], known[used][1], trials)
                 if other == name:
                     self._of[trial_id, name] = 0
+
+    def _usual(self, name: str) -> tuple[int, int]:
+        """The number of the version that most trials so far were scored on, and how many."""
+        counts = Counter(number for (_, other), number in self._of.items() if other == name)
+        return max(counts.items(), key=lambda found: (found[1], -found[0]))
 
     def labels(self, name: str) -> tuple[str, ...]:
         """Labels of a set, once settled."""

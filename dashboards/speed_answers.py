@@ -48,7 +48,7 @@ def _answer(evidence: Evidence, contrasts: Rows, row: dict[str, Any], hours: lis
         sentence=(
             f"No verdict on the speed of {row['pretraining_source']} {where(row)}: {'; '.join(held.caps)}."
             if silent
-            else _sentence(evidence, row, word, bool(held.caps))
+            else _sentence(evidence, row, word, not held.states)
         ),
         tone="open" if silent else _TONES[word],
         grade=held.grade if claims else None,

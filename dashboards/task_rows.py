@@ -77,6 +77,7 @@ def task_rows(evidence: Evidence, task: str) -> TaskRows:
 
     further = FurtherTables(evidence, amounts_of)
     (estimates,) = task_estimates(evidence, further.watch, only=(task,))
+    further.forget(estimates.outdated)
     seen = view(evidence, estimates)
     primary = amounts_of(task, {cell[2] for cell in seen.cells})
     exclusions: list[Exclusion] = []

@@ -227,18 +227,22 @@ def share_influences(hits: FloatArray, index: PatientIndex) -> list[Influence]:
         index: Patients of the N images.
 
     Returns:
-        One per run; NaN where nothing counts. Patients without an image that counts contribute nothing.
+        One per run, on the patients with an image that counts in any; NaN of a run in which none counts.
     """
     counted = ~np.isnan(hits)
+    rows = np.flatnonzero(counted.any(axis=0))
+    labelled = labelled_patients(index, np.asarray(counted.any(axis=0)))
     of_run = counted.sum(axis=1)
     value = np.divide(np.nansum(hits, axis=1), of_run, out=np.full(len(hits), np.nan), where=of_run > 0)
     deviation = np.where(counted, hits - value[:, None], 0.0) / np.maximum(of_run, 1)[:, None]
-    psi = np.ascontiguousarray(patient_sums(deviation.T, index).T)
+    own = PatientIndex(ids=labelled.ids, codes=labelled.codes[rows])
+    psi = np.ascontiguousarray(patient_sums(deviation[:, rows].T, own).T)
+    psi[of_run == 0] = np.nan
     return [
         Influence(
             metric=Metric.ACCURACY,
             value=float(value[r]),
-            patients=index.ids,
+            patients=labelled.ids,
             psi=psi[r],
             min_patients=_distinct(index.codes[counted[r]]),
         )

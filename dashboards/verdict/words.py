@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -85,9 +85,14 @@ class Held:
         """Whether nothing holds the wording back."""
         return self.wording is Wording.STATES
 
+    @property
+    def silent(self) -> bool:
+        """Whether nothing may be claimed."""
+        return self.wording is Wording.NONE
+
     def words(self, word: str) -> str:
         """The word of an answer; "no verdict" where none may be given."""
-        return NO_VERDICT if self.wording is Wording.NONE else word
+        return NO_VERDICT if self.silent else word
 
     def verb(self, plain: str, hedged: str) -> str:
         """``helps`` or ``seems to help``."""
@@ -150,7 +155,7 @@ def _of_contrasts(
     fractions: Collection[str] | None,
 ) -> Held:
     if contrasts.empty:
-        return Held(grade=None, wording=Wording.SUGGESTS, caps=("no contrast with the baseline",))
+        return held_of([])
     chosen = contrasts[(contrasts["task"] == task) & (contrasts["set"] == set_name)]
     wanted: dict[str, Collection[str] | None] = {
         "pretraining_source": None if source is None else (source,),
@@ -160,12 +165,16 @@ def _of_contrasts(
     for column, values in wanted.items():
         if values is not None:
             chosen = chosen[chosen[column].isin(list(values))]
-    if chosen.empty:
+    return held_of(records(chosen[["grade", "wording", "cap"]]))
+
+
+def held_of(contrasts: Sequence[Mapping[str, Any]]) -> Held:
+    """What the gates of these rows of ``Tables.contrasts`` leave of an answer that rests on all of them."""
+    if not contrasts:
         return Held(grade=None, wording=Wording.SUGGESTS, caps=("no contrast with the baseline",))
-    letters, order = list(Letter), list(Wording)
-    worst = max((Letter(str(g)) for g in chosen["grade"]), key=letters.index)
-    wording = max((Wording(str(w)) for w in chosen["wording"]), key=order.index)
-    caps = dict.fromkeys(cap for text in chosen["cap"] for cap in listed(str(text)))
+    worst = max((Letter(str(row["grade"])) for row in contrasts), key=list(Letter).index)
+    wording = max((Wording(str(row["wording"])) for row in contrasts), key=list(Wording).index)
+    caps = dict.fromkeys(cap for row in contrasts for cap in listed(str(row["cap"])))
     return Held(grade=as_grade(worst), wording=wording, caps=tuple(caps))
 
 

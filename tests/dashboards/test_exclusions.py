@@ -103,6 +103,26 @@ def test_predictions_of_another_test_set_are_left_out_whichever_was_read_first(s
     assert helped(tables)["n_patients"] == 60
 
 
+def test_a_block_read_with_a_version_that_is_not_used_in_the_end_is_in_no_table(study):
+    """Eight of the nine trials that are read first are of another version than the ten others."""
+    rows = study.results
+    rows = rows[(rows["task"] == "skin") & (rows["model_scale"] == "small")]
+    first, later = (rows[rows["data_fraction"] == amount] for amount in ("0.05", "1"))
+    odd = list(first["trial_id"])[1:]
+    predictions = edited(study, odd, y=lambda p: np.roll(p.y, 1))
+    results = target_results(pd.concat([first, later], ignore_index=True))
+    tables = build_tables(evidence_of(study, results=results, predictions=predictions))
+    found = {reason: (set_name, count) for reason, set_name, count, _ in named(tables)}
+    assert found == {Why.OTHER_SET: ("test", 8), Why.NO_BATCH: ("test", 1)}
+    for name in ("harm", "probabilities", "measures", "selective", "ood_detection"):
+        made = tables.of(name)
+        amounts = (
+            set(made[made["set"] == "test"]["data_fraction"]) if name != "ood_detection" else set(made["data_fraction"])
+        )
+        assert amounts == {"1"}, name
+    assert set(tables.of("harm").query("set == 'clinic_b'")["data_fraction"]) == {"0.05", "1"}
+
+
 def test_equal_patients_with_other_images_are_another_set(study):
     odd = trials(study)[0]
     predictions = dict(study.predictions)
@@ -313,6 +333,9 @@ def test_predictions_of_another_source_count_and_are_named(study):
     ((reason, set_name, count, _),) = named(tables)
     assert (reason, set_name, count) == (Why.SAME_AS_SOURCE, "test", 3)
     assert helped(tables)["estimate"] == 0
+    undefined = {k: dataclasses.replace(p, y=np.zeros_like(p.y)) for k, p in predictions.items() if k[1] == "test"}
+    found = named(build_tables(small(study, predictions=predictions | undefined)))
+    assert {row[:3] for row in found} == {(Why.SAME_AS_SOURCE, "test", 3), (Why.ONE_CLASS, "test", 9)}
 
 
 def test_a_logit_that_is_not_finite_costs_the_other_seeds_nothing(study):
@@ -326,6 +349,21 @@ def test_a_logit_that_is_not_finite_costs_the_other_seeds_nothing(study):
     mine = harm[(harm["pretraining_source"] == "natural") & (harm["set"] == "test") & (harm["n_seeds"] > 0)]
     assert set(mine["n_seeds"]) == {2}
     assert np.isfinite(mine["source_value"]).all()
+
+
+def test_a_logit_that_is_not_finite_on_a_masked_image_costs_nothing(study):
+    """It counts nowhere, so the trial stays in every table."""
+    broken, all_trials = trials(study)[2], set(small(study).results["trial_id"])
+    masked = edited(study, all_trials, y=lambda p: np.where(np.arange(len(p.y)) == 5, -1, p.y))
+    p = masked[broken, "test"]
+    logits = np.where(np.arange(len(p.y))[:, None] == 5, np.nan, p.logits)
+    tables = build_tables(small(study, predictions=masked | {(broken, "test"): dataclasses.replace(p, logits=logits)}))
+    assert named(tables) == []
+    for name in ("harm", "probabilities", "selective", "measures"):
+        rows = tables.of(name)
+        mine = rows[(rows["pretraining_source"] == "natural") & (rows["set"] == "test") & (rows["n_seeds"] > 0)]
+        assert set(mine["n_seeds"]) == {3}, name
+    assert np.isfinite(helped(tables)["estimate"])
 
 
 @pytest.mark.parametrize("groups", [lambda p: {}, lambda p: {"sex": np.full(len(p.y), None, dtype=object)}])

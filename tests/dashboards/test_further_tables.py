@@ -13,13 +13,15 @@ from dashboards.blocks import NO_VALIDATION
 from dashboards.cell_tables import view
 from dashboards.confidence_answers import confidence_answers
 from dashboards.confidence_tables import COOLED, CORRECTED, RAW
-from dashboards.evidence_sections import MAX_FIGURES
+from dashboards.evidence_sections import MAX_FIGURES, subgroup_section
 from dashboards.exclusions import Why
 from dashboards.figures import draw
 from dashboards.further_tables import NAMES
 from dashboards.harm_answers import harm_answers
-from dashboards.harm_tables import decide_harm
+from dashboards.harm_plots import value_plots
+from dashboards.harm_tables import NO_SHARED_CLASS, decide_harm
 from dashboards.histories import History
+from dashboards.page_sections import page_sections
 from dashboards.reading import task_estimates
 from dashboards.report import write_report
 from dashboards.speed_answers import speed_answers
@@ -30,6 +32,7 @@ from dashboards.statistics.families import adjust_p_values
 from dashboards.statistics.predictions import check_predictions
 from dashboards.statistics.selective import confidence_and_error
 from dashboards.tables import build_tables
+from dashboards.verdict.ledger import Ledger, read_of
 from search_spaces.exceptions import DataError
 from tests.dashboards.planted import SOURCES, TOO_LARGE, make_planted, planted
 
@@ -437,6 +440,25 @@ class TestTroubles:
             assert set(rows_where(gaps, column="sex")["note"]) == {note}
             assert rows_where(gaps, column="sex")["p"].isna().all() == bool(note)
 
+    def test_groups_that_share_no_class_are_told_from_groups_that_are_small(self):
+        evidence = make_planted(kind="multilabel", seeds=2, patients=150)
+        first = evidence.predictions[next(iter(evidence.predictions))].labels[0]
+
+        def asked(p):
+            of_first, female = np.arange(len(p.labels)) == 0, p.groups["sex"][:, None] == "F"
+            return dataclasses.replace(p, y=np.where(of_first == female, p.y, np.nan))
+
+        masked = {key: asked(p) for key, p in evidence.predictions.items()}
+        tables = build_tables(dataclasses.replace(evidence, predictions=masked))
+        for name in ("group_gaps", "group_values"):
+            assert set(rows_where(tables.of(name), column="sex")["note"]) == {NO_SHARED_CLASS}, name
+        rates = rows_where(tables.of("group_rates"), column="sex", label=first, set="test")
+        none, some = rows_where(rates, group="M"), rows_where(rates, group="F")
+        assert set(none["note"]) == {"insufficient data (0+, 0−)"}
+        assert (none["positive_patients"] == 0).all()
+        assert (some["positive_patients"] > 20).all()
+        assert (set(some["note"]), some["tpr"].notna().all()) == ({""}, True)
+
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
@@ -464,8 +486,9 @@ class TestPage:
         assert len(page.encode()) < 12e6
 
     def test_both_backends_draw_every_figure(self):
-        tables = planted("multilabel")[1]
-        plots = [plot for section in report._sections(planted("multilabel")[0], tables) for plot in section.plots]
+        evidence, tables = planted("multilabel")
+        sections = page_sections(evidence, tables, Ledger(this=read_of(evidence)))
+        plots = [plot for section in sections for plot in section.plots]
         kinds = {plot.key.split("_")[0] for plot in plots}
         assert {"harm", "subgroups", "reliability", "risk", "shifted", "convergence"} <= kinds
         chosen = {plot.key.split("_")[0]: plot for plot in plots}
@@ -482,12 +505,17 @@ class TestPage:
 
     def test_figures_of_one_kind_are_capped_and_the_rest_is_said(self):
         evidence, tables = planted()
-        many = pd.concat([tables.of("harm").assign(task=f"task{k}") for k in range(3)])  # 12 figures
-        section = report.subgroup_section(
-            evidence, dataclasses.replace(tables, further=tables.further | {"harm": many})
-        )
+        harm, values = tables.of("harm"), tables.of("group_values")
+        many = pd.concat([harm.assign(task=f"task{k}") for k in range(3)])  # 12 figures
+        section = subgroup_section(evidence, dataclasses.replace(tables, further=tables.further | {"harm": many}))
         assert sum(plot.key.startswith("harm") for plot in section.plots) == MAX_FIGURES
-        assert "4 further figures of this kind are not drawn" in section.intro
+        assert "4 further figures are not drawn" in section.intro
+        more = pd.concat([values.assign(task=f"task{k}") for k in range(3)])
+        both = {"harm": many, "group_values": more}
+        section = subgroup_section(evidence, dataclasses.replace(tables, further=tables.further | both))
+        left_out = 12 + len(value_plots(more, tables.of("group_gaps"), evidence.baseline)) - len(section.plots)
+        assert f"{left_out} further figures are not drawn" in section.intro
+        assert left_out > 4
 
 
 def test_sources_are_those_of_the_planted_study():

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, cohen_kappa_score, confusio
 
 from dashboards.blocks import NO_THRESHOLD, NO_VALIDATION
 from dashboards.exclusions import Why
-from dashboards.report import _sections
+from dashboards.page_sections import page_sections
 from dashboards.statistics import (
     check_predictions,
     choose_threshold,
@@ -25,6 +25,7 @@ from dashboards.statistics.ranked_precision import ap_influences, ranked_precisi
 from dashboards.statistics.ranked_runs import rank_runs
 from dashboards.statistics.run_batches import mean_influences, share_influences
 from dashboards.tables import build_tables
+from dashboards.verdict.ledger import Ledger, read_of
 from tests.dashboards.planted import make_planted, planted
 
 WHERE = {"pretraining_source": "natural", "data_fraction": "1", "set": "test"}
@@ -133,7 +134,9 @@ def test_a_run_that_diverged_leaves_the_means_of_its_cell_to_the_others():
 
 
 def test_the_page_shows_them():
-    sections = {section.anchor: section for section in _sections(*planted("multiclass"))}
+    evidence, tables = planted("multiclass")
+    shown = page_sections(evidence, tables, Ledger(this=read_of(evidence)))
+    sections = {section.anchor: section for section in shown}
     titles = dict(sections["measures"].folded)
     assert set(titles) == {"By class", "Of the whole task"}
     assert set(titles["Of the whole task"]["measure"]) == {"balanced_accuracy", "top_2_accuracy"}
@@ -177,14 +180,18 @@ def test_contributions_of_patients_are_those_of_one_run():
 def test_shares_of_what_counts_in_each_run():
     rng = np.random.default_rng(1)
     hits, index = (rng.random((2, 40)) < 0.6).astype(float), index_patients(np.repeat(np.arange(20), 2))
-    counted = rng.random(40) < 0.7
+    counted = rng.random(40) < 0.4
     found = share_influences(np.where(counted, hits, np.nan), index)
     expected = mean_influences("accuracy", hits[..., None], index, counted=counted[:, None])
     for mine, other in zip(found, expected, strict=True):
         assert mine.value == pytest.approx(other.value)
-        np.testing.assert_allclose(mine.psi[np.isin(mine.patients, other.patients)], other.psi, atol=1e-14)
-        assert mine.psi[~np.isin(mine.patients, other.patients)] == pytest.approx(0)
+        np.testing.assert_array_equal(mine.patients, other.patients)
+        assert len(mine.patients) < 20  # the others say nothing, and lend no degrees of freedom
+        np.testing.assert_allclose(mine.psi, other.psi, atol=1e-14)
         assert mine.min_patients == other.min_patients
     nothing = share_influences(np.full((1, 40), np.nan), index)[0]
     assert np.isnan(nothing.value)
     assert nothing.min_patients == 0
+    of_one = share_influences(np.where([[True], [False]] & counted, hits, np.nan), index)
+    assert of_one[0].value == pytest.approx(found[0].value)
+    assert np.isnan(of_one[1].psi).all()

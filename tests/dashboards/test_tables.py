@@ -239,7 +239,7 @@ def test_classes_of_both_sets_need_no_second_reading_of_predictions(monkeypatch)
     evidence = evidence_of(study, predictions=predictions, results=target_results(rows))
     (together,) = task_estimates(evidence)
     assert set(predictions.reads.values()) == {1}
-    monkeypatch.setattr(reading, "_estimate_shared_classes", lambda result, batches: None)
+    monkeypatch.setattr(reading, "estimate_shared_classes", lambda result, batches: None)
     (one_by_one,) = task_estimates(evidence)
     assert set(predictions.reads.values()) == {3}
     assert together.on_shared.keys() == one_by_one.on_shared.keys() == {(t, "clinic_b") for t in rows["trial_id"]}
