@@ -2,7 +2,7 @@
 
 All networks of timm and torchvision and this project's own are counted at their native sizes and written to
 ``model_cards.json`` beside this module. Cards that it holds for these versions are kept (``--again`` counts them, too),
-so that it may be interrupted. Every process counts a hundred networks, as torch does not give back all memory.
+so that it may be interrupted. A process counts about a hundred networks, as torch does not give back all memory.
 """
 
 from __future__ import annotations
@@ -173,20 +173,25 @@ def main() -> None:
     arguments = parser.parse_args()
     cards = None if arguments.again else shipped_cards()
     known = {name: kept(cards, name) if cards else None for name in all_names()}
-    try:
-        _count_missing(known, arguments.jobs)
-    finally:
+    missing = [name for name, one in known.items() if one is None]
+    batch = arguments.jobs * _PER_PROCESS
+    for start in range(0, len(missing), batch):
+        known |= _counted(missing[start : start + batch], arguments.jobs)
         _write([one for one in known.values() if one is not None], len(known))
 
 
-def _count_missing(known: dict[str, Counted | None], jobs: int) -> None:
-    """Count what is not known yet, in place."""
-    missing = [name for name, one in known.items() if one is None]
-    with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=_PER_PROCESS) as pool:
-        for one in pool.map(count, missing):
-            known[one.name] = one
-            if one.trouble:
-                print(f"{one.name}: {'no card' if one.card is None else 'not sound'}: {one.trouble}", flush=True)
+def _counted(names: Sequence[str], jobs: int) -> dict[str, Counted]:
+    """Count networks in processes of their own.
+
+    ``max_tasks_per_child`` would do without batches, but an executor that replaces its processes may wait for ever
+    (CPython issue 115634).
+    """
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        found = dict(zip(names, pool.map(count, names), strict=True))
+    for one in found.values():
+        if one.trouble:
+            print(f"{one.name}: {'no card' if one.card is None else 'not sound'}: {one.trouble}", flush=True)
+    return found
 
 
 def _write(counted: Sequence[Counted], networks: int) -> None:
@@ -195,7 +200,9 @@ def _write(counted: Sequence[Counted], networks: int) -> None:
     if wrong := list(differences(ShippedCards(raw), with_card)):
         raise RuntimeError(f"cards that are not read as they were counted: {', '.join(wrong)}")
     file = Path(__file__).with_name(FILE)
-    file.write_text(written(raw), encoding="utf-8")
+    partial = file.with_suffix(".partial")
+    partial.write_text(written(raw), encoding="utf-8")
+    partial.replace(file)
     print(f"{len(with_card)} cards of {networks} networks in {file}")
 
 
