@@ -93,7 +93,7 @@ def written_factory(name: str, function: str, import_paths: Sequence[str]) -> st
         None unless the module is one file that binds the name once, at its top level, by a ``def`` without decorators
         that takes ``num_classes``: only importing it tells what anything else is.
     """
-    file = _locate(name, [*import_paths, *sys.path])
+    file = _found(name, import_paths)
     if file is None or not file.endswith(".py") or not Path(file).is_file():
         return None
     if not _defines(Path(file).read_bytes(), function):
@@ -134,7 +134,7 @@ def code_state(name: str, import_paths: Sequence[str]) -> str | None:
     Returns:
         None if it is not found, or has no source.
     """
-    file = _locate(name, [*import_paths, *sys.path])
+    file = _found(name, import_paths)
     return _code_hash(_with_imports({name: Path(file)})) if file is not None and Path(file).is_file() else None
 
 
@@ -189,6 +189,13 @@ def _imports(source: bytes, package: str) -> tuple[str, ...]:
             found += [base] if base else []
             found += [f"{base}.{alias.name}" if base else alias.name for alias in node.names]
     return tuple(found)
+
+
+def _found(name: str, import_paths: Sequence[str]) -> str | None:
+    """The file of a module of the user's or of ours, without importing anything; ours is beside this one, as editable
+    installations are not on ``sys.path``."""
+    own = name.partition(".")[0] == __name__.partition(".")[0]
+    return _locate(name, [str(Path(__file__).parent.parent)] if own else [*import_paths, *sys.path])
 
 
 def _locate(name: str, import_paths: Sequence[str]) -> str | None:
