@@ -65,7 +65,8 @@ def test_a_cell_has_an_interval_inside_its_range():
 
 def test_grade_is_c_by_construction_and_the_words_suggest():
     facts = {"shared_patients": 0, "upstream_overlap": "no", "paired": True, "class_set_frozen": True, "near_copies": 0}
-    graded = grade(Facts(n_seeds=10, min_patients=0, seeds_only=True, selected_on="validation", external=True, **facts))
+    facts |= {"selected_on": "validation", "external": True, "still_rising": 0.0}
+    graded = grade(Facts(n_seeds=10, min_patients=0, seeds_only=True, **facts))
     assert (graded.letter, graded.wording) == (Letter.C, Wording.SUGGESTS)
     assert graded.reasons == ("no patient data: seeds only",)
     names = {gate.name for gate in open_gates(Facts(n_seeds=10, min_patients=0, seeds_only=True))}

@@ -157,13 +157,20 @@ def test_interval_of_a_risk_covers_it_and_copies_add_nothing():
     assert np.isnan([undefined.low, undefined.high]).all()
 
 
-def test_the_interval_at_unit_weights_is_the_risk(monkeypatch):
+def test_draws_at_unit_weights_are_the_risk(monkeypatch):
     rng = RNG(3)
     confidence, error = np.round(rng.normal(size=60), 1), rng.integers(0, 2, 60).astype(float)
     monkeypatch.setattr("dashboards.statistics.bootstrap.patient_weights", lambda n, size, rng: np.ones((size, n)))
+    monkeypatch.setattr("dashboards.statistics.selective.percentile_interval", lambda draws, level: draws)
     for coverage in (0.5, 0.8, 1.0):
-        found = risk_at_coverage_interval(confidence, error, np.arange(60), coverage, rng, n_draws=2)
-        assert found.low == pytest.approx(selective_scores(confidence, error, [coverage]).risk_at[coverage])
+        drawn = risk_at_coverage_interval(confidence, error, np.arange(60), coverage, rng, n_draws=2)
+        assert drawn == pytest.approx([selective_scores(confidence, error, [coverage]).risk_at[coverage]] * 2)
+
+
+def test_patients_without_an_error_bound_no_risk():
+    found = risk_at_coverage_interval(np.arange(20.0), np.zeros(20), np.arange(20), 0.8, RNG(0), n_draws=50)
+    assert np.isnan([found.low, found.high]).all()
+    assert found.se == 0
 
 
 def test_who_is_abstained_on():
