@@ -26,7 +26,7 @@ from search_spaces.home import HOME_VARIABLE
 
 TARGETS = {"report_s": 120.0, "report_peak_mib": 4096.0}
 SEEDS, QUICK_SEEDS = 5, 1
-_LOOK_EVERY_S = 0.5
+_LOOK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)

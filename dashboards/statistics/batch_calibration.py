@@ -189,11 +189,12 @@ def _equal_mass(y: FloatArray, p: FloatArray, n_bins: int) -> tuple[FloatArray, 
     runs, n = p.shape
     if n == 0:
         return np.full(runs, np.nan), np.full(runs, np.nan)
-    order = np.argsort(p, axis=1, kind="stable")
+    order = np.argsort(p, axis=1)  # of equal probabilities the order does not matter
     ordered, outcome = taken_along(p, order), taken_along(y, order)
     new = np.diff(ordered, axis=1, prepend=-1.0) > 0
-    tie = (np.cumsum(new.ravel()) - 1).reshape(runs, n)
-    outcome = (np.bincount(tie.ravel(), outcome.ravel()) / np.bincount(tie.ravel()))[tie]
+    if not new.all():
+        tie = (np.cumsum(new.ravel()) - 1).reshape(runs, n)
+        outcome = (np.bincount(tie.ravel(), outcome.ravel()) / np.bincount(tie.ravel()))[tie]
     sizes = np.array([len(part) for part in np.array_split(np.arange(n), n_bins)])
     bins = np.broadcast_to(np.repeat(np.arange(n_bins), sizes), (runs, n))
     gap = _bin_sums(bins, outcome - ordered, n_bins)
