@@ -11,7 +11,6 @@ from dashboards.answers import Number
 from dashboards.evidence import IN_DOMAIN
 from dashboards.plots import records
 from dashboards.statistics.gates import seeds_gate
-from dashboards.style import amount_text
 from dashboards.verdict.words import Held, held_of
 
 CELL = ("task", "model_scale", "pretraining_source", "data_fraction")
@@ -48,13 +47,6 @@ def hold(contrasts: Rows, row: dict[str, Any], n_seeds: int) -> Held:
 def cell_of(row: dict[str, Any]) -> dict[str, str]:
     """The fields of an answer that name a cell."""
     return {name: str(row[name]) for name in CELL}
-
-
-def where(row: dict[str, Any]) -> str:
-    """``on skin at 5 % (resnet20), evaluated on site_b``."""
-    name = str(row.get("set", IN_DOMAIN))
-    place = "" if name == IN_DOMAIN else f", evaluated on {name}"
-    return f"on {row['task']} at {amount_text(str(row['data_fraction']))} ({row['model_scale']}){place}"
 
 
 def finite_number(value: Any) -> Number:

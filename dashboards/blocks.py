@@ -5,6 +5,7 @@ All comparisons with the baseline lie within such a block, so its predictions ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,12 +16,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dashboards.cell_tables import subset_hashes
+from dashboards.estimates import influence_of
 from dashboards.evidence import IN_DOMAIN, Evidence, SeenBlock
 from dashboards.exclusions import Exclusion, Why
 from dashboards.pairing import Drawn, odd_seeds
 from dashboards.prediction_sets import PredictionSet, scored_as
-from dashboards.set_design import SetDesign, recorded_columns
+from dashboards.set_design import SetDesign
 from dashboards.statistics import (
+    Metric,
     Predictions,
     SeedKey,
     Temperature,
@@ -30,6 +33,7 @@ from dashboards.statistics import (
 )
 from dashboards.statistics.predictions import BoolArray, FloatArray, check_predictions
 from dashboards.statistics.run_batches import RunBatch, make_batch
+from dashboards.style import number
 from search_spaces.amounts import Seed
 from search_spaces.exceptions import ScalecurvesError
 from search_spaces.names import Kind
@@ -65,7 +69,7 @@ class SetRuns:
         keys: R trials.
         batch: Their predictions, in that order.
         design: What the set allows to be said.
-        any_prediction: One of them, for groups and sites.
+        any_prediction: One of them, for kind, labels and what a row is.
     """
 
     name: str
@@ -286,11 +290,26 @@ def _set_runs(name: str, seen: SeenBlock, rows: pd.DataFrame, exclusions: list[E
         return None
     whole = _whole_runs(made)
     lost = [key.trial_id for key, ok in zip(keys, whole, strict=True) if not ok]
-    exclusions += [Exclusion(why=Why.NOT_FINITE, task=seen.task, set=name, trial_id=trial) for trial in lost]
+    exclusions += [_not_whole(seen, found[trial], trial) for trial in lost]
     if lost:
         keys = tuple(key for key in keys if key.trial_id not in lost)
         made = made.chosen(whole) if keys else made
     return SetRuns(name=name, keys=keys, batch=made, design=design, any_prediction=first) if keys else None
+
+
+def _not_whole(seen: SeenBlock, found: tuple[PredictionSet, SetDesign], trial_id: str) -> Exclusion:
+    """Of a run that lacks a logit: its primary metric may be of another label, and then counts all the same."""
+    prediction, design = found
+    classes = design.classes if seen.metric == Metric.AUC_MACRO else None
+    value = influence_of(seen.metric, prediction, design.index, classes).value
+    counts = math.isfinite(value)
+    return Exclusion(
+        why=Why.NOT_FINITE_ELSEWHERE if counts else Why.NOT_FINITE,
+        task=seen.task,
+        set=prediction.name,
+        trial_id=trial_id,
+        detail=f"{seen.metric} is {number(value)}, and counts" if counts else "",
+    )
 
 
 def _whole_runs(batch: RunBatch) -> BoolArray:
@@ -321,7 +340,7 @@ def question_labels(runs: SetRuns) -> list[int]:
 
 def group_columns(runs: SetRuns, evidence: Evidence) -> dict[str, NDArray[np.object_]]:
     """Subgroup column of the study -> (N,) values, of those that the set has."""
-    return recorded_columns(runs.any_prediction, evidence.statistics.groups)
+    return {name: runs.design.recorded[name] for name in evidence.statistics.groups if name in runs.design.recorded}
 
 
 def is_labelwise(kind: str) -> bool:

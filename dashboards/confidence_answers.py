@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from dashboards.answer_words import Rows, by_place, cell_of, finite_number, hold, place_of, where
+from dashboards.answer_words import Rows, by_place, cell_of, finite_number, hold, place_of
 from dashboards.answers import Answer, Number, Tone
 from dashboards.confidence_tables import COOLED, CORRECTED, RAW
 from dashboards.evidence import IN_DOMAIN, Evidence
@@ -14,6 +14,7 @@ from dashboards.plots import records
 from dashboards.statistics.selective_influence import risk_name
 from dashboards.style import number, p_value, plural, signed
 from dashboards.tables import Tables
+from dashboards.verdict.words import on_cell
 
 ERROR_CONTROL = (
     "Differences in NLL as trained, in domain, at the primary amounts: Holm over all of them in the study. Every other "
@@ -67,7 +68,7 @@ def _answer(context: _Context, row: dict[str, Any]) -> Answer:
         set=str(row["set"]),
         word="no verdict" if silent else word,
         sentence=(
-            f"No verdict on the probabilities of {row['pretraining_source']} {where(row)}: {'; '.join(held.caps)}."
+            f"No verdict on the probabilities of {row['pretraining_source']} {on_cell(row)}: {'; '.join(held.caps)}."
             if silent
             else _sentence(evidence, row, word, stages, risk, not held.states)
         ),
@@ -95,9 +96,11 @@ def _sentence(
     source = row["pretraining_source"]
     verbs = {BETTER: ("gives", "seems to give"), WORSE: ("gives", "seems to give")}
     if word == UNDECIDED:
-        claim = f"Undecided whether {source} gives better or worse probabilities than {evidence.baseline} {where(row)}"
+        claim = (
+            f"Undecided whether {source} gives better or worse probabilities than {evidence.baseline} {on_cell(row)}"
+        )
     else:
-        claim = f"{source} {verbs[word][hedged]} {word} {where(row)}"
+        claim = f"{source} {verbs[word][hedged]} {word} {on_cell(row)}"
     adjusted = "Holm" if row["primary"] else "exploratory"
     test = f"{adjusted} {p_value(row['p_adjusted'])}" if math.isfinite(row["p_adjusted"]) else "not tested"
     ends = f"{100 * row['level']:g} % CI {signed(row['low'])} to {signed(row['high'])}"

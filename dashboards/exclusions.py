@@ -1,4 +1,4 @@
-"""Results that are not used or doubtful, each for a named reason: a report leaves nothing out in silence."""
+"""Results that are not used, used in part or doubtful, each for a named reason: nothing is left out in silence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHOWN_TRIALS = 10
 
 
 class Why(StrEnum):
-    """Why a result is not used, or doubtful (``COUNTED``)."""
+    """Why a result is not used, used in part (``IN_PART``), or doubtful (``COUNTED``)."""
 
     NO_PREDICTIONS = "no predictions on this set"
     UNREADABLE = "predictions missing or unreadable (interrupted upload)"
@@ -31,21 +31,34 @@ class Why(StrEnum):
     OTHER_LABELS = "predictions for other labels than those of the task's set"
     CONSTANT = "the same prediction for every image"
     SAME_AS_SOURCE = "the same predictions as another source's, image by image"
+    NOT_FINITE_ELSEWHERE = "logits of other labels that are not finite (not in the tables on harm and probabilities)"
+    OTHER_GROUPS = "patients in other subgroups than in the result that was read first, which counts for all"
     OTHER_SUBSET = "trained on another subset or order than its pair"
 
 
-COUNTED = (Why.CONSTANT, Why.SAME_AS_SOURCE)
+COUNTED = (Why.CONSTANT, Why.SAME_AS_SOURCE, Why.OTHER_GROUPS)
 """Results that are doubtful, but count as they are."""
+
+IN_PART = (Why.NO_BATCH, Why.NO_HISTORY, Why.NOT_FINITE_ELSEWHERE)
+"""Results that some tables lack, and all others, contrasts and verdicts among them, have."""
 
 
 def not_used(count: str, reason: str) -> str:
-    """``3 results of skin not used: logits that are not finite``, or that they are doubtful but count.
+    """``3 results of skin not used: logits that are not finite``, or that they are used in part, or doubtful but count.
 
     Args:
         count: Such as ``3 results of skin``.
         reason: A value of ``Why``.
     """
-    return f"{count} {'doubtful, but counted as they are' if reason in COUNTED else 'not used'}: {reason}"
+    how = "doubtful, but counted as they are" if reason in COUNTED else "not used"
+    return f"{count} {'used in part' if reason in IN_PART else how}: {reason}"
+
+
+def word_of(reason: str) -> str:
+    """Word of an answer about such results; arguments as in ``not_used``."""
+    if reason in IN_PART:
+        return "results used in part"
+    return "results doubtful" if reason in COUNTED else "results not used"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

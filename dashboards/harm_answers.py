@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from dashboards.answer_words import Rows, by_place, cell_of, finite_number, hold, where
+from dashboards.answer_words import Rows, by_place, cell_of, finite_number, hold
 from dashboards.answers import Answer, Number, Tone
 from dashboards.evidence import Evidence
 from dashboards.style import metric_label, number, p_value, plural, signed
 from dashboards.tables import Tables
+from dashboards.verdict.words import on_cell
 
 ERROR_CONTROL = (
     "Harm: Holm over all subgroups (two-way intersections included) with at least 20 positive and 20 negative patients "
@@ -84,7 +85,7 @@ def _tone(word: str) -> Tone:
 
 
 def _silent(row: dict[str, Any], caps: tuple[str, ...]) -> str:
-    return f"No verdict on harm by {row['pretraining_source']} {where(row)}: {'; '.join(caps)}."
+    return f"No verdict on harm by {row['pretraining_source']} {on_cell(row)}: {'; '.join(caps)}."
 
 
 def _sentence(
@@ -95,21 +96,21 @@ def _sentence(
     rest = f" Not assessable: {small}." if small else ""
     groups = plural(len(tested), "group")
     if word == NOT_ASSESSABLE:
-        return f"Harm by {source} {where(first)} cannot be assessed in any subgroup.{rest}"
+        return f"Harm by {source} {on_cell(first)} cannot be assessed in any subgroup.{rest}"
     if word == NO_HARM:
-        claim = f"{source} {'seems to do' if hedged else 'does'} no harm beyond {evidence.delta:g} {where(first)}"
+        claim = f"{source} {'seems to do' if hedged else 'does'} no harm beyond {evidence.delta:g} {on_cell(first)}"
         return f"{claim} in any of {groups}; {_numbers_text(_worst(tested))}.{rest}"
     hit = [row for row in tested if row["word"] == word] if word == NOT_EXCLUDED else _harmed(tested)
     worst = _worst(hit)
     if word == NOT_EXCLUDED:
-        claim = f"Harm by {source} {where(first)} cannot be excluded in {len(hit)} of {groups}"
+        claim = f"Harm by {source} {on_cell(first)} cannot be excluded in {len(hit)} of {groups}"
         return f"{claim}; {_numbers_text(worst)}.{rest}"
     others = [_name(row) for row in hit if row is not worst]
     more = f" Also harmed: {_list(others)}." if others else ""
     open_ = [row for row in tested if row["word"] == NOT_EXCLUDED]
     unsure = f" In {len(open_)} of {groups} harm cannot be excluded." if open_ else ""
     verb = "seems to harm" if hedged else "harms"
-    return f"{source} {verb} {_name(worst)} {where(first)}: {_change(worst)}.{more}{unsure}{rest}"
+    return f"{source} {verb} {_name(worst)} {on_cell(first)}: {_change(worst)}.{more}{unsure}{rest}"
 
 
 def _harmed(tested: list[dict[str, Any]]) -> list[dict[str, Any]]:

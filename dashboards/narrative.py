@@ -203,7 +203,7 @@ def _unrecorded(tables: Tables) -> list[str]:
 
 
 def _excluded(tables: Tables) -> list[str]:
-    """Every kind of result that is not used or doubtful, with its count."""
+    """Every kind of result that is not used, used in part or doubtful, with its count."""
     lines = []
     for reason, rows in tables.exclusions.groupby("reason", sort=False):
         places = "; ".join(f"{r['task']}, {r['set']}: {r['trials']}" for r in rows.to_dict("records"))

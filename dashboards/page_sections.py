@@ -142,14 +142,14 @@ def _gates_section(tables: Tables, ledger: Ledger) -> Section:
     open_ = gates[gates["passed"] < gates["contrasts"]].drop(columns="question") if len(gates) else gates
     listed = (
         ("Gates that not every contrast passes", open_),
-        ("Results not used or doubtful", tables.exclusions),
+        ("Results not used, used in part or doubtful", tables.exclusions),
         ("Reads of test results", ledger.table()),
     )
     return Section(
         anchor="gates",
         heading="Why believe it",
         intro="What holds verdicts back, with the number of contrasts that pass; what cannot be checked counts as not "
-        "passed. Then results that are not used, and who read test results when.",
+        "passed. Then results that are not used, or not as they should be, and who read test results when.",
         tables=tuple((title, table) for title, table in listed if len(table)),
         folded=(("All gates", gates),) if len(gates) else (),
         empty="There is no contrast yet that a gate could hold back.",

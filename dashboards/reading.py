@@ -284,6 +284,11 @@ def _settle(result: TaskEstimates, versions: SetVersions) -> None:
         result.exclusions.append(
             Exclusion(why=Why.OTHER_SET, task=result.task, set=name, trial_id=trial_id, detail=detail)
         )
+    result.exclusions.extend(
+        Exclusion(why=Why.OTHER_GROUPS, task=result.task, set=name, trial_id=trial_id, detail=detail)
+        for trial_id, name, detail in versions.with_other_groups()
+        if (trial_id, name, result.metric) in result.values
+    )
     for name, design in versions.designs.items():
         result.sizes[name] = design.sizes
         result.shared_patients[name] = versions.shared_patients(name)

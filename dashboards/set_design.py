@@ -5,7 +5,7 @@ It depends on truth and patients alone, so it is the same for all trials of a ta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from dashboards.statistics import (
 )
 from dashboards.statistics.class_sets import MIN_SHOWN_PATIENTS
 from dashboards.statistics.subgroups import UNKNOWN_GROUP, group_values
+from dashboards.style import plural
 from search_spaces.names import Column, Kind
 
 
@@ -82,6 +83,7 @@ class SetDesign:
         labels: Names of its columns, or of the classes.
         index: All patients.
         groups: Subgroups of every asked column that the set has.
+        recorded: Subgroup column -> (N,) values that the groups are made of (``recorded_columns``).
         unrecorded: Asked columns that the set lacks, or that are blank for all of its images.
         classes: Labels that a macro AUC is the mean of: those with enough patients to be tested, if there are two.
         sizes: images, patients, the label with fewest positives: rarest_label, n_pos;
@@ -94,6 +96,7 @@ class SetDesign:
     labels: tuple[str, ...]
     index: PatientIndex
     groups: tuple[GroupDesign, ...]
+    recorded: Mapping[str, NDArray[np.object_]]
     unrecorded: tuple[str, ...]
     classes: tuple[str, ...]
     sizes: dict[str, Any]
@@ -146,6 +149,7 @@ def design_of(prediction: PredictionSet, columns: Sequence[str]) -> SetDesign:
         labels=prediction.labels,
         index=index,
         groups=tuple(groups),
+        recorded=recorded,
         unrecorded=tuple(column for column in columns if column not in recorded),
         classes=classes,
         sizes=sizes,
@@ -183,9 +187,40 @@ def recorded_columns(prediction: PredictionSet, asked: Sequence[str]) -> dict[st
         prediction: Any trial's.
         asked: ``site``, ``sex``, ``age_band``, or a group column (``g_`` may stay off).
     """
-    of_images = prediction.groups | ({} if prediction.site is None else {str(Column.SITE): prediction.site})
-    named = {name: of_images.get(name.removeprefix(Column.GROUP_PREFIX)) for name in asked}
+    named = {name: _values(prediction, name) for name in asked}
     return {name: raw for name, raw in named.items() if raw is not None and (group_values(raw) != UNKNOWN_GROUP).any()}
+
+
+def other_groups(used: PredictionSet, prediction: PredictionSet, asked: Sequence[str]) -> str:
+    """In words: predictions of one set know patients under other subgroup values; empty if they do not.
+
+    Args:
+        used: Predictions whose values are used.
+        prediction: Others, of the same images.
+        asked: As in ``recorded_columns``.
+    """
+    texts = []
+    for name in asked:
+        known, own = _values(used, name), _values(prediction, name)
+        if known is own:
+            continue  # a reader holds equal columns once
+        here, there = (_texts(values, len(used.patient)) for values in (known, own))
+        rows = np.flatnonzero(here != there)
+        if len(rows):
+            patients = plural(len(np.unique(used.patient[rows])), "patient")
+            texts.append(f"{name} of {patients}, such as {there[rows[0]]} instead of {here[rows[0]]}")
+    return "; ".join(texts)
+
+
+def _values(prediction: PredictionSet, name: str) -> NDArray[np.object_] | None:
+    """(N,) values of an asked column, as they were read; None if there is none."""
+    plain = name.removeprefix(Column.GROUP_PREFIX)
+    site = prediction.site if plain == Column.SITE else None
+    return prediction.groups.get(plain) if site is None else site
+
+
+def _texts(values: NDArray[np.object_] | None, n: int) -> NDArray[np.str_]:
+    return np.full(n, UNKNOWN_GROUP) if values is None else group_values(values)
 
 
 def _group_design(prediction: PredictionSet, column: str, name: str, inside: NDArray[np.bool_]) -> GroupDesign:

@@ -9,7 +9,7 @@ import numpy as np
 
 from dashboards.estimates import chance_of_set
 from dashboards.prediction_sets import PredictionSet
-from dashboards.set_design import SetDesign, design_of
+from dashboards.set_design import SetDesign, design_of, other_groups
 from dashboards.statistics import Influence, Metric, metric_names
 
 
@@ -27,7 +27,8 @@ class SetVersions:
         self._columns = columns
         self._versions: dict[str, list[tuple[SetDesign, PredictionSet]]] = {}
         self._of: dict[tuple[str, str], int] = {}
-        self._shared: dict[str, set[int | None]] = {}
+        self._shared: dict[tuple[str, str], int | None] = {}
+        self._other_groups: dict[tuple[str, str], str] = {}
         self.designs: dict[str, SetDesign] = {}
 
     def add(self, trial_id: str, prediction: PredictionSet) -> SetDesign:
@@ -49,7 +50,9 @@ class SetVersions:
             self.designs.setdefault(prediction.name, known[0][0])
         self._of[trial_id, prediction.name] = number
         unsure = not prediction.same_ids and prediction.shared_patients != 0
-        self._shared.setdefault(prediction.name, set()).add(None if unsure else prediction.shared_patients)
+        self._shared[trial_id, prediction.name] = None if unsure else prediction.shared_patients
+        if differing := other_groups(known[number][1], prediction, self._columns):
+            self._other_groups[trial_id, prediction.name] = differing
         return known[number][0]
 
     def of(self, trial_id: str, name: str) -> SetDesign:
@@ -64,6 +67,8 @@ class SetVersions:
     def settle(self) -> Iterator[tuple[str, str, str]]:
         """Choose the version of each set that most trials were scored on (of equals the first that was read).
 
+        What results on other versions say of patients and subgroups counts no more.
+
         Yields:
             (trial_id, set, what differs) of every result on another one.
         """
@@ -73,9 +78,19 @@ class SetVersions:
             self._versions[name] = [known[used]]
             for (trial_id, other), number in list(self._of.items()):
                 if other == name and number != used:
+                    del self._shared[trial_id, name]
+                    self._other_groups.pop((trial_id, name), None)
                     yield trial_id, name, _difference(known[number][1], known[used][1], trials)
                 if other == name:
                     self._of[trial_id, name] = 0
+
+    def with_other_groups(self) -> Iterator[tuple[str, str, str]]:
+        """(trial_id, set, what differs) of every result whose subgroup values are not those that are used.
+
+        Used are those of the first result on a version, for all of its results: a patient is in one subgroup.
+        """
+        for (trial_id, name), what in self._other_groups.items():
+            yield trial_id, name, what
 
     def _usual(self, name: str) -> tuple[int, int]:
         """The number of the version that most trials so far were scored on, and how many."""
@@ -95,8 +110,11 @@ class SetVersions:
         return chance_of_set(metric, prediction, design.index, classes)
 
     def shared_patients(self, name: str) -> int | None:
-        """The most patients that any trial's predictions say are in training too; None if one does not know."""
-        counts = self._shared[name]
+        """The most patients that any result says are in training too; None if one does not know.
+
+        Once settled, of results on the version that is used alone.
+        """
+        counts = {count for (_, other), count in self._shared.items() if other == name}
         return None if None in counts else max(count for count in counts if count is not None)
 
 

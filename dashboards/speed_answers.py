@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from dashboards.answer_words import Rows, by_place, cell_of, finite_number, hold, place_of, where
+from dashboards.answer_words import Rows, by_place, cell_of, finite_number, hold, place_of
 from dashboards.answers import Answer, Number, Tone
 from dashboards.evidence import Evidence
 from dashboards.plots import records
 from dashboards.speed_tables import HEADLINE_SHARE, HOURS, LEAST_COVERAGE, STEPS
 from dashboards.style import count, number, plural
 from dashboards.tables import Tables
+from dashboards.verdict.words import on_cell
 
 ERROR_CONTROL = (
     "Exact intervals of order statistics for each comparison, decided only where their coverage is at least 0.9 (from "
@@ -46,7 +47,7 @@ def _answer(evidence: Evidence, contrasts: Rows, row: dict[str, Any], hours: lis
         set="val",
         word="no verdict" if silent else word,
         sentence=(
-            f"No verdict on the speed of {row['pretraining_source']} {where(row)}: {'; '.join(held.caps)}."
+            f"No verdict on the speed of {row['pretraining_source']} {on_cell(row)}: {'; '.join(held.caps)}."
             if silent
             else _sentence(evidence, row, word, not held.states)
         ),
@@ -72,7 +73,7 @@ def _sentence(evidence: Evidence, row: dict[str, Any], word: str, hedged: bool) 
     source, base = row["pretraining_source"], evidence.baseline
     goal = f"95 % of what {base} reaches on validation"
     if word == NOT_ESTIMABLE:
-        return f"Speed of {source} {where(row)}: {row['note'] or 'not estimable'}."
+        return f"Speed of {source} {on_cell(row)}: {row['note'] or 'not estimable'}."
     times = f"{_steps(row)} steps to {goal} ({number(row['threshold'])})"
     censored = int(row["time_censored"])
     late = f", {plural(censored, 'seed')} not within the budget" if censored else ""
@@ -82,10 +83,10 @@ def _sentence(evidence: Evidence, row: dict[str, Any], word: str, hedged: bool) 
         f"{plural(int(row['ratio_seeds']), 'seed')}"
     )
     claims = {
-        FASTER: f"{source} {'seems to be' if hedged else 'is'} faster {where(row)}",
-        SLOWER: f"{source} {'seems to be' if hedged else 'is'} slower {where(row)}",
-        UNDECIDED: f"Undecided whether {source} is faster {where(row)}",
-        NOT_REACHED: f"{source} does not reach the mark within its budget in most seeds {where(row)}",
+        FASTER: f"{source} {'seems to be' if hedged else 'is'} faster {on_cell(row)}",
+        SLOWER: f"{source} {'seems to be' if hedged else 'is'} slower {on_cell(row)}",
+        UNDECIDED: f"Undecided whether {source} is faster {on_cell(row)}",
+        NOT_REACHED: f"{source} does not reach the mark within its budget in most seeds {on_cell(row)}",
     }
     return f"{claims[word]}: {times}{late}; {ratio}."
 

@@ -66,7 +66,7 @@ def match_backbone(
             is left out. None is the whole backbone.
 
     Raises:
-        UserError: Something is missing, left over, of another shape, or not finite.
+        UserError: Something is missing, left over, of another shape, or not finite; or every weight is 0.
     """
     names = KeyMap(keep=keep, strip_prefix=tuple(strip_prefix), rename=tuple(rename))
     found, not_kept = names.apply(checkpoint, what)
@@ -89,6 +89,7 @@ def match_backbone(
         raise UserError(problem.text(what))
     tensors = {n: offered[n] for n in backbone if n in offered}
     _refuse_bad_numbers(tensors, what)
+    _refuse_nothing_but_zeros(tensors, problem.needed, what)
     counters = tuple(n for n in backbone if n not in offered)
     return Match(tensors=tensors, missing=counters, dropped=tuple(sorted(left_out | elsewhere | set(not_kept))))
 
@@ -115,6 +116,34 @@ def _refuse_bad_numbers(tensors: Mapping[str, Tensor], what: str) -> None:
     negative = [n for n, t in tensors.items() if n.endswith(_VARIANCE) and bool((t.float() < 0).any())]
     if negative:
         raise UserError(f"{what}: {len(negative)} running variances are below 0: {_some(negative)}")
+
+
+def _refuse_nothing_but_zeros(tensors: Mapping[str, Tensor], needed: int, what: str) -> None:
+    """An image would make no difference to such a network, and none of its layers a gradient.
+
+    Biases, running means, and the last normalisation weights of residual blocks may rightly be 0, and heads are not
+    looked at: only tensors of two and more dimensions (convolutions, linear layers) count, and one with another number
+    is enough.
+
+    Args:
+        tensors: What fits.
+        needed: Backbone tensors that a checkpoint must have.
+        what: Starts the message.
+
+    Raises:
+        UserError: All of them hold zeros alone.
+    """
+    weights = {n: t for n, t in tensors.items() if t.ndim > 1 and t.is_floating_point()}
+    if not weights or any(bool(t.any()) for t in weights.values()):
+        return
+    fitting = sum(not _is_counter(n) for n in tensors)
+    lines = [
+        f"{what}: the checkpoint holds no weights but zeros.",
+        f"matched: {fitting} of {needed} backbone tensors, by name and shape",
+        f"all 0: every one of the {len(weights)} weight tensors of two and more dimensions: {_some(list(weights))}",
+        "hint: it looks like a file that was written before its weights were filled in: save or fetch it again",
+    ]
+    raise UserError("\n  ".join(lines))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

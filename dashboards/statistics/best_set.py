@@ -16,6 +16,7 @@ import numpy as np
 
 from dashboards.statistics.contrasts import MIN_TEST_PATIENTS, NO_COMMON_SEEDS, SEEDS_ONLY, Runs, common_seeds
 from dashboards.statistics.joint import factor, joint_estimate
+from dashboards.statistics.metrics import widest_difference
 from dashboards.statistics.predictions import FloatArray
 
 Name = TypeVar("Name", bound=Hashable)
@@ -31,8 +32,10 @@ class Compared(Generic[Name]):
     Attributes:
         name: The cell.
         difference: Its mean minus the largest mean of the others (losses: their smallest minus its own).
-        low: Lower end of the simultaneous interval of "true value minus the best of the others"; at most 0.
-        high: Upper end; at least 0.
+        low: Lower end of the simultaneous interval of "true value minus the best of the others"; at most 0. With few
+            seeds Student's t reaches beyond what two values of the metric can differ by (-1 of AUCs): the interval is
+            cut there, which costs no coverage, as no true difference lies outside.
+        high: Upper end, cut likewise; at least 0.
         may_be_best: Whether the upper end is above 0: the cell is not shown to be worse than the best.
         within_delta: Whether the lower end is above -delta: at most delta worse than the best.
     """
@@ -140,6 +143,7 @@ def _compare(
     means = joint.means if higher_is_better else -joint.means
     gap, se = means[:, None] - means, joint.se_of_differences
     critical = [_critical_value(se, joint.df, i, level) for i in everyone]
+    widest = min(widest_difference(run.metric) for runs in cells.values() for run in runs.values())
     upper = [max(0.0, _least(gap[i] + critical[i] * se[i], i)) for i in everyone]
     possible = [i for i in everyone if upper[i] > 0 or gap[i].min() >= 0]
     lower = [
@@ -149,8 +153,8 @@ def _compare(
         Compared(
             name=names[i],
             difference=_least(gap[i], i),
-            low=float(lower[i]),
-            high=float(upper[i]),
+            low=float(max(lower[i], -widest)),
+            high=float(min(upper[i], widest)),
             may_be_best=i in possible,
             within_delta=bool(lower[i] > -delta),
         )

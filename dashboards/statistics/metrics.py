@@ -52,6 +52,11 @@ _BY_KIND: dict[Kind, tuple[Metric, ...]] = {
     Kind.ORDINAL: (Metric.AUC_MACRO, Metric.AP_MACRO, *_SHARED, Metric.KAPPA),
     Kind.SEGMENTATION: _OVERLAPS,
 }
+_IN_UNIT = (
+    *(Metric.AUC, Metric.AUC_MACRO, Metric.AP, Metric.AP_MACRO, Metric.ACCURACY, Metric.BALANCED_ACCURACY),
+    *(Metric.ECE, Metric.DICE, Metric.IOU),
+)
+_RANGES = dict.fromkeys(_IN_UNIT, (0.0, 1.0)) | {Metric.KAPPA: (-1.0, 1.0), Metric.BRIER: (0.0, 2.0)}
 _IMAGE_VALUES = {
     Metric.ACCURACY: discrimination.image_correct,
     Metric.NLL: calibration.image_nll,
@@ -169,6 +174,16 @@ def compute_metrics(
     """
     predictions = check_predictions(kind, labels, y, logits, class_set)
     return {name: metric_value(name, predictions) for name in metric_names(predictions.kind, predictions.labels)}
+
+
+def widest_difference(metric: str) -> float:
+    """The largest difference that two values of a metric can have; inf if there is none, or the name is not known.
+
+    Values lie in [0, 1], of kappa in [-1, 1], of Brier in [0, 2] (a softmax's is summed over its classes); the NLL has
+    no upper end.
+    """
+    low, high = _RANGES.get(metric.partition(".")[0], (0.0, float("inf")))
+    return high - low
 
 
 def metric_value(metric: str, predictions: Predictions) -> float:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from dashboards.answers import Answer, Number, Tone
 from dashboards.evidence import Evidence
-from dashboards.exclusions import COUNTED, not_used
+from dashboards.exclusions import not_used, word_of
 from dashboards.plots import split
 from dashboards.primary_family import ContrastName, absent_contrasts
 from dashboards.statistics import Letter
@@ -137,7 +137,7 @@ def _excluded(tables: Tables) -> list[Answer]:
             question=8,
             task=str(row["task"]),
             set=None if row["set"] == "all" else str(row["set"]),
-            word="results doubtful" if row["reason"] in COUNTED else "results not used",
+            word=word_of(str(row["reason"])),
             sentence=_excluded_sentence(row),
             tone="open",
             numbers={"trials": int(row["trials"]), "reason": str(row["reason"])},

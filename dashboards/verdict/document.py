@@ -106,7 +106,7 @@ class GateModel(StrictModel):
 
 
 class ExclusionModel(StrictModel):
-    """Results that are not used, of one reason."""
+    """Results that are not used, used in part or doubtful, of one reason."""
 
     reason: str
     task: str
@@ -167,6 +167,67 @@ class ContrastModel(StrictModel):
     sentence: str
 
 
+class _MeanDifferenceModel(StrictModel):
+    """A metric on some patients minus that on others, mean over the cells of the largest amount; null where undefined.
+
+    Attributes:
+        level: Nominal coverage of the interval.
+        p: Two-sided, alone; ``p_holm`` over all rows of the list.
+        notes: What was left out of the mean, joined by semicolons.
+    """
+
+    task: str
+    set: str
+    metric: str
+    data_fraction: str
+    cells: int = Field(ge=1)
+    level: float | None
+    p: float | None
+    p_holm: float | None
+    n_seeds: int = Field(ge=0)
+    n_patients: int = Field(ge=0)
+    notes: str
+
+
+class ShiftedSetModel(_MeanDifferenceModel):
+    """The loss from the in-domain test to one shifted set; above 0 it is worse there.
+
+    Attributes:
+        drop, drop_low, drop_high: The loss with its interval.
+        classes: Classes that a macro AUC is averaged over on both sides, joined by commas; empty of other metrics.
+    """
+
+    drop: float | None
+    drop_low: float | None
+    drop_high: float | None
+    classes: str
+
+
+class SubgroupModel(_MeanDifferenceModel):
+    """How far one subgroup stays behind all other patients of a set; above 0 it is worse inside.
+
+    Attributes:
+        column, group: The subgroup.
+        deficit, deficit_low, deficit_high: How far, with the interval.
+    """
+
+    column: str
+    group: str
+    deficit: float | None
+    deficit_low: float | None
+    deficit_high: float | None
+
+
+class NotAssessableModel(StrictModel):
+    """A subgroup that nothing can be said of, or a column that a set lacks (``group`` "any")."""
+
+    task: str
+    set: str
+    column: str
+    group: str
+    note: str = Field(min_length=1)
+
+
 class VerdictFile(StrictModel):
     """``verdict.json``, schema 2."""
 
@@ -182,9 +243,9 @@ class VerdictFile(StrictModel):
     gates: list[GateModel]
     exclusions: list[ExclusionModel]
     ledger: LedgerModel
-    shifted_sets: list[dict[str, Value]]
-    subgroups: list[dict[str, Value]]
-    not_assessable: list[dict[str, Value]]
+    shifted_sets: list[ShiftedSetModel]
+    subgroups: list[SubgroupModel]
+    not_assessable: list[NotAssessableModel]
 
 
 def verdict_document(

@@ -203,8 +203,7 @@ def badge_word(word: str, *, hedged: bool) -> str:
 
 def contrast_sentence(row: Mapping[str, Any]) -> str:
     """``natural helps on ham10000 at 5 % (resnet20): +0.041 macro AUC (95 % CI ...; Holm p = 0.012; 3 seeds, ...).``"""
-    where = f"on {row['task']} at {amount_text(str(row['data_fraction']))} ({row['model_scale']})"
-    where += evaluated_on(str(row["set"]))
+    where = on_cell(row)
     if row["wording"] == NO_VERDICT and row["verdict"] != "undecided":
         return f"No verdict on {row['pretraining_source']} {where}: {row['cap']}."
     phrase = PHRASES.get(str(row["verdict"]))
@@ -219,6 +218,12 @@ def contrast_sentence(row: Mapping[str, Any]) -> str:
         sample_text(row["n_seeds"], row["n_patients"]),
     ]
     return f"{claim}: {signed(row['estimate'])} {metric_label(str(row['metric']))} ({'; '.join(evidence)})."
+
+
+def on_cell(row: Mapping[str, Any]) -> str:
+    """``on skin at 5 % (resnet20), evaluated on site_b``: a row's cell without the source, and its set."""
+    place = evaluated_on(str(row.get("set", IN_DOMAIN)))
+    return f"on {row['task']} at {amount_text(str(row['data_fraction']))} ({row['model_scale']}){place}"
 
 
 def evaluated_on(set_name: str) -> str:

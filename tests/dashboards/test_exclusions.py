@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,6 +17,7 @@ from dashboards.exclusions import SHOWN_TRIALS, Exclusion, Why, exclusion_table,
 from dashboards.harm_answers import harm_answers
 from dashboards.narrative import caveats
 from dashboards.planned import Plan
+from dashboards.reading import task_estimates
 from dashboards.tables import build_tables
 from dashboards.verdict.belief import belief_answers
 from dashboards.verdict.document import not_assessable
@@ -364,6 +366,94 @@ def test_a_logit_that_is_not_finite_on_a_masked_image_costs_nothing(study):
         mine = rows[(rows["pretraining_source"] == "natural") & (rows["set"] == "test") & (rows["n_seeds"] > 0)]
         assert set(mine["n_seeds"]) == {3}, name
     assert np.isfinite(helped(tables)["estimate"])
+
+
+def test_a_logit_of_a_label_that_the_primary_metric_is_not_of_costs_the_tables_on_harm_alone(study):
+    """The primary AUC is of one label; the logit of another one that is averaged elsewhere is not finite."""
+    several = {
+        key: dataclasses.replace(p, kind="multilabel", y=(p.y[:, None] == np.arange(3)).astype(np.float32))
+        for key, p in study.predictions.items()
+        if key[1] == "test" and len(p.labels) == 3
+    }
+    broken = trials(study)[2]
+    logits = several[broken, "test"].logits.copy()
+    logits[5, 0] = np.inf  # nevus
+    several[broken, "test"] = dataclasses.replace(several[broken, "test"], logits=logits)
+    asked = IngestedStudy.parse(
+        {
+            "name": "synthetic",
+            "ingested": {"file": "a.csv", "sha256": "0", "rows": 9},
+            "primary": {"skin": "auc.melanoma"},
+            "statistics": {"baseline": "random", "groups": ["sex"]},
+        },
+        "others",
+    )
+    evidence = small(study, predictions=several, study=None, ingested=asked, plan=Plan())
+    tables = build_tables(evidence)
+    (row,) = tables.exclusions.to_dict("records")
+    assert (row["reason"], row["set"], row["trial_ids"]) == (Why.NOT_FINITE_ELSEWHERE, "test", broken)
+    assert row["detail"].startswith("auc.melanoma is 0.")
+    assert helped(tables)["n_seeds"] == 3
+    harm = tables.of("harm")
+    assert set(harm[(harm["pretraining_source"] == "natural") & (harm["n_seeds"] > 0)]["n_seeds"]) == {2}
+    (said,) = [a for a in belief_answers(evidence, tables) if a.word == "results used in part"]
+    assert said.sentence.startswith(f"1 result of skin used in part: {Why.NOT_FINITE_ELSEWHERE} ({broken}")
+    assert not any("not used" in line for line in caveats(evidence, tables, []))
+
+
+def other_sex(p, patients):
+    """Subgroups in which the first patients have the other sex."""
+    chosen = np.isin(p.patient, np.unique(p.patient)[:patients])
+    sex = p.groups["sex"]
+    return {"sex": np.where(chosen, np.where(sex == "F", "M", "F"), sex).astype(object)}
+
+
+def test_patients_in_other_subgroups_are_named_and_no_subgroup_depends_on_which_result_it_is_of(study):
+    odd = trials(study)[1]
+    predictions = edited(study, [odd], groups=lambda p: other_sex(p, 2))
+    evidence = small(study, predictions=predictions)
+    tables, plain = build_tables(evidence), build_tables(small(study))
+    assert named(tables) == [(Why.OTHER_GROUPS, "test", 1, odd)]
+    assert re.fullmatch("sex of 2 patients, such as [FM] instead of [FM]", tables.exclusions["detail"][0])
+    assert helped(tables)["n_seeds"] == 3
+    pd.testing.assert_frame_equal(tables.subgroups, plain.subgroups)
+    pd.testing.assert_frame_equal(tables.of("harm"), plain.of("harm"))
+    (said,) = [a for a in belief_answers(evidence, tables) if a.word == "results doubtful"]
+    assert said.sentence.startswith(f"1 result of skin doubtful, but counted as they are: {Why.OTHER_GROUPS} ({odd}")
+
+
+def test_all_tables_are_of_the_subgroups_of_the_result_that_was_read_first(study):
+    """Also where that result is left out of tables that its logits cannot be part of."""
+    rows = small(study).results
+    first = str(rows["trial_id"].iloc[0])
+    broken = {"logits": lambda p: np.full_like(p.logits, np.nan), "groups": lambda p: other_sex(p, 10)}
+    tables = build_tables(small(study, predictions=edited(study, [first], **broken)))
+    reasons = {reason: count for reason, _, count, _ in named(tables)}
+    assert reasons == {Why.NOT_FINITE: 1, Why.OTHER_GROUPS: len(rows) - 1}
+    sizes = tables.subgroups.query("set == 'test' and group == 'F'")["group_patients"].unique()
+    expected = len(
+        np.unique(
+            study.predictions[first, "test"].patient[broken["groups"](study.predictions[first, "test"])["sex"] == "F"]
+        )
+    )
+    assert sizes.tolist() == [expected]
+
+
+def test_a_result_without_the_subgroups_of_the_others_is_named(study):
+    odd = trials(study)[1]
+    tables = build_tables(small(study, predictions=edited(study, [odd], groups=lambda p: {})))
+    assert named(tables) == [(Why.OTHER_GROUPS, "test", 1, odd)]
+    assert tables.exclusions["detail"][0].startswith("sex of 60 patients, such as unknown instead of ")
+
+
+def test_a_version_that_is_not_used_says_nothing_of_shared_patients(study):
+    odd = trials(study)[1]
+    predictions = edited(study, [odd], y=lambda p: np.roll(p.y, 1), shared_patients=lambda p: 7)
+    (estimates,) = task_estimates(small(study, predictions=predictions))
+    assert estimates.shared_patients["test"] == 0
+    same = edited(study, [odd], shared_patients=lambda p: 7)
+    (estimates,) = task_estimates(small(study, predictions=same))
+    assert estimates.shared_patients["test"] == 7
 
 
 @pytest.mark.parametrize("groups", [lambda p: {}, lambda p: {"sex": np.full(len(p.y), None, dtype=object)}])

@@ -55,6 +55,22 @@ def test_of_two_cells_it_is_the_one_sided_contrast():
     assert (first.difference, second.difference) == pytest.approx((pair.value, -pair.value))
 
 
+@pytest.mark.parametrize(("metric", "widest"), [("auc.mel", 1.0), ("kappa", 2.0), ("nll", np.inf)])
+def test_no_end_lies_beyond_what_two_values_can_differ_by(metric, widest):
+    """Two seeds that disagree: Student's t with one degree of freedom reaches far."""
+    cells = {
+        name: cell([m - 0.3, m + 0.3], rng_seed=n, metric=metric)
+        for n, (name, m) in enumerate([("a", 0.6), ("b", 0.5)])
+    }
+    cells["b"] = cell([0.8, 0.2], rng_seed=1, metric=metric)
+    found = compare_with_best(cells, 0.01)
+    assert min(of.low for of in found.compared) == pytest.approx(-widest) or widest == np.inf
+    assert max(of.high for of in found.compared) == pytest.approx(widest) or widest == np.inf
+    if widest == np.inf:
+        assert min(of.low for of in found.compared) < -2.0
+    assert not any(of.within_delta for of in found.compared)
+
+
 def test_clearly_worse_cells_are_out_and_the_cheapest_of_the_rest_is_named():
     cells = {"large": noisy(0.85, 1), "middle": noisy(0.849, 2), "small": noisy(0.70, 3)}
     found = compare_with_best(cells, 0.005, cost={"large": 90.0, "middle": 20.0, "small": 1.0})

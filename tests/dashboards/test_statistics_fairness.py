@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -42,12 +40,7 @@ S27 = np.array([0.9, 0.7, 0.4, 0.5, 0.3, 0.2, 0.1, 0.8, 0.3, 0.6, 0.4, 0.35, 0.2
 G27 = np.array(["0"] * 7 + ["1"] * 7)
 
 
-@pytest.fixture(autouse=True)
-def _quick_collections() -> Iterator[None]:
-    """statsmodels' multipletests collects garbage at each call: 0.2 s with all that these tests import."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("little_to_collect")
 
 
 def cohort(seed=0, n_patients=240, deficit=0.0, groups=("F", "M"), images=2):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,13 +12,7 @@ from statsmodels.stats.multitest import multipletests
 from dashboards.statistics import adjust_p_values, adjust_study
 from dashboards.statistics.families import EXPLORATORY, HOLM
 
-
-@pytest.fixture(scope="module", autouse=True)
-def little_to_collect() -> Iterator[None]:
-    """statsmodels collects garbage at each call, which goes through all that the tests have loaded: 18 s in all."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("little_to_collect")
 
 
 @settings(max_examples=30, deadline=None)

@@ -631,8 +631,22 @@ class TestDocument:
         document["schema"] = VERDICT_SCHEMA + 1
         document["questions"][0]["answers"][0]["question"] = 9
         document["contrasts"][0]["verdict"] = "significant"
+        document["shifted_sets"][0]["drop"] = "0.1"
+        del document["subgroups"][0]["group"]
+        document["not_assessable"] = [{"task": "skin"}]
         places = {tuple(error.absolute_path)[:1] for error in check.iter_errors(document)}
-        assert places == {("schema",), ("questions",), ("contrasts",)}
+        wrong = ("schema", "questions", "contrasts", "shifted_sets", "subgroups", "not_assessable")
+        assert places == {(name,) for name in wrong}
+
+    @pytest.mark.parametrize("name", ["shifted_sets", "subgroups"])
+    def test_rows_of_shifted_sets_and_subgroups_are_typed(self, name):
+        ledger = Ledger(this=read_of(evidence()))
+        document = verdict_document(evidence(), tables(), answers(), ledger, "")
+        assert document[name]
+        for change in ({"unknown": 1}, {"p_holm": "small"}, {"cells": 0}, {"set": None}):
+            broken = document | {name: [document[name][0] | change]}
+            with pytest.raises(ValidationError):
+                VerdictFile.model_validate(broken)
 
     def test_an_answer_of_no_question_is_refused(self):
         ledger = Ledger(this=read_of(evidence()))

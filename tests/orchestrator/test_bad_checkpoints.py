@@ -59,6 +59,10 @@ def _below_zero(state: State) -> State:
     return state | {first: -state[first]}
 
 
+def _zeros(state: State) -> State:
+    return {n: torch.zeros_like(t) if t.ndim > 1 else t for n, t in state.items()}
+
+
 def _without_numbers(state: State) -> State:
     return {n: t.to("meta") for n, t in state.items()}
 
@@ -110,6 +114,15 @@ BAD: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "half the tensors": (_save(_half(_state())), ("missing:", "backbone tensors")),
     "numbers that are none": (_save(_not_a_number(_state())), ("1 tensors hold numbers that are not finite",)),
     "variances below zero": (_save(_below_zero(_state())), ("1 running variances are below 0: bn1.running_var",)),
+    "nothing but zeros": (
+        _save(_zeros(_state())),
+        (
+            "no weights but zeros",
+            "matched: 35 of 35 backbone tensors",
+            "every one of the 7 weight tensors",
+            "conv1.weight",
+        ),
+    ),
     "names without numbers": (
         _save(_without_numbers(_state())),
         ("matched: 0 of", "float32 without numbers", "saved without numbers (torch's meta device)"),
@@ -164,6 +177,14 @@ def test_what_is_harmless_fits_and_the_head_stays_fresh(content: Any, tmp_path: 
     assert code == 0, output
     assert "natural for tiny: fits" in output
     assert "dropped: linear" in output
+
+
+def test_zeros_beside_one_weight_that_is_none_fit(tmp_path: Path, check) -> None:
+    state = _zeros(_state())
+    state["conv1.weight"][0, 0, 0, 0] = 1e-30
+    torch.save(state, tmp_path / "given.pth")
+    code, output = check()
+    assert code == 0, output
 
 
 def test_unknown_names_list_what_is_near(check, tmp_path: Path) -> None:

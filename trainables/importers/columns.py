@@ -223,11 +223,16 @@ def find_column(table: pd.DataFrame, role: str, given: str | None, tell: Tell) -
         return None
     if given is not None:
         return required_column(table, given, f"--{role}-column")
-    by_plain_name = {_plain(c): c for c in reversed([str(c) for c in table.columns])}
-    found = next((by_plain_name[_plain(n)] for n in USUAL_NAMES[role] if _plain(n) in by_plain_name), None)
+    found = usual_column(table, USUAL_NAMES[role])
     if found is not None:
         tell(f"{role}: column {found!r} (detected; --{role}-column NAME or none to change)")
     return found
+
+
+def usual_column(table: pd.DataFrame, names: Sequence[str]) -> str | None:
+    """The table's column of the first of these names that it has; case, spaces and underscores do not matter."""
+    by_plain_name = {_plain(c): c for c in reversed([str(c) for c in table.columns])}
+    return next((by_plain_name[_plain(n)] for n in names if _plain(n) in by_plain_name), None)
 
 
 def required_column(table: pd.DataFrame, name: str, flag: str) -> str:

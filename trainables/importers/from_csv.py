@@ -25,9 +25,11 @@ from trainables.importers.columns import (
     read_table,
     refuse_absent,
     required_column,
+    usual_column,
 )
 from trainables.importers.labels import Labels, labels_from_cells, labels_from_columns, labels_from_joined, mask_labels
 from trainables.importers.options import NO_COLUMN, ImportOptions, Tell, silent
+from trainables.importers.quarantine import repeated_ids
 from trainables.manifest import Manifest, checked_root
 from trainables.pixels import IMAGE_SUFFIXES
 from trainables.places import below, is_remote, place, stamp
@@ -76,6 +78,8 @@ def import_csv(path: Place, options: ImportOptions, tell: Tell = silent) -> Mani
         columns |= collecting(lambda t: _frames(t[options.frame_column], rows[Column.PATH]), table, problems)
     for name in options.group_columns:
         columns[f"{Column.GROUP_PREFIX}{_group_name(name)}"] = table[required_column(table, name, "--group-columns")]
+    if (ids := _id_column(table, image, options)) is not None:
+        problems += repeated_ids(pd.DataFrame(columns), table[ids], ids)
     has_mask = Column.MASK in columns
     labels = collecting(lambda t: _labels(t, options, has_mask=has_mask, tell=tell), table, problems)
     where = pd.Series([f"line {i + 2}" for i in range(len(table))], dtype=object)
@@ -96,6 +100,13 @@ def _named_columns(options: ImportOptions) -> dict[str, tuple[str, ...]]:
     roles = {role: getattr(options, f"{role}_column") for role in (*USUAL_NAMES, "frame")}
     single = {f"--{role}-column": (name,) for role, name in roles.items() if name not in (None, NO_COLUMN)}
     return {**single, "--label-columns": options.label_columns, "--group-columns": options.group_columns}
+
+
+def _id_column(table: pd.DataFrame, image: str, options: ImportOptions) -> str | None:
+    """A column of image ids beside that of the paths, unless the user gave it another meaning."""
+    named = {name for names in _named_columns(options).values() for name in names}
+    others = table.drop(columns=[name for name in {image, *named} if name in table])
+    return usual_column(others, (Column.IMAGE_ID,))
 
 
 def _texts(

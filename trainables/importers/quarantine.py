@@ -118,6 +118,29 @@ def repeated_images(found: Found) -> list[RowProblem]:
     ]
 
 
+def repeated_ids(rows: pd.DataFrame, ids: pd.Series[str], column: str) -> list[RowProblem]:
+    """Rows whose id of the image, in a column of its own beside the paths, stands for another file, too.
+
+    The frames of one file may share its id; a file that stands in several rows is left to ``repeated_images``.
+
+    Args:
+        rows: The manifest's columns so far.
+        ids: The user's ids, None where blank, one per row of ``rows``.
+        column: Name of the user's column, for messages.
+    """
+    files = rows[Column.PATH].groupby(ids, sort=False).transform("nunique")  # NaN where the id is blank
+    advice = (
+        f"If {column!r} means something else than one image, such as an examination, rename the column or name its "
+        "role (--study-column, --group-columns)"
+    )
+    problems = []
+    for row in np.flatnonzero(files.gt(1).to_numpy(dtype=bool)):
+        path = rows[Column.PATH].iat[row]
+        detail = f"image {path!r} has the {column} {ids.iat[row]!r}, which {files.iat[row]:.0f} images have"
+        problems.append(RowProblem(row=int(row), reason=Reason.REPEATED, detail=detail, advice=advice))
+    return problems
+
+
 def header_problems(found: Found) -> tuple[pd.DataFrame, list[RowProblem]]:
     """Width and height of every image from its header, and files that are missing, unreadable or do not fit.
 

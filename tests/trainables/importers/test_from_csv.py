@@ -12,6 +12,7 @@ from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import Kind
 from tests.trainables.dicom_files import write_dicom
 from trainables.importers import BlankLabels, ImportOptions, import_csv
+from trainables.importers.quarantine import repeated_ids
 
 HEADER_ONLY = "image,label"
 
@@ -400,6 +401,35 @@ def test_equal_rows_leave_one(make_table):
     table = make_table("image,label\na.png,0\nb.png,1\na.png,0\nc.png,1\nd.png,0")
     manifest = import_csv(table, options(quarantine=table.parent / "aside.csv"))
     assert manifest.table["image_id"].tolist() == ["a.png", "b.png", "c.png", "d.png"]
+
+
+IDS = "path,image_id,label\na.png,x,0\nb.png,y,1\nc.png,x,1\nd.png,,0\ne.png,,1\nf.png,z,0"
+
+
+def test_an_image_id_beside_the_path_that_stands_for_two_files_is_refused(make_table):
+    table = make_table(IDS)
+    with pytest.raises(UserError) as error:
+        import_csv(table, options())
+    message = str(error.value)
+    assert message.startswith("2 of 6 rows cannot be used (2 image id repeated)")
+    assert "line 2: image 'a.png' has the image_id 'x', which 2 images have" in message
+    assert "line 4: image 'c.png' has the image_id 'x', which 2 images have" in message
+    assert "rename the column or name its role (--study-column" in message
+    aside = table.parent / "aside.csv"
+    manifest = import_csv(table, options(quarantine=aside))
+    assert manifest.table["path"].tolist() == ["b.png", "d.png", "e.png", "f.png"]
+    assert pd.read_csv(aside)["path"].tolist() == ["a.png", "c.png"]
+
+
+@pytest.mark.parametrize("role", [{"study_column": "image_id"}, {"group_columns": ("image_id",)}])
+def test_an_image_id_of_another_meaning_may_repeat(make_table, role):
+    assert len(import_csv(make_table(IDS), options(**role))) == 6
+
+
+def test_frames_of_one_file_may_share_their_image_id():
+    ids = pd.Series(["x", "x", "y", "x"], dtype=object)
+    rows = pd.DataFrame({"image_id": ["a#0", "a#1", "b#0", "a#2"], "path": ["a", "a", "b", "a"]})
+    assert repeated_ids(rows, ids, "image_id") == []
 
 
 def test_absent_columns_are_said_together(make_table):
