@@ -198,13 +198,16 @@ def other_groups(used: PredictionSet, prediction: PredictionSet, asked: Sequence
         used: Predictions whose values are used.
         prediction: Others, of the same images.
         asked: As in ``recorded_columns``.
+
+    Raises:
+        ValueError: A column of another length.
     """
     texts = []
     for name in asked:
         known, own = _values(used, name), _values(prediction, name)
         if known is own:
             continue  # a reader holds equal columns once
-        here, there = (_texts(values, len(used.patient)) for values in (known, own))
+        here, there = (_texts(values, name, len(used.patient)) for values in (known, own))
         rows = np.flatnonzero(here != there)
         if len(rows):
             patients = plural(len(np.unique(used.patient[rows])), "patient")
@@ -219,7 +222,9 @@ def _values(prediction: PredictionSet, name: str) -> NDArray[np.object_] | None:
     return prediction.groups.get(plain) if site is None else site
 
 
-def _texts(values: NDArray[np.object_] | None, n: int) -> NDArray[np.str_]:
+def _texts(values: NDArray[np.object_] | None, name: str, n: int) -> NDArray[np.str_]:
+    if values is not None and len(values) != n:
+        raise ValueError(f"{name} of another length than the {n} patient ids")
     return np.full(n, UNKNOWN_GROUP) if values is None else group_values(values)
 
 

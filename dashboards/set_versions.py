@@ -35,7 +35,7 @@ class SetVersions:
         """The design that a trial's predictions are about.
 
         Raises:
-            ValueError: The predictions do not fit together (``design_of``).
+            ValueError: The predictions do not fit together (``design_of``, ``other_groups``).
         """
         if len(prediction.logits) != len(prediction.patient):
             raise ValueError(f"{len(prediction.logits)} rows of logits for {len(prediction.patient)} images")
@@ -43,6 +43,7 @@ class SetVersions:
             raise ValueError("no image")
         known = self._versions.get(prediction.name, [])
         number = next((i for i, (design, _) in enumerate(known) if design.fits(prediction)), len(known))
+        differing = other_groups(known[number][1], prediction, self._columns) if number < len(known) else ""
         if number == len(known):
             design = design_of(prediction, self._columns)
             known = self._versions.setdefault(prediction.name, [])
@@ -51,7 +52,7 @@ class SetVersions:
         self._of[trial_id, prediction.name] = number
         unsure = not prediction.same_ids and prediction.shared_patients != 0
         self._shared[trial_id, prediction.name] = None if unsure else prediction.shared_patients
-        if differing := other_groups(known[number][1], prediction, self._columns):
+        if differing:
             self._other_groups[trial_id, prediction.name] = differing
         return known[number][0]
 

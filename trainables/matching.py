@@ -119,10 +119,10 @@ def _refuse_bad_numbers(tensors: Mapping[str, Tensor], what: str) -> None:
 
 
 def _refuse_nothing_but_zeros(tensors: Mapping[str, Tensor], needed: int, what: str) -> None:
-    """An image would make no difference to such a network, and none of its layers a gradient.
+    """Refuse weights that are all 0: no image makes a difference to the features of such a network.
 
     Biases, running means, and the last normalisation weights of residual blocks may rightly be 0, and heads are not
-    looked at: only tensors of two and more dimensions (convolutions, linear layers) count, and one with another number
+    looked at: only tensors of two and more dimensions (convolutions, linear layers) count, and one number that is not 0
     is enough.
 
     Args:
@@ -134,7 +134,7 @@ def _refuse_nothing_but_zeros(tensors: Mapping[str, Tensor], needed: int, what: 
         UserError: All of them hold zeros alone.
     """
     weights = {n: t for n, t in tensors.items() if t.ndim > 1 and t.is_floating_point()}
-    if not weights or any(bool(t.any()) for t in weights.values()):
+    if not weights or any(bool(t.float().any()) for t in weights.values()):
         return
     fitting = sum(not _is_counter(n) for n in tensors)
     lines = [

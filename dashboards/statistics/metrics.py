@@ -56,7 +56,8 @@ _IN_UNIT = (
     *(Metric.AUC, Metric.AUC_MACRO, Metric.AP, Metric.AP_MACRO, Metric.ACCURACY, Metric.BALANCED_ACCURACY),
     *(Metric.ECE, Metric.DICE, Metric.IOU),
 )
-_RANGES = dict.fromkeys(_IN_UNIT, (0.0, 1.0)) | {Metric.KAPPA: (-1.0, 1.0), Metric.BRIER: (0.0, 2.0)}
+_SPANS = {str(metric): 1.0 for metric in _IN_UNIT} | {str(Metric.KAPPA): 2.0, str(Metric.BRIER): 2.0}
+"""Largest minus smallest possible value; of the others there is none."""
 _IMAGE_VALUES = {
     Metric.ACCURACY: discrimination.image_correct,
     Metric.NLL: calibration.image_nll,
@@ -182,8 +183,7 @@ def widest_difference(metric: str) -> float:
     Values lie in [0, 1], of kappa in [-1, 1], of Brier in [0, 2] (a softmax's is summed over its classes); the NLL has
     no upper end.
     """
-    low, high = _RANGES.get(metric.partition(".")[0], (0.0, float("inf")))
-    return high - low
+    return _SPANS.get(metric.partition(".")[0], float("inf"))
 
 
 def metric_value(metric: str, predictions: Predictions) -> float:

@@ -446,6 +446,13 @@ def test_a_result_without_the_subgroups_of_the_others_is_named(study):
     assert tables.exclusions["detail"][0].startswith("sex of 60 patients, such as unknown instead of ")
 
 
+def test_subgroups_of_another_length_cost_their_trial_only(study):
+    odd = trials(study)[1]
+    tables = build_tables(small(study, predictions=edited(study, [odd], groups=lambda p: {"sex": p.groups["sex"][1:]})))
+    assert named(tables) == [(Why.UNREADABLE, "test", 1, odd)]
+    assert tables.exclusions["detail"][0] == "sex of another length than the 120 patient ids"
+
+
 def test_a_version_that_is_not_used_says_nothing_of_shared_patients(study):
     odd = trials(study)[1]
     predictions = edited(study, [odd], y=lambda p: np.roll(p.y, 1), shared_patients=lambda p: 7)

@@ -134,10 +134,10 @@ def repeated_ids(rows: pd.DataFrame, ids: pd.Series[str], column: str) -> list[R
         "role (--study-column, --group-columns)"
     )
     problems = []
-    for row in np.flatnonzero(files.gt(1).to_numpy(dtype=bool)):
+    for row in np.flatnonzero(files.gt(1).to_numpy(dtype=bool)).tolist():
         path = rows[Column.PATH].iat[row]
         detail = f"image {path!r} has the {column} {ids.iat[row]!r}, which {files.iat[row]:.0f} images have"
-        problems.append(RowProblem(row=int(row), reason=Reason.REPEATED, detail=detail, advice=advice))
+        problems.append(RowProblem(row=row, reason=Reason.REPEATED, detail=detail, advice=advice))
     return problems
 
 
