@@ -149,9 +149,8 @@ def _training_shares(block: Block, first: Predictions, trial_id: str) -> FloatAr
 
 def probability_rows(block: Block, runs: SetRuns, staged: Sequence[Stage]) -> Iterator[dict[str, Any]]:
     """Each cell at each stage: scores with intervals, calibration errors beside what chance gives, slope, intercept."""
-    for stage in staged:
-        calibration = _calibration(block, runs, stage)
-        base = _chance_brier(runs)
+    base = _chance_brier(runs)
+    for stage, calibration in zip(staged, _calibrations(block, runs, staged), strict=True):
         for source, positions in runs.positions().items():
             if stage.notes.get(source) and not stage.finite[positions].any():
                 yield _no_row(block, runs, stage, source)
@@ -198,11 +197,48 @@ def _no_row(block: Block, runs: SetRuns, stage: Stage, source: str) -> dict[str,
     }
 
 
-def _calibration(block: Block, runs: SetRuns, stage: Stage) -> list[BatchCalibration]:
-    if not stage.finite.any():
-        return []
-    rng = random_generator("calibration", block.task, block.scale, block.fraction, runs.name, stage.name)
-    return [batch_calibration(outcome, logit, rng) for outcome, logit in stage.pairs]
+def _calibrations(block: Block, runs: SetRuns, staged: Sequence[Stage]) -> list[list[BatchCalibration]]:
+    """For each stage the calibration of each question; none of a stage without a finite logit.
+
+    Of labels that are questions of their own every stage moves the logits along a rising line: their order stays, and
+    the regression follows from that of the first stage.
+    """
+    found: list[list[BatchCalibration]] = []
+    for stage in staged:
+        rng = random_generator("calibration", block.task, block.scale, block.fraction, runs.name, stage.name)
+        questions = enumerate(stage.pairs) if stage.finite.any() else ()
+        if not runs.batch.labelwise:
+            found.append([batch_calibration(outcome, logit, rng) for _, (outcome, logit) in questions])
+            continue
+        columns = runs.batch.first.columns(runs.batch.first.class_set)
+        found.append(
+            [
+                batch_calibration(
+                    outcome,
+                    logit,
+                    rng,
+                    order=runs.batch.ranked(columns[k]).order,
+                    line=_moved(found[0][k], staged[0].pairs[k][1], logit) if found and found[0] else None,
+                )
+                for k, (outcome, logit) in questions
+            ]
+        )
+    return found
+
+
+def _moved(raw: BatchCalibration, z: FloatArray, moved: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(R,) slopes and intercepts of the regression on logits that were moved along a rising line.
+
+    Args:
+        raw: With the regression on the logits as they were.
+        z: (R, n) logits as they were.
+        moved: (R, n) scale times them, plus a shift.
+    """
+    runs, low, high = np.arange(len(z)), z.argmin(axis=1), z.argmax(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scale = (moved[runs, high] - moved[runs, low]) / (z[runs, high] - z[runs, low])
+        slope = np.where(scale > 0, raw.slope / scale, np.nan)
+    return slope, raw.intercept - slope * (moved[runs, low] - scale * z[runs, low])
 
 
 def _means(calibration: Sequence[BatchCalibration], positions: Sequence[int]) -> dict[str, float]:

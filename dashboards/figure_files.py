@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+from dashboards.exchange import take
 from dashboards.plots import AnyPlot
-from dashboards.processes import cpus, helpers, payload_of, take
+from dashboards.processes import cpus, helpers, payload_of
 from dashboards.static import render
 
 PER_PROCESS = 12

@@ -1,6 +1,7 @@
 """The tables beyond "does it help": harm, fairness, probabilities, abstention, shift, speed.
 
-Blocks of trials are worked on while their predictions are in memory (``watch``), whole tasks afterwards (``add_task``).
+Blocks of trials are worked on while their predictions are in memory (``watch``), here or in another process; then their
+rows are put together (``collect``), and whole tasks are worked on (``add_task``).
 """
 
 from __future__ import annotations
@@ -10,26 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-from dashboards.blocks import Block, SetRuns, group_columns, make_block
+from dashboards.block_tables import BlockRows, BlockTables
 from dashboards.cell_tables import TaskView
-from dashboards.confidence_tables import probability_contrast_rows, probability_rows, stages
 from dashboards.evidence import IN_DOMAIN, Evidence, SeenBlock
+from dashboards.exchange import Exchange
 from dashboards.exclusions import Exclusion
-from dashboards.harm_tables import decide_harm, gap_rows, harm_rows
-from dashboards.measure_tables import measure_rows
-from dashboards.overlap_tables import overlap_contrast_rows, overlap_rows
+from dashboards.harm_tables import decide_harm
 from dashboards.primary_family import absent_contrasts, absent_groups
-from dashboards.rate_tables import cross_rows, odds_rows, rate_rows
-from dashboards.reliability_tables import reliability_rows
-from dashboards.selective_tables import (
-    coverage_rows,
-    curve_rows,
-    selective_contrast_rows,
-    selective_influences,
-    selective_rows,
-)
-from dashboards.set_groups import SetGroups, set_groups
-from dashboards.shift_tables import detection_rows, robustness_rows
+from dashboards.rate_tables import odds_rows
+from dashboards.shift_tables import robustness_rows
 from dashboards.speed_tables import area_rows, convergence_rows, speed_rows, task_curves
 from dashboards.statistics import MIN_TEST_PATIENTS
 from dashboards.statistics.families import adjust_p_values, adjust_study
@@ -69,43 +59,48 @@ class FurtherTables:
     Args:
         evidence: The study.
         primary_amounts: Amounts of a task's primary family.
+        exchange: Hands blocks to other processes; all are worked on here if not given.
 
     Attributes:
         rows: Name -> rows; those of ``group_odds`` follow from ``group_rates`` (``further_frames``).
         exclusions: Results that are not used here.
     """
 
-    def __init__(self, evidence: Evidence, primary_amounts: PrimaryAmounts) -> None:
-        self._evidence, self._primary_amounts = evidence, primary_amounts
+    def __init__(self, evidence: Evidence, primary_amounts: PrimaryAmounts, exchange: Exchange | None = None) -> None:
+        self._evidence, self._primary_amounts, self._exchange = evidence, primary_amounts, exchange
         self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in NAMES}
-        self._groups: dict[int, SetGroups] = {}
+        self.exclusions: list[Exclusion] = []
+        self._tables = BlockTables(evidence)
+        self._blocks: list[BlockRows | str] = []
         self._amounts: dict[str, list[str]] = {}
         for row in evidence.results[["task", "data_fraction"]].astype(str).drop_duplicates().to_dict("records"):
             self._amounts.setdefault(row["task"], []).append(row["data_fraction"])
-        self.exclusions: list[Exclusion] = []
 
     def watch(self, seen: SeenBlock) -> None:
-        """Work on one task, scale and amount. Of masks no probabilities are kept, which most tables are about."""
+        """Work on one task, scale and amount, or hand it to a process that has nothing to do."""
         primary = self._primary_amounts(seen.task, self._amounts[seen.task])
-        block = make_block(seen, self._evidence, primary)
-        if seen.is_masks:
-            self.rows["overlap"] += overlap_rows(seen, block.level)
-            self.rows["overlap_contrasts"] += overlap_contrast_rows(seen, block)
-            return
-        for runs in block.sets.values():
-            self.rows["measures"] += measure_rows(block, runs)
-            self._add_groups(block, runs)
-            self._add_confidence(block, runs)
-        self.rows["ood_detection"] += detection_rows(block)
-        self.exclusions += block.exclusions
+        handed = self._exchange.hand((seen, primary)) if self._exchange else None
+        self._blocks.append(self._tables.rows(seen, primary) if handed is None else handed)
 
-    def forget(self, outdated: Collection[tuple[str, str, str]]) -> None:
-        """Drop what was made of versions of sets that are not used: rows of these scales, amounts and sets.
+    def collect(self, outdated: Collection[tuple[str, str, str]]) -> None:
+        """Put the rows of all blocks together, in their order, once all were seen.
 
         Detection tells a set from the in-domain one: it goes with either of them.
+
+        Args:
+            outdated: Scales, amounts and sets whose rows are of versions of sets that are not used; they are dropped.
         """
-        for name, rows in self.rows.items() if outdated else ():
-            self.rows[name] = [row for row in rows if not _sets_of(name, row) & set(outdated)]
+        blocks = [self._made(block) for block in self._blocks]
+        for name, rows in self.rows.items():
+            of_blocks = [row for block in blocks for row in block.rows.get(name, ())]
+            rows += [row for row in of_blocks if not outdated or not _sets_of(name, row) & set(outdated)]
+        self.exclusions += [exclusion for block in blocks for exclusion in block.exclusions]
+
+    def _made(self, block: BlockRows | str) -> BlockRows:
+        if isinstance(block, BlockRows):
+            return block
+        assert self._exchange is not None  # it gave the name
+        return self._exchange.collect(block, lambda payload: self._tables.rows(*payload))
 
     def add_task(self, task: TaskView, primary_amounts: frozenset[str]) -> None:
         """Work on the task as a whole, once all its blocks were seen."""
@@ -115,33 +110,6 @@ class FurtherTables:
         self.rows["learning_area"] += area_rows(self._evidence, task, curves)
         self.rows["convergence"] += convergence_rows(task, curves, primary_amounts)
         self.exclusions += curves.exclusions
-
-    def _add_groups(self, block: Block, runs: SetRuns) -> None:
-        attributes = group_columns(runs, self._evidence)
-        if not attributes:
-            return
-        groups = self._groups.get(id(runs.design))
-        if groups is None:
-            groups = self._groups[id(runs.design)] = set_groups(runs, attributes)
-        self.rows["harm"] += harm_rows(block, runs, groups)
-        if block.primary:
-            gaps, values = gap_rows(block, runs, groups)
-            self.rows["group_gaps"] += gaps
-            self.rows["group_values"] += values
-        self.rows["group_rates"] += rate_rows(block, runs, groups)
-        self.rows["cross_group_auc"] += cross_rows(block, runs, groups)
-        self.rows["group_coverage"] += coverage_rows(block, runs, groups)
-
-    def _add_confidence(self, block: Block, runs: SetRuns) -> None:
-        staged = stages(block, runs)
-        self.rows["probabilities"] += probability_rows(block, runs, staged)
-        self.rows["probability_contrasts"] += probability_contrast_rows(block, runs, staged)
-        found = selective_influences(runs)
-        self.rows["selective"] += selective_rows(block, runs, found)
-        self.rows["selective_contrasts"] += selective_contrast_rows(block, runs, found)
-        if runs.name == IN_DOMAIN and block.primary:
-            self.rows["reliability"] += reliability_rows(block, runs, staged)
-            self.rows["risk_coverage"] += curve_rows(block, runs)
 
 
 def _sets_of(table: str, row: Mapping[str, Any]) -> set[tuple[str, str, str]]:

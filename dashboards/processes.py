@@ -11,17 +11,18 @@ time where processes share the CPUs. Numbers then do not depend on the number of
 from __future__ import annotations
 
 import os
-import pickle
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from threadpoolctl import threadpool_limits
+
+from dashboards.exchange import Exchange, held, made, read_whole, serve, take, write_whole
 
 R = TypeVar("R")
 
@@ -66,7 +67,7 @@ def helpers(module: str, payload: object, number: int, *arguments: str) -> Itera
     with tempfile.TemporaryDirectory(prefix="scalecurves-") as temporary:
         found = Helpers(Path(temporary), [])
         if number:
-            (found.folder / _PAYLOAD).write_bytes(pickle.dumps(payload))
+            write_whole(found.folder / _PAYLOAD, payload)
         path = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
         environment = {**os.environ, **_ONE_THREAD, "PYTHONPATH": path}
         command = [sys.executable, "-m", module, temporary, *arguments]
@@ -84,47 +85,55 @@ def helpers(module: str, payload: object, number: int, *arguments: str) -> Itera
 
 def payload_of(folder: Path) -> object:
     """What ``helpers`` was given, read in one of them."""
-    return pickle.loads((folder / _PAYLOAD).read_bytes())
+    return cast("object", read_whole(folder / _PAYLOAD))
 
 
-def take(folder: Path, piece: int | str) -> bool:
-    """Whether a piece is nobody else's; it is then the caller's."""
-    with suppress(FileExistsError):
-        os.close(os.open(folder / f"{piece}.taken", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        return True
-    return False
-
-
-def shared_out(module: str, payload: object, number: int, work: Callable[[int], R], pieces: int) -> list[R]:
+def shared_out(
+    module: str,
+    payload: object,
+    number: int,
+    work: Callable[[int, Exchange], R],
+    pieces: int,
+    part: Callable[[Any], object] | None = None,
+) -> list[R]:
     """What ``work`` gives of each piece 0, 1, ..., whoever did it.
 
     Args:
         module: As for ``helpers``; its ``main`` calls ``help_out`` with the same work.
         payload: As for ``helpers``.
         number: As for ``helpers``.
-        work: Its result can be pickled.
+        work: Its result can be pickled. It may hand on parts of a piece.
         pieces: Their number.
+        part: Makes what is asked for of a part that was handed on; None if there are no such parts.
     """
     with helpers(module, payload, number) as helping:
-        own = {piece: work(piece) for piece in range(pieces) if take(helping.folder, piece)}
+        own = dict(_taken(helping.folder, work, pieces))
+        if part is not None:
+            serve(helping.folder, pieces, part)
         helping.wait()
         return [own[n] if n in own else _of_another(helping.folder, n, work) for n in range(pieces)]
 
 
-def help_out(folder: Path, work: Callable[[int], object], pieces: int) -> None:
-    """Work on the pieces that are free, in one of the processes of ``shared_out``."""
+def help_out(
+    folder: Path, work: Callable[[int, Exchange], object], pieces: int, part: Callable[[Any], object] | None = None
+) -> None:
+    """Work on the pieces that are free, then on parts of others, in one of the processes of ``shared_out``."""
+    for piece, value in _taken(folder, work, pieces):
+        write_whole(made(folder, piece), value)
+    if part is not None:
+        serve(folder, pieces, part)
+
+
+def _taken(folder: Path, work: Callable[[int, Exchange], R], pieces: int) -> Iterator[tuple[int, R]]:
+    """The pieces that are nobody else's, and what was made of them."""
     for piece in range(pieces):
         if take(folder, piece):
-            partial = folder / f".{piece}.part"
-            partial.write_bytes(pickle.dumps(work(piece)))
-            partial.replace(_made(folder, piece))  # whole: what has it is done
+            with held(folder, piece):
+                value = work(piece, Exchange(folder, piece))
+            yield piece, value
 
 
-def _of_another(folder: Path, piece: int, work: Callable[[int], R]) -> R:
+def _of_another(folder: Path, piece: int, work: Callable[[int, Exchange], R]) -> R:
     """What another process has made; done here if that was ended, as for want of memory, or failed."""
-    path = _made(folder, piece)
-    return cast("R", pickle.loads(path.read_bytes())) if path.is_file() else work(piece)
-
-
-def _made(folder: Path, piece: int) -> Path:
-    return folder / f"{piece}.made"
+    path = made(folder, piece)
+    return cast("R", read_whole(path)) if path.is_file() else work(piece, Exchange(folder, piece))

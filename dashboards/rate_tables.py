@@ -56,7 +56,8 @@ def _group_rates(
     }
     known = ~np.isnan(truth)
     outcomes = np.broadcast_to(truth[known], (len(scores), int(known.sum())))
-    calibration = batch_calibration(outcomes, scores[:, known], None)
+    order = runs.batch.ranked(column).within(rows, len(runs.batch.truth)).order
+    calibration = batch_calibration(outcomes, scores[:, known], None, order=order)
     for source, positions in cells.items():
         found = {
             name: combined_interval({runs.keys[r].seed: influences[r] for r in positions}, level=block.level)

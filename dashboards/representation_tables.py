@@ -240,10 +240,10 @@ def _all_layer_rows(found: Sequence[Block]) -> list[tuple[Rows, Rows]]:
     return [rows for _, rows in sorted(zip(pieces, made, strict=True), key=lambda pair: pair[0])]
 
 
-def _work(found: Sequence[Block]) -> Callable[[int], tuple[Rows, Rows]]:
+def _work(found: Sequence[Block]) -> Callable[[int, object], tuple[Rows, Rows]]:
     pieces = _pieces(found)
 
-    def work(piece: int) -> tuple[Rows, Rows]:
+    def work(piece: int, _: object) -> tuple[Rows, Rows]:
         block, depth = pieces[piece]
         return _layer_rows(found[block], depth)
 

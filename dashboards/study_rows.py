@@ -1,13 +1,19 @@
-"""The rows of all tasks. Those of a large study are worked out by several processes, each taking task after task."""
+"""The rows of all tasks. Those of a large study are worked out by several processes, each taking task after task.
+
+Who has no task left takes blocks of the tasks of others.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from dashboards.evidence import Evidence
+from dashboards.block_tables import BlockRows, BlockTables
+from dashboards.evidence import Evidence, SeenBlock
+from dashboards.exchange import Exchange
 from dashboards.processes import cpus, help_out, payload_of, shared_out
 from dashboards.record_files import LazyPredictions
 from dashboards.task_rows import TaskRows, task_rows
@@ -23,17 +29,21 @@ def study_rows(evidence: Evidence) -> list[TaskRows]:
         evidence: The study. If its predictions are in memory, one process does all.
     """
     tasks = _tasks(evidence)
-    number = min(cpus(), len(tasks), len(evidence.results) // PER_PROCESS) - 1
+    lazy = isinstance(evidence.predictions, LazyPredictions)
+    number = min(cpus(), len(evidence.results) // PER_PROCESS) - 1 if lazy else 0
     # What was kept for comparing networks is no part of a task's rows, and may not be fit to be sent.
     sent = replace(evidence, representations={})
-    lazy = isinstance(evidence.predictions, LazyPredictions)
-    return shared_out(
-        "dashboards.study_rows",
-        sent,
-        max(number, 0) if lazy else 0,
-        lambda n: task_rows(evidence, tasks[n]),
-        len(tasks),
-    )
+    return shared_out("dashboards.study_rows", sent, max(number, 0), _work(evidence), len(tasks), _block(evidence))
+
+
+def _work(evidence: Evidence) -> Callable[[int, Exchange], TaskRows]:
+    tasks = _tasks(evidence)
+    return lambda n, exchange: task_rows(evidence, tasks[n], exchange)
+
+
+def _block(evidence: Evidence) -> Callable[[tuple[SeenBlock, frozenset[str]]], BlockRows]:
+    tables = BlockTables(evidence)
+    return lambda asked: tables.rows(*asked)
 
 
 def _tasks(evidence: Evidence) -> list[str]:
@@ -44,8 +54,7 @@ def main() -> None:
     """Work on the tasks of the folder in the first argument that are free."""
     folder = Path(sys.argv[1])
     evidence = cast("Evidence", payload_of(folder))
-    tasks = _tasks(evidence)
-    help_out(folder, lambda n: task_rows(evidence, tasks[n]), len(tasks))
+    help_out(folder, _work(evidence), len(_tasks(evidence)), _block(evidence))
 
 
 if __name__ == "__main__":

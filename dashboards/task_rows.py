@@ -10,6 +10,7 @@ from dashboards.best_tables import best_rows
 from dashboards.cell_tables import TaskView, cell_rows, view
 from dashboards.contrast_tables import contrast_rows
 from dashboards.evidence import Evidence
+from dashboards.exchange import Exchange
 from dashboards.exclusions import Exclusion
 from dashboards.further_tables import FurtherTables
 from dashboards.label_tables import label_rows
@@ -64,24 +65,25 @@ class TaskRows:
     unrecorded: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
 
 
-def task_rows(evidence: Evidence, task: str) -> TaskRows:
+def task_rows(evidence: Evidence, task: str, exchange: Exchange | None = None) -> TaskRows:
     """Read the predictions of a task and work out its rows.
 
     Args:
         evidence: The study.
         task: One of its tasks with results.
+        exchange: Hands blocks of it to other processes; all are worked on here if not given.
     """
 
     def amounts_of(name: str, amounts: Iterable[str]) -> frozenset[str]:
         return primary_amounts(evidence, name, amounts)
 
-    further = FurtherTables(evidence, amounts_of)
+    further = FurtherTables(evidence, amounts_of, exchange)
     (estimates,) = task_estimates(evidence, further.watch, only=(task,))
-    further.forget(estimates.outdated)
     seen = view(evidence, estimates)
     primary = amounts_of(task, {cell[2] for cell in seen.cells})
     exclusions: list[Exclusion] = []
     rows = _rows(evidence, seen, primary, exclusions)
+    further.collect(estimates.outdated)
     further.add_task(seen, primary)
     return TaskRows(
         rows=rows,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from dashboards.statistics.calibration_error import ECE_BINS
@@ -17,6 +18,8 @@ NORMAL_FROM = 30
 """Images of a bin from which on a sum of simulated outcomes is drawn from the normal distribution of its variance."""
 _DRAWS = 100
 _ITERATIONS = 25
+_LAST_STEP = 1e-4
+"""A fit ends with a step that is smaller, on standardised logits. Steps shrink to their square, which is left: 1e-8."""
 _FIRST_SLOPE = 3.0
 """Most, on standardised logits, that fits start from."""
 _STEEPEST = 12.0
@@ -47,28 +50,41 @@ class BatchCalibration:
 
 
 def batch_calibration(
-    y: FloatArray, z: FloatArray, rng: np.random.Generator | None, n_bins: int = ECE_BINS
+    y: FloatArray,
+    z: FloatArray,
+    rng: np.random.Generator | None,
+    n_bins: int = ECE_BINS,
+    *,
+    order: NDArray[np.intp] | None = None,
+    line: tuple[FloatArray, FloatArray] | None = None,
 ) -> BatchCalibration:
     """All of it from pairs of outcome and logit.
 
     Args:
         y: (R, n) outcomes 0 and 1; of labelled images only.
         z: (R, n) logits; a run with one that is not finite is NaN throughout.
-        rng: Source of the simulated outcomes; None for no ``null_median``, which takes most of the time.
+        rng: Source of the simulated outcomes; None for no ``null_median``.
         n_bins: Bins of both binned errors.
+        order: (R, n) places of the logits from the smallest to the largest, where they are known: sorting and fitting
+            take most of the time.
+        line: (R,) slopes and (R,) intercepts, where they are known.
     """
     finite = np.isfinite(z).all(axis=1) & (z.shape[1] > 0)
-    kept = np.where(finite[:, None], z, 0.0)
+    kept = z if finite.all() else np.where(finite[:, None], z, 0.0)
+    if order is None:
+        order = np.argsort(kept, axis=1)  # of equal logits the order does not matter
+    kept, outcome = taken_along(kept, order), taken_along(y, order)
     p = np.asarray(expit(kept))
-    bins = np.searchsorted(np.linspace(0.0, 1.0, n_bins + 1)[1:-1], p, side="left")
-    slope, intercept = batch_slopes(y, kept)
-    ace, squared_l2 = _equal_mass(y, p, n_bins)
+    n = max(z.shape[1], 1)
+    bounds = _equal_width(p, n_bins)
+    ace, squared_l2 = _equal_mass(outcome, p, n_bins)
+    slope, intercept = batch_slopes(outcome, kept) if line is None else line
     found = {
-        "ece": np.abs(_bin_sums(bins, y - p, n_bins)).sum(axis=1) / max(z.shape[1], 1),
-        "null_median": np.full(len(z), np.nan) if rng is None else _null_medians(p, bins, n_bins, rng),
+        "ece": np.abs(_segment_sums(outcome - p, bounds)).sum(axis=1) / n,
+        "null_median": np.full(len(z), np.nan) if rng is None else _null_medians(p, bounds, rng),
         "ace": ace,
         "squared_l2": squared_l2,
-        "in_the_large": (p - y).sum(axis=1) / max(z.shape[1], 1),
+        "in_the_large": (p - outcome).sum(axis=1) / n,
         "slope": slope,
         "intercept": intercept,
     }
@@ -89,9 +105,11 @@ def batch_slopes(y: FloatArray, z: FloatArray) -> tuple[FloatArray, FloatArray]:
     runs, n = z.shape
     if n < 2:
         return np.full(runs, np.nan), np.full(runs, np.nan)
-    centre, spread = z.mean(axis=1, keepdims=True), z.std(axis=1, keepdims=True)
+    centre = z.mean(axis=1, keepdims=True)
+    x = z - centre
+    spread = np.sqrt(np.vecdot(x, x) / n)[:, None]
     usable = (spread[:, 0] > 0) & (y.min(axis=1) < y.max(axis=1)) & ~_separated(y == 1, z)
-    x = np.where(usable[:, None], (z - centre) / np.where(spread > 0, spread, 1.0), 0.0)
+    x /= np.where(spread > 0, spread, 1.0)
     a, b = _normal_start(y, x)
     settled = _descend(y, x, a, b, usable)
     again = usable & ~settled  # from a flat part of the likelihood a fit may not come back
@@ -106,7 +124,7 @@ def _descend(y: FloatArray, x: FloatArray, a: FloatArray, b: FloatArray, chosen:
     """Newton's method for the chosen runs: changes intercepts and slopes in place; (R,) which of them settled."""
     settled = np.zeros(len(y), dtype=bool)
     left = np.flatnonzero(chosen)
-    of_left, x_of_left = y[left], x[left]
+    of_left, x_of_left = (y, x) if chosen.all() else (y[left], x[left])
     for _ in range(_ITERATIONS):
         if not len(left):
             break
@@ -115,7 +133,7 @@ def _descend(y: FloatArray, x: FloatArray, a: FloatArray, b: FloatArray, chosen:
         step = step * np.minimum(1.0, 4.0 / size)  # far from the optimum a full step may overshoot
         a[left] += step[0]
         b[left] += step[1]
-        moving = size >= 1e-6  # steps shrink to their square: what is left is of the order of rounding
+        moving = size >= _LAST_STEP
         settled[left[~moving]] = True
         if not moving.all():  # the few that take many steps do not hold up the others
             left, of_left, x_of_left = left[moving], of_left[moving], x_of_left[moving]
@@ -136,11 +154,15 @@ def _normal_start(y: FloatArray, x: FloatArray) -> tuple[FloatArray, FloatArray]
 
 def _newton_step(y: FloatArray, x: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
     """(2, R) step of intercept and slope."""
-    p = expit(a[:, None] + b[:, None] * x)
-    residual, weight = y - p, np.maximum(p * (1 - p), 1e-12)
-    weighted = weight * x
+    p = b[:, None] * x
+    p += a[:, None]
+    expit(p, out=p)
+    residual = y - p
+    weight = np.maximum(p * (1 - p), 1e-12)
     g0, g1 = residual.sum(axis=1), np.vecdot(residual, x)
-    h00, h01, h11 = weight.sum(axis=1), weighted.sum(axis=1), np.vecdot(weighted, x)
+    h00, h01 = weight.sum(axis=1), np.vecdot(weight, x)
+    weight *= x
+    h11 = np.vecdot(weight, x)
     determinant = h00 * h11 - h01**2
     determinant = np.where(determinant > 0, determinant, np.inf)
     return np.stack([(h11 * g0 - h01 * g1) / determinant, (h00 * g1 - h01 * g0) / determinant])
@@ -155,53 +177,69 @@ def _separated(positive: BoolArray, z: FloatArray) -> BoolArray:
     )
 
 
-def _bin_sums(bins: np.ndarray, values: FloatArray, n_bins: int) -> FloatArray:
-    """(R, n_bins) sums of (R, n) values."""
-    runs = len(bins)
-    flat = (bins + n_bins * np.arange(runs)[:, None]).ravel()
-    return np.asarray(np.bincount(flat, values.ravel(), runs * n_bins).reshape(runs, n_bins), dtype=np.float64)
+def _equal_width(p: FloatArray, n_bins: int) -> NDArray[np.intp]:
+    """(R, n_bins + 1) where bins of (R, n) ascending probabilities begin, and the end; upper edges are part of them."""
+    edges = np.linspace(0.0, 1.0, n_bins + 1)[1:-1]
+    bounds = np.zeros((len(p), n_bins + 1), dtype=np.intp)
+    for of_run, ascending in zip(bounds, p, strict=True):
+        of_run[1:-1] = np.searchsorted(ascending, edges, side="right")
+    bounds[:, -1] = p.shape[1]
+    return bounds
 
 
-def _null_medians(p: FloatArray, bins: np.ndarray, n_bins: int, rng: np.random.Generator) -> FloatArray:
+def _segment_sums(values: FloatArray, bounds: NDArray[np.intp]) -> FloatArray:
+    """(R, n_bins) sums of (R, n) values between (R, n_bins + 1) or (n_bins + 1,) bounds."""
+    running = np.zeros((len(values), values.shape[1] + 1))
+    np.cumsum(values, axis=1, out=running[:, 1:])
+    at = np.broadcast_to(bounds, (len(values), bounds.shape[-1]))
+    return np.asarray(np.diff(taken_along(running, at), axis=1))
+
+
+def _null_medians(p: FloatArray, bounds: NDArray[np.intp], rng: np.random.Generator) -> FloatArray:
     """(R,) median ECE if every outcome were drawn with its own probability.
 
     Sums over bins of many images are drawn as normal with their exact variance; images of small bins one by one.
+
+    Args:
+        p: (R, n) ascending.
+        bounds: (R, n_bins + 1) of the bins.
+        rng: Source of the draws.
     """
-    runs, n = p.shape
-    variance, sizes = _bin_sums(bins, p * (1 - p), n_bins), _bin_sums(bins, np.ones_like(p), n_bins)
+    variance, sizes = np.maximum(_segment_sums(p * (1 - p), bounds), 0.0), np.diff(bounds, axis=1)
     many = sizes >= NORMAL_FROM
-    gaps = rng.standard_normal((_DRAWS, runs, n_bins)) * np.sqrt(np.where(many, variance, 0.0))
-    few = ~taken_along(many, bins)
-    run, image = np.nonzero(few)
-    if len(run):
-        own = p[run, image]
+    gaps = rng.standard_normal((_DRAWS, *sizes.shape)) * np.sqrt(np.where(many, variance, 0.0))
+    place = np.repeat(np.arange(sizes.size), sizes.ravel())  # the bin of every image of every run
+    few = np.flatnonzero(~many.ravel()[place])
+    if len(few):
+        own, place = p.ravel()[few], place[few]
         drawn = (rng.random((_DRAWS, len(own))) < own) - own
-        place = run * n_bins + bins[run, image]
-        order = np.argsort(place, kind="stable")
-        starts = np.flatnonzero(np.r_[True, np.diff(place[order]) > 0])
-        flat = gaps.reshape(_DRAWS, runs * n_bins)
-        flat[:, place[order][starts]] = np.add.reduceat(drawn[:, order], starts, axis=1)
-    return np.asarray(np.median(np.abs(gaps).sum(axis=2), axis=0) / max(n, 1))
+        starts = np.flatnonzero(np.diff(place, prepend=-1) > 0)
+        gaps.reshape(_DRAWS, -1)[:, place[starts]] = np.add.reduceat(drawn, starts, axis=1)
+    return np.asarray(np.median(np.abs(gaps).sum(axis=2), axis=0) / max(p.shape[1], 1))
 
 
 def _equal_mass(y: FloatArray, p: FloatArray, n_bins: int) -> tuple[FloatArray, FloatArray]:
-    """(R,) adaptive calibration error and debiased squared L2 error; outcomes of equal probabilities are averaged."""
+    """(R,) adaptive calibration error and debiased squared L2 error; outcomes of equal probabilities are averaged.
+
+    Args:
+        y: (R, n) outcomes, in the order of the probabilities.
+        p: (R, n) ascending.
+        n_bins: Their number.
+    """
     runs, n = p.shape
     if n == 0:
         return np.full(runs, np.nan), np.full(runs, np.nan)
-    order = np.argsort(p, axis=1)  # of equal probabilities the order does not matter
-    ordered, outcome = taken_along(p, order), taken_along(y, order)
-    new = np.diff(ordered, axis=1, prepend=-1.0) > 0
+    new = np.diff(p, axis=1, prepend=-1.0) > 0
     if not new.all():
         tie = (np.cumsum(new.ravel()) - 1).reshape(runs, n)
-        outcome = (np.bincount(tie.ravel(), outcome.ravel()) / np.bincount(tie.ravel()))[tie]
+        y = (np.bincount(tie.ravel(), y.ravel()) / np.bincount(tie.ravel()))[tie]
     sizes = np.array([len(part) for part in np.array_split(np.arange(n), n_bins)])
-    bins = np.broadcast_to(np.repeat(np.arange(n_bins), sizes), (runs, n))
-    gap = _bin_sums(bins, outcome - ordered, n_bins)
+    bounds = np.concatenate([[0], np.cumsum(sizes)])
+    gap = _segment_sums(y - p, bounds)
     ace = np.abs(gap).sum(axis=1) / n
     kept = sizes > 1
     if not kept.any():
         return ace, np.full(runs, np.nan)
-    share = _bin_sums(bins, outcome, n_bins)[:, kept] / sizes[kept]
+    share = _segment_sums(y, bounds)[:, kept] / sizes[kept]
     squared = (gap[:, kept] / sizes[kept]) ** 2 - share * (1 - share) / (sizes[kept] - 1)
     return ace, (sizes[kept] * squared).sum(axis=1) / sizes.sum()

@@ -23,6 +23,9 @@ from dashboards.statistics.ranked_runs import RankedRuns, rank_runs
 from dashboards.statistics.uncertainty import AucSides, Influence, PatientIndex, labelled_patients
 from search_spaces.names import Kind
 
+_OF_LABELS = ("logits", "scores")
+"""Attributes of ``RunBatch`` of shape (R, N, L), in memory (L, R, N): most questions are about one label."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunBatch:
@@ -37,6 +40,13 @@ class RunBatch:
     first: Predictions
     logits: FloatArray
     index: PatientIndex
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: _by_label(value) if name in _OF_LABELS else value for name, value in self.__dict__.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Arrays are sent as they lie in memory: sums over another order of the axes would differ in their last bit.
+        self.__dict__.update({n: _by_image(v) if n in _OF_LABELS else v for n, v in state.items()})
 
     @property
     def labelwise(self) -> bool:
@@ -129,12 +139,17 @@ def make_batch(
     """
     if not logits:
         raise ValueError("a batch needs at least one run")
-    checked = [check_predictions(kind, labels, y, values, class_set) for values in logits[:1]]
-    stack = np.stack([np.asarray(values, dtype=np.float64).reshape(checked[0].truth.shape) for values in logits])
-    if len(index.codes) != stack.shape[1]:
-        raise ValueError(f"the patient index has {len(index.codes)} rows, y {stack.shape[1]}; give one row per image")
-    stack[~np.isfinite(stack)] = np.nan
-    return RunBatch(first=checked[0], logits=stack, index=index)
+    first = check_predictions(kind, labels, y, logits[0], class_set)
+    n, n_labels = first.truth.shape
+    if len(index.codes) != n:
+        raise ValueError(f"the patient index has {len(index.codes)} rows, y {n}; give one row per image")
+    by_label = np.empty(
+        (n_labels, len(logits), n)
+    )  # most questions are about one label, whose values then lie together
+    for r, values in enumerate(logits):
+        by_label[:, r] = np.asarray(values).reshape(n, n_labels).T
+    by_label[~np.isfinite(by_label)] = np.nan
+    return RunBatch(first=first, logits=_by_image(by_label), index=index)
 
 
 def auc_influences(
@@ -297,6 +312,16 @@ def _auc_influence(
         classes=defined,
         undefined=undefined,
     )
+
+
+def _by_label(values: FloatArray) -> FloatArray:
+    """(L, R, N) of (R, N, L)."""
+    return np.moveaxis(values, 2, 0)
+
+
+def _by_image(values: FloatArray) -> FloatArray:
+    """(R, N, L) of (L, R, N)."""
+    return np.moveaxis(values, 0, 2)
 
 
 def _scattered(rows: NDArray[np.intp], values: NDArray[np.intp], n: int) -> NDArray[np.intp]:

@@ -6,13 +6,15 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from dashboards import processes
-from dashboards.processes import helpers, one_blas_thread, payload_of, shared_out, take
+from dashboards.exchange import take
+from dashboards.processes import helpers, one_blas_thread, payload_of, shared_out
 
 WAITS = "import time\ntime.sleep(600)\n"
 SQUARES = """
 import sys
 from pathlib import Path
-from dashboards.processes import payload_of, take
+from dashboards.exchange import take
+from dashboards.processes import payload_of
 folder = Path(sys.argv[1])
 for number in payload_of(folder):
     if take(folder, number):
@@ -24,12 +26,12 @@ from pathlib import Path
 from dashboards.processes import help_out, payload_of
 folder = Path(sys.argv[1])
 numbers = payload_of(folder)
-help_out(folder, lambda n: [numbers[n] ** 2], len(numbers))
+help_out(folder, lambda n, _: [numbers[n] ** 2], len(numbers))
 """
 DIES = """
 import os, sys
 from pathlib import Path
-from dashboards.processes import take
+from dashboards.exchange import take
 take(Path(sys.argv[1]), 1)
 os._exit(9)
 """
@@ -76,7 +78,7 @@ def test_results_of_all_processes_come_in_order(module, monkeypatch):
     monkeypatch.setattr(processes, "take", lambda folder, n: n == 0 and take(folder, n))
     here = []
 
-    def work(n):
+    def work(n, _):
         here.append(n)
         return [[2, 3, 5][n] ** 2]
 
@@ -86,7 +88,7 @@ def test_results_of_all_processes_come_in_order(module, monkeypatch):
 
 def test_what_a_process_leaves_when_it_dies_is_done_by_the_caller(module, monkeypatch):
     monkeypatch.setattr(processes, "take", lambda folder, n: n != 1 and take(folder, n))
-    assert shared_out(module(DIES), None, 1, lambda n: n * 10, 3) == [0, 10, 20]
+    assert shared_out(module(DIES), None, 1, lambda n, _: n * 10, 3) == [0, 10, 20]
 
 
 def test_a_failure_of_the_caller_ends_the_processes_and_the_folder(module):

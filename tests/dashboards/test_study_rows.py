@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from dashboards import processes, study_rows
-from dashboards.processes import take
+from dashboards.exchange import take
 from dashboards.record_files import LazyPredictions, RecordFiles, SetFile
 from dashboards.tables import build_tables
 from tests.dashboards.synthetic import evidence_of, whole_study, whole_tables
@@ -17,9 +17,9 @@ def worked_on(monkeypatch):
     """Predictions in memory count as lazy ones, and the study as large; returns the tasks done by this process."""
     done, task_rows = [], study_rows.task_rows
 
-    def counted(evidence, task):
+    def counted(evidence, task, exchange):
         done.append(task)
-        return task_rows(evidence, task)
+        return task_rows(evidence, task, exchange)
 
     monkeypatch.setattr(study_rows, "LazyPredictions", dict)
     monkeypatch.setattr(study_rows, "PER_PROCESS", 1)
