@@ -53,7 +53,7 @@ class BlockTables:
 
     def __init__(self, evidence: Evidence) -> None:
         self._evidence = evidence
-        self._groups: list[SetGroups] = []
+        self._groups: dict[tuple[str, str], list[SetGroups]] = {}
 
     def rows(self, seen: SeenBlock, primary: frozenset[str]) -> BlockRows:
         """The rows of one task, scale and amount. Of masks no probabilities are kept, which most tables are about.
@@ -77,7 +77,7 @@ class BlockTables:
         return found
 
     def _add_groups(self, found: BlockRows, block: Block, runs: SetRuns) -> None:
-        groups = self._groups_of(runs)
+        groups = self._groups_of(block, runs)
         if groups is None:
             return
         found.add("harm", harm_rows(block, runs, groups))
@@ -89,17 +89,22 @@ class BlockTables:
         found.add("cross_group_auc", cross_rows(block, runs, groups))
         found.add("group_coverage", coverage_rows(block, runs, groups))
 
-    def _groups_of(self, runs: SetRuns) -> SetGroups | None:
-        """The subgroups of a set; a block that another process has read brings its own copy of what the set is."""
-        known = (groups for groups in self._groups if groups.design is runs.design)
-        same = (groups for groups in self._groups if groups.design.fits(runs.any_prediction))
+    def _groups_of(self, block: Block, runs: SetRuns) -> SetGroups | None:
+        """The subgroups of a set; a block that another process has read brings its own copy of what the set is.
+
+        Kept by task: another task with the same images may know its patients under other subgroups, and its groups are
+        permuted anew.
+        """
+        kept = self._groups.setdefault((block.task, runs.name), [])
+        known = (groups for groups in kept if groups.design is runs.design)
+        same = (groups for groups in kept if groups.design.fits(runs.any_prediction))
         if (groups := next(chain(known, same), None)) is not None:
             return groups
         attributes = group_columns(runs, self._evidence)
         if not attributes:
             return None
-        self._groups.append(set_groups(runs, attributes))
-        return self._groups[-1]
+        kept.append(set_groups(runs, attributes))
+        return kept[-1]
 
 
 def _add_confidence(found: BlockRows, block: Block, runs: SetRuns) -> None:

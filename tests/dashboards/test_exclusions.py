@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 import re
 from collections.abc import Mapping
 
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 
 from dashboards import report
+from dashboards.block_tables import BlockTables
 from dashboards.evidence import target_results
 from dashboards.exclusions import SHOWN_TRIALS, Exclusion, Why, exclusion_table, single_seeds
 from dashboards.harm_answers import harm_answers
@@ -444,6 +446,26 @@ def test_a_result_without_the_subgroups_of_the_others_is_named(study):
     tables = build_tables(small(study, predictions=edited(study, [odd], groups=lambda p: {})))
     assert named(tables) == [(Why.OTHER_GROUPS, "test", 1, odd)]
     assert tables.exclusions["detail"][0].startswith("sex of 60 patients, such as unknown instead of ")
+
+
+def test_blocks_of_two_tasks_with_the_same_images_keep_their_own_subgroups(study):
+    """One process may be handed blocks of several tasks."""
+    rows = small(study).results
+    again = rows.assign(task="mole", trial_id="m" + rows["trial_id"].astype(str))
+    predictions = dict(study.predictions)
+    for (trial_id, name), p in study.predictions.items():
+        predictions[f"m{trial_id}", name] = dataclasses.replace(p, groups=other_sex(p, 10))
+    evidence = small(study, results=pd.concat([rows, again], ignore_index=True), predictions=predictions)
+    blocks = []
+    list(task_estimates(evidence, blocks.append))
+    shared = BlockTables(evidence)
+    made = [shared.rows(pickle.loads(pickle.dumps(block)), frozenset({"0.05"})) for block in blocks]
+    alone = [BlockTables(evidence).rows(block, frozenset({"0.05"})) for block in blocks]
+    assert [block.task for block in blocks] == ["skin", "mole"]
+    for name in ("harm", "group_gaps", "group_values"):
+        for found, expected in zip(made, alone, strict=True):
+            assert found.rows[name]
+            pd.testing.assert_frame_equal(pd.DataFrame(found.rows[name]), pd.DataFrame(expected.rows[name]))
 
 
 def test_subgroups_of_another_length_cost_their_trial_only(study):
