@@ -49,24 +49,25 @@ def _bins(p: FloatArray, y: FloatArray, codes: NDArray[np.intp], patients: int, 
     place = np.searchsorted(np.linspace(0.0, 1.0, BINS + 1)[1:-1], p, side="left")
     z = float(norm.ppf((1 + level) / 2))
     rows = []
+    p, y, place = p.ravel(), y.ravel(), place.ravel()
     for b in range(BINS):
-        run, pair = np.nonzero(place == b)
-        if not len(run):
+        own = np.flatnonzero(place == b)
+        if not len(own):
             continue
-        outcome = y[run, pair]
+        outcome, patient = y[own], codes[own % len(codes)]
         share = float(outcome.mean())
-        per_patient = np.bincount(codes[pair], outcome - share, patients)
-        few = len(np.unique(codes[pair]))
+        per_patient = np.bincount(patient, outcome - share, patients)
+        few = int(np.count_nonzero(np.bincount(patient)))
         factor = few / (few - 1) if few > 1 else np.nan
-        half = z * float(np.sqrt(factor * (per_patient @ per_patient))) / len(run)
+        half = z * float(np.sqrt(factor * (per_patient @ per_patient))) / len(own)
         rows.append(
             {
                 "bin": b,
-                "mean_probability": float(p[run, pair].mean()),
+                "mean_probability": float(p[own].mean()),
                 "observed": share,
                 "observed_low": max(0.0, share - half),
                 "observed_high": min(1.0, share + half),
-                "share_of_images": len(run) / p.size,
+                "share_of_images": len(own) / p.size,
                 "bin_patients": few,
             }
         )

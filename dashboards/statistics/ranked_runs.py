@@ -75,13 +75,13 @@ class RankedRuns:
         runs = np.arange(len(self.order))[:, None]
         bins = codes[self.order] + n_patients * (2 * runs + ~positive)
         sums = np.bincount(bins.ravel(), (placed - value[:, None]).ravel(), 2 * n_patients * len(self.order))
-        of_sides = sums.reshape(len(self.order), 2, n_patients)
+        of_sides = sums.reshape(len(self.order), 2, n_patients) / np.array([[m], [k]])
         counts = {
             "n_positive": int(np.count_nonzero(np.bincount(codes[self.positive]))),
             "n_negative": int(np.count_nonzero(np.bincount(codes[~self.positive]))),
         }
         own = [
-            AucSides(positive=a / m, negative=b / k, auc=v, **counts)
+            AucSides(positive=a, negative=b, auc=v, **counts)
             for (a, b), v in zip(of_sides, value.tolist(), strict=True)
         ]
         nothing = np.full(n_patients, np.nan)

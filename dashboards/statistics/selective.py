@@ -122,8 +122,11 @@ def confidence_and_error(
     column = 0 if label is None else predictions.labels.index(label)
     z, truth = predictions.logits[:, column], predictions.truth[:, column]
     if threshold is None:
-        return np.abs(z), _errors(predictions.labelled[:, column], image_correct(predictions)[:, column])
-    return np.abs(z - threshold), _errors(predictions.labelled[:, column], called_positive(z, threshold) == truth)
+        threshold = 0.0
+        called = np.where(np.isfinite(z), z > threshold, np.nan)
+    else:
+        called = called_positive(z, threshold)
+    return np.abs(z - threshold), _errors(predictions.labelled[:, column], called == truth)
 
 
 def risk_coverage(confidence: ArrayLike, error: ArrayLike) -> RiskCoverage:
