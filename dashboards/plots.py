@@ -238,7 +238,9 @@ def split(frame: pd.DataFrame, *by: str) -> list[tuple[tuple[Any, ...], pd.DataF
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows as dictionaries."""
-    return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+    names = [str(name) for name in frame.columns]
+    # All columns at once: ``to_dict`` takes each out of the frame, which for a few rows is most of the time.
+    return [dict(zip(names, row, strict=True)) for row in frame.to_numpy(dtype=object).tolist()]
 
 
 def ordered(sources: Iterable[str], baseline: str) -> list[str]:

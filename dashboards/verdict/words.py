@@ -156,7 +156,7 @@ def _of_contrasts(
 ) -> Held:
     if contrasts.empty:
         return held_of([])
-    chosen = contrasts[(contrasts["task"] == task) & (contrasts["set"] == set_name)]
+    chosen = (contrasts["task"] == task) & (contrasts["set"] == set_name)
     wanted: dict[str, Collection[str] | None] = {
         "pretraining_source": None if source is None else (source,),
         "model_scale": scales,
@@ -164,8 +164,8 @@ def _of_contrasts(
     }
     for column, values in wanted.items():
         if values is not None:
-            chosen = chosen[chosen[column].isin(list(values))]
-    return held_of(records(chosen[["grade", "wording", "cap"]]))
+            chosen &= contrasts[column].isin(list(values))
+    return held_of(records(contrasts.loc[chosen, ["grade", "wording", "cap"]]))
 
 
 def held_of(contrasts: Sequence[Mapping[str, Any]]) -> Held:
