@@ -27,7 +27,7 @@ from orchestrator.entries import Entry, read_entry
 from orchestrator.experiment import ensure_experiment, ensure_parent, log_study
 from orchestrator.metrics import score_file
 from orchestrator.notes import study_note
-from orchestrator.record_states import Delivery, KnownRun, TrialState, trial_states
+from orchestrator.record_states import Delivery, KnownRun, KnownRuns, TrialState, trial_states
 from search_spaces.exceptions import DataError, TrackingError
 from search_spaces.failpoints import failpoint
 from search_spaces.ingested import IngestedStudy
@@ -76,7 +76,7 @@ class Record:
         self._pauses_s = tuple(retry_pauses_s)
         self._lock = threading.RLock()
         self._client: Any = None
-        self._by_attempt: dict[str, KnownRun] = {}
+        self._known = KnownRuns()
         self._unsure: set[str] = set()
         """Attempts whose run may exist although it was never answered."""
 
@@ -296,8 +296,7 @@ class Record:
         """All attempts in MLflow, earliest first; they replace what was remembered (runs may have been deleted)."""
         children = _children(experiment_heads(self._client, self.uri, self.experiment_id))
         # Of two runs of one attempt (two drivers at once) the one that ended is taken.
-        known = sorted(map(KnownRun.of, children), key=lambda k: k.terminated)
-        self._by_attempt = {k.attempt_id: k for k in known}
+        self._known = KnownRuns(sorted(map(KnownRun.of, children), key=lambda k: k.terminated))
         return children
 
     @contextmanager
@@ -332,7 +331,7 @@ class Record:
         """The run of an attempt that left the spool between listing and fetching: another driver delivered it."""
         with self._lock:
             self._retrying(self._children)
-        for known in sorted(self._by_attempt.values(), key=lambda k: (k.start_ms, k.run_id)):
+        for known in sorted(self._known, key=lambda k: (k.start_ms, k.run_id)):
             complete = item.state is State.COMPLETE and known.complete and known.trial_id == item.key
             if complete or (item.state is State.FAILED and known.terminated and known.attempt_id == item.key):
                 return known.run_id
@@ -354,24 +353,25 @@ class Record:
             failpoint("record.before_done")
             complete = entry.attempt.state is State.COMPLETE
             self._client.set_terminated(run.run_id, "FINISHED" if complete else "FAILED", entry.finished_ms)
-            self._by_attempt[run.attempt_id] = dataclasses.replace(run, terminated=True, complete=complete)
+            self._known.put(dataclasses.replace(run, terminated=True, complete=complete))
         self._supersede(run.trial_id)
         return run.run_id
 
     def _run_of(self, entry: Entry) -> KnownRun:
         """The run of this attempt: remembered, else found (if an earlier try may have made it), else new."""
         attempt = entry.attempt.attempt_id
-        if attempt not in self._by_attempt and attempt in self._unsure:
+        known = self._known.get(attempt)
+        if known is None and attempt in self._unsure:
             found = tracking.search_all(self._client, self.experiment_id, f"tags.`{Tag.ATTEMPT_ID}` = '{attempt}'")
-            if found:
-                self._by_attempt[attempt] = KnownRun.of(RunHead.of(found[0]))
-        if attempt not in self._by_attempt:
+            known = KnownRun.of(RunHead.of(found[0])) if found else None
+        if known is None:
             self._unsure.add(attempt)
             tags = {**split_tags(entry)[0], Tag.PARENT: self.parent_id}
             run = self._client.create_run(self.experiment_id, entry.started_ms, tags, entry.tags[Tag.RUN_NAME])
-            self._by_attempt[attempt] = KnownRun.of(RunHead.of(run))
+            known = KnownRun.of(RunHead.of(run))
+        self._known.put(known)
         self._unsure.discard(attempt)
-        return self._by_attempt[attempt]
+        return known
 
     def _put_files(self, run_id: str, uri: str, texts: Mapping[str, str], files: Mapping[str, Path]) -> None:
         """Write straight into a local artifact folder, which is what MLflow would do more slowly; else upload."""
@@ -385,10 +385,9 @@ class Record:
 
     def _supersede(self, trial_id: str) -> None:
         """Of several complete runs of one trial the earliest counts; the others are tagged."""
-        complete = [k for k in self._by_attempt.values() if k.trial_id == trial_id and k.complete]
-        for run in sorted(complete, key=lambda k: (k.start_ms, k.run_id))[1:]:
+        for run in self._known.complete(trial_id)[1:]:
             self._client.set_tag(run.run_id, Tag.STATE, State.SUPERSEDED)
-            self._by_attempt[run.attempt_id] = dataclasses.replace(run, complete=False)
+            self._known.put(dataclasses.replace(run, complete=False))
 
     def _retrying(self, action: Callable[[], T]) -> T:
         def attempt() -> T:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dashboards.run_heads import RunHead
@@ -99,6 +99,39 @@ class KnownRun:
         )
 
 
+class KnownRuns:
+    """The runs that the writer remembers, by attempt. Those of a trial are found without looking at all others.
+
+    Args:
+        runs: Of several of one attempt the last is kept.
+    """
+
+    def __init__(self, runs: Iterable[KnownRun] = ()) -> None:
+        self._by_attempt: dict[str, KnownRun] = {}
+        self._attempts: dict[str, tuple[str, ...]] = {}
+        for run in runs:
+            self.put(run)
+
+    def __iter__(self) -> Iterator[KnownRun]:
+        return iter(self._by_attempt.values())
+
+    def get(self, attempt_id: str) -> KnownRun | None:
+        """The run of an attempt, if one is known."""
+        return self._by_attempt.get(attempt_id)
+
+    def put(self, run: KnownRun) -> None:
+        """Remember a run in place of what was known of its attempt."""
+        known = self._attempts.get(run.trial_id, ())
+        if run.attempt_id not in known:
+            self._attempts[run.trial_id] = (*known, run.attempt_id)
+        self._by_attempt[run.attempt_id] = run
+
+    def complete(self, trial_id: str) -> list[KnownRun]:
+        """The complete runs of a trial, earliest first."""
+        runs = [self._by_attempt[attempt] for attempt in self._attempts.get(trial_id, ())]
+        return sorted((run for run in runs if run.trial_id == trial_id and run.complete), key=_started)
+
+
 def is_complete(run: RunHead) -> bool:
     """Whether a run counts as a done trial: FINISHED with ``sc.state=complete``."""
     return run.status == "FINISHED" and run.tags.get(Tag.STATE) == State.COMPLETE
@@ -155,3 +188,7 @@ def _of(run: RunHead, state: State, attempts: int) -> TrialState:
 def _proposal(tags: Mapping[str, str]) -> Proposal | None:
     number, values = tags.get(RecordTag.SEARCH_NUMBER), tags.get(RecordTag.TUNED)
     return Proposal(int(number), values) if number is not None and values is not None else None
+
+
+def _started(run: KnownRun) -> tuple[int, str]:
+    return run.start_ms, run.run_id
