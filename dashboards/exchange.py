@@ -133,6 +133,7 @@ def serve(folder: Path, pieces: int, work: Callable[[Any], object]) -> None:
             idle.unlink(missing_ok=True)
             with held(folder, asked.stem):
                 write_whole(made(folder, asked.stem), work(read_whole(asked)))
+                asked.unlink()  # some are a hundred megabytes
     finally:
         idle.unlink(missing_ok=True)
 

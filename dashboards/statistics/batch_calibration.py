@@ -5,14 +5,14 @@ The definitions are those of ``calibration_error`` and ``recalibration``; the fi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from dashboards.statistics.calibration_error import ECE_BINS
-from dashboards.statistics.predictions import BoolArray, FloatArray, taken_along
+from dashboards.statistics.predictions import BoolArray, FloatArray, run_slices, taken_along
 
 NORMAL_FROM = 30
 """Images of a bin from which on a sum of simulated outcomes is drawn from the normal distribution of its variance."""
@@ -69,6 +69,30 @@ def batch_calibration(
             take most of the time.
         line: (R,) slopes and (R,) intercepts, where they are known.
     """
+    parts = [
+        _calibration(
+            y[at],
+            z[at],
+            rng,
+            n_bins,
+            None if order is None else order[at],
+            None if line is None else (line[0][at], line[1][at]),
+        )
+        for at in run_slices(*z.shape)
+    ]
+    names = [field.name for field in fields(BatchCalibration)]
+    return BatchCalibration(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+
+def _calibration(
+    y: FloatArray,
+    z: FloatArray,
+    rng: np.random.Generator | None,
+    n_bins: int,
+    order: NDArray[np.intp] | None,
+    line: tuple[FloatArray, FloatArray] | None,
+) -> BatchCalibration:
+    """``batch_calibration`` of a few runs."""
     finite = np.isfinite(z).all(axis=1) & (z.shape[1] > 0)
     kept = z if finite.all() else np.where(finite[:, None], z, 0.0)
     if order is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
@@ -20,6 +20,8 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 SCORED_KINDS = (Kind.BINARY, Kind.MULTILABEL, Kind.MULTICLASS, Kind.ORDINAL)
 _LABELWISE = (Kind.BINARY, Kind.MULTILABEL)
+_CACHED_VALUES = 2**15
+"""Of 8 bytes: several such arrays lie in 1 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +165,17 @@ def _class_truth(y: ArrayLike, labels: tuple[str, ...]) -> FloatArray:
     truth: FloatArray = (index[:, None] == np.arange(len(labels))).astype(np.float64)
     truth[index == MISSING_CLASS] = np.nan
     return truth
+
+
+def run_slices(runs: int, n: int) -> Iterator[slice]:
+    """Slices of runs whose arrays (runs, n) lie in a core's own cache: steps over larger ones take twice as long.
+
+    Args:
+        runs: R.
+        n: Values of each run.
+    """
+    step = max(1, _CACHED_VALUES // max(n, 1))
+    return (slice(start, start + step) for start in range(0, runs, step))
 
 
 def taken_along(values: NDArray[Scalar], places: NDArray[np.intp]) -> NDArray[Scalar]:

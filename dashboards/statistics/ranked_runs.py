@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dashboards.statistics.discrimination import twice_below_in_order
-from dashboards.statistics.predictions import BoolArray, FloatArray, taken_along
+from dashboards.statistics.predictions import BoolArray, FloatArray, run_slices, taken_along
 from dashboards.statistics.uncertainty import AucSides
 
 
@@ -57,7 +58,8 @@ class RankedRuns:
         Ties count half. NaN with a score that is not finite. Images are in the order of ``rows``.
         """
         placed = np.empty(self.order.shape)
-        placed[np.arange(len(self.order))[:, None], self.order] = self._placed()[0]
+        for at, part in self._parts():
+            placed[at][np.arange(len(part.order))[:, None], part.order] = part._placed()[0]
         placed[~self.finite] = np.nan
         return placed[:, self.positive], placed[:, ~self.positive]
 
@@ -68,6 +70,9 @@ class RankedRuns:
             codes: (n,) patient of each of ``rows``.
             n_patients: P.
         """
+        return [side for _, part in self._parts() for side in part._sides(codes, n_patients)]
+
+    def _sides(self, codes: NDArray[np.intp], n_patients: int) -> list[AucSides]:
         placed, positive, wins = self._placed()
         m, k = int(self.positive.sum()), int((~self.positive).sum())
         value = np.where(self.finite, wins / (2 * m * k), np.nan)
@@ -101,6 +106,9 @@ class RankedRuns:
             (R, G, G), positives by row; NaN where a group has no positive or no negative, and of a run that has a score
             that is not finite.
         """
+        return np.concatenate([part._crossed(groups, n_groups) for _, part in self._parts()])
+
+    def _crossed(self, groups: NDArray[np.intp], n_groups: int) -> FloatArray:
         positive, of = self.positive[self.order], groups[self.order]
         tied = self._tied()
         runs = len(self.order)
@@ -116,6 +124,12 @@ class RankedRuns:
                 found[:, :, b] = wins[:, 1:] / (2 * sides[0] * sides[1][b])
         found[~self.finite] = np.nan
         return found
+
+    def _parts(self) -> Iterator[tuple[slice, RankedRuns]]:
+        """The runs, a few at a time."""
+        for at in run_slices(*self.order.shape):
+            level = None if self.level is None else self.level[at]
+            yield at, replace(self, order=self.order[at], level=level, finite=self.finite[at])
 
     def _tied(self) -> BoolArray | None:
         """(R, n - 1) whether each score equals the next one, in that order; None if no two are equal."""

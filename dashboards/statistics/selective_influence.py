@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dashboards.statistics.predictions import BoolArray, FloatArray, taken_along
+from dashboards.statistics.predictions import BoolArray, FloatArray, run_slices, taken_along
 from dashboards.statistics.selective import COVERAGES
 
 _WINDOW = 0.1
@@ -56,14 +56,23 @@ def selective_influence(
         found = selective_influence(kappa[None], wrong[None], coverages)
         return SelectiveInfluence(rows=found.rows, values=_first(found.values), image=_first(found.image))
     rows = np.flatnonzero(~np.isnan(wrong[0]))
-    kappa, wrong, n = kappa[:, rows], wrong[:, rows], len(rows)
+    parts = [_influence(kappa[at][:, rows], wrong[at][:, rows], coverages) for at in run_slices(*kappa.shape)]
+    values, image = ({name: np.concatenate([part[k][name] for part in parts]) for name in parts[0][k]} for k in (0, 1))
+    return SelectiveInfluence(rows=rows, values=values, image=image)
+
+
+def _influence(
+    kappa: FloatArray, wrong: FloatArray, coverages: tuple[float, ...]
+) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
+    """Values and contributions of a few runs, (R, n) of labelled images."""
+    n = kappa.shape[1]
     finite: BoolArray = np.asarray(np.isfinite(kappa).all(axis=1) & (n > 1))
     names = [risk_name(c) for c in coverages]
     if n < 2:
         nothing = np.full(len(wrong), np.nan)
         empty = ("error", "aurc", "augrc", *names)
         image = {name: np.full(wrong.shape, np.nan) for name in empty}
-        return SelectiveInfluence(rows=rows, values=dict.fromkeys(empty, nothing), image=image)
+        return dict.fromkeys(empty, nothing), image
     order, tie, sizes = _ranked(np.where(finite[:, None], kappa, 0.0))
     ordered = taken_along(wrong, order)
     lost = _sums(ordered, tie)
@@ -85,8 +94,7 @@ def selective_influence(
         centred[~finite] = np.nan
         image[name] = np.empty(centred.shape)
         np.put_along_axis(image[name], order, centred, axis=1)
-    values = {name: np.where(finite, value, np.nan) for name, value in values.items()}
-    return SelectiveInfluence(rows=rows, values=values, image=image)
+    return {name: np.where(finite, value, np.nan) for name, value in values.items()}, image
 
 
 def _first(of_runs: dict[str, FloatArray]) -> dict[str, FloatArray]:
