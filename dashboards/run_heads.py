@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dashboards import tracking
 from dashboards.tracking import RecordMetric, RecordTag
 from search_spaces.exceptions import TrackingError
-from search_spaces.names import Tag
+from search_spaces.names import Role, Tag
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,6 +42,7 @@ _TAGS = (
     RecordTag.SETS,
     RecordTag.environment("host"),
     Tag.ROLE,
+    Tag.SCHEMA,
     RecordTag.SEARCH,
     RecordTag.SEARCH_NUMBER,
     RecordTag.TUNED,
@@ -116,16 +117,24 @@ def study_heads(uri: str, study: str) -> list[RunHead]:
     Raises:
         TrackingError: MLflow cannot be reached.
         UserError: It refuses the caller.
+        OtherSchemaError: The record was written by a version of scalecurves whose records look different.
     """
     file = tracking.sqlite_file(uri)
     if file is not None and not file.is_file():
         return []
     if file is not None and (heads := _from_sqlite(file, "name", study)) is not None:
-        return heads
+        return _of_this_schema(heads, study)
     with tracking.tracking(uri):
         client = tracking.connect(uri)
         experiment = client.get_experiment_by_name(study)
-        return [] if experiment is None else _searched(client, experiment.experiment_id)
+        return [] if experiment is None else _of_this_schema(_searched(client, experiment.experiment_id), study)
+
+
+def _of_this_schema(heads: list[RunHead], study: str) -> list[RunHead]:
+    parent = next((head for head in heads if head.tags.get(Tag.ROLE) == Role.STUDY), None)
+    if parent is not None:
+        tracking.require_schema(parent.tags, study)
+    return heads
 
 
 def experiment_heads(client: MlflowClient, uri: str, experiment_id: str) -> list[RunHead]:

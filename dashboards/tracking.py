@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
-from search_spaces.exceptions import TrackingError, UserError, unknown
+from search_spaces.exceptions import OtherSchemaError, TrackingError, UserError, unknown
 from search_spaces.home import scalecurves_home
 from search_spaces.names import SCHEMA_VERSION, Role, Tag
 
@@ -281,18 +281,31 @@ def find_parents(client: MlflowClient, experiment_id: str) -> list[Run]:
     """The parent runs of a study, earliest first; the first one counts.
 
     Raises:
-        UserError: The record was written by a version of scalecurves whose records look different.
+        OtherSchemaError: The record was written by a version of scalecurves whose records look different.
     """
     parents = search_all(client, experiment_id, f"tags.`{Tag.ROLE}` = '{Role.STUDY}'")
     for parent in parents[:1]:
-        written = parent.data.tags.get(Tag.SCHEMA)
-        if written != str(SCHEMA_VERSION):
-            raise UserError(
-                f"the record of study {parent.data.tags.get(Tag.STUDY, '')!r} has schema {written}, this version reads "
-                f"and writes schema {SCHEMA_VERSION}: use the version that wrote it (CHANGELOG.md), or give the study "
-                "another name"
-            )
+        require_schema(parent.data.tags, parent.data.tags.get(Tag.STUDY, ""))
     return parents
+
+
+def require_schema(parent_tags: Mapping[str, str], study: str) -> None:
+    """Refuse a record that this version can neither read nor write.
+
+    Args:
+        parent_tags: Of the earliest parent run of the study.
+        study: Its name, for the message.
+
+    Raises:
+        OtherSchemaError: It has another schema, or none.
+    """
+    written = parent_tags.get(Tag.SCHEMA, "none")
+    if written != str(SCHEMA_VERSION):
+        raise OtherSchemaError(
+            f"the record of study {study!r} has schema {written}, this version reads and "
+            f"writes schema {SCHEMA_VERSION}: use the version that wrote it (CHANGELOG.md), or give the study another "
+            "name"
+        )
 
 
 def find_experiment(client: MlflowClient, study: str, uri: str) -> Any:

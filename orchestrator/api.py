@@ -28,7 +28,7 @@ from orchestrator.record import Record
 from orchestrator.run_terms import RunOptions, RunSummary
 from orchestrator.status import study_status as status_of
 from orchestrator.terminal import make_console
-from search_spaces.exceptions import TrackingError, UserError
+from search_spaces.exceptions import OtherSchemaError, TrackingError, UserError
 from search_spaces.failpoints import failpoint
 from search_spaces.files import LoadedStudy, adopt_study, load_study, names_a_file
 from search_spaces.ingested import IngestedStudy
@@ -343,6 +343,7 @@ def ingested_study(text: str, tracking_uri: str | None) -> IngestedStudy | None:
 
     Raises:
         TrackingError: MLflow cannot be reached.
+        OtherSchemaError: The record is of another version.
     """
     from dashboards.load import load_ingested
 
@@ -350,6 +351,8 @@ def ingested_study(text: str, tracking_uri: str | None) -> IngestedStudy | None:
         return None
     try:
         return load_ingested(text, tracking_uri)
+    except OtherSchemaError:
+        raise
     except UserError:  # no record of that name: whoever asked says what else a study may be
         return None
 

@@ -24,7 +24,7 @@ from orchestrator.record_states import TrialState
 from orchestrator.remaining import remaining
 from orchestrator.run_terms import RunOptions
 from orchestrator.searches import Search, searches_of, settled
-from search_spaces.exceptions import ScalecurvesError, TrackingError, UserError
+from search_spaces.exceptions import OtherSchemaError, ScalecurvesError, TrackingError, UserError
 from search_spaces.names import Role, State
 from search_spaces.study import GangSpec
 from search_spaces.trial import Workspace
@@ -331,6 +331,8 @@ def _known(plan: Plan, places: Places) -> _Known:
         storage = places.storage_of(plan.study.name)
         states = Record(plan.study, storage, places.tracking_uri).look()
         spooled = {item.key for item in storage.undelivered() if item.state is State.COMPLETE}
+    except OtherSchemaError:
+        raise
     except (TrackingError, UserError) as error:
         searches = searches_of(plan, {})
         return _Known(

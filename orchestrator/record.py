@@ -109,6 +109,7 @@ class Record:
 
         Raises:
             TrackingError: MLflow cannot be reached.
+            OtherSchemaError: As ``attempts``.
         """
         return trial_states(self.attempts(), trial_ids)
 
@@ -117,6 +118,7 @@ class Record:
 
         Raises:
             TrackingError: MLflow cannot be reached.
+            OtherSchemaError: The record was written by a version of scalecurves whose records look different.
         """
         return _children(self._again(lambda: study_heads(self.uri, self.study.name)))
 

@@ -25,7 +25,6 @@ from search_spaces.names import AXES, FailureClass, State
 WATCH_S = 5.0
 """Seconds between two looks at the record."""
 
-_NOT_COMPARED = ("trial_id", "cell_id", "attempt_id", "role", "workspace", "study", "axes", "search")
 _MISSING = TrialState(state=State.MISSING)
 _DIVERGED = FailureClass.DIVERGENCE
 

@@ -20,6 +20,10 @@ class UserError(ScalecurvesError):
     failure_class = FailureClass.USER
 
 
+class OtherSchemaError(UserError):
+    """A record was written by a version of scalecurves whose records look different."""
+
+
 class UnselectedWeightsError(UserError):
     """The weights that were kept are not those that a trial was scored with."""
 
@@ -44,12 +48,6 @@ class MemoryLimitError(ScalecurvesError):
     """A ghost batch does not fit the device."""
 
     failure_class = FailureClass.MEMORY
-
-
-class NodeError(ScalecurvesError):
-    """A rank, a node or the driver was lost."""
-
-    failure_class = FailureClass.NODE
 
 
 class TrackingError(ScalecurvesError):
