@@ -216,6 +216,7 @@ def make_plan(
     models.save()
     _note_idle_ranks(study, resolver, chosen, found)
     _note_controls(expansion, chosen, found)
+    found.notes += expansion.notes
     note_regimes(resolver, dict.fromkeys(t.cell for t in chosen), data, found)
     refuse_warmup_alone(resolver, dict.fromkeys(t.cell for t in chosen), data, found)
     refuse_untrained_upstream(resolver, chosen, found)

@@ -26,6 +26,7 @@ from search_spaces.exceptions import UserError, unknown
 from search_spaces.models import describe
 from search_spaces.names import AXES, Role
 from search_spaces.protocol import Protocol, changed
+from search_spaces.rules import Rule, disagreements
 from search_spaces.source_specs import ByScaleSource, PartialSpec, RandomSource, Source, TransformSource, TrialSource
 from search_spaces.study import GangSpec, Study
 from search_spaces.tuning import Proposal
@@ -114,12 +115,14 @@ class Expansion:
             search are not among them (their values are not known), but the upstream trials that those need are.
         exclusions: Cells left out.
         controls: Cells of random weights that the axes do not name (``controls`` of the study); among ``cells``.
+        notes: What the user should know: rules of which the order decides.
     """
 
     cells: tuple[Cell, ...]
     trials: tuple[Trial, ...]
     exclusions: tuple[Exclusion, ...] = field(default=())
     controls: tuple[Cell, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())
 
     @property
     def targets(self) -> tuple[Trial, ...]:
@@ -132,8 +135,8 @@ def expand(study: Study) -> Expansion:
 
     Raises:
         UserError: An axis is unknown or missing, a value is not known, a zip has lists of different lengths, an
-            exclusion or override matches nothing that could exist, an override sets what is searched, or no cell is
-            left.
+            exclusion or override matches nothing that could exist, an override sets what is searched, rules contradict
+            each other, or no cell is left.
     """
     cells = list(
         dict.fromkeys(itertools.chain.from_iterable(_block(study, b, n) for n, b in enumerate(_blocks(study))))
@@ -154,17 +157,33 @@ def expand(study: Study) -> Expansion:
     _check_tuning(study, kept)
     trials = _trials(study, kept)
     reached = list(dict.fromkeys(t.cell for t in trials))
-    for override in study.overrides:
-        _matcher(override.when, [*cells, *reached], "overrides.when")
-    for where, several in (("gangs", study.execution.gangs), ("priorities", study.execution.priorities)):
-        for rule in several:
-            _matcher(rule.when, reached, f"execution.{where}.when")
+    labels = [cell.coordinates for cell in reached]
     return Expansion(
         cells=tuple(kept),
         trials=trials,
         exclusions=tuple(exclusions),
         controls=tuple(c for c in controls if c in kept),
+        notes=tuple(note for several in _rules(study, cells, reached) for note in disagreements(several, labels)),
     )
+
+
+def _rules(study: Study, cells: list[Cell], reached: list[Cell]) -> Iterable[list[Rule]]:
+    """The rules of each kind, checked against the values that the axes have."""
+    execution = study.execution
+    kinds: list[tuple[str, list[Cell], list[tuple[dict[str, Any], dict[str, Any]]]]] = [
+        ("overrides", [*cells, *reached], [(o.when, o.set) for o in study.overrides]),
+        ("execution.gangs", reached, [(r.when, {"gang": _gang_text(r.gang)}) for r in execution.gangs]),
+        ("execution.priorities", reached, [(r.when, {"priority": r.priority}) for r in execution.priorities]),
+    ]
+    for where, known, several in kinds:
+        yield [
+            Rule(where=f"{where}[{n}]", when=_matcher(when, known, f"{where}.when"), says=says)
+            for n, (when, says) in enumerate(several)
+        ]
+
+
+def _gang_text(gang: GangSpec) -> str:
+    return ", ".join(f"{name} {value}" for name, value in gang if value is not None)
 
 
 def _controls(study: Study, cells: list[Cell]) -> list[Cell]:
