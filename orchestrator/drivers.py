@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
+from orchestrator.pace import TimeLeft
 from trainables.storage import Storage
 
 STALE_S = 60.0
@@ -46,14 +47,14 @@ class Driver:
         host: Machine that it runs on.
         pid: Its process there.
         running: Trials that have reported and not ended.
-        eta_s: Seconds left; None if not known yet.
+        left: Time left; None if not known yet.
     """
 
     name: str
     host: str
     pid: int
     running: frozenset[str]
-    eta_s: float | None
+    left: TimeLeft | None
 
     @property
     def label(self) -> str:
@@ -68,7 +69,7 @@ class DriverNote:
     Args:
         storage: Where notes lie.
         study: Name of the study.
-        eta_s: Gives the seconds left, None if not known.
+        left: Gives the time left, None if not known.
         every_s: Seconds between two looks.
 
     Attributes:
@@ -76,11 +77,11 @@ class DriverNote:
     """
 
     def __init__(
-        self, storage: Storage, study: str, eta_s: Callable[[], float | None], every_s: float = _EVERY_S
+        self, storage: Storage, study: str, left: Callable[[], TimeLeft | None], every_s: float = _EVERY_S
     ) -> None:
         self._storage = storage
         self._study = study
-        self._eta_s = eta_s
+        self._left = left
         self._every_s = every_s
         self._host, self._pid = socket.gethostname(), os.getpid()
         # Process numbers come again, in containers at once; a request to an earlier driver must not reach this one.
@@ -121,6 +122,7 @@ class DriverNote:
                 return
 
     def _note(self) -> dict[str, object]:
+        left = self._left()
         return {
             "study": self._study,
             "host": self._host,
@@ -129,7 +131,8 @@ class DriverNote:
             "machine": _machine(),
             "time": time.time(),
             "running": sorted(self._running),
-            "eta_s": self._eta_s(),
+            "eta_s": None if left is None else left.seconds,
+            "eta_error_s": None if left is None else left.error_s,
         }
 
     def _hear(self) -> None:
@@ -163,17 +166,17 @@ def drivers_now(storage: Storage, study: str) -> list[Driver]:
                     host=note["host"],
                     pid=note["pid"],
                     running=frozenset(note["running"]),
-                    eta_s=note["eta_s"],
+                    left=_time_left(note),
                 )
             )
     return found
 
 
-def running_now(storage: Storage, study: str) -> tuple[set[str], float | None]:
-    """Trials that drivers of this study run now, and the longest of their times left in seconds."""
+def running_now(storage: Storage, study: str) -> tuple[set[str], TimeLeft | None]:
+    """Trials that drivers of this study run now, and the longest of their times left."""
     drivers = drivers_now(storage, study)
-    left = [d.eta_s for d in drivers if d.eta_s is not None]
-    return {trial for d in drivers for trial in d.running}, max(left, default=None)
+    left = [d.left for d in drivers if d.left is not None]
+    return {trial for d in drivers for trial in d.running}, max(left, key=lambda t: t.seconds, default=None)
 
 
 def ask_to_cancel(storage: Storage, driver: Driver, trial_ids: Collection[str]) -> str:
@@ -206,6 +209,12 @@ def _read(text: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return note if isinstance(note, dict) and "time" in note else None
+
+
+def _time_left(note: dict[str, Any]) -> TimeLeft | None:
+    """Of a note; drivers of earlier versions say nothing of its error."""
+    seconds = note["eta_s"]
+    return None if seconds is None else TimeLeft(seconds, note.get("eta_error_s"))
 
 
 def _machine() -> str:

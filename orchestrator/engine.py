@@ -147,7 +147,7 @@ class Engine:
     ) -> None:
         execution = self._plan.study.execution
         view = self._view({**todo, **searching.expected}, done)
-        note = DriverNote(self._storage, self._plan.study.name, view.eta_s)
+        note = DriverNote(self._storage, self._plan.study.name, view.time_left)
         claims = Claims(self._storage, note.name, record_read_at=self._record_read_at, again=self._again)
         writer = RecordWriter(self.record, lambda result, run_id: _end_claim(claims, result))
         others = Others(claims, self._storage, self.record.states, self._is_upstream)

@@ -71,13 +71,8 @@ class Pace:
         if cost is not None and seconds is not None:
             self._took.append((cost, seconds))
 
-    def eta_s(self) -> float | None:
-        """Seconds left; None before the first trial has ended."""
-        left = self.left()
-        return None if left is None else left.seconds
-
     def left(self) -> TimeLeft | None:
-        """The same with its error.
+        """Time left with its error; None before the first trial has ended.
 
         Each of the n trials that are left differs from what the N that ended predict by their spread, and so does the
         prediction itself, by 1/sqrt(N) of it, alike for all: the variance of the sum is spread^2 (n + n^2/N).

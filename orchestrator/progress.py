@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from orchestrator.cell_counts import CellCounts
-from orchestrator.pace import Pace
+from orchestrator.pace import Pace, TimeLeft
 from orchestrator.running_contrasts import RunningContrasts
 from search_spaces.expand import Trial
 
@@ -96,9 +96,9 @@ class ProgressView:
     ) -> None:
         self._bars.stop()
 
-    def eta_s(self) -> float | None:
-        """Seconds left; None before the first trial has ended."""
-        return self._pace.eta_s()
+    def time_left(self) -> TimeLeft | None:
+        """Until the run ends; None before the first trial has ended."""
+        return self._pace.left()
 
     def known(self, trial_id: str, trial: Trial, value: float | None) -> None:
         """A trial was done before this run; its validation value."""

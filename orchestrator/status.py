@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.drivers import running_now
-from orchestrator.pace import duration
+from orchestrator.pace import TimeLeft
 from orchestrator.places import Places
 from orchestrator.plan import Plan, PlannedTrial
 from orchestrator.record import Record
@@ -33,10 +33,11 @@ def study_status(plan: Plan, places: Places) -> dict[str, Any]:
     """Counts of the study's target trials.
 
     Returns:
-        study, cells, trials, done, failed, running, missing (targets), eta_s (None if no driver runs), failures (list
-        of trial_id, cell, class, message), waiting (finished attempts that MLflow does not have yet), axes (axis ->
-        value -> [done, failed, trials]), search (trials, done, failed, running and missing search trials; only if the
-        study is tuned). A target whose search has not ended is missing.
+        study, cells, trials, done, failed, running, missing (targets), eta_s and eta_error_s (seconds left and two
+        standard errors of them; None if no driver runs or too few trials have ended), failures (list of trial_id, cell,
+        class, message), waiting (finished attempts that MLflow does not have yet), axes (axis -> value -> [done,
+        failed, trials]), search (trials, done, failed, running and missing search trials; only if the study is tuned).
+        A target whose search has not ended is missing.
     """
     storage = places.storage_of(plan.study.name)
     record = Record(plan.study, storage, places.tracking_uri)
@@ -46,7 +47,7 @@ def study_status(plan: Plan, places: Places) -> dict[str, Any]:
     states = {t.trial_id: recorded.get(t.trial_id, _MISSING) for t in plan.trials}
     states |= _without_values(plan, searches, states)
     spooled = {i.key for i in storage.undelivered() if i.state is State.COMPLETE}
-    running, eta_s = running_now(storage, plan.study.name)
+    running, left = running_now(storage, plan.study.name)
     stand = {t.trial_id: _stand(t, states[t.trial_id], spooled, running) for t in plan.trials}
     counts = {state: sum(stand[t.trial_id] is state for t in plan.targets) for state in State}
     return {
@@ -57,7 +58,8 @@ def study_status(plan: Plan, places: Places) -> dict[str, Any]:
         "failed": counts[State.FAILED],
         "running": counts[State.RUNNING],
         "missing": counts[State.MISSING],
-        "eta_s": eta_s,
+        "eta_s": None if left is None else left.seconds,
+        "eta_error_s": None if left is None else left.error_s,
         "failures": [
             {
                 "trial_id": t.trial_id,
@@ -127,7 +129,7 @@ def status_view(status: dict[str, Any]) -> Group:
     counts = (
         f"{status['study']}: {status['done']} of {status['trials']} trials done, {status['running']} running, "
         f"{status['failed']} failed, {status['missing']} missing"
-        + (f", about {duration(status['eta_s'])} left" if status["eta_s"] else "")
+        + (f", {TimeLeft(status['eta_s'], status['eta_error_s']).text}" if status["eta_s"] else "")
     )
     lines: list[Any] = [Text(counts, style="bold")]
     if search := status.get("search"):

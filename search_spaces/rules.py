@@ -54,8 +54,8 @@ def disagreements(rules: Sequence[Rule], cells: Iterable[Mapping[str, str]]) -> 
     counts = Counter(pair for cell in cells for pair in _decided_by_order([r for r in rules if r.matches(cell)]))
     places = {rule.where: rule for rule in rules}
     return [
-        f"{early} and {late} say different things ({_difference(places[early], places[late], names)}) of {count} cells; "
-        f"the later one, {late}, counts there"
+        f"{early} and {late} say different things ({_difference(places[early], places[late], names)}) of {count} "
+        f"cells; the later one, {late}, counts there"
         for (early, late, names), count in counts.items()
     ]
 

@@ -212,8 +212,8 @@ class ExecutionSpec(StrictModel):
 
     Attributes:
         gang: Ranks per trial.
-        gangs: Other gangs for some cells; of several rules that match the last one counts. A later one for all the cells of an
-            earlier one that says something else is refused, here as in priorities and overrides.
+        gangs: Other gangs for some cells; of several rules that match the last one counts. A later one for all the
+            cells of an earlier one that says something else is refused, here as in priorities and overrides.
         priorities: What should start first; of several rules that match the last one counts.
         keep_weights: Which weights stay in the storage: of the best validation, of the last step, or none (upstream
             trials always keep theirs).

@@ -12,6 +12,7 @@ from orchestrator.breaker import Breaker
 from orchestrator.cancel import Cancellation, needless, request, selected_ids
 from orchestrator.course import Course
 from orchestrator.drivers import DriverNote, ask_to_cancel, drivers_now, stale_notes
+from orchestrator.pace import TimeLeft
 from orchestrator.pilot import TrialOutcome
 from orchestrator.run_terms import RunSummary
 from orchestrator.searching import Searching
@@ -140,13 +141,13 @@ def storage(request, tmp_path):
 
 def test_a_driver_hears_a_request_over_the_storage(storage):
     heard: list[list[str]] = []
-    note = DriverNote(storage, "skin", lambda: 60.0, every_s=EVERY_S)
+    note = DriverNote(storage, "skin", lambda: TimeLeft(60.0, 5.0), every_s=EVERY_S)
     note.listen(lambda trial_ids: heard.append(list(trial_ids)))
     note.started(LONG.trial_id)
     try:
         [driver] = wait_for(lambda: [d for d in drivers_now(storage, "skin") if d.running])
         assert driver.running == {LONG.trial_id}
-        assert driver.eta_s == 60
+        assert driver.left == TimeLeft(60.0, 5.0)
         assert request(storage, [driver], {LONG.trial_id}, patience_s=PATIENCE_S, every_s=EVERY_S) == []
         assert heard == [[LONG.trial_id]]
         assert not drivers_now(storage, "another")

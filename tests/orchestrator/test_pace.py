@@ -11,12 +11,12 @@ from tests.stand_ins import Clock
 
 def test_nothing_is_said_before_the_first_trial_has_ended() -> None:
     pace = Pace({"a": 1, "b": 2}, Clock())
-    assert pace.eta_s() is None
+    assert pace.left() is None
     assert pace.per_minute() is None
     pace.finished("a", None)
-    assert pace.eta_s() is None, "a failure says nothing about the others"
+    assert pace.left() is None, "a failure says nothing about the others"
     pace.finished("b", 1.0)
-    assert pace.eta_s() == 0
+    assert pace.left() == TimeLeft(0.0)
 
 
 @pytest.mark.parametrize("at_a_time", [1, 4])
@@ -31,7 +31,8 @@ def test_constant_and_growing_part_are_told_apart(at_a_time: int) -> None:
         clock.now += seconds[trial_id] / at_a_time
         pace.finished(trial_id, seconds[trial_id])
     left = [i for i in costs if int(i) <= len(pace_left) + 1]
-    assert pace.eta_s() == pytest.approx(sum(seconds[i] for i in left) / at_a_time)
+    assert (expected := pace.left()) is not None
+    assert expected.seconds == pytest.approx(sum(seconds[i] for i in left) / at_a_time)
 
 
 def test_the_error_of_the_time_left_covers_what_it_takes() -> None:
