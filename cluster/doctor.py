@@ -13,7 +13,7 @@ import time
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -27,10 +27,11 @@ from pyarrow import fs
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
-from cluster.capacity import Shape, trials_at_a_time
-from cluster.connection import connect
+from cluster.capacity import Capacity, Shape, trials_at_a_time
+from cluster.connection import connect, present_and_possible
 from cluster.terminal import user_errors
 from search_spaces.exceptions import UserError
+from search_spaces.expand import expand, gang_of
 from search_spaces.files import load_study
 from search_spaces.home import scalecurves_home
 from search_spaces.study import GangSpec, Study
@@ -218,14 +219,34 @@ def _home(driver: NodeFacts, node: NodeFacts) -> list[Finding]:
     return [Finding(level=Level.ERROR, what=what, message=message)]
 
 
-def fits(spec: GangSpec, nodes: Sequence[dict[str, Any]]) -> Finding:
-    """Whether a trial of this shape fits, and how many at a time."""
+def fits(spec: GangSpec, nodes: Sequence[dict[str, Any]], where: str = "execution.gang") -> Finding:
+    """Whether a trial of this shape fits, and how many at a time.
+
+    Args:
+        spec: The gang.
+        nodes: Those that are there and those that an autoscaler may add.
+        where: Its place in the study.
+    """
     try:
         shape = Shape.of(spec, nodes)
         number = trials_at_a_time(shape, nodes)
     except UserError as error:
-        return Finding(level=Level.ERROR, what="execution.gang", message=str(error))
-    return Finding(level=Level.OK, what="execution.gang", message=f"{shape.label}: {number} trials at a time")
+        return Finding(level=Level.ERROR, what=where, message=str(error).replace("execution.gang", where))
+    waits = number > _fit_now(shape, nodes)
+    later = ", some once the autoscaler has added nodes" if waits else ""
+    return Finding(level=Level.OK, what=where, message=f"{shape.label}: {number} trials at a time{later}")
+
+
+def _fit_now(shape: Shape, nodes: Sequence[dict[str, Any]]) -> int:
+    """Trials at a time on the nodes that are there, which Ray lists with their id."""
+    return Capacity.of(node for node in nodes if "NodeID" in node).most(shape)
+
+
+def gangs_of(study: Study) -> dict[str, GangSpec]:
+    """Place in the study -> each gang that trains trials of it, once."""
+    used = dict.fromkeys(gang_of(study, trial.cell) for trial in expand(study).trials)
+    places = {rule.gang: f"execution.gangs[{n}]" for n, rule in reversed(list(enumerate(study.execution.gangs)))}
+    return {places.get(gang, "execution.gang"): gang for gang in used}
 
 
 def tracking(uri: str) -> Finding:
@@ -247,11 +268,11 @@ def tracking(uri: str) -> Finding:
     return Finding(level=Level.OK, what="MLflow", message=f"{address} answers")
 
 
-def examine(spec: GangSpec, storage: str, tracking_uri: str, compiles: bool = False) -> list[Finding]:
+def examine(gangs: Mapping[str, GangSpec], storage: str, tracking_uri: str, compiles: bool = False) -> list[Finding]:
     """Every finding about the connected cluster, good and bad.
 
     Args:
-        spec: The gang that must fit.
+        gangs: Place in the study -> gang that must fit.
         storage: Path or URI that all nodes must see.
         tracking_uri: Of MLflow.
         compiles: Whether trials of the study are compiled.
@@ -263,7 +284,12 @@ def examine(spec: GangSpec, storage: str, tracking_uri: str, compiles: bool = Fa
     resources = ray.cluster_resources()
     cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
     message = f"nodes: {len(nodes)}, CPUs: {cpus:g}, GPUs: {gpus:g}"
-    findings = [Finding(level=Level.OK, what="cluster", message=message), fits(spec, nodes), tracking(tracking_uri)]
+    possible = present_and_possible()
+    findings = [
+        Finding(level=Level.OK, what="cluster", message=message),
+        *(fits(spec, possible, where) for where, spec in gangs.items()),
+        tracking(tracking_uri),
+    ]
     home, token = str(scalecurves_home()), f"doctor-{uuid.uuid4().hex}"
     with _file_of_driver(storage, token):
         driver = look(home, storage, token)
@@ -323,7 +349,7 @@ def _compiles(study: Study) -> bool:
 
 def main(
     address: Annotated[str, typer.Option("--address", help="Ray: local, auto or an address.")] = "auto",
-    study: Annotated[str | None, typer.Option("--study", help="Whose execution.gang must fit.")] = None,
+    study: Annotated[str | None, typer.Option("--study", help="Whose gangs must fit.")] = None,
     storage: Annotated[str | None, typer.Option("--storage", help="Path or URI; else <home>/storage.")] = None,
     tracking_uri: Annotated[
         str, typer.Option("--tracking-uri", help="MLflow.", envvar="MLFLOW_TRACKING_URI", show_default=False)
@@ -336,9 +362,9 @@ def main(
     place = place if "://" in place else str(Path(place).expanduser().resolve())
     with user_errors():
         read = load_study(study).study if study else None
-        spec = read.execution.gang if read else GangSpec()
+        gangs = gangs_of(read) if read else {"execution.gang": GangSpec()}
         with connect(address):
-            findings = examine(spec, place, tracking_uri, read is not None and _compiles(read))
+            findings = examine(gangs, place, tracking_uri, read is not None and _compiles(read))
     if json_:
         print(json.dumps([asdict(f) for f in findings], indent=2))
     else:

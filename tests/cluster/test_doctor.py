@@ -10,12 +10,24 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ray = pytest.importorskip("ray")
 
-from cluster.doctor import CLOCK_S, Level, NodeFacts, compare, fits, look, tasks_in, tracking  # noqa: E402
+from cluster.doctor import (  # noqa: E402
+    CLOCK_S,
+    Level,
+    NodeFacts,
+    compare,
+    fits,
+    gangs_of,
+    look,
+    tasks_in,
+    tracking,
+)
 from search_spaces.study import GangSpec  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
+from tests.search_spaces.examples import raw_study, study  # noqa: E402
 
 NOW = 1_000_000.0
 FACTS = NodeFacts(
@@ -67,11 +79,61 @@ def test_more_tasks_on_a_node_do_no_harm() -> None:
 
 
 def test_a_shape_that_does_not_fit_is_an_error() -> None:
-    nodes = [{"Alive": True, "Resources": {"CPU": 4.0}}]
+    nodes = [{"Alive": True, "NodeID": "a", "Resources": {"CPU": 4.0}}]
     assert fits(GangSpec(ranks=2), nodes).message == "2 ranks x (1 CPU): 2 trials at a time"
     too_large = fits(GangSpec(ranks=8), nodes)
     assert too_large.level is Level.ERROR
     assert "8 ranks" in too_large.message
+
+
+def test_every_gang_of_a_study_is_looked_at_once_under_its_place() -> None:
+    two, eight = {"ranks": 2}, {"ranks": 8, "gpus_per_rank": 1}
+    gangs = [
+        {"when": {"task": "ham10000"}, "gang": eight},
+        {"when": {"task": "chest"}, "gang": {"ranks": 3}},
+        {"when": {"task": "lgg_tumour", "model_scale": "squeezenet"}, "gang": eight},
+        {"when": {"task": "lgg_tumour", "model_scale": "resnet20"}, "gang": {"ranks": 4}},
+    ]
+    asked = gangs_of(study(execution={"gang": two, "gangs": gangs}))
+    assert asked == {
+        "execution.gangs[0]": GangSpec(**eight),
+        "execution.gangs[1]": GangSpec(ranks=3),
+        "execution.gangs[3]": GangSpec(ranks=4),
+    }, "rules for all tasks, upstream ones included, leave nothing to execution.gang"
+    assert gangs_of(study(execution={"gang": two, "gangs": gangs[1:2]})) == {
+        "execution.gang": GangSpec(**two),
+        "execution.gangs[0]": GangSpec(ranks=3),
+    }
+
+
+def test_what_an_autoscaler_may_add_counts() -> None:
+    there = {"Alive": True, "NodeID": "a", "Resources": {"CPU": 4.0}}
+    possible = {"Alive": True, "Resources": {"CPU": 16.0, "GPU": 8.0}}
+    large = GangSpec(ranks=8, gpus_per_rank=1)
+    refused = fits(large, [there], "execution.gangs[1]")
+    assert (refused.level, refused.what) == (Level.ERROR, "execution.gangs[1]")
+    assert "execution.gangs[1] needs 8 ranks" in refused.message
+    waits = fits(large, [there, possible])
+    assert (waits.level, waits.message) == (
+        Level.OK,
+        "8 ranks x (1 CPU, 1 GPU): 1 trials at a time, some once the autoscaler has added nodes",
+    )
+    assert "autoscaler" not in fits(GangSpec(gpus_per_rank=0), [there]).message
+
+
+@pytest.mark.ray
+def test_the_command_looks_at_every_gang_of_the_study(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    gangs = [{"when": {"task": "ham10000"}, "gang": {"ranks": 64}}]
+    file.write_text(yaml.safe_dump(raw_study(execution={"gang": {"ranks": 1}, "gangs": gangs})))
+    command = [sys.executable, "-m", "cluster.doctor", "--address", "local", "--study", str(file), "--json"]
+    environment = os.environ | {"SCALECURVES_HOME": str(tmp_path / "home")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    found = {f["what"]: f for f in json.loads(done.stdout)}
+    assert found["execution.gang"]["level"] == "ok"
+    assert found["execution.gangs[0]"]["level"] == "error"
+    assert "64 ranks" in found["execution.gangs[0]"]["message"]
 
 
 def test_a_node_says_what_it_has_and_sees(tmp_path: Path) -> None:

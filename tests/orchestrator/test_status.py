@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -34,9 +35,7 @@ def test_the_time_left_comes_with_its_error(study):
     leave_note(storage, "fast", eta_s=60.0, eta_error_s=5.0)
     leave_note(storage, "slow", eta_s=3600.0, eta_error_s=240.0, running=[plan_study(study).targets[0].trial_id])
     found = json.loads(call("status", study, "--json"))
-    assert (found["running"], found["eta_s"], found["eta_error_s"]) == (1, 3600.0, 240.0), (
-        "of the driver that ends last"
-    )
+    assert (found["running"], found["eta_s"], found["eta_error_s"]) == (1, 3600.0, 240.0), "of the last"
     assert ", about 1 h 00 min left (± 4 min 00 s)" in text_of(found)
     assert "left (± 4 min 00 s)" in call("status", study)
 
@@ -53,10 +52,11 @@ def test_without_a_driver_or_an_error_nothing_is_said_of_it(study):
 
 def test_a_driver_leaves_its_error_in_its_note(tmp_path):
     storage = Storage(tmp_path)
+    storage.put_note("another", "")
     note = DriverNote(storage, "skin", lambda: TimeLeft(60.0, 5.0), every_s=0.01)
     try:
-        while not storage.notes():
-            pass
+        while not storage.notes("driver-"):
+            time.sleep(0.01)
         assert running_now(storage, "skin") == (set(), TimeLeft(60.0, 5.0))
     finally:
         note.close()
