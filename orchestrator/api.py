@@ -80,6 +80,7 @@ def run_study(
     tracking_uri: str | None = None,
     address: str = "local",
     only: str | None = None,
+    sets: Sequence[str] = (),
     max_concurrent: int | None = None,
     max_gpu_hours: float | None = None,
     out: Path | str | None = None,
@@ -96,6 +97,7 @@ def run_study(
         tracking_uri: MLflow; ``MLFLOW_TRACKING_URI`` if not given, else a SQLite file in the home.
         address: Ray: ``local``, ``auto`` or an address. A connection of this process is used if there is one.
         only: Selects target trials, such as ``task=ham10000,data_fraction<=0.1``.
+        sets: Changes of the study, as ``--set`` takes them: ``seeds=2``, ``protocol.budget.steps=50``.
         max_concurrent: Most trials at a time, at least 1; as the study says if not given.
         max_gpu_hours: Start no trial that would exceed so many GPU-hours in this run; those left are counted in
             ``summary.over_budget``.
@@ -110,23 +112,57 @@ def run_study(
     """
     places = places_of(home, storage, tracking_uri, address)
     console = make_console(quiet=not progress)
-    plan = sound_plan(loaded(study), places, only, console=console)
-    options = RunOptions(max_concurrent=_at_least_one(max_concurrent), max_gpu_hours=max_gpu_hours)
+    plan = sound_plan(loaded(study, sets), places, only, console=console)
+    options = RunOptions(max_concurrent=at_least_one(max_concurrent), max_gpu_hours=max_gpu_hours)
     return carry_out(plan, places, console, options, Path(out) if out is not None else None)
 
 
-def plan_study(study: StudyLike, *, home: Path | str | None = None, only: str | None = None) -> Plan:
-    """Cells, trials, exclusions with reasons and every problem of a study; trains nothing.
+def plan_study(
+    study: StudyLike,
+    *,
+    home: Path | str | None = None,
+    storage: str | None = None,
+    tracking_uri: str | None = None,
+    only: str | None = None,
+    sets: Sequence[str] = (),
+    slots: int | None = None,
+    nodes: str | None = None,
+    max_concurrent: int | None = None,
+    max_gpu_hours: float | None = None,
+    price: float | None = None,
+    calibrate: bool = False,
+) -> Plan:
+    """Cells, trials, exclusions with reasons, what it will cost, and every problem of a study; trains nothing.
 
     Args:
         study: The study.
-        home: Imported tasks; ``SCALECURVES_HOME`` if not given.
-        only: Selects target trials.
+        home: As in ``run_study``.
+        storage: As in ``run_study``.
+        tracking_uri: As in ``run_study``.
+        only: As in ``run_study``.
+        sets: As in ``run_study``.
+        slots: Trials at a time; else what fits the nodes.
+        nodes: The cluster, such as ``2x(32,8)``: two nodes of 32 CPUs and 8 GPUs; else the CPUs of this machine.
+        max_concurrent: As in ``run_study``.
+        max_gpu_hours: As in ``run_study``.
+        price: Of a GPU-hour, in any currency.
+        calibrate: Time a few steps of scales of which no trial has ended, on the CPU.
+
+    Returns:
+        The plan. What is wrong with it, or with what was asked, is in ``problems``; if nothing is, its cost is in
+        ``estimate`` (``to_json()`` gives what ``plan --json`` prints).
 
     Raises:
-        UserError: The study cannot be expanded, or ``only`` selects nothing. What else is wrong is in ``problems``.
+        UserError: The study cannot be expanded, or ``only`` selects nothing.
     """
-    return a_plan(loaded(study), places_of(home), only)
+    from orchestrator.costing import CostOptions, costed
+
+    places = places_of(home, storage, tracking_uri)
+    run = RunOptions(max_concurrent=max_concurrent, max_gpu_hours=max_gpu_hours)
+    options = CostOptions(slots=slots, nodes=nodes, price=price, calibrate=calibrate, run=run)
+    plan = a_plan(loaded(study, sets), places, only)
+    with redirect_stdout(sys.stderr):  # a user's factory may print while it is timed
+        return costed(plan, places, options)
 
 
 def study_status(
@@ -136,6 +172,7 @@ def study_status(
     storage: str | None = None,
     tracking_uri: str | None = None,
     only: str | None = None,
+    sets: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Done, failed, running and missing target trials: what ``status --json`` prints.
 
@@ -145,13 +182,14 @@ def study_status(
         storage: As in ``run_study``.
         tracking_uri: As in ``run_study``.
         only: As in ``run_study``.
+        sets: As in ``run_study``.
 
     Raises:
         UserError: The study has problems.
         TrackingError: MLflow cannot be reached.
     """
     places = places_of(home, storage, tracking_uri)
-    return status_of(sound_plan(loaded(study), places, only, load_weights=False), places)
+    return status_of(sound_plan(loaded(study, sets), places, only, load_weights=False), places)
 
 
 def places_of(
@@ -199,6 +237,27 @@ def a_plan(
             return make_plan(study, library, only, load_weights=load_weights, trained=trained)
     with showing(console, "planning") as note:
         return make_plan(study, library, only, lambda what: note(f"planning: {what}"), load_weights, trained)
+
+
+def open_for_report(study: StudyLike, places: Places, plan_it: Callable[[], Plan]) -> tuple[Plan | None, Record]:
+    """The plan of a study, None for results of others, and its record, open.
+
+    Args:
+        study: The study, or the name under which results of others were ingested.
+        places: Where the record is.
+        plan_it: Plans a study that is not others'.
+
+    Raises:
+        UserError: The study has problems.
+        TrackingError: MLflow cannot be reached.
+    """
+    others = ingested_study(study, places.tracking_uri) if isinstance(study, str) else None
+    plan = None if others is not None else plan_it()
+    name = plan.study if plan is not None else others
+    assert name is not None
+    record = Record(name, places.storage_of(name.name), places.tracking_uri)
+    record.open()
+    return plan, record
 
 
 def _trained(study: Study, places: Places) -> dict[str, int]:
@@ -357,7 +416,8 @@ def ingested_study(text: str, tracking_uri: str | None) -> IngestedStudy | None:
         return None
 
 
-def _at_least_one(max_concurrent: int | None) -> int | None:
+def at_least_one(max_concurrent: int | None) -> int | None:
+    """The number, refused if no trial could run."""
     if max_concurrent is not None and max_concurrent < 1:
         raise UserError(f"max_concurrent is the number of trials at a time, at least 1, got {max_concurrent}")
     return max_concurrent

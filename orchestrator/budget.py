@@ -39,6 +39,23 @@ def work_of(planned: PlannedTrial, *, upstream_id: str | None = None, nodes: Seq
     )
 
 
+def limit_problem(gpu_hours: float, gpus: Iterable[float]) -> str | None:
+    """Why a run cannot be limited to so many GPU-hours; None if it can.
+
+    Args:
+        gpu_hours: The limit.
+        gpus: GPUs of each kind of trial.
+    """
+    if not gpu_hours > 0:
+        return f"--max-gpu-hours is the most a run may spend, above 0, got {gpu_hours:g}"
+    if not any(gpus):
+        return (
+            "--max-gpu-hours limits GPU-hours, but no trial here uses a GPU (execution.gang.gpus_per_rank is 0, or "
+            "the cluster has none); run without it"
+        )
+    return None
+
+
 class Budget:
     """Counts what a run has spent and says what still fits.
 
@@ -59,16 +76,11 @@ class Budget:
         took: Mapping[str, float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not gpu_hours > 0:
-            raise UserError(f"--max-gpu-hours is the most a run may spend, above 0, got {gpu_hours:g}")
         self._works = list(works)
         self._gpus = {w.trial_id: w.gang.ranks * w.gang.gpus for w in self._works}
         self._most_gpus = max(self._gpus.values(), default=0.0)
-        if not self._most_gpus:
-            raise UserError(
-                "--max-gpu-hours limits GPU-hours, but no trial here uses a GPU (execution.gang.gpus_per_rank is 0, "
-                "or the cluster has none); run without it"
-            )
+        if problem := limit_problem(gpu_hours, self._gpus.values()):
+            raise UserError(problem)
         self._limit_s = gpu_hours * 3600
         self._took = dict(took)
         self._clock = clock

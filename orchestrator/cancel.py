@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -141,9 +142,34 @@ def request(
         time.sleep(every_s)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled:
+    """What was asked of runs that go on, and heard by them.
+
+    Attributes:
+        trial_ids: The trials.
+        running: Those of them that had reported and not ended; they stop at their next report.
+        drivers: The runs.
+    """
+
+    trial_ids: frozenset[str]
+    running: frozenset[str]
+    drivers: tuple[Driver, ...]
+
+    @property
+    def text(self) -> str:
+        """One sentence."""
+        where = ", ".join(driver.label for driver in self.drivers)
+        return f"{len(self.trial_ids)} trials selected, {len(self.running)} of them running; the run is {where}"
+
+
 def cancel_selected(
-    study: Study, only: str, places: Places, console: Console, confirm: Callable[[], None] = lambda: None
-) -> None:
+    study: Study,
+    only: str | None,
+    places: Places,
+    console: Console,
+    confirm: Callable[[], None] = lambda: None,
+) -> Cancelled:
     """Take trials out of every run of a study that goes on, and wait until it has heard it.
 
     Args:
@@ -154,11 +180,16 @@ def cancel_selected(
         confirm: Called before anything is asked; raises to leave it.
 
     Raises:
-        UserError: No run goes on, or it has none of these trials, or it does not hear.
+        UserError: Nothing was selected, no run goes on, or it has none of these trials, or it does not hear.
         TrackingError: MLflow cannot be reached.
     """
     from dashboards.planned import load_planned
 
+    if only is None:
+        raise UserError(
+            "cancel needs --only, such as --only 'task=chest'; to stop the whole run, press Ctrl-C there "
+            "(or ray job stop)"
+        )
     storage = places.storage_of(study.name)
     drivers = drivers_now(storage, study.name)
     if not drivers:
@@ -167,11 +198,12 @@ def cancel_selected(
     if not chosen:
         raise UserError(f"the run that goes on has no trial that --only {only!r} selects")
     running = chosen & {trial for driver in drivers for trial in driver.running}
-    where = ", ".join(driver.label for driver in drivers)
-    console.print(f"{len(chosen)} trials selected, {len(running)} of them running; the run is {where}", markup=False)
+    asked = Cancelled(trial_ids=frozenset(chosen), running=frozenset(running), drivers=tuple(drivers))
+    console.print(asked.text, markup=False)
     confirm()
     with console.status("waiting until the run has heard it"):
         deaf = request(storage, drivers, chosen)
     if deaf:
         raise UserError(f"{', '.join(d.label for d in deaf)} has not answered; it obeys when it next reads the storage")
     console.print("heard: what has not ended is held back, what runs stops at its next report; run takes it up again")
+    return asked

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cluster.capacity import Capacity, Node, Shape
 from orchestrator.agenda import Entry
 from orchestrator.budget import Budget, count_affordable, work_of
-from orchestrator.forecast import Forecast, Work, forecast
+from orchestrator.forecast import Forecast, ScaleSeconds, Work, forecast
 from orchestrator.further_representations import without_kept
 from orchestrator.pace import duration
 from orchestrator.places import Places
@@ -97,6 +96,7 @@ class Estimate:
             "price": None if self.price is None or hours is None else self.price * hours,
             "relative_error": made.relative_error,
             "basis": dict(made.basis),
+            "trial_s": {scale: asdict(each) for scale, each in made.of_scale.items()},
             "unknown_scales": list(made.unknown),
             "weights_bytes": self.weights_bytes,
             "store_bytes": self.store_bytes,
@@ -140,6 +140,8 @@ class Estimate:
         lines = [
             f"{made.trials} trials to train, {duration(per_trial)} each on average ({self._basis()}{within}){at_a_time}"
         ]
+        if len(made.of_scale) > 1:
+            lines += [f"  {scale}: {_each(took)} ({made.basis[scale]})" for scale, took in made.of_scale.items()]
         if made.wall_s is None:
             return [*lines, f"nothing is known of {', '.join(made.unknown)}: add --calibrate", disk]
         return [*lines, f"about {duration(made.wall_s)} in all, after the start", *self._gpu_line(), disk]
@@ -185,23 +187,20 @@ def estimate(
     Args:
         plan: A plan without problems.
         places: Where the record is; a record that does not answer counts as empty.
-        slots: Trials at a time; as many as fit the nodes if not given.
+        slots: Trials at a time, at least 1; as many as fit the nodes if not given.
         nodes: The cluster; the CPUs of this machine if not given.
-        price: Of a GPU-hour, in any currency.
+        price: Of a GPU-hour, in any currency, not negative.
         calibrate: Time a few steps of each scale of which no trial has ended, on the CPU.
         note: Told what is being timed.
         options: How the run differs from what the study says.
 
     Raises:
-        UserError: The plan has problems; fewer than 1 slot; a negative price; a gang that does not fit the nodes; a
-            limit of GPU-hours for trials that use no GPU.
+        UserError: The plan has problems; a gang that does not fit the nodes; a limit of GPU-hours for trials that use
+            no GPU.
+        OtherSchemaError: The record is of another version.
     """
     if plan.resolver is None:
         raise UserError("\n".join(plan.problems))
-    if slots is not None and slots < 1:
-        raise UserError(f"--slots is the number of trials at a time, at least 1, got {slots}")
-    if price is not None and not 0 <= price < math.inf:
-        raise UserError(f"--price is that of a GPU-hour, 0 or more, got {price:g}")
     execution = plan.study.execution
     known = _known(plan, places)
     plan = known.plan
@@ -228,6 +227,11 @@ def estimate(
         without_kept=len(known.without_kept),
         kept_later=sum(known.without_kept.values()),
     )
+
+
+def _each(took: ScaleSeconds) -> str:
+    spread = "" if took.least == took.most else f", {duration(took.least)} to {duration(took.most)}"
+    return f"{took.trials} trials of {duration(took.mean)}{spread}"
 
 
 def _kept_bytes(plan: Plan, planned: PlannedTrial) -> int:

@@ -75,6 +75,28 @@ def _non_negative_line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleSeconds:
+    """Expected seconds of the trials of one scale that are not done.
+
+    Attributes:
+        trials: Number of them.
+        mean: Of one trial.
+        least: Of the shortest.
+        most: Of the longest.
+    """
+
+    trials: int
+    mean: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> ScaleSeconds:
+        """Of at least one trial."""
+        return cls(trials=len(seconds), mean=sum(seconds) / len(seconds), least=min(seconds), most=max(seconds))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
     """What the trials that are not done will take.
 
@@ -87,6 +109,7 @@ class Forecast:
             scales rest on the record and each on at least three trials.
         room: What fits at once; a number of trials, or nodes.
         wall_s: Until the last one ends; None while a scale is unknown.
+        of_scale: Scale -> expected seconds of a trial, of the scales that are not unknown.
     """
 
     trials: int
@@ -96,6 +119,7 @@ class Forecast:
     relative_error: float | None
     room: int | Capacity
     wall_s: float | None
+    of_scale: Mapping[str, ScaleSeconds]
 
     @property
     def busy_s(self) -> float:
@@ -169,4 +193,5 @@ def forecast(
         relative_error=max(m.relative_error for m in used) if used and measured else None,
         room=room,
         wall_s=None if unknown else makespan(entries, room, sizes=sizes, most=most),
+        of_scale={scale: ScaleSeconds.of([seconds[w.trial_id] for w in todo if w.scale == scale]) for scale in basis},
     )

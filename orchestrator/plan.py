@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.known_models import KnownModels
 from orchestrator.plan_costs import count_budgets, note_unets
@@ -39,6 +39,9 @@ from search_spaces.trial import ResolvedTask
 from trainables.evaluation_sets import TaskRows
 from trainables.library import TaskLibrary
 from trainables.steps import FORWARD_PASSES, evaluation_stops, total_steps
+
+if TYPE_CHECKING:
+    from orchestrator.estimate import Estimate
 
 Made = TypeVar("Made")
 
@@ -106,6 +109,8 @@ class Plan:
         rows: Task -> the rows of its sets.
         searches: Searches that give the targets their values.
         kept_bytes: Of the activations that a trial keeps; empty if none does, or the plan was made without weights.
+        gangs: Different gangs of the selected trials, also while there are problems.
+        estimate: What it will cost; only if that was asked for (``orchestrator.costing``) and nothing is wrong.
     """
 
     loaded: LoadedStudy
@@ -120,6 +125,8 @@ class Plan:
     subsets: dict[tuple[str, Amount], dict[int, Drawn]] = field(default_factory=dict)
     rows: dict[str, TaskRows] = field(default_factory=dict)
     kept_bytes: KeptBytes = field(default_factory=dict)
+    gangs: tuple[GangSpec, ...] = ()
+    estimate: Estimate | None = None
 
     @property
     def open_searches(self) -> tuple[PlannedSearch, ...]:
@@ -237,6 +244,7 @@ def make_plan(
         rows=data.rows,
         searches=() if found.problems else _searches(study, resolver, chosen, sizes, data),
         kept_bytes=kept_bytes,
+        gangs=tuple(dict.fromkeys(gang_of(study, t.cell) for t in chosen)),
     )
 
 

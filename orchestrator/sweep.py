@@ -28,7 +28,6 @@ from orchestrator.study_commands import (
     sound_plan_of,
 )
 from orchestrator.terminal import EXIT_FAILED, EXIT_USER
-from search_spaces.exceptions import UserError
 from search_spaces.names import FailureClass
 
 if TYPE_CHECKING:
@@ -105,32 +104,16 @@ def retry(
 
     Example: python -m orchestrator.sweep retry my_study.yaml --class memory
     """
-    from orchestrator.record import Record
-    from orchestrator.retry import failed_targets, what_failed
-    from orchestrator.run_terms import RunOptions
+    from orchestrator.retry import choose_failed, retry_options
 
     made = sound_plan_of(study, shared)
-    places = shared.places()
-    record = Record(made.study, places.storage_of(made.study.name), places.tracking_uri)
-    states = record.look(t.trial_id for t in made.trials)
-    listed = what_failed(made, states)
-    if not failed and not classes:
-        raise UserError(
-            f"{listed}. Choose with --failed (all but divergence) or --class CLASS (repeatable), and --only if need be"
-        )
-    chosen = failed_targets(made, states, classes or ())
+    listed, chosen = choose_failed(made, shared.places(), failed=failed, classes=classes or ())
     asked = f" of class {' or '.join(classes)}" if classes else ""
     console.print(f"{listed}; {len(chosen)} of them{asked} selected to run again", markup=False)
     if not chosen:
         return
     _confirm(len(chosen), shared)
-    options = RunOptions(
-        max_concurrent=max_concurrent,
-        max_gpu_hours=max_gpu_hours,
-        targets=frozenset(t.trial_id for t in chosen),
-        diverged_too=FailureClass.DIVERGENCE in (classes or ()),
-    )
-    _carry_out(made, shared, options, out)
+    _carry_out(made, shared, retry_options(chosen, classes or (), max_concurrent, max_gpu_hours), out)
 
 
 @command(app)
@@ -146,12 +129,6 @@ def cancel(
     Example: python -m orchestrator.sweep cancel my_study.yaml --only 'task=chest'
     """
     from orchestrator.cancel import cancel_selected
-
-    if shared.only is None:
-        raise UserError(
-            "cancel needs --only, such as --only 'task=chest'; to stop the whole run, press Ctrl-C there "
-            "(or ray job stop)"
-        )
 
     def confirm() -> None:
         if not shared.yes and sys.stdin.isatty():
@@ -181,28 +158,18 @@ def plan(
     shared: Shared,
 ) -> None:
     """Cells, trials, exclusions with reasons, time, money, disk, and every problem at once; trains nothing."""
-    from orchestrator.estimate import estimate, parse_nodes
+    from orchestrator.costing import CostOptions, costed
     from orchestrator.plan_recipes import resolved_facts, resolved_protocol
     from orchestrator.plan_text import plan_json, print_plan
     from orchestrator.run_terms import RunOptions
 
-    cluster = parse_nodes(nodes) if nodes else ()
+    run_options = RunOptions(max_concurrent=max_concurrent, max_gpu_hours=max_gpu_hours)
+    options = CostOptions(slots=slots, nodes=nodes, price=price, calibrate=calibrate, run=run_options)
     made = plan_of(study, shared, quiet=json_)
-    costs = None
-    if not made.problems:
-        with redirect_stdout(sys.stderr) if json_ else console.status("estimating") as shown:
-            note: Callable[[str], None] = shown.update if isinstance(shown, Status) else lambda _: None
-            options = RunOptions(max_concurrent=max_concurrent, max_gpu_hours=max_gpu_hours)
-            costs = estimate(
-                made,
-                shared.places(),
-                slots=slots,
-                nodes=cluster,
-                price=price,
-                calibrate=calibrate,
-                note=note,
-                options=options,
-            )
+    with redirect_stdout(sys.stderr) if json_ else console.status("estimating") as shown:
+        note: Callable[[str], None] = shown.update if isinstance(shown, Status) else lambda _: None
+        made = costed(made, shared.places(), options, note)
+    costs = made.estimate
     if json_:
         extra = {"estimate": costs.to_json()} if costs else {}
         print(json.dumps(plan_json(made) | extra | (resolved_facts(made.loaded) if resolved else {}), indent=2))
@@ -245,10 +212,10 @@ def why(
     shared: Shared,
 ) -> None:
     """State and attempts of a trial, errors and where their logs are, and what makes it differ from a done trial."""
-    from orchestrator.why import explain
+    from orchestrator.why import explain, print_explanation
 
     made = sound_plan_of(study, replace(shared, only=None), quiet=True, load_weights=False)
-    explain(made, trial, shared.places(), console)
+    print_explanation(explain(made, trial, shared.places()), console)
 
 
 @command(app)
@@ -284,18 +251,10 @@ def report(
 
     Results of others are named as in ingest --study.
     """
-    from orchestrator.api import ingested_study
-    from orchestrator.record import Record
+    from orchestrator.api import open_for_report
 
-    places = shared.places()
-    if (others := ingested_study(study, places.tracking_uri)) is not None:
-        record = Record(others, places.storage_of(others.name), places.tracking_uri)
-        record.open()
-        report_on(None, record, out)
-        return
-    made = sound_plan_of(study, replace(shared, only=None), load_weights=False)
-    record = Record(made.study, places.storage_of(made.study.name), places.tracking_uri)
-    record.open()
+    whole = replace(shared, only=None)
+    made, record = open_for_report(study, shared.places(), lambda: sound_plan_of(study, whole, load_weights=False))
     report_on(made, record, out)
 
 

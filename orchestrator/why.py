@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -129,8 +129,39 @@ def _stored(result: TrialResult) -> Attempt:
     )
 
 
-def explain(plan: Plan, start_of_id: str, places: Places, console: Console) -> None:
-    """Say where a trial stands, what its attempts did, and how it differs from the nearest done trial.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why a trial stands where it does.
+
+    Attributes:
+        trial_id: Its id.
+        label: Cell and seed.
+        state: Where it stands.
+        attempts: All of them, earliest first.
+        run_id: The run that counts; None if there is none.
+        now: What happens to it at this moment; sentences.
+        upstream_id: Trial that it starts from; None without one.
+        upstream_state: Where that one stands.
+        tuned: The values that a search gave it, and which; empty without one.
+        nearest: The done trial that it differs least from; None if it is done itself, or none is.
+        differs: Field -> its value and that of the nearest done trial.
+    """
+
+    trial_id: str
+    label: str
+    state: State
+    attempts: tuple[Attempt, ...]
+    run_id: str | None = None
+    now: tuple[str, ...] = ()
+    upstream_id: str | None = None
+    upstream_state: State | None = None
+    tuned: str = ""
+    nearest: str | None = None
+    differs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+def explain(plan: Plan, start_of_id: str, places: Places) -> Explanation:
+    """Where a trial stands, what its attempts did, and how it differs from the nearest done trial.
 
     Raises:
         UserError: No trial, or several, whose id starts like this.
@@ -143,26 +174,46 @@ def explain(plan: Plan, start_of_id: str, places: Places, console: Console) -> N
     plan = settled(plan, searches)
     planned = find_trial(plan, start_of_id, searches)
     states = trial_states(runs, [planned.trial_id, *(t.trial_id for t in plan.trials)])
-    state = states[planned.trial_id]
-    console.print(f"[bold]{planned.trial_id}[/] {planned.trial.label}")
-    run = f", run {state.run_id}" if state.run_id else ""
-    attempts = attempts_at(planned.trial_id, runs, storage.failures(planned.trial_id))
-    console.print(f"state: {state.state}, {len(attempts)} attempts{run}")
-    for line in _now(planned, storage, plan.study.name):
+    state, proposal = states[planned.trial_id], planned.trial.proposal
+    nearest, differs = _difference(plan, planned, states) if state.state is not State.COMPLETE else (None, {})
+    origin = f"proposal {proposal.number} of search {planned.search_id}" if proposal is not None else ""
+    return Explanation(
+        trial_id=planned.trial_id,
+        label=planned.trial.label,
+        state=state.state,
+        run_id=state.run_id,
+        attempts=tuple(attempts_at(planned.trial_id, runs, storage.failures(planned.trial_id))),
+        now=tuple(_now(planned, storage, plan.study.name)),
+        upstream_id=planned.upstream_id,
+        upstream_state=states[planned.upstream_id].state if planned.upstream_id else None,
+        tuned=f"{proposal.text} ({origin})" if proposal is not None else "",
+        nearest=nearest,
+        differs=differs,
+    )
+
+
+def print_explanation(found: Explanation, console: Console) -> None:
+    """The same for the terminal."""
+    console.print(f"[bold]{found.trial_id}[/] {found.label}")
+    run = f", run {found.run_id}" if found.run_id else ""
+    console.print(f"state: {found.state}, {len(found.attempts)} attempts{run}")
+    for line in found.now:
         console.print(line, markup=False)
-    if planned.upstream_id:
-        console.print(f"starts from trial {planned.upstream_id} ({states[planned.upstream_id].state})")
-    if planned.trial.proposal is not None:
-        proposal = planned.trial.proposal
-        origin = f"proposal {proposal.number} of search {planned.search_id}"
-        console.print(f"tuned: {proposal.text} ({origin})", markup=False, highlight=False)
-    for attempt in attempts:
+    if found.upstream_id:
+        console.print(f"starts from trial {found.upstream_id} ({found.upstream_state})")
+    if found.tuned:
+        console.print(f"tuned: {found.tuned}", markup=False, highlight=False)
+    for attempt in found.attempts:
         first, *more = attempt.lines()
         console.print(first, markup=False, style="red" if attempt.failure_class else "")
         for line in more:
             console.print(line, markup=False, style="dim")
-    if state.state is not State.COMPLETE:
-        _print_difference(plan, planned, states, console)
+    if found.nearest is not None:
+        console.print(f"differs from the done trial {found.nearest} in:")
+        for key, (here, there) in found.differs.items():
+            console.print(f"  {key}: {here} (done: {there})", markup=False)
+    elif found.state is not State.COMPLETE:
+        console.print("no trial of the study is done yet")
 
 
 def _now(planned: PlannedTrial, storage: Storage, study: str) -> list[str]:
@@ -189,16 +240,17 @@ def find_trial(plan: Plan, start_of_id: str, searches: Mapping[str, Search]) -> 
     return found[0]
 
 
-def _print_difference(plan: Plan, planned: PlannedTrial, states: dict[str, TrialState], console: Console) -> None:
+def _difference(
+    plan: Plan, planned: PlannedTrial, states: Mapping[str, TrialState]
+) -> tuple[str | None, dict[str, tuple[str, str]]]:
+    """The done trial that differs least, None if none is done, and the fields that differ."""
     done = [t for t in plan.trials if states[t.trial_id].state is State.COMPLETE and not t.trial.is_open]
     if not done:
-        console.print("no trial of the study is done yet")
-        return
+        return None, {}
     mine = _flat(plan, planned)
-    nearest = min(done, key=lambda t: len(_changes(mine, _flat(plan, t))))
-    console.print(f"differs from the done trial {nearest.trial_id} in:")
-    for key, (here, there) in _changes(mine, _flat(plan, nearest)).items():
-        console.print(f"  {key}: {here} (done: {there})", markup=False)
+    changes = {t.trial_id: _changes(mine, _flat(plan, t)) for t in done}
+    nearest = min(changes, key=lambda trial_id: len(changes[trial_id]))
+    return nearest, changes[nearest]
 
 
 def _flat(plan: Plan, planned: PlannedTrial) -> dict[str, str]:

@@ -41,6 +41,7 @@ class Planted:
         trained: Every trial that was started, earliest first.
         rests: How often a run gave its gangs back to wait for others.
         at_rest: Called each time.
+        asked: What the engine asked of each executor.
     """
 
     slots: int = 2
@@ -51,11 +52,12 @@ class Planted:
     trained: list[ResolvedTrial] = field(default_factory=list)
     rests: int = 0
     at_rest: Callable[[], None] = lambda: None
+    asked: list[dict[str, Any]] = field(default_factory=list)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> Planted:
         """Have the engine train like this."""
         monkeypatch.setattr(engine, "connect", lambda *arguments, **options: nullcontext())
-        monkeypatch.setattr(engine, "Executor", lambda *arguments, **options: _Executor(self, options["on_done"]))
+        monkeypatch.setattr(engine, "Executor", lambda **options: _Executor(self, options))
         return self
 
 
@@ -65,8 +67,9 @@ def value_of(lr: float) -> float:
 
 
 class _Executor:
-    def __init__(self, planted: Planted, on_done: Callable[[TrialOutcome], None]) -> None:
-        self._planted, self._on_done = planted, on_done
+    def __init__(self, planted: Planted, options: dict[str, Any]) -> None:
+        self._planted, self._on_done = planted, options["on_done"]
+        planted.asked.append(options)
         self._order = random.Random(planted.order)
 
     def __enter__(self) -> _Executor:

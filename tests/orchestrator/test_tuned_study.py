@@ -17,7 +17,7 @@ from orchestrator.estimate import estimate
 from orchestrator.plan import Plan, make_plan
 from orchestrator.plan_text import plan_json
 from orchestrator.status import study_status
-from orchestrator.why import explain
+from orchestrator.why import explain, print_explanation
 from search_spaces.files import load_study
 from search_spaces.home import scalecurves_home
 from search_spaces.names import FailureClass, Role
@@ -288,6 +288,6 @@ def test_why_names_the_values_and_where_they_come_from(study, monkeypatch):
         console = Console(record=True, width=200, quiet=True)
         console.quiet = False
         with console.capture() as shown:
-            explain(study.plan(), trial_id, study.places, console)
+            print_explanation(explain(study.plan(), trial_id, study.places), console)
         assert f"tuned: {json.dumps(final.search.values)} (proposal {final.search.number} of search" in shown.get()
         assert "state: complete" in shown.get()
