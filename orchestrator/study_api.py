@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.api import (
     StudyLike,
@@ -35,6 +36,9 @@ from search_spaces.names import FailureClass
 
 if TYPE_CHECKING:
     from orchestrator.further_sets import Scored
+
+
+Word = TypeVar("Word", bound=StrEnum)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,12 +285,12 @@ def report_study(
     return StudyReport(page=page, headlines=headlines, tracking_uri=record.uri)
 
 
-def _one_of(kind: type[Any], given: Any, what: str, where: str) -> Any:
+def _one_of(kind: type[Word], given: str, what: str, where: str) -> Word:
     """A member of an enumeration, however it is given.
 
     Raises:
         UserError: There is no such member.
     """
     if given not in list(kind):
-        raise UserError(unknown(what, str(given), map(str, kind), where))
+        raise UserError(unknown(what, given, [str(each) for each in kind], where))
     return kind(given)

@@ -61,7 +61,7 @@ def test_nodes_say_how_many_trials_fit_and_so_how_long_it_takes(timed):
     one, many = (json.loads(call("plan", file, "--nodes", n, "--json"))["estimate"] for n in ("1x(8,1)", "4x(8,4)"))
     assert (one["slots"], many["slots"]) == (1, 16)
     assert one["wall_s"] == pytest.approx(one["busy_s"])
-    assert many["wall_s"] == pytest.approx(max(many["trial_s"]["narrow"]["most"], 0))
+    assert many["wall_s"] == pytest.approx(many["trial_s"]["narrow"]["most"])
 
 
 def test_seconds_of_a_trial_are_given_by_scale(timed):
@@ -72,7 +72,7 @@ def test_seconds_of_a_trial_are_given_by_scale(timed):
     assert set(made["trial_s"]) == set(made["basis"])
     assert sum(each["trials"] * each["mean"] for each in made["trial_s"].values()) == pytest.approx(made["busy_s"])
     assert all(each["least"] <= each["mean"] <= each["most"] for each in made["trial_s"].values())
-    assert made["trial_s"]["wide"]["mean"] > made["trial_s"]["narrow"]["mean"]
+    assert made["trial_s"]["narrow"]["mean"] == pytest.approx(SECONDS), "one trial that ended is all that is known"
     told = call("plan", file, "--nodes", "1x(8,2)")
     assert "  narrow: 3 trials of " in told
     assert "(other scales)" in told
@@ -91,7 +91,7 @@ def test_everything_that_cannot_be_is_named_at_once(tmp_path):
         "--max-gpu-hours is the most a run may spend, above 0, got 0",
         "--nodes is NUMBERx(CPUS,GPUS,TYPE)",
     ):
-        assert f"problem: {problem}" in told or problem in told, problem
+        assert problem in told, problem
     problems = json.loads(call("plan", file, *asked, "--json", code=1))["problems"]
     assert len(problems) == 5
     more = json.loads(call("plan", file, "--nodes", "1x(2)", "--json", code=1))["problems"]
