@@ -174,6 +174,10 @@ def plan(
     max_concurrent: ConcurrentOption = None,
     max_gpu_hours: GpuHoursOption = None,
     price: Annotated[float | None, typer.Option("--price", help="Of a GPU-hour, for the cost in money.")] = None,
+    tflops: Annotated[
+        float | None,
+        typer.Option("--tflops", help="What one GPU sustains in training, while no trial has ended; else by its type."),
+    ] = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Time a few steps of scales of which no trial has ended, on the CPU.")
     ] = False,
@@ -199,6 +203,7 @@ def plan(
                 slots=slots,
                 nodes=cluster,
                 price=price,
+                tflops=tflops,
                 calibrate=calibrate,
                 note=note,
                 options=options,
