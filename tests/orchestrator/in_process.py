@@ -60,8 +60,7 @@ def _run(stage: InProcess, variables: dict[str, str]) -> None:
     from orchestrator import engine
     from orchestrator.sweep import app
 
-    engine.connect = lambda *arguments, **options: nullcontext()  # type: ignore[assignment]
-    engine.Executor = _Executor  # type: ignore[assignment,misc]
+    vars(engine).update(connect=lambda *arguments, **options: nullcontext(), Executor=_Executor)
     command = ["run", str(stage.home / "study.yaml"), "--yes", "--out", str(stage.home / "report")]
     sys.argv = ["sweep", *command, "--tracking-uri", stage.tracking_uri]
     app()
