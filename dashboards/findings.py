@@ -128,7 +128,7 @@ def summary(evidence: Evidence, tables: Tables) -> str:
         planned, done, failed = (int(tables.completeness[c].sum()) for c in ("planned", "done", "failed"))
         missing = planned - done - failed
         rest = [f"{failed} failed"] * bool(failed) + [f"{missing} not run yet"] * bool(missing)
-        parts.append(f"{count(done)} of {plural(planned, 'planned trial')} done{', ' if rest else ''}{', '.join(rest)}.")
+        parts.append(", ".join([f"{count(done)} of {plural(planned, 'planned trial')} done", *rest]) + ".")
     return " ".join(parts)
 
 
