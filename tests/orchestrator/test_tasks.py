@@ -204,7 +204,7 @@ def test_available_data_sets_are_listed_with_all_that_is_needed(run):
     flat = " ".join(shown.output.split())
     for text in (
         "chexpert CheXpert", "train_val_list.txt", "https://drive.grand-challenge.org/", "licence CC BY 4.0",
-        "112120 images, 30805 patients, 25596 test", "five_frontal:", "import DATA_SET PATH --name NAME",
+        "112120 images, 30805 patients, 86524 train, 25596 test", "five_frontal:", "import DATA_SET PATH --name NAME",
         "RetinaMNIST, grades of diabetic retinopathy (ordinal, 1600 images, 1080 train, 120 val, 400 test)",
         "frontal: CheXpert, frontal views only (191229 images, 202 test)",
     ):  # fmt: skip

@@ -413,6 +413,19 @@ def test_another_folder_is_refused_with_what_is_needed(name, tmp_path):
     assert shipped_map(name).about.needs in str(error.value)
 
 
+@pytest.mark.parametrize(("name", "variant"), CASES, ids=[f"{n}-{v or 'whole'}" for n, v in CASES])
+def test_counts_to_expect_agree_with_one_another(release, name, variant):
+    expected = shipped_map(name, variant).expected
+    parts = (*expected.splits.values(), *expected.labels.values(), *([expected.patients] if expected.patients else []))
+    assert max(parts, default=0) <= (expected.images or max(parts, default=0))
+    if {"train", "test"} <= set(expected.splits):  # validation is counted too, or drawn from train
+        assert sum(expected.splits.values()) == expected.images
+    manifest = imported(name, release(name), variant)
+    assert set(expected.labels) <= set(manifest.labels)
+    if manifest.kind in (Kind.MULTICLASS, Kind.ORDINAL) and expected.labels:
+        assert sum(expected.labels.values()) == expected.images
+
+
 def test_counts_of_a_whole_release(release, tmp_path):
     from dataclasses import replace
 
