@@ -16,7 +16,7 @@ OLDEST_YEARS = 120.0
 """No human is older."""
 
 SHOWN_PROBLEMS = 20
-"""Rows that a message lists; the rest is counted."""
+"""Rows that a message lists unless it is to list all; the rest is counted."""
 
 QUARANTINE_COLUMNS = ("where", "image_id", "path", "reason", "detail")
 
@@ -85,18 +85,18 @@ def listed(found: Sequence[SetAside], most: int = SHOWN_PROBLEMS) -> str:
     """One line per problem, for a message."""
     lines = [f"  {f.where}: {f.problem.detail}" for f in found[:most]]
     if len(found) > most:
-        lines.append(f"  ... and {len(found) - most} more")
+        lines.append(f"  ... and {len(found) - most} more (--all shows them)")
     return "\n".join(lines)
 
 
-def refusal(found: Sequence[SetAside], rows: int) -> str:
-    """Why a table is not imported: every problem, and what to do."""
+def refusal(found: Sequence[SetAside], rows: int, most: int | None = SHOWN_PROBLEMS) -> str:
+    """Why a table is not imported: the first ``most`` problems (all if None), the number of others, and what to do."""
     counts = counted(f.problem for f in found)
     advice = dict.fromkeys(f.problem.advice for f in found if f.problem.advice)
     return "\n".join(
         [
             f"{sum(counts.values())} of {rows} rows cannot be used ({in_words(counts)}):",
-            listed(found),
+            listed(found, len(found) if most is None else most),
             *advice,
             "Correct them, or give --quarantine FILE: it reads every image, sets such rows aside and lists them there",
         ]

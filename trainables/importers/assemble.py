@@ -24,7 +24,7 @@ from trainables.manifest import MASK_COLUMNS, Manifest
 from trainables.pixels import IMAGE_SUFFIXES, sixteen_bit_peak
 from trainables.places import READERS
 from trainables.row_checks import read_rows
-from trainables.row_problems import Reason
+from trainables.row_problems import SHOWN_PROBLEMS, Reason
 from trainables.splits import assign_splits, patients_in_two_splits
 
 if TYPE_CHECKING:
@@ -49,9 +49,10 @@ def assemble(found: Found, options: ImportOptions, tell: Tell) -> Manifest:
     Raises:
         UserError: The patient pattern fits a path not at all, or nothing is left to train on.
         DataError: Rows cannot be used (files missing or unreadable, image ids repeated, cells with other values than
-            allowed, masks of another size), and ``options.quarantine`` is not given; lists all of them.
+            allowed, masks of another size), and ``options.quarantine`` is not given; lists the first of them, or all if
+            ``options.all_problems``, and counts the others.
     """
-    aside = Quarantine(options.quarantine)
+    aside = Quarantine(options.quarantine, None if options.all_problems else SHOWN_PROBLEMS)
     if options.unopened:
         found = aside.usable(found, [*found.problems, *repeated_images(found)])
         return _settled(_manifest(found, options, tell), aside, tell)

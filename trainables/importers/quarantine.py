@@ -19,6 +19,7 @@ from trainables.pixels import image_size, refuse_cut_short
 from trainables.places import READERS
 from trainables.row_checks import mask_size, of_mask, reason_of
 from trainables.row_problems import (
+    SHOWN_PROBLEMS,
     Reason,
     RowProblem,
     SetAside,
@@ -37,10 +38,11 @@ class Quarantine:
 
     Args:
         file: The list; None refuses.
+        most: Problems that a refusal lists; None for all.
     """
 
-    def __init__(self, file: Path | None) -> None:
-        self.file = file
+    def __init__(self, file: Path | None, most: int | None = SHOWN_PROBLEMS) -> None:
+        self.file, self.most = file, most
         self._aside: list[SetAside] = []
 
     def usable(self, found: Found, problems: Sequence[RowProblem]) -> Found:
@@ -64,7 +66,7 @@ class Quarantine:
         ]
         if self.file is None:
             of_cells = all(p.reason in (Reason.VALUE, Reason.REPEATED) for p in problems)
-            raise (UserError if of_cells else DataError)(refusal(named, len(found.rows)))
+            raise (UserError if of_cells else DataError)(refusal(named, len(found.rows), self.most))
         self._aside += named
         rows = {p.row for p in problems}
         if len(rows) == len(found.rows):
