@@ -19,10 +19,11 @@ from orchestrator.options import spread
 from orchestrator.terminal import make_console, user_errors
 from search_spaces.home import scalecurves_home
 from search_spaces.names import Column, Split
-from trainables.checks import CheckReport, check_task, label_counts
+from trainables.checks import CheckReport, check_task
 from trainables.contact_sheet import write_contact_sheet
 from trainables.duplicates import without_duplicates
 from trainables.importers.derived_masks import forget_unused
+from trainables.label_checks import import_warnings, label_counts
 from trainables.library import IMPORT_HINT, TaskLibrary
 from trainables.manifest import Manifest, group_column, group_names
 from trainables.set_aside import set_rows_aside
@@ -85,6 +86,8 @@ def import_(
         manifest = library.save(manifest, overwrite=overwrite)
         forget_unused(folder / _DERIVED, manifest)
         _print_manifest(manifest, console)
+        for warning in import_warnings(manifest):
+            console.print(f"  [yellow]warning[/yellow]: {escape(warning)}", highlight=False)
         name = escape(flags.name)
         console.print(f"Imported as {name}. Next: python -m orchestrator.tasks check {name}")
 

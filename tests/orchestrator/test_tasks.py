@@ -65,6 +65,20 @@ def test_import_show_list_check(run, table):
     assert "0 errors" in checked.output
 
 
+def test_import_warns_of_what_a_study_would_fail_at(run, table):
+    split = table.read_text().replace("place\n", "place,split\n", 1)
+    lines = [f"{line},{'train' if i < 80 else 'test'}" for i, line in enumerate(split.splitlines()[1:])]
+    lines = [line.replace("sick", "well") if i >= 80 and i != 81 else line for i, line in enumerate(lines)]
+    table.write_text("\n".join([split.splitlines()[0], *lines]))
+    done = run("import", "csv", table, "--name", "lungs", "--positive", "sick", "--split", "1,0,0")
+    assert done.exit_code == 0, done.output
+    warnings = ("no images in split val", "label 'sick' has only 1 positive patient in test")
+    checked = run("check", "lungs")
+    for warning in warnings:
+        assert f"warning: {warning}" in done.output
+        assert warning in checked.output
+
+
 def test_all_options_reach_the_manifest(run, table):
     text = table.read_text().splitlines()
     lines = [text[0] + ",age_y,exam,part,m,edema,mass", *(f"{line},63,e1,train,0.png,1,0" for line in text[1:])]
