@@ -124,9 +124,8 @@ def _corrected(block: Block, runs: SetRuns) -> tuple[RunBatch, dict[str, str]]:
     """For the shares of labels that the shifted set has, as counted there; the training subset gives the others."""
     logits = np.full_like(runs.batch.logits, np.nan)
     notes: dict[str, str] = {}
-    target = (
-        np.nanmean(runs.batch.truth, axis=0) if len(runs.batch.truth) else np.full(len(runs.batch.first.labels), _NAN)
-    )
+    labelled = (~np.isnan(runs.batch.truth)).sum(axis=0)
+    target = np.where(labelled > 0, np.nansum(runs.batch.truth, axis=0) / np.maximum(labelled, 1), _NAN)
     for r, key in enumerate(runs.keys):
         source = _training_shares(block, runs.batch.first, key.trial_id)
         if source is None:
@@ -234,6 +233,8 @@ def _moved(raw: BatchCalibration, z: FloatArray, moved: FloatArray) -> tuple[Flo
         z: (R, n) logits as they were.
         moved: (R, n) scale times them, plus a shift.
     """
+    if not z.shape[1]:
+        return np.full(len(z), _NAN), np.full(len(z), _NAN)
     runs, low, high = np.arange(len(z)), z.argmin(axis=1), z.argmax(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         scale = (moved[runs, high] - moved[runs, low]) / (z[runs, high] - z[runs, low])

@@ -50,12 +50,20 @@ def _read(path: Path) -> Card:
 
 
 def card_tables(cards: Mapping[str, Card]) -> dict[str, pd.DataFrame]:
-    """Heading -> table over all tasks: sets, subgroups, missing metadata, copies and shared patients."""
+    """Heading -> table over all tasks: sets, subgroups and their labels, missing metadata, checks with their outcomes,
+    what the release holds, rows that are not used, copies and shared patients.
+
+    Cards of earlier versions lack some of it.
+    """
     tables = {
         "Sets": [row for card in cards.values() for row in _sets(card)],
-        "Subgroups": [{"task": c["task"], **group} for c in cards.values() for group in c["groups"]],
+        "Subgroups": [row for card in cards.values() for row in _groups(card)],
+        "Labels in subgroups": [row for card in cards.values() for row in _group_labels(card)],
         "Missing metadata": [{"task": c["task"], **m} for c in cards.values() for m in c["missing"] if m["missing"]],
         "Checks": [_checks(card) for card in cards.values()],
+        "Outcome of each check": [row for card in cards.values() for row in _outcomes(card)],
+        "Counts of the release": [{"task": c["task"], **r} for c in cards.values() for r in c.get("release", ())],
+        "Rows that are not used": [row for card in cards.values() for row in _unused(card)],
         "Images and patients on both sides": [row for card in cards.values() for row in _both_sides(card)],
     }
     return {heading: pd.DataFrame(rows) for heading, rows in tables.items() if rows}
@@ -72,6 +80,39 @@ def _sets(card: Card) -> list[dict[str, Any]]:
                 | {"prevalence": label["positive"] / known if known else float("nan")}
             )
     return rows
+
+
+_GROUP = ("set", "column", "group", "images", "patients")
+
+
+def _groups(card: Card) -> list[dict[str, Any]]:
+    return [{"task": card["task"], **{name: group[name] for name in _GROUP}} for group in card["groups"]]
+
+
+def _group_labels(card: Card) -> list[dict[str, Any]]:
+    rows = []
+    for group in card["groups"]:
+        for label in group.get("labels", ()):
+            known = label["positive"] + label["negative"]
+            rows.append(
+                {"task": card["task"], **{name: group[name] for name in _GROUP[:3]}, **label}
+                | {"prevalence": label["positive"] / known if known else float("nan")}
+            )
+    return rows
+
+
+def _outcomes(card: Card) -> list[dict[str, Any]]:
+    return [{"task": card["task"], **outcome} for outcome in (card["check"] or {}).get("checks", ())]
+
+
+def _unused(card: Card) -> list[dict[str, Any]]:
+    """Rows that the study leaves out, that an import or a check set aside, and cells that were left blank."""
+    kinds = (("left_out", "left out by the study"), ("set_aside", "set aside"), ("left_blank", "cell left blank"))
+    return [
+        {"task": card["task"], "what": what, "why": why, "rows": count}
+        for kind, what in kinds
+        for why, count in card.get(kind, {}).items()
+    ]
 
 
 def _checks(card: Card) -> dict[str, Any]:

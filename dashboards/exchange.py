@@ -24,25 +24,25 @@ _LOOK_EVERY_S = 0.02
 def take(folder: Path, piece: int | str) -> bool:
     """Whether a piece is nobody else's; it is then the caller's."""
     with suppress(FileExistsError):
-        os.close(os.open(_mark(folder, piece), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        os.close(os.open(mark_of(folder, piece), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         return True
     return False
 
 
 @contextmanager
-def held(folder: Path, piece: int | str) -> Iterator[None]:
-    """Others see that a piece that was taken is still worked at. Without locks on the file system they do not."""
-    with _mark(folder, piece).open("ab") as mark:
+def held(mark: Path) -> Iterator[None]:
+    """Others see that what a mark is of still goes on. Without locks on the file system they do not."""
+    with mark.open("ab") as stream:
         with suppress(OSError):
-            fcntl.flock(mark, fcntl.LOCK_EX)
+            fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 
-def at_work(folder: Path, piece: int | str) -> bool:
-    """Whether a process works at a piece."""
-    with suppress(FileNotFoundError), _mark(folder, piece).open("rb") as mark:
+def is_held(mark: Path) -> bool:
+    """Whether a process holds a mark."""
+    with suppress(FileNotFoundError), mark.open("rb") as stream:
         try:
-            fcntl.flock(mark, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         except OSError:
@@ -53,9 +53,12 @@ def at_work(folder: Path, piece: int | str) -> bool:
 def write_whole(path: Path, value: object) -> None:
     """Pickled, and there once it is whole."""
     partial = path.with_name(f".{path.name}.part")
-    with partial.open("wb") as stream:
-        pickle.dump(value, stream, protocol=pickle.HIGHEST_PROTOCOL)
-    partial.replace(path)
+    try:
+        with partial.open("wb") as stream:
+            pickle.dump(value, stream, protocol=pickle.HIGHEST_PROTOCOL)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_whole(path: Path) -> Any:
@@ -87,16 +90,19 @@ class Exchange:
             payload: All that is needed; can be pickled.
 
         Returns:
-            Its name for ``collect``; None, and nothing was given, if no process waits.
+            Its name for ``collect``; None, and nothing was given, if no process waits or the disk is full.
         """
-        waiting = sum(1 for _ in self._folder.glob("*.idle"))
+        waiting = sum(is_held(idle) for idle in self._folder.glob("*.idle"))
         if waiting:
-            waiting -= sum(not _mark(self._folder, path.stem).exists() for path in self._folder.glob("*.asked"))
+            waiting -= sum(not mark_of(self._folder, path.stem).exists() for path in self._folder.glob("*.asked"))
         if waiting < 1:
             return None
-        name = f"{self._piece}-{self._parts}"
+        name = f"{self._piece}-{os.getpid()}-{self._parts}"
         self._parts += 1
-        write_whole(self._folder / f"{name}.asked", payload)
+        try:
+            write_whole(asked_for(self._folder, name), payload)
+        except OSError:
+            return None
         return name
 
     def collect(self, name: str, work: Callable[[Any], R]) -> R:
@@ -106,12 +112,14 @@ class Exchange:
             name: Of ``hand``.
             work: From the payload.
         """
+        done, asked = made(self._folder, name), asked_for(self._folder, name)
         if not take(self._folder, name):
-            with held(self._folder, name):
+            with held(mark_of(self._folder, name)):
                 pass
-            if made(self._folder, name).is_file():
-                return cast("R", read_whole(made(self._folder, name)))
-        return work(read_whole(self._folder / f"{name}.asked"))
+        found = read_whole(done) if done.is_file() else work(read_whole(asked))
+        for file in (done, asked):  # some are a hundred megabytes
+            file.unlink(missing_ok=True)
+        return cast("R", found)
 
 
 def serve(folder: Path, pieces: int, work: Callable[[Any], object]) -> None:
@@ -120,27 +128,36 @@ def serve(folder: Path, pieces: int, work: Callable[[Any], object]) -> None:
     Args:
         folder: Where all processes meet.
         pieces: Number of the pieces, all taken.
-        work: Makes something that can be pickled of a part's payload.
+        work: Makes something that can be pickled of a part's payload. If it fails, whoever handed the part on makes it,
+            and meets what is wrong with it.
     """
     idle = folder / f"{os.getpid()}.idle"
+    while (asked := _waited_for(folder, pieces, idle)) is not None:
+        with held(mark_of(folder, asked.stem)), suppress(Exception):
+            write_whole(made(folder, asked.stem), work(read_whole(asked)))
+            asked.unlink()
+
+
+def _waited_for(folder: Path, pieces: int, idle: Path) -> Path | None:
+    """A part that is now the caller's; None when nobody works at a piece."""
+    idle.touch()
     try:
-        while any(at_work(folder, piece) for piece in range(pieces)):
-            asked = next((path for path in sorted(folder.glob("*.asked")) if _free(folder, path.stem)), None)
-            if asked is None:
-                idle.touch()
+        with held(idle):
+            while any(is_held(mark_of(folder, piece)) for piece in range(pieces)):
+                for asked in sorted(folder.glob("*.asked")):
+                    if not mark_of(folder, asked.stem).exists() and take(folder, asked.stem):
+                        return asked
                 time.sleep(_LOOK_EVERY_S)
-                continue
-            idle.unlink(missing_ok=True)
-            with held(folder, asked.stem):
-                write_whole(made(folder, asked.stem), work(read_whole(asked)))
-                asked.unlink()  # some are a hundred megabytes
     finally:
-        idle.unlink(missing_ok=True)
+        idle.unlink()
+    return None
 
 
-def _free(folder: Path, piece: str) -> bool:
-    return not _mark(folder, piece).exists() and take(folder, piece)
-
-
-def _mark(folder: Path, piece: int | str) -> Path:
+def mark_of(folder: Path, piece: int | str) -> Path:
+    """The mark of a piece that was taken; held while it is worked at."""
     return folder / f"{piece}.taken"
+
+
+def asked_for(folder: Path, name: str) -> Path:
+    """Where the payload of a part lies."""
+    return folder / f"{name}.asked"

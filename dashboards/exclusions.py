@@ -32,15 +32,15 @@ class Why(StrEnum):
     CONSTANT = "the same prediction for every image"
     SAME_AS_SOURCE = "the same predictions as another source's, image by image"
     NOT_FINITE_ELSEWHERE = "logits of other labels that are not finite (not in the tables on harm and probabilities)"
-    OTHER_GROUPS = "patients in other subgroups than in the result that was read first, which counts for all"
+    OTHER_GROUPS = "other subgroups of patients than the result that was read first, whose subgroups count for all"
     OTHER_SUBSET = "trained on another subset or order than its pair"
 
 
 COUNTED = (Why.CONSTANT, Why.SAME_AS_SOURCE, Why.OTHER_GROUPS)
-"""Results that are doubtful, but count as they are."""
+"""Results that are doubtful, but count."""
 
 IN_PART = (Why.NO_BATCH, Why.NO_HISTORY, Why.NOT_FINITE_ELSEWHERE)
-"""Results that some tables lack, and all others, contrasts and verdicts among them, have."""
+"""Results that some tables lack, and what is said of them; all others have them, contrasts among them."""
 
 
 def not_used(count: str, reason: str) -> str:
@@ -50,7 +50,7 @@ def not_used(count: str, reason: str) -> str:
         count: Such as ``3 results of skin``.
         reason: A value of ``Why``.
     """
-    how = "doubtful, but counted as they are" if reason in COUNTED else "not used"
+    how = "doubtful, but counted" if reason in COUNTED else "not used"
     return f"{count} {'used in part' if reason in IN_PART else how}: {reason}"
 
 
@@ -63,7 +63,7 @@ def word_of(reason: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exclusion:
-    """One result that is not used.
+    """One result that is not used, used in part, or doubtful.
 
     Attributes:
         why: The reason.

@@ -13,7 +13,7 @@ from dashboards.answers import Answer
 from dashboards.evidence import IN_DOMAIN, Evidence
 from dashboards.page import Chip, Finding, FindingList, OverviewRow
 from dashboards.statistics import Wording
-from dashboards.style import amount_text, direction, metric_label, p_value, plural, signed
+from dashboards.style import amount_text, count, direction, metric_label, p_value, plural, signed
 from dashboards.tables import Tables
 from dashboards.verdict.best import COST_NOT_RECORDED
 from dashboards.verdict.document import not_assessable
@@ -116,8 +116,8 @@ def summary(evidence: Evidence, tables: Tables) -> str:
         parts.append(f"There is no primary comparison with {evidence.baseline} yet.")
     else:
         listed = _counted(primary)
-        count = plural(len(primary), "primary comparison")
-        parts.append(f"Of {count} with {evidence.baseline}, {', '.join(listed[:-1])} and {listed[-1]}.")
+        compared = plural(len(primary), "primary comparison")
+        parts.append(f"Of {compared} with {evidence.baseline}, {', '.join(listed[:-1])} and {listed[-1]}.")
         for wording, words in ((Wording.SUGGESTS, "“Seems to”"), (Wording.NONE, "No verdict")):
             held = [r for r in rows_of(primary) if r["verdict"] != "undecided" and r["wording"] == str(wording)]
             if caps := Counter(cap for row in held for cap in _caps(row)):
@@ -128,7 +128,7 @@ def summary(evidence: Evidence, tables: Tables) -> str:
         planned, done, failed = (int(tables.completeness[c].sum()) for c in ("planned", "done", "failed"))
         missing = planned - done - failed
         rest = [f"{failed} failed"] * bool(failed) + [f"{missing} not run yet"] * bool(missing)
-        parts.append(f"{done} of {plural(planned, 'planned trial')} done{', ' if rest else ''}{', '.join(rest)}.")
+        parts.append(", ".join([f"{count(done)} of {plural(planned, 'planned trial')} done", *rest]) + ".")
     return " ".join(parts)
 
 

@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 
 from threadpoolctl import threadpool_limits
 
-from dashboards.exchange import Exchange, held, made, read_whole, serve, take, write_whole
+from dashboards.exchange import Exchange, held, made, mark_of, read_whole, serve, take, write_whole
 
 R = TypeVar("R")
 
@@ -92,7 +92,7 @@ def shared_out(
     module: str,
     payload: object,
     number: int,
-    work: Callable[[int, Exchange], R],
+    work: Callable[[int, Exchange | None], R],
     pieces: int,
     part: Callable[[Any], object] | None = None,
 ) -> list[R]:
@@ -102,7 +102,7 @@ def shared_out(
         module: As for ``helpers``; its ``main`` calls ``help_out`` with the same work.
         payload: As for ``helpers``.
         number: As for ``helpers``.
-        work: Its result can be pickled. It may hand on parts of a piece.
+        work: Its result can be pickled. It may hand on parts of a piece, unless it gets None for an exchange.
         pieces: Their number.
         part: Makes what is asked for of a part that was handed on; None if there are no such parts.
     """
@@ -115,7 +115,10 @@ def shared_out(
 
 
 def help_out(
-    folder: Path, work: Callable[[int, Exchange], object], pieces: int, part: Callable[[Any], object] | None = None
+    folder: Path,
+    work: Callable[[int, Exchange | None], object],
+    pieces: int,
+    part: Callable[[Any], object] | None = None,
 ) -> None:
     """Work on the pieces that are free, then on parts of others, in one of the processes of ``shared_out``."""
     for piece, value in _taken(folder, work, pieces):
@@ -124,16 +127,16 @@ def help_out(
         serve(folder, pieces, part)
 
 
-def _taken(folder: Path, work: Callable[[int, Exchange], R], pieces: int) -> Iterator[tuple[int, R]]:
+def _taken(folder: Path, work: Callable[[int, Exchange | None], R], pieces: int) -> Iterator[tuple[int, R]]:
     """The pieces that are nobody else's, and what was made of them."""
     for piece in range(pieces):
         if take(folder, piece):
-            with held(folder, piece):
+            with held(mark_of(folder, piece)):
                 value = work(piece, Exchange(folder, piece))
             yield piece, value
 
 
-def _of_another(folder: Path, piece: int, work: Callable[[int, Exchange], R]) -> R:
+def _of_another(folder: Path, piece: int, work: Callable[[int, Exchange | None], R]) -> R:
     """What another process has made; done here if that was ended, as for want of memory, or failed."""
     path = made(folder, piece)
-    return cast("R", read_whole(path)) if path.is_file() else work(piece, Exchange(folder, piece))
+    return cast("R", read_whole(path)) if path.is_file() else work(piece, None)

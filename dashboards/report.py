@@ -230,21 +230,20 @@ def write_report(
     evidence = replace(evidence, seeds_added=bool(ledger.added_seeds))
     with one_blas_thread():
         tables = build_tables(evidence)
-    sections = page_sections(evidence, tables, ledger)
-    plots = [plot for section in sections for plot in section.plots]
+    answers = collect(evidence, tables, ledger)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
         fresh = Path(temporary)
+        _write_tables(tables, fresh / "tables")
+        document = verdict_document(evidence, tables, answers, ledger, summary(evidence, tables))
+        text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
+        (fresh / "verdict.json").write_text(text + "\n", encoding="utf-8")
+        (fresh / "verdict.schema.json").write_text(schema_text(), encoding="utf-8")
+        sections = page_sections(evidence, tables, ledger)
         (fresh / "figures").mkdir()
-        with figures_being_written(plots, fresh / "figures", render):
-            answers = collect(evidence, tables, ledger)
+        with figures_being_written([plot for of in sections for plot in of.plots], fresh / "figures", render):
             content = _content(evidence, tables, answers, sections, ledger, problems, record)
             (fresh / "index.html").write_text(render_page(content), encoding="utf-8")
-            document = verdict_document(evidence, tables, answers, ledger, content.summary)
-            text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
-            (fresh / "verdict.json").write_text(text + "\n", encoding="utf-8")
-            (fresh / "verdict.schema.json").write_text(schema_text(), encoding="utf-8")
-            _write_tables(tables, fresh / "tables")
         _replace(out, fresh)
     return ReportFiles(
         folder=out,

@@ -30,13 +30,14 @@ def study_rows(evidence: Evidence) -> list[TaskRows]:
     """
     tasks = _tasks(evidence)
     lazy = isinstance(evidence.predictions, LazyPredictions)
-    number = min(cpus(), len(evidence.results) // PER_PROCESS) - 1 if lazy else 0
+    blocks = evidence.results[["task", "model_scale", "data_fraction"]].drop_duplicates() if tasks else ()
+    number = min(cpus(), len(evidence.results) // PER_PROCESS, len(blocks)) - 1 if lazy else 0
     # What was kept for comparing networks is no part of a task's rows, and may not be fit to be sent.
     sent = replace(evidence, representations={})
     return shared_out("dashboards.study_rows", sent, max(number, 0), _work(evidence), len(tasks), _block(evidence))
 
 
-def _work(evidence: Evidence) -> Callable[[int, Exchange], TaskRows]:
+def _work(evidence: Evidence) -> Callable[[int, Exchange | None], TaskRows]:
     tasks = _tasks(evidence)
     return lambda n, exchange: task_rows(evidence, tasks[n], exchange)
 

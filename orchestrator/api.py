@@ -130,6 +130,7 @@ def plan_study(
     max_concurrent: int | None = None,
     max_gpu_hours: float | None = None,
     price: float | None = None,
+    tflops: float | None = None,
     calibrate: bool = False,
 ) -> Plan:
     """Cells, trials, exclusions with reasons, what it will cost, and every problem of a study; trains nothing.
@@ -146,6 +147,8 @@ def plan_study(
         max_concurrent: As in ``run_study``.
         max_gpu_hours: As in ``run_study``.
         price: Of a GPU-hour, in any currency.
+        tflops: What one GPU sustains in training, in 1e12 operations per second, while no trial has ended; else by its
+            type.
         calibrate: Time a few steps of scales of which no trial has ended, on the CPU.
 
     Returns:
@@ -159,7 +162,7 @@ def plan_study(
 
     places = places_of(home, storage, tracking_uri)
     run = RunOptions(max_concurrent=max_concurrent, max_gpu_hours=max_gpu_hours)
-    options = CostOptions(slots=slots, nodes=nodes, price=price, calibrate=calibrate, run=run)
+    options = CostOptions(slots=slots, nodes=nodes, price=price, tflops=tflops, calibrate=calibrate, run=run)
     plan = a_plan(loaded(study, sets), places, only)
     with redirect_stdout(sys.stderr):  # a user's factory may print while it is timed
         return costed(plan, places, options)

@@ -28,6 +28,8 @@ from search_spaces.names import FailureClass
 from search_spaces.results import Order
 from trainables.failures import node_failure
 
+_SILENT = "no report for {:g} s (execution.report_deadline_s); it was taken for stuck and killed"
+
 
 class Task(StrEnum):
     """What a gang does next."""
@@ -85,6 +87,7 @@ class Broker:
         self._leaving: frozenset[str] = frozenset()
         self._stopped: set[str] = set()
         self._counts: Counter[str] = Counter()
+        self._hung: dict[str, str] = {}
 
     # Leases
 
@@ -196,6 +199,15 @@ class Broker:
         if self._stops(key):
             return Order.STOP.value
         return (Order.SAVE if node in self._leaving else Order.GO).value
+
+    async def hung(self, key: str) -> None:
+        """A process that trains alone ends itself, as its trial was silent for longer than the deadline."""
+        self._counts["shot"] += 1
+        self._hung[key] = _SILENT.format(self._config.report_deadline_s)
+
+    async def last_words(self, key: str) -> str:
+        """What the process of a trial said of a hang; empty if it had none."""
+        return self._hung.pop(key, "")
 
     async def done(self, gang: str, generation: int, key: str, message: dict[str, Any]) -> None:
         """The trial has ended: ``message`` holds ``result``, ``failure`` or ``stopped``."""
@@ -333,7 +345,7 @@ class Broker:
             silent = state.job is not None and now - state.heard_at > self._config.report_deadline_s
             if silent and not waiting_for_us and not state.shot:
                 self._counts["shot"] += 1
-                self._kill(state, f"no report for {self._config.report_deadline_s:g} s; the ranks were killed")
+                self._kill(state, _SILENT.format(self._config.report_deadline_s))
 
     # Parts
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from cluster.capacity import Capacity, Node, Shape
+from orchestrator.assumed_speed import tflops_problem
 from orchestrator.budget import limit_problem
 from orchestrator.estimate import estimate, parse_nodes
 from orchestrator.places import Places
@@ -25,6 +26,7 @@ class CostOptions:
         slots: Trials at a time, at least 1; as many as fit the nodes if None.
         nodes: The cluster, such as ``2x(32,8)``; the CPUs of this machine if None.
         price: Of a GPU-hour in any currency, 0 or more.
+        tflops: What one GPU sustains in training, in 1e12 operations per second; by its type if None.
         calibrate: Time a few steps of scales of which no trial has ended, on the CPU.
         run: How the run will differ from what the study says.
     """
@@ -32,6 +34,7 @@ class CostOptions:
     slots: int | None = None
     nodes: str | None = None
     price: float | None = None
+    tflops: float | None = None
     calibrate: bool = False
     run: RunOptions = field(default_factory=RunOptions)
 
@@ -61,6 +64,7 @@ def costed(plan: Plan, places: Places, options: CostOptions, note: Callable[[str
             slots=options.slots,
             nodes=nodes,
             price=options.price,
+            tflops=options.tflops,
             calibrate=options.calibrate,
             note=note,
             options=options.run,
@@ -78,6 +82,8 @@ def _problems(gangs: Iterable[GangSpec], options: CostOptions, nodes: Sequence[N
         found.append(f"--slots is the number of trials at a time, at least 1, got {options.slots}")
     if options.price is not None and not 0 <= options.price < math.inf:
         found.append(f"--price is that of a GPU-hour, 0 or more, got {options.price:g}")
+    if problem := tflops_problem(options.tflops):
+        found.append(problem)
     most, hours = options.run.max_concurrent, options.run.max_gpu_hours
     if most is not None and most < 1:
         found.append(f"--max-concurrent is the number of trials at a time, at least 1, got {most}")

@@ -1,6 +1,7 @@
-"""The data card of a task: what it is trained and scored on, in counts. JSON for the report, Markdown for people.
+"""The data card of a task: what it is trained and scored on, in counts, as JSON for the record and the report.
 
-It holds no file names and no patients.
+It holds no file names and no patients: no ids, no notes of imports, no words of checks (which name images), and no
+value of a column that a single patient has. ``orchestrator.card_text`` writes it for people.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from orchestrator.plan import Plan
-from orchestrator.plan_labels import label_rows, range_text
-from search_spaces.identity import digest
+from orchestrator.plan_labels import label_rows
 from search_spaces.names import SCHEMA_VERSION, UNCERTAIN, Column
 from search_spaces.trial import ResolvedTask
 from trainables.check_memory import remembered_check
+from trainables.check_outcomes import Check
 from trainables.evaluation_sets import EvaluationRows, TaskRows
 from trainables.library import TaskLibrary
 from trainables.manifest import Manifest, group_column, group_names
+from trainables.release_counts import counts_like
+from trainables.same_patients import ids_compare
 
 MOST_GROUPS = 40
 """Values of one subgroup column that a card lists; the others are counted together."""
@@ -62,11 +66,10 @@ def data_card(
         targets=rows.train_targets,
     )
     sets = {"training": training, "validation": rows.val_set, **rows.sets}
-    checked = remembered_check(library, manifest)
     return {
         "schema": SCHEMA_VERSION,
         "task": task.name,
-        "manifest": task.manifest,
+        "manifest": manifest.name,
         "manifest_hash": task.manifest_hash,
         "importer": manifest.importer,
         "kind": task.kind,
@@ -78,20 +81,47 @@ def data_card(
         "grouping": manifest.grouping,
         "left_out": rows.left_out,
         "sets": [_set(name, of, task) for name, of in sets.items()],
-        "groups": [row for name, of in sets.items() for row in _groups(name, of, task.groups)],
+        "groups": [row for name, of in sets.items() for row in _groups(name, of, task)],
         "missing": [row for name, of in sets.items() for row in _missing(name, of)],
         "fractions": fractions,
         "shared_patients": _shared_patients(sets),
         "near_copies": {name: near_copies.get(task.name, {}).get(name) for name in rows.sets},
-        "check": None
-        if checked is None
-        else {
-            "errors": checked.errors,
-            "warnings": checked.warnings,
-            "identical_sets": checked.identical_sets,
-            "near_copies": checked.near_copies,
-        },
+        "set_aside": dict(manifest.set_aside),
+        "left_blank": dict(manifest.left_blank),
+        "release": _release(manifest),
+        "check": _check(library, manifest),
     }
+
+
+def _release(manifest: Manifest) -> list[dict[str, Any]]:
+    """What the release of the data set holds, and what is here; empty where the first is not known."""
+    found = counts_like(manifest, manifest.expected)
+    return [{"count": name, "released": count, "here": found[name]} for name, count in manifest.expected.items()]
+
+
+def _check(library: TaskLibrary, manifest: Manifest) -> dict[str, Any] | None:
+    """Counts of the last ``tasks check``, and each check's outcome; None if there was none of this content."""
+    checked = remembered_check(library, manifest)
+    if checked is None:
+        return None
+    copies = [checked.checks.get(check) for check in (Check.EVALUATION_COPIES, Check.OTHER_COPIES)]
+    return {
+        "errors": checked.errors,
+        "warnings": checked.warnings,
+        "identical_sets": None if None in copies else sum(count or 0 for count in copies),
+        "near_copies": checked.checks.get(Check.NEAR_COPIES),
+        "checks": [
+            {"check": check.value, "outcome": _outcome(checked.checks[check]), "found": checked.checks[check]}
+            for check in Check
+            if check in checked.checks
+        ],
+    }
+
+
+def _outcome(found: int | None) -> str:
+    if found is None:
+        return "not run"
+    return "found" if found else "passed"
 
 
 def _set(name: str, of: EvaluationRows, task: ResolvedTask) -> dict[str, Any]:
@@ -123,25 +153,46 @@ def _by_label(raw: Any, task: ResolvedTask) -> Iterable[tuple[str, Any]]:
         yield label, np.where(raw < 0, np.nan, raw == k).astype(float) if raw.ndim == 1 else raw[:, k]
 
 
-def _groups(name: str, of: EvaluationRows, asked: Iterable[str]) -> Iterable[dict[str, Any]]:
-    """Sex, age band, site, and the columns that the study asks for: others may hold what is nobody's business."""
-    table = of.manifest.table.iloc[of.positions]
-    wanted = {Column.SEX, Column.AGE_BAND, Column.SITE, *(a.removeprefix(Column.GROUP_PREFIX) for a in asked)}
-    for column in (c for c in group_names(of.manifest.table) if c in wanted):
+def _groups(name: str, of: EvaluationRows, task: ResolvedTask) -> Iterable[dict[str, Any]]:
+    """Sex, age band, site, and the columns that the study asks for: others may hold what is nobody's business.
+
+    A value that one patient alone has may be his name, so such values are counted together.
+    """
+    wanted = {Column.SEX, Column.AGE_BAND, Column.SITE, *(a.removeprefix(Column.GROUP_PREFIX) for a in task.groups)}
+    table = of.manifest.table
+    for column in (c for c in group_names(table) if c in wanted):
         values = group_column(table, column)
-        counts = values.value_counts()
-        for value, images in counts.head(MOST_GROUPS).items():
-            patients = int(table[Column.PATIENT_ID][values == value].nunique())
-            yield {"set": name, "column": column, "group": str(value), "images": int(images), "patients": patients}
-        if len(counts) > MOST_GROUPS:
-            rest = int(counts.iloc[MOST_GROUPS:].sum())
-            yield {
-                "set": name,
-                "column": column,
-                "group": f"{len(counts) - MOST_GROUPS} more",
-                "images": rest,
-                "patients": None,
-            }
+        named = _many_patients(values, table) if column not in (Column.SEX, Column.AGE_BAND) else set(values)
+        own = values.iloc[of.positions]
+        counts = own.value_counts()
+        shown = [value for value in counts.index if value in named][:MOST_GROUPS]
+        for value in shown:
+            yield {"set": name, "column": column, "group": str(value), **_group(of, own == value, task)}
+        rest = ~own.isin(shown)
+        if rest.any():
+            several = len(counts) - len(shown)
+            yield {"set": name, "column": column, "group": f"{several} more", **_group(of, rest, task)}
+
+
+def _many_patients(values: pd.Series[str], table: pd.DataFrame) -> set[str]:
+    """Values that more than one patient of the manifest has."""
+    pairs = pd.DataFrame({"value": values, "patient": table[Column.PATIENT_ID]}).drop_duplicates()
+    patients = pairs["value"].value_counts()
+    return set(patients.index[patients > 1])
+
+
+def _group(of: EvaluationRows, rows: pd.Series[bool], task: ResolvedTask) -> dict[str, Any]:
+    """Images, patients, and positive and negative images of each label, of some rows of a set."""
+    inside = rows.to_numpy(dtype=bool)
+    patients = of.manifest.table[Column.PATIENT_ID].iloc[of.positions[inside]]
+    return {
+        "images": int(inside.sum()),
+        "patients": int(patients.nunique()),
+        "labels": [
+            {"label": label, "positive": int((truth == 1).sum()), "negative": int((truth == 0).sum())}
+            for label, truth in _by_label(of.raw[inside], task)
+        ],
+    }
 
 
 def _missing(name: str, of: EvaluationRows) -> Iterable[dict[str, Any]]:
@@ -154,118 +205,18 @@ def _missing(name: str, of: EvaluationRows) -> Iterable[dict[str, Any]]:
 
 
 def _shared_patients(sets: Mapping[str, EvaluationRows]) -> list[dict[str, Any]]:
-    """Patients that two sets share, where it is not nothing.
-
-    Patients of two manifests are the same where their ids and the manifests' keys are equal.
-    """
-    patients = {name: _patient_ids(of.manifest, of.positions) for name, of in sets.items()}
+    """Patients that two sets share, where it is not nothing; of two manifests only where their ids compare."""
+    patients = {name: _patient_ids(of) for name, of in sets.items()}
     names = list(patients)
-    pairs = ((a, b) for i, a in enumerate(names) for b in names[i + 1 :])
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :] if _comparable(sets[a], sets[b])]
     found = ((a, b, len(patients[a] & patients[b])) for a, b in pairs)
     return [{"sets": [a, b], "patients": n} for a, b, n in found if n]
 
 
-def _patient_ids(manifest: Manifest, positions: Any) -> set[tuple[str, str]]:
-    ids = manifest.table[Column.PATIENT_ID].iloc[positions].astype(str)
-    key = digest("|".join(manifest.key))
-    return {(key, patient) for patient in set(ids)}
+def _comparable(a: EvaluationRows, b: EvaluationRows) -> bool:
+    one, other = a.manifest, b.manifest
+    return one is other or one.key == other.key or ids_compare(one, other)
 
 
-def card_markdown(card: Mapping[str, Any]) -> str:
-    """The card for people."""
-    known = "" if card["patients_known"] else " Patients are not known: every image counts as its own."
-    lines = [
-        f"# Data of task {card['task']}",
-        "",
-        f"{card['kind']}, labels {', '.join(card['labels'])}. Manifest {card['manifest']} ({card['manifest_hash']}), "
-        f"made by importer {card['importer']}.{known}",
-        "",
-        f"Uncertain labels in training: {_policy_text(card['label_policy'])}; blank ones: {card['blank']}. Evaluation "
-        f"masks both. Validation: {card['validation']}.",
-        "",
-        _check_text(card),
-        "",
-        "## Sets",
-        "",
-        *_table(
-            ["set", "images", "patients", "label", "positive", "negative", "uncertain", "blank", "prevalence"],
-            _set_rows(card),
-        ),
-        "## Amounts",
-        "",
-        "Ranges are over subset seeds. Validation images are labels, too. Prevalence is the share of the training "
-        "images of a subset.",
-        "",
-        *_table(
-            ["data_fraction", "images", "patients", "forced", "validation", "labels in all", "prevalence"],
-            _fraction_rows(card),
-        ),
-        "## Subgroups",
-        "",
-        *_table(
-            ["set", "column", "group", "images", "patients"],
-            [[g["set"], g["column"], g["group"], g["images"], g["patients"]] for g in card["groups"]],
-        ),
-        "## Missing metadata",
-        "",
-        *_table(
-            ["set", "column", "missing", "of"],
-            [[m["set"], m["column"], m["missing"], m["images"]] for m in card["missing"]],
-        ),
-        "## Left out, and on both sides",
-        "",
-        *(f"- {why}: {count} images" for why, count in card["left_out"].items()),
-        *(f"- {s['sets'][0]} and {s['sets'][1]} share {s['patients']} patients" for s in card["shared_patients"]),
-        *(
-            f"- {name}: {'not looked for (tasks check)' if count is None else count} near copies of training images"
-            for name, count in card["near_copies"].items()
-        ),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _policy_text(policy: Any) -> str:
-    return ", ".join(f"{k} {v}" for k, v in policy.items()) if isinstance(policy, Mapping) else str(policy)
-
-
-def _check_text(card: Mapping[str, Any]) -> str:
-    check = card["check"]
-    if check is None:
-        return "`tasks check` has not been run on this content."
-    return (
-        f"`tasks check`: {check['errors']} errors, {check['warnings']} warnings; {check['identical_sets']} sets of "
-        f"identical images, {check['near_copies']} images of an evaluation set with a near copy in training."
-    )
-
-
-def _set_rows(card: Mapping[str, Any]) -> list[list[Any]]:
-    rows = []
-    for of in card["sets"]:
-        for label in of["labels"]:
-            known = label["positive"] + label["negative"]
-            share = f"{100 * label['positive'] / known:.1f} %" if known else ""
-            counts = [label[k] for k in ("positive", "negative", "uncertain", "blank")]
-            rows.append([of["set"], of["images"], of["patients"], label["label"], *counts, share])
-    return rows
-
-
-def _fraction_rows(card: Mapping[str, Any]) -> list[list[Any]]:
-    names = ("images", "patients", "forced_patients", "val_images", "labelled_images")
-    return [
-        [
-            row["data_fraction"],
-            *(range_text(row[name]) for name in names),
-            ", ".join(f"{k} {range_text([100 * v for v in share], 1)} %" for k, share in row["prevalence"].items()),
-        ]
-        for row in card["fractions"]
-    ]
-
-
-def _table(header: list[str], rows: Iterable[list[Any]]) -> list[str]:
-    """A Markdown table; bars in cells are escaped."""
-    cells = [["" if c is None else str(c).replace("|", "\\|") for c in row] for row in rows]
-    if not cells:
-        return ["Nothing.", ""]
-    ruled = [header, ["---"] * len(header), *cells]
-    return [*(f"| {' | '.join(row)} |" for row in ruled), ""]
+def _patient_ids(of: EvaluationRows) -> set[str]:
+    return set(of.manifest.table[Column.PATIENT_ID].iloc[of.positions].astype(str))

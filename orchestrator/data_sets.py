@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from trainables.importers import (
     import_csv,
     import_folder,
     import_map,
+    import_medmnist,
     import_npz,
     shipped_map,
     shipped_names,
@@ -69,7 +70,7 @@ def importer(layout: str, paths: list[str], variant: str | None, options: Import
     _refuse_table_options(layout, options)
     column_map = user_map(Path(paths[0]), variant) if layout == _MAP else shipped_map(layout, variant)
     if column_map.reader == "npz":
-        return lambda tell: import_npz(found, options, tell)
+        return lambda tell: import_medmnist(column_map, found, options, tell)
     if column_map.reader == "cifar10":
         if not isinstance(found, Path):
             raise UserError(f"{layout} is read from a folder of this machine, not from {found}")
@@ -83,6 +84,24 @@ def _refuse_table_options(layout: str, options: ImportOptions) -> None:
     if given and layout != "medmnist":
         flags = ", ".join(f"--{field.replace('_', '-')}" for field in sorted(given))
         raise UserError(f"{flags} do not apply to {layout}: its column map says where everything is")
+
+
+def available_hint() -> str:
+    """Where to read what the data sets are that can be imported by name."""
+    return (
+        f"{len(shipped_names())} data sets can be imported by name: python -m orchestrator.tasks list --available says "
+        "what each needs, where it is obtained, its licence and the counts to expect"
+    )
+
+
+def print_known(console: Console) -> None:
+    """A line per data set that can be imported by name."""
+    table = Table("data set", "images", "title")
+    for name in shipped_names():
+        column_map = shipped_map(name)
+        images = column_map.expected.images
+        table.add_row(escape(name), "" if images is None else str(images), escape(column_map.title))
+    console.print(table)
 
 
 def print_available(console: Console) -> None:
@@ -106,11 +125,27 @@ def _facts(column_map: ColumnMap, changed: dict[str, str]) -> dict[str, str]:
     facts = {"kind": column_map.kind.value} if column_map.reader != "npz" else {}
     facts |= {"needs": about.needs, "obtained": about.obtained, "licence": about.licence}
     if counts := column_map.expected.flat():
-        facts["counts"] = ", ".join(
-            f"{count} {key.removeprefix('split.').replace('label.', 'with ')}" for key, count in counts.items()
+        facts["counts"] = _counts_in_words(counts)
+    if column_map.sets:
+        facts["sets"] = "\n".join(
+            f"{name}: {held.title} ({held.kind}, {' or '.join(_counts_in_words(e.flat()) for e in held.expected)})"
+            for name, held in column_map.sets.items()
         )
     if about.notes:
         facts["notes"] = "\n".join(about.notes)
     if changed:
-        facts["variants"] = "\n".join(f"{name}: {title}" for name, title in changed.items())
+        facts["variants"] = "\n".join(_variant_in_words(column_map, *variant) for variant in changed.items())
     return facts
+
+
+def _variant_in_words(column_map: ColumnMap, variant: str, title: str) -> str:
+    """A variant with its counts where they are not those of the whole."""
+    counts = shipped_map(column_map.name, variant).expected.flat()
+    own = f" ({_counts_in_words(counts)})" if counts and counts != column_map.expected.flat() else ""
+    return f"{variant}: {title}{own}"
+
+
+def _counts_in_words(counts: Mapping[str, int]) -> str:
+    return ", ".join(
+        f"{count} {key.removeprefix('split.').replace('label.', 'with ')}" for key, count in counts.items()
+    )

@@ -12,9 +12,10 @@ from rich.console import Console
 from cluster.connection import connect, present_and_possible
 from orchestrator.breaker import Breaker
 from orchestrator.budget import Budget, work_of
+from orchestrator.card_text import card_markdown
 from orchestrator.claims import LOOK_S, Claims, Others
 from orchestrator.course import Course, diverged
-from orchestrator.data_cards import card_markdown, data_cards
+from orchestrator.data_cards import data_cards
 from orchestrator.drivers import DriverNote
 from orchestrator.executor import Executor, Limits
 from orchestrator.places import Places

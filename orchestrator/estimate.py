@@ -6,25 +6,22 @@ import dataclasses
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from cluster.capacity import Capacity, Node, Shape
 from orchestrator.agenda import Entry
-from orchestrator.budget import Budget, count_affordable, work_of
-from orchestrator.forecast import Forecast, ScaleSeconds, Work, forecast
-from orchestrator.further_representations import without_kept
+from orchestrator.assumed_speed import LAUNCH_S, AssumedSeconds, assumed_seconds
+from orchestrator.budget import Budget, count_affordable
+from orchestrator.forecast import Expected, Forecast, ScaleSeconds, Work, expected, forecast
+from orchestrator.known_trials import KnownTrials, known_trials
 from orchestrator.pace import duration
 from orchestrator.places import Places
 from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
 from orchestrator.plan_representations import kept_by
-from orchestrator.record import Record
-from orchestrator.record_states import TrialState
-from orchestrator.remaining import remaining
 from orchestrator.run_terms import RunOptions
-from orchestrator.searches import Search, searches_of, settled
-from search_spaces.exceptions import OtherSchemaError, ScalecurvesError, TrackingError, UserError
-from search_spaces.names import Role, State
+from search_spaces.exceptions import ScalecurvesError, UserError
+from search_spaces.names import Role
 from search_spaces.study import GangSpec
 from search_spaces.trial import Workspace
 from trainables.library import TaskLibrary
@@ -42,6 +39,9 @@ class Estimate:
         finished: Trials whose seconds it rests on.
         silent: Why the record does not answer; then every trial counts as not done.
         gangs: Trial -> its gang.
+        gpu_trials: Number of those that use GPUs, or may.
+        on_gpus: Their seconds there, of which timed steps of a CPU say nothing.
+        assumed: What seconds by operations rest on.
         price: Of a GPU-hour; None if not asked for.
         max_gpu_hours: Limit of the run that is planned; None for none.
         affordable: Trials that it would start within the limit; None without one, or while a scale is unknown.
@@ -56,6 +56,9 @@ class Estimate:
     finished: int
     silent: str
     gangs: dict[str, GangSpec]
+    gpu_trials: int
+    on_gpus: Expected
+    assumed: AssumedSeconds
     price: float | None
     max_gpu_hours: float | None
     affordable: int | None
@@ -67,18 +70,20 @@ class Estimate:
 
     @property
     def gpu_hours(self) -> float | None:
-        """Hours of a GPU, of one per rank if the study leaves it to the cluster; None where only CPUs were timed."""
-        if self.forecast.unknown or "calibration" in self.forecast.basis.values():
+        """Hours of a GPU, of one per rank if the study leaves it to the cluster; None while a scale is unknown."""
+        if self.gpu_trials > len(self.on_gpus.seconds):
             return None
-        return self._hours(lambda gang: gang.ranks * (1.0 if gang.gpus_per_rank is None else gang.gpus_per_rank))
+        return self._hours(self.on_gpus.seconds, lambda gang: gang.ranks * _gpus(gang))
 
     @property
     def cpu_hours(self) -> float | None:
         """Hours of a CPU; None if not all scales are known."""
-        return None if self.forecast.unknown else self._hours(lambda gang: gang.ranks * gang.cpus_per_rank)
+        if self.forecast.unknown:
+            return None
+        return self._hours(self.forecast.seconds, lambda gang: gang.ranks * gang.cpus_per_rank)
 
-    def _hours(self, share: Callable[[GangSpec], float]) -> float:
-        return sum(seconds * share(self.gangs[i]) for i, seconds in self.forecast.seconds.items()) / 3600
+    def _hours(self, of: Mapping[str, float], share: Callable[[GangSpec], float]) -> float:
+        return sum(seconds * share(self.gangs[i]) for i, seconds in of.items()) / 3600
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; None for what is not known."""
@@ -90,6 +95,8 @@ class Estimate:
             "wall_s": made.wall_s,
             "busy_s": made.busy_s if whole else None,
             "gpu_hours": hours,
+            "gpu_hours_basis": dict(self.on_gpus.basis),
+            "assumed": list(self.assumed.why),
             "cpu_hours": self.cpu_hours,
             "max_gpu_hours": self.max_gpu_hours,
             "affordable": self.affordable,
@@ -132,6 +139,7 @@ class Estimate:
         if not made.seconds:
             return [
                 f"{made.trials} trials to train; how long they take is known once some have ended, or with --calibrate",
+                *self._gpu_line(),
                 disk,
             ]
         within = "" if made.relative_error is None else f", typically within {made.relative_error:.0%} of it"
@@ -143,7 +151,8 @@ class Estimate:
         if len(made.of_scale) > 1:
             lines += [f"  {scale}: {_each(took)} ({made.basis[scale]})" for scale, took in made.of_scale.items()]
         if made.wall_s is None:
-            return [*lines, f"nothing is known of {', '.join(made.unknown)}: add --calibrate", disk]
+            unknown = f"nothing is known of {', '.join(made.unknown)}: add --calibrate"
+            return [*lines, unknown, *self._gpu_line(), disk]
         return [*lines, f"about {duration(made.wall_s)} in all, after the start", *self._gpu_line(), disk]
 
     def _gpu_line(self) -> list[str]:
@@ -152,10 +161,23 @@ class Estimate:
             return []
         hours = self.gpu_hours
         if hours is None:
-            return ["GPU-hours and their price are known once trials have ended on GPUs"]
+            kinds = ", ".join(self.assumed.unlisted)
+            ways = f", or with --tflops, as the speed of {kinds} is not listed here" if kinds else ""
+            return [f"GPU-hours and their price are known once trials have ended on GPUs{ways}"]
         condition = " if every rank has a GPU" if any(gang.gpus_per_rank is None for gang in several) else ""
         money = "" if self.price is None else f", {self.price * hours:.2f} at {self.price:g} per GPU-hour"
-        return [f"{hours:.2f} GPU-hours{money}{condition}", *self._limit_line()]
+        amount = f"{hours:.2f}" if hours >= 0.01 else f"{hours:.1g}"
+        return [f"{amount} GPU-hours{money}{condition}", *self._assumed_line(), *self._limit_line()]
+
+    def _assumed_line(self) -> list[str]:
+        scales = [scale for scale, basis in self.on_gpus.basis.items() if basis == "operations"]
+        if not scales:
+            return []
+        return [
+            f"an assumption for {', '.join(scales)}, not a measurement: 3 forward passes per trained image and 1 per "
+            f"evaluated one, at {'; at '.join(self.assumed.why)} (--tflops says another); no ghost batch below "
+            f"{LAUNCH_S * 1000:g} ms"
+        ]
 
     def _limit_line(self) -> list[str]:
         if self.affordable is None:
@@ -167,6 +189,7 @@ class Estimate:
             "record": f"from {self.finished} trials that ended",
             "calibration": "from a few steps on this machine's CPU",
             "other scales": "from other scales, by their size",
+            "operations": "from operations, at an assumed speed",
         }
         return "; ".join(words[basis] for basis in dict.fromkeys(self.forecast.basis.values()))
 
@@ -178,6 +201,7 @@ def estimate(
     slots: int | None = None,
     nodes: Sequence[Node] = (),
     price: float | None = None,
+    tflops: float | None = None,
     calibrate: bool = False,
     note: Callable[[str], None] = lambda _: None,
     options: RunOptions | None = None,
@@ -190,37 +214,47 @@ def estimate(
         slots: Trials at a time, at least 1; as many as fit the nodes if not given.
         nodes: The cluster; the CPUs of this machine if not given.
         price: Of a GPU-hour, in any currency, not negative.
+        tflops: What one GPU sustains in training, in 1e12 operations per second; assumed by its type if not given.
         calibrate: Time a few steps of each scale of which no trial has ended, on the CPU.
         note: Told what is being timed.
         options: How the run differs from what the study says.
 
     Raises:
-        UserError: The plan has problems; a gang that does not fit the nodes; a limit of GPU-hours for trials that use
-            no GPU.
+        UserError: The plan has problems; TFLOPS that are none; a gang that does not fit the nodes; a limit of
+            GPU-hours for trials that use no GPU.
         OtherSchemaError: The record is of another version.
     """
     if plan.resolver is None:
         raise UserError("\n".join(plan.problems))
     execution = plan.study.execution
-    known = _known(plan, places)
+    known = known_trials(plan, places)
     plan = known.plan
-    speeds = _speeds(plan, known, note) if calibrate else {}
+    speeds = _speeds(plan, known, nodes, note) if calibrate else {}
+    assumed = _assumed(plan, known, places, nodes, tflops)
     options = options or RunOptions()
-    works = [dataclasses.replace(work, gang=Shape.of(known.gangs[work.trial_id], nodes)) for work in known.works]
+    gangs = known.gangs
+    works = [dataclasses.replace(work, gang=Shape.of(gangs[work.trial_id], nodes)) for work in known.works]
     most = options.max_concurrent or execution.max_concurrent
     room = slots or _room({work.gang for work in works}, nodes)
     room = min(room, most) if isinstance(room, int) and most else room
     # A GPU per rank where the study leaves it to the cluster, as for the GPU-hours.
-    priced = [dataclasses.replace(work, gang=_with_gpus(known.gangs[work.trial_id])) for work in works]
-    made = forecast(works, known.took, room, done=known.done, most=most, images_per_s=speeds)
+    priced = [dataclasses.replace(work, gang=_with_gpus(gangs[work.trial_id])) for work in works]
+    on_gpus = [work for work in priced if work.gang.gpus]
+    here = {w.trial_id: assumed.seconds[w.trial_id] for w in works if w.gang.gpus and w.trial_id in assumed.seconds}
+    made = forecast(works, known.took, room, done=known.done, most=most, images_per_s=speeds, assumed_s=here)
+    with_gpus = expected(on_gpus, known.took, done=known.done, assumed_s=assumed.seconds)
+    done = set(known.done)
     return Estimate(
         forecast=made,
         finished=len(known.took),
         silent=known.silent,
-        gangs=known.gangs,
+        gangs=gangs,
+        gpu_trials=sum(work.trial_id not in done for work in on_gpus),
+        on_gpus=with_gpus,
+        assumed=assumed,
         price=price,
         max_gpu_hours=options.max_gpu_hours,
-        affordable=_affordable(priced, known, made, options.max_gpu_hours),
+        affordable=_affordable(priced, known, with_gpus, options.max_gpu_hours),
         weights_bytes=sum(BYTES_PER_WEIGHT * t.parameters for t in known.todo if _keeps_weights(plan, t)),
         store_bytes=_store_bytes(plan, places, known.todo),
         kept_bytes=sum(_kept_bytes(plan, t) for t in known.todo),
@@ -280,101 +314,43 @@ def _cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _works(plan: Plan, searches: Mapping[str, Search]) -> list[Work]:
-    """Everything to train. What waits for a whole generation of a search waits for one trial of it: they take alike."""
-    works: list[Work] = []
-    last: dict[str, str] = {}
-    for search_id, search in searches.items():
-        before: list[PlannedTrial] = []
-        for generation in search.generations():
-            links: list[str | None] = [t.trial_id for t in before] or [t.upstream_id for t in generation]
-            works += [work_of(t, upstream_id=links[k]) for k, t in enumerate(generation)]
-            before = generation
-            last[search_id] = generation[0].trial_id
-    return [*works, *(work_of(t, upstream_id=last.get(t.search_id or "", t.upstream_id)) for t in plan.trials)]
+def _gpus(gang: GangSpec) -> float:
+    return 1.0 if gang.gpus_per_rank is None else gang.gpus_per_rank
 
 
 def _with_gpus(gang: GangSpec) -> Shape:
     return Shape.of(gang, [{"Resources": {"GPU": 1.0}}])
 
 
-def _affordable(works: Sequence[Work], known: _Known, made: Forecast, max_gpu_hours: float | None) -> int | None:
+def _affordable(works: Sequence[Work], known: KnownTrials, made: Expected, max_gpu_hours: float | None) -> int | None:
     if max_gpu_hours is None:
         return None
     budget = Budget(max_gpu_hours, works, known.took)
-    if made.unknown:
+    done = set(known.done)
+    if any(w.gang.gpus and w.trial_id not in done and w.trial_id not in made.seconds for w in works):
         return None
     entries: list[Entry[object]] = [
-        Entry(trial_id=w.trial_id, cost=made.seconds[w.trial_id], upstream_id=w.upstream_id)
+        Entry(trial_id=w.trial_id, cost=made.seconds.get(w.trial_id, 0.0), upstream_id=w.upstream_id)
         for w in works
-        if w.trial_id in made.seconds
+        if w.trial_id not in done
     ]
     return count_affordable(budget, entries)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Known:
-    """What the record says: seconds of trials that ended, trials to train, and why it says nothing if it does not.
+def _assumed(
+    plan: Plan, known: KnownTrials, places: Places, nodes: Sequence[Node], tflops: float | None
+) -> AssumedSeconds:
+    """Of what is left, as long as no trial has ended: then others are judged by those that have."""
+    done = set(known.done)
+    left = [] if known.took else [t for trial_id, t in known.planned.items() if trial_id not in done]
+    return assumed_seconds(plan, left, places.home, nodes, tflops)
 
-    ``plan`` has the values that searches have chosen; ``gangs`` those of all works; ``without_kept`` finished trials
-    without the representations that the study asks for, and whether their weights were kept.
+
+def _speeds(plan: Plan, known: KnownTrials, nodes: Sequence[Node], note: Callable[[str], None]) -> dict[str, float]:
+    """Scale without a trial that ended -> images per second of a whole gang; not of those that cannot be timed here.
+
+    Scales that only train on GPUs are not timed.
     """
-
-    plan: Plan
-    works: list[Work]
-    gangs: dict[str, GangSpec]
-    took: dict[str, float]
-    todo: list[PlannedTrial]
-    done: list[str]
-    silent: str = ""
-    without_kept: dict[str, bool] = field(default_factory=dict)
-
-
-def _known(plan: Plan, places: Places) -> _Known:
-    try:
-        storage = places.storage_of(plan.study.name)
-        states = Record(plan.study, storage, places.tracking_uri).look()
-        spooled = {item.key for item in storage.undelivered() if item.state is State.COMPLETE}
-    except OtherSchemaError:
-        raise
-    except (TrackingError, UserError) as error:
-        searches = searches_of(plan, {})
-        return _Known(
-            plan=plan,
-            works=_works(plan, searches),
-            gangs=_gangs(plan, searches),
-            took={},
-            todo=list(plan.trials),
-            done=[],
-            silent=str(error),
-        )
-    searches = searches_of(plan, states)
-    plan = settled(plan, searches)
-    works = _works(plan, searches)
-    at = {work.trial_id: states.get(work.trial_id, TrialState(state=State.MISSING)) for work in works}
-    took = {i: s.seconds for i, s in at.items() if s.state is State.COMPLETE and s.seconds is not None}
-    left = remaining(plan, at, storage.has_weights).todo
-    left = {trial_id: t for trial_id, t in left.items() if trial_id not in spooled}
-    ended = [t.trial_id for s in searches.values() for g in s.generations() for t in g if s.has_ended(t.trial_id)]
-    done = [*ended, *spooled, *(t.trial_id for t in plan.trials if t.trial_id not in left)]
-    return _Known(
-        plan=plan,
-        works=works,
-        gangs=_gangs(plan, searches),
-        took=took,
-        todo=[t for t in plan.trials if t.trial_id in left],
-        done=done,
-        without_kept={t.trial_id: storage.has_weights(t.trial_id) for t in without_kept(plan, done, storage)},
-    )
-
-
-def _gangs(plan: Plan, searches: Mapping[str, Search]) -> dict[str, GangSpec]:
-    tried = [t for search in searches.values() for generation in search.generations() for t in generation]
-    return {t.trial_id: t.gang for t in (*tried, *plan.trials)}
-
-
-def _speeds(plan: Plan, known: _Known, note: Callable[[str], None]) -> dict[str, float]:
-    """Scale without a trial that ended -> images per second of a whole gang; not of those that cannot be timed here."""
     from trainables.calibration import training_speed
 
     assert plan.resolver is not None
@@ -383,7 +359,7 @@ def _speeds(plan: Plan, known: _Known, note: Callable[[str], None]) -> dict[str,
     speeds: dict[str, float] = {}
     for planned in known.todo:
         scale = planned.trial.cell.model_scale
-        if scale in ended or scale in speeds:
+        if scale in ended or scale in speeds or Shape.of(planned.gang, nodes).gpus:
             continue
         note(f"timing a few steps of {scale}")
         trial = plan.resolver.resolved(planned.trial, "plan", workspace)

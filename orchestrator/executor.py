@@ -39,7 +39,8 @@ class Limits:
 
     Attributes:
         max_node_retries: How often a trial is tried again after its ranks or its process were lost.
-        report_deadline_s: Longest silence of a gang that trains; then it is killed and its trial tried again.
+        report_deadline_s: Longest silence of a gang or a process that trains; then it is killed and its trial tried
+            again.
         stop_patience_s: After an interruption, how long running trials may take to reach their next report and write
             a checkpoint.
         memory_growth_bytes: Private memory that a process may gain over its first trials before it is replaced.
@@ -179,7 +180,9 @@ class Executor:
             timeout_s=2 * limits.report_deadline_s,
             memory_growth_bytes=limits.memory_growth_bytes,
         )
-        solo = SoloConfig(train=train, memory_growth_bytes=limits.memory_growth_bytes)
+        solo = SoloConfig(
+            train=train, memory_growth_bytes=limits.memory_growth_bytes, report_deadline_s=limits.report_deadline_s
+        )
         return Yard(self._broker_name, ranks, solo, self._folder, most)
 
     def _run_tuner(self, feed: Feed, brake: Brake) -> None:

@@ -103,7 +103,7 @@ class Forecast:
     Attributes:
         trials: Number of them.
         seconds: Trial -> expected seconds; only those for which something is known.
-        basis: Scale -> what its seconds rest on: ``record``, ``other scales`` or ``calibration``.
+        basis: Scale -> what its seconds rest on: ``record``, ``calibration``, ``other scales`` or ``operations``.
         unknown: Scales of which nothing is known.
         relative_error: Root mean square of measured around expected seconds of one trial, as a share; None unless all
             scales rest on the record and each on at least three trials.
@@ -132,6 +132,62 @@ class Forecast:
         return self.room if isinstance(self.room, int) else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """Seconds of trials that have not ended.
+
+    Attributes:
+        seconds: Trial -> seconds; only those for which something is known.
+        basis: Scale -> what they rest on, see ``Forecast``.
+        models: Scale -> its own trials, of those that have any.
+    """
+
+    seconds: dict[str, float]
+    basis: dict[str, str]
+    models: dict[str, SecondsModel]
+
+
+def expected(
+    works: Sequence[Work],
+    took: Mapping[str, float],
+    *,
+    done: Collection[str],
+    images_per_s: Mapping[str, float] | None = None,
+    assumed_s: Mapping[str, float] | None = None,
+) -> Expected:
+    """Seconds of every trial that is not done: of trials of its scale, else timed, else of other scales, else assumed.
+
+    Args:
+        works: All trials.
+        took: Trial -> seconds, of those that ended.
+        done: Trials that need not be trained.
+        images_per_s: Scale -> training speed that was timed on a CPU; says nothing of trials on GPUs.
+        assumed_s: Trial -> seconds by its operations.
+    """
+    speeds, assumed = images_per_s or {}, assumed_s or {}
+    known = [w for w in works if w.trial_id in took]
+    over_all = SecondsModel([(w.cost, took[w.trial_id]) for w in known]) if known else None
+    of_scale = {
+        scale: SecondsModel([(w.images, took[w.trial_id]) for w in known if w.scale == scale])
+        for scale in dict.fromkeys(w.scale for w in known)
+    }
+    ended = set(done)
+    seconds: dict[str, float] = {}
+    basis: dict[str, str] = {}
+    for work in works:
+        if work.trial_id in ended:
+            continue
+        if work.scale in of_scale:
+            basis[work.scale], seconds[work.trial_id] = "record", of_scale[work.scale].seconds(work.images)
+        elif speeds.get(work.scale) and not work.gang.gpus:
+            basis[work.scale], seconds[work.trial_id] = "calibration", work.images / speeds[work.scale]
+        elif over_all is not None:
+            basis[work.scale], seconds[work.trial_id] = "other scales", over_all.seconds(work.cost)
+        elif work.trial_id in assumed:
+            basis[work.scale], seconds[work.trial_id] = "operations", assumed[work.trial_id]
+    return Expected(seconds=seconds, basis=basis, models=of_scale)
+
+
 def forecast(
     works: Iterable[Work],
     took: Mapping[str, float],
@@ -140,8 +196,9 @@ def forecast(
     done: Collection[str],
     most: int | None = None,
     images_per_s: Mapping[str, float] | None = None,
+    assumed_s: Mapping[str, float] | None = None,
 ) -> Forecast:
-    """Expected seconds of every trial that is not done.
+    """Expected seconds of every trial that is not done, and of all together.
 
     Args:
         works: All trials.
@@ -149,27 +206,14 @@ def forecast(
         room: What fits at once: a number of trials, at least 1, or nodes.
         done: Trials that need not be trained.
         most: Most trials at a time, whatever fits.
-        images_per_s: Scale -> training speed that was timed; used for scales without a trial that ended.
+        images_per_s: See ``expected``.
+        assumed_s: See ``expected``.
     """
     works = list(works)
-    speeds = images_per_s or {}
-    known = [w for w in works if w.trial_id in took]
-    over_all = SecondsModel([(w.cost, took[w.trial_id]) for w in known]) if known else None
-    of_scale = {
-        scale: SecondsModel([(w.images, took[w.trial_id]) for w in known if w.scale == scale])
-        for scale in dict.fromkeys(w.scale for w in known)
-    }
+    made = expected(works, took, done=done, images_per_s=images_per_s, assumed_s=assumed_s)
+    seconds, basis = made.seconds, made.basis
     ended = set(done)
     todo = [w for w in works if w.trial_id not in ended]
-    seconds: dict[str, float] = {}
-    basis: dict[str, str] = {}
-    for work in todo:
-        if work.scale in of_scale:
-            basis[work.scale], seconds[work.trial_id] = "record", of_scale[work.scale].seconds(work.images)
-        elif speeds.get(work.scale):
-            basis[work.scale], seconds[work.trial_id] = "calibration", work.images / speeds[work.scale]
-        elif over_all is not None:
-            basis[work.scale], seconds[work.trial_id] = "other scales", over_all.seconds(work.cost)
     unknown = tuple(dict.fromkeys(w.scale for w in todo if w.trial_id not in seconds))
     entries = [
         Entry(
@@ -183,7 +227,7 @@ def forecast(
         if w.trial_id in seconds
     ]
     sizes = {entry.gang: entry.gang.size for entry in entries}
-    used = [of_scale[scale] for scale, why in basis.items() if why == "record"]
+    used = [made.models[scale] for scale, why in basis.items() if why == "record"]
     measured = len(used) == len(basis) and all(model.trials >= 3 for model in used)
     return Forecast(
         trials=len(todo),
@@ -193,5 +237,8 @@ def forecast(
         relative_error=max(m.relative_error for m in used) if used and measured else None,
         room=room,
         wall_s=None if unknown else makespan(entries, room, sizes=sizes, most=most),
-        of_scale={scale: ScaleSeconds.of([seconds[w.trial_id] for w in todo if w.scale == scale]) for scale in basis},
+        of_scale={
+            scale: ScaleSeconds.of([seconds[w.trial_id] for w in todo if w.scale == scale and w.trial_id in seconds])
+            for scale in basis
+        },
     )

@@ -59,6 +59,9 @@ class ImportFlags:
         Path | None,
         typer.Option(help="Read everything, set rows aside that cannot be used, and list them in this CSV file."),
     ] = None
+    all_problems: Annotated[
+        bool, typer.Option("--all", help="Name all rows that cannot be used, not only the first.")
+    ] = False
     bit_depth: Annotated[
         int | None,
         typer.Option(help="Bits of 16-bit images, 8 to 16; else the fewest of 8, 10, 12, 14, 16 that hold all."),

@@ -8,13 +8,14 @@ trial ended comes as its last result instead, as JSON text under ``ending``.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import queue
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 from ray import tune
@@ -27,6 +28,11 @@ REPORT = "report"
 
 STOP_PATIENCE_S = 4.0
 """How long ``cleanup`` waits for a trial to stop; Tune kills the actor after five seconds."""
+
+LAST_RESORT_S = 60.0
+"""After the deadlines of a report and a stop, for a hang that holds the interpreter's lock, so nothing else acts."""
+
+_STDERR = 2
 
 
 class _Lease(tune.Trainable):  # type: ignore[misc]
@@ -104,7 +110,7 @@ class SoloTrainable(_Lease):
     """Trains its trial in this process, in a thread of its own.
 
     Config: as GangTrainable, and ``train`` (``module:function``), ``threads``, ``gpus`` (share of a GPU, 0 for none),
-    ``memory_growth_bytes``.
+    ``memory_growth_bytes``, ``report_deadline_s``.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -125,11 +131,24 @@ class SoloTrainable(_Lease):
         return True
 
     def _next(self) -> dict[str, Any]:
-        self._worker.go_on()
-        message = self._worker.message()
-        if "report" in message and self._order() is Order.STOP:
-            return self._worker.stop()
+        deadline_s = self._config["report_deadline_s"]
+        faulthandler.dump_traceback_later(2 * deadline_s + LAST_RESORT_S, exit=True, file=_STDERR)
+        try:
+            self._worker.go_on()
+            message = self._worker.message(deadline_s)
+            if "report" in message and self._order() is Order.STOP:
+                return self._worker.stop(deadline_s)
+        except queue.Empty:
+            self._give_up()
+        finally:
+            faulthandler.cancel_dump_traceback_later()
         return message
+
+    def _give_up(self) -> NoReturn:
+        """End a process whose trial hangs: Tune sees a crash, as the broker does when it shoots a gang."""
+        faulthandler.dump_traceback(file=_STDERR)  # shows where, in the log of this process
+        ray.get(self._broker.hung.remote(self._key))
+        os._exit(1)
 
     def _order(self) -> Order:
         return Order(ray.get(self._broker.urgent_alone.remote(self._node, self._key)))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from ray import tune
 
 from cluster.connection import draining_nodes
@@ -92,7 +93,9 @@ class Pilot(tune.Callback):  # type: ignore[misc]
         """Called by Tune when a process died once too often."""
         raw = json.loads(trial.config["trial"])
         self._broker.cancel.remote(raw["trial_id"])
-        failure = node_failure(f"the process of this trial died {trial.num_failures} times: {_last_error(trial)}")
+        hung = self._brake.guard(lambda: ray.get(self._broker.last_words.remote(raw["trial_id"])))
+        why = hung or _last_error(trial)
+        failure = node_failure(f"the process of this trial died {trial.num_failures} times: {why}")
         outcome = TrialOutcome(trial_id=raw["trial_id"], attempt_id=raw["attempt_id"], failure=failure)
         self._brake.guard(self._on_done, outcome)
 

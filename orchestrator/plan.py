@@ -208,7 +208,7 @@ def make_plan(
         if load_weights:
             note("looking for images of evaluation sets in upstream tasks")
             seen = find_leaks(data, chosen, library, found)
-            resolver.alike, resolver.near_copies = seen.alike, seen.near
+            resolver.alike, resolver.apart, resolver.near_copies = seen.alike, seen.apart, seen.near
             note_contents(resolver, chosen, found)
     sizes: Sizes = {}
     kept_bytes: KeptBytes = {}

@@ -63,18 +63,32 @@ def note_unets(
             found.notes.append(f"scale {scale.name!r} as the encoder of a U-Net at {scale.input_size} px: {costs}")
 
 
-def _gflops(scale: ResolvedScale, outputs: int, models: KnownModels, import_paths: Sequence[str]) -> float:
-    """Of the card that ``sources show`` prints, at the trial's input size; of masks those of the whole U-Net.
+def gflops_of_image(scale: ResolvedScale, outputs: int, models: KnownModels, import_paths: Sequence[str]) -> float:
+    """1e9 operations of one image's forward pass, of the card that ``sources show`` prints.
+
+    Args:
+        scale: With the trial's input size.
+        outputs: Per pixel of masks, whose whole U-Net is counted; else 0.
+        models: Counts, and remembers.
+        import_paths: Folders in which a user's module is looked up first.
 
     Raises:
         UserError: They cannot be counted.
     """
+    if outputs:
+        return models.unet_costs(scale, outputs, import_paths).gflops
     spec = ScaleSpec(factory=scale.factory, arguments=scale.arguments, input_size=scale.input_size)
+    return models.model_card(scale.factory, spec, import_paths=import_paths).gflops
+
+
+def _gflops(scale: ResolvedScale, outputs: int, models: KnownModels, import_paths: Sequence[str]) -> float:
+    """The same, where steps follow from it.
+
+    Raises:
+        UserError: They cannot be counted.
+    """
     try:
-        if outputs:
-            gflops = models.unet_costs(scale, outputs, import_paths).gflops
-        else:
-            gflops = models.model_card(scale.factory, spec, import_paths=import_paths).gflops
+        gflops = gflops_of_image(scale, outputs, models, import_paths)
     except UserError as error:
         raise UserError(
             f"scale {scale.name!r} has no budget in flops, as its operations cannot be counted; give protocol.budget: "

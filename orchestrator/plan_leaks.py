@@ -17,6 +17,7 @@ from trainables.evaluation_sets import EvaluationRows, TaskRows
 from trainables.image_hashes import Side, near_copies, remembered_hashes
 from trainables.library import TaskLibrary
 from trainables.manifest import Manifest
+from trainables.same_patients import ids_compare
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,19 +26,21 @@ class SeenImages:
 
     Attributes:
         alike: (task, evaluation set, upstream task) with images equal byte for byte.
+        apart: (task, evaluation set, upstream task) of two manifests whose patients could be compared, and differ.
         near: Task -> evaluation set -> images that are copies or near copies of training or validation images; a set
             is missing where the hashes of its images are not known.
     """
 
     alike: set[tuple[str, str, str]] = field(default_factory=set)
+    apart: set[tuple[str, str, str]] = field(default_factory=set)
     near: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def find_leaks(data: PlanData, trials: Iterable[Trial], library: TaskLibrary, found: Findings) -> SeenImages:
     """A trial must not start from weights that have seen what it is scored on.
 
-    Patients of one manifest and files under one path are a problem; images of equal content under other paths are
-    noted, as blank images are equal, too.
+    Patients of one manifest, or of two whose ids compare, and files under one path are a problem; images of equal
+    content under other paths are noted, as blank images are equal, too.
     """
     seen = SeenImages()
     targets = [t for t in trials if t.role is Role.TARGET]
@@ -56,7 +59,10 @@ def find_leaks(data: PlanData, trials: Iterable[Trial], library: TaskLibrary, fo
                     f"files, that its source's task {upstream!r} trains or selects on. Give {upstream!r} the same "
                     "held_out set or a where that leaves them out, or import both with splits that keep them apart"
                 )
-            elif alike:
+                continue
+            if ids_compare(rows.manifest, source.manifest):
+                seen.apart.add((task, name, upstream))
+            if alike:
                 seen.alike.add((task, name, upstream))
                 found.notes.append(
                     f"{place}: {alike} of its {len(rows.positions)} images are equal, byte for byte, to images that "
@@ -127,13 +133,17 @@ class _Images:
     def shared(self, rows: EvaluationRows, source: TaskRows) -> tuple[int, int]:
         """Images of an evaluation set that a task has seen: by patient or place, and by content under other paths."""
         seen = np.concatenate([source.train, source.val])
-        key = rows.manifest.key
-        if key == source.manifest.key:
-            patients = rows.manifest.table[Column.PATIENT_ID]
-            return int(patients.iloc[rows.positions].isin(set(patients.iloc[seen])).sum()), 0
+        own = rows.manifest.key == source.manifest.key
+        of_seen = np.zeros(len(rows.positions), dtype=bool)
+        if own or ids_compare(rows.manifest, source.manifest):
+            patients = rows.manifest.table[Column.PATIENT_ID].iloc[rows.positions].astype(str)
+            trained = source.manifest.table[Column.PATIENT_ID].iloc[seen].astype(str)
+            of_seen = patients.isin(set(trained)).to_numpy(dtype=bool)
+        if own:
+            return int(of_seen.sum()), 0
         here = self._of(rows.manifest).iloc[rows.positions]
         there = self._of(source.manifest).iloc[seen]
-        same = here["place"].isin(set(there["place"]))
+        same = here["place"].isin(set(there["place"])) | of_seen
         alike = here["sha256"].isin(set(there["sha256"])) & ~same
         return int(same.sum()), int(alike.sum())
 

@@ -151,6 +151,10 @@ def plan(
     max_concurrent: ConcurrentOption = None,
     max_gpu_hours: GpuHoursOption = None,
     price: Annotated[float | None, typer.Option("--price", help="Of a GPU-hour, for the cost in money.")] = None,
+    tflops: Annotated[
+        float | None,
+        typer.Option("--tflops", help="What one GPU sustains in training, while no trial has ended; else by its type."),
+    ] = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Time a few steps of scales of which no trial has ended, on the CPU.")
     ] = False,
@@ -164,7 +168,7 @@ def plan(
     from orchestrator.run_terms import RunOptions
 
     run_options = RunOptions(max_concurrent=max_concurrent, max_gpu_hours=max_gpu_hours)
-    options = CostOptions(slots=slots, nodes=nodes, price=price, calibrate=calibrate, run=run_options)
+    options = CostOptions(slots=slots, nodes=nodes, price=price, tflops=tflops, calibrate=calibrate, run=run_options)
     made = plan_of(study, shared, quiet=json_)
     with redirect_stdout(sys.stderr) if json_ else console.status("estimating") as shown:
         note: Callable[[str], None] = shown.update if isinstance(shown, Status) else lambda _: None

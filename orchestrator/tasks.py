@@ -13,16 +13,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.data_sets import importer, print_available
+from orchestrator.data_sets import available_hint, importer, print_available, print_known
 from orchestrator.import_options import ImportFlags
 from orchestrator.options import spread
 from orchestrator.terminal import make_console, user_errors
 from search_spaces.home import scalecurves_home
 from search_spaces.names import Column, Split
-from trainables.checks import CheckReport, check_task, label_counts
+from trainables.checks import CheckReport, check_task
 from trainables.contact_sheet import write_contact_sheet
 from trainables.duplicates import without_duplicates
 from trainables.importers.derived_masks import forget_unused
+from trainables.label_checks import import_warnings, label_counts
 from trainables.library import IMPORT_HINT, TaskLibrary
 from trainables.manifest import Manifest, group_column, group_names
 from trainables.set_aside import set_rows_aside
@@ -85,6 +86,8 @@ def import_(
         manifest = library.save(manifest, overwrite=overwrite)
         forget_unused(folder / _DERIVED, manifest)
         _print_manifest(manifest, console)
+        for warning in import_warnings(manifest):
+            console.print(f"  [yellow]warning[/yellow]: {escape(warning)}", highlight=False)
         name = escape(flags.name)
         console.print(f"Imported as {name}. Next: python -m orchestrator.tasks check {name}")
 
@@ -95,7 +98,7 @@ def list_(
         bool, typer.Option("--available", help="Data sets that can be imported by name: what each needs and holds.")
     ] = False,
 ) -> None:
-    """All imported tasks, or all data sets that can be imported by name."""
+    """All imported tasks, and how to see what can be imported by name."""
     console = make_console()
     with user_errors():
         if available:
@@ -109,6 +112,8 @@ def list_(
             console.print(table)
         else:
             console.print(f"No tasks in {escape(str(library.home))}. {IMPORT_HINT}", highlight=False)
+            print_known(console)
+        console.print(available_hint(), highlight=False)
 
 
 @app.command()
@@ -136,6 +141,9 @@ def check(
         Path | None,
         typer.Option(help="Take rows that cannot be used out of the task, and list them in this CSV file."),
     ] = None,
+    all_problems: Annotated[
+        bool, typer.Option("--all", help=f"Print all problems, not only the first {_MOST_PROBLEMS}.")
+    ] = False,
 ) -> None:
     """Read every image of a task and list everything that is wrong; exit code 1 if anything must be put right."""
     console = make_console()
@@ -145,7 +153,7 @@ def check(
             manifest = set_rows_aside(library, name, quarantine)
             console.print(f"{len(manifest)} rows stay; set aside: see {escape(str(quarantine))}", highlight=False)
         report = check_task(library, name)
-    _print_report(name, report, console)
+    _print_report(name, report, None if all_problems else _MOST_PROBLEMS, console)
     if report.errors:
         raise typer.Exit(1)
 
@@ -270,7 +278,7 @@ def _group_text(values: pd.Series[str]) -> str:
     return shown + (f", ... ({len(counts)} values)" if len(counts) > _MOST_GROUP_VALUES else "")
 
 
-def _print_report(name: str, report: CheckReport, console: Console) -> None:
+def _print_report(name: str, report: CheckReport, most: int | None, console: Console) -> None:
     facts = Table(title=escape(name), show_header=False)
     for key, value in report.facts.items():
         facts.add_row(escape(key), escape(value))
@@ -280,11 +288,11 @@ def _print_report(name: str, report: CheckReport, console: Console) -> None:
     ]
     if problems:
         table = Table("", "problem")
-        for severity, text in problems[:_MOST_PROBLEMS]:
+        for severity, text in problems[:most]:
             table.add_row(severity, escape(text))
         console.print(table)
-    if len(problems) > _MOST_PROBLEMS:
-        console.print(f"... and {len(problems) - _MOST_PROBLEMS} more problems")
+    if most is not None and len(problems) > most:
+        console.print(f"... and {len(problems) - most} more problems (--all shows them)")
     console.print(f"{len(report.errors)} errors, {len(report.warnings)} warnings", highlight=False)
 
 

@@ -44,10 +44,12 @@ class SoloConfig:
     Attributes:
         train: The training function, ``module:function``.
         memory_growth_bytes: Private memory that it may gain before it is replaced.
+        report_deadline_s: Longest silence of its trial; then it ends itself and the trial is tried again.
     """
 
     train: str
     memory_growth_bytes: int
+    report_deadline_s: float
 
 
 class Yard:

@@ -1,4 +1,4 @@
-"""Places where tests and the chaos benchmark make a process die, fail or hang, once.
+"""Places where tests and the chaos benchmark make a process die or fail, once.
 
 Without ``SCALECURVES_FAILPOINTS`` in the environment they do nothing. Its value is a list such as
 ``publish.before_move=kill,checkpoint.mid_write=raise``; ``SCALECURVES_FAILPOINTS_ONCE`` names a folder that all
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from enum import StrEnum
 from pathlib import Path
 
@@ -40,7 +39,6 @@ class Action(StrEnum):
 
     KILL = "kill"
     RAISE = "raise"
-    HANG = "hang"
 
 
 def _wanted(text: str) -> dict[str, Action]:
@@ -69,8 +67,6 @@ def failpoint(name: str) -> None:
         return
     if action is Action.KILL:
         os.kill(os.getpid(), signal.SIGKILL)
-    if action is Action.HANG:
-        time.sleep(3600)
     raise OSError(f"failpoint {name}")
 
 

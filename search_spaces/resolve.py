@@ -87,6 +87,9 @@ class Resolver:
         self._ids: dict[tuple[Cell, Seed, str], str] = {}
         self.alike: set[tuple[str, str, str]] = set()
         """(task, evaluation set, upstream task) that hold images of equal bytes; found by a plan."""
+        self.apart: set[tuple[str, str, str]] = set()
+        """(task, evaluation set, upstream task) of two manifests whose patients were compared and differ; found by a
+        plan."""
         self.near_copies: dict[str, dict[str, int]] = {}
         """Task -> evaluation set -> images that training or validation has a near copy of; found by a plan."""
         self.gflops: dict[tuple[str, int, int], float] = {}
@@ -139,7 +142,7 @@ class Resolver:
 
     def overlaps(self, trial: Trial) -> dict[str, SetOverlap]:
         """Evaluation set -> whether the trial's initial weights may have seen its images."""
-        found = set_overlaps(self._study, self._cards, trial)
+        found = set_overlaps(self._study, self._cards, trial, self.apart)
         link = trial.upstream
         while link is not None:
             for name, overlap in found.items():

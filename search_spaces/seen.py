@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from search_spaces.contents import Overlap, contents_of_tag, shared_contents
@@ -24,12 +25,12 @@ class Seen:
 
     Attributes:
         contents: Names of the data sets of files and published weights.
-        manifests: Manifests of the trials that they come from; their images are compared one by one elsewhere.
+        tasks: Tasks of the trials that they come from; images of one manifest are compared one by one elsewhere.
         known: Whether the contents are all: declared, or named by timm's tag.
     """
 
     contents: tuple[str, ...] = ()
-    manifests: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
     known: bool = True
 
 
@@ -51,8 +52,8 @@ def seen_by(study: Study, cards: Cards, trial: Trial) -> Seen:
     name, scale = trial.cell.pretraining_source, trial.cell.model_scale
     if trial.upstream is not None:
         before = seen_by(study, cards, trial.upstream)
-        manifest = study.tasks[trial.upstream.cell.task].manifest
-        return Seen(contents=before.contents, manifests=(manifest, *before.manifests), known=before.known)
+        tasks = (trial.upstream.cell.task, *before.tasks)
+        return Seen(contents=before.contents, tasks=tasks, known=before.known)
     source = study.source(name)
     while isinstance(source, TransformSource):
         source = study.source(source.of)
@@ -69,10 +70,18 @@ def seen_by(study: Study, cards: Cards, trial: Trial) -> Seen:
     return Seen(contents=contents, known=bool(contents))
 
 
-def set_overlaps(study: Study, cards: Cards, trial: Trial) -> dict[str, SetOverlap]:
+def set_overlaps(
+    study: Study, cards: Cards, trial: Trial, apart: Collection[tuple[str, str, str]] = ()
+) -> dict[str, SetOverlap]:
     """Evaluation set -> whether the initial weights of a trial may have seen its images, by names alone.
 
     Images of one manifest are told apart by patient when a plan is made, so two tasks of it do not overlap here.
+
+    Args:
+        study: The study.
+        cards: Facts about its manifests and scales.
+        trial: Whose initial weights.
+        apart: (task, evaluation set, upstream task) of two manifests whose patients were found to differ.
     """
     seen = seen_by(study, cards, trial)
     task = study.tasks[trial.cell.task]
@@ -80,7 +89,8 @@ def set_overlaps(study: Study, cards: Cards, trial: Trial) -> dict[str, SetOverl
     for name, spec in task.evaluate.items():
         manifest = spec.manifest or task.manifest
         targets = data_set_names(study, cards, manifest)
-        others = [n for m in seen.manifests if m != manifest for n in data_set_names(study, cards, m)]
+        unsure = [study.tasks[t].manifest for t in seen.tasks if (trial.cell.task, name, t) not in apart]
+        others = [n for m in unsure if m != manifest for n in data_set_names(study, cards, m)]
         shared = shared_contents([*seen.contents, *others], targets)
         if shared:
             text = "; ".join(

@@ -219,8 +219,8 @@ class ExecutionSpec(StrictModel):
             trials always keep theirs).
         checkpoint_every_s: Least seconds between two checkpoints of a running trial, written at evaluations.
         max_concurrent: Most trials at a time; None is as many as fit the cluster.
-        report_deadline_s: Longest silence of a gang that trains (one evaluation interval, or scoring at the end); then
-            its ranks are taken for stuck and its trial is tried again.
+        report_deadline_s: Longest silence of a trial (one evaluation interval, or scoring at the end); then its ranks,
+            or its one process, are taken for stuck and it is tried again.
         device_cache_gib: Image sets up to this size are kept on the GPU of a rank, if they take at most a quarter of
             its free memory; others are read from the image store batch by batch. 0 keeps none.
     """

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from search_spaces.protocol import Protocol
 from trainables.augmentation import Augment
@@ -99,7 +100,7 @@ class BatchLoss:
         return loss
 
     def memory_advice(self, module: nn.Module, reason: str) -> str:
-        """What to change after the device's memory ran out. A rank of several cannot try: its peers are gone.
+        """What to change after the device's memory ran out. Each rank tries for itself: it holds whole ghost batches.
 
         Args:
             module: The net.
@@ -107,10 +108,8 @@ class BatchLoss:
         """
         ghost, batch = self.protocol.ghost_batch_size, self.protocol.global_batch_size
         smaller = [size for size in range(ghost - 1, 1, -1) if batch % size == 0]
-        advice = "a smaller protocol.ghost_batch_size may fit"
-        if self.group.size == 1:
-            fits = largest_that_fits(module, smaller, lambda size: self._try(module, size))
-            advice = "no smaller one fits" if fits is None else f"protocol.ghost_batch_size: {fits} would fit"
+        fits = largest_that_fits(module, smaller, lambda size: self._try(module, size))
+        advice = "no smaller one fits" if fits is None else f"protocol.ghost_batch_size: {fits} would fit"
         return (
             f"a ghost batch of {ghost} images of this model does not fit {self.group.device}; {advice} "
             f"(that is another trial, as normalisation sees other batches). {reason}"
@@ -124,8 +123,10 @@ class BatchLoss:
 
     def _try(self, module: nn.Module, size: int) -> None:
         inputs, targets = self._augmented(*self._feed.batch(np.arange(size) % len(self._feed)))
+        # Leaves of their own, of the same memory: DDP may have left hooks on the parameters that wait for other ranks.
+        leaves = {n: p.detach().requires_grad_(p.requires_grad) for n, p in module.named_parameters()}
         with self.precision.autocast():
-            logits = module(inputs)
+            logits = functional_call(module, leaves, (inputs,))
         self._loss(_full_precision(logits), targets).backward()  # type: ignore[no-untyped-call]
 
     def _rows(self, index: NDArray[np.int64], ghost: int) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""What the last ``tasks check`` of a task found, as counts: enough for the record, nothing about single patients."""
+"""What the last ``tasks check`` of a task found, check by check, as counts: nothing about single patients."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ _FILE = "check.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckSummary:
-    """Counts of one check.
+    """Counts of one ``tasks check``.
 
     Attributes:
-        content_hash: Of the manifest and its images when they were checked; empty if images could not be read.
+        content_hash: Of the manifest and its images when they were checked; empty if files were missing.
         errors: What must be put right.
         warnings: What limits results.
-        identical_sets: Sets of two and more images in use with equal bytes.
-        near_copies: Images of test or external with a near copy, of other bytes, in train or val.
+        checks: Name of each check (``trainables.check_outcomes.Check``) -> number of its findings, 0 where it is
+            passed; None where it was not run.
     """
 
     content_hash: str
     errors: int
     warnings: int
-    identical_sets: int | None = None
-    near_copies: int | None = None
+    checks: dict[str, int | None]
 
 
 def remember_check(library: TaskLibrary, manifest: Manifest, summary: CheckSummary) -> None:
@@ -46,7 +45,8 @@ def remembered_check(library: TaskLibrary, manifest: Manifest) -> CheckSummary |
         summary = CheckSummary(**json.loads(_file(library, manifest).read_text("utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return None  # lost, damaged, or of another version: check again
-    return summary if summary.content_hash == library.content_hash(manifest) else None
+    is_whole = summary.content_hash != ""
+    return summary if is_whole and summary.content_hash == library.content_hash(manifest) else None
 
 
 def _file(library: TaskLibrary, manifest: Manifest) -> Path:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
-from search_spaces.names import MISSING_CLASS, UNCERTAIN, Column, Split
+from search_spaces.exceptions import DataError
+from search_spaces.names import Column, Kind
 from trainables.check_memory import CheckSummary, remember_check
+from trainables.check_outcomes import Check, Outcome
 from trainables.copies import NOT_LOOKED_FOR, find_copies
+from trainables.label_checks import check_labels
 from trainables.library import TaskLibrary
-from trainables.manifest import CLASS_KINDS, Manifest, label_columns
+from trainables.manifest import MASK_COLUMNS, Manifest
 from trainables.release_counts import release_note
 from trainables.row_checks import FAINT_SPAN, RowsRead, read_rows
-from trainables.row_problems import OLDEST_YEARS, in_words
+from trainables.row_problems import OLDEST_YEARS, Reason, RowProblem, impossible_ages, in_words
 from trainables.splits import patients_in_two_splits
 from trainables.store_cache import cached_stores, damaged_shards
 
-FEW_PATIENTS = 10
-"""A label with fewer positive or negative patients than this in a split is near-empty."""
-
-_LEARNING_SPLITS = (Split.TRAIN, Split.VAL, Split.TEST)
 _MISSING_SHARE_WORTH_A_WARNING = 0.2
 
 
@@ -34,11 +32,13 @@ class CheckReport:
         errors: Must be put right before training.
         warnings: Limit what results can say.
         facts: Name -> text, in the order to be read.
+        outcomes: The same findings by check, with those that are passed.
     """
 
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
     facts: dict[str, str]
+    outcomes: tuple[Outcome, ...]
 
 
 def check_task(library: TaskLibrary, name: str) -> CheckReport:
@@ -60,107 +60,70 @@ def check_task(library: TaskLibrary, name: str) -> CheckReport:
     """
     manifest = library.load(name)
     read = read_rows(manifest)
-    errors, warnings = _image_problems(manifest, read)
-    copies = NOT_LOOKED_FOR if errors else find_copies(library, manifest, read.hashes, read.plain)
-    for found_errors, found_warnings in (
-        _leaks(manifest),
-        (copies.errors, copies.warnings),
-        _damaged_stores(library, manifest, files_are_there=not errors),
-        _label_problems(manifest),
-        _metadata(manifest),
-    ):
-        errors += found_errors
-        warnings += found_warnings
+    images = _check_images(manifest, read)
+    are_readable = not any(outcome.errors for outcome in images)
+    outcomes = [
+        *images,
+        *_check_patients(manifest),
+        *(find_copies(library, manifest, read.hashes, read.plain) if are_readable else NOT_LOOKED_FOR),
+        _check_stores(library, manifest, are_readable),
+        *check_labels(manifest),
+        *_check_metadata(manifest),
+    ]
+    report = CheckReport(
+        errors=tuple(error for outcome in outcomes for error in outcome.errors),
+        warnings=tuple(warning for outcome in outcomes for warning in outcome.warnings),
+        facts=_facts(manifest),
+        outcomes=tuple(outcomes),
+    )
     summary = CheckSummary(
-        content_hash="" if copies is NOT_LOOKED_FOR else library.content_hash(manifest),
-        errors=len(errors),
-        warnings=len(warnings),
-        identical_sets=copies.identical_sets,
-        near_copies=copies.near_copies,
+        content_hash=_content_hash(library, manifest),
+        errors=len(report.errors),
+        warnings=len(report.warnings),
+        checks={outcome.check.value: outcome.found for outcome in outcomes},
     )
     remember_check(library, manifest, summary)
-    return CheckReport(errors=tuple(errors), warnings=tuple(warnings), facts=_facts(manifest))
+    return report
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelCount:
-    """Images and patients of one label in one split.
-
-    A patient with positive and negative images counts as both. For classes, the images of all other classes are the
-    negative ones.
-    """
-
-    label: str
-    split: Split
-    positive_images: int
-    negative_images: int
-    uncertain_images: int
-    unknown_images: int
-    positive_patients: int
-    negative_patients: int
-
-    @property
-    def prevalence(self) -> float:
-        """Positive images among positive and negative ones; NaN if there are none."""
-        known = self.positive_images + self.negative_images
-        return self.positive_images / known if known else float("nan")
+def _content_hash(library: TaskLibrary, manifest: Manifest) -> str:
+    try:
+        return library.content_hash(manifest)
+    except DataError:
+        return ""  # files are missing, which the check reports
 
 
-def label_counts(manifest: Manifest) -> tuple[LabelCount, ...]:
-    """Counts of every label in every split that has images; none for segmentation."""
-    splits = manifest.table[Column.SPLIT]
-    return tuple(
-        _count(label, split, values[splits == split], manifest.table[Column.PATIENT_ID][splits == split])
-        for label, values in _label_values(manifest)
-        for split in Split
-        if (splits == split).any()
-    )
-
-
-def _count(label: str, split: Split, values: pd.Series[float], patients: pd.Series[str]) -> LabelCount:
-    return LabelCount(
-        label=label,
-        split=split,
-        positive_images=int((values == 1).sum()),
-        negative_images=int((values == 0).sum()),
-        uncertain_images=int((values == UNCERTAIN).sum()),
-        unknown_images=int(values.isna().sum()),
-        positive_patients=patients[values == 1].nunique(),
-        negative_patients=patients[values == 0].nunique(),
-    )
-
-
-def _label_values(manifest: Manifest) -> Iterator[tuple[str, pd.Series[float]]]:
-    """Label -> 0, 1, NaN and -1 of every row; a class against all others."""
-    if manifest.kind in CLASS_KINDS:
-        classes = manifest.table[Column.Y]
-        for i, name in enumerate(manifest.labels):
-            yield name, (classes == i).astype(float).mask(classes == MISSING_CLASS)
-    else:
-        for name, column in zip(manifest.labels, label_columns(manifest.kind, manifest.labels), strict=False):
-            yield name, manifest.table[column].astype(float)
-
-
-def _image_problems(manifest: Manifest, read: RowsRead) -> tuple[list[str], list[str]]:
+def _check_images(manifest: Manifest, read: RowsRead) -> list[Outcome]:
+    of_images = {Reason.IMAGE_MISSING, Reason.IMAGE_UNREADABLE}
+    outcomes = [_unreadable(Check.IMAGES, [p for p in read.problems if p.reason in of_images])]
+    has_masks = manifest.kind is Kind.SEGMENTATION or any(column in manifest.table for column in MASK_COLUMNS)
+    if has_masks:
+        outcomes.append(_unreadable(Check.MASKS, [p for p in read.problems if p.reason not in of_images]))
     remedy = "for DICOM files give --window on import, for 16-bit images --bit-depth"
     blurred = "all but 0 count as the label: lossy compression or a smooth resize makes it wider than it was drawn"
-    kinds = (
-        (read.constant, "have one single value in all pixels", ""),
-        (read.faint, f"use fewer than {FAINT_SPAN} of 256 values", f"; {remedy}"),
-        (read.shaded, "have a mask with values between 0 and its largest", f"; {blurred}"),
-    )
-    ids = manifest.table[Column.IMAGE_ID]
-    warnings = [
-        f"{len(rows)} images {what}, such as {ids.iat[rows[0]]} (row {rows[0]}){advice}"
-        for rows, what, advice in kinds
-        if rows
+    kinds = [
+        (Check.CONSTANT, read.constant, "have one single value in all pixels", ""),
+        (Check.FAINT, read.faint, f"use fewer than {FAINT_SPAN} of 256 values", f"; {remedy}"),
     ]
-    return [problem.detail for problem in read.problems], warnings
+    if has_masks:
+        kinds.append((Check.SHADED, read.shaded, "have a mask with values between 0 and its largest", f"; {blurred}"))
+    ids = manifest.table[Column.IMAGE_ID]
+    for check, rows, what, advice in kinds:
+        texts = [f"{len(rows)} images {what}, such as {ids.iat[rows[0]]} (row {rows[0]}){advice}"] if rows else []
+        outcomes.append(Outcome(check=check, found=len(rows), warnings=tuple(texts)))
+    return outcomes
 
 
-def _leaks(manifest: Manifest) -> tuple[list[str], list[str]]:
-    errors = []
+def _unreadable(check: Check, problems: Sequence[RowProblem]) -> Outcome:
+    return Outcome(check=check, found=len({p.row for p in problems}), errors=tuple(p.detail for p in problems))
+
+
+def _check_patients(manifest: Manifest) -> list[Outcome]:
+    notes = tuple(note for note in manifest.notes if note.startswith("patients"))
+    known = manifest.patients_known
+    unknown = Outcome(check=Check.PATIENTS_KNOWN, found=0 if known else len(manifest), warnings=() if known else notes)
     overlap = patients_in_two_splits(manifest.table)
+    errors = []
     if overlap:
         shown = "; ".join(f"{patient} ({', '.join(splits)})" for patient, splits in list(overlap.items())[:10])
         more = f"; ... ({len(overlap)} in all)" if len(overlap) > 10 else ""
@@ -168,68 +131,48 @@ def _leaks(manifest: Manifest) -> tuple[list[str], list[str]]:
             f"{len(overlap)} {manifest.grouping}s have images in two splits: {shown}{more}. Correct the split column, "
             "or import with --split-column none for a split by patient"
         )
-    warnings = [] if manifest.patients_known else [note for note in manifest.notes if note.startswith("patients")]
-    return errors, warnings
+    found = len(overlap) if known or overlap else None  # an image of its own cannot be in two
+    return [unknown, Outcome(check=Check.PATIENTS, found=found, errors=tuple(errors))]
 
 
-def _damaged_stores(library: TaskLibrary, manifest: Manifest, files_are_there: bool) -> tuple[list[str], list[str]]:
+def _check_stores(library: TaskLibrary, manifest: Manifest, files_are_there: bool) -> Outcome:
     if not files_are_there:
-        return [], []
+        return Outcome(check=Check.STORES, found=None)
     content = f"{library.content_hash(manifest)}-"
     own = [s.path for s in cached_stores(library.home) if s.is_finished and s.path.name.startswith(content)]
     damaged = [path for path in own if damaged_shards(path)]
-    return [f"image store {path} is damaged; delete it, and it is built again" for path in damaged], []
+    errors = tuple(f"image store {path} is damaged; delete it, and it is built again" for path in damaged)
+    return Outcome(check=Check.STORES, found=len(damaged) if own else None, errors=errors)
 
 
-def _label_problems(manifest: Manifest) -> tuple[list[str], list[str]]:
-    errors: list[str] = []
-    warnings: list[str] = []
-    splits = set(manifest.table[Column.SPLIT])
-    if splits & set(_LEARNING_SPLITS):
-        errors += [f"no images in split {s}" for s in _LEARNING_SPLITS if s not in splits]
-    many = len(manifest.labels) > 2
-    remedy = "; a study can leave it out: tasks.NAME.labels lists the labels to learn" if many else ""
-    for count in label_counts(manifest):
-        if count.split is Split.UNUSED:
-            continue
-        for sign, images, patients in (
-            ("positive", count.positive_images, count.positive_patients),
-            ("negative", count.negative_images, count.negative_patients),
-        ):
-            if images == 0 and count.split in _LEARNING_SPLITS:
-                errors.append(f"label {count.label!r} has no {sign} image in {count.split}{remedy}")
-            elif patients < FEW_PATIENTS:
-                found = f"{patients} {sign} {manifest.grouping}{'' if patients == 1 else 's'}"
-                warnings.append(f"label {count.label!r} has only {found} in {count.split}")
-    return errors, warnings + _unlabelled(manifest)
-
-
-def _unlabelled(manifest: Manifest) -> list[str]:
-    values = [values.isna() for _, values in _label_values(manifest)]
-    count = int(np.logical_and.reduce(values).sum()) if values else 0
-    return [f"{count} of {len(manifest)} images have no label at all; they are not trained on"] if count else []
-
-
-def _metadata(manifest: Manifest) -> tuple[list[str], list[str]]:
-    shares = _missing_shares(manifest.table)
-    return _impossible_ages(manifest.table), [
+def _check_metadata(manifest: Manifest) -> list[Outcome]:
+    table = manifest.table
+    warnings = tuple(
         f"{column} is missing for {share:.0%} of the images; subgroup results cover the rest only"
-        for column, share in shares.items()
+        for column, share in _missing_shares(table).items()
         if share > _MISSING_SHARE_WORTH_A_WARNING
-    ]
+    )
+    return [_check_ages(manifest), Outcome(check=Check.METADATA, found=len(warnings), warnings=warnings)]
 
 
-def _impossible_ages(table: pd.DataFrame) -> list[str]:
-    """Of manifests that no importer made; those leave such ages blank and say so."""
-    if Column.AGE_YEARS not in table:
-        return []
-    ages = table[Column.AGE_YEARS].astype(float)
-    rows = np.flatnonzero((ages < 0) | (ages > OLDEST_YEARS)).tolist()
-    return [
-        f"age of image {table[Column.IMAGE_ID].iat[row]} is {ages.iat[row]:g} years; 0 to {OLDEST_YEARS:g}, or blank, "
-        f"expected (row {row})"
-        for row in rows
-    ]
+def _check_ages(manifest: Manifest) -> Outcome:
+    """Importers leave impossible ages blank; a manifest that none made may still hold them."""
+    if Column.AGE_YEARS not in manifest.table:
+        return Outcome(check=Check.AGES, found=None)
+    rows = impossible_ages(manifest.table[Column.AGE_YEARS])
+    ids, ages = manifest.table[Column.IMAGE_ID], manifest.table[Column.AGE_YEARS].astype(float)
+    blank = manifest.left_blank.get(Reason.AGE, 0)
+    left_blank = f"{blank} ages outside 0 to {OLDEST_YEARS:g} years were left blank: those images have no age here"
+    return Outcome(
+        check=Check.AGES,
+        found=len(rows) + blank,
+        errors=tuple(
+            f"age of image {ids.iat[row]} is {ages.iat[row]:g} years; 0 to {OLDEST_YEARS:g}, or blank, expected "
+            f"(row {row})"
+            for row in rows
+        ),
+        warnings=(left_blank,) if blank else (),
+    )
 
 
 def _missing_shares(table: pd.DataFrame) -> dict[str, float]:
@@ -252,6 +195,8 @@ def _facts(manifest: Manifest) -> dict[str, str]:
         facts["release"] = release
     if manifest.set_aside:
         facts["rows set aside"] = in_words(dict(manifest.set_aside))
+    if manifest.left_blank:
+        facts["cells left blank"] = in_words(dict(manifest.left_blank))
     if Column.MASK in table:
         facts["masks"] = str(int(table[Column.MASK].notna().sum()))
     for column, share in _missing_shares(table).items():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from search_spaces.names import Column, Split
+from trainables.check_outcomes import Check, Outcome
 from trainables.duplicates import identical_images
 from trainables.image_hashes import Side, near_copies, remember_hashes
 from trainables.library import TaskLibrary
@@ -18,28 +17,20 @@ from trainables.similar_images import LEAST_CORRELATION, Hashes
 _REMEDY = "import with --drop-duplicates marks all but one as unused"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Copies:
-    """What was found.
-
-    Attributes:
-        errors: Must be put right before training.
-        warnings: Limit what results can say.
-        identical_sets: Sets of two and more images in use with equal bytes; None if nobody looked.
-        near_copies: Images of test or external with a near copy, of other bytes, in train or val; None likewise.
-    """
-
-    errors: list[str]
-    warnings: list[str]
-    identical_sets: int | None = None
-    near_copies: int | None = None
+NOT_LOOKED_FOR = [
+    Outcome(
+        check=Check.EVALUATION_COPIES,
+        found=None,
+        warnings=("copies of images were not looked for: first all images must be readable",),
+    ),
+    Outcome(check=Check.OTHER_COPIES, found=None),
+    Outcome(check=Check.NEAR_COPIES, found=None),
+]
 
 
-NOT_LOOKED_FOR = Copies(errors=[], warnings=["copies of images were not looked for: first all images must be readable"])
-
-
-def find_copies(library: TaskLibrary, manifest: Manifest, hashes: Hashes, plain: NDArray[np.bool_]) -> Copies:
-    """Copies among the images of a manifest; remembers the hashes.
+def find_copies(library: TaskLibrary, manifest: Manifest, hashes: Hashes, plain: NDArray[np.bool_]) -> list[Outcome]:
+    """Copies among the images of a manifest, as sets of identical images and as images of test or external with a near
+    copy, of other bytes, in train or val; remembers the hashes.
 
     Args:
         library: Where the task is.
@@ -48,28 +39,38 @@ def find_copies(library: TaskLibrary, manifest: Manifest, hashes: Hashes, plain:
         plain: Images too plain to be compared.
     """
     identical = identical_images(manifest.table, library.byte_digests(manifest))
-    errors = [f"identical images on both sides of an evaluation: {_ids(c)}" for c in identical if _spoils(c)]
+    spoiling = [c for c in identical if _spoils(c)]
     across = [c for c in identical if c[Column.SPLIT].nunique() > 1 and not _spoils(c)]
     inside = [c for c in identical if c[Column.SPLIT].nunique() == 1]
-    warnings = [
-        f"{len(sets)} sets of identical images {where}, such as {_ids(sets[0])}; {_REMEDY}"
-        for sets, where in ((across, "in train and val"), (inside, "inside a split"))
-        if sets
+    return [
+        Outcome(
+            check=Check.EVALUATION_COPIES,
+            found=len(spoiling),
+            errors=tuple(f"identical images on both sides of an evaluation: {_ids(c)}; {_REMEDY}" for c in spoiling),
+        ),
+        Outcome(
+            check=Check.OTHER_COPIES,
+            found=len(across) + len(inside),
+            warnings=tuple(
+                f"{len(sets)} sets of identical images {where}, such as {_ids(sets[0])}; {_REMEDY}"
+                for sets, where in ((across, "in train and val"), (inside, "inside a split"))
+                if sets
+            ),
+        ),
+        _near(manifest, _across_an_evaluation(library, manifest, hashes, plain)),
     ]
-    alike = _across_an_evaluation(library, manifest, hashes, plain)
-    if len(alike):
-        first = manifest.table.loc[alike[["row", "other_row"]].iloc[0].tolist()]
-        warnings.append(
-            f"{alike['row'].nunique()} images of test or external look like images of train or val (correlation of "
-            f"grey values at least {LEAST_CORRELATION:g}), such as {_ids(first)}; if they are copies, mark one as "
-            "unused in the split column"
-        )
-    return Copies(
-        errors=[f"{error}; {_REMEDY}" for error in errors],
-        warnings=warnings,
-        identical_sets=len(identical),
-        near_copies=int(alike["row"].nunique()),
+
+
+def _near(manifest: Manifest, alike: pd.DataFrame) -> Outcome:
+    if not len(alike):
+        return Outcome(check=Check.NEAR_COPIES, found=0)
+    first = manifest.table.loc[alike[["row", "other_row"]].iloc[0].tolist()]
+    count = int(alike["row"].nunique())
+    text = (
+        f"{count} images of test or external look like images of train or val (correlation of grey values at least "
+        f"{LEAST_CORRELATION:g}), such as {_ids(first)}; if they are copies, mark one as unused in the split column"
     )
+    return Outcome(check=Check.NEAR_COPIES, found=count, warnings=(text,))
 
 
 def _across_an_evaluation(

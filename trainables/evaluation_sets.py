@@ -5,7 +5,9 @@
 1. ``where`` of the task keeps rows, in every split.
 2. Patients with a row in a held-out set leave training, validation and test with all their rows.
 3. Rows without any known label of the task teach and score nothing; they leave, too, and are counted.
-4. An evaluation set never holds an image, nor (in the same manifest) a patient, of training or validation.
+4. No patient is in both training and validation.
+5. An evaluation set never holds an image of training or validation, nor a patient, where ids of patients compare
+   (``trainables.same_patients``).
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from trainables.label_values import (
 from trainables.library import TaskLibrary
 from trainables.manifest import CLASS_KINDS, Manifest
 from trainables.mask_labels import mask_presence
+from trainables.same_patients import ids_compare
 from trainables.scored_units import check_units
 
 Positions = NDArray[np.int64]
@@ -50,8 +53,8 @@ class EvaluationRows:
             (images,) int64 with -1 unknown.
         targets: The same with every label masked (NaN; -1) that is not scored.
         shared_patients: Patients of the set whose id is that of a patient in training or validation, whatever the
-            amount. 0 in the task's own manifest, where they are refused; in another manifest equal ids need not mean
-            the same person.
+            amount. 0 in the task's own manifest and in others whose ids compare, where they are refused; elsewhere
+            equal ids need not mean the same person.
     """
 
     manifest: Manifest
@@ -122,8 +125,8 @@ def task_rows(library: TaskLibrary, task: ResolvedTask) -> TaskRows:
         task: What to learn and to score.
 
     Raises:
-        UserError: No training or validation rows, a set that is empty, shares no label, or holds what is trained on,
-            an unknown column, value or label.
+        UserError: No training or validation rows, patients in both, a set that is empty, shares no label, or holds
+            what is trained on, an unknown column, value or label.
         DataError: A manifest is damaged.
     """
     for name, spec in task.evaluate.items():
@@ -145,13 +148,14 @@ class _Rows:
         table = self._manifest.table
         self._columns = matched_labels(task.labels, self._kind, self._manifest, None, f"tasks.{task.name}")
         self._raw = self._raw_of(self._manifest, self._columns)
-        self._patients = table[Column.PATIENT_ID]
+        self._patients, names = pd.factorize(table[Column.PATIENT_ID])  # texts of a million rows compare slowly
+        self._patient_names = names.astype(str)
         self._splits = table[Column.SPLIT].to_numpy(dtype=object)
         self._within = _where(self._manifest, task.where, f"tasks.{task.name}.where")
         held = np.zeros(len(table), dtype=bool)
         for where in task.held_out:
             held |= _where(self._manifest, where, f"tasks.{task.name}, held-out set") & self._within
-        self._of_held_patient = self._patients.isin(self._patients[held]).to_numpy(dtype=bool)
+        self._of_held_patient = np.isin(self._patients, self._patients[held])
 
     def _raw_of(self, manifest: Manifest, columns: Columns) -> NDArray[Any]:
         is_masks = self._kind is Kind.SEGMENTATION
@@ -164,8 +168,9 @@ class _Rows:
         val_targets = scored_values(self._raw)
         train = self._split_rows(Split.TRAIN, train_targets)
         val = self._split_rows(Split.VAL, val_targets)
+        self._refuse_selected(train, val)
         self._seen = np.union1d(train, val)
-        self._trained = set(self._patients.iloc[self._seen])
+        self._trained = np.unique(self._patients[self._seen])
         return TaskRows(
             manifest=self._manifest,
             train=train,
@@ -187,6 +192,18 @@ class _Rows:
         if not len(rows):
             raise UserError(f"task {self._task.name!r} has no {split} rows: {self._why_none(split)}")
         return rows
+
+    def _refuse_selected(self, train: Positions, val: Positions) -> None:
+        """Patients that are trained on: a model that knows them by heart would be selected."""
+        shared = self._patients[val][np.isin(self._patients[val], self._patients[train])]
+        if len(shared):
+            name, grouping = self._manifest.name, self._manifest.grouping
+            count = len(np.unique(shared))
+            raise UserError(
+                f"task {self._task.name!r}: {count} {grouping}s of manifest {name!r} are in both training "
+                f"and validation, with {len(shared)} of its {len(val)} validation images. python -m orchestrator.tasks "
+                f"check {name} names them; correct the split, or import again without it for a split by {grouping}"
+            )
 
     def _usable(self) -> NDArray[np.bool_]:
         return self._within & ~self._of_held_patient
@@ -234,26 +251,39 @@ class _Rows:
             known = f"; {chosen.sum()} match, but without a known label of the task" if chosen.any() else ""
             raise UserError(f"{place}: the evaluation set is empty{known}. {_describe(spec, other)}")
         check_units(spec, other, rows, targets[rows], self._kind, place)
-        self._refuse_trained(place, other, own, rows)
+        patients, of_trained = self._trained_patients(other, own, rows)
+        self._refuse_trained(place, other, own, rows, of_trained)
         return EvaluationRows(
             manifest=other,
             positions=rows,
             columns=columns,
             raw=raw[rows],
             targets=targets[rows],
-            shared_patients=len(self._trained & set(other.table[Column.PATIENT_ID].iloc[rows])),
+            shared_patients=len(set(patients[of_trained].tolist())),
         )
 
-    def _refuse_trained(self, place: str, other: Manifest, own: bool, rows: Positions) -> None:
-        """Images that are trained on by either path; patients only where ids mean the same."""
+    def _trained_patients(self, other: Manifest, own: bool, rows: Positions) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """The patient of each of these rows, and whether its id is that of one in training or validation."""
         if own:
-            shared = other.table[Column.PATIENT_ID].iloc[rows].isin(self._trained)
-        else:
-            files = _files(self._manifest, self._seen)
-            shared = pd.Series(sorted(_files(other, rows) & files))
-        count = int(shared.sum()) if own else len(shared)
+            return self._patients[rows], np.isin(self._patients[rows], self._trained)
+        codes, names = pd.factorize(other.table[Column.PATIENT_ID].iloc[rows])
+        trained = set(self._patient_names[self._trained])
+        return codes, np.array([name in trained for name in names.astype(str)], dtype=bool)[codes]
+
+    def _refuse_trained(
+        self, place: str, other: Manifest, own: bool, rows: Positions, of_trained: NDArray[np.bool_]
+    ) -> None:
+        """Images that are trained on by either path, and where ids compare those of patients that are."""
+        shared = np.zeros(len(rows), dtype=bool)
+        if of_patients := own or (bool(of_trained.any()) and ids_compare(self._manifest, other)):
+            shared = of_trained
+        if not own and not shared.any():
+            files = set(_files(self._manifest, self._seen))
+            shared = np.array([file in files for file in _files(other, rows)], dtype=bool)
+            of_patients = False
+        count = int(shared.sum())
         if count:
-            what = f"images of {self._manifest.grouping}s that" if own else "image files that"
+            what = f"images of {self._manifest.grouping}s that" if of_patients else "image files that"
             raise UserError(
                 f"{place}: {count} of its {len(rows)} rows are {what} the task trains or selects on. "
                 "Use held_out: true, another where, or an import whose splits keep them apart"
@@ -282,6 +312,6 @@ def _describe(spec: EvaluationSetSpec, manifest: Manifest) -> str:
     )
 
 
-def _files(manifest: Manifest, rows: Positions) -> set[tuple[str, int | None]]:
+def _files(manifest: Manifest, rows: Positions) -> list[tuple[str, int | None]]:
     """Where the pixels of these rows lie."""
-    return {(str(manifest.file(int(row)).resolve()), manifest.frame(int(row))) for row in rows}
+    return [(str(manifest.file(int(row)).resolve()), manifest.frame(int(row))) for row in rows]

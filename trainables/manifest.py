@@ -76,6 +76,7 @@ class Manifest:
         expected: What the data set's release holds: ``images``, ``patients``, ``split.<split>``, ``label.<label>`` and
             ``label.<label>.<split>`` (positive images) -> count. Empty if not known.
         set_aside: Reason -> rows that were set aside on import or by a check.
+        left_blank: Reason -> rows that stay with a cell left blank, such as an impossible age.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Manifest:
     window: Window | None = None
     expected: Mapping[str, int] = field(default_factory=dict)
     set_aside: Mapping[str, int] = field(default_factory=dict)
+    left_blank: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         problems = _problems(self.kind, self.labels, self.table)
@@ -225,6 +227,7 @@ class Manifest:
             "window": None if self.window is None else list(self.window),
             "expected": dict(self.expected),
             "set_aside": dict(self.set_aside),
+            "left_blank": dict(self.left_blank),
         }
         table = pa.Table.from_pandas(self.table, preserve_index=False)
         metadata = {**(table.schema.metadata or {}), _METADATA_KEY: json.dumps(facts).encode()}
@@ -265,6 +268,7 @@ class Manifest:
             window=(facts["window"][0], facts["window"][1]) if facts.get("window") else None,
             expected=facts.get("expected", {}),
             set_aside=facts.get("set_aside", {}),
+            left_blank=facts.get("left_blank", {}),
         )
 
     def with_hash_key(self, hash_key: bytes) -> Manifest:

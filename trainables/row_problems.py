@@ -8,6 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from search_spaces.exceptions import UserError
 from trainables.written_whole import written_whole
@@ -16,13 +20,13 @@ OLDEST_YEARS = 120.0
 """No human is older."""
 
 SHOWN_PROBLEMS = 20
-"""Rows that a message lists; the rest is counted."""
+"""Rows that a message lists unless it is to list all; the rest is counted."""
 
 QUARANTINE_COLUMNS = ("where", "image_id", "path", "reason", "detail")
 
 
 class Reason(StrEnum):
-    """Why a row cannot be used."""
+    """Why a row cannot be used; of ``AGE``, why one of its cells is not."""
 
     IMAGE_MISSING = "image missing"
     IMAGE_UNREADABLE = "image unreadable"
@@ -32,6 +36,7 @@ class Reason(StrEnum):
     NO_MASK = "no mask"
     REPEATED = "image id repeated"
     VALUE = "value not allowed"
+    AGE = "impossible age left blank"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +73,27 @@ class SetAside:
     problem: RowProblem
 
 
+def impossible_ages(years: pd.Series[Any]) -> list[int]:
+    """Positions of ages below 0 or above ``OLDEST_YEARS``; blank ones are possible."""
+    ages = years.astype(float)
+    return np.flatnonzero(((ages < 0) | (ages > OLDEST_YEARS)).to_numpy(dtype=bool)).tolist()
+
+
+def blank_ages(years: pd.Series[Any], cells: pd.Series[Any], column: str) -> list[RowProblem]:
+    """The rows whose impossible age is left blank, with what stood there.
+
+    Args:
+        years: Ages in years.
+        cells: The same as they were written.
+        column: Name of their column.
+    """
+    expected = f"0 to {OLDEST_YEARS:g} years expected; the row stays"
+    return [
+        RowProblem(row=row, reason=Reason.AGE, detail=f"column {column!r} has {str(cells.iat[row])!r}, {expected}")
+        for row in impossible_ages(years)
+    ]
+
+
 def counted(problems: Iterable[RowProblem]) -> dict[str, int]:
     """Reason -> number of rows, the most frequent first; a row with two reasons counts for its first."""
     first: dict[int, Reason] = {}
@@ -85,18 +111,18 @@ def listed(found: Sequence[SetAside], most: int = SHOWN_PROBLEMS) -> str:
     """One line per problem, for a message."""
     lines = [f"  {f.where}: {f.problem.detail}" for f in found[:most]]
     if len(found) > most:
-        lines.append(f"  ... and {len(found) - most} more")
+        lines.append(f"  ... and {len(found) - most} more (--all shows them)")
     return "\n".join(lines)
 
 
-def refusal(found: Sequence[SetAside], rows: int) -> str:
-    """Why a table is not imported: every problem, and what to do."""
+def refusal(found: Sequence[SetAside], rows: int, most: int | None = SHOWN_PROBLEMS) -> str:
+    """Why a table is not imported: the first ``most`` problems (all if None), the number of others, and what to do."""
     counts = counted(f.problem for f in found)
     advice = dict.fromkeys(f.problem.advice for f in found if f.problem.advice)
     return "\n".join(
         [
             f"{sum(counts.values())} of {rows} rows cannot be used ({in_words(counts)}):",
-            listed(found),
+            listed(found, len(found) if most is None else most),
             *advice,
             "Correct them, or give --quarantine FILE: it reads every image, sets such rows aside and lists them there",
         ]
@@ -104,7 +130,9 @@ def refusal(found: Sequence[SetAside], rows: int) -> str:
 
 
 def write_quarantine(file: Path, found: Sequence[SetAside]) -> None:
-    """Write the list of rows set aside as CSV, whole or not at all; an empty list leaves only the names.
+    """Write the list of rows set aside, and of rows with a cell left blank, as CSV, whole or not at all.
+
+    An empty list leaves only the names of the columns.
 
     Raises:
         UserError: The file cannot be written.

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from search_spaces.exceptions import UserError
+from search_spaces.names import Column
 from trainables.library import TaskLibrary
 from trainables.manifest import Manifest
 from trainables.row_checks import named, read_rows
-from trainables.row_problems import counted, in_words, write_quarantine
+from trainables.row_problems import OLDEST_YEARS, RowProblem, blank_ages, counted, in_words, write_quarantine
 
 
 def set_rows_aside(library: TaskLibrary, name: str, file: Path) -> Manifest:
     """Read every image and mask, take the rows out that cannot be used, and list them with their reasons.
+
+    Rows with an impossible age stay, without it, and are listed.
 
     Args:
         library: Where the task is.
@@ -34,18 +38,35 @@ def set_rows_aside(library: TaskLibrary, name: str, file: Path) -> Manifest:
             f"import it as a task first, or give the name of one of: {', '.join(library.names()) or 'none yet'}"
         )
     problems = read_rows(manifest).problems
-    write_quarantine(file, named(manifest, problems))
-    if not problems:
-        return manifest
-    counts = counted(problems)
     bad = sorted({p.row for p in problems})
+    ages = _ages_left_blank(manifest, bad)
+    write_quarantine(file, named(manifest, [*problems, *ages]))
     if len(bad) == len(manifest):
         raise UserError(f"no row of task {manifest.name!r} can be used; the reasons are in {file}")
-    note = f"{len(bad)} of {len(manifest)} rows are set aside ({in_words(counts)}); list: {file}"
+    if not bad and not ages:
+        return manifest
+    notes, table = list(manifest.notes), manifest.table
+    if ages:
+        years = table[Column.AGE_YEARS].copy()
+        years.iloc[[p.row for p in ages]] = float("nan")
+        table = table.assign(**{Column.AGE_YEARS: years})
+        notes.append(f"{len(ages)} ages outside 0 to {OLDEST_YEARS:g} years are left blank; list: {file}")
+    counts = counted(problems)
+    if bad:
+        notes.append(f"{len(bad)} of {len(manifest)} rows are set aside ({in_words(counts)}); list: {file}")
     smaller = replace(
         manifest,
-        table=manifest.table.drop(index=bad).reset_index(drop=True),
+        table=table.drop(index=bad).reset_index(drop=True),
         set_aside=dict(Counter(manifest.set_aside) + Counter(counts)),
-        notes=(*manifest.notes, note),
+        left_blank=dict(Counter(manifest.left_blank) + Counter(counted(ages))),
+        notes=tuple(notes),
     )
     return library.save(smaller, overwrite=True)
+
+
+def _ages_left_blank(manifest: Manifest, bad: Sequence[int]) -> list[RowProblem]:
+    """Impossible ages of rows that stay."""
+    if Column.AGE_YEARS not in manifest.table:
+        return []
+    years = manifest.table[Column.AGE_YEARS]
+    return [p for p in blank_ages(years, years, Column.AGE_YEARS) if p.row not in set(bad)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 
 from trainables.warm import private_memory_bytes
+
+logger = logging.getLogger(__name__)
 
 EVERY = 8
 """On a CUDA device one step of so many is measured: events cost a few microseconds each."""
@@ -101,15 +104,23 @@ class DeviceUse:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._samples: list[float] = []
+        self._blind = False
         self._began = time.perf_counter()
         self._cpu_began = time.process_time()
 
     def sample(self) -> None:
-        """Look at the device; called while it computes. Costs nothing on the CPU."""
-        if self._device.type == "cuda":
-            # Without NVIDIA's management library there is nothing to look with.
-            with contextlib.suppress(Exception):
-                self._samples.append(torch.cuda.utilization(self._device) / 100)
+        """Look at the device; called while it computes. Costs nothing on the CPU.
+
+        Where the driver does not answer (part of a GPU under MIG, no right to ask, no management library) the use is
+        not known; training goes on.
+        """
+        if self._device.type != "cuda" or self._blind:
+            return
+        try:
+            self._samples.append(torch.cuda.utilization(self._device) / 100)
+        except _no_answer() as error:
+            self._blind = True
+            logger.warning("the use of %s is not recorded: %s: %s", self._device, type(error).__name__, error)
 
     def utilisation(self) -> float | None:
         """Share of the time in which the device computed, 0 to 1; on the CPU, of its threads; None if not known."""
@@ -123,3 +134,12 @@ class DeviceUse:
         if self._device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self._device))
         return private_memory_bytes()
+
+
+def _no_answer() -> tuple[type[Exception], ...]:
+    """What asking for the use of a device raises where that cannot be known; torch says RuntimeError for no driver."""
+    with contextlib.suppress(ImportError):
+        from pynvml import NVMLError
+
+        return ImportError, RuntimeError, NVMLError
+    return ImportError, RuntimeError

@@ -92,9 +92,14 @@ def predicted(predictions: Predictions) -> FloatArray:
     """
     z = predictions.logits
     if predictions.labelwise:
-        return np.where(np.isfinite(z), z > 0, np.nan)
+        return predicted_present(z)
     chosen = np.argmax(z, axis=1)[:, None] == np.arange(z.shape[1])
     return np.where(np.isfinite(z).all(axis=1, keepdims=True), chosen, np.nan)
+
+
+def predicted_present(logits: FloatArray) -> FloatArray:
+    """1 where a label with a sigmoid is predicted, else 0; NaN where its logit is not finite; of any shape."""
+    return np.where(np.isfinite(logits), logits > 0, np.nan)
 
 
 def image_correct(predictions: Predictions) -> FloatArray:

@@ -24,7 +24,7 @@ from dashboards.statistics.uncertainty import AucSides, Influence, PatientIndex,
 from search_spaces.names import Kind
 
 _OF_LABELS = ("logits", "scores")
-"""Attributes of ``RunBatch`` of shape (R, N, L), in memory (L, R, N): most questions are about one label."""
+"""Attributes of ``RunBatch`` of shape (R, N, L), made as (L, R, N): most questions are about one label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,8 @@ class RunBatch:
     index: PatientIndex
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: _by_label(value) if name in _OF_LABELS else value for name, value in self.__dict__.items()}
+        known = {n: v for n, v in self.__dict__.items() if n != "scores" or v is not self.logits}
+        return {name: _by_label(value) if name in _OF_LABELS else value for name, value in known.items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Arrays are sent as they lie in memory: sums over another order of the axes would differ in their last bit.

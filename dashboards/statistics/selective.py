@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dashboards.statistics.bootstrap import BootstrapInterval, percentile_interval, weight_chunks
-from dashboards.statistics.discrimination import image_correct
+from dashboards.statistics.discrimination import image_correct, predicted_present
 from dashboards.statistics.operating_points import called_positive
 from dashboards.statistics.predictions import BoolArray, FloatArray, Predictions
 from dashboards.statistics.subgroups import Subgroup
@@ -122,8 +122,7 @@ def confidence_and_error(
     column = 0 if label is None else predictions.labels.index(label)
     z, truth = predictions.logits[:, column], predictions.truth[:, column]
     if threshold is None:
-        threshold = 0.0
-        called = np.where(np.isfinite(z), z > threshold, np.nan)
+        threshold, called = 0.0, predicted_present(z)
     else:
         called = called_positive(z, threshold)
     return np.abs(z - threshold), _errors(predictions.labelled[:, column], called == truth)

@@ -324,8 +324,8 @@ def test_one_prediction_for_all_images_counts_and_is_named(study):
     assert named(tables) == [(Why.CONSTANT, "test", 1, dead)]
     assert helped(tables)["n_seeds"] == 3
     (said,) = [a for a in belief_answers(evidence, tables) if a.word == "results doubtful"]
-    assert said.sentence.startswith(f"1 result of skin doubtful, but counted as they are: {Why.CONSTANT} ({dead}")
-    assert any("1 result doubtful, but counted as they are" in line for line in caveats(evidence, tables, []))
+    assert said.sentence.startswith(f"1 result of skin doubtful, but counted: {Why.CONSTANT} ({dead}")
+    assert any("1 result doubtful, but counted" in line for line in caveats(evidence, tables, []))
 
 
 def test_predictions_of_another_source_count_and_are_named(study):
@@ -421,7 +421,7 @@ def test_patients_in_other_subgroups_are_named_and_no_subgroup_depends_on_which_
     pd.testing.assert_frame_equal(tables.subgroups, plain.subgroups)
     pd.testing.assert_frame_equal(tables.of("harm"), plain.of("harm"))
     (said,) = [a for a in belief_answers(evidence, tables) if a.word == "results doubtful"]
-    assert said.sentence.startswith(f"1 result of skin doubtful, but counted as they are: {Why.OTHER_GROUPS} ({odd}")
+    assert said.sentence.startswith(f"1 result of skin doubtful, but counted: {Why.OTHER_GROUPS} ({odd}")
 
 
 def test_all_tables_are_of_the_subgroups_of_the_result_that_was_read_first(study):
@@ -465,7 +465,9 @@ def test_blocks_of_two_tasks_with_the_same_images_keep_their_own_subgroups(study
     for name in ("harm", "group_gaps", "group_values"):
         for found, expected in zip(made, alone, strict=True):
             assert found.rows[name]
-            pd.testing.assert_frame_equal(pd.DataFrame(found.rows[name]), pd.DataFrame(expected.rows[name]))
+            pd.testing.assert_frame_equal(
+                pd.DataFrame(found.rows[name]), pd.DataFrame(expected.rows[name]), check_exact=True
+            )
 
 
 def test_subgroups_of_another_length_cost_their_trial_only(study):

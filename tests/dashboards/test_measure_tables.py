@@ -112,6 +112,15 @@ def test_what_cannot_be_estimated_says_why():
     assert set(rare["note"]) == {"insufficient data (3+, 57−)"}
 
 
+def test_a_set_without_a_label_has_no_calibration():
+    """All of its images are masked, as of an external set that was never read for the finding."""
+    evidence = make_planted(seeds=2, patients=60)
+    masked = {k: dataclasses.replace(p, y=np.full_like(p.y, np.nan)) for k, p in evidence.predictions.items()}
+    rows = build_tables(dataclasses.replace(evidence, predictions=masked)).of("probabilities")
+    assert len(rows)
+    assert rows[["ece", "slope", "intercept"]].isna().all(axis=None)
+
+
 def test_a_run_that_diverged_leaves_the_means_of_its_cell_to_the_others():
     """Of every table on probabilities, subgroups and thresholds: fewer seeds, and the trial by name."""
     evidence = make_planted(seeds=3, patients=120)

@@ -233,6 +233,23 @@ class TestBatchCalibration:
         assert cooled == pytest.approx(1.7 * slope)
         assert same == pytest.approx(intercept)
 
+    @pytest.mark.parametrize("n", [7, 40, 900])
+    def test_a_known_order_and_line_change_nothing(self, n):
+        y, z = self.pairs(n=n)
+        z = np.round(z, 1)  # ties
+        whole = batch_calibration(y, z, np.random.default_rng(0))
+        order = np.argsort(z, axis=1, kind="stable")
+        again = batch_calibration(y, z, np.random.default_rng(0), order=order, line=(whole.slope, whole.intercept))
+        for name in ("ece", "null_median", "ace", "squared_l2", "in_the_large", "slope", "intercept"):
+            np.testing.assert_allclose(getattr(again, name), getattr(whole, name), atol=1e-12)
+
+    def test_runs_are_the_same_whatever_the_others(self):
+        y, z = self.pairs(n=12_000)
+        whole = batch_calibration(y, z, None)
+        for r in range(4):
+            alone = batch_calibration(y[r : r + 1], z[r : r + 1], None)
+            assert (alone.ece[0], alone.ace[0], alone.slope[0]) == (whole.ece[r], whole.ace[r], whole.slope[r])
+
     def test_what_cannot_be_estimated_is_nan(self):
         y = np.array([[0, 0, 1, 1], [1, 1, 1, 1], [0, 1, 0, 1], [0, 1, 0, 1]], dtype=float)
         z = np.array([[-2, -1, 1, 2], [-2, -1, 1, 2], [1, 1, 1, 1], [1, np.nan, 1, 2]], dtype=float)

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from dashboards import processes, study_rows
-from dashboards.exchange import take
+from dashboards.block_tables import BlockTables
+from dashboards.exchange import Exchange, asked_for, read_whole, take, write_whole
 from dashboards.record_files import LazyPredictions, RecordFiles, SetFile
 from dashboards.tables import build_tables
 from tests.dashboards.synthetic import evidence_of, whole_study, whole_tables
@@ -40,6 +41,29 @@ def test_what_another_process_made_is_used(worked_on, monkeypatch):
     monkeypatch.setattr(processes, "take", lambda folder, n: n == 0 and take(folder, n))
     assert_tables_are_those_of_one_process()
     assert "brain" not in worked_on
+
+
+class OtherProcess(Exchange):
+    """Every part is made as in another process: from what was sent, by tables of its own."""
+
+    tables: BlockTables
+
+    def hand(self, payload):
+        name = f"{self._piece}-{self._parts}"
+        self._parts += 1
+        write_whole(asked_for(self._folder, name), payload)
+        return name
+
+    def collect(self, name, work):
+        return self.tables.rows(*read_whole(asked_for(self._folder, name)))
+
+
+def test_blocks_that_were_handed_on_give_the_same_rows(worked_on, monkeypatch):
+    OtherProcess.tables = BlockTables(evidence_of(whole_study()))
+    monkeypatch.setattr(study_rows, "cpus", lambda: 1)
+    monkeypatch.setattr(processes, "Exchange", OtherProcess)
+    assert_tables_are_those_of_one_process()
+    assert worked_on == ["skin", "brain"]
 
 
 def test_what_a_process_took_and_did_not_make_is_made_here(worked_on, monkeypatch):

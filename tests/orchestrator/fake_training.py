@@ -32,6 +32,7 @@ from trainables.groups import Group
 from trainables.warm import Tell, private_memory_bytes
 
 WIDTH = 64
+LEAK_BYTES = 256 * 2**20
 
 
 def payload(number: int, folder: Path | str = "", **arguments: Any) -> dict[str, Any]:
@@ -174,6 +175,18 @@ def _hang_once(group: Group, marker: Path) -> None:
         time.sleep(3600)
 
 
+def _hang(group: Group, marker: Path) -> None:
+    time.sleep(3600)
+
+
+_LEAKED: list[Any] = []
+
+
+def _leak(group: Group, marker: Path) -> None:
+    if group.rank == group.size - 1:
+        _LEAKED.append(np.ones(LEAK_BYTES // 8))
+
+
 def _raise_on_one(group: Group, marker: Path) -> None:
     if group.rank == group.size - 1:
         raise DataError("image '/clinic/Jane Doe/1.png' cannot be read")
@@ -200,7 +213,9 @@ def _exit(group: Group, marker: Path) -> None:
 FAULTS = {
     "kill": _kill,
     "kill_once": _kill_once,
+    "hang": _hang,
     "hang_once": _hang_once,
+    "leak": _leak,
     "raise_on_one": _raise_on_one,
     "raise_on_first": _raise_on_first,
     "diverge": _diverge,

@@ -464,6 +464,18 @@ def test_orders_between_reports() -> None:
     run(test)
 
 
+def test_a_process_alone_that_hung_counts_as_shot_and_says_so_once() -> None:
+    async def test() -> None:
+        broker = Bench(report_deadline_s=100).broker
+        assert await broker.last_words("x") == ""
+        await broker.hung("x")
+        assert (await broker.counts())["shot"] == 1
+        assert "no report for 100 s (execution.report_deadline_s)" in await broker.last_words("x")
+        assert await broker.last_words("x") == ""
+
+    run(test)
+
+
 def test_a_trial_whose_lease_came_back_is_trained_once() -> None:
     async def test() -> None:
         broker = Bench().broker

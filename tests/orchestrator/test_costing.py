@@ -82,18 +82,19 @@ def test_everything_that_cannot_be_is_named_at_once(tmp_path):
     tasks = raw_study()["tasks"] | {"lost": {"manifest": "not_there", "primary": "auc"}}
     axes = AXES | {"task": ["spots", "lost"]}
     file = write_study(tmp_path, axes=axes, tasks=tasks, execution=SHAPES)
-    asked = ("--slots", "0", "--price", "-1", "--max-gpu-hours", "0", "--nodes", "two")
+    asked = ("--slots", "0", "--price", "-1", "--max-gpu-hours", "0", "--nodes", "two", "--tflops", "0")
     told = " ".join(call("plan", file, *asked, code=1).split())
     for problem in (
         "not_there",
         "--slots is the number of trials at a time, at least 1, got 0",
         "--price is that of a GPU-hour, 0 or more, got -1",
         "--max-gpu-hours is the most a run may spend, above 0, got 0",
+        "--tflops is what one GPU sustains in training, in 1e12 operations per second, got 0",
         "--nodes is NUMBERx(CPUS,GPUS,TYPE)",
     ):
         assert problem in told, problem
     problems = json.loads(call("plan", file, *asked, "--json", code=1))["problems"]
-    assert len(problems) == 5
+    assert len(problems) == 6
     more = json.loads(call("plan", file, "--nodes", "1x(2)", "--json", code=1))["problems"]
     assert len(more) == 3, "the task, and each of the two shapes"
 

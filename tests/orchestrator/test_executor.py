@@ -22,7 +22,7 @@ from orchestrator.pilot import TrialOutcome  # noqa: E402
 from search_spaces.exceptions import Paused, UserError  # noqa: E402
 from search_spaces.names import FailureClass  # noqa: E402
 from search_spaces.study import GangSpec  # noqa: E402
-from tests.orchestrator.fake_training import payload  # noqa: E402
+from tests.orchestrator.fake_training import LEAK_BYTES, payload  # noqa: E402
 
 pytestmark = pytest.mark.ray
 
@@ -33,17 +33,19 @@ DEADLINE_S = 20.0
 class Bench:
     """An executor and what it said."""
 
-    def __init__(self, ranks: int) -> None:
+    def __init__(self, ranks: int, max_concurrent: int | None = None, **limits: Any) -> None:
         self.reports: list[dict[str, Any]] = []
         self.outcomes: list[TrialOutcome] = []
         self.on_report: Any = lambda report: None
         self.on_done: Any = lambda outcome: None
         self.gang = GangSpec(ranks=ranks)
+        usual = {"report_deadline_s": DEADLINE_S, "max_node_retries": 1, "trials_per_tuner": 150}
         self.executor = Executor(
             on_report=self._report,
             on_done=self._done,
             train=TRAIN,
-            limits=Limits(report_deadline_s=DEADLINE_S, stop_patience_s=30.0, max_node_retries=1, trials_per_tuner=150),
+            max_concurrent=max_concurrent,
+            limits=Limits(stop_patience_s=30.0, **(usual | limits)),
         )
 
     def run(self, trials: list[dict[str, Any]]) -> dict[int, TrialOutcome]:
@@ -300,6 +302,47 @@ def test_one_trial_is_stopped_and_the_others_go_on(solo: Bench, tmp_path: Path) 
     assert {n for n, o in outcomes.items() if o.stopped} == {0}
     assert {n for n, o in outcomes.items() if o.result is not None} == {1, 2}
     assert (tmp_path / f"{0:016x}.pt").exists(), "its checkpoint"
+
+
+def test_a_single_process_that_hangs_is_ended_at_the_deadline_and_its_trial_tried_again(
+    solo: Bench, tmp_path: Path
+) -> None:
+    faults = {0: "hang_once", 1: "hang", 2: ""}
+    outcomes = solo.run([payload(n, tmp_path, fault=fault) for n, fault in faults.items()])
+    assert {n for n, o in outcomes.items() if o.failure is None} == {0, 2}
+    assert failure_class(outcomes[1]) is FailureClass.NODE
+    hung = outcomes[1].failure
+    assert hung is not None
+    assert "died 2 times: no report for 20 s (execution.report_deadline_s)" in hung.message
+    assert solo.executor.counts()["shot"] == 3
+
+
+LEAKING = [payload(n, fault="leak" if n == 5 else "") for n in range(8)]
+"""The first five show the normal size of a process."""
+
+
+def test_a_gang_that_leaks_is_replaced_and_no_trial_is_lost(cluster: None, gang_bench: Bench) -> None:
+    gang_bench.executor.close()
+    bench = Bench(ranks=2, memory_growth_bytes=LEAK_BYTES // 2)
+    try:
+        # One run each: of trials that are ready together, the second may start first.
+        pids = [pid(bench.run([trial])[n]) for n, trial in enumerate(LEAKING)]
+    finally:
+        bench.executor.close()
+    assert len(set(pids[:6])) == len(set(pids[6:])) == 1
+    assert pids[5] != pids[6], "rank 0 goes with the other, which leaked"
+
+
+def test_a_single_process_that_leaks_is_replaced_and_no_trial_is_lost(cluster: None, gang_bench: Bench) -> None:
+    gang_bench.executor.close()
+    bench = Bench(ranks=1, max_concurrent=1, memory_growth_bytes=LEAK_BYTES // 2)
+    try:
+        outcomes = bench.run(LEAKING)
+    finally:
+        bench.executor.close()
+    pids = [pid(outcomes[n]) for n in range(len(LEAKING))]
+    assert pids.count(pids[5]) == 6
+    assert pids[6] == pids[7]
 
 
 def test_a_gang_that_never_fits_is_refused_before_anything_starts(solo: Bench) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cluster.capacity import Shape
@@ -41,6 +43,16 @@ def test_a_scale_is_judged_by_its_own_trials_then_by_timed_steps_then_by_size() 
     assert timed.basis == {"small": "record", "large": "calibration"}
     assert timed.seconds["x"] == pytest.approx(5.0)
     assert timed.wall_s == pytest.approx(timed.busy_s)
+
+
+def test_timed_steps_of_a_cpu_say_nothing_of_a_gpu_and_operations_come_last() -> None:
+    on_gpu = replace(work("g"), gang=Shape(ranks=1, cpus=1, gpus=1))
+    works = [on_gpu, work("x", "large")]
+    made = forecast(works, {}, 1, done=(), images_per_s={"small": 1.0, "large": 50.0}, assumed_s={"g": 7.0, "x": 9.0})
+    assert made.basis == {"small": "operations", "large": "calibration"}
+    assert made.seconds == {"g": 7.0, "x": 2.0}
+    ended = forecast([*works, work("a")], {"a": 3.0}, 1, done=["a"], assumed_s={"g": 7.0, "x": 9.0})
+    assert set(ended.basis.values()) == {"record", "other scales"}, "what was measured comes first"
 
 
 def test_an_error_needs_three_trials_of_each_scale() -> None:

@@ -64,13 +64,45 @@ def test_a_plan_says_what_is_unknown_and_times_it_when_asked(folder):
     made = json.loads(ran.output)["estimate"]
     assert made["basis"] == {"narrow": "calibration"}
     assert 0 < made["wall_s"] < made["busy_s"] <= 2 * made["wall_s"] + 1e-9
-    assert made["price"] is made["gpu_hours"] is None, "seconds of a CPU say nothing of a GPU"
+    assert made["gpu_hours_basis"] == {"narrow": "operations"}, "seconds of a CPU say nothing of a GPU"
+    assert made["price"] == pytest.approx(3 * made["gpu_hours"])
+    assert made["price"] > 0
     assert made["record_silent"] == ""
     assert made["weights_bytes"] > 0
     assert made["store_bytes"] > 0
     refusal = CliRunner().invoke(app, ["plan", str(file), "--slots", "0"])
     assert refusal.exit_code == 1
     assert "--slots is the number of trials at a time, at least 1, got 0" in refusal.output
+
+
+def test_a_plan_for_gpus_follows_from_operations_before_anything_was_trained(folder):
+    file = rewrite_study(folder)
+    plan = plan_of(file, load_weights=False)
+    card = model_card(raw_study()["scales"]["narrow"]["factory"], raw_study()["scales"]["narrow"]["arguments"], 16)
+    ghost = plan.resolver.protocol_of(plan.trials[0].trial).ghost_batch_size
+    slow = sum(3 * card.gflops * 1e9 * t.images / 1e6 for t in plan.trials) / 3600
+    least = sum(t.images / ghost * 0.01 for t in plan.trials) / 3600
+    asked = ["plan", str(file), "--nodes", "1x(4,1,H100)", "--price", "2", "--json"]
+
+    def planned(*more):
+        return json.loads(CliRunner().invoke(app, [*asked, *more]).output)["estimate"]
+
+    by_type, by_user, tiny = planned(), planned("--tflops", "1e9"), planned("--tflops", "1e-6")
+    assert by_type["basis"] == by_type["gpu_hours_basis"] == {"narrow": "operations"}
+    assert by_type["assumed"] == ["33.5 TFLOPS, 50% of the float32 peak of one H100"]
+    assert by_user["assumed"] == ["1e+09 TFLOPS per GPU, as given"]
+    assert by_user["gpu_hours"] == pytest.approx(least), "no ghost batch below 10 ms"
+    assert tiny["gpu_hours"] == pytest.approx(slow), "3 forward passes per image at 1e6 operations per second"
+    assert tiny["price"] == pytest.approx(2 * slow)
+    assert tiny["wall_s"] == pytest.approx(3600 * slow), "one GPU, one trial after another"
+    text = " ".join(CliRunner().invoke(app, asked[:-1]).output.split())
+    assert "an assumption for narrow, not a measurement: 3 forward passes per trained image" in text
+    assert "at 33.5 TFLOPS, 50% of the float32 peak of one H100 (--tflops says another)" in text
+    other = CliRunner().invoke(app, ["plan", str(file), "--nodes", "1x(4,1,Z9)"]).output
+    assert "or with --tflops, as the speed of Z9 is not listed here" in " ".join(other.split())
+    refusal = CliRunner().invoke(app, ["plan", str(file), "--tflops", "0"])
+    assert refusal.exit_code == 1
+    assert "--tflops is what one GPU sustains" in refusal.output
 
 
 def test_a_plan_is_made_although_the_record_does_not_answer(folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,6 +76,55 @@ def test_images_of_equal_bytes_in_the_source_s_task_make_overlap_possible(folder
     shutil.copy(folder / "spots" / scored, folder / "other" / learnt)
     found = leakage(plan_of(rewrite_study(folder)), "spots_pre").upstream_overlap
     assert found == {"test": Overlap.POSSIBLE, "site_b": Overlap.NO}
+
+
+def import_again(folder, name, of, patients):
+    """Other images of patients of ``spots``, from a table in the same folder that names one of its files, too."""
+    table = TaskLibrary(scalecurves_home()).load("spots").table
+    lines = ["image,label,patient_id"]
+    for patient in patients:
+        first = table[table["patient_id"] == patient].iloc[0]
+        pixels = np.asarray(Image.open(folder / "spots" / first["path"]))
+        Image.fromarray(255 - pixels).save(folder / "spots" / f"{name}_{patient}.png")
+        lines.append(f"{name}_{patient}.png,{first['y_spot']:.0f},{patient}")
+    lines.append(f"{of['path']},{of['y_spot']:.0f},{of['patient_id']}")
+    (folder / "spots" / f"{name}.csv").write_text("\n".join(lines))
+    options = ImportOptions(name=name, label_name="spot", split=(0.5, 0.2, 0.3))
+    TaskLibrary(scalecurves_home()).save(import_csv(folder / "spots" / f"{name}.csv", options))
+
+
+def test_upstream_patients_are_compared_where_ids_of_two_imports_mean_the_same(folder):
+    """Planted: a source's task holds other images of patients that the target is scored on."""
+    table = TaskLibrary(scalecurves_home()).load("spots").table
+    train = table[(table["split"] == "train") & (table["site"] == "A")]
+    scored = table[(table["split"] == "test") & (table["site"] == "A")]
+    learnt = list(dict.fromkeys(train["patient_id"]))
+    import_again(folder, "again", train.iloc[0], learnt)
+    import_again(folder, "planted", train.iloc[0], [*learnt, *dict.fromkeys(scored["patient_id"])])
+    tasks = raw_study()["tasks"]
+    tasks["other_spots"] = {"manifest": "again", "primary": "auc", "data_sets": ["spots"]}
+    plan = plan_of(rewrite_study(folder, tasks=tasks))
+    assert not plan.problems
+    assert leakage(plan, "spots_pre").upstream_overlap == {"test": Overlap.NO, "site_b": Overlap.NO}
+    plan.resolver.apart.clear()
+    by_name = leakage(plan, "spots_pre").upstream_overlap
+    assert by_name == {"test": Overlap.POSSIBLE, "site_b": Overlap.POSSIBLE}, "names alone cannot tell"
+    tasks["other_spots"] = {"manifest": "planted", "primary": "auc"}
+    (problem,) = plan_of(rewrite_study(folder, tasks=tasks)).problems
+    assert problem.startswith("evaluation set 'test' of task 'spots': ")
+    assert "images are of patients, or in files, that its source's task 'other_spots' trains" in problem
+
+
+def test_patients_that_train_and_select_are_found_before_anything_is_trained(folder):
+    library = TaskLibrary(scalecurves_home())
+    manifest = library.load("spots")
+    table = manifest.table
+    val = table.index[(table["split"] == "val") & (table["site"] == "A")][0]
+    patients = table["patient_id"].copy()
+    patients[val] = table["patient_id"][(table["split"] == "train") & (table["site"] == "A")].iloc[0]
+    library.save(replace(manifest, table=table.assign(patient_id=patients)), overwrite=True)
+    (problem,) = plan_of(rewrite_study(folder)).problems
+    assert "task 'spots': 1 patients of manifest 'spots' are in both training and validation" in problem
 
 
 def test_facts_are_tags_of_the_run_and_stay_out_of_the_identity(folder):

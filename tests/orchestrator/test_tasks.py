@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,6 +63,20 @@ def test_import_show_list_check(run, table):
     checked = run("check", "lungs")
     assert checked.exit_code == 0, checked.output
     assert "0 errors" in checked.output
+
+
+def test_import_warns_of_what_a_study_would_fail_at(run, table):
+    split = table.read_text().replace("place\n", "place,split\n", 1)
+    lines = [f"{line},{'train' if i < 80 else 'test'}" for i, line in enumerate(split.splitlines()[1:])]
+    lines = [line.replace("sick", "well") if i >= 80 and i != 81 else line for i, line in enumerate(lines)]
+    table.write_text("\n".join([split.splitlines()[0], *lines]))
+    done = run("import", "csv", table, "--name", "lungs", "--positive", "sick", "--split", "1,0,0")
+    assert done.exit_code == 0, done.output
+    warnings = ("no images in split val", "label 'sick' has only 1 positive patient in test")
+    checked = run("check", "lungs")
+    for warning in warnings:
+        assert f"warning: {warning}" in done.output
+        assert warning in checked.output
 
 
 def test_all_options_reach_the_manifest(run, table):
@@ -203,9 +218,52 @@ def test_available_data_sets_are_listed_with_all_that_is_needed(run):
     flat = " ".join(shown.output.split())
     for text in (
         "chexpert CheXpert", "train_val_list.txt", "https://drive.grand-challenge.org/", "licence CC BY 4.0",
-        "112120 images, 30805 patients, 25596 test", "five_frontal:", "import DATA_SET PATH --name NAME",
+        "112120 images, 30805 patients, 86524 train, 25596 test", "five_frontal:", "import DATA_SET PATH --name NAME",
+        "RetinaMNIST, grades of diabetic retinopathy (ordinal, 1600 images, 1080 train, 120 val, 400 test)",
+        "frontal: CheXpert, frontal views only (191229 images, 202 test)",
     ):  # fmt: skip
         assert text in flat, text
+
+
+def test_a_list_says_how_to_see_what_can_be_imported_by_name(run, table):
+    hint = "data sets can be imported by name: python -m orchestrator.tasks list --available"
+    empty = run("list").output
+    assert hint in empty
+    assert any(line.split()[1:3] == ["chexpert", "│"] and "223648" in line for line in empty.splitlines()), empty
+    run("import", "csv", table, "--name", "lungs")
+    listed = run("list").output
+    assert hint in listed
+    assert "CheXpert" not in listed  # the tasks are what was asked for
+
+
+def test_medmnist_is_imported_by_the_name_of_its_file(run, tmp_path):
+    arrays: dict[str, Any] = {
+        f"{split}_images": np.zeros((10, 4, 4, 3), np.uint8) for split in ("train", "val", "test")
+    }
+    arrays |= {f"{split}_labels": np.arange(10)[:, None] % 5 for split in ("train", "val", "test")}
+    np.savez(tmp_path / "retinamnist_64.npz", **arrays)
+    done = run("import", "medmnist", tmp_path / "retinamnist_64.npz", "--name", "eyes")
+    assert done.exit_code == 0, done.output
+    assert load("eyes").kind == "ordinal"
+    assert "train 10 of 1080, val 10 of 120, test 10 of 400" in " ".join(run("check", "eyes").output.split())
+
+
+def test_all_problems_are_named_when_asked(run, table):
+    for i in range(110):
+        (table.parent / f"{i}.png").unlink()
+    first = run("import", "csv", table, "--name", "lungs")
+    assert first.exit_code == 1
+    assert first.output.count(" is missing") == 20
+    assert "... and 90 more (--all shows them)" in first.output
+    everything = run("import", "csv", table, "--name", "lungs", "--all")
+    assert everything.exit_code == 1
+    assert everything.output.count(" is missing") == 110
+    assert "--all" not in everything.output
+    assert run("import", "csv", table, "--name", "lungs", "--unopened").exit_code == 0
+    assert "more problems (--all shows them)" in run("check", "lungs").output
+    checked = run("check", "lungs", "--all").output
+    assert checked.count(" is missing") == 110
+    assert "more problems" not in checked
 
 
 def test_rows_are_set_aside_on_import_and_by_a_check(run, table, tmp_path):

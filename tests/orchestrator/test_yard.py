@@ -40,7 +40,7 @@ def yard(monkeypatch: pytest.MonkeyPatch) -> Yard:
     monkeypatch.setattr(yard_module, "present_and_possible", lambda: NODES)
     monkeypatch.setattr(Yard, "_live", lambda self, demands: {})
     ranks = RankConfig(broker="b", gang="", train="m:f", threads=1, timeout_s=1.0, memory_growth_bytes=1)
-    return Yard("b", ranks, SoloConfig(train="m:f", memory_growth_bytes=1), "", None)
+    return Yard("b", ranks, SoloConfig(train="m:f", memory_growth_bytes=1, report_deadline_s=1), "", None)
 
 
 @pytest.mark.parametrize("specs", [(PAIR,), (PAIR, BROAD, ALONE)], ids=["one shape", "three"])

@@ -11,8 +11,11 @@ from PIL import Image
 from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import Kind
 from tests.trainables.dicom_files import write_dicom
-from trainables.checks import check_task, label_counts
+from trainables.check_memory import remembered_check
+from trainables.check_outcomes import Check
+from trainables.checks import check_task
 from trainables.duplicates import identical_images, without_duplicates
+from trainables.label_checks import import_warnings, label_counts
 from trainables.library import TaskLibrary
 from trainables.manifest import MANIFEST_FILE, Manifest
 from trainables.set_aside import set_rows_aside
@@ -285,3 +288,74 @@ def test_setting_aside_leaves_nothing_out_silently(library, good, tmp_path):
     again = set_rows_aside(library, "t", tmp_path / "aside.csv")
     assert len(again) == N - 2
     assert len(pd.read_csv(tmp_path / "aside.csv")) == 0
+
+
+def test_every_check_has_an_outcome(library, good, tmp_path):
+    outcomes = {o.check: o.found for o in check(library, good).outcomes}
+    assert set(outcomes) == set(Check)
+    assert {c for c, found in outcomes.items() if found is None} == {Check.AGES, Check.STORES}, "nothing to look at"
+    assert not any(outcomes.values())
+    (tmp_path / "3.png").unlink()
+    (tmp_path / "m6.png").unlink()
+    manifest = changed(good, patient_id={40: "p0"}, y_t={0: np.nan, 1: -1.0})
+    manifest = replace(manifest, table=manifest.table.assign(age_years=[150.0, -3.0, *[50.0] * (N - 2)]))
+    manifest = replace(manifest, left_blank={"impossible age left blank": 4})
+    report = check(library, manifest)
+    found = {o.check: o.found for o in report.outcomes if o.found != 0}
+    assert found == {
+        Check.IMAGES: 1, Check.MASKS: 1, Check.PATIENTS: 1, Check.EVALUATION_COPIES: None, Check.OTHER_COPIES: None,
+        Check.NEAR_COPIES: None, Check.STORES: None, Check.UNLABELLED: 1, Check.AGES: 6,
+    }  # fmt: skip
+    assert any(w.startswith("4 ages outside 0 to 120 years were left blank") for w in report.warnings)
+    assert report.facts["cells left blank"] == "4 impossible age left blank"
+    assert remembered_check(library, library.load("t")) is None, "nothing is kept of content that is not there"
+    (tmp_path / "3.png").write_text("no image")
+    check(library, manifest)
+    kept = remembered_check(library, library.load("t"))
+    assert kept is not None
+    assert (kept.checks[Check.IMAGES], kept.checks[Check.NEAR_COPIES]) == (1, None)
+
+
+def test_outcomes_are_remembered_until_the_content_changes(library, good):
+    report = check(library, good)
+    kept = remembered_check(library, library.load("t"))
+    assert kept is not None
+    assert kept.checks == {o.check.value: o.found for o in report.outcomes}
+    library.save(changed(good, sex={0: "M"}), overwrite=True)
+    assert remembered_check(library, library.load("t")) is None
+
+
+def test_what_import_warns_of_are_the_words_of_the_check(library, good):
+    rows = [i for i in range(60, N) if i % 2]
+    one = changed(good, y_t=dict.fromkeys(rows[1:], 0.0), split=dict.fromkeys(range(30, 60), "unused"))
+    report = check(library, one)
+    warnings = import_warnings(one)
+    assert warnings == ("no images in split val", "label 't' has only 1 positive patient in test")
+    assert set(warnings) <= {*report.errors, *report.warnings}
+    none = changed(good, y_t=dict.fromkeys(rows, 0.0))
+    assert import_warnings(none) == ("label 't' has no positive image in test",) == check(library, none).errors
+    assert import_warnings(good) == ()
+
+
+def test_rows_with_an_impossible_age_stay_without_it_and_are_listed(library, good, tmp_path):
+    ages = pd.Series([50.0] * N)
+    ages[3], ages[10], ages[11] = -9.0, -4.0, 300.0
+    (tmp_path / "3.png").unlink()
+    library.save(replace(good, table=good.table.assign(age_years=ages)))
+    cleaned = set_rows_aside(library, "t", tmp_path / "aside.csv")
+    assert len(cleaned) == N - 1
+    assert cleaned.table.set_index("image_id")["age_years"].isna().pipe(lambda blank: list(blank.index[blank])) == [
+        "i10",
+        "i11",
+    ]
+    assert (cleaned.set_aside, cleaned.left_blank) == ({"image missing": 1}, {"impossible age left blank": 2})
+    listed = pd.read_csv(tmp_path / "aside.csv")
+    assert listed[["where", "image_id", "reason"]].to_numpy().tolist() == [
+        ["row 3", "i3", "image missing"],
+        ["row 10", "i10", "impossible age left blank"],
+        ["row 11", "i11", "impossible age left blank"],
+    ]
+    assert "'-4.0'" in listed["detail"][1]
+    assert check_task(library, "t").errors == ()
+    again = set_rows_aside(library, "t", tmp_path / "again.csv")
+    assert again.left_blank == {"impossible age left blank": 2}

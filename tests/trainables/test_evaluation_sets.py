@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
 
 from search_spaces.amounts import Amount
 from search_spaces.exceptions import UserError
@@ -264,3 +268,55 @@ def test_blank_labels_may_be_negative_in_training_alone(library):
     save_manifest(library, "findings", Kind.MULTILABEL, ("opacity", "nodule"), blank)
     trained = task_rows(library, make_task(library, "findings", blank="zero")).train_targets
     assert (trained[:, 0] == 0).all()
+
+
+def test_patients_in_training_and_validation_are_refused(library):
+    table = multilabel_table()
+    table.loc[[16, 18], "patient_id"] = "p00"
+    save_manifest(library, "findings", Kind.MULTILABEL, ("opacity", "nodule"), table)
+    with pytest.raises(UserError) as caught:
+        task_rows(library, make_task(library, "findings"))
+    message = str(caught.value)
+    assert "1 patients of manifest 'findings' are in both training and validation, with 2 of its 6" in message
+    assert "p00" not in message
+    women = task_rows(library, make_task(library, "findings", where={"sex": "M"}))
+    assert len(women.val), "of rows that are not used nothing is said"
+
+
+def test_patients_of_one_release_are_refused_under_other_images(library):
+    """The same map read both manifests, so one id is one patient although no file is shared."""
+    table = multilabel_table()
+    own = save_manifest(library, "findings", Kind.MULTILABEL, ("opacity", "nodule"), table)
+    other = save_manifest(library, "views", Kind.MULTILABEL, ("opacity", "nodule"), table.assign(split="test"))
+    evaluate = {"x": {"manifest": "views", "split": ["test"]}}
+    assert task_rows(library, make_task(library, "findings", evaluate)).sets["x"].shared_patients == 11
+    for manifest in (own, other):
+        library.save(replace(manifest, importer="map release"), overwrite=True)
+    with pytest.raises(UserError, match="22 of its 48 rows are images of patients that the task trains or selects on"):
+        task_rows(library, make_task(library, "findings", evaluate))
+    apart = {"x": {"manifest": "views", "where": {"site": "B"}}}
+    assert task_rows(library, make_task(library, "findings", apart)).sets["x"].shared_patients == 0
+
+
+@given(
+    devices=st.lists(st.sampled_from([*["fixed"] * 8, "portable", "mobile"]), min_size=48, max_size=48),
+    held=st.lists(st.sampled_from(["portable", "mobile"]), min_size=1, max_size=2, unique=True),
+    where=st.sampled_from([{}, {"sex": "F"}, {"site": ["A", "B"]}]),
+)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_nobody_of_a_held_out_set_is_anywhere_else(library, devices, held, where):
+    manifest = library.load("findings")
+    manifest = replace(manifest, table=manifest.table.assign(g_device=devices))
+    library.save(manifest, overwrite=True)
+    evaluate = {"test": {}, "held": {"where": {"device": held}, "held_out": True}}
+    try:
+        rows = task_rows(library, make_task(library, "findings", evaluate, where=where))
+    except UserError:
+        event("refused: a side is empty")
+        return
+    event("held out")
+    patients = manifest.table["patient_id"]
+    sides = [set(patients.iloc[p]) for p in (rows.train, rows.val, *(s.positions for s in rows.sets.values()))]
+    assert sum(map(len, sides)) == len(set().union(*sides))
+    assert set(manifest.table["g_device"].iloc[rows.sets["held"].positions]) <= set(held)
+    assert not set(manifest.table["g_device"].iloc[np.concatenate([rows.train, rows.val])]) & set(held)

@@ -13,6 +13,7 @@ from torch import nn
 from search_spaces.exceptions import DataError, DivergenceError, MemoryLimitError, UserError
 from search_spaces.protocol import Augmentation, Budget
 from search_spaces.results import Order
+from tests.trainables.ranks import on_ranks
 from tests.trainables.toy import NORMALISE, TRIAL_ID, Teller, ToyNet, ToySet, same, toy_protocol, toy_set
 from trainables import validation_scores
 from trainables.augmentation import EvaluationTransform
@@ -43,6 +44,7 @@ def _fit(
     val_set=None,
     primary="auc_macro",
     save_memory=False,
+    group=ONE,
 ):
     net = net or ToyNet()
     result = fit(
@@ -54,7 +56,7 @@ def _fit(
         input_size=8,
         seed=seed,
         primary=primary,
-        group=ONE,
+        group=group,
         tell=tell or Teller(),
         checkpoints=checkpoints,
         save_memory=save_memory,
@@ -449,6 +451,42 @@ def test_memory_that_runs_out_names_the_ghost_batch_that_fits():
     net.limit = 1
     with pytest.raises(MemoryLimitError, match="no smaller one fits"):
         _fit(net=net)
+
+
+class _Backwards(torch.autograd.Function):
+    """Exhausts the device where gradients come back, with more images than the net's limit."""
+
+    @staticmethod
+    def forward(context, x, limit):
+        context.limit = limit
+        return x.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        if len(gradient) > context.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
+        return gradient, None
+
+
+class _HungryBackwards(ToyNet):
+    """DDP has begun to expect gradients when this one runs out of memory."""
+
+    def forward(self, x):
+        return _Backwards.apply(super().forward(x), 2)
+
+
+def _advice_of_rank(group, backwards):
+    try:
+        _fit(net=_HungryBackwards() if backwards else _Hungry(), group=group)
+    except MemoryLimitError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_every_rank_of_a_gang_names_the_ghost_batch_that_fits(tmp_path, backwards):
+    for advice in on_ranks(_advice_of_rank, 2, tmp_path, backwards):
+        assert "protocol.ghost_batch_size: 2 would fit" in advice
 
 
 def test_the_largest_size_that_fits_is_the_first_that_runs():

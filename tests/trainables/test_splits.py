@@ -107,3 +107,37 @@ def test_a_split_with_no_share_gets_nothing(table):
 def test_patients_in_two_splits_ignore_unused():
     table = pd.DataFrame({"patient_id": list("aabbcc"), "split": ["train", "test", "val", "unused", "test", "test"]})
     assert patients_in_two_splits(table) == {"a": ("test", "train")}
+
+
+@st.composite
+def tables(draw) -> pd.DataFrame:
+    """Images of a few patients with one of three classes, a class per image, in any order."""
+    patients = draw(st.lists(st.integers(0, 25), min_size=1, max_size=80))
+    classes = draw(st.lists(st.integers(-1, 2), min_size=len(patients), max_size=len(patients)))
+    return classes_table(patients, classes)
+
+
+@given(
+    table=tables(),
+    shares=st.tuples(st.floats(0.05, 1), st.floats(0, 1), st.floats(0, 1)),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=80, deadline=None)
+def test_image_splits_are_disjoint_by_patient_and_leave_nobody_out(table, shares, seed):
+    by_split = dict(zip((Split.TRAIN, Split.VAL, Split.TEST), shares, strict=True))
+    splits = assign_splits(table, Kind.MULTICLASS, ("a", "b", "c"), by_split, seed)
+    assert set(splits) <= {split.value for split, share in by_split.items() if share > 0}
+    sides = {name: set(table["patient_id"][splits == name]) for name in ("train", "val", "test")}
+    assert sum(len(side) for side in sides.values()) == table["patient_id"].nunique()
+    assert patients_in_two_splits(table.assign(split=splits)) == {}
+
+
+@given(rows=st.lists(st.tuples(st.integers(0, 8), st.sampled_from([s.value for s in Split])), max_size=40))
+@settings(max_examples=80, deadline=None)
+def test_every_patient_in_two_splits_is_found_and_no_other(rows):
+    table = pd.DataFrame({"patient_id": [f"p{p}" for p, _ in rows], "split": [s for _, s in rows]}, dtype="str")
+    expected: dict[str, set[str]] = {}
+    for patient, split in rows:
+        if split != "unused":
+            expected.setdefault(f"p{patient}", set()).add(split)
+    assert patients_in_two_splits(table) == {p: tuple(sorted(s)) for p, s in expected.items() if len(s) > 1}

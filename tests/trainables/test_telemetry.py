@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+import tomllib
+from types import ModuleType
+
 import pytest
 import torch
 
+from tests.conftest import ROOT
 from tests.stand_ins import Clock
 from trainables.telemetry import DeviceUse, Phase, StepClock
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
 @pytest.fixture
@@ -46,6 +51,64 @@ def test_use_of_the_processor_is_a_share_and_memory_is_there() -> None:
     assert share is not None
     assert 0.0 < share <= 1.0
     assert use.memory_bytes() > 10 * 2**20
+
+
+class _NVMLError(Exception):
+    """What NVIDIA's library raises; no RuntimeError."""
+
+
+def test_use_of_a_gpu_is_the_mean_of_what_the_driver_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([70, 90])
+    monkeypatch.setattr(torch.cuda, "utilization", lambda device: next(answers))
+    use = DeviceUse(GPU)
+    assert use.utilisation() is None
+    use.sample()
+    use.sample()
+    assert use.utilisation() == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    "error", [ModuleNotFoundError("nvidia-ml-py"), _NVMLError("Not Supported"), RuntimeError("no driver")]
+)
+def test_why_the_use_of_a_gpu_is_not_known_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    def refuse(device: torch.device) -> int:
+        raise error
+
+    library = ModuleType("pynvml")
+    monkeypatch.setattr(library, "NVMLError", _NVMLError, raising=False)
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.setattr(torch.cuda, "utilization", refuse)
+    use = DeviceUse(GPU)
+    use.sample()
+    use.sample()
+    assert use.utilisation() is None
+    [said] = caplog.messages
+    assert said == f"the use of cuda:0 is not recorded: {type(error).__name__}: {error}"
+
+
+def test_an_error_of_ours_is_not_taken_for_a_silent_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "utilization", lambda device: "many")
+    with pytest.raises(TypeError):
+        DeviceUse(GPU).sample()
+
+
+def test_the_library_that_torch_asks_with_is_a_dependency() -> None:
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    assert any(text.startswith("nvidia-ml-py") for text in wanted)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_driver_says_how_much_a_busy_device_is_used() -> None:
+    use = DeviceUse(torch.device("cuda", 0))
+    work = torch.randn(4000, 4000, device="cuda:0")
+    for _ in range(200):
+        work = (work @ work).clamp(-1, 1)
+    use.sample()
+    torch.cuda.synchronize()
+    assert use.utilisation() is not None
 
 
 @pytest.mark.gpu

@@ -24,7 +24,7 @@ from trainables.manifest import MASK_COLUMNS, Manifest
 from trainables.pixels import IMAGE_SUFFIXES, sixteen_bit_peak
 from trainables.places import READERS
 from trainables.row_checks import read_rows
-from trainables.row_problems import Reason
+from trainables.row_problems import SHOWN_PROBLEMS, Reason, counted
 from trainables.splits import assign_splits, patients_in_two_splits
 
 if TYPE_CHECKING:
@@ -49,12 +49,13 @@ def assemble(found: Found, options: ImportOptions, tell: Tell) -> Manifest:
     Raises:
         UserError: The patient pattern fits a path not at all, or nothing is left to train on.
         DataError: Rows cannot be used (files missing or unreadable, image ids repeated, cells with other values than
-            allowed, masks of another size), and ``options.quarantine`` is not given; lists all of them.
+            allowed, masks of another size), and ``options.quarantine`` is not given; lists the first of them, or all if
+            ``options.all_problems``, and counts the others.
     """
-    aside = Quarantine(options.quarantine)
+    aside = Quarantine(options.quarantine, None if options.all_problems else SHOWN_PROBLEMS)
     if options.unopened:
         found = aside.usable(found, [*found.problems, *repeated_images(found)])
-        return _settled(_manifest(found, options, tell), aside, tell)
+        return _settled(_manifest(found, options, tell), found, aside, tell)
     sizes, problems = header_problems(found)
     without_file = {p.row for p in found.problems if p.reason is Reason.IMAGE_MISSING}
     problems = [p for p in problems if p.row not in without_file]
@@ -66,11 +67,12 @@ def assemble(found: Found, options: ImportOptions, tell: Tell) -> Manifest:
     sound = aside.usable(found, read_rows(manifest).problems)
     if len(sound.rows) < len(found.rows):
         manifest = _manifest(sound, options, tell)
-    return _settled(manifest, aside, tell)
+    return _settled(manifest, sound, aside, tell)
 
 
-def _settled(manifest: Manifest, aside: Quarantine, tell: Tell) -> Manifest:
-    """The manifest, with a note of what was set aside and its list written."""
+def _settled(manifest: Manifest, found: Found, aside: Quarantine, tell: Tell) -> Manifest:
+    """The manifest of what was found, with a note of what was set aside and its list written."""
+    aside.list_blank(found)
     aside.write()
     if not aside.counts:
         return manifest
@@ -110,6 +112,7 @@ def _manifest(found: Found, options: ImportOptions, tell: Tell) -> Manifest:
         colour=options.colour,
         window=options.window,
         expected=found.expected,
+        left_blank=counted(found.left_blank),
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from search_spaces.models import StrictModel
 from search_spaces.names import Kind, Split
@@ -20,6 +20,10 @@ from trainables.importers.map_parts import (
     Texts,
 )
 from trainables.pixels import Colour
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, dict) else value
 
 
 class ExpectedCounts(StrictModel):
@@ -49,6 +53,26 @@ class ExpectedCounts(StrictModel):
         return {name: count for name, count in counts.items() if count is not None}
 
 
+class NpzSet(StrictModel):
+    """One set of a release that is one npz file per set.
+
+    Attributes:
+        title: Its name and what it shows.
+        kind: What one label is.
+        classes: Names of the labels 0..n-1, or of the columns of a multilabel set.
+        positive: The class that is 1 in a binary task; the last one if not given.
+        notes: What a reader of results must know.
+        expected: What each version of the file holds, the newest first.
+    """
+
+    title: str
+    kind: Kind
+    classes: Texts
+    positive: str | None = None
+    notes: tuple[str, ...] = ()
+    expected: Annotated[tuple[ExpectedCounts, ...], BeforeValidator(_listed)] = ()
+
+
 class About(StrictModel):
     """What a person must know before using a data set.
 
@@ -76,6 +100,7 @@ class ColumnMap(StrictModel):
         title: Its full name.
         about: Licence, origin, needs.
         reader: ``table`` reads what the rest of the map says; ``npz`` and ``cifar10`` read those formats.
+        sets: Stem of an npz file -> what it holds.
         kind: What one label is.
         tables: Name -> table. The first holds the rows.
         joins: Columns of the other tables, one join after the other.
@@ -106,6 +131,7 @@ class ColumnMap(StrictModel):
     title: str
     about: About
     reader: Literal["table", "npz", "cifar10"] = "table"
+    sets: dict[str, NpzSet] = {}
     kind: Kind = Kind.MULTICLASS
     tables: dict[str, TableSpec] = {}
     joins: tuple[JoinSpec, ...] = ()

@@ -30,6 +30,7 @@ class Found:
         mask_root: Folder of the masks, if not that of the images.
         expected: See ``Manifest.expected``.
         notes: What was left blank or out on reading.
+        left_blank: Rows that stay with a cell left blank.
     """
 
     rows: pd.DataFrame
@@ -41,6 +42,7 @@ class Found:
     mask_root: Place | None = None
     expected: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    left_blank: tuple[RowProblem, ...] = ()
 
     def place_of(self, row: int) -> str:
         """Where a row stands in what was read."""
@@ -49,10 +51,12 @@ class Found:
     def without(self, rows: set[int]) -> Found:
         """The same without some rows and without their problems."""
         keep = ~np.isin(np.arange(len(self.rows)), list(rows))
+        position = np.cumsum(keep) - 1
         return replace(
             self,
             rows=self.rows[keep].reset_index(drop=True),
             labels=replace(self.labels, columns=self.labels.columns[keep].reset_index(drop=True)),
             where=None if self.where is None else self.where[keep].reset_index(drop=True),
             problems=(),
+            left_blank=tuple(replace(p, row=int(position[p.row])) for p in self.left_blank if keep[p.row]),
         )

@@ -33,7 +33,7 @@ from trainables.importers.quarantine import repeated_ids
 from trainables.manifest import Manifest, checked_root
 from trainables.pixels import IMAGE_SUFFIXES
 from trainables.places import below, is_remote, place, stamp
-from trainables.row_problems import OLDEST_YEARS, SHOWN_PROBLEMS, RowProblem
+from trainables.row_problems import OLDEST_YEARS, SHOWN_PROBLEMS, RowProblem, blank_ages, impossible_ages
 
 if TYPE_CHECKING:
     from trainables.places import Place
@@ -71,9 +71,10 @@ def import_csv(path: Place, options: ImportOptions, tell: Tell = silent) -> Mani
         )
     problems: list[RowProblem] = []
     notes: list[str] = []
+    left_blank: list[RowProblem] = []
     root = checked_root(options.image_root or path.parent)
     rows, root = collecting(lambda t: _image_paths(t[image], image, root, options, tell), table, problems)
-    columns: dict[str, pd.Series[Any]] = {**rows, **_texts(table, options, tell, problems, notes)}
+    columns: dict[str, pd.Series[Any]] = {**rows, **_texts(table, options, tell, problems, notes, left_blank)}
     if options.frame_column:
         columns |= collecting(lambda t: _frames(t[options.frame_column], rows[Column.PATH]), table, problems)
     for name in options.group_columns:
@@ -91,6 +92,7 @@ def import_csv(path: Place, options: ImportOptions, tell: Tell = silent) -> Mani
         where=where,
         problems=tuple(problems),
         notes=tuple(dict.fromkeys(notes)),
+        left_blank=tuple(left_blank),
     )
     return assemble(found, options, tell)
 
@@ -110,9 +112,14 @@ def _id_column(table: pd.DataFrame, image: str, options: ImportOptions) -> str |
 
 
 def _texts(
-    table: pd.DataFrame, options: ImportOptions, tell: Tell, problems: list[RowProblem], notes: list[str]
+    table: pd.DataFrame,
+    options: ImportOptions,
+    tell: Tell,
+    problems: list[RowProblem],
+    notes: list[str],
+    left_blank: list[RowProblem],
 ) -> dict[str, pd.Series[Any]]:
-    """Manifest column -> cells, for every column of the manifest that the table has."""
+    """Manifest column -> cells, for every column of the manifest that the table has; fills the lists."""
     roles = {
         Column.PATIENT_ID: ("patient", NO_COLUMN if options.patient_pattern else options.patient_column),
         Column.STUDY_ID: ("study", options.study_column),
@@ -133,6 +140,8 @@ def _texts(
         if source is not None:
             read = partial(_role_cells, column=column, source=source, tell=note)
             columns[column] = collecting(read, table, problems)
+        if source is not None and column == Column.AGE_YEARS:
+            left_blank += ages_left_blank(table[source], source)
     return columns
 
 
@@ -294,11 +303,23 @@ def _age_years(cells: pd.Series[str], column: str, tell: Tell) -> pd.Series[floa
             f"years expected, such as 63 or 063Y. For bands use --age-column none and --group-columns {column}"
         )
         raise BadCellsError(message, column, rows, "years, such as 63 or 063Y")
-    impossible = (years < 0) | (years > OLDEST_YEARS)
-    if impossible.any():
-        lines = lines_of(np.flatnonzero(impossible.to_numpy(dtype=bool)), SHOWN_PROBLEMS)
-        tell(f"age: {impossible.sum()} ages outside 0 to {OLDEST_YEARS:g} years are left blank ({lines})")
-    return years.mask(impossible).astype(np.float32)
+    impossible = impossible_ages(years)
+    if impossible:
+        lines = lines_of(impossible, SHOWN_PROBLEMS)
+        more = "; --quarantine FILE lists all of them" if len(impossible) > SHOWN_PROBLEMS else ""
+        tell(f"age: {len(impossible)} ages outside 0 to {OLDEST_YEARS:g} years are left blank ({lines}){more}")
+    years.iloc[impossible] = np.nan
+    return years.astype(np.float32)
+
+
+def ages_left_blank(cells: pd.Series[str], source: str) -> list[RowProblem]:
+    """The rows whose age ``column_cells`` leaves blank because it is impossible.
+
+    Args:
+        cells: Text or None.
+        source: Name of the user's column.
+    """
+    return blank_ages(each_text(cells, _years).astype(float), cells, source)
 
 
 def _years(cell: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,11 +15,11 @@ import pandas as pd
 
 from search_spaces.exceptions import UserError
 from search_spaces.names import Column, Split
-from trainables.importers.assemble import Found, assemble
+from trainables.importers.assemble import Found, assemble, files_under
 from trainables.importers.column_map import ColumnMap
 from trainables.importers.columns import BadCellsError, collecting, once, refuse_absent
 from trainables.importers.derived_masks import draw_masks, merge_masks
-from trainables.importers.from_csv import column_cells
+from trainables.importers.from_csv import ages_left_blank, column_cells
 from trainables.importers.map_labels import map_labels
 from trainables.importers.map_parts import CellSpec, DeriveSpec, MaskSpec
 from trainables.importers.map_tables import (
@@ -39,6 +40,7 @@ from trainables.importers.map_tables import (
 from trainables.importers.options import ImportOptions, Tell, silent
 from trainables.manifest import Manifest, checked_root
 from trainables.pixels import Colour
+from trainables.places import below
 from trainables.row_problems import Reason, RowProblem
 
 if TYPE_CHECKING:
@@ -86,12 +88,15 @@ class _Reading:
     def __init__(self, column_map: ColumnMap, root: Place, options: ImportOptions, tell: Tell) -> None:
         self._map, self._root, self._options, self._tell = column_map, root, options, tell
         self._problems: list[RowProblem] = []
+        self._left_blank: list[RowProblem] = []
+        self._named: list[pd.Series[Any]] = []
 
     def found(self) -> Found:
         rows = self._rows()
         table = self._columns(rows)
         labels = collecting(lambda t: map_labels(self._map, t), rows, self._problems)
         masks, mask_root = self._masks(rows, table)
+        self._tell_unnamed()
         return Found(
             rows=table.assign(**masks),
             labels=labels,
@@ -101,6 +106,7 @@ class _Reading:
             problems=tuple(self._problems),
             mask_root=mask_root,
             expected=self._map.expected.flat(),
+            left_blank=tuple(self._left_blank),
         )
 
     def _rows(self) -> pd.DataFrame:
@@ -119,6 +125,7 @@ class _Reading:
         for spec in later:
             rows = collecting(partial(derived, spec=spec), rows, self._problems)
         refuse_absent(rows.drop(columns=[WHERE]), {**needed_columns(self._map), **self._absent_roles(rows)})
+        self._named += self._files_of(rows)
         rows = self._after(rows, lambda t: chosen_rows(t, self._map.where, self._tell))
         if self._map.combine is not None:
             image = image_numbers(rows, self._map.combine)
@@ -186,11 +193,30 @@ class _Reading:
         other = "refuse" if spec.values and column == Column.SPLIT else "keep"
         try:
             cells = replaced(rows[source], spec.values, other) if spec.values else rows[source]
+            if column == Column.AGE_YEARS:
+                self._left_blank = ages_left_blank(cells, source)
             return column_cells(cells, column, source, self._tell)
         except BadCellsError as error:
             if column == Column.SPLIT:
                 error.stand_in = next(iter(spec.values), "unused")
             raise
+
+    def _files_of(self, rows: pd.DataFrame) -> list[pd.Series[Any]]:
+        """Paths of images and masks that rows name, those of rows that are left out later included."""
+        image, specs = self._map.image, (self._map.mask, self._map.mask_second, self._map.valid_area)
+        paths = [] if image is None else [image.path]
+        for spec in (s for s in specs if s is not None):
+            paths += [*spec.merge, *([spec.path] if spec.path else [])]
+        return [filled(rows, path) for path in paths]
+
+    def _tell_unnamed(self) -> None:
+        """Say how many image files of the folder no row names; such as images without a line in the table of labels."""
+        if self._options.unopened or not isinstance(self._root, Path):
+            return  # a walk through a bucket costs a request per thousand files, or a folder each
+        named = {os.path.normpath(path) for paths in self._named for path in paths.dropna().unique()}
+        unnamed = sum(below(file, self._root) not in named for file in files_under(self._root)[0])
+        if unnamed:
+            self._tell(f"{unnamed} image files of the folder are named by no row and are not part of the task")
 
     def _masks(self, rows: pd.DataFrame, table: pd.DataFrame) -> tuple[dict[str, pd.Series[Any]], Place | None]:
         """Mask columns, and the folder of the masks if they were made here."""

@@ -67,6 +67,8 @@ class ImportOptions:
         colour: What the images are.
         window: Centre and width for DICOM files, in rescaled values (Hounsfield units in CT); their own if not given.
         quarantine: Where to list rows that cannot be used, which are then left out; they are refused if not given.
+        all_problems: Whether a refusal lists all rows that cannot be used, not the first
+            ``trainables.row_problems.SHOWN_PROBLEMS`` of them.
         derived: Folder for files that are made on import, such as masks drawn from run lengths.
         unopened: Neither look for nor open any image or mask: their sizes stay blank, 16-bit images count as
             ``bit_depth`` (or 16) bits, and ``tasks check`` finds what is missing.
@@ -100,6 +102,7 @@ class ImportOptions:
     colour: Colour = Colour.AS_STORED
     window: Window | None = None
     quarantine: Path | None = None
+    all_problems: bool = False
     derived: Path | None = None
     unopened: bool = False
     split: tuple[float, float, float] = (0.7, 0.1, 0.2)

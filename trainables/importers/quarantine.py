@@ -19,6 +19,7 @@ from trainables.pixels import image_size, refuse_cut_short
 from trainables.places import READERS
 from trainables.row_checks import mask_size, of_mask, reason_of
 from trainables.row_problems import (
+    SHOWN_PROBLEMS,
     Reason,
     RowProblem,
     SetAside,
@@ -37,11 +38,13 @@ class Quarantine:
 
     Args:
         file: The list; None refuses.
+        most: Problems that a refusal lists; None for all.
     """
 
-    def __init__(self, file: Path | None) -> None:
-        self.file = file
+    def __init__(self, file: Path | None, most: int | None = SHOWN_PROBLEMS) -> None:
+        self.file, self.most = file, most
         self._aside: list[SetAside] = []
+        self._left_blank: list[SetAside] = []
 
     def usable(self, found: Found, problems: Sequence[RowProblem]) -> Found:
         """What was found, without the rows that have problems.
@@ -52,25 +55,20 @@ class Quarantine:
         """
         if not problems:
             return found
-        ordered = sorted(problems, key=lambda p: p.row)
-        named = [
-            SetAside(
-                where=found.place_of(p.row),
-                image_id=str(found.rows[Column.IMAGE_ID].iat[p.row]),
-                path=str(found.rows[Column.PATH].iat[p.row]),
-                problem=p,
-            )
-            for p in ordered
-        ]
+        named = _named(found, sorted(problems, key=lambda p: p.row))
         if self.file is None:
             of_cells = all(p.reason in (Reason.VALUE, Reason.REPEATED) for p in problems)
-            raise (UserError if of_cells else DataError)(refusal(named, len(found.rows)))
+            raise (UserError if of_cells else DataError)(refusal(named, len(found.rows), self.most))
         self._aside += named
         rows = {p.row for p in problems}
         if len(rows) == len(found.rows):
             self.write()
             raise UserError(f"no row can be used; the reasons are in {self.file}")
         return found.without(rows)
+
+    def list_blank(self, found: Found) -> None:
+        """List the rows that stay with a cell left blank, too."""
+        self._left_blank = _named(found, found.left_blank)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -89,7 +87,19 @@ class Quarantine:
     def write(self) -> None:
         """Write the list, if there is to be one."""
         if self.file is not None:
-            write_quarantine(self.file, self._aside)
+            write_quarantine(self.file, [*self._aside, *self._left_blank])
+
+
+def _named(found: Found, problems: Sequence[RowProblem]) -> list[SetAside]:
+    return [
+        SetAside(
+            where=found.place_of(p.row),
+            image_id=str(found.rows[Column.IMAGE_ID].iat[p.row]),
+            path=str(found.rows[Column.PATH].iat[p.row]),
+            problem=p,
+        )
+        for p in problems
+    ]
 
 
 def repeated_images(found: Found) -> list[RowProblem]:

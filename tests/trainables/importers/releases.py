@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +69,10 @@ def chexpert(root: Path) -> None:
     write(root / "valid.csv", *valid)
 
 
-def chestxray14(root: Path) -> None:
+def chestxray14(root: Path, v2020: bool = False) -> None:
     lines = [
-        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
-        "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
+        f"Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient {'Sex' if v2020 else 'Gender'},"
+        f"View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]{'' if v2020 else ','}"
     ]
     findings = ("No Finding", "Cardiomegaly|Effusion", "Hernia", "Infiltration", "Pleural_Thickening")
     train, test = [], []
@@ -81,11 +81,11 @@ def chestxray14(root: Path) -> None:
             name = f"{patient:08d}_{image:03d}.png"
             picture(root / f"images_{1 + patient % 2:03d}" / "images" / name, (6, 8))
             age = "058Y" if patient % 3 else "414"
-            lines.append(
-                f"{name},{findings[patient % 5]},{image},{patient},{age},{'MF'[patient % 2]},PA,2682,2749,0.143,0.143,"
-            )
+            who = f"{patient},{'58' if v2020 else age},{'MF'[patient % 2]}"
+            end = "" if v2020 else ","
+            lines.append(f"{name},{findings[patient % 5]},{image},{who},PA,2682,2749,0.143,0.143{end}")
             (test if patient > 9 else train).append(name)
-    write(root / "Data_Entry_2017.csv", *lines)
+    write(root / ("Data_Entry_2017_v2020.csv" if v2020 else "Data_Entry_2017.csv"), *lines)
     write(root / "train_val_list.txt", *train)
     write(root / "test_list.txt", *test)
 
@@ -184,7 +184,7 @@ def pad_ufes_20(root: Path) -> None:
     write(root / "metadata.csv", *lines)
 
 
-def ham10000(root: Path) -> None:
+def ham10000(root: Path, metadata: str = "HAM10000_metadata.csv") -> None:
     lines = ["lesion_id,image_id,dx,dx_type,age,sex,localization"]
     for i in range(28):
         name = f"ISIC_{24306 + i:07d}"
@@ -193,7 +193,12 @@ def ham10000(root: Path) -> None:
         dx = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")[i // 2 % 7]
         sex, age = ("unknown", "") if i == 3 else ("male", "80.0")
         lines.append(f"HAM_{i // 2:07d},{name},{dx},histo,{age},{sex},scalp")
-    write(root / "HAM10000_metadata.csv", *lines)
+    if metadata.endswith(".tab"):  # as Dataverse makes it of the table: tabs, texts in quotes
+        names = (name for name in lines[0].split(","))
+        rows = ([*line.split(","), "vidir_modern"] for line in lines[1:])
+        quoted = ("\t".join(cell if cell in ("", "80.0") else f'"{cell}"' for cell in row) for row in rows)
+        lines = ["\t".join((*names, "dataset")), *quoted]
+    write(root / metadata, *lines)
 
 
 def isic2019(root: Path) -> None:
@@ -208,14 +213,17 @@ def isic2019(root: Path) -> None:
     write(root / "ISIC_2019_Training_Metadata.csv", *metadata)
 
 
-def isic2020(root: Path) -> None:
-    lines = ["image_name,patient_id,sex,age_approx,anatom_site_general_challenge,diagnosis,benign_malignant,target"]
+def isic2020(root: Path, table: str = "train.csv", images: str = "jpeg/train") -> None:
+    lesion = "lesion_id," if table.endswith("_v2.csv") else ""
+    lines = [
+        f"image_name,patient_id,{lesion}sex,age_approx,anatom_site_general_challenge,diagnosis,benign_malignant,target"
+    ]
     for i in range(20):
         name = f"ISIC_{2637011 + i}"
-        picture(root / "jpeg/train" / f"{name}.jpg")
+        picture(root / images / f"{name}.jpg")
         outcome = "malignant,1" if i % 4 == 0 else "benign,0"
-        lines.append(f"{name},IP_{i // 2},male,45.0,head/neck,unknown,{outcome}")
-    write(root / "train.csv", *lines)
+        lines.append(f"{name},IP_{i // 2},{lesion and f'IL_{i},'}male,45.0,head/neck,unknown,{outcome}")
+    write(root / table, *lines)
 
 
 def eyepacs(root: Path) -> None:
@@ -263,16 +271,35 @@ def montgomery(root: Path) -> None:
 
 
 def siim_acr(root: Path) -> None:
-    lines = ["ImageId, EncodedPixels"]
-    for i in range(6):
-        name = f"1.2.276.0.7230010.3.1.4.8323329.{i}.1517875160.1"
-        dicom(root / f"dicom-images-train/1.2.{i}.1/1.2.{i}.2/{name}.dcm", (1024, 1024))
-        if i % 2:
-            lines += [f"{name}, 1024 3 1021 2", f"{name}, 0 1"]
-        else:
-            lines.append(f"{name}, -1")
+    lines = ["ImageId, EncodedPixels", *_siim_images(root, "dicom-images-train", range(6))]
     dicom(root / "dicom-images-train/1.9.1/1.9.2/1.9.3.dcm")  # has no line: not part of the set
     write(root / "train-rle.csv", *lines)
+
+
+def siim_acr_stage_2(root: Path) -> None:
+    """The second stage: one table of the images that the first stage had for training and for testing."""
+    lines = [*_siim_images(root, "dicom-images-train", range(4)), *_siim_images(root, "dicom-images-test", range(4, 8))]
+    write(root / "stage_2_train.csv", *(line.replace(", ", ",") for line in ("ImageId, EncodedPixels", *lines)))
+
+
+def _siim_images(root: Path, folder: str, numbers: range) -> list[str]:
+    """Images, and their lines: two for every second one, whose mask is in two parts."""
+    lines = []
+    for i in numbers:
+        name = f"1.2.276.0.7230010.3.1.4.8323329.{i}.1517875160.1"
+        dicom(root / f"{folder}/1.2.{i}.1/1.2.{i}.2/{name}.dcm", (1024, 1024))
+        lines += [f"{name}, 1024 3 1021 2", f"{name}, 0 1"] if i % 2 else [f"{name}, -1"]
+    return lines
+
+
+def drive_of_grand_challenge(root: Path) -> None:
+    """As it is downloaded there: nobody's vessels for the test images."""
+    for folder, part, numbers in (("training", "training", range(21, 41)), ("test", "test", range(1, 5))):
+        for number in numbers:
+            picture(root / folder / "images" / f"{number:02d}_{part}.tif")
+            binary_mask(root / folder / "mask" / f"{number:02d}_{part}_mask.gif", slice(0, 5))
+            if folder == "training":
+                binary_mask(root / folder / "1st_manual" / f"{number:02d}_manual1.gif", slice(1, 2))
 
 
 def drive(root: Path) -> None:
@@ -321,15 +348,28 @@ def cifar10(root: Path) -> None:
     names = (b"airplane", b"automobile", b"bird", b"cat", b"deer", b"dog", b"frog", b"horse", b"ship", b"truck")
     for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
         data = _GENERATOR.integers(0, 256, (20, 3072), dtype=np.uint8)
-        labels = b"](" + b"".join(b"K" + bytes([i % 10]) for i in range(20)) + b"e"
-        (folder / name).write_bytes(_python2_pickle({b"data": _python2_array(data), b"labels": labels}))
-    meta = b"](" + b"".join(_python2_text(name) for name in names) + b"e"
-    (folder / "batches.meta").write_bytes(_python2_pickle({b"label_names": meta, b"num_vis": b"M\x00\x0c"}))
+        batch = {
+            b"batch_label": _python2_text(b"batch 1 of 5"),
+            b"labels": _python2_list(b"K" + bytes([i % 10]) for i in range(20)),
+            b"data": _python2_array(data),
+            b"filenames": _python2_list(_python2_text(f"camion_s_{i:06d}.png".encode()) for i in range(20)),
+        }
+        (folder / name).write_bytes(_python2_pickle(batch))
+    meta = {
+        b"num_cases_per_batch": b"M\x10'",
+        b"label_names": _python2_list(map(_python2_text, names)),
+        b"num_vis": b"M\x00\x0c",
+    }
+    (folder / "batches.meta").write_bytes(_python2_pickle(meta))
 
 
 def _python2_pickle(items: dict[bytes, bytes]) -> bytes:
     """A mapping as Python 2 pickles it (protocol 2, byte strings); values are opcodes."""
     return b"\x80\x02}(" + b"".join(_python2_text(key) + value for key, value in items.items()) + b"u."
+
+
+def _python2_list(items: Iterable[bytes]) -> bytes:
+    return b"](" + b"".join(items) + b"e"
 
 
 def _python2_text(text: bytes) -> bytes:
@@ -342,6 +382,24 @@ def _python2_array(array: Any) -> bytes:
     dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
     shape = b"".join(b"J" + struct.pack("<i", size) for size in array.shape) + b"\x86"
     return empty + b"(K\x01" + shape + dtype + b"\x89T" + struct.pack("<i", array.size) + array.tobytes() + b"tb"
+
+
+def medmnist(root: Path) -> None:
+    """The twelve files with the release's arrays: images, and labels of shape (n, 1) or, with several, (n, 14)."""
+    classes = {
+        "pathmnist": 9, "dermamnist": 7, "octmnist": 4, "pneumoniamnist": 2, "retinamnist": 5, "breastmnist": 2,
+        "bloodmnist": 8, "tissuemnist": 8, "organamnist": 11, "organcmnist": 11, "organsmnist": 11, "chestmnist": 14,
+    }  # fmt: skip
+    coloured = ("pathmnist", "dermamnist", "retinamnist", "bloodmnist")
+    root.mkdir(parents=True, exist_ok=True)
+    for name, count in classes.items():
+        arrays: dict[str, Any] = {}
+        for split, rounds in (("train", 2), ("val", 1), ("test", 1)):
+            numbers = np.tile(np.arange(count, dtype=np.uint8), rounds)
+            shape = (len(numbers), 28, 28, *((3,) if name in coloured else ()))
+            arrays[f"{split}_images"] = _GENERATOR.integers(0, 256, shape, dtype=np.uint8)
+            arrays[f"{split}_labels"] = np.eye(14, dtype=np.uint8)[numbers] if count == 14 else numbers[:, None]
+        np.savez_compressed(root / f"{name}.npz", **arrays)
 
 
 RELEASES: dict[str, Callable[[Path], None]] = {

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import os
 import pickle
 from pathlib import Path
@@ -12,7 +13,14 @@ from PIL import Image
 
 from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import Kind
-from tests.trainables.importers.releases import RELEASES
+from tests.trainables.importers.releases import (
+    RELEASES,
+    chestxray14,
+    drive_of_grand_challenge,
+    ham10000,
+    isic2020,
+    siim_acr_stage_2,
+)
 from trainables.importers import ImportOptions, import_cifar10, import_map, shipped_map, shipped_names
 from trainables.importers.catalogue import variants
 from trainables.importers.derived_masks import forget_unused
@@ -85,8 +93,9 @@ def test_chexpert(release):
     assert (row["patient_id"], row["study_id"], row["sex"], row["age_years"]) == (
         "patient00002", "patient00002/study1", "M", 42,
     )  # fmt: skip
-    assert row[["y_Cardiomegaly", "y_Edema", "y_Consolidation", "y_Atelectasis", "y_Pleural Effusion"]].tolist() == [
-        1, -1, 0, 1, 0,
+    labels = row[["y_Cardiomegaly", "y_Edema", "y_Consolidation", "y_Atelectasis", "y_Pleural Effusion"]]
+    assert [None if pd.isna(value) else value for value in labels] == [
+        1, -1, 0, 1, None,
     ]  # fmt: skip
     assert (row["g_view"], row["g_projection"]) == ("Frontal", "AP")
     assert table.index[table["split"] == "test"].tolist() == ["valid/patient64541/study1/view1_frontal.jpg"]
@@ -94,8 +103,33 @@ def test_chexpert(release):
     frontal = imported("chexpert", release("chexpert"), "frontal")
     assert len(frontal) == 9
     assert any(note.startswith("8 of 17 rows are left out: Frontal/Lateral") for note in frontal.notes)
-    unknown = imported("chexpert", release("chexpert"), "blank_unknown").table.set_index("image_id")
-    assert np.isnan(unknown.loc["train/patient00002/study1/view1_frontal.jpg", "y_Pleural Effusion"])
+
+
+@pytest.mark.parametrize("name", ["chexpert", "mimic_cxr_jpg"])
+def test_what_a_report_does_not_mention_is_not_known(release, name):
+    manifest = imported(name, release(name))
+    flags = manifest.table[list(manifest.label_columns)]
+    blank = flags.isna()
+    assert blank.drop(columns="y_No Finding").any(axis=None)
+    assert set(manifest.table["y_No Finding"].dropna()) >= {0, 1}
+    assert not blank["y_No Finding"].any()
+    negative = imported(name, release(name), "blank_negative").table[list(manifest.label_columns)]
+    pd.testing.assert_frame_equal(negative, flags.fillna(0))
+
+
+def test_a_study_without_labels_is_not_known_to_have_a_finding(release, tmp_path):
+    root = tmp_path / "mimic"
+    root.mkdir()
+    for entry in release("mimic_cxr_jpg").iterdir():
+        (root / entry.name).symlink_to(entry)
+    table = root / "mimic-cxr-2.0.0-chexpert.csv.gz"
+    lines = gzip.decompress(table.read_bytes()).splitlines()
+    table.unlink()
+    table.write_bytes(gzip.compress(b"\n".join(lines[:-1])))
+    rows = imported("mimic_cxr_jpg", root).table.set_index("study_id")
+    labels = rows[[c for c in rows if str(c).startswith("y_")]].notna()
+    assert not labels[labels.index == "50414272"].any(axis=None)
+    assert labels.loc[labels.index == "50414267", "y_No Finding"].all()
 
 
 def test_chestxray14_uses_the_official_lists(release):
@@ -110,6 +144,14 @@ def test_chestxray14_uses_the_official_lists(release):
     assert table.loc[table["patient_id"] == "1", "age_years"].tolist() == [58, 58]
     assert table.loc[table["patient_id"] == "3", "age_years"].isna().all()  # 414 years
     assert any("8 ages outside 0 to 120 years" in note for note in manifest.notes)
+
+
+def test_chestxray14_of_2020_names_the_sex(tmp_path):
+    chestxray14(tmp_path / "new", v2020=True)
+    manifest = imported("chestxray14", tmp_path / "new")
+    assert manifest.table.groupby("patient_id")["sex"].first()[["1", "2"]].tolist() == ["F", "M"]
+    assert manifest.table["age_years"].tolist() == [58] * 24
+    assert (manifest.table["split"] == "test").sum() == 6
 
 
 def test_an_image_without_its_archive_is_a_problem_of_its_row(release, tmp_path):
@@ -181,6 +223,20 @@ def test_skin_sets(release):
     assert positives(imported("isic2020", release("isic2020"))) == {"melanoma": 5}
 
 
+@pytest.mark.parametrize("metadata", ["HAM10000_metadata", "HAM10000_metadata.tab"])
+def test_ham10000_as_dataverse_names_it(release, tmp_path, metadata):
+    ham10000(tmp_path / "ham", metadata)
+    manifest, usual = imported("ham10000", tmp_path / "ham"), imported("ham10000", release("ham10000"))
+    pd.testing.assert_frame_equal(manifest.table, usual.table)
+
+
+@pytest.mark.parametrize("table", ["ISIC_2020_Training_GroundTruth.csv", "ISIC_2020_Training_GroundTruth_v2.csv"])
+def test_isic2020_as_the_challenge_names_it(release, tmp_path, table):
+    isic2020(tmp_path / "isic", table, images="ISIC_2020_Training_JPEG/train")
+    manifest, usual = imported("isic2020", tmp_path / "isic"), imported("isic2020", release("isic2020"))
+    pd.testing.assert_frame_equal(manifest.table.drop(columns="path"), usual.table.drop(columns="path"))
+
+
 def test_retinopathy(release, tmp_path):
     manifest = imported("eyepacs", release("eyepacs"))
     table = manifest.table.set_index("image_id")
@@ -238,6 +294,17 @@ def test_siim_masks_are_drawn_from_relative_runs_down_columns(release):
     assert presence.table["y_pneumothorax"].tolist() == [0, 1] * 3
 
 
+def test_siim_of_the_second_stage(tmp_path):
+    siim_acr_stage_2(tmp_path / "siim")
+    manifest = imported("siim_acr", tmp_path / "siim")
+    assert len(manifest) == 8
+    assert manifest.table["path"].str.startswith("dicom-images-test/").sum() == 4
+    assert "8 of 12047" in str(release_note(manifest))
+    peaks = [0 if (mask := manifest.mask(row)) is None else int((mask > 0).sum()) for row in range(8)]
+    assert peaks == [0, 6] * 4  # both lines of an image are one mask
+    assert positives(imported("siim_acr", tmp_path / "siim", "presence")) == {"pneumothorax": 4}
+
+
 def test_bad_run_lengths_are_problems_of_their_rows(release, tmp_path):
     root = tmp_path / "siim"
     root.mkdir()
@@ -264,6 +331,18 @@ def test_vessels_have_two_observers_and_a_field_of_view(release):
     chase = imported("chase_db1", release("chase_db1"))
     assert chase.table["patient_id"].nunique() == 6
     assert chase.table["mask_second"].notna().all()
+
+
+def test_drive_without_vessels_of_the_test_images(tmp_path):
+    drive_of_grand_challenge(tmp_path / "drive")
+    manifest = imported("drive", tmp_path / "drive")
+    assert sorted(manifest.table["image_id"]) == [str(number) for number in range(21, 41)]
+    assert manifest.table["split"].value_counts().to_dict() == {"train": 14, "val": 2, "test": 4}
+    assert "4 of 24 rows are left out: first_observer is not present" in manifest.notes
+    assert "the official test set is not here: patients are split at random" in manifest.notes
+    (tmp_path / "drive/training/1st_manual/30_manual1.gif").unlink()
+    with pytest.raises(DataError, match=r"30_training.tif: mask .*30_manual1.gif is missing"):  # a gap in the copy
+        imported("drive", tmp_path / "drive")
 
 
 def test_pulmonary_embolism_is_shown_in_its_window(release):
@@ -332,6 +411,19 @@ def test_another_folder_is_refused_with_what_is_needed(name, tmp_path):
     with pytest.raises(UserError, match=r"it lacks:\n") as error:
         imported(name, tmp_path)
     assert shipped_map(name).about.needs in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "variant"), CASES, ids=[f"{n}-{v or 'whole'}" for n, v in CASES])
+def test_counts_to_expect_agree_with_one_another(release, name, variant):
+    expected = shipped_map(name, variant).expected
+    parts = (*expected.splits.values(), *expected.labels.values(), *([expected.patients] if expected.patients else []))
+    assert max(parts, default=0) <= (expected.images or max(parts, default=0))
+    if {"train", "test"} <= set(expected.splits):  # validation is counted too, or drawn from train
+        assert sum(expected.splits.values()) == expected.images
+    manifest = imported(name, release(name), variant)
+    assert set(expected.labels) <= set(manifest.labels)
+    if manifest.kind in (Kind.MULTICLASS, Kind.ORDINAL) and expected.labels:
+        assert sum(expected.labels.values()) == expected.images
 
 
 def test_counts_of_a_whole_release(release, tmp_path):

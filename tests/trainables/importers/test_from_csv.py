@@ -270,6 +270,26 @@ def test_impossible_ages_are_left_blank_and_said(make_table):
     assert any("1 ages outside 0 to 120" in line for line in told)
 
 
+def test_every_impossible_age_is_listed_with_file_and_row(make_table, tmp_path):
+    ages = ["-3", *["130"] * 28, "40", "nan"]
+    table = make_table("image,label,age\n" + "\n".join(f"{i}.png,{i % 2},{age}" for i, age in enumerate(ages)))
+    told: list[str] = []
+    (table.parent / "5.png").unlink()
+    manifest = import_csv(table, options(quarantine=tmp_path / "list.csv"), told.append)
+    assert any("29 ages outside 0 to 120 years" in t and "--quarantine FILE lists all" in t for t in told)
+    assert manifest.set_aside == {"image missing": 1}
+    assert manifest.left_blank == {"impossible age left blank": 28}, "the row that is set aside has no age to lose"
+    assert manifest.table["age_years"].notna().sum() == 1
+    listed = pd.read_csv(tmp_path / "list.csv")
+    ages_listed = listed[listed["reason"] == "impossible age left blank"]
+    assert len(ages_listed) == 28
+    assert ages_listed.iloc[0][["where", "image_id", "path"]].tolist() == ["line 2", "0.png", "0.png"]
+    assert "column 'age' has '-3'" in ages_listed["detail"].iloc[0]
+    assert ages_listed["where"].iloc[5] == "line 8", "line 7 is set aside"
+    manifest.write(tmp_path / "kept")
+    assert type(manifest).read(tmp_path / "kept").left_blank == manifest.left_blank
+
+
 BAD_TABLES: dict[str, tuple[str, dict[str, Any], str]] = {
     "missing column": ("image,label\na.png,0\nb.png,1", {"label_column": "lable"}, "mean 'label'.*image, label"),
     "missing label column": ("image,label\na.png,0", {"label_columns": ("labels",)}, "Did you mean 'label'"),

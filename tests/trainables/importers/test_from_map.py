@@ -206,3 +206,40 @@ def test_the_colour_of_the_command_line_goes_before_the_map(imported):
     text = "image,label\na.png,1\nb.png,0\nc.png,1"
     assert imported(text, colour="grey").colour is Colour.GREY
     assert imported(text, colour="grey", options={"colour": Colour.RGB}).colour == Colour.RGB
+
+
+def test_image_files_that_no_row_names_are_counted_once(imported, tmp_path):
+    for extra in ("deep/y.png", "z.png", ".hidden.png"):
+        (tmp_path / extra).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((6, 8), np.uint8)).save(tmp_path / extra)
+    text = """image,label,part
+        a.png,1,A
+        b.png,0,A
+        c.png,1,B"""
+    told: list[str] = []
+    manifest = imported(text, told, where={"part": ["A"]})
+    line = "2 image files of the folder are named by no row and are not part of the task"
+    assert told.count(line) == 1, "c.png is named, in a row that is left out"
+    assert manifest.notes.count(line) == 1
+    for extra in ("deep/y.png", "z.png"):
+        (tmp_path / extra).unlink()
+    assert not any("named by no row" in note for note in imported(text, where={"part": ["A"]}).notes)
+    unopened = imported(text, options={"unopened": True})
+    assert not any("named by no row" in note for note in unopened.notes)
+
+
+def test_ages_that_a_map_leaves_blank_are_listed(imported, tmp_path):
+    listed = tmp_path / "list.csv"
+    manifest = imported(
+        """image,label,years
+        a.png,1,411
+        b.png,0,63
+        c.png,1,x""",
+        options={"quarantine": listed},
+        age={"column": "years", "values": {"x": "-1"}},
+    )
+    assert manifest.left_blank == {"impossible age left blank": 2}
+    assert [line.split(",")[:4] for line in listed.read_text().splitlines()[1:]] == [
+        ["labels.csv line 2", "a.png", "a.png", "impossible age left blank"],
+        ["labels.csv line 4", "c.png", "c.png", "impossible age left blank"],
+    ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from search_spaces.names import Kind
-from trainables.checks import check_task, label_counts
+from trainables.checks import check_task
 from trainables.importers import ImportOptions, import_csv, import_npz
+from trainables.label_checks import label_counts
 from trainables.library import TaskLibrary
 from trainables.splits import patients_in_two_splits
 

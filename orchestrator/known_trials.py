@@ -1,0 +1,106 @@
+"""What the record knows of a plan: trials that ended with their seconds, and what is left to train."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from orchestrator.budget import work_of
+from orchestrator.forecast import Work
+from orchestrator.further_representations import without_kept
+from orchestrator.places import Places
+from orchestrator.plan import Plan, PlannedTrial
+from orchestrator.record import Record
+from orchestrator.record_states import TrialState
+from orchestrator.remaining import remaining
+from orchestrator.searches import Search, searches_of, settled
+from search_spaces.exceptions import OtherSchemaError, TrackingError, UserError
+from search_spaces.names import State
+from search_spaces.study import GangSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownTrials:
+    """What the record says: seconds of trials that ended, trials to train, and why it says nothing if it does not.
+
+    ``plan`` has the values that searches have chosen; ``planned`` all trials, those of searches included;
+    ``without_kept`` finished trials without the representations that the study asks for, and whether their weights were
+    kept.
+    """
+
+    plan: Plan
+    works: list[Work]
+    planned: dict[str, PlannedTrial]
+    took: dict[str, float]
+    todo: list[PlannedTrial]
+    done: list[str]
+    silent: str = ""
+    without_kept: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def gangs(self) -> dict[str, GangSpec]:
+        """Trial -> its gang."""
+        return {trial_id: planned.gang for trial_id, planned in self.planned.items()}
+
+
+def known_trials(plan: Plan, places: Places) -> KnownTrials:
+    """Look into the record; one that does not answer counts as empty.
+
+    Args:
+        plan: A plan without problems.
+        places: Where the record is.
+    """
+    try:
+        storage = places.storage_of(plan.study.name)
+        states = Record(plan.study, storage, places.tracking_uri).look()
+        spooled = {item.key for item in storage.undelivered() if item.state is State.COMPLETE}
+    except OtherSchemaError:
+        raise
+    except (TrackingError, UserError) as error:
+        searches = searches_of(plan, {})
+        return KnownTrials(
+            plan=plan,
+            works=_works(plan, searches),
+            planned=_planned(plan, searches),
+            took={},
+            todo=list(plan.trials),
+            done=[],
+            silent=str(error),
+        )
+    searches = searches_of(plan, states)
+    plan = settled(plan, searches)
+    works = _works(plan, searches)
+    at = {work.trial_id: states.get(work.trial_id, TrialState(state=State.MISSING)) for work in works}
+    took = {i: s.seconds for i, s in at.items() if s.state is State.COMPLETE and s.seconds is not None}
+    left = remaining(plan, at, storage.has_weights).todo
+    left = {trial_id: t for trial_id, t in left.items() if trial_id not in spooled}
+    ended = [t.trial_id for s in searches.values() for g in s.generations() for t in g if s.has_ended(t.trial_id)]
+    done = [*ended, *spooled, *(t.trial_id for t in plan.trials if t.trial_id not in left)]
+    return KnownTrials(
+        plan=plan,
+        works=works,
+        planned=_planned(plan, searches),
+        took=took,
+        todo=[t for t in plan.trials if t.trial_id in left],
+        done=done,
+        without_kept={t.trial_id: storage.has_weights(t.trial_id) for t in without_kept(plan, done, storage)},
+    )
+
+
+def _planned(plan: Plan, searches: Mapping[str, Search]) -> dict[str, PlannedTrial]:
+    tried = [t for search in searches.values() for generation in search.generations() for t in generation]
+    return {t.trial_id: t for t in (*tried, *plan.trials)}
+
+
+def _works(plan: Plan, searches: Mapping[str, Search]) -> list[Work]:
+    """Everything to train. What waits for a whole generation of a search waits for one trial of it: they take alike."""
+    works: list[Work] = []
+    last: dict[str, str] = {}
+    for search_id, search in searches.items():
+        before: list[PlannedTrial] = []
+        for generation in search.generations():
+            links: list[str | None] = [t.trial_id for t in before] or [t.upstream_id for t in generation]
+            works += [work_of(t, upstream_id=links[k]) for k, t in enumerate(generation)]
+            before = generation
+            last[search_id] = generation[0].trial_id
+    return [*works, *(work_of(t, upstream_id=last.get(t.search_id or "", t.upstream_id)) for t in plan.trials)]
