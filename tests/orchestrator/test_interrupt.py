@@ -78,9 +78,9 @@ def running(file: Path) -> bool:
     return any(json.loads(note.read_text() or "{}").get("running") for note in notes)
 
 
-def study(folder: Path, evaluations: int) -> Path:
-    """Two quick trials, then two that take minutes, with so many evaluations."""
-    long = {"budget": {"steps": 20_000}, "evaluations": evaluations}
+def study(folder: Path) -> Path:
+    """Two quick trials, then two that take minutes and report often."""
+    long = {"budget": {"steps": 20_000}, "evaluations": 2_000}
     return write_study(
         folder,
         axes=AXES,
@@ -96,7 +96,7 @@ def published() -> int:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_once_stops_with_checkpoints_exits_0_and_says_how_to_go_on(tmp_path):
-    file = study(tmp_path, evaluations=2_000)
+    file = study(tmp_path)
     with Driver("run", file, "--out", tmp_path / "report") as driver:
         driver.until(lambda: published() >= 2 and running(file))
         driver.ctrl_c()
@@ -112,17 +112,21 @@ def test_once_stops_with_checkpoints_exits_0_and_says_how_to_go_on(tmp_path):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_twice_does_not_wait_and_loses_nothing_that_was_finished(tmp_path):
-    file = study(tmp_path, evaluations=1)
-    with Driver("run", file, "--out", tmp_path / "report") as driver:
-        driver.until(lambda: published() >= 2)
-        time.sleep(5)  # the long ones have started; they report when they end, minutes later
+    """One trial of four hangs, so that the first Ctrl-C would wait for its report."""
+    reached = tmp_path / "failpoints"
+    reached.mkdir()
+    hang = {"SCALECURVES_FAILPOINTS": "trial.evaluated=hang", "SCALECURVES_FAILPOINTS_ONCE": str(reached)}
+    file = write_study(tmp_path, axes=AXES)
+    with Driver("run", file, "--out", tmp_path / "report", **hang) as driver:
+        driver.until(lambda: published() >= 3)
+        assert (reached / "trial.evaluated").exists()
         driver.ctrl_c()
         time.sleep(3)
         driver.ctrl_c()
-        assert GO_ON in driver.end(130), "the first one alone would have waited, and ended with 0"
+        assert GO_ON in driver.end(130), "the first one alone would have ended with 0"
     found = json.loads(call("status", file, "--json"))
-    assert (found["done"], found["missing"], found["failed"]) == (2, 2, 0)
-    assert len(load_results("small")) == 2
+    assert (found["done"], found["missing"], found["failed"]) == (3, 1, 0)
+    assert len(load_results("small")) == 3
 
 
 def test_while_it_plans_it_says_that_nothing_is_lost(tmp_path):
