@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,8 @@ TMP = "tmp"
 
 _WHOLE_OBJECTS = frozenset({"s3", "gcs", "abfs"})
 """File systems on which a file is seen whole or not at all, so that it needs no temporary name."""
+
+_LISTINGS = 5
 
 
 class FileTree:
@@ -98,8 +101,15 @@ class FileTree:
             self.fs.delete_dir(self._path(where))
 
     def _names(self, where: str) -> list[str]:
-        entries = self.fs.get_file_info(pafs.FileSelector(self._path(where), allow_not_found=True))
+        entries = self._listed(pafs.FileSelector(self._path(where), allow_not_found=True))
         return sorted(PurePosixPath(entry.path).name for entry in entries if entry.type == pafs.FileType.Directory)
+
+    def _listed(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
+        """What a selector finds. A name that goes while others are looked at fails a listing, which is then made again."""
+        for _ in range(_LISTINGS - 1):
+            with contextlib.suppress(FileNotFoundError):
+                return list(self.fs.get_file_info(selector))
+        return list(self.fs.get_file_info(selector))
 
     def _files(self, folder: str) -> list[str]:
         return list(self._sizes(folder))
@@ -113,7 +123,7 @@ class FileTree:
             PurePosixPath(*PurePosixPath(entry.path).parts[depth - _missing_root(root, entry.path) :]).as_posix(): (
                 entry.size or 0
             )
-            for entry in self.fs.get_file_info(selector)
+            for entry in self._listed(selector)
             if entry.type == pafs.FileType.File
         }
 

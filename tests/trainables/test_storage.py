@@ -6,6 +6,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import fsspec
 import pyarrow.fs as pafs
 import pytest
 
@@ -227,3 +228,23 @@ def test_two_processes_that_publish_one_trial_at_a_time_both_succeed(tmp_path):
     texts = {storage.fetch(TRIAL_ID, name).read_text() for name in (Artifact.HISTORY, "predictions/test.parquet")}
     assert len(texts) == 1
     assert list((tmp_path / "odd näme #1 %20?" / "store" / "tmp").iterdir()) == []
+
+
+def test_a_note_that_goes_while_notes_are_listed_breaks_nothing(tmp_path):
+    class Busy(pafs.FSSpecHandler):
+        failures = 0
+
+        def get_file_info_selector(self, selector):
+            if Busy.failures:
+                Busy.failures -= 1
+                raise FileNotFoundError(f"{selector.base_dir}/gone")
+            return super().get_file_info_selector(selector)
+
+    storage = Storage(str(tmp_path / "store"), filesystem=pafs.PyFileSystem(Busy(fsspec.filesystem("file"))))
+    storage.put_note("driver", "here")
+    Busy.failures = 3
+    assert storage.notes() == {"driver": "here"}
+    assert Busy.failures == 0
+    Busy.failures = 100
+    with pytest.raises(FileNotFoundError):  # whatever it is, it does not pass
+        storage.notes()
