@@ -105,7 +105,7 @@ class FileTree:
         return sorted(PurePosixPath(entry.path).name for entry in entries if entry.type == pafs.FileType.Directory)
 
     def _listed(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
-        """What a selector finds. A name that goes while others are looked at fails a listing, which is then made again."""
+        """What a selector finds. A name that goes while others are looked at fails a listing: it is made again."""
         for _ in range(_LISTINGS - 1):
             with contextlib.suppress(FileNotFoundError):
                 return list(self.fs.get_file_info(selector))
