@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from enum import StrEnum
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class Action(StrEnum):
 
     KILL = "kill"
     RAISE = "raise"
+    HANG = "hang"
 
 
 def _wanted(text: str) -> dict[str, Action]:
@@ -67,6 +69,8 @@ def failpoint(name: str) -> None:
         return
     if action is Action.KILL:
         os.kill(os.getpid(), signal.SIGKILL)
+    if action is Action.HANG:
+        time.sleep(3600)
     raise OSError(f"failpoint {name}")
 
 

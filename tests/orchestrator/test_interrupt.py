@@ -29,6 +29,11 @@ time.sleep(3600)
 """
 
 
+def _heeds_ctrl_c() -> None:
+    """Tests that a script runs in the background were told to ignore it, and so would all that they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Driver:
     """The command in a process of its own."""
 
@@ -43,6 +48,7 @@ class Driver:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=_heeds_ctrl_c,
         )
 
     def __enter__(self) -> Driver:
