@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -43,7 +42,7 @@ mark = folder / sys.argv[2]
 if mark.suffix == ".taken":
     assert take(folder, mark.stem)
 with held(mark):
-    (folder / "holds").touch()
+    print("holds", flush=True)
     time.sleep(600)
 """
 
@@ -54,17 +53,15 @@ def holding(tmp_path):
     started = []
 
     def start(mark):
-        started.append(subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path), mark.name]))
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "holds").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        command = [sys.executable, "-c", HOLDS, str(tmp_path), mark.name]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        assert started[-1].stdout.readline() == "holds\n"  # nothing, if it has ended
         return started[-1]
 
     yield start
     for process in started:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 @pytest.fixture
