@@ -17,11 +17,18 @@ Made = TypeVar("Made")
 
 
 class Brake:
-    """Pulled by a signal or by an error of a callback; then running trials stop and no other is started."""
+    """Pulled by a signal or by an error of a callback; then running trials stop and no other is started.
 
-    def __init__(self, broker: Any, patience_s: float) -> None:
+    Args:
+        broker: Told to stop what runs.
+        patience_s: How long running trials may take to stop.
+        on_signal: Called once when a signal has pulled it, in Tune's loop: in a signal handler nothing may be printed.
+    """
+
+    def __init__(self, broker: Any, patience_s: float, on_signal: Callable[[], None]) -> None:
         self._broker = broker
         self._patience_s = patience_s
+        self._on_signal = on_signal
         self._until: float | None = None
         self._waiting_for: list[Any] = []
         self.pulled = False
@@ -44,6 +51,8 @@ class Brake:
             self._until = time.monotonic() + self._patience_s
             self._waiting_for = [trial for trial in trials if trial.status == "RUNNING"]
             ray.get(self._broker.drain.remote())
+            if self.by is not None:
+                self.guard(self._on_signal)
 
     def stands(self) -> bool:
         """Whether all trials that ran have stopped, or have taken too long."""

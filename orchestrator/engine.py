@@ -172,6 +172,7 @@ class Engine:
                         limits=Limits(report_deadline_s=execution.report_deadline_s),
                         on_report=course.report,
                         on_done=course.take,
+                        on_signal=view.stopping,
                     ) as executor:
                         course.stops_with(executor.stop)
                         note.listen(course.cancel)

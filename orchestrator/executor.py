@@ -66,6 +66,7 @@ class Executor:
         max_concurrent: Most trials at a time; as many as fit if not given.
         train: The training function, ``module:function``.
         limits: Limits.
+        on_signal: Called once when a signal stops a ``run``, before it waits for the trials that run.
     """
 
     def __init__(
@@ -76,9 +77,11 @@ class Executor:
         max_concurrent: int | None = None,
         train: str = "trainables.loop:train",
         limits: Limits | None = None,
+        on_signal: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_report = on_report
         self._on_done = on_done
+        self._on_signal = on_signal
         self._limits = limits or Limits()
         self._folder = tempfile.mkdtemp(prefix="scalecurves-")
         self._broker_name = f"scalecurves-{uuid.uuid4().hex[:12]}"
@@ -113,7 +116,7 @@ class Executor:
             KeyboardInterrupt: It was interrupted otherwise.
         """
         self._yard.require(list(feed.demands({})))
-        brake = Brake(self._broker, self._limits.stop_patience_s)
+        brake = Brake(self._broker, self._limits.stop_patience_s, self._on_signal)
         with signals(brake):
             if len(feed):
                 self._yard.places(feed.demands({}))  # ranks come up while Tune does

@@ -100,6 +100,10 @@ class ProgressView:
         """Until the run ends; None before the first trial has ended."""
         return self._pace.left()
 
+    def stopping(self) -> None:
+        """A signal has stopped the run; trials that run write checkpoints now."""
+        self._console.print("stopping: running trials write checkpoints; a second signal does not wait for them")
+
     def known(self, trial_id: str, trial: Trial, value: float | None) -> None:
         """A trial was done before this run; its validation value."""
         self._cells.expect(trial_id, trial)

@@ -107,6 +107,7 @@ def test_once_stops_with_checkpoints_exits_0_and_says_how_to_go_on(tmp_path):
         driver.until(lambda: published() >= 2 and running(file))
         driver.ctrl_c()
         printed = driver.end(0)
+    assert printed.count("stopping: running trials write checkpoints; a second signal does not wait for them") == 1
     assert "stopped as asked; what ran has left checkpoints, and the same command goes on from them" in printed
     found = json.loads(call("status", file, "--json"))
     assert (found["done"], found["running"], found["missing"], found["failed"]) == (2, 0, 2, 0)

@@ -23,7 +23,7 @@ def reported(trial: Trial, **result: Any) -> dict[str, Any]:
 
 def test_of_a_trial_that_has_ended_tune_keeps_what_it_asks_for_and_little_else() -> None:
     outcomes: list[TrialOutcome] = []
-    brake = Brake(None, 1.0)
+    brake = Brake(None, 1.0, lambda: None)
     pilot = Pilot(None, brake, lambda report: None, outcomes.append, set())
     payload = json.dumps({"trial_id": "a", "attempt_id": "a-1", "rest": "x" * 10_000})
     trial = Trial("any", config={"broker": "b", "trial": payload}, stub=True)
