@@ -52,6 +52,7 @@ from search_spaces.exceptions import UserError
 from search_spaces.ingested import IngestedStudy
 from search_spaces.names import Split, State, Tag
 from search_spaces.study import Study
+from search_spaces.uris import hide_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -146,7 +147,7 @@ def _study_file(study: str, tracking_uri: str | None) -> dict[str, Any]:
     with tracking.tracking(source.uri):
         parents = tracking.find_parents(source.client, source.experiment_id)
     if not parents:
-        raise UserError(f"the record of study {study!r} at {tracking.hide_password(source.uri)} has no parent run")
+        raise UserError(f"the record of study {study!r} at {hide_password(source.uri)} has no parent run")
     files = RecordFiles(source.uri)
     with tempfile.TemporaryDirectory(prefix="scalecurves-study-") as fresh:
         path = files.path(parents[0].info.run_id, parents[0].info.artifact_uri, RecordArtifact.STUDY, Path(fresh))

@@ -60,6 +60,7 @@ from search_spaces.exceptions import DataError, ScalecurvesError, UserError
 from search_spaces.ingested import IngestedStudy
 from search_spaces.names import Role
 from search_spaces.study import Study
+from search_spaces.uris import hide_password
 
 T = TypeVar("T")
 
@@ -116,7 +117,7 @@ def build_report(
     )
     place = f"locally, in {local_file(out).name} beside the report" if local_ledger else "with the study's record"
     ledger = Ledger(this=read_of(evidence), earlier=earlier, place=place, damaged=damaged)
-    uri = tracking.hide_password(tracking.resolve_tracking_uri(tracking_uri))
+    uri = hide_password(tracking.resolve_tracking_uri(tracking_uri))
     written = write_report(evidence, out, problems=problems, record=uri, ledger=ledger)
     if local_ledger:
         add_local_read(out, written.read)

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlparse
 from search_spaces.exceptions import OtherSchemaError, TrackingError, UserError, unknown
 from search_spaces.home import scalecurves_home
 from search_spaces.names import SCHEMA_VERSION, Role, Tag
+from search_spaces.uris import hide_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -251,11 +252,6 @@ def tracking(uri: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise TrackingError(hide_password(f"MLflow at {uri} cannot be reached: {error}")) from error
-
-
-def hide_password(text: str) -> str:
-    """The text without the password of a URI in it."""
-    return re.sub(r"(://[^/:@\s]*):[^@/\s]*@", r"\1:***@", text)
 
 
 def search_all(client: MlflowClient, experiment_id: str, filter_string: str = "") -> list[Run]:

@@ -193,7 +193,7 @@ def cancel_selected(
     storage = places.storage_of(study.name)
     drivers = drivers_now(storage, study.name)
     if not drivers:
-        raise UserError(f"no run of {study.name} goes on, as far as the notes in storage {storage.place} say")
+        raise UserError(f"no run of {study.name} goes on, as far as the notes in storage {storage.label} say")
     chosen = selected_ids(study, only, load_planned(study.name, places.tracking_uri) or {"targets": []})
     if not chosen:
         raise UserError(f"the run that goes on has no trial that --only {only!r} selects")

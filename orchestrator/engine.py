@@ -82,7 +82,7 @@ class Engine:
 
         Raises:
             UserError: The storage cannot be written.
-            TrackingError: MLflow cannot be reached at the start.
+            TrackingError: MLflow cannot be reached at the start, or does not take what earlier runs left.
             DataError: Images cannot be read.
         """
         started = time.monotonic()
@@ -90,11 +90,7 @@ class Engine:
         self._storage.clean_tmp()
         self._console.print("connecting to the record", style="dim")
         self.record.open()
-        spool = self.record.deliver_all()
-        if spool.delivered:
-            self._console.print(f"delivered {spool.delivered} attempts that were waiting in the storage")
-        for message in spool.damaged:
-            self._console.print(f"cannot be read and stays in the storage: {message}", style="yellow", markup=False)
+        self._deliver_earlier()
         self._record_read_at = time.time()
         searching = self._searching()
         self.record.set_plan(json.dumps(plan_json(self._whole_plan), indent=2))
@@ -117,6 +113,23 @@ class Engine:
         self._finish(summary)
         summary.seconds = time.monotonic() - started
         return summary
+
+    def _deliver_earlier(self) -> None:
+        """Deliver what earlier runs left in the storage.
+
+        Raises:
+            TrackingError: The record does not take it: trained again it would be of no more use.
+        """
+        spool = self.record.deliver_all()
+        if spool.delivered:
+            self._console.print(f"delivered {spool.delivered} attempts that were waiting in the storage")
+        for message in spool.damaged:
+            self._console.print(f"cannot be read and stays in the storage: {message}", style="yellow", markup=False)
+        if spool.outage is not None:
+            raise TrackingError(
+                f"{spool.waiting} attempts of earlier runs wait in the storage, and the record does not take them: "
+                f"{spool.outage}. Nothing was trained, nothing is lost; the same command goes on when it does"
+            ) from spool.outage
 
     def _describe_data(self) -> None:
         """Data cards of all tasks; they are small, and what the report says of the data."""
@@ -183,6 +196,7 @@ class Engine:
         finally:
             try:
                 summary.waiting = writer.close()
+                summary.outage = "" if writer.outage is None else str(writer.outage)
             finally:
                 claims.close()
                 note.close()

@@ -15,6 +15,7 @@ from search_spaces.identity import digest
 from search_spaces.ingested import IngestedStudy
 from search_spaces.names import SCHEMA_VERSION, Role, Tag
 from search_spaces.study import Study
+from search_spaces.uris import hide_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,7 +47,7 @@ def ensure_experiment(client: MlflowClient, uri: str, study: Study | IngestedStu
         experiment = client.get_experiment_by_name(name)  # another driver was faster
     if experiment.lifecycle_stage != "active":
         raise UserError(
-            f"MLflow experiment {name!r} (id {experiment.experiment_id}) at {tracking.hide_password(uri)} was "
+            f"MLflow experiment {name!r} (id {experiment.experiment_id}) at {hide_password(uri)} was "
             f"deleted; restore it (mlflow experiments restore -x {experiment.experiment_id}) or rename the study"
         )
     return str(experiment.experiment_id)

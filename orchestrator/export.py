@@ -66,7 +66,7 @@ def export_trial(plan: Plan, start_of_id: str, folder: Path, places: Places) -> 
         )
     if not storage.has_weights(planned.trial_id):
         raise UserError(
-            f"the weights of trial {planned.trial_id} are not in storage {storage.place}: they were pruned, or not "
+            f"the weights of trial {planned.trial_id} are not in storage {storage.label}: they were pruned, or not "
             "kept (execution.keep_weights: none). Only training makes them again: run the study with keep_weights: "
             "best under another --storage and --tracking-uri"
         )

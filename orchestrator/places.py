@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dashboards.tracking import resolve_tracking_uri
 from search_spaces.home import scalecurves_home
+from trainables.filesystems import below
 from trainables.storage import Storage
 
 
@@ -45,4 +46,4 @@ class Places:
 
     def storage_of(self, study: str) -> Storage:
         """A study's own part of the storage: two studies may train one trial under the same id."""
-        return Storage(f"{self.storage.rstrip('/')}/{study}")
+        return Storage(below(self.storage, study))

@@ -240,7 +240,7 @@ def _require_its_record(plan: Plan, storage: Storage, known: _Known) -> None:
     delivered = storage.weights().keys() - known.waiting
     if delivered and not any(known.is_done(trial_id) for trial_id in delivered):
         raise UserError(
-            f"storage {storage.place} holds weights of {len(delivered)} trials of {plan.study.name}, but none of them "
+            f"storage {storage.label} holds weights of {len(delivered)} trials of {plan.study.name}, but none of them "
             "is done in this record: is --tracking-uri the one that they were run with?"
         )
 

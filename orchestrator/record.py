@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -132,14 +132,14 @@ class Record:
             TrackingError: MLflow or the storage stayed away; the attempt waits in the spool.
             DataError: The folder is not one that a trial leaves, or there is none.
         """
-        try:
-            with self._fetched(item) as folder:
-                entry = read_entry(folder)
-        except (FileNotFoundError, DataError):
-            if self._is_spooled(item):
-                raise
-            return self._delivered_elsewhere(item)
-        run_id = self._deliver(entry)
+        with ExitStack() as until_delivered:
+            try:
+                entry = read_entry(until_delivered.enter_context(self._fetched(item)))
+            except (FileNotFoundError, DataError):
+                if self._is_spooled(item):
+                    raise
+                return self._delivered_elsewhere(item)
+            run_id = self._deliver(entry)
         failpoint("record.after_done")
         with self._storage_errors():
             self._storage.mark_delivered(item)
@@ -323,7 +323,7 @@ class Record:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise TrackingError(f"storage {self._storage.place} cannot be reached: {error}") from error
+            raise TrackingError(f"storage {self._storage.label} cannot be reached: {error}") from error
 
     def _is_spooled(self, item: Undelivered) -> bool:
         with self._storage_errors():
@@ -337,7 +337,7 @@ class Record:
             complete = item.state is State.COMPLETE and known.complete and known.trial_id == item.key
             if complete or (item.state is State.FAILED and known.terminated and known.attempt_id == item.key):
                 return known.run_id
-        where = f"neither in storage {self._storage.place} nor in MLflow"
+        where = f"neither in storage {self._storage.label} nor in MLflow"
         raise DataError(f"{item.folder} is {where}; the trial must run again")
 
     def _deliver(self, entry: Entry) -> str:

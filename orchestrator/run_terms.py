@@ -65,6 +65,7 @@ class RunSummary:
         cancelled: Selected trials that were stopped or not started, because ``cancel`` asked for it.
         over_budget: Selected trials that were not started, because they would have exceeded the GPU-hours allowed.
         waiting: Finished trials that MLflow could not take yet; they are in the storage.
+        outage: Why it could not; empty if none wait.
         seconds: Wall clock.
     """
 
@@ -75,6 +76,7 @@ class RunSummary:
     cancelled: int = 0
     over_budget: int = 0
     waiting: int = 0
+    outage: str = ""
     seconds: float = 0.0
 
     @property
@@ -84,5 +86,5 @@ class RunSummary:
 
     @property
     def everything_asked_is_true(self) -> bool:
-        """Whether every selected trial is done."""
-        return not self.failed and not self.put_off
+        """Whether every selected trial is done and recorded."""
+        return not self.failed and not self.put_off and not self.waiting

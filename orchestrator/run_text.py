@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dashboards.tracking import hide_password
 from orchestrator.pace import duration
 from orchestrator.run_terms import RunSummary
+from search_spaces.uris import hide_password
 
 
 def print_summary(summary: RunSummary, console: Console) -> None:
@@ -33,7 +33,8 @@ def print_summary(summary: RunSummary, console: Console) -> None:
             style="yellow",
         )
     if summary.waiting:
-        console.print(f"{summary.waiting} results wait in the storage until MLflow answers again", style="yellow")
+        text = f"{summary.waiting} results wait in the storage for the next run; the record did not take them"
+        console.print(f"{text}: {summary.outage}", style="yellow", markup=False)
     for failure in summary.failed:
         console.print(f"failed ({failure.failure_class}) {failure.label}: {failure.message}", style="red", markup=False)
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow.fs as pafs
 
+from search_spaces.uris import hide_password
 from trainables.filesystems import LOCAL, open_filesystem
 
 TMP = "tmp"
@@ -27,12 +28,17 @@ class FileTree:
         place: A path, ``file://`` or any URI that pyarrow or fsspec knows.
         filesystem: Use this file system, with ``place`` as a path on it (for tests and unusual stores).
 
+    Attributes:
+        place: As given.
+        label: The same for messages: without a password.
+
     Raises:
         UserError: No file system for this URI.
     """
 
     def __init__(self, place: str | Path, filesystem: pafs.FileSystem | None = None) -> None:
         self.place = str(place)
+        self.label = hide_password(self.place)
         self.fs, self._root = (filesystem, self.place) if filesystem is not None else open_filesystem(self.place)
 
     @property

@@ -10,8 +10,12 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from search_spaces.exceptions import UserError
+from search_spaces.uris import hide_password
 
 LOCAL = pafs.LocalFileSystem()
+
+_ARROWS_OWN = frozenset({"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"})
+"""What pyarrow does not take of these is wrong; fsspec would read it in another way."""
 
 
 def open_filesystem(place: str) -> tuple[pafs.FileSystem, str]:
@@ -27,10 +31,19 @@ def open_filesystem(place: str) -> tuple[pafs.FileSystem, str]:
     try:
         filesystem, path = pafs.FileSystem.from_uri(place)
         return filesystem, path
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        return _open_fsspec(place, error)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"storage {place} cannot be opened: {error}") from error
+        unknown = isinstance(error, pa.ArrowInvalid | pa.ArrowNotImplementedError)
+        if unknown and urlsplit(place).scheme not in _ARROWS_OWN:
+            return _open_fsspec(place, error)
+        raise UserError(f"storage {hide_password(place)} cannot be opened: {error}") from error
+
+
+def below(place: str, folder: str) -> str:
+    """The place of a folder in a place; options of a URI (``?region=...``) stay at its end."""
+    if "://" not in place or place.startswith("file://"):
+        return f"{place.rstrip('/')}/{folder}"
+    path, mark, options = place.partition("?")
+    return f"{path.rstrip('/')}/{folder}{mark}{options}"
 
 
 def _open_fsspec(place: str, reason: Exception) -> tuple[pafs.FileSystem, str]:
@@ -39,5 +52,5 @@ def _open_fsspec(place: str, reason: Exception) -> tuple[pafs.FileSystem, str]:
 
         filesystem, path = fsspec.core.url_to_fs(place)
     except (ImportError, ValueError) as error:
-        raise UserError(f"storage {place}: no file system for this URI ({reason}; {error})") from None
+        raise UserError(f"storage {hide_password(place)}: no file system for this URI ({reason}; {error})") from None
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path

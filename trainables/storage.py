@@ -91,7 +91,7 @@ class Storage(FileTree):
             self.fs.delete_file(self._path(probe))
         except (OSError, pa.ArrowException) as error:
             raise UserError(
-                f"storage {self.place} cannot be written: {error}. Give a writable path or URI with --storage"
+                f"storage {self.label} cannot be written: {error}. Give a writable path or URI with --storage"
             ) from error
 
     @contextlib.contextmanager
@@ -163,7 +163,7 @@ class Storage(FileTree):
         """
         where = f"{folder}/{name}"
         if not self._exists(where):
-            raise FileNotFoundError(f"{where} is not in storage {self.place}")
+            raise FileNotFoundError(f"{where} is not in storage {self.label}")
         if self.is_local:
             return Path(self._path(where))
         if self._cache is None:

@@ -144,7 +144,7 @@ class TrialRun:
         try:
             keep_subset(self.storage, data.drawn)
         except (OSError, pa.ArrowException) as error:
-            raise TrackingError(f"the subset cannot be written to storage {self.storage.place}: {error}") from error
+            raise TrackingError(f"the subset cannot be written to storage {self.storage.label}: {error}") from error
         try:
             with self.storage.staging() as folder:
                 for name, table in tables.items():
@@ -154,4 +154,4 @@ class TrialRun:
                 (folder / Artifact.TRIAL).write_text(result.model_dump_json(indent=2), encoding="utf-8")
                 self.storage.publish(folder, self.trial.trial_id)
         except (OSError, pa.ArrowException) as error:
-            raise TrackingError(f"the result cannot be written to storage {self.storage.place}: {error}") from error
+            raise TrackingError(f"the result cannot be written to storage {self.storage.label}: {error}") from error

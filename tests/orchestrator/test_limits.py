@@ -6,6 +6,8 @@ import pytest
 
 from orchestrator import api, engine, further_representations, further_sets
 from orchestrator.api import run_study
+from orchestrator.record import Record
+from search_spaces.exceptions import TrackingError
 from tests.orchestrator.fake_executor import Planted
 from tests.orchestrator.small_runs import call
 from tests.orchestrator.small_study import raw_study, write_study
@@ -47,6 +49,26 @@ def test_a_limit_for_trials_without_gpus_is_refused_by_a_run(planted, tmp_path):
     file = write_study(tmp_path, axes=AXES, execution={"gang": {"gpus_per_rank": 0}})
     assert "no trial here uses a GPU" in call("run", file, "--max-gpu-hours", 1, code=1)
     assert planted.trained == []
+
+
+def test_what_the_record_does_not_take_is_told_why_and_never_trained_again(planted, tmp_path, monkeypatch):
+    file = write_study(tmp_path, axes=AXES)
+
+    def away(self, entry):
+        raise TrackingError("the artifact store is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "_deliver", away)
+        told = call("run", file, code=3)
+        assert f"{TRIALS} results wait in the storage for the next run" in told
+        assert "the artifact store is full" in told
+        again = call("run", file, code=1)
+        assert f"{TRIALS} attempts of earlier runs wait in the storage" in again
+        assert "the artifact store is full" in again
+    last = call("run", file)
+    assert f"delivered {TRIALS} attempts that were waiting" in last
+    assert f"0 trials trained, {TRIALS} were done before" in last
+    assert len(planted.trained) == TRIALS
 
 
 @pytest.mark.parametrize(("option", "most"), [((), 7), (("--max-concurrent", "3"), 3)])

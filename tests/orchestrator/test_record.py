@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -33,9 +34,10 @@ from tests.orchestrator.record_fixtures import (
     write_folder,
     write_predictions,
 )
+from tests.stand_ins import memory_storage
 from trainables.storage import Storage
 
-pytest_plugins = ("tests.orchestrator.record_plugin",)
+pytest_plugins = ("tests.orchestrator.record_plugin", "tests.s3_plugin")
 
 LATER = STARTED_AT + 1000
 
@@ -229,6 +231,29 @@ def test_states_tell_done_failed_and_missing_apart(record: Record, storage: Stor
     assert states[ids[3]].failure_class is None
     assert states[ids[0]].seconds == 20.0
     assert record.states().keys() == set(ids) - {missing.trial_id}
+
+
+@pytest.mark.parametrize("far", ["memory", "s3"])
+def test_from_a_storage_without_paths_the_same_is_delivered(
+    far: str, request: pytest.FixtureRequest, record: Record, storage: Storage, tracking_uri: str
+) -> None:
+    """Files are fetched for it, and must be there until MLflow has them."""
+    elsewhere = memory_storage() if far == "memory" else Storage(f"{request.getfixturevalue('bucket')}/studies/small")
+    made = make_result()
+    run_id = record.deliver(spooled(publish(storage, made)))
+    expected = {f.name: f.read_bytes() for f in artifacts_of(record, run_id).rglob("*.parquet")}
+    client_of(record).delete_run(run_id)
+    after = Record(make_study(), elsewhere, tracking_uri, retry_pauses_s=())
+    after.open()
+    publish(elsewhere, made)
+    assert after.deliver_all().delivered == 1
+    [row] = runs_of(after)
+    found = {f.name: f.read_bytes() for f in artifacts_of(after, row.info.run_id).rglob("*.parquet")}
+    assert found.keys() == expected.keys() > {"test.parquet"}
+    assert {name: pq.read_table(pa.BufferReader(data)).num_rows for name, data in found.items()} == {
+        name: pq.read_table(pa.BufferReader(data)).num_rows for name, data in expected.items()
+    }
+    assert elsewhere.undelivered() == []
 
 
 def test_an_outage_leaves_attempts_in_the_spool_and_the_next_start_delivers_them(

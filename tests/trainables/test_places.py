@@ -17,12 +17,18 @@ from trainables.places import each_read, is_remote, place, stamp
 
 pytest.importorskip("upath")
 
+pytest_plugins = ("tests.s3_plugin",)
 
-@pytest.fixture
-def bucket():
-    """A folder in memory with four images, a DICOM file, an npz file and a table."""
-    root = place(f"memory://bucket-{uuid.uuid4().hex}/set")
-    root.mkdir(parents=True)
+
+@pytest.fixture(params=["memory", "s3"])
+def far(request):
+    """A folder in memory or in a bucket with four images and a table."""
+    where = f"memory://bucket-{uuid.uuid4().hex}"
+    if request.param == "s3":
+        pytest.importorskip("s3fs")
+        where = request.getfixturevalue("bucket")
+    root = place(f"{where}/set")
+    root.mkdir(parents=True, exist_ok=True)
     for i in range(4):
         stream = io.BytesIO()
         Image.fromarray(np.full((6, 8), 40 * i, np.uint8)).save(stream, "PNG")
@@ -33,9 +39,9 @@ def bucket():
     return root
 
 
-def test_remote_images_are_imported_read_hashed_and_found_again(bucket, tmp_path):
-    manifest = import_csv(bucket / "labels.csv", ImportOptions(name="far", split=(0.5, 0.25, 0.25)))
-    assert manifest.root == bucket
+def test_remote_images_are_imported_read_hashed_and_found_again(far, tmp_path):
+    manifest = import_csv(far / "labels.csv", ImportOptions(name="far", split=(0.5, 0.25, 0.25)))
+    assert manifest.root == far
     assert manifest.pixels(2)[0, 0].tolist() == [80, 80, 80]
     mask = manifest.mask(1)
     assert mask is not None
@@ -43,39 +49,40 @@ def test_remote_images_are_imported_read_hashed_and_found_again(bucket, tmp_path
     library = TaskLibrary(tmp_path)
     library.save(manifest)
     again = library.load("far")
-    assert str(again.root) == str(bucket)
+    assert str(again.root) == str(far)
     assert again.pixels(3).max() == 120
     digests = library.byte_digests(again)
     assert digests["sha256"].nunique() == 4
     local = tmp_path / "local"
     local.mkdir()
-    for file in bucket.glob("*"):
+    for file in far.glob("*"):
         (local / file.name).write_bytes(file.read_bytes())
     near = import_csv(local / "labels.csv", ImportOptions(name="near", split=(0.5, 0.25, 0.25)))
     assert library.content_hash(near) == library.content_hash(again)
 
 
-def test_a_local_table_of_remote_images(bucket, tmp_path):
+def test_a_local_table_of_remote_images(far, tmp_path):
     table = tmp_path / "t.csv"
-    table.write_bytes((bucket / "labels.csv").read_bytes().replace(b",mask", b",m"))
-    manifest = import_csv(table, ImportOptions(name="t", image_root=bucket))
+    table.write_bytes((far / "labels.csv").read_bytes().replace(b",mask", b",m"))
+    manifest = import_csv(table, ImportOptions(name="t", image_root=far))
     assert manifest.pixels(1).max() == 40
-    table.write_text("image,label\n" + "".join(f"{bucket}/{i}.png,{i % 2}\n" for i in range(4)))
+    table.write_text("image,label\n" + "".join(f"{far}/{i}.png,{i % 2}\n" for i in range(4)))
     manifest = import_csv(table, ImportOptions(name="t"))
     assert manifest.table[Column.PATH].tolist() == [f"{i}.png" for i in range(4)]
     assert manifest.pixels(1).max() == 40
-    (bucket / "2.png").unlink()
-    with pytest.raises(DataError, match=r"line 4: image memory://\S+2.png is missing"):
+    (far / "2.png").unlink()
+    with pytest.raises(DataError, match=rf"line 4: image {far}/2.png is missing"):
         import_csv(table, ImportOptions(name="t"))
 
 
-def test_a_file_system_is_asked_once_whatever_the_number_of_frames(bucket, tmp_path, monkeypatch):
+@pytest.mark.parametrize("far", ["memory"], indirect=True)
+def test_a_file_system_is_asked_once_whatever_the_number_of_frames(far, tmp_path, monkeypatch):
     from fsspec.implementations.memory import MemoryFileSystem
 
     stream = io.BytesIO()
     np.savez(stream, images=np.arange(50 * 4, dtype=np.uint8).reshape(50, 2, 2), labels=np.arange(50) % 2)
-    (bucket / "many.npz").write_bytes(stream.getvalue())
-    manifest = import_npz(bucket / "many.npz", ImportOptions(name="many", split=(0.5, 0.25, 0.25)))
+    (far / "many.npz").write_bytes(stream.getvalue())
+    manifest = import_npz(far / "many.npz", ImportOptions(name="many", split=(0.5, 0.25, 0.25)))
     asked = []
 
     def counted(name):
@@ -99,30 +106,30 @@ def test_a_file_system_is_asked_once_whatever_the_number_of_frames(bucket, tmp_p
     assert 0 < len(asked) < 10, (first, asked)
 
 
-def test_dicom_npz_and_maps_are_read_remotely(bucket, tmp_path):
+def test_dicom_npz_and_maps_are_read_remotely(far, tmp_path):
     pytest.importorskip("pydicom")
     local = write_dicom(tmp_path / "a.dcm", np.arange(48, dtype=np.uint8).reshape(6, 8))
-    (bucket / "a.dcm").write_bytes(local.read_bytes())
+    (far / "a.dcm").write_bytes(local.read_bytes())
     from trainables.pixels import image_size, read_rgb
 
-    assert image_size(bucket / "a.dcm") == (8, 6)
-    assert read_rgb(bucket / "a.dcm")[..., 0].max() == 47
+    assert image_size(far / "a.dcm") == (8, 6)
+    assert read_rgb(far / "a.dcm")[..., 0].max() == 47
     stream = io.BytesIO()
     np.savez(stream, x=np.full((2, 3, 3), 7, np.uint8))
-    (bucket / "a.npz").write_bytes(stream.getvalue())
-    assert read_rgb(bucket / "a.npz#x", 1).max() == 7
-    root = bucket / "release"
+    (far / "a.npz").write_bytes(stream.getvalue())
+    assert read_rgb(far / "a.npz#x", 1).max() == 7
+    root = far / "release"
     (root / "train_images").mkdir(parents=True)
     (root / "train.csv").write_bytes(b"id_code,diagnosis\n" + b"".join(f"{i},{i}\n".encode() for i in range(4)))
     for i in range(4):
-        (root / "train_images" / f"{i}.png").write_bytes((bucket / f"{i}.png").read_bytes())
+        (root / "train_images" / f"{i}.png").write_bytes((far / f"{i}.png").read_bytes())
     manifest = import_map(shipped_map("aptos2019"), root, ImportOptions(name="a"))
     assert isinstance(manifest, Manifest)
     assert manifest.pixels(3).max() == 120
 
 
 def test_what_a_place_is(tmp_path):
-    assert is_remote("s3://bucket/x")
+    assert is_remote("s3://far/x")
     assert not is_remote(tmp_path)
     assert place(str(tmp_path)) == tmp_path
     assert stamp(tmp_path / "none") is None

@@ -17,6 +17,8 @@ from tests.stand_ins import memory_storage
 from tests.trainables.toy import TRIAL_ID, toy_trial
 from trainables.storage import Storage
 
+pytest_plugins = ("tests.s3_plugin",)
+
 
 def _failed(attempt_id="a1"):
     failure = Failure(failure_class=FailureClass.DIVERGENCE, message="m", public_message="m", step=3)
@@ -37,26 +39,30 @@ def _folder(path, text="1", weights=True):
     return path
 
 
-def _local(tmp_path):
+def _local(tmp_path, _=None):
     return Storage(tmp_path / "odd näme #1 %20?" / "store")
 
 
-def _uri(tmp_path):
+def _uri(tmp_path, _):
     return Storage((tmp_path / "a b#c").as_uri())
 
 
-def _subtree(tmp_path):
+def _subtree(tmp_path, _):
     (tmp_path / "below").mkdir()
     return Storage("root", filesystem=pafs.SubTreeFileSystem(str(tmp_path / "below"), pafs.LocalFileSystem()))
 
 
-def _memory(_):
+def _memory(*_):
     return memory_storage()
 
 
-@pytest.fixture(params=[_local, _uri, _subtree, _memory], ids=["local", "file-uri", "subtree", "fsspec-memory"])
+def _s3(_, request):
+    return Storage(f"{request.getfixturevalue('bucket')}/a b")
+
+
+@pytest.fixture(params=[_local, _uri, _subtree, _memory, _s3], ids=["local", "file-uri", "subtree", "memory", "s3"])
 def storage(request, tmp_path):
-    return request.param(tmp_path)
+    return request.param(tmp_path, request)
 
 
 def test_a_published_trial_is_found_fetched_and_delivered(storage, tmp_path):
