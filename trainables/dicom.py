@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from search_spaces.exceptions import DataError, UserError
 from trainables.pixel_limit import refuse_too_large
-from trainables.places import is_remote
+from trainables.places import is_remote, os_errors
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -46,7 +46,7 @@ def is_dicom(file: Place) -> bool:
     if file.suffix.lower() in DICOM_SUFFIXES:
         return True
     try:
-        with file.open("rb") as stream:
+        with os_errors(file), file.open("rb") as stream:
             return bool(stream.read(_PREAMBLE_BYTES + 4)[_PREAMBLE_BYTES:] == b"DICM")
     except OSError:
         return False

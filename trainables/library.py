@@ -21,7 +21,7 @@ from search_spaces.names import Column, Kind
 from trainables.manifest import MANIFEST_FILE, MASK_COLUMNS, Manifest, write_parquet
 from trainables.mask_labels import PLANE_RULE
 from trainables.pixels import FRAME_SEPARATOR, is_npz_frame, read_frames, split_npz
-from trainables.places import each_read, stamp
+from trainables.places import each_read, os_errors, stamp
 
 if TYPE_CHECKING:
     from trainables.places import Place
@@ -269,7 +269,7 @@ def _array_sha256(values: npt.NDArray[np.generic]) -> str:
 def _file_sha256(of_row: tuple[int, Place]) -> str:
     row, file = of_row
     try:
-        with file.open("rb") as stream:
+        with os_errors(file), file.open("rb") as stream:
             readable: Any = stream  # of fsspec, too: it has readinto
             return hashlib.file_digest(readable, "sha256").hexdigest()
     except OSError as error:

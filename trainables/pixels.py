@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from search_spaces.exceptions import DataError
 from trainables.dicom import DICOM_SUFFIXES, Window, dicom_size, is_dicom, read_dicom, read_stored
 from trainables.pixel_limit import refuse_too_large
-from trainables.places import is_remote, place, stamp
+from trainables.places import is_remote, os_errors, place, stamp
 
 if TYPE_CHECKING:
     from trainables.places import Place
@@ -269,7 +269,8 @@ def read_frames(path: Place, frames: Sequence[int]) -> list[npt.NDArray[np.gener
 
 @functools.lru_cache(maxsize=4)
 def _cached_array(file: str, array: str, stamped: tuple[int, int]) -> npt.NDArray[np.generic]:
-    with place(file).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+    where = place(file)
+    with os_errors(where), where.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         read: npt.NDArray[np.generic] = arrays[array]
     return read
 
@@ -281,7 +282,8 @@ def _opened(path: Place) -> Image.Image:
         DataError: The file is missing, no image, or has more pixels than the limit.
     """
     try:
-        image = Image.open(path.open("rb") if is_remote(path) else str(path))
+        with os_errors(path):
+            image = Image.open(path.open("rb") if is_remote(path) else str(path))
     except FileNotFoundError:
         raise DataError(f"image {path} is missing") from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
-from search_spaces.exceptions import DataError, UserError
+from search_spaces.exceptions import DataError, ScalecurvesError, UserError
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -52,7 +53,8 @@ def place(written: str | Place) -> Place:
     """The path or URL that a text names; URLs behave like paths.
 
     Raises:
-        UserError: A URL whose file system cannot be opened: a package is missing, or there is no such scheme.
+        UserError: A URL whose file system cannot be opened: a package is missing, there is no such scheme, or it does
+            not let us in or does not answer.
     """
     if isinstance(written, Path) or not isinstance(written, str):
         return written
@@ -64,16 +66,31 @@ def place(written: str | Place) -> Place:
         found = UPath(written)
         parts = urlsplit(written)
         if (parts.scheme, parts.netloc) not in _opened:
-            found.exists()  # opens the file system, so that a missing package is found here; costs a request
+            with os_errors(found):
+                found.exists()  # opens the file system, so that a missing package is found here; costs a request
             _opened.add((parts.scheme, parts.netloc))
         return found
     except ImportError as error:
         raise UserError(
-            f"{written} needs a package that is not installed ({error}); pip install 'scalecurves[remote]', and s3fs "
-            "for s3:// or gcsfs for gs://"
+            f"{written} needs a package that is not installed ({error}); pip install 'scalecurves[remote]'"
         ) from error
     except ValueError as error:
         raise UserError(f"{written} cannot be opened: {error}") from error
+    except OSError as error:
+        raise UserError(f"{written} cannot be reached: {error}; are its credentials and address set?") from error
+
+
+@contextmanager
+def os_errors(file: Place) -> Iterator[None]:
+    """Errors of a remote file system as ``OSError``: each has classes of its own, for a missing key or a lost host."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, ScalecurvesError):
+        raise
+    except Exception as error:
+        if isinstance(file, Path):
+            raise
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def below(file: Place, root: Place) -> str:
@@ -90,7 +107,8 @@ def stamp(file: Place) -> tuple[int, int] | None:
         DataError: It is there and cannot be looked at.
     """
     try:
-        status = file.stat()
+        with os_errors(file):
+            status = file.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

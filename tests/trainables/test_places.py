@@ -9,11 +9,12 @@ from PIL import Image
 
 from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import Column
+from tests.conftest import free_port
 from tests.trainables.dicom_files import write_dicom
 from trainables.importers import ImportOptions, import_csv, import_map, import_npz, shipped_map
 from trainables.library import TaskLibrary
 from trainables.manifest import Manifest
-from trainables.places import each_read, is_remote, place, stamp
+from trainables.places import each_read, is_remote, os_errors, place, stamp
 
 pytest.importorskip("upath")
 
@@ -142,3 +143,26 @@ def test_what_a_place_is(tmp_path):
 def test_answers_come_in_the_order_of_the_items():
     for count in (0, 1, 5, 70, 9000):
         assert each_read(lambda item: item * 2, range(count)) == list(range(0, 2 * count, 2))
+
+
+def test_a_bucket_that_cannot_be_reached_is_an_error_of_ours(monkeypatch):
+    s3fs = pytest.importorskip("s3fs")
+    s3fs.S3FileSystem.clear_instance_cache()  # one that a test before has opened would go on with its address
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "any")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    message = r"s3://nowhere-\w+/set cannot be reached: .*; are its credentials and address set"
+    with pytest.raises(UserError, match=message):
+        place(f"s3://nowhere-{uuid.uuid4().hex}/set")
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_only_a_remote_file_system_has_errors_of_its_own(tmp_path):
+    class LostHostError(Exception):
+        """Of a client library."""
+
+    with pytest.raises(OSError, match="LostHostError: away"), os_errors(place("memory://any/file")):
+        raise LostHostError("away")
+    with pytest.raises(LostHostError), os_errors(tmp_path):
+        raise LostHostError("a bug here")
