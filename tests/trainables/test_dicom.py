@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from search_spaces.exceptions import DataError
 from tests.trainables.dicom_files import PATIENT_NAME, write_dicom
@@ -132,6 +134,50 @@ def test_lossless_compression_changes_nothing():
 
     plain, packed = (Path(str(get_testdata_file(n, download=False))) for n in ("MR_small.dcm", "MR_small_RLE.dcm"))
     np.testing.assert_array_equal(read_rgb(plain), read_rgb(packed))
+
+
+def waves(dtype=np.uint8):
+    rows, columns = np.mgrid[:48, :64]
+    return ((100 + 60 * np.sin(columns / 9) + 40 * np.cos(rows / 7)) * np.iinfo(dtype).max / 255).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    "syntax", ["JPEGLosslessProcess14", "JPEGLosslessProcess14_1", "JPEGLSLossless", "RLELossless", "JPEG2000Lossless"]
+)
+def test_what_scanners_and_archives_compress_without_loss_is_read_as_it_was(tmp_path, syntax, dtype):
+    gdcm = pytest.importorskip("gdcm", reason="packs what pydicom cannot")
+    plain, packed = write_dicom(tmp_path / "plain.dcm", waves(dtype)), tmp_path / "packed.dcm"
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(plain))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(packed))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    np.testing.assert_array_equal(read_rgb(packed), read_rgb(plain))
+    assert np.ptp(read_rgb(packed)) > 150
+
+
+@pytest.mark.parametrize(("pixels", "most"), [(waves(), 2), (np.stack([waves(), 255 - waves(), waves()], -1), 8)])
+def test_jpeg_inside_is_decoded_in_its_colours(tmp_path, pixels, most):
+    from pydicom import dcmread
+    from pydicom.encaps import encapsulate
+
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=95)
+    dataset = dcmread(write_dicom(tmp_path / "a.dcm", pixels))
+    dataset.PixelData = encapsulate([stream.getvalue()])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.50"
+    if pixels.ndim == 3:
+        dataset.PhotometricInterpretation = "YBR_FULL_422"
+    dataset.save_as(tmp_path / "b.dcm", enforce_file_format=True)
+    expected = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, -1)
+    assert np.abs(read_rgb(tmp_path / "b.dcm").astype(int) - expected).max() <= most
 
 
 def broken_files(folder):
