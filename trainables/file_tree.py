@@ -16,7 +16,8 @@ TMP = "tmp"
 """Folder of everything that is being written."""
 
 _WHOLE_OBJECTS = frozenset({"s3", "gcs", "abfs"})
-"""File systems on which a file is seen whole or not at all, so that it needs no temporary name."""
+"""File systems on which a file is seen whole or not at all, so that it needs no temporary name, and no folder either:
+each level of one would cost two requests per file."""
 
 _LISTINGS = 5
 
@@ -46,8 +47,12 @@ class FileTree:
         """Whether files can be renamed and opened in place."""
         return isinstance(self.fs, pafs.LocalFileSystem)
 
+    @property
+    def _has_whole_objects(self) -> bool:
+        return self.fs.type_name in _WHOLE_OBJECTS
+
     def _upload(self, source: Path, where: str) -> None:
-        direct = self.fs.type_name in _WHOLE_OBJECTS
+        direct = self._has_whole_objects
         first = where if direct else f"{TMP}/{uuid.uuid4().hex}"
         self._make_parent(first)
         pafs.copy_files(str(source), self._path(first), source_filesystem=LOCAL, destination_filesystem=self.fs)
@@ -56,7 +61,7 @@ class FileTree:
 
     def _write(self, where: str, data: bytes | memoryview, halfway: Callable[[], None] | None = None) -> None:
         """A file, seen whole or not at all; ``halfway`` is called when half of it is written."""
-        direct = self.fs.type_name in _WHOLE_OBJECTS
+        direct = self._has_whole_objects
         first = where if direct else f"{TMP}/{uuid.uuid4().hex}"
         self._make_parent(first)
         with self.fs.open_output_stream(self._path(first)) as stream:
@@ -93,7 +98,8 @@ class FileTree:
         return f"{self._root.rstrip('/')}/{where}"
 
     def _make_parent(self, where: str) -> None:
-        self.fs.create_dir(self._path(str(PurePosixPath(where).parent)), recursive=True)
+        if not self._has_whole_objects:
+            self.fs.create_dir(self._path(str(PurePosixPath(where).parent)), recursive=True)
 
     def _exists(self, where: str) -> bool:
         return bool(self.fs.get_file_info(self._path(where)).type == pafs.FileType.File)

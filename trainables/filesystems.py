@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -13,6 +14,9 @@ from search_spaces.exceptions import UserError
 from search_spaces.uris import hide_password
 
 LOCAL = pafs.LocalFileSystem()
+
+_ONE_REQUEST = "allow_delayed_open"
+"""Option with which a small file takes one request instead of three."""
 
 _ARROWS_OWN = frozenset({"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"})
 """What pyarrow does not take of these is wrong; fsspec would read it in another way."""
@@ -29,13 +33,22 @@ def open_filesystem(place: str) -> tuple[pafs.FileSystem, str]:
     if place.startswith("file://"):
         return LOCAL, unquote(urlsplit(place.replace("?", "%3F").replace("#", "%23")).path)
     try:
-        filesystem, path = pafs.FileSystem.from_uri(place)
-        return filesystem, path
+        return _of_arrow(place)
     except (OSError, pa.ArrowException) as error:
         unknown = isinstance(error, pa.ArrowInvalid | pa.ArrowNotImplementedError)
         if unknown and urlsplit(place).scheme not in _ARROWS_OWN:
             return _open_fsspec(place, error)
         raise UserError(f"storage {hide_password(place)} cannot be opened: {error}") from error
+
+
+def _of_arrow(place: str) -> tuple[pafs.FileSystem, str]:
+    if urlsplit(place).scheme == "s3" and _ONE_REQUEST not in place:
+        mark = "&" if "?" in place else "?"
+        with contextlib.suppress(pa.ArrowInvalid):  # a version that does not know it, or something else is wrong
+            filesystem, path = pafs.FileSystem.from_uri(f"{place}{mark}{_ONE_REQUEST}=true")
+            return filesystem, path
+    filesystem, path = pafs.FileSystem.from_uri(place)
+    return filesystem, path
 
 
 def below(place: str, folder: str) -> str:

@@ -15,6 +15,7 @@ from search_spaces.names import Artifact, FailureClass, State
 from search_spaces.results import Failure, TrialResult
 from tests.stand_ins import memory_storage
 from tests.trainables.toy import TRIAL_ID, toy_trial
+from trainables.filesystems import below
 from trainables.storage import Storage
 
 pytest_plugins = ("tests.s3_plugin",)
@@ -57,7 +58,7 @@ def _memory(*_):
 
 
 def _s3(_, request):
-    return Storage(f"{request.getfixturevalue('bucket')}/a b")
+    return Storage(f"{request.getfixturevalue('bucket')}/a%20b?region=us-east-1")
 
 
 @pytest.fixture(params=[_local, _uri, _subtree, _memory, _s3], ids=["local", "file-uri", "subtree", "memory", "s3"])
@@ -193,7 +194,46 @@ def test_unwritable_storage_is_a_user_error_with_path_and_reason(tmp_path):
         Storage(tmp_path / "file" / "store").check_writable()
 
 
-@pytest.mark.parametrize("place", ["nosuchscheme://bucket/x", "s3:///nothing"])
+@pytest.mark.parametrize(
+    ("place", "inside"),
+    [
+        ("/data/sc/", "/data/sc/small"),
+        ("file:///data/what?", "file:///data/what?/small"),
+        ("memory://bucket", "memory://bucket/small"),
+        ("s3://bucket/sc/?region=x&scheme=http", "s3://bucket/sc/small?region=x&scheme=http"),
+    ],
+)
+def test_options_of_a_uri_stay_at_its_end(place, inside):
+    assert below(place, "small") == inside
+
+
+def test_a_file_in_a_bucket_takes_one_request(bucket, caplog):
+    """Ways of an object store that does not answer at once: each request is tens of milliseconds."""
+    storage = Storage(f"{bucket}/small")
+    with caplog.at_level("INFO", logger="werkzeug"):
+        storage.put_note("a", "text")
+        storage.put_checkpoint(TRIAL_ID, b"bytes")
+    asked = [record.getMessage() for record in caplog.records if record.name == "werkzeug"]
+    assert len(asked) == 2, asked
+    assert all('"PUT ' in line for line in asked)
+    assert storage.notes() == {"a": "text"}
+    assert storage.get_checkpoint(TRIAL_ID) == b"bytes"
+
+
+def test_messages_do_not_hold_the_password_of_a_uri(bucket):
+    storage = Storage(f"{bucket.replace('://', '://any:geheim@')}/small")
+    with pytest.raises(FileNotFoundError, match=r"storage s3://any:\*\*\*@bucket") as error:
+        storage.fetch(TRIAL_ID, "nothing")
+    assert "geheim" not in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", ["s3://bucket/x?endpoint=http://here", "s3:///nothing"])
+def test_a_wrong_uri_of_a_known_kind_is_not_read_in_another_way(wrong):
+    with pytest.raises(UserError, match="cannot be opened"):
+        Storage(wrong)
+
+
+@pytest.mark.parametrize("place", ["nosuchscheme://bucket/x"])
 def test_an_unknown_uri_is_a_user_error(place):
     with pytest.raises(UserError, match=place.split(":", maxsplit=1)[0]):
         Storage(place)
