@@ -36,6 +36,7 @@ from search_spaces.files import load_study
 from search_spaces.home import scalecurves_home
 from search_spaces.study import GangSpec, Study
 from search_spaces.toolchain import missing_toolchain
+from search_spaces.uris import hide_password, is_arrows_own
 
 PACKAGES = ("ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "pydantic", "scalecurves")
 ANSWER_S = 120.0
@@ -155,6 +156,8 @@ def _filesystem(storage: str) -> tuple[fs.FileSystem, str]:
     try:
         found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(storage)
     except pa.ArrowException:
+        if is_arrows_own(storage):
+            raise
         import fsspec  # type: ignore[import-untyped]
 
         filesystem, path = fsspec.core.url_to_fs(storage)
@@ -312,7 +315,7 @@ def _file_of_driver(storage: str, token: str) -> Iterator[None]:
         filesystem.create_dir(folder, recursive=True)
         _write(filesystem, f"{folder}/{token}")
     except (OSError, ValueError, pa.ArrowException, ImportError) as error:
-        raise UserError(f"storage {storage} cannot be written from here: {error}") from error
+        raise UserError(hide_password(f"storage {storage} cannot be written from here: {error}")) from None
     try:
         yield
     finally:

@@ -35,6 +35,7 @@ from dashboards.statistics.predictions import FloatArray
 from search_spaces.exceptions import DataError, TrackingError, UserError
 from search_spaces.home import scalecurves_home
 from search_spaces.names import AXES, WEIGHT_TABLE, Artifact, Moment
+from search_spaces.uris import hide_password
 
 Fetch = Callable[[str, str], Path]
 """(trial id, file below its folder) -> local path; raises FileNotFoundError where there is none."""
@@ -262,7 +263,7 @@ def storage_files(study: str, storage: str | Path | None = None) -> Fetch:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise TrackingError(f"storage {place} cannot be reached: {error}") from error
+            raise TrackingError(hide_password(f"storage {place} cannot be reached: {error}")) from error
         return local
 
     return fetch
@@ -272,9 +273,9 @@ def _file_system(place: str) -> tuple[pafs.FileSystem, str]:
     if "://" not in place:
         return pafs.LocalFileSystem(), str(Path(place).expanduser().resolve())
     if place.startswith("file://"):
-        return pafs.LocalFileSystem(), unquote(urlsplit(place).path)
+        return pafs.LocalFileSystem(), unquote(urlsplit(place.replace("?", "%3F").replace("#", "%23")).path)
     try:
-        filesystem, root = pafs.FileSystem.from_uri(place)
+        filesystem, root = pafs.FileSystem.from_uri(place.replace(" ", "%20"))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise UserError(f"storage {place} cannot be opened: {error}") from error
+        raise UserError(hide_password(f"storage {place} cannot be opened: {error}")) from None
     return filesystem, str(root)

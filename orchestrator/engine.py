@@ -115,21 +115,11 @@ class Engine:
         return summary
 
     def _deliver_earlier(self) -> None:
-        """Deliver what earlier runs left in the storage.
-
-        Raises:
-            TrackingError: The record does not take it: trained again it would be of no more use.
-        """
-        spool = self.record.deliver_all()
+        spool = self.record.deliver_earlier()
         if spool.delivered:
             self._console.print(f"delivered {spool.delivered} attempts that were waiting in the storage")
         for message in spool.damaged:
             self._console.print(f"cannot be read and stays in the storage: {message}", style="yellow", markup=False)
-        if spool.outage is not None:
-            raise TrackingError(
-                f"{spool.waiting} attempts of earlier runs wait in the storage, and the record does not take them: "
-                f"{spool.outage}. Nothing was trained, nothing is lost; the same command goes on when it does"
-            ) from spool.outage
 
     def _describe_data(self) -> None:
         """Data cards of all tasks; they are small, and what the report says of the data."""

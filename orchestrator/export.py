@@ -55,7 +55,7 @@ def export_trial(plan: Plan, start_of_id: str, folder: Path, places: Places) -> 
     storage = places.storage_of(plan.study.name)
     record = Record(plan.study, storage, places.tracking_uri)
     record.open()
-    record.deliver_all()
+    record.deliver_earlier()
     searches = searches_of(plan, record.states())
     plan = settled(plan, searches)
     planned = find_trial(plan, start_of_id, searches)

@@ -180,6 +180,20 @@ class Record:
                 return Delivery(delivered=delivered, waiting=waiting, outage=error, damaged=tuple(damaged))
         return Delivery(delivered=delivered, damaged=tuple(damaged))
 
+    def deliver_earlier(self) -> Delivery:
+        """Deliver what earlier runs left in the storage, before anything is made of what is recorded.
+
+        Raises:
+            TrackingError: The record does not take it: what seems to be missing is not.
+        """
+        spool = self.deliver_all()
+        if spool.outage is not None:
+            raise TrackingError(
+                f"{spool.waiting} attempts of earlier runs wait in the storage, and the record does not take them: "
+                f"{spool.outage}. Nothing was done, nothing is lost; the same command goes on when it does"
+            ) from spool.outage
+        return spool
+
     def _spool(self, damaged: list[str]) -> list[Undelivered]:
         """This study's attempts in the spool; those that cannot be read are added to ``damaged``."""
         items = []
@@ -320,7 +334,7 @@ class Record:
     def _storage_errors(self) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError:
+        except (FileNotFoundError, TrackingError):
             raise
         except OSError as error:
             raise TrackingError(f"storage {self._storage.label} cannot be reached: {error}") from error

@@ -92,19 +92,20 @@ class RecordWriter:
         return waiting
 
     def close(self) -> int:
-        """Flush and end the thread. Returns the number of attempts that stay in the spool.
+        """Flush, end the thread and return the number of attempts that stay in the spool.
 
         Raises:
             DataError: As ``flush``.
             ExceptionGroup: As ``flush``.
         """
         try:
-            return self.flush()
+            self.flush()
         finally:
             with self._changed:
                 self._closing = True
                 self._changed.notify_all()
             self._thread.join()
+        return self.waiting  # one more may have been delivered since
 
     def _run(self) -> None:
         pause_s = FIRST_PAUSE_S

@@ -56,6 +56,10 @@ class TrackingError(ScalecurvesError):
     failure_class = FailureClass.TRACKING
 
 
+class StorageError(TrackingError, OSError):
+    """A remote storage does not answer or refuses; an ``OSError``, too, for those who go on without it."""
+
+
 def unknown(what: str, got: str, known: Iterable[str], where: str = "") -> str:
     """One sentence for an unknown name: what was got, the nearest known one, what is allowed.
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar, cast
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
+from search_spaces.exceptions import ScalecurvesError, StorageError
 from search_spaces.uris import hide_password
-from trainables.filesystems import LOCAL, open_filesystem
+from trainables.filesystems import open_filesystem
 
 TMP = "tmp"
 """Folder of everything that is being written."""
@@ -20,6 +25,26 @@ _WHOLE_OBJECTS = frozenset({"s3", "gcs", "abfs"})
 each level of one would cost two requests per file."""
 
 _LISTINGS = 5
+_CHUNK_BYTES = 8 * 2**20
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def reaching(method: _Method) -> _Method:
+    """For methods of a file tree that ask its file system: what a remote one raises becomes ``StorageError``."""
+
+    @functools.wraps(method)
+    def reached(self: FileTree, *arguments: Any, **options: Any) -> Any:
+        try:
+            return method(self, *arguments, **options)
+        except (FileNotFoundError, ScalecurvesError):
+            raise
+        except (OSError, pa.ArrowException) as error:
+            if self.is_local:
+                raise
+            raise StorageError(hide_password(f"storage {self.place} cannot be reached: {error}")) from error
+
+    return cast(_Method, reached)
 
 
 class FileTree:
@@ -51,27 +76,32 @@ class FileTree:
     def _has_whole_objects(self) -> bool:
         return self.fs.type_name in _WHOLE_OBJECTS
 
+    @reaching
     def _upload(self, source: Path, where: str) -> None:
-        direct = self._has_whole_objects
-        first = where if direct else f"{TMP}/{uuid.uuid4().hex}"
-        self._make_parent(first)
-        pafs.copy_files(str(source), self._path(first), source_filesystem=LOCAL, destination_filesystem=self.fs)
-        if not direct:
-            self._move(first, where)
+        # Of pyarrow's copy_files a bucket that breaks off is not heard.
+        whole = pa.memory_map(str(source)).read_buffer() if source.stat().st_size else b""
+        self._put(where, lambda stream: stream.write(whole))
 
+    @reaching
     def _write(self, where: str, data: bytes | memoryview, halfway: Callable[[], None] | None = None) -> None:
         """A file, seen whole or not at all; ``halfway`` is called when half of it is written."""
-        direct = self._has_whole_objects
-        first = where if direct else f"{TMP}/{uuid.uuid4().hex}"
+        if self._has_whole_objects and halfway is not None:
+            halfway()  # before anything: a stream that an exception closes makes an object of what it has so far
+            halfway = None
+        self._put(where, lambda stream: _write_halves(stream, data, halfway))
+
+    def _put(self, where: str, write: Callable[[Any], object]) -> None:
+        first = where if self._has_whole_objects else f"{TMP}/{uuid.uuid4().hex}"
         self._make_parent(first)
         with self.fs.open_output_stream(self._path(first)) as stream:
-            half = len(data) // 2
-            stream.write(data[:half])
-            if halfway is not None:
-                halfway()
-            stream.write(data[half:])
-        if not direct:
+            write(stream)
+        if first != where:
             self._move(first, where)
+
+    @reaching
+    def _download(self, where: str, target: Path) -> None:
+        with self.fs.open_input_stream(self._path(where)) as stream, target.open("wb") as file:
+            shutil.copyfileobj(stream, file, _CHUNK_BYTES)
 
     def _link_new(self, where: str, data: bytes) -> bool:
         """A file on a local file system that did not exist, seen whole or not at all; False if it did."""
@@ -86,6 +116,7 @@ class FileTree:
             self._delete(first)
         return True
 
+    @reaching
     def _move(self, source: str, target: str) -> None:
         self._make_parent(target)
         if self.is_local:
@@ -97,17 +128,21 @@ class FileTree:
     def _path(self, where: str) -> str:
         return f"{self._root.rstrip('/')}/{where}"
 
+    @reaching
     def _make_parent(self, where: str) -> None:
         if not self._has_whole_objects:
             self.fs.create_dir(self._path(str(PurePosixPath(where).parent)), recursive=True)
 
+    @reaching
     def _exists(self, where: str) -> bool:
         return bool(self.fs.get_file_info(self._path(where)).type == pafs.FileType.File)
 
+    @reaching
     def _delete(self, where: str) -> None:
         if self._exists(where):
             self.fs.delete_file(self._path(where))
 
+    @reaching
     def _delete_folder(self, where: str) -> None:
         if self.fs.get_file_info(self._path(where)).type == pafs.FileType.Directory:
             self.fs.delete_dir(self._path(where))
@@ -116,6 +151,7 @@ class FileTree:
         entries = self._listed(pafs.FileSelector(self._path(where), allow_not_found=True))
         return sorted(PurePosixPath(entry.path).name for entry in entries if entry.type == pafs.FileType.Directory)
 
+    @reaching
     def _listed(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
         """What a selector finds. A name that goes while others are looked at fails a listing: it is made again."""
         for _ in range(_LISTINGS - 1):
@@ -138,6 +174,16 @@ class FileTree:
             for entry in self._listed(selector)
             if entry.type == pafs.FileType.File
         }
+
+
+def _write_halves(stream: Any, data: bytes | memoryview, halfway: Callable[[], None] | None) -> None:
+    if halfway is None:
+        stream.write(data)
+        return
+    half = len(data) // 2
+    stream.write(data[:half])
+    halfway()
+    stream.write(data[half:])
 
 
 def _missing_root(root: PurePosixPath, path: str) -> int:

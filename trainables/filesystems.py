@@ -11,37 +11,37 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from search_spaces.exceptions import UserError
-from search_spaces.uris import hide_password
+from search_spaces.uris import hide_password, is_arrows_own
 
 LOCAL = pafs.LocalFileSystem()
 
 _ONE_REQUEST = "allow_delayed_open"
 """Option with which a small file takes one request instead of three."""
 
-_ARROWS_OWN = frozenset({"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"})
-"""What pyarrow does not take of these is wrong; fsspec would read it in another way."""
-
 
 def open_filesystem(place: str) -> tuple[pafs.FileSystem, str]:
     """The file system of a path, ``file://`` or any URI that pyarrow or fsspec knows, and the path on it.
 
     Raises:
-        UserError: No file system for this URI.
+        UserError: No file system for this URI, or a ``#`` in it, which would cut it off.
     """
     if "://" not in place:
         return LOCAL, os.path.abspath(Path(place).expanduser())  # noqa: PTH100 - resolve() would follow links
     if place.startswith("file://"):
         return LOCAL, unquote(urlsplit(place.replace("?", "%3F").replace("#", "%23")).path)
+    if "#" in place:
+        raise UserError(f"storage {hide_password(place)}: in a URI a # is written %23")
     try:
         return _of_arrow(place)
     except (OSError, pa.ArrowException) as error:
         unknown = isinstance(error, pa.ArrowInvalid | pa.ArrowNotImplementedError)
-        if unknown and urlsplit(place).scheme not in _ARROWS_OWN:
+        if unknown and not is_arrows_own(place):
             return _open_fsspec(place, error)
-        raise UserError(f"storage {hide_password(place)} cannot be opened: {error}") from error
+        raise UserError(hide_password(f"storage {place} cannot be opened: {error}")) from None
 
 
 def _of_arrow(place: str) -> tuple[pafs.FileSystem, str]:
+    place = place.replace(" ", "%20")
     if urlsplit(place).scheme == "s3" and _ONE_REQUEST not in place:
         mark = "&" if "?" in place else "?"
         with contextlib.suppress(pa.ArrowInvalid):  # a version that does not know it, or something else is wrong

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from search_spaces.exceptions import DataError, ScalecurvesError, UserError
+from search_spaces.uris import hide_password
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -75,9 +76,10 @@ def place(written: str | Place) -> Place:
             f"{written} needs a package that is not installed ({error}); pip install 'scalecurves[remote]'"
         ) from error
     except ValueError as error:
-        raise UserError(f"{written} cannot be opened: {error}") from error
+        raise UserError(hide_password(f"{written} cannot be opened: {error}")) from None
     except OSError as error:
-        raise UserError(f"{written} cannot be reached: {error}; are its credentials and address set?") from error
+        message = f"{written} cannot be reached: {error}; are its credentials and address set?"
+        raise UserError(hide_password(message)) from None
 
 
 @contextmanager

@@ -34,8 +34,7 @@ from search_spaces.exceptions import UserError
 from search_spaces.failpoints import failpoint
 from search_spaces.names import Artifact, Moment, State
 from search_spaces.results import TrialResult
-from trainables.file_tree import TMP, FileTree
-from trainables.filesystems import LOCAL
+from trainables.file_tree import TMP, FileTree, reaching
 
 _TRIALS, _ATTEMPTS, _CHECKPOINTS, _NOTES, _CLAIMS = "trials", "attempts", "checkpoints", "notes", "claims"
 _TMP, _SUBSETS, _INITIAL = "tmp", "subsets", "initial"
@@ -90,9 +89,8 @@ class Storage(FileTree):
             self._write(probe, b"")
             self.fs.delete_file(self._path(probe))
         except (OSError, pa.ArrowException) as error:
-            raise UserError(
-                f"storage {self.label} cannot be written: {error}. Give a writable path or URI with --storage"
-            ) from error
+            why = f"storage {self.label} cannot be written: {error}" if self.is_local else str(error)
+            raise UserError(f"{why}. Give a writable path or URI with --storage") from error
 
     @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:
@@ -171,7 +169,7 @@ class Storage(FileTree):
         local = Path(self._cache.name) / PurePosixPath(where)
         local.parent.mkdir(parents=True, exist_ok=True)
         partial = local.with_name(f"{local.name}.{uuid.uuid4().hex}")
-        pafs.copy_files(self._path(where), str(partial), source_filesystem=self.fs, destination_filesystem=LOCAL)
+        self._download(where, partial)
         return partial.replace(local)
 
     def mark_delivered(self, key: str | Undelivered) -> None:
@@ -283,6 +281,7 @@ class Storage(FileTree):
         """Replace a note: small, disposable text that other processes may read."""
         self._write(f"{_NOTES}/{name}", text.encode())
 
+    @reaching
     def notes(self, prefix: str = "") -> dict[str, str]:
         """Name -> text of the notes whose names start like this."""
         texts = {}
@@ -316,6 +315,7 @@ class Storage(FileTree):
         """Overwrite a claim, or make it."""
         self._write(f"{_CLAIMS}/{name}", text.encode())
 
+    @reaching
     def claim(self, name: str) -> str | None:
         """The text of a claim; None if there is none."""
         try:
@@ -367,6 +367,7 @@ class Storage(FileTree):
             for name, _ in self._abandoned(older_than_s)
         }
 
+    @reaching
     def clean_tmp(self, older_than_s: float = _ABANDONED_S) -> int:
         """Delete what crashed processes left half-written; returns the number of entries deleted."""
         abandoned = self._abandoned(older_than_s)
@@ -384,6 +385,7 @@ class Storage(FileTree):
             if entry.mtime is not None and entry.mtime.timestamp() < horizon
         ]
 
+    @reaching
     def _read(self, where: str) -> bytes | None:
         if not self._exists(where):
             return None

@@ -10,9 +10,10 @@ import fsspec
 import pyarrow.fs as pafs
 import pytest
 
-from search_spaces.exceptions import UserError
+from search_spaces.exceptions import StorageError, TrackingError, UserError
 from search_spaces.names import Artifact, FailureClass, State
 from search_spaces.results import Failure, TrialResult
+from tests.conftest import free_port
 from tests.stand_ins import memory_storage
 from tests.trainables.toy import TRIAL_ID, toy_trial
 from trainables.filesystems import below
@@ -218,6 +219,42 @@ def test_a_file_in_a_bucket_takes_one_request(bucket, caplog):
     assert all('"PUT ' in line for line in asked)
     assert storage.notes() == {"a": "text"}
     assert storage.get_checkpoint(TRIAL_ID) == b"bytes"
+
+
+def test_a_checkpoint_that_is_broken_off_leaves_the_one_before(storage, monkeypatch):
+    """As a signal does that a process heeds in the middle."""
+    storage.put_checkpoint(TRIAL_ID, b"before")
+
+    def broken_off(point):
+        if point == "checkpoint.mid_write":
+            raise SystemExit
+
+    monkeypatch.setattr("trainables.storage.failpoint", broken_off)
+    with pytest.raises(SystemExit):
+        storage.put_checkpoint(TRIAL_ID, b"afterwards")
+    assert storage.get_checkpoint(TRIAL_ID) == b"before"
+
+
+def test_a_bucket_that_is_away_is_one_error_of_ours(bucket, tmp_path, monkeypatch):
+    """An ``OSError``, too: a run goes on without notes. That of an upload must not be lost either."""
+    (tmp_path / "final.safetensors").write_bytes(b"1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    storage = Storage(f"{bucket}/small")
+    for ask in (storage.undelivered, lambda: storage.put_representations(TRIAL_ID, tmp_path)):
+        with pytest.raises(StorageError, match=rf"storage {bucket}/small cannot be reached: ") as error:
+            ask()
+        assert isinstance(error.value, TrackingError)
+        assert isinstance(error.value, OSError)
+    with pytest.raises(UserError, match=r"cannot be reached: .*\. Give a writable path"):
+        storage.check_writable()
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/a#b", "s3://bucket/a?region=x#b", "memory://bucket/a#b"])
+def test_a_number_sign_in_a_uri_is_refused(uri):
+    """It would cut off the study's name: all studies would share one folder."""
+    with pytest.raises(UserError, match="a # is written %23"):
+        Storage(uri)
 
 
 def test_messages_do_not_hold_the_password_of_a_uri(bucket):
