@@ -316,6 +316,42 @@ def test_everything_that_is_wrong_with_rows_is_said_at_once_and_set_aside_when_t
     assert run("check", "lungs").output.count("unreadable") == 1  # among the facts: rows set aside
 
 
+def test_quarantine_overwrites_nothing_but_an_earlier_list(run, table, tmp_path):
+    (table.parent / "5.png").write_text("no image")
+    before = table.read_text()
+    other = tmp_path / "notes.csv"
+    other.write_text("where,who\nhere,me\n")
+    for file, said in ((table, "is the table that is read"), (other, "no list of rows set aside"), (tmp_path, "no list")):
+        refused = run("import", "csv", table, "--name", "lungs", "--quarantine", file)
+        assert refused.exit_code == 1
+        assert said in " ".join(refused.output.split())
+        assert "detected" not in refused.output
+    aside = tmp_path / "aside.csv"
+    aside.touch()
+    for _ in range(2):
+        assert run("import", "csv", table, "--name", "lungs", "--quarantine", aside).exit_code == 0
+    refused = run("check", "lungs", "--quarantine", other)
+    assert refused.exit_code == 1
+    assert "no list of rows set aside" in " ".join(refused.output.split())
+    assert table.read_text() == before
+    assert other.read_text() == "where,who\nhere,me\n"
+    assert run("import", "csv", aside, "--name", "x", "--quarantine", aside).exit_code == 1
+    assert len(aside.read_text().splitlines()) == 2
+
+
+def test_a_check_keeps_what_the_import_listed(run, table, tmp_path):
+    (table.parent / "5.png").write_text("no image")
+    aside = tmp_path / "aside.csv"
+    assert run("import", "csv", table, "--name", "lungs", "--quarantine", aside).exit_code == 0
+    imported = aside.read_text()
+    assert run("check", "lungs", "--quarantine", aside).exit_code == 0
+    assert aside.read_text() == imported
+    (table.parent / "9.png").unlink()
+    assert run("check", "lungs", "--quarantine", aside).exit_code == 0
+    assert aside.read_text().startswith(imported)
+    assert "row 8,9.png,9.png,image missing" in aside.read_text()
+
+
 @pytest.fixture
 def stores(run, table):
     """Two stores of one task, the smaller used 40 days ago, and what is left of an unfinished one."""

@@ -26,6 +26,7 @@ from trainables.row_problems import (
     counted,
     in_words,
     refusal,
+    refuse_other_file,
     write_quarantine,
 )
 
@@ -39,9 +40,14 @@ class Quarantine:
     Args:
         file: The list; None refuses.
         most: Problems that a refusal lists; None for all.
+
+    Raises:
+        UserError: The list would replace a file that is none.
     """
 
     def __init__(self, file: Path | None, most: int | None = SHOWN_PROBLEMS) -> None:
+        if file is not None:
+            refuse_other_file(file)
         self.file, self.most = file, most
         self._aside: list[SetAside] = []
         self._left_blank: list[SetAside] = []
