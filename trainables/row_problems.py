@@ -19,6 +19,9 @@ from trainables.written_whole import written_whole
 OLDEST_YEARS = 120.0
 """No human is older."""
 
+BLANK_AGES_NOTE = "age:"
+"""How the note of a manifest begins that says where ages were left blank."""
+
 SHOWN_PROBLEMS = 20
 """Rows that a message lists unless it is to list all; the rest is counted."""
 
@@ -36,6 +39,9 @@ class Reason(StrEnum):
     NO_MASK = "no mask"
     REPEATED = "image id repeated"
     VALUE = "value not allowed"
+    PATH = "no usable path"
+    CELLS = "other number of cells"
+    PATIENT = "no patient in the path"
     AGE = "impossible age left blank"
 
 

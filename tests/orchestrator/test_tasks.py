@@ -321,7 +321,11 @@ def test_quarantine_overwrites_nothing_but_an_earlier_list(run, table, tmp_path)
     before = table.read_text()
     other = tmp_path / "notes.csv"
     other.write_text("where,who\nhere,me\n")
-    for file, said in ((table, "is the table that is read"), (other, "no list of rows set aside"), (tmp_path, "no list")):
+    for file, said in (
+        (table, "is the table that is read"),
+        (other, "no list of rows set aside"),
+        (tmp_path, "no list"),
+    ):
         refused = run("import", "csv", table, "--name", "lungs", "--quarantine", file)
         assert refused.exit_code == 1
         assert said in " ".join(refused.output.split())

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from trainables.places import Place
 
 
+_OF_CELLS = frozenset({Reason.VALUE, Reason.REPEATED, Reason.PATH, Reason.CELLS, Reason.PATIENT})
+"""Reasons that no file has a part in."""
+
+
 class Quarantine:
     """Where unusable rows go: nowhere, which refuses the import, or to a list.
 
@@ -59,12 +63,14 @@ class Quarantine:
             UserError: There are problems of values or ids only, and no list to put rows on; or no row is left.
             DataError: There are problems of files, and no list.
         """
-        if not problems:
+        if not problems and not found.misfits:
             return found
-        named = _named(found, sorted(problems, key=lambda p: p.row))
+        named = [*found.misfits, *_named(found, sorted(problems, key=lambda p: p.row))]
         if self.file is None:
-            of_cells = all(p.reason in (Reason.VALUE, Reason.REPEATED) for p in problems)
-            raise (UserError if of_cells else DataError)(refusal(named, len(found.rows), self.most))
+            of_cells = all(p.reason in _OF_CELLS for p in problems)
+            raise (UserError if of_cells else DataError)(
+                refusal(named, len(found.rows) + len(found.misfits), self.most)
+            )
         self._aside += named
         rows = {p.row for p in problems}
         if len(rows) == len(found.rows):
