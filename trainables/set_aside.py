@@ -13,7 +13,9 @@ from trainables.library import TaskLibrary
 from trainables.manifest import Manifest
 from trainables.row_checks import named, read_rows
 from trainables.row_problems import (
+    BLANK_AGES_NOTE,
     OLDEST_YEARS,
+    SHOWN_PROBLEMS,
     RowProblem,
     blank_ages,
     counted,
@@ -61,7 +63,7 @@ def set_rows_aside(library: TaskLibrary, name: str, file: Path) -> Manifest:
         years = table[Column.AGE_YEARS].copy()
         years.iloc[[p.row for p in ages]] = float("nan")
         table = table.assign(**{Column.AGE_YEARS: years})
-        notes.append(f"{len(ages)} ages outside 0 to {OLDEST_YEARS:g} years are left blank; list: {file}")
+        notes.append(f"{BLANK_AGES_NOTE} {_ages_in_words(manifest, ages)}; list: {file}")
     counts = counted(problems)
     if bad:
         notes.append(f"{len(bad)} of {len(manifest)} rows are set aside ({in_words(counts)}); list: {file}")
@@ -73,6 +75,13 @@ def set_rows_aside(library: TaskLibrary, name: str, file: Path) -> Manifest:
         notes=tuple(notes),
     )
     return library.save(smaller, overwrite=True)
+
+
+def _ages_in_words(manifest: Manifest, ages: Sequence[RowProblem]) -> str:
+    ids = manifest.table[Column.IMAGE_ID].astype(str)
+    shown = ", ".join(str(ids.iat[p.row]) for p in ages[:SHOWN_PROBLEMS])
+    more = ", ..." if len(ages) > SHOWN_PROBLEMS else ""
+    return f"{len(ages)} ages outside 0 to {OLDEST_YEARS:g} years are left blank (images {shown}{more})"
 
 
 def _ages_left_blank(manifest: Manifest, bad: Sequence[int]) -> list[RowProblem]:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from orchestrator.tasks import app
 from search_spaces.home import scalecurves_home
+from tests.trainables.importers.releases import RELEASES
 from trainables.library import TaskLibrary
 from trainables.store import open_store
 
@@ -314,6 +315,35 @@ def test_everything_that_is_wrong_with_rows_is_said_at_once_and_set_aside_when_t
     assert len(load("lungs")) == 120
     assert {deep, "\u60a3\u8005 \u2116 1.png"} <= set(load("lungs").table["path"])
     assert run("check", "lungs").output.count("unreadable") == 1  # among the facts: rows set aside
+
+
+def test_a_patient_on_both_sides_of_a_released_split_has_a_way_out(run, tmp_path):
+    pytest.importorskip("pydicom")
+    root = tmp_path / "cbis"
+    RELEASES["cbis_ddsm"](root)
+    calc = root / "calc_case_description_test_set.csv"
+    calc.write_text(calc.read_text().replace("P_00111,3", "P_00001,3"))
+    done = run("import", "cbis_ddsm", root, "--name", "cbis")
+    assert done.exit_code == 0, done.output
+    assert "--split-column none splits by patient" in " ".join(done.output.split())
+    checked = run("check", "cbis")
+    assert "1 patients have images in two splits: P_00001" in " ".join(checked.output.split())
+    done = run("import", "cbis_ddsm", root, "--name", "cbis", "--split-column", "none", "--overwrite")
+    assert done.exit_code == 0, done.output
+    assert load("cbis").table.groupby("patient_id")["split"].nunique().max() == 1
+    assert "split.test" not in load("cbis").expected
+    assert "have images in two splits" not in " ".join(run("check", "cbis").output.split())
+    refused = run("import", "cbis_ddsm", root, "--name", "cbis", "--split-column", "part")
+    assert "--split-column do not apply to cbis_ddsm" in refused.output
+
+
+def test_a_check_names_where_ages_were_left_blank(run, table):
+    text = table.read_text().splitlines()
+    ages = ["age", *("-4" if i in (3, 7) else "50" for i in range(120))]
+    table.write_text("\n".join(f"{line},{age}" for line, age in zip(text, ages, strict=True)))
+    assert "left blank (lines 5, 9)" in run("import", "csv", table, "--name", "lungs").output.replace("\n", " ")
+    checked = run("check", "lungs").output.replace("\u2502", "").replace("\u2503", "")
+    assert "left blank (lines 5, 9)" in " ".join(checked.split())
 
 
 def test_quarantine_overwrites_nothing_but_an_earlier_list(run, table, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,8 @@ from search_spaces.names import Column, Split
 from trainables.importers.columns import BadCellsError, each_text
 from trainables.importers.found import Found as Found
 from trainables.importers.labels import Labels
-from trainables.importers.options import ImportOptions, Tell
-from trainables.importers.quarantine import Quarantine, header_problems, repeated_images
+from trainables.importers.options import NO_COLUMN, ImportOptions, Tell
+from trainables.importers.quarantine import Quarantine, blank_masks, header_problems, repeated_images
 from trainables.manifest import MASK_COLUMNS, Manifest
 from trainables.pixels import IMAGE_SUFFIXES, sixteen_bit_peak
 from trainables.places import READERS
@@ -52,19 +53,21 @@ def assemble(found: Found, options: ImportOptions, tell: Tell) -> Manifest:
     Raises:
         UserError: The patient pattern fits most paths not at all, or nothing is left to train on.
         DataError: Rows cannot be used (files missing or unreadable, image ids repeated, cells with other values than
-            allowed, masks of another size), and ``options.quarantine`` is not given; lists the first of them, or all if
-            ``options.all_problems``, and counts the others.
+            allowed, masks of another size or none in a segmentation task), and ``options.quarantine`` is not given;
+            lists the first of them, or all if ``options.all_problems``, and counts the others.
     """
     aside = Quarantine(options.quarantine, None if options.all_problems else SHOWN_PROBLEMS)
+    if options.split_column == NO_COLUMN and Column.SPLIT in found.rows:
+        found = _without_split(found, tell)
     if options.patient_pattern:
         found = _with_patients_of_paths(found, options.patient_pattern)
     if options.unopened:
-        found = aside.usable(found, [*found.problems, *repeated_images(found)])
+        found = aside.usable(found, [*found.problems, *blank_masks(found), *repeated_images(found)])
         return _settled(_manifest(found, options, tell), found, aside, tell)
     sizes, problems = header_problems(found)
     without_file = {p.row for p in found.problems if p.reason in (Reason.IMAGE_MISSING, Reason.PATH)}
     problems = [p for p in problems if p.row not in without_file]
-    problems = [*found.problems, *repeated_images(found), *problems]
+    problems = [*found.problems, *blank_masks(found), *repeated_images(found), *problems]
     found = aside.usable(replace(found, rows=pd.concat([found.rows, sizes], axis=1)), problems)
     manifest = _manifest(found, options, tell)
     if options.quarantine is None:
@@ -73,6 +76,24 @@ def assemble(found: Found, options: ImportOptions, tell: Tell) -> Manifest:
     if len(sound.rows) < len(found.rows):
         manifest = _manifest(sound, options, tell)
     return _settled(manifest, sound, aside, tell)
+
+
+def _without_split(found: Found, tell: Tell) -> Found:
+    """The same as if the data set had no split of its own; the counts of its release do not hold by split."""
+    line = "the data set's own split is not taken (--split-column none)"
+    tell(line)
+    rows = found.rows.drop(columns=[Column.SPLIT])
+    return replace(found, rows=rows, expected=counts_to_expect(found.expected, NO_COLUMN), notes=(*found.notes, line))
+
+
+def counts_to_expect(released: Mapping[str, int], split_column: str | None) -> dict[str, int]:
+    """What ``Manifest.expected`` may hold: without the counts by split where the split is not that of the release."""
+    by_split = {
+        name
+        for name in released
+        if name.startswith("split.") or (name.count(".") > 1 and name.rpartition(".")[2] in set(Split))
+    }
+    return {name: n for name, n in released.items() if split_column != NO_COLUMN or name not in by_split}
 
 
 def _settled(manifest: Manifest, found: Found, aside: Quarantine, tell: Tell) -> Manifest:
@@ -213,7 +234,8 @@ def _with_splits(rows: pd.DataFrame, labels: Labels, options: ImportOptions, not
         patient, splits = next(iter(overlap.items()))
         note(
             f"{len(overlap)} {options.groups_patients}s are in two splits of the data set, such as {patient!r} "
-            f"({', '.join(splits)}); tasks check refuses this"
+            f"({', '.join(splits)}); tasks check refuses this, and import with --split-column none splits by "
+            f"{options.groups_patients} instead"
         )
     if (split == Split.TRAIN).any() and not (split == Split.VAL).any():
         train = rows[split == Split.TRAIN]

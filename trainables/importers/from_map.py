@@ -55,8 +55,8 @@ def import_map(column_map: ColumnMap, path: Place, options: ImportOptions, tell:
     Args:
         column_map: What is where, and means what.
         path: The data set's folder or URL.
-        options: ``split``, ``split_seed``, ``quarantine``, ``bit_depth``, ``derived`` and ``patient_pattern`` apply;
-            what they give in place of the map's own settings is taken.
+        options: ``split``, ``split_seed``, ``split_column`` (only ``none``), ``quarantine``, ``bit_depth``, ``derived``
+            and ``patient_pattern`` apply; what they give in place of the map's own settings is taken.
         tell: Hears what was left out and decided.
 
     Raises:

@@ -104,7 +104,7 @@ def _of_one_form(paths: pd.Series[str], column: str, rows: int) -> tuple[pd.Seri
             advice=advice,
         )
         for row, path in enumerate(paths.reindex(range(rows)))
-        if isinstance(path, str) and os.path.isabs(path) != most
+        if isinstance(path, str) and Path(path).is_absolute() != most
     ]
     return paths[absolute == most], problems
 

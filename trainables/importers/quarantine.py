@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from search_spaces.exceptions import DataError, UserError
-from search_spaces.names import Column
+from search_spaces.names import Column, Kind
 from trainables.importers.found import Found
 from trainables.manifest import MASK_COLUMNS
 from trainables.pixels import image_size, refuse_cut_short
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from trainables.places import Place
 
 
-_OF_CELLS = frozenset({Reason.VALUE, Reason.REPEATED, Reason.PATH, Reason.CELLS, Reason.PATIENT})
+_OF_CELLS = frozenset({Reason.VALUE, Reason.REPEATED, Reason.PATH, Reason.CELLS, Reason.PATIENT, Reason.NO_MASK})
 """Reasons that no file has a part in."""
 
 
@@ -161,6 +161,26 @@ def repeated_ids(rows: pd.DataFrame, ids: pd.Series[str], column: str) -> list[R
         detail = f"image {path!r} has the {column} {ids.iat[row]!r}, which {files.iat[row]:.0f} images have"
         problems.append(RowProblem(row=row, reason=Reason.REPEATED, detail=detail, advice=advice))
     return problems
+
+
+def blank_masks(found: Found) -> list[RowProblem]:
+    """Rows of a segmentation task without a mask, unless they have a problem already."""
+    if found.labels.kind is not Kind.SEGMENTATION or Column.MASK not in found.rows:
+        return []
+    known = {p.row for p in found.problems}
+    advice = (
+        "An image that shows none of the labels needs a mask of zeros; one without a mask teaches and scores nothing"
+    )
+    return [
+        RowProblem(
+            row=row,
+            reason=Reason.NO_MASK,
+            detail=f"image {found.rows[Column.PATH].iat[row]} has no mask",
+            advice=advice,
+        )
+        for row in np.flatnonzero(found.rows[Column.MASK].isna()).tolist()
+        if row not in known
+    ]
 
 
 def header_problems(found: Found) -> tuple[pd.DataFrame, list[RowProblem]]:

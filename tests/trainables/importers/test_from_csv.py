@@ -157,16 +157,26 @@ def test_zero_and_one_take_the_name_of_the_column(make_table):
 def test_masks_without_labels_are_segmentation(make_table):
     table = make_table("""image,mask
         a.png,a.png
-        b.png,
+        b.png,b.png
         c.png,b.png""")
     manifest = import_csv(table, options())
     assert manifest.kind is Kind.SEGMENTATION
     assert manifest.labels == ("foreground",)
     assert manifest.label_columns == ()
-    assert manifest.mask(1) is None
     mask = manifest.mask(2)
     assert mask is not None
     assert mask.max() == 1  # file b.png holds ones
+
+
+@pytest.mark.parametrize("unopened", [False, True])
+def test_a_blank_mask_is_a_problem_of_its_row(make_table, unopened):
+    table = make_table("image,mask\n" + "\n".join(f"{i}.png,{i}.png" for i in range(6)) + "\n6.png,\n7.png,")
+    with pytest.raises(UserError, match=r"2 of 8 rows cannot be used \(2 no mask\)(.|\n)*line 8: (.|\n)*mask of zeros"):
+        import_csv(table, options(unopened=unopened))
+    aside = table.parent / "aside.csv"
+    manifest = import_csv(table, options(unopened=unopened, quarantine=aside))
+    assert manifest.set_aside == {"no mask": 2}
+    assert pd.read_csv(aside)["where"].tolist() == ["line 8", "line 9"]
 
 
 def test_group_columns_can_be_selected(make_table):
@@ -270,8 +280,16 @@ def test_impossible_ages_are_left_blank_and_said(make_table):
     told: list[str] = []
     manifest = import_csv(make_table("image,label,age\na.png,0,411\nb.png,1,018M"), options(), told.append)
     assert manifest.table["age_years"].isna().tolist() == [True, False]
+    assert "age: 1 ages outside 0 to 120 years are left blank (line 2)" in manifest.notes
     assert manifest.table["age_years"].iat[1] == pytest.approx(1.5)
     assert any("1 ages outside 0 to 120" in line for line in told)
+
+
+def test_all_names_the_lines_of_all_impossible_ages(make_table):
+    table = make_table("image,label,age\n" + "\n".join(f"{i}.png,{i % 2},-1" for i in range(30)))
+    notes = import_csv(table, options(all_problems=True)).notes
+    assert any("lines 2, 3," in note and "30, 31)" in note for note in notes)
+    assert any("21, ... (30 in all)" in note for note in import_csv(table, options()).notes)
 
 
 def test_every_impossible_age_is_listed_with_file_and_row(make_table, tmp_path):
