@@ -27,7 +27,7 @@ from trainables.importers import (
 )
 from trainables.importers.catalogue import variants
 from trainables.importers.column_map import ColumnMap
-from trainables.importers.options import Tell
+from trainables.importers.options import NO_COLUMN, Tell
 from trainables.manifest import Manifest
 from trainables.places import place
 
@@ -79,11 +79,16 @@ def importer(layout: str, paths: list[str], variant: str | None, options: Import
 
 
 def _refuse_table_options(layout: str, options: ImportOptions) -> None:
-    """A column map says where everything is."""
+    """A column map says where everything is; only its split may be left for one by patient."""
     given = {field for field in _TABLE_OPTIONS if getattr(options, field)}
+    if options.split_column == NO_COLUMN:
+        given -= {"split_column"}
     if given and layout != "medmnist":
         flags = ", ".join(f"--{field.replace('_', '-')}" for field in sorted(given))
-        raise UserError(f"{flags} do not apply to {layout}: its column map says where everything is")
+        raise UserError(
+            f"{flags} do not apply to {layout}: its column map says where everything is (--split-column none alone is "
+            "allowed: it splits by patient)"
+        )
 
 
 def available_hint() -> str:

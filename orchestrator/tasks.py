@@ -26,6 +26,7 @@ from trainables.importers.derived_masks import forget_unused
 from trainables.label_checks import import_warnings, label_counts
 from trainables.library import IMPORT_HINT, TaskLibrary
 from trainables.manifest import Manifest, group_column, group_names
+from trainables.row_problems import refuse_other_file
 from trainables.set_aside import set_rows_aside
 from trainables.store_cache import (
     STORES,
@@ -77,6 +78,8 @@ def import_(
     """Make a task of a data set: find its columns, labels, patients and splits, and write its manifest."""
     console = make_console()
     with user_errors():
+        if flags.quarantine is not None:
+            refuse_other_file(flags.quarantine, paths)
         library = TaskLibrary(scalecurves_home())
         folder = library.folder(flags.name)  # an impossible name is refused before the work
         read = importer(layout, paths, variant, flags.options(folder / _DERIVED))
@@ -139,7 +142,7 @@ def check(
     name: Annotated[str, typer.Argument(help="Name of a task, or folder of a manifest.")],
     quarantine: Annotated[
         Path | None,
-        typer.Option(help="Take rows that cannot be used out of the task, and list them in this CSV file."),
+        typer.Option(help="Take rows that cannot be used out of the task, and add them to this list (CSV)."),
     ] = None,
     all_problems: Annotated[
         bool, typer.Option("--all", help=f"Print all problems, not only the first {_MOST_PROBLEMS}.")

@@ -17,7 +17,7 @@ from trainables.library import TaskLibrary
 from trainables.manifest import MASK_COLUMNS, Manifest
 from trainables.release_counts import release_note
 from trainables.row_checks import FAINT_SPAN, RowsRead, read_rows
-from trainables.row_problems import OLDEST_YEARS, Reason, RowProblem, impossible_ages, in_words
+from trainables.row_problems import BLANK_AGES_NOTE, OLDEST_YEARS, Reason, RowProblem, impossible_ages, in_words
 from trainables.splits import patients_in_two_splits
 from trainables.store_cache import cached_stores, damaged_shards
 
@@ -162,7 +162,11 @@ def _check_ages(manifest: Manifest) -> Outcome:
     rows = impossible_ages(manifest.table[Column.AGE_YEARS])
     ids, ages = manifest.table[Column.IMAGE_ID], manifest.table[Column.AGE_YEARS].astype(float)
     blank = manifest.left_blank.get(Reason.AGE, 0)
-    left_blank = f"{blank} ages outside 0 to {OLDEST_YEARS:g} years were left blank: those images have no age here"
+    said = "; ".join(note for note in manifest.notes if note.startswith(BLANK_AGES_NOTE))
+    named = f" ({said})" if said else ""
+    left_blank = (
+        f"{blank} ages outside 0 to {OLDEST_YEARS:g} years were left blank: those images have no age here{named}"
+    )
     return Outcome(
         check=Check.AGES,
         found=len(rows) + blank,

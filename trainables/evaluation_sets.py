@@ -202,7 +202,8 @@ class _Rows:
             raise UserError(
                 f"task {self._task.name!r}: {count} {grouping}s of manifest {name!r} are in both training "
                 f"and validation, with {len(shared)} of its {len(val)} validation images. python -m orchestrator.tasks "
-                f"check {name} names them; correct the split, or import again without it for a split by {grouping}"
+                f"check {name} names them; correct the split, or import again with --split-column none for a split by "
+                f"{grouping}"
             )
 
     def _usable(self) -> NDArray[np.bool_]:

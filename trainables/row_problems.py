@@ -19,6 +19,9 @@ from trainables.written_whole import written_whole
 OLDEST_YEARS = 120.0
 """No human is older."""
 
+BLANK_AGES_NOTE = "age:"
+"""How the note of a manifest begins that says where ages were left blank."""
+
 SHOWN_PROBLEMS = 20
 """Rows that a message lists unless it is to list all; the rest is counted."""
 
@@ -36,6 +39,9 @@ class Reason(StrEnum):
     NO_MASK = "no mask"
     REPEATED = "image id repeated"
     VALUE = "value not allowed"
+    PATH = "no usable path"
+    CELLS = "other number of cells"
+    PATIENT = "no patient in the path"
     AGE = "impossible age left blank"
 
 
@@ -129,16 +135,62 @@ def refusal(found: Sequence[SetAside], rows: int, most: int | None = SHOWN_PROBL
     )
 
 
-def write_quarantine(file: Path, found: Sequence[SetAside]) -> None:
+def refuse_other_file(file: Path, tables: Iterable[str | Path] = ()) -> None:
+    """Nothing, if a list of rows set aside may be written to ``file``: it is absent, empty or an earlier list.
+
+    Args:
+        file: The list to be.
+        tables: What is being read, which stays whatever it looks like.
+
+    Raises:
+        UserError: It is something else, which writing would destroy.
+    """
+    if not file.exists():
+        return
+    if any(file.resolve() == Path(table).resolve() for table in tables):
+        raise UserError(f"--quarantine {file} is the table that is read; give the list a file of its own")
+    if not _is_list(file):
+        raise UserError(
+            f"--quarantine {file} is there and is no list of rows set aside; it is left as it is. Allowed: a new file, "
+            f"or an earlier list (first line {','.join(QUARANTINE_COLUMNS)})"
+        )
+
+
+def _is_list(file: Path) -> bool:
+    """Whether a file is empty or an earlier list."""
+    head = ",".join(QUARANTINE_COLUMNS).encode()
+    try:
+        with file.open("rb") as stream:
+            return stream.read(len(head) + 1).rstrip() in (b"", head)
+    except OSError:
+        return False
+
+
+def _lines_of_list(file: Path) -> list[tuple[str, ...]]:
+    """The lines of an earlier list, without its first."""
+    if not file.exists():
+        return []
+    with file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        return [tuple(line) for line in csv.reader(stream)][1:]
+
+
+def write_quarantine(file: Path, found: Sequence[SetAside], keep: bool = False) -> None:
     """Write the list of rows set aside, and of rows with a cell left blank, as CSV, whole or not at all.
 
     An empty list leaves only the names of the columns.
 
+    Args:
+        file: Where to.
+        found: What to list.
+        keep: Whether what an earlier list has stays, above.
+
     Raises:
-        UserError: The file cannot be written.
+        UserError: The file cannot be written, or is there and is no such list.
     """
-    lines = [(f.where, f.image_id, f.path, f.problem.reason.value, f.problem.detail) for f in found]
+    refuse_other_file(file)
+    fresh = [(f.where, f.image_id, f.path, f.problem.reason.value, f.problem.detail) for f in found]
     try:
+        lines = dict.fromkeys([*(_lines_of_list(file) if keep else []), *fresh])
         file.parent.mkdir(parents=True, exist_ok=True)
         with (
             written_whole(file) as temporary,

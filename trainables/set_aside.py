@@ -12,7 +12,17 @@ from search_spaces.names import Column
 from trainables.library import TaskLibrary
 from trainables.manifest import Manifest
 from trainables.row_checks import named, read_rows
-from trainables.row_problems import OLDEST_YEARS, RowProblem, blank_ages, counted, in_words, write_quarantine
+from trainables.row_problems import (
+    BLANK_AGES_NOTE,
+    OLDEST_YEARS,
+    SHOWN_PROBLEMS,
+    RowProblem,
+    blank_ages,
+    counted,
+    in_words,
+    refuse_other_file,
+    write_quarantine,
+)
 
 
 def set_rows_aside(library: TaskLibrary, name: str, file: Path) -> Manifest:
@@ -23,14 +33,17 @@ def set_rows_aside(library: TaskLibrary, name: str, file: Path) -> Manifest:
     Args:
         library: Where the task is.
         name: Name of the task, not the folder of a manifest: the home may have another task of the manifest's name.
-        file: The list (CSV); written even when nothing is wrong.
+        file: The list (CSV); written even when nothing is wrong. What an earlier list has stays: the import may have
+            listed rows there that the task no longer has.
 
     Returns:
         The manifest as it is now.
 
     Raises:
-        UserError: No such task, a folder instead of one, no row is left, or a file cannot be written.
+        UserError: No such task, a folder instead of one, no row is left, or the list is another file or cannot be
+            written.
     """
+    refuse_other_file(file)
     manifest = library.load(name)
     if name not in library.names():
         raise UserError(
@@ -40,7 +53,7 @@ def set_rows_aside(library: TaskLibrary, name: str, file: Path) -> Manifest:
     problems = read_rows(manifest).problems
     bad = sorted({p.row for p in problems})
     ages = _ages_left_blank(manifest, bad)
-    write_quarantine(file, named(manifest, [*problems, *ages]))
+    write_quarantine(file, named(manifest, [*problems, *ages]), keep=True)
     if len(bad) == len(manifest):
         raise UserError(f"no row of task {manifest.name!r} can be used; the reasons are in {file}")
     if not bad and not ages:
@@ -50,7 +63,7 @@ def set_rows_aside(library: TaskLibrary, name: str, file: Path) -> Manifest:
         years = table[Column.AGE_YEARS].copy()
         years.iloc[[p.row for p in ages]] = float("nan")
         table = table.assign(**{Column.AGE_YEARS: years})
-        notes.append(f"{len(ages)} ages outside 0 to {OLDEST_YEARS:g} years are left blank; list: {file}")
+        notes.append(f"{BLANK_AGES_NOTE} {_ages_in_words(manifest, ages)}; list: {file}")
     counts = counted(problems)
     if bad:
         notes.append(f"{len(bad)} of {len(manifest)} rows are set aside ({in_words(counts)}); list: {file}")
@@ -62,6 +75,13 @@ def set_rows_aside(library: TaskLibrary, name: str, file: Path) -> Manifest:
         notes=tuple(notes),
     )
     return library.save(smaller, overwrite=True)
+
+
+def _ages_in_words(manifest: Manifest, ages: Sequence[RowProblem]) -> str:
+    ids = manifest.table[Column.IMAGE_ID].astype(str)
+    shown = ", ".join(str(ids.iat[p.row]) for p in ages[:SHOWN_PROBLEMS])
+    more = ", ..." if len(ages) > SHOWN_PROBLEMS else ""
+    return f"{len(ages)} ages outside 0 to {OLDEST_YEARS:g} years are left blank (images {shown}{more})"
 
 
 def _ages_left_blank(manifest: Manifest, bad: Sequence[int]) -> list[RowProblem]:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from orchestrator.tasks import app
 from search_spaces.home import scalecurves_home
+from tests.trainables.importers.releases import RELEASES
 from trainables.library import TaskLibrary
 from trainables.store import open_store
 
@@ -314,6 +315,75 @@ def test_everything_that_is_wrong_with_rows_is_said_at_once_and_set_aside_when_t
     assert len(load("lungs")) == 120
     assert {deep, "\u60a3\u8005 \u2116 1.png"} <= set(load("lungs").table["path"])
     assert run("check", "lungs").output.count("unreadable") == 1  # among the facts: rows set aside
+
+
+def test_a_patient_on_both_sides_of_a_released_split_has_a_way_out(run, tmp_path):
+    pytest.importorskip("pydicom")
+    root = tmp_path / "cbis"
+    RELEASES["cbis_ddsm"](root)
+    calc = root / "calc_case_description_test_set.csv"
+    calc.write_text(calc.read_text().replace("P_00111,3", "P_00001,3"))
+    done = run("import", "cbis_ddsm", root, "--name", "cbis")
+    assert done.exit_code == 0, done.output
+    assert "--split-column none splits by patient" in " ".join(done.output.split())
+    checked = run("check", "cbis")
+    assert "1 patients have images in two splits: P_00001" in " ".join(checked.output.split())
+    done = run("import", "cbis_ddsm", root, "--name", "cbis", "--split-column", "none", "--overwrite")
+    assert done.exit_code == 0, done.output
+    assert load("cbis").table.groupby("patient_id")["split"].nunique().max() == 1
+    assert "split.test" not in load("cbis").expected
+    assert "have images in two splits" not in " ".join(run("check", "cbis").output.split())
+    refused = run("import", "cbis_ddsm", root, "--name", "cbis", "--split-column", "part")
+    assert "--split-column do not apply to cbis_ddsm" in refused.output
+
+
+def test_a_check_names_where_ages_were_left_blank(run, table):
+    text = table.read_text().splitlines()
+    ages = ["age", *("-4" if i in (3, 7) else "50" for i in range(120))]
+    table.write_text("\n".join(f"{line},{age}" for line, age in zip(text, ages, strict=True)))
+    assert "left blank (lines 5, 9)" in run("import", "csv", table, "--name", "lungs").output.replace("\n", " ")
+    checked = run("check", "lungs").output.replace("\u2502", "").replace("\u2503", "")
+    assert "left blank (lines 5, 9)" in " ".join(checked.split())
+
+
+def test_quarantine_overwrites_nothing_but_an_earlier_list(run, table, tmp_path):
+    (table.parent / "5.png").write_text("no image")
+    before = table.read_text()
+    other = tmp_path / "notes.csv"
+    other.write_text("where,who\nhere,me\n")
+    for file, said in (
+        (table, "is the table that is read"),
+        (other, "no list of rows set aside"),
+        (tmp_path, "no list"),
+    ):
+        refused = run("import", "csv", table, "--name", "lungs", "--quarantine", file)
+        assert refused.exit_code == 1
+        assert said in " ".join(refused.output.split())
+        assert "detected" not in refused.output
+    aside = tmp_path / "aside.csv"
+    aside.touch()
+    for _ in range(2):
+        assert run("import", "csv", table, "--name", "lungs", "--quarantine", aside).exit_code == 0
+    refused = run("check", "lungs", "--quarantine", other)
+    assert refused.exit_code == 1
+    assert "no list of rows set aside" in " ".join(refused.output.split())
+    assert table.read_text() == before
+    assert other.read_text() == "where,who\nhere,me\n"
+    assert run("import", "csv", aside, "--name", "x", "--quarantine", aside).exit_code == 1
+    assert len(aside.read_text().splitlines()) == 2
+
+
+def test_a_check_keeps_what_the_import_listed(run, table, tmp_path):
+    (table.parent / "5.png").write_text("no image")
+    aside = tmp_path / "aside.csv"
+    assert run("import", "csv", table, "--name", "lungs", "--quarantine", aside).exit_code == 0
+    imported = aside.read_text()
+    assert run("check", "lungs", "--quarantine", aside).exit_code == 0
+    assert aside.read_text() == imported
+    (table.parent / "9.png").unlink()
+    assert run("check", "lungs", "--quarantine", aside).exit_code == 0
+    assert aside.read_text().startswith(imported)
+    assert "row 8,9.png,9.png,image missing" in aside.read_text()
 
 
 @pytest.fixture

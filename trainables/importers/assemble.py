@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,18 +19,21 @@ from search_spaces.names import Column, Split
 from trainables.importers.columns import BadCellsError, each_text
 from trainables.importers.found import Found as Found
 from trainables.importers.labels import Labels
-from trainables.importers.options import ImportOptions, Tell
-from trainables.importers.quarantine import Quarantine, header_problems, repeated_images
+from trainables.importers.options import NO_COLUMN, ImportOptions, Tell
+from trainables.importers.quarantine import Quarantine, blank_masks, header_problems, repeated_images
 from trainables.manifest import MASK_COLUMNS, Manifest
 from trainables.pixels import IMAGE_SUFFIXES, sixteen_bit_peak
 from trainables.places import READERS
 from trainables.row_checks import read_rows
-from trainables.row_problems import SHOWN_PROBLEMS, Reason, counted
+from trainables.row_problems import SHOWN_PROBLEMS, Reason, RowProblem, counted
 from trainables.splits import assign_splits, patients_in_two_splits
 
 if TYPE_CHECKING:
     from trainables.places import Place
 
+
+_MISREAD_SHARE = 0.5
+"""A patient pattern that does not fit more of the paths than this is at fault itself."""
 
 USUAL_BIT_DEPTHS = (8, 10, 12, 14, 16)
 """What detectors deliver in 16-bit files."""
@@ -47,19 +51,23 @@ def assemble(found: Found, options: ImportOptions, tell: Tell) -> Manifest:
     """The manifest of what an importer found.
 
     Raises:
-        UserError: The patient pattern fits a path not at all, or nothing is left to train on.
+        UserError: The patient pattern fits most paths not at all, or nothing is left to train on.
         DataError: Rows cannot be used (files missing or unreadable, image ids repeated, cells with other values than
-            allowed, masks of another size), and ``options.quarantine`` is not given; lists the first of them, or all if
-            ``options.all_problems``, and counts the others.
+            allowed, masks of another size or none in a segmentation task), and ``options.quarantine`` is not given;
+            lists the first of them, or all if ``options.all_problems``, and counts the others.
     """
     aside = Quarantine(options.quarantine, None if options.all_problems else SHOWN_PROBLEMS)
+    if options.split_column == NO_COLUMN and Column.SPLIT in found.rows:
+        found = _without_split(found, tell)
+    if options.patient_pattern:
+        found = _with_patients_of_paths(found, options.patient_pattern)
     if options.unopened:
-        found = aside.usable(found, [*found.problems, *repeated_images(found)])
+        found = aside.usable(found, [*found.problems, *blank_masks(found), *repeated_images(found)])
         return _settled(_manifest(found, options, tell), found, aside, tell)
     sizes, problems = header_problems(found)
-    without_file = {p.row for p in found.problems if p.reason is Reason.IMAGE_MISSING}
+    without_file = {p.row for p in found.problems if p.reason in (Reason.IMAGE_MISSING, Reason.PATH)}
     problems = [p for p in problems if p.row not in without_file]
-    problems = [*found.problems, *repeated_images(found), *problems]
+    problems = [*found.problems, *blank_masks(found), *repeated_images(found), *problems]
     found = aside.usable(replace(found, rows=pd.concat([found.rows, sizes], axis=1)), problems)
     manifest = _manifest(found, options, tell)
     if options.quarantine is None:
@@ -68,6 +76,24 @@ def assemble(found: Found, options: ImportOptions, tell: Tell) -> Manifest:
     if len(sound.rows) < len(found.rows):
         manifest = _manifest(sound, options, tell)
     return _settled(manifest, sound, aside, tell)
+
+
+def _without_split(found: Found, tell: Tell) -> Found:
+    """The same as if the data set had no split of its own; the counts of its release do not hold by split."""
+    line = "the data set's own split is not taken (--split-column none)"
+    tell(line)
+    rows = found.rows.drop(columns=[Column.SPLIT])
+    return replace(found, rows=rows, expected=counts_to_expect(found.expected, NO_COLUMN), notes=(*found.notes, line))
+
+
+def counts_to_expect(released: Mapping[str, int], split_column: str | None) -> dict[str, int]:
+    """What ``Manifest.expected`` may hold: without the counts by split where the split is not that of the release."""
+    by_split = {
+        name
+        for name in released
+        if name.startswith("split.") or (name.count(".") > 1 and name.rpartition(".")[2] in set(Split))
+    }
+    return {name: n for name, n in released.items() if split_column != NO_COLUMN or name not in by_split}
 
 
 def _settled(manifest: Manifest, found: Found, aside: Quarantine, tell: Tell) -> Manifest:
@@ -154,8 +180,6 @@ def files_under(folder: Place) -> tuple[list[Place], Counter[str]]:
 
 
 def _with_patients(rows: pd.DataFrame, options: ImportOptions, note: Tell) -> tuple[pd.DataFrame, bool]:
-    if options.patient_pattern:
-        rows = rows.assign(**{Column.PATIENT_ID: _patients_in_paths(rows[Column.PATH], options.patient_pattern)})
     if Column.PATIENT_ID not in rows:
         note("patients are not known: every image counts as its own, so a split can leak between images of one patient")
         return rows.assign(**{Column.PATIENT_ID: rows[Column.IMAGE_ID]}), False
@@ -171,12 +195,27 @@ def _with_patients(rows: pd.DataFrame, options: ImportOptions, note: Tell) -> tu
     return rows.assign(**{Column.PATIENT_ID: patients.astype("str")}), True
 
 
-def _patients_in_paths(paths: pd.Series[str], pattern: str) -> pd.Series[str]:
-    matches = [re.search(pattern, str(path)) for path in paths]
-    failed = [str(path) for path, match in zip(paths, matches, strict=True) if match is None]
-    if failed:
-        raise UserError(f"--patient-pattern {pattern!r} does not fit {len(failed)} paths, such as {failed[0]!r}")
-    return pd.Series([match.group(1) for match in matches if match], index=paths.index, dtype="str")
+def _with_patients_of_paths(found: Found, pattern: str) -> Found:
+    """Patients by the pattern; paths that it does not fit are problems of their rows.
+
+    Raises:
+        UserError: It does not fit most of the paths, so that the pattern is at fault.
+    """
+    paths = found.rows[Column.PATH].astype(str).tolist()
+    matches = [re.search(pattern, path) for path in paths]
+    patients = [match.group(1) if match else None for match in matches]
+    failed = [row for row, patient in enumerate(patients) if patient is None]
+    what = f"--patient-pattern {pattern!r} does not fit"
+    if len(failed) > _MISREAD_SHARE * len(paths):
+        raise UserError(f"{what} {len(failed)} of {len(paths)} paths, such as {paths[failed[0]]!r}")
+    unusable = {p.row for p in found.problems}
+    problems = [
+        RowProblem(row=row, reason=Reason.PATIENT, detail=f"{what} path {paths[row]!r}")
+        for row in failed
+        if row not in unusable
+    ]
+    rows = found.rows.assign(**{Column.PATIENT_ID: pd.Series(patients, index=found.rows.index, dtype=object)})
+    return replace(found, rows=rows, problems=(*found.problems, *problems))
 
 
 def _with_splits(rows: pd.DataFrame, labels: Labels, options: ImportOptions, note: Tell) -> pd.DataFrame:
@@ -195,7 +234,8 @@ def _with_splits(rows: pd.DataFrame, labels: Labels, options: ImportOptions, not
         patient, splits = next(iter(overlap.items()))
         note(
             f"{len(overlap)} {options.groups_patients}s are in two splits of the data set, such as {patient!r} "
-            f"({', '.join(splits)}); tasks check refuses this"
+            f"({', '.join(splits)}); tasks check refuses this, and import with --split-column none splits by "
+            f"{options.groups_patients} instead"
         )
     if (split == Split.TRAIN).any() and not (split == Split.VAL).any():
         train = rows[split == Split.TRAIN]

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import re
-import zlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from search_spaces.exceptions import UserError, unknown
 from trainables.importers.options import NO_COLUMN, Tell
-from trainables.places import is_remote
 from trainables.row_problems import Reason, RowProblem
-
-if TYPE_CHECKING:
-    from trainables.places import Place
 
 BLANKS = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "<NA>")
 """Cells that hold nothing."""
@@ -42,29 +35,58 @@ class BadCellsError(UserError):
     """Cells of one column that are not what the column must hold.
 
     Attributes:
+        message: What is wrong; ``{where}`` in it becomes the places of the rows.
         column: The column.
         rows: Positions of the rows.
         allowed: What a cell may hold.
         stand_in: What to read in their place to go on, until the rows are set aside.
+        also: Further columns whose cells in these rows are not read, either.
+        reason: What kind of problem they are of their rows.
     """
 
     def __init__(
-        self, message: str, column: str, rows: np.ndarray | list[int], allowed: str, stand_in: str | None = None
+        self,
+        message: str,
+        column: str,
+        rows: np.ndarray | list[int],
+        allowed: str,
+        stand_in: str | None = None,
+        also: Sequence[str] = (),
+        reason: Reason = Reason.VALUE,
     ) -> None:
         super().__init__(message)
+        self.message = message
         self.column = column
         self.rows = [int(row) for row in rows]
         self.allowed = allowed
         self.stand_in = stand_in
+        self.also = tuple(also)
+        self.reason = reason
 
+    def place(self, where: pd.Series[Any]) -> None:
+        """Put the places of the rows into the message."""
+        self.message = self.message.replace(PLACES, places_of(where, self.rows))
+        self.args = (self.message,)
+
+
+PLACES = "{where}"
+"""In the message of a ``BadCellsError``: where the rows stand, which only the reader of the table knows."""
 
 T = TypeVar("T")
 _MISREAD_SHARE = 0.5
 """With more bad cells than this among those filled, the column is not what it was taken for."""
 
 
-def collecting(read: Callable[[pd.DataFrame], T], table: pd.DataFrame, problems: list[RowProblem]) -> T:
+def collecting(
+    read: Callable[[pd.DataFrame], T], table: pd.DataFrame, problems: list[RowProblem], where: pd.Series[Any]
+) -> T:
     """What ``read`` makes of the table without the cells that it refuses; those become problems of their rows.
+
+    Args:
+        read: Takes the table.
+        table: The user's table.
+        problems: Receives the problems.
+        where: Where each row stands, such as ``line 7``.
 
     Raises:
         UserError: What ``read`` raises other than ``BadCellsError``, or a column is bad throughout.
@@ -73,6 +95,7 @@ def collecting(read: Callable[[pd.DataFrame], T], table: pd.DataFrame, problems:
         try:
             return read(table)
         except BadCellsError as error:
+            error.place(where)
             cells = table[error.column].astype(object)
             refused = cells.iloc[error.rows]
             filled = max(int(cells.notna().sum()), 1)
@@ -81,7 +104,7 @@ def collecting(read: Callable[[pd.DataFrame], T], table: pd.DataFrame, problems:
             problems += [
                 RowProblem(
                     row=row,
-                    reason=Reason.VALUE,
+                    reason=error.reason,
                     detail=f"column {error.column!r} has {'a blank' if cell is None else repr(cell)}; "
                     f"allowed: {error.allowed}",
                     advice=str(error),
@@ -89,7 +112,9 @@ def collecting(read: Callable[[pd.DataFrame], T], table: pd.DataFrame, problems:
                 for row, cell in zip(error.rows, refused, strict=True)
             ]
             cells.iloc[error.rows] = error.stand_in
-            table = table.assign(**{error.column: cells})
+            unread = np.isin(np.arange(len(table)), error.rows)
+            others = {name: table[name].astype(object).mask(unread, None) for name in error.also}
+            table = table.assign(**{error.column: cells, **others})
 
 
 def once(tell: Tell) -> Tell:
@@ -124,69 +149,6 @@ def refuse_absent(table: pd.DataFrame, wanted: Mapping[str, Sequence[str]]) -> N
 
 
 _FLOATED_INTEGER = re.compile(r"-?\d+\.0+")
-
-
-def read_table(
-    path: Place, tell: Tell, header: Sequence[str] | None = None, separator: str | None = None
-) -> pd.DataFrame:
-    """A CSV or TSV file, packed or not, as text; blanks are None, spaces around cells are removed.
-
-    Args:
-        path: The file.
-        tell: Hears of an unusual encoding.
-        header: Names of the columns of a file that has none.
-        separator: Between cells; the most frequent of comma, semicolon and tab in the first line if not given.
-
-    Raises:
-        UserError: The file is missing, empty, not text, or its rows are of different lengths.
-    """
-    if not path.is_file():
-        raise UserError(f"table {path} does not exist" if not path.exists() else f"table {path} is no file")
-    for encoding in ("utf-8-sig", "cp1252"):
-        try:
-            table = _read(path, encoding, header, separator)
-        except UnicodeDecodeError:
-            tell(f"{path.name} is not UTF-8; read as Windows-1252")
-            continue
-        except (pd.errors.EmptyDataError, pd.errors.ParserError, csv.Error, OSError, EOFError, zlib.error) as error:
-            raise UserError(f"table {path} cannot be read: {error}") from error
-        if table.empty:
-            raise UserError(f"table {path} has no rows")
-        return table
-    raise UserError(f"table {path} is neither UTF-8 nor Windows-1252 text")
-
-
-def _read(path: Place, encoding: str, header: Sequence[str] | None, separator: str | None) -> pd.DataFrame:
-    if separator is None:
-        with _text(path) as stream:
-            first = pd.read_csv(
-                stream, sep="\0", nrows=1, header=None, dtype=str, encoding=encoding, quoting=csv.QUOTE_NONE
-            )
-        separator = max(",;\t", key=str(first.iat[0, 0]).count)
-    with _text(path) as stream:
-        table = pd.read_csv(
-            stream,
-            sep=separator,
-            dtype=str,
-            encoding=encoding,
-            keep_default_na=False,
-            skipinitialspace=True,
-            names=list(header) if header else None,
-            header=None if header else 0,
-        )
-    if isinstance(table.index, pd.MultiIndex) or not table.index.equals(pd.RangeIndex(len(table))):
-        raise csv.Error("its rows have more cells than its first line has names")
-    return pd.DataFrame({str(c).strip(): cleaned(table[c]) for c in table.columns})
-
-
-def _text(path: Place) -> AbstractContextManager[Any]:
-    """What pandas reads: the path itself, whose suffix tells how it is packed, or a stream of a remote file."""
-    if not is_remote(path):
-        return nullcontext(str(path))
-    import fsspec  # type: ignore[import-untyped]
-
-    stream: AbstractContextManager[Any] = fsspec.open(str(path), "rb", compression="infer")
-    return stream
 
 
 def cleaned(values: pd.Series[str]) -> pd.Series[str]:
@@ -246,12 +208,16 @@ def required_column(table: pd.DataFrame, name: str, flag: str) -> str:
     return name
 
 
-def lines_of(rows: np.ndarray | list[int], most: int = 3) -> str:
-    """Where rows stand in the user's file: ``line 7``, ``lines 7, 9, 12, ... (40 in all)``."""
-    rows = [int(r) for r in rows]
-    shown = ", ".join(str(r + 2) for r in rows[:most])  # the first line holds the names, counting starts at 1
-    more = f", ... ({len(rows)} in all)" if len(rows) > most else ""
-    return f"line{'s' if len(rows) > 1 else ''} {shown}{more}"
+def places_of(where: pd.Series[Any], rows: np.ndarray | list[int], most: int | None = 3) -> str:
+    """Where rows stand in what was read: ``line 7``, ``lines 7, 9, 12, ... (40 in all)``; all if ``most`` is None."""
+    places = [str(where.iat[int(row)]) for row in rows]
+    shown = ", ".join(places[:most])
+    if len(places) > 1 and all(place.startswith(_LINE) for place in places):
+        shown = "lines " + ", ".join(place.removeprefix(_LINE) for place in places[:most])
+    return shown if most is None or len(places) <= most else f"{shown}, ... ({len(places)} in all)"
+
+
+_LINE = "line "
 
 
 def _plain(name: object) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from trainables.importers.labels import Labels
-from trainables.row_problems import RowProblem
+from trainables.row_problems import RowProblem, SetAside
 
 if TYPE_CHECKING:
     from trainables.places import Place
@@ -31,6 +31,7 @@ class Found:
         expected: See ``Manifest.expected``.
         notes: What was left blank or out on reading.
         left_blank: Rows that stay with a cell left blank.
+        misfits: Rows of the table that are not in ``rows``, as their cells do not fit its header.
     """
 
     rows: pd.DataFrame
@@ -43,13 +44,14 @@ class Found:
     expected: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     left_blank: tuple[RowProblem, ...] = ()
+    misfits: tuple[SetAside, ...] = ()
 
     def place_of(self, row: int) -> str:
         """Where a row stands in what was read."""
         return f"row {row}" if self.where is None else str(self.where.iat[row])
 
     def without(self, rows: set[int]) -> Found:
-        """The same without some rows and without their problems."""
+        """The same without some rows, without their problems and without misfits."""
         keep = ~np.isin(np.arange(len(self.rows)), list(rows))
         position = np.cumsum(keep) - 1
         return replace(
@@ -58,5 +60,6 @@ class Found:
             labels=replace(self.labels, columns=self.labels.columns[keep].reset_index(drop=True)),
             where=None if self.where is None else self.where[keep].reset_index(drop=True),
             problems=(),
+            misfits=(),
             left_blank=tuple(replace(p, row=int(position[p.row])) for p in self.left_blank if keep[p.row]),
         )

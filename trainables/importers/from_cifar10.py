@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from search_spaces.exceptions import UserError
+from trainables.importers.assemble import counts_to_expect
 from trainables.importers.column_map import ColumnMap
 from trainables.importers.from_npz import import_npz
 from trainables.importers.options import ImportOptions, Tell, silent
@@ -50,7 +51,8 @@ def import_cifar10(column_map: ColumnMap, path: Path, options: ImportOptions, te
     file = _written(arrays, options.derived)
     manifest = import_npz(file, replace(options, classes=names, patient_column=None, patient_pattern=None), tell)
     notes = (*column_map.about.notes, *manifest.notes)
-    return replace(manifest, importer=f"map {column_map.name}", expected=column_map.expected.flat(), notes=notes)
+    expected = counts_to_expect(column_map.expected.flat(), options.split_column)
+    return replace(manifest, importer=f"map {column_map.name}", expected=expected, notes=notes)
 
 
 def read_batch(file: Path) -> dict[Any, Any]:

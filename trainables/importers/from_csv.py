@@ -2,50 +2,53 @@
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from search_spaces.exceptions import DataError, UserError
+from search_spaces.exceptions import UserError
 from search_spaces.names import Column, Kind
-from trainables.importers.assemble import Found, assemble, files_under, split_of
+from trainables.importers.assemble import Found, assemble, split_of
 from trainables.importers.columns import (
+    PLACES,
     USUAL_NAMES,
     BadCellsError,
     collecting,
     each_text,
     find_column,
-    lines_of,
     once,
-    read_table,
+    places_of,
     refuse_absent,
     required_column,
     usual_column,
 )
+from trainables.importers.image_paths import image_paths, posix
 from trainables.importers.labels import Labels, labels_from_cells, labels_from_columns, labels_from_joined, mask_labels
 from trainables.importers.options import NO_COLUMN, ImportOptions, Tell, silent
 from trainables.importers.quarantine import repeated_ids
+from trainables.importers.table_text import read_table
 from trainables.manifest import Manifest, checked_root
-from trainables.pixels import IMAGE_SUFFIXES
-from trainables.places import below, is_remote, place, stamp
-from trainables.row_problems import OLDEST_YEARS, SHOWN_PROBLEMS, RowProblem, blank_ages, impossible_ages
+from trainables.row_problems import (
+    BLANK_AGES_NOTE,
+    OLDEST_YEARS,
+    SHOWN_PROBLEMS,
+    RowProblem,
+    blank_ages,
+    impossible_ages,
+)
 
 if TYPE_CHECKING:
     from trainables.places import Place
 
-BLANK = "(blank)"
 _SEX = {"f": "F", "female": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
 _SEX_UNKNOWN = frozenset({"unknown", "u", "o", "other", "x", "-", "?"})
 _SEX_ALLOWED = "F, M, female, male, unknown or blank"
 _DICOM_AGE = re.compile(r"(\d{1,3})([YMWD])")
 _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
-_UNUSUAL_PATH = re.compile(r"\\|//|(?:^|/)\.{1,2}(?:/|$)|./$")
-"""Paths that ``_posix`` changes."""
 _TAKEN_GROUPS = frozenset({Column.SEX, Column.AGE_BAND, Column.SITE, Column.SPLIT, Column.PATIENT_ID, "label"})
 
 
@@ -62,7 +65,8 @@ def import_csv(path: Place, options: ImportOptions, tell: Tell = silent) -> Mani
         DataError: Image files are missing.
     """
     tell = once(tell)
-    table = read_table(path, tell)
+    read = read_table(path, tell)
+    table, where = read.cells, pd.Series([f"line {line}" for line in read.lines], dtype=object)
     refuse_absent(table, _named_columns(options))
     image = find_column(table, "image", options.image_column, tell)
     if image is None:
@@ -72,18 +76,25 @@ def import_csv(path: Place, options: ImportOptions, tell: Tell = silent) -> Mani
     problems: list[RowProblem] = []
     notes: list[str] = []
     left_blank: list[RowProblem] = []
+
+    def note(line: str) -> None:
+        notes.append(line)
+        tell(line)
+
     root = checked_root(options.image_root or path.parent)
-    rows, root = collecting(lambda t: _image_paths(t[image], image, root, options, tell), table, problems)
-    columns: dict[str, pd.Series[Any]] = {**rows, **_texts(table, options, tell, problems, notes, left_blank)}
+    found_paths = collecting(lambda t: image_paths(t[image], root, options.unopened, note), table, problems, where)
+    rows, root = found_paths.columns, found_paths.root
+    problems += found_paths.problems
+    columns: dict[str, pd.Series[Any]] = {**rows, **_texts(table, where, options, tell, note, problems, left_blank)}
     if options.frame_column:
-        columns |= collecting(lambda t: _frames(t[options.frame_column], rows[Column.PATH]), table, problems)
+        columns |= collecting(lambda t: _frames(t[options.frame_column], rows[Column.PATH]), table, problems, where)
     for name in options.group_columns:
         columns[f"{Column.GROUP_PREFIX}{_group_name(name)}"] = table[required_column(table, name, "--group-columns")]
     if (ids := _id_column(table, image, options)) is not None:
         problems += repeated_ids(pd.DataFrame(columns), table[ids], ids)
     has_mask = Column.MASK in columns
-    labels = collecting(lambda t: _labels(t, options, has_mask=has_mask, tell=tell), table, problems)
-    where = pd.Series([f"line {i + 2}" for i in range(len(table))], dtype=object)
+    labels = collecting(lambda t: _labels(t, options, has_mask=has_mask, tell=tell), table, problems, where)
+    position = list(table.columns).index(image)
     found = Found(
         rows=pd.DataFrame(columns),
         labels=labels,
@@ -93,6 +104,7 @@ def import_csv(path: Place, options: ImportOptions, tell: Tell = silent) -> Mani
         problems=tuple(problems),
         notes=tuple(dict.fromkeys(notes)),
         left_blank=tuple(left_blank),
+        misfits=tuple(m.aside(f"line {m.line}", position, k) for k, m in enumerate(read.misfits)),
     )
     return assemble(found, options, tell)
 
@@ -113,10 +125,11 @@ def _id_column(table: pd.DataFrame, image: str, options: ImportOptions) -> str |
 
 def _texts(
     table: pd.DataFrame,
+    where: pd.Series[str],
     options: ImportOptions,
     tell: Tell,
+    note: Tell,
     problems: list[RowProblem],
-    notes: list[str],
     left_blank: list[RowProblem],
 ) -> dict[str, pd.Series[Any]]:
     """Manifest column -> cells, for every column of the manifest that the table has; fills the lists."""
@@ -129,19 +142,15 @@ def _texts(
         Column.SEX: ("sex", options.sex_column),
         Column.AGE_YEARS: ("age", options.age_column),
     }
-
-    def note(line: str) -> None:
-        notes.append(line)
-        tell(line)
-
     columns: dict[str, pd.Series[Any]] = {}
     for column, (role, given) in roles.items():
         source = find_column(table, role, given, tell)
         if source is not None:
             read = partial(_role_cells, column=column, source=source, tell=note)
-            columns[column] = collecting(read, table, problems)
+            columns[column] = collecting(read, table, problems, where)
         if source is not None and column == Column.AGE_YEARS:
             left_blank += ages_left_blank(table[source], source)
+            tell_blank_ages(left_blank, where, options, note)
     return columns
 
 
@@ -166,9 +175,9 @@ def column_cells(cells: pd.Series[str], column: str, source: str, tell: Tell) ->
     if column == Column.SEX:
         return _sex(cells, source, tell)
     if column == Column.AGE_YEARS:
-        return _age_years(cells, source, tell)
+        return _age_years(cells, source)
     if column == Column.MASK:
-        return cells.map(lambda v: None if v is None else _posix(v))
+        return cells.map(lambda v: None if v is None else posix(v))
     return cells
 
 
@@ -209,71 +218,10 @@ def _frames(cells: pd.Series[str], paths: pd.Series[str]) -> dict[str, pd.Series
     rows = np.flatnonzero(numbers.isna() | (numbers < 0) | (numbers % 1 != 0))
     if len(rows):
         column = str(cells.name)
-        message = f"frame column {column!r} has other than whole numbers from 0 ({lines_of(rows)})"
+        message = f"frame column {column!r} has other than whole numbers from 0 ({PLACES})"
         raise BadCellsError(message, column, rows, "whole numbers from 0", stand_in="0")
     frames = numbers.astype("Int64")
     return {Column.FRAME: frames, Column.IMAGE_ID: paths + "#" + frames.astype(str)}
-
-
-def _image_paths(
-    cells: pd.Series[str], column: str, root: Place, options: ImportOptions, tell: Tell
-) -> tuple[dict[str, pd.Series[str]], Place]:
-    """``image_id`` and ``path`` of every row, and the folder that paths are relative to."""
-    blank = np.flatnonzero(cells.isna())
-    if len(blank):
-        message = f"image column {column!r} is blank in {lines_of(blank)}"
-        raise BadCellsError(message, column, blank, "the path of an image", stand_in=BLANK)
-    if cells.map(is_remote).all():
-        # As paths, whose common part ends at a slash; the second slash of s3:// is lost on the way.
-        common = os.path.commonpath(list(cells)).replace(":/", "://", 1)
-        paths = cells.map(lambda url: str(url)[len(common) + 1 :])
-        return {Column.IMAGE_ID: paths, Column.PATH: paths}, place(common)
-    paths = cells.astype("str")
-    unusual = paths.str.contains(_UNUSUAL_PATH)
-    if unusual.any():
-        paths = paths.mask(unusual, paths[unusual].map(_posix))
-    absolute = paths.map(os.path.isabs)
-    if absolute.all():
-        folder = str(root)
-        if not paths.map(lambda p: Path(p).is_relative_to(folder)).all():
-            folder = os.path.commonpath(list(paths.map(os.path.dirname)))
-            root = Path(folder)
-        paths = paths.map(lambda p: Path(p).relative_to(folder).as_posix())
-    elif absolute.any():
-        raise UserError(
-            f"image column {column!r} mixes absolute and relative paths, see {lines_of([int(absolute.argmax())])}"
-        )
-    located = paths if options.unopened else _located(paths, root, tell)
-    return {Column.IMAGE_ID: paths, Column.PATH: located}, root
-
-
-def _is_there(file: Place) -> bool:
-    try:
-        return stamp(file) is not None
-    except DataError:
-        return False  # such as a name too long for the file system; reported with its row
-
-
-def _posix(path: str) -> str:
-    return os.path.normpath(path.replace("\\", "/"))
-
-
-def _located(paths: pd.Series[str], root: Place, tell: Tell) -> pd.Series[str]:
-    """Paths of the files, where the table names them without their suffix or without their subfolder."""
-    if _is_there(root / str(paths.iat[0])):
-        return paths
-    bare = not paths.map(lambda p: Path(p).suffix.lower() in IMAGE_SUFFIXES).any()
-    by_name: dict[str, str] = {}
-    ambiguous: set[str] = set()
-    for image in files_under(root)[0]:
-        name = image.stem if bare else image.name
-        ambiguous |= {name} & by_name.keys()
-        by_name[name] = below(image, root)
-    found = paths.map(lambda p: None if (name := Path(p).name) in ambiguous else by_name.get(name))
-    if found.isna().any():
-        return paths  # reported as missing, with the path that the table gives
-    tell(f"image: files found by name under {root}, such as {found.iat[0]} for {paths.iat[0]}")
-    return found
 
 
 def _sex(cells: pd.Series[str], column: str, tell: Tell) -> pd.Series[str]:
@@ -283,7 +231,7 @@ def _sex(cells: pd.Series[str], column: str, tell: Tell) -> pd.Series[str]:
     if len(rows):
         strange = sorted(set(cells.iloc[rows]))[:5]
         message = (
-            f"sex column {column!r} has {', '.join(map(repr, strange))} ({lines_of(rows)}); "
+            f"sex column {column!r} has {', '.join(map(repr, strange))} ({PLACES}); "
             f"allowed: {_SEX_ALLOWED}. For codes use --sex-column none and --group-columns {column}"
         )
         raise BadCellsError(message, column, rows, _SEX_ALLOWED)
@@ -292,24 +240,32 @@ def _sex(cells: pd.Series[str], column: str, tell: Tell) -> pd.Series[str]:
     return sex.astype(object).where(sex.notna(), None)
 
 
-def _age_years(cells: pd.Series[str], column: str, tell: Tell) -> pd.Series[float]:
-    """Years as numbers; also DICOM ages (``063Y``, ``011M``); ages no human reaches are left blank, which is told."""
+def _age_years(cells: pd.Series[str], column: str) -> pd.Series[float]:
+    """Years as numbers; also DICOM ages (``063Y``, ``011M``); ages no human reaches are left blank."""
     years = each_text(cells, _years).astype(float)
     rows = np.flatnonzero((cells.notna() & years.isna()).to_numpy(dtype=bool))
     if len(rows):
         strange = sorted(set(cells.iloc[rows]))[:5]
         message = (
-            f"age column {column!r} has {', '.join(map(repr, strange))} ({lines_of(rows)}); "
+            f"age column {column!r} has {', '.join(map(repr, strange))} ({PLACES}); "
             f"years expected, such as 63 or 063Y. For bands use --age-column none and --group-columns {column}"
         )
         raise BadCellsError(message, column, rows, "years, such as 63 or 063Y")
-    impossible = impossible_ages(years)
-    if impossible:
-        lines = lines_of(impossible, SHOWN_PROBLEMS)
-        more = "; --quarantine FILE lists all of them" if len(impossible) > SHOWN_PROBLEMS else ""
-        tell(f"age: {len(impossible)} ages outside 0 to {OLDEST_YEARS:g} years are left blank ({lines}){more}")
-    years.iloc[impossible] = np.nan
+    years.iloc[impossible_ages(years)] = np.nan
     return years.astype(np.float32)
+
+
+def tell_blank_ages(found: Sequence[RowProblem], where: pd.Series[Any], options: ImportOptions, tell: Tell) -> None:
+    """Say how many ages are left blank and where: the first ``SHOWN_PROBLEMS``, or all if the user asked for all."""
+    if not found:
+        return
+    most = None if options.all_problems else SHOWN_PROBLEMS
+    rows = [p.row for p in found]
+    more = "" if most is None or len(rows) <= most else "; --all names all, --quarantine FILE lists all of them"
+    tell(
+        f"{BLANK_AGES_NOTE} {len(rows)} ages outside 0 to {OLDEST_YEARS:g} years are left blank "
+        f"({places_of(where, rows, most)}){more}"
+    )
 
 
 def ages_left_blank(cells: pd.Series[str], source: str) -> list[RowProblem]:

@@ -19,7 +19,7 @@ from trainables.importers.assemble import Found, assemble, files_under
 from trainables.importers.column_map import ColumnMap
 from trainables.importers.columns import BadCellsError, collecting, once, refuse_absent
 from trainables.importers.derived_masks import draw_masks, merge_masks
-from trainables.importers.from_csv import ages_left_blank, column_cells
+from trainables.importers.from_csv import ages_left_blank, column_cells, tell_blank_ages
 from trainables.importers.map_labels import map_labels
 from trainables.importers.map_parts import CellSpec, DeriveSpec, MaskSpec
 from trainables.importers.map_tables import (
@@ -41,7 +41,7 @@ from trainables.importers.options import ImportOptions, Tell, silent
 from trainables.manifest import Manifest, checked_root
 from trainables.pixels import Colour
 from trainables.places import below
-from trainables.row_problems import Reason, RowProblem
+from trainables.row_problems import Reason, RowProblem, SetAside
 
 if TYPE_CHECKING:
     from trainables.places import Place
@@ -55,8 +55,8 @@ def import_map(column_map: ColumnMap, path: Place, options: ImportOptions, tell:
     Args:
         column_map: What is where, and means what.
         path: The data set's folder or URL.
-        options: ``split``, ``split_seed``, ``quarantine``, ``bit_depth``, ``derived`` and ``patient_pattern`` apply;
-            what they give in place of the map's own settings is taken.
+        options: ``split``, ``split_seed``, ``split_column`` (only ``none``), ``quarantine``, ``bit_depth``, ``derived``
+            and ``patient_pattern`` apply; what they give in place of the map's own settings is taken.
         tell: Hears what was left out and decided.
 
     Raises:
@@ -89,12 +89,13 @@ class _Reading:
         self._map, self._root, self._options, self._tell = column_map, root, options, tell
         self._problems: list[RowProblem] = []
         self._left_blank: list[RowProblem] = []
+        self._misfits: list[SetAside] = []
         self._named: list[pd.Series[Any]] = []
 
     def found(self) -> Found:
         rows = self._rows()
         table = self._columns(rows)
-        labels = collecting(lambda t: map_labels(self._map, t), rows, self._problems)
+        labels = collecting(lambda t: map_labels(self._map, t), rows, self._problems, rows[WHERE])
         masks, mask_root = self._masks(rows, table)
         self._tell_unnamed()
         return Found(
@@ -107,23 +108,24 @@ class _Reading:
             mask_root=mask_root,
             expected=self._map.expected.flat(),
             left_blank=tuple(self._left_blank),
+            misfits=tuple(self._misfits),
         )
 
     def _rows(self) -> pd.DataFrame:
         """One row per image, cells as text."""
-        tables = read_tables(self._map, self._root, self._tell)
+        tables = read_tables(self._map, self._root, self._tell, self._misfits)
         first, rows = next(iter(tables.items()))
         later: list[DeriveSpec] = []
         for spec in self._map.derive:
             if can_be_derived(rows, spec):
-                rows = collecting(partial(derived, spec=spec), rows, self._problems)
+                rows = collecting(partial(derived, spec=spec), rows, self._problems, rows[WHERE])
             else:
                 later.append(spec)
         rows = self._after(rows, lambda t: joined_rows(self._map, {**tables, first: t}, self._tell))
         if rows.empty:
             raise UserError(f"{self._root}: the tables of {self._map.title} have no row in common")
         for spec in later:
-            rows = collecting(partial(derived, spec=spec), rows, self._problems)
+            rows = collecting(partial(derived, spec=spec), rows, self._problems, rows[WHERE])
         refuse_absent(rows.drop(columns=[WHERE]), {**needed_columns(self._map), **self._absent_roles(rows)})
         self._named += self._files_of(rows)
         rows = self._after(rows, lambda t: chosen_rows(t, self._map.where, self._tell))
@@ -182,7 +184,9 @@ class _Reading:
             columns[Column.FRAME] = pd.to_numeric(column_of(rows, image.frame, "image.frame")).astype("Int64")
         for column, spec in self._roles().items():
             if _source(rows, spec) is not None:
-                columns[column] = collecting(partial(self._cells, column=column, spec=spec), rows, self._problems)
+                read = partial(self._cells, column=column, spec=spec)
+                columns[column] = collecting(read, rows, self._problems, rows[WHERE])
+        tell_blank_ages(self._left_blank, rows[WHERE], self._options, self._tell)
         if Column.SPLIT in columns and set(columns[Column.SPLIT]) == {Split.TRAIN.value}:
             self._tell("the official test set is not here: patients are split at random")
             del columns[Column.SPLIT]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from search_spaces.exceptions import UserError
+from trainables.importers.assemble import counts_to_expect
 from trainables.importers.column_map import ColumnMap, NpzSet
 from trainables.importers.from_npz import import_npz
 from trainables.importers.options import ImportOptions, Tell, silent
@@ -49,7 +50,7 @@ def import_medmnist(column_map: ColumnMap, path: Place, options: ImportOptions, 
     return replace(
         manifest,
         importer=f"map {column_map.name}",
-        expected=_expected(held, manifest),
+        expected=counts_to_expect(_expected(held, manifest), options.split_column),
         notes=(*column_map.about.notes, *held.notes, *manifest.notes),
     )
 

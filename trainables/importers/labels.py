@@ -10,7 +10,7 @@ import pandas as pd
 
 from search_spaces.exceptions import UserError, unknown
 from search_spaces.names import MISSING_CLASS, UNCERTAIN, Column, Kind
-from trainables.importers.columns import BadCellsError, each_text, lines_of, required_column
+from trainables.importers.columns import PLACES, BadCellsError, each_text, required_column
 from trainables.importers.options import BlankLabels, ImportOptions, Tell
 from trainables.manifest import CLASS_KINDS, label_columns
 
@@ -81,7 +81,7 @@ def labels_from_joined(cells: pd.Series[str], options: ImportOptions) -> Labels:
     rows = [i for i, names in enumerate(parts) if not set(names) <= set(classes)]
     if rows:
         strange = sorted(set(found) - set(classes))
-        message = f"labels outside --classes: {', '.join(strange)} ({lines_of(rows)})"
+        message = f"labels outside --classes: {', '.join(strange)} ({PLACES})"
         raise BadCellsError(message, str(cells.name), rows, ", ".join(classes))
     known = cells.notna()
     flags = {c: parts.map(lambda names, c=c: float(c in names)).where(known) for c in classes}
@@ -174,7 +174,7 @@ def _refuse_outside(cells: pd.Series[str], allowed: Sequence[str], column: str) 
     rows = np.flatnonzero((cells.notna() & ~cells.isin(allowed)).to_numpy(dtype=bool))
     if len(rows):
         strange = ", ".join(_ordered(set(cells.iloc[rows]))[:10])
-        message = f"values of {column!r} outside the classes {', '.join(allowed[:-1])}: {strange} ({lines_of(rows)})"
+        message = f"values of {column!r} outside the classes {', '.join(allowed[:-1])}: {strange} ({PLACES})"
         raise BadCellsError(message, str(cells.name), rows, ", ".join(allowed[:-1]))
 
 
@@ -189,7 +189,7 @@ def _flags(cells: pd.Series[str], column: str) -> pd.Series[float]:
     if len(rows):
         strange = ", ".join(map(repr, _ordered(set(cells.iloc[rows]))[:5]))
         message = (
-            f"label column {column!r} has {strange} ({lines_of(rows)}); allowed: {_FLAGS_TEXT}. "
+            f"label column {column!r} has {strange} ({PLACES}); allowed: {_FLAGS_TEXT}. "
             f"For names instead of 0/1 use --label-column {column}"
         )
         raise BadCellsError(message, column, rows, _FLAGS_TEXT)
@@ -210,13 +210,15 @@ def _one_hot_labels(kind: Kind, flags: dict[str, pd.Series[float]]) -> Labels:
     """Classes from one 0/1 column per class; a row of blanks is not known.
 
     Raises:
-        UserError: A row with no 1, several, or an uncertain one.
+        BadCellsError: A row with no 1, several, or an uncertain one.
     """
     table = pd.DataFrame(flags)
     known = table.notna().any(axis="columns")
     wrong = np.flatnonzero(known & ~((table == 1).sum(axis="columns").eq(1) & table.ne(UNCERTAIN).all(axis="columns")))
     if len(wrong):
-        raise UserError(f"--kind {kind} needs exactly one 1 among {', '.join(flags)}, see {lines_of(wrong)}")
+        message = f"--kind {kind} needs exactly one 1 among {', '.join(flags)}, see {PLACES}"
+        first, *others = flags
+        raise BadCellsError(message, first, wrong, f"exactly one 1 among {', '.join(flags)}", also=others)
     codes = (table == 1).to_numpy().argmax(axis=1).astype(np.int16)
     return Labels(
         kind=kind, names=tuple(flags), columns=pd.DataFrame({Column.Y: np.where(known, codes, MISSING_CLASS)})

@@ -10,7 +10,7 @@ import pandas as pd
 
 from search_spaces.names import UNCERTAIN, Column, Kind
 from trainables.importers.column_map import ColumnMap
-from trainables.importers.columns import BadCellsError, lines_of
+from trainables.importers.columns import PLACES, BadCellsError
 from trainables.importers.labels import Labels, flag_labels, labels_from_columns, mask_labels
 from trainables.importers.map_parts import LabelSpec
 from trainables.importers.map_tables import column_of, replaced
@@ -53,6 +53,7 @@ def _from_flags(spec: LabelSpec, kind: Kind, rows: pd.DataFrame) -> Labels:
         return labels_from_columns(pd.DataFrame(cells), options)
     except BadCellsError as error:
         error.column = spec.flags[error.column]
+        error.also = tuple(spec.flags[label] for label in error.also)
         raise
 
 
@@ -80,7 +81,7 @@ def _from_items(spec: LabelSpec, rows: pd.DataFrame) -> Labels:
     if any(strange) and spec.none != ("*",):
         rows_of = np.flatnonzero((codes >= 0) & np.array([*strange, False])[codes])
         odd = ", ".join(sorted(set().union(*found) - meant)[:10])
-        message = f"column {spec.column!r} has items that no label names: {odd} ({lines_of(rows_of)})"
+        message = f"column {spec.column!r} has items that no label names: {odd} ({PLACES})"
         raise BadCellsError(message, str(spec.column), rows_of, ", ".join(sorted(meant)))
     flags: dict[str, pd.Series[float]] = {}
     for label, items in spec.items.items():

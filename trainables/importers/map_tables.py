@@ -11,10 +11,12 @@ import pandas as pd
 
 from search_spaces.exceptions import UserError, unknown
 from trainables.importers.column_map import ColumnMap
-from trainables.importers.columns import BadCellsError, lines_of, read_table
+from trainables.importers.columns import PLACES, BadCellsError
 from trainables.importers.map_parts import CombineSpec, CsvFile, DeriveSpec, JoinSpec, TableSpec
 from trainables.importers.options import Tell
+from trainables.importers.table_text import read_table
 from trainables.places import below
+from trainables.row_problems import SetAside
 
 if TYPE_CHECKING:
     from trainables.places import Place
@@ -31,8 +33,8 @@ FILE = "file"
 _PLACEHOLDER = re.compile(r"\{([^{}\[\]]+)(?:\[(-?\d*):(-?\d*)\])?\}")
 
 
-def read_tables(column_map: ColumnMap, root: Place, tell: Tell) -> dict[str, pd.DataFrame]:
-    """All tables by name.
+def read_tables(column_map: ColumnMap, root: Place, tell: Tell, misfits: list[SetAside]) -> dict[str, pd.DataFrame]:
+    """All tables by name; ``misfits`` receives rows that do not fit their header.
 
     Raises:
         UserError: Files are missing (says all of them) or cannot be read.
@@ -43,7 +45,7 @@ def read_tables(column_map: ColumnMap, root: Place, tell: Tell) -> dict[str, pd.
         if spec.files:
             tables[name] = _file_table(spec, root, missing)
         else:
-            tables[name] = _csv_table(spec, root, tell, missing)
+            tables[name] = _csv_table(spec, root, tell, missing, misfits)
     if missing:
         raise UserError(
             f"{root} is not {column_map.title} as it is released; it lacks:\n  "
@@ -116,7 +118,7 @@ def replaced(cells: pd.Series[Any], values: Mapping[str, str | None], other: str
         if len(rows):
             allowed = ", ".join(list(values)[:20])
             strange = ", ".join(sorted(set(cells.iloc[rows].astype(str)))[:5])
-            message = f"column {cells.name!r} has {strange} ({lines_of(rows)}); known are {allowed}"
+            message = f"column {cells.name!r} has {strange} ({PLACES}); known are {allowed}"
             raise BadCellsError(message, str(cells.name), rows, allowed)
     return _none_for_blank(new)
 
@@ -233,7 +235,7 @@ def column_of(rows: pd.DataFrame, name: str, where: str) -> pd.Series[Any]:
     return rows[name]
 
 
-def _csv_table(spec: TableSpec, root: Place, tell: Tell, missing: list[str]) -> pd.DataFrame:
+def _csv_table(spec: TableSpec, root: Place, tell: Tell, missing: list[str], misfits: list[SetAside]) -> pd.DataFrame:
     parts: list[pd.DataFrame] = []
     for entry in spec.csv:
         found = _found_files(entry, root)
@@ -241,9 +243,11 @@ def _csv_table(spec: TableSpec, root: Place, tell: Tell, missing: list[str]) -> 
             missing.append(" or ".join(entry.file))
         for file in found:
             part = read_table(file, tell, spec.header or None, spec.separator)
-            lines = np.arange(len(part)) + (1 if spec.header else 2)
-            named = pd.Series([f"{file.name} line {line}" for line in lines], dtype=object)
-            parts.append(part.assign(**entry.set, **{WHERE: named}))
+            named = pd.Series([f"{file.name} line {line}" for line in part.lines], dtype=object)
+            parts.append(part.cells.assign(**entry.set, **{WHERE: named}))
+            misfits += [
+                m.aside(f"{file.name} line {m.line}", None, len(misfits) + k) for k, m in enumerate(part.misfits)
+            ]
     if not parts:
         return pd.DataFrame({WHERE: []}, dtype=object)
     table = pd.concat(parts, ignore_index=True)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from search_spaces.exceptions import DataError, UserError
-from search_spaces.names import Column
+from search_spaces.names import Column, Kind
 from trainables.importers.found import Found
 from trainables.manifest import MASK_COLUMNS
 from trainables.pixels import image_size, refuse_cut_short
@@ -26,11 +26,16 @@ from trainables.row_problems import (
     counted,
     in_words,
     refusal,
+    refuse_other_file,
     write_quarantine,
 )
 
 if TYPE_CHECKING:
     from trainables.places import Place
+
+
+_OF_CELLS = frozenset({Reason.VALUE, Reason.REPEATED, Reason.PATH, Reason.CELLS, Reason.PATIENT, Reason.NO_MASK})
+"""Reasons that no file has a part in."""
 
 
 class Quarantine:
@@ -39,9 +44,14 @@ class Quarantine:
     Args:
         file: The list; None refuses.
         most: Problems that a refusal lists; None for all.
+
+    Raises:
+        UserError: The list would replace a file that is none.
     """
 
     def __init__(self, file: Path | None, most: int | None = SHOWN_PROBLEMS) -> None:
+        if file is not None:
+            refuse_other_file(file)
         self.file, self.most = file, most
         self._aside: list[SetAside] = []
         self._left_blank: list[SetAside] = []
@@ -53,12 +63,14 @@ class Quarantine:
             UserError: There are problems of values or ids only, and no list to put rows on; or no row is left.
             DataError: There are problems of files, and no list.
         """
-        if not problems:
+        if not problems and not found.misfits:
             return found
-        named = _named(found, sorted(problems, key=lambda p: p.row))
+        named = [*found.misfits, *_named(found, sorted(problems, key=lambda p: p.row))]
         if self.file is None:
-            of_cells = all(p.reason in (Reason.VALUE, Reason.REPEATED) for p in problems)
-            raise (UserError if of_cells else DataError)(refusal(named, len(found.rows), self.most))
+            of_cells = all(p.reason in _OF_CELLS for p in problems)
+            raise (UserError if of_cells else DataError)(
+                refusal(named, len(found.rows) + len(found.misfits), self.most)
+            )
         self._aside += named
         rows = {p.row for p in problems}
         if len(rows) == len(found.rows):
@@ -149,6 +161,26 @@ def repeated_ids(rows: pd.DataFrame, ids: pd.Series[str], column: str) -> list[R
         detail = f"image {path!r} has the {column} {ids.iat[row]!r}, which {files.iat[row]:.0f} images have"
         problems.append(RowProblem(row=row, reason=Reason.REPEATED, detail=detail, advice=advice))
     return problems
+
+
+def blank_masks(found: Found) -> list[RowProblem]:
+    """Rows of a segmentation task without a mask, unless they have a problem already."""
+    if found.labels.kind is not Kind.SEGMENTATION or Column.MASK not in found.rows:
+        return []
+    known = {p.row for p in found.problems}
+    advice = (
+        "An image that shows none of the labels needs a mask of zeros; one without a mask teaches and scores nothing"
+    )
+    return [
+        RowProblem(
+            row=row,
+            reason=Reason.NO_MASK,
+            detail=f"image {found.rows[Column.PATH].iat[row]} has no mask",
+            advice=advice,
+        )
+        for row in np.flatnonzero(found.rows[Column.MASK].isna()).tolist()
+        if row not in known
+    ]
 
 
 def header_problems(found: Found) -> tuple[pd.DataFrame, list[RowProblem]]:

@@ -157,16 +157,26 @@ def test_zero_and_one_take_the_name_of_the_column(make_table):
 def test_masks_without_labels_are_segmentation(make_table):
     table = make_table("""image,mask
         a.png,a.png
-        b.png,
+        b.png,b.png
         c.png,b.png""")
     manifest = import_csv(table, options())
     assert manifest.kind is Kind.SEGMENTATION
     assert manifest.labels == ("foreground",)
     assert manifest.label_columns == ()
-    assert manifest.mask(1) is None
     mask = manifest.mask(2)
     assert mask is not None
     assert mask.max() == 1  # file b.png holds ones
+
+
+@pytest.mark.parametrize("unopened", [False, True])
+def test_a_blank_mask_is_a_problem_of_its_row(make_table, unopened):
+    table = make_table("image,mask\n" + "\n".join(f"{i}.png,{i}.png" for i in range(6)) + "\n6.png,\n7.png,")
+    with pytest.raises(UserError, match=r"2 of 8 rows cannot be used \(2 no mask\)(.|\n)*line 8: (.|\n)*mask of zeros"):
+        import_csv(table, options(unopened=unopened))
+    aside = table.parent / "aside.csv"
+    manifest = import_csv(table, options(unopened=unopened, quarantine=aside))
+    assert manifest.set_aside == {"no mask": 2}
+    assert pd.read_csv(aside)["where"].tolist() == ["line 8", "line 9"]
 
 
 def test_group_columns_can_be_selected(make_table):
@@ -207,7 +217,11 @@ def test_patient_pattern_reads_the_path(make_table):
     manifest = import_csv(table, options(patient_pattern=r"patient(\d+)"))
     assert manifest.table["patient_id"].tolist() == ["01", "01", "02"]
     assert manifest.patients_known
-    with pytest.raises(UserError, match="does not fit 1 paths, such as 'patient02"):
+    with pytest.raises(UserError, match=r"does not fit 3 of 3 paths, such as 'patient01/s1/a.png'"):
+        import_csv(table, options(patient_pattern=r"case(01)"))
+    with pytest.raises(
+        UserError, match=r"1 of 3 rows(.|\n)*line 4: --patient-pattern 'patient\(01\)' does not fit path"
+    ):
         import_csv(table, options(patient_pattern=r"patient(01)"))
 
 
@@ -266,8 +280,16 @@ def test_impossible_ages_are_left_blank_and_said(make_table):
     told: list[str] = []
     manifest = import_csv(make_table("image,label,age\na.png,0,411\nb.png,1,018M"), options(), told.append)
     assert manifest.table["age_years"].isna().tolist() == [True, False]
+    assert "age: 1 ages outside 0 to 120 years are left blank (line 2)" in manifest.notes
     assert manifest.table["age_years"].iat[1] == pytest.approx(1.5)
     assert any("1 ages outside 0 to 120" in line for line in told)
+
+
+def test_all_names_the_lines_of_all_impossible_ages(make_table):
+    table = make_table("image,label,age\n" + "\n".join(f"{i}.png,{i % 2},-1" for i in range(30)))
+    notes = import_csv(table, options(all_problems=True)).notes
+    assert any("lines 2, 3," in note and "30, 31)" in note for note in notes)
+    assert any("21, ... (30 in all)" in note for note in import_csv(table, options()).notes)
 
 
 def test_every_impossible_age_is_listed_with_file_and_row(make_table, tmp_path):
@@ -323,6 +345,7 @@ BAD_TABLES: dict[str, tuple[str, dict[str, Any], str]] = {
     "unordered": ("image,label\na.png,lo\nb.png,hi\nc.png,mid", {"kind": Kind.ORDINAL}, "order of hi, lo, mid"),
     "kind": ("image,label\na.png,0\nb.png,1", {"kind": Kind.MULTILABEL}, "--kind multilabel does not fit"),
     "no masks": ("image,label\na.png,0\nb.png,1", {"kind": Kind.SEGMENTATION}, "give --mask-column"),
+    "repeated column": ("image,label,site,label\na.png,0,A,1\nb.png,1,A,0", {}, "names columns twice: label;"),
     "ragged": ("image,label\na.png,0,7,8\nb.png,1,7,8", {}, "more cells than its first line"),
     "no patients": ("image,label,patient_id\na.png,0,\nb.png,1,", {}, "empty in every row"),
 }  # fmt: skip
@@ -421,6 +444,104 @@ def test_equal_rows_leave_one(make_table):
     table = make_table("image,label\na.png,0\nb.png,1\na.png,0\nc.png,1\nd.png,0")
     manifest = import_csv(table, options(quarantine=table.parent / "aside.csv"))
     assert manifest.table["image_id"].tolist() == ["a.png", "b.png", "c.png", "d.png"]
+
+
+def test_a_path_that_the_patient_pattern_does_not_fit_is_set_aside(make_table):
+    table = make_table("image,label\n" + "\n".join(f"p{i}/{i}.png,{i % 2}" for i in range(6)) + "\nx/6.png,1")
+    aside = table.parent / "aside.csv"
+    manifest = import_csv(table, options(patient_pattern=r"^p(\d)/", quarantine=aside))
+    assert manifest.table["patient_id"].tolist() == ["0", "1", "2", "3", "4", "5"]
+    assert manifest.set_aside == {"no patient in the path": 1}
+    assert pd.read_csv(aside)[["where", "path"]].iloc[0].tolist() == ["line 8", "x/6.png"]
+
+
+def test_absolute_paths_among_relative_ones_and_blanks_are_problems_of_their_rows(make_table):
+    table = make_table("image,label\n" + "\n".join(f"{i}.png,{i % 2}" for i in range(6)))
+    odd = table.parent / "0.png"
+    table.write_text(table.read_text() + f"{odd},1\n,0\n,1\n")
+    with pytest.raises(UserError) as error:
+        import_csv(table, options())
+    assert "3 of 9 rows cannot be used (3 no usable path)" in str(error.value)
+    assert f"line 8: column 'image' has the absolute path '{odd}' among relative ones" in str(error.value)
+    assert str(error.value).count("\n  line") == 3
+    aside = table.parent / "aside.csv"
+    assert len(import_csv(table, options(quarantine=aside))) == 6
+    assert pd.read_csv(aside)["where"].tolist() == ["line 8", "line 9", "line 10"]
+
+
+def test_a_path_with_folders_is_not_found_in_another_folder(make_table):
+    text = "image,label\n" + "\n".join(f"img/{i}.png,{i % 2}" for i in range(6))
+    table = make_table(text)
+    (table.parent / "old").mkdir()
+    (table.parent / "img/0.png").rename(table.parent / "old/0.png")
+    with pytest.raises(DataError, match=r"1 of 6 rows cannot be used(.|\n)*line 2: image \S+img/0.png is missing"):
+        import_csv(table, options())
+    for i in range(1, 6):
+        (table.parent / f"img/{i}.png").rename(table.parent / f"old/{i}.png")
+    manifest = import_csv(table, options())
+    assert manifest.table["path"].tolist() == [f"old/{i}.png" for i in range(6)]
+    assert "image: 6 files found by name, such as old/0.png for img/0.png" in manifest.notes
+    (table.parent / "older").mkdir()
+    (table.parent / "old/3.png").rename(table.parent / "older/3.png")
+    with pytest.raises(DataError, match="6 of 6 rows"):
+        import_csv(table, options())
+
+
+def test_lines_are_those_of_the_file(make_table):
+    table = make_table("image,label,note,age\n" + "\n".join(f"{i}.png,{i % 2},x,40" for i in range(9)))
+    lines = table.read_text().splitlines()
+    lines[3:3] = ["", "   ", ""]
+    lines[8] = '4.png,0,"two\nlines",-3'
+    lines[10] = "6.png,maybe,x,40"
+    table.write_text("\n".join(lines) + "\n")
+    told: list[str] = []
+    with pytest.raises(UserError, match=r"line 12: column 'label' has 'maybe'(.|\n)*has 'maybe' \(line 12\)"):
+        import_csv(table, options(label_columns=("label",)), told.append)
+    assert any("1 ages outside 0 to 120 years are left blank (line 9)" in line for line in told)
+    aside = table.parent / "aside.csv"
+    import_csv(table, options(label_columns=("label",), quarantine=aside))
+    assert pd.read_csv(aside)["where"].tolist() == ["line 12", "line 9"]
+
+
+def test_rows_with_other_than_the_headers_cells_are_problems_like_others(make_table):
+    table = make_table("image,label,site\n" + "\n".join(f"{i}.png,{i % 2},A" for i in range(6)))
+    table.write_text(table.read_text() + "6.png,1,A, B\n7.png,0,A\n8.png")
+    with pytest.raises(DataError) as error:
+        import_csv(table, options())
+    message = str(error.value)
+    assert message.startswith("3 of 9 rows cannot be used (2 other number of cells, 1 image missing)")
+    assert "line 8: 4 cells, but the first line has 3 names" in message
+    assert "line 9: image" in message
+    assert "line 10: 1 cells, but the first line has 3 names (cut off" in message
+    aside = table.parent / "aside.csv"
+    manifest = import_csv(table, options(quarantine=aside))
+    assert len(manifest) == 6
+    assert manifest.set_aside == {"other number of cells": 2, "image missing": 1}
+    assert pd.read_csv(aside)["image_id"].tolist() == ["6.png", "8.png", "7.png"]
+
+
+def test_a_quote_that_is_never_closed_names_its_line(make_table):
+    table = make_table("image,label,note\na.png,0,x\nb.png,1,x\nc.png,1,x")
+    table.write_text(table.read_text().replace("1,x", '1,"x', 1))
+    with pytest.raises(UserError, match="quote that is opened in line 3 is never closed"):
+        import_csv(table, options())
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zip"])
+def test_packed_tables(make_table, suffix):
+    table = make_table("image,label\na.png,0\nb.png,1")
+    packed = table.with_name(f"table.csv{suffix}")
+    pd.read_csv(table).to_csv(packed, index=False)
+    assert len(import_csv(packed, options())) == 2
+
+
+def test_one_hot_rows_that_are_wrong_are_set_aside(make_table):
+    rows = [f"{i}.png,{int(i % 2 == 0)},{int(i % 2)},0" for i in range(6)]
+    table = make_table("\n".join(["image,mel,nv,bcc", *rows, "6.png,1,1,1", "7.png,0,0,0"]))
+    aside = table.parent / "aside.csv"
+    one_hot = {"label_columns": ("mel", "nv", "bcc"), "kind": Kind.MULTICLASS}
+    assert len(import_csv(table, options(**one_hot, quarantine=aside))) == 6
+    assert pd.read_csv(aside)["where"].tolist() == ["line 8", "line 9"]
 
 
 IDS = "path,image_id,label\na.png,x,0\nb.png,y,1\nc.png,x,1\nd.png,,0\ne.png,,1\nf.png,z,0"

@@ -243,3 +243,14 @@ def test_ages_that_a_map_leaves_blank_are_listed(imported, tmp_path):
         ["labels.csv line 2", "a.png", "a.png", "impossible age left blank"],
         ["labels.csv line 4", "c.png", "c.png", "impossible age left blank"],
     ]
+
+
+def test_rows_of_other_lengths_are_problems_with_file_and_line(imported, tmp_path):
+    text = "image,label\n" + "\n".join(f"{i}.png,{i % 2}" for i in range(6)) + "\n\n6.png,1,0\n7.png"
+    with pytest.raises(
+        UserError, match=r"2 of 8 rows(.|\n)*labels.csv line 9: 3 cells(.|\n)*labels.csv line 10: 1 cells"
+    ):
+        imported(text)
+    manifest = imported(text, options={"quarantine": tmp_path / "aside.csv"})
+    assert len(manifest) == 6
+    assert manifest.set_aside == {"other number of cells": 2}
