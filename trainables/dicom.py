@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from search_spaces.exceptions import DataError, UserError
 from trainables.pixel_limit import refuse_too_large
-from trainables.places import is_remote, os_errors
+from trainables.places import RemoteError, is_remote, open_bytes
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -46,7 +46,7 @@ def is_dicom(file: Place) -> bool:
     if file.suffix.lower() in DICOM_SUFFIXES:
         return True
     try:
-        with os_errors(file), file.open("rb") as stream:
+        with open_bytes(file) as stream:
             return bool(stream.read(_PREAMBLE_BYTES + 4)[_PREAMBLE_BYTES:] == b"DICM")
     except OSError:
         return False
@@ -125,7 +125,7 @@ def _opened(file: Place, only_header: bool = False) -> Iterator[Dataset]:
     warnings.filterwarnings("ignore", module=_SILENCED)
     dataset: Dataset | None = None
     try:
-        with file.open("rb") as stream:
+        with open_bytes(file) as stream:
             dataset = pydicom.dcmread(
                 str(file) if isinstance(file, Path) else stream, defer_size=_DEFERRED if only_header else None
             )
@@ -136,6 +136,8 @@ def _opened(file: Place, only_header: bool = False) -> Iterator[Dataset]:
         raise
     except FileNotFoundError:
         raise DataError(f"image {file} is missing") from None
+    except RemoteError as error:
+        raise DataError(f"image {file} cannot be read: {error}") from None
     except OSError as error:
         raise DataError(f"image {file} cannot be read: {error.strerror or type(error).__name__}") from None
     except Exception as error:  # pydicom and its decoders raise anything; their messages may quote the header

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import PurePath
@@ -15,8 +17,9 @@ from PIL import Image, UnidentifiedImageError
 
 from search_spaces.exceptions import DataError
 from trainables.dicom import DICOM_SUFFIXES, Window, dicom_size, is_dicom, read_dicom, read_stored
+from trainables.npz_arrays import read_array
 from trainables.pixel_limit import refuse_too_large
-from trainables.places import is_remote, os_errors, place, stamp
+from trainables.places import RemoteError, is_remote, open_bytes, place, stamp
 
 if TYPE_CHECKING:
     from trainables.places import Place
@@ -234,14 +237,14 @@ def npz_array(file: Place, array: str) -> npt.NDArray[np.generic]:
     """An array of an npz file, kept in memory while it is being read from.
 
     Raises:
-        DataError: The file or the array is missing or cannot be read.
+        DataError: The file or the array is missing or cannot be read, or its images have more pixels than the limit.
     """
     stamped = stamp(file)
     if stamped is None:
         raise DataError(f"file {file} is missing")
     try:
         return _cached_array(str(file), array, stamped)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"array {array!r} of {file} cannot be read: {error}") from error
 
 
@@ -270,9 +273,8 @@ def read_frames(path: Place, frames: Sequence[int]) -> list[npt.NDArray[np.gener
 @functools.lru_cache(maxsize=4)
 def _cached_array(file: str, array: str, stamped: tuple[int, int]) -> npt.NDArray[np.generic]:
     where = place(file)
-    with os_errors(where), where.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-        read: npt.NDArray[np.generic] = arrays[array]
-    return read
+    with open_bytes(where) as stream, np.load(stream, allow_pickle=False) as arrays:
+        return read_array(arrays, array, where)
 
 
 def _opened(path: Place) -> Image.Image:
@@ -282,8 +284,7 @@ def _opened(path: Place) -> Image.Image:
         DataError: The file is missing, no image, or has more pixels than the limit.
     """
     try:
-        with os_errors(path):
-            image = Image.open(path.open("rb") if is_remote(path) else str(path))
+        image = Image.open(open_bytes(path) if is_remote(path) else str(path))
     except FileNotFoundError:
         raise DataError(f"image {path} is missing") from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -331,6 +332,8 @@ def _decoded(image: Image.Image, path: Place, bit_depth: int, frame: int | None)
             return image.convert("RGB")
         image.load()
         return image
+    except RemoteError as error:
+        raise DataError(f"image {path} cannot be read: {error}") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"image {path} cannot be decoded: {error}") from error
 

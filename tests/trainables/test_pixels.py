@@ -172,3 +172,21 @@ def test_more_pixels_than_the_limit_are_not_decoded(tmp_path, monkeypatch, read)
     monkeypatch.setenv("SCALECURVES_MAX_PIXELS", "many")
     with pytest.raises(UserError, match="SCALECURVES_MAX_PIXELS is 'many'"):
         read(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("read", [read_rgb, image_size, sixteen_bit_peak])
+def test_frames_above_the_limit_are_not_decompressed(tmp_path, monkeypatch, read):
+    np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros((2, 300, 400), np.uint8))
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *_args, **_kwargs: pytest.fail("it is decompressed"))
+    monkeypatch.setenv("SCALECURVES_MAX_PIXELS", "100000")
+    with pytest.raises(DataError, match=r"bomb.npz#x is 400 x 300, 120000 pixels, above the limit of 100000 "):
+        read(tmp_path / "bomb.npz#x", 1)
+
+
+def test_a_damaged_npz_file_is_named(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", x=np.arange(5000, dtype=np.uint16).reshape(1, 50, 100) * 13)
+    whole = (tmp_path / "a.npz").read_bytes()
+    for damaged in (whole[:300], whole[:200] + b"12345678" + whole[208:]):
+        (tmp_path / "a.npz").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"'x' of .*a.npz cannot be read"):
+            read_rgb(tmp_path / "a.npz#x", 0)

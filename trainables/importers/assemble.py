@@ -22,7 +22,7 @@ from trainables.importers.options import ImportOptions, Tell
 from trainables.importers.quarantine import Quarantine, header_problems, repeated_images
 from trainables.manifest import MASK_COLUMNS, Manifest
 from trainables.pixels import IMAGE_SUFFIXES, sixteen_bit_peak
-from trainables.places import READERS
+from trainables.places import READERS, files_like
 from trainables.row_checks import read_rows
 from trainables.row_problems import SHOWN_PROBLEMS, Reason, counted
 from trainables.splits import assign_splits, patients_in_two_splits
@@ -135,9 +135,7 @@ def split_of(names: pd.Series[str], where: str, column: str) -> pd.Series[str]:
 def files_under(folder: Place) -> tuple[list[Place], Counter[str]]:
     """Image files under a folder, sorted, and the suffixes of other files; hidden files are passed over."""
     if not isinstance(folder, Path):
-        found: list[Place] = sorted(
-            (f for f in folder.rglob("*") if not f.name.startswith(".") and f.is_file()), key=str
-        )
+        found = [file for file in files_like(folder, "**/*") if not file.name.startswith(".")]
         known = [f for f in found if f.suffix.lower() in IMAGE_SUFFIXES]
         return known, Counter(f.suffix or f.name for f in found if f.suffix.lower() not in IMAGE_SUFFIXES)
     images: list[Place] = []

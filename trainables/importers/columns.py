@@ -14,7 +14,7 @@ import pandas as pd
 
 from search_spaces.exceptions import UserError, unknown
 from trainables.importers.options import NO_COLUMN, Tell
-from trainables.places import is_remote
+from trainables.places import is_file, is_remote, os_errors
 from trainables.row_problems import Reason, RowProblem
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def read_table(
     Raises:
         UserError: The file is missing, empty, not text, or its rows are of different lengths.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"table {path} does not exist" if not path.exists() else f"table {path} is no file")
     for encoding in ("utf-8-sig", "cp1252"):
         try:
@@ -158,12 +158,12 @@ def read_table(
 
 def _read(path: Place, encoding: str, header: Sequence[str] | None, separator: str | None) -> pd.DataFrame:
     if separator is None:
-        with _text(path) as stream:
+        with os_errors(path), _text(path) as stream:
             first = pd.read_csv(
                 stream, sep="\0", nrows=1, header=None, dtype=str, encoding=encoding, quoting=csv.QUOTE_NONE
             )
         separator = max(",;\t", key=str(first.iat[0, 0]).count)
-    with _text(path) as stream:
+    with os_errors(path), _text(path) as stream:
         table = pd.read_csv(
             stream,
             sep=separator,
