@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from search_spaces.exceptions import DataError
 from trainables.dicom import DICOM_SUFFIXES, Window, dicom_size, is_dicom, read_dicom, read_stored
@@ -199,6 +200,28 @@ def image_size(path: Place, frame: int | None = None) -> tuple[int, int]:
         return image.size
 
 
+def shown_size(path: Place, frame: int | None = None, window: Window | None = None) -> tuple[int, int]:
+    """``image_size`` of a file whose values can be shown in 8 bits, as far as its header says; masks need not be.
+
+    Args:
+        path: An image or DICOM file, or ``FILE.npz#ARRAY``.
+        frame: See ``read_image``.
+        window: Centre and width for DICOM files; their own if not given.
+
+    Raises:
+        DataError: See ``image_size``; also a TIFF file of numbers that are floating point or of more than 16 bits, and
+            a DICOM file whose window or rescaling leaves no range of values.
+    """
+    if is_npz_frame(path, frame):
+        return image_size(path, frame)
+    if _is_dicom(path):
+        return dicom_size(path, frame, shown=True, window=window)
+    with _opened(path) as image:
+        _to_page(image, path, frame)
+        _refuse_deep(image, path)
+        return image.size
+
+
 def refuse_cut_short(path: Place, frame: int | None = None) -> None:
     """Nothing, for a JPEG or PNG file that ends as such files do, or that can be decoded although it does not.
 
@@ -319,6 +342,19 @@ def _to_page(image: Image.Image, path: Place, frame: int | None) -> None:
         raise DataError(f"image {path} has {pages} pages; there is no page {frame}")
     image.seek(frame)
     refuse_too_large(*image.size, path)  # pages of one file differ in size
+
+
+def _refuse_deep(image: Image.Image, path: Place) -> None:
+    """Nothing, for an image of 8 or 16 bits as far as its header says.
+
+    Raises:
+        DataError: It holds floating point values or, a TIFF file, numbers of more bits.
+    """
+    if image.mode == "F":
+        raise DataError(f"image {path} holds floating point values; 8 or 16 bit expected")
+    bits = max(image.tag_v2.get(BITSPERSAMPLE, (1,))) if isinstance(image, TiffImageFile) else 0
+    if bits > max(BIT_DEPTHS):
+        raise DataError(f"image {path} holds numbers of {bits} bits; 8 or 16 bit expected")
 
 
 def _decoded(image: Image.Image, path: Place, bit_depth: int, frame: int | None) -> Image.Image:

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from search_spaces.exceptions import DataError, UserError
-from trainables.pixels import Colour, image_size, read_mask, read_rgb, sixteen_bit_peak
+from trainables.pixels import Colour, image_size, read_mask, read_rgb, shown_size, sixteen_bit_peak
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 
@@ -190,3 +190,24 @@ def test_a_damaged_npz_file_is_named(tmp_path):
         (tmp_path / "a.npz").write_bytes(damaged)
         with pytest.raises(DataError, match=r"'x' of .*a.npz cannot be read"):
             read_rgb(tmp_path / "a.npz#x", 0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "message"),
+    [
+        (np.float32, "holds floating point values; 8 or 16 bit expected"),
+        (np.int32, "holds numbers of 32 bits; 8 or 16 bit expected"),
+    ],
+)
+def test_files_of_other_numbers_are_known_by_their_header_and_may_be_masks(tmp_path, dtype, message):
+    Image.fromarray(GREY.astype(dtype)).save(tmp_path / "deep.tif")
+    with pytest.raises(DataError, match=f"deep.tif {message}"):
+        shown_size(tmp_path / "deep.tif")
+    assert image_size(tmp_path / "deep.tif") == (4, 3)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_files_of_usual_depths_can_be_shown(tmp_path, mode):
+    Image.new(mode, (4, 3)).save(tmp_path / "a.tif")
+    assert shown_size(tmp_path / "a.tif") == (4, 3)
+    assert read_rgb(tmp_path / "a.tif").shape == (3, 4, 3)

@@ -56,7 +56,7 @@ def assemble(found: Found, options: ImportOptions, tell: Tell) -> Manifest:
     if options.unopened:
         found = aside.usable(found, [*found.problems, *repeated_images(found)])
         return _settled(_manifest(found, options, tell), found, aside, tell)
-    sizes, problems = header_problems(found)
+    sizes, problems = header_problems(found, options.window)
     without_file = {p.row for p in found.problems if p.reason is Reason.IMAGE_MISSING}
     problems = [p for p in problems if p.row not in without_file]
     problems = [*found.problems, *repeated_images(found), *problems]
