@@ -21,6 +21,10 @@ pytest.importorskip("upath")
 pytest_plugins = ("tests.s3_plugin",)
 
 
+class LostHostError(Exception):
+    """Of a client library."""
+
+
 @pytest.fixture(params=["memory", "s3"])
 def far(request):
     """A folder in memory or in a bucket with four images and a table."""
@@ -159,17 +163,10 @@ def test_a_bucket_that_cannot_be_reached_is_an_error_of_ours(monkeypatch):
 
 
 def test_only_a_remote_file_system_has_errors_of_its_own(tmp_path):
-    class LostHostError(Exception):
-        """Of a client library."""
-
     with pytest.raises(OSError, match="LostHostError: away"), os_errors(place("memory://any/file")):
         raise LostHostError("away")
     with pytest.raises(LostHostError), os_errors(tmp_path):
         raise LostHostError("a bug here")
-
-
-class LostHostError(Exception):
-    """Of a client library."""
 
 
 @pytest.fixture
