@@ -1,10 +1,13 @@
-"""Our training loop against a bare PyTorch loop: ``python -m benchmarks.train_throughput [--quick]``.
+"""Our training loop against a bare PyTorch loop: ``python -m benchmarks.train_throughput [--quick] [--store]``.
 
 Both train the same net on the same random images with the same batch, the same augmentation operators, the same
 optimiser and the same memory format. The bare loop has nothing else: no ghost batches, no seeds per step, no schedule,
 no record of losses, and its images are one array, where ours lie in shards as in a store. The two take turns every few
 steps in one process, so that a change of the machine's speed meets both; the result is the median over turns of the
 ratio of speeds. Needs neither Ray nor MLflow.
+
+With ``--store``, on a GPU, also our loop against itself: ResNet-50 at 224 px in bf16 on images that are streamed from
+shards, and on one batch that stays on the GPU. What is lost is what feeding the images costs.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +30,7 @@ from search_spaces.protocol import Budget, Protocol
 from search_spaces.results import Order
 from search_spaces.study import Normalisation
 from trainables.augmentation import Augment
+from trainables.batches import RESIDENT_BYTES
 from trainables.environment import borrowed_globals, device_name
 from trainables.fitting import fit
 from trainables.groups import SingleProcess
@@ -37,6 +41,10 @@ from trainables.shards import LEAST_ROWS, ImageStack
 
 NORMALISE = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 CLASSES = 7
+WARM_UP = 2
+"""Turns that do not count."""
+
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -121,18 +129,41 @@ def synchronise(device: torch.device) -> None:
 
 
 def measure(case: Case, turns: int, device: torch.device) -> dict[str, float | str]:
-    """Median speeds, and the median over turns of their ratio; the first two turns warm up and do not count."""
+    """Median speeds, and the median over turns of their ratio."""
     data = Images.random(1024, case.input_size)
-    few = Images(data.images, data.positions[:CLASSES], np.arange(CLASSES)).in_shards()
     bare, speeds = BareLoop(case, data, device), []
 
     def tell(report: dict[str, Any]) -> Order:
         speeds.append((float(report["samples_per_s"]), bare.turn()))
         return Order.GO
 
-    turns += 2
+    train(case, data, turns + WARM_UP, device, tell)
+    counted = speeds[WARM_UP:]
+    return {
+        "case": case.name,
+        "ours_images_per_s": statistics.median(ours for ours, _ in counted),
+        "bare_images_per_s": statistics.median(bare for _, bare in counted),
+        "fraction": statistics.median(ours / bare for ours, bare in counted),
+    }
+
+
+def train(
+    case: Case,
+    data: Images,
+    turns: int,
+    device: torch.device,
+    tell: Callable[[dict[str, Any]], Order],
+    precision: Precision = "fp32",
+    resident_bytes: int = RESIDENT_BYTES,
+) -> None:
+    """Train by our loop on the images in shards; ``tell`` hears of every turn. Images that select are few."""
+    few = Images(data.images, np.arange(CLASSES) % len(data.positions), np.arange(CLASSES)).in_shards()
     protocol = Protocol(
-        budget=Budget(steps=turns * case.turn), global_batch_size=case.batch_size, evaluations=turns, select="last"
+        budget=Budget(steps=turns * case.turn),
+        global_batch_size=case.batch_size,
+        evaluations=turns,
+        select="last",
+        precision=precision,
     )
     fit(
         case.make(),
@@ -145,14 +176,52 @@ def measure(case: Case, turns: int, device: torch.device) -> dict[str, float | s
         primary="accuracy",
         group=SingleProcess(device),
         tell=tell,
+        resident_bytes=resident_bytes,
     )
-    counted = speeds[2:]
+
+
+def store_to_fixed_batch(
+    case: Case, turns: int, device: torch.device, rounds: int = 3, images: int = 4096
+) -> dict[str, float | str]:
+    """Our loop on images streamed from shards, and on one batch that stays on the device; in bf16, round by round.
+
+    Args:
+        case: The net.
+        turns: Turns that count of each run.
+        device: Where to train.
+        rounds: Pairs of runs; the result is the median of their ratios.
+        images: In the shards.
+    """
+    streamed, fixed = Images.random(images, case.input_size), Images.random(case.batch_size, case.input_size)
+    pairs = []
+    for _ in range(rounds):
+        from_store = _speed(case, streamed, turns, device, resident_bytes=0)
+        pairs.append((from_store, _speed(case, fixed, turns, device, resident_bytes=RESIDENT_BYTES)))
     return {
         "case": case.name,
-        "ours_images_per_s": statistics.median(ours for ours, _ in counted),
-        "bare_images_per_s": statistics.median(bare for _, bare in counted),
-        "fraction": statistics.median(ours / bare for ours, bare in counted),
+        "store_images_per_s": statistics.median(store for store, _ in pairs),
+        "fixed_batch_images_per_s": statistics.median(batch for _, batch in pairs),
+        "store_to_fixed_batch": statistics.median(store / batch for store, batch in pairs),
     }
+
+
+def _speed(case: Case, data: Images, turns: int, device: torch.device, resident_bytes: int) -> float:
+    """Median images per second over turns in bf16."""
+    speeds: list[float] = []
+
+    def tell(report: dict[str, Any]) -> Order:
+        speeds.append(float(report["samples_per_s"]))
+        return Order.GO
+
+    train(case, data, turns + WARM_UP, device, tell, "bf16", resident_bytes)
+    return statistics.median(speeds[WARM_UP:])
+
+
+def resnet50(turn: int) -> Case:
+    """The net whose feeding is measured."""
+    return Case(
+        "resnet50 224 px bf16", lambda: torchvision.models.resnet50(num_classes=CLASSES), 224, turn, batch_size=128
+    )
 
 
 def make_cases(turn: int) -> list[Case]:
@@ -167,6 +236,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="fewer turns")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--store", action="store_true", help="also ResNet-50 from shards against one fixed batch (GPU)")
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
     on_gpu = device.type == "cuda"
@@ -183,6 +253,7 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{row['case']:24}{row['ours_images_per_s']:12.1f}{row['bare_images_per_s']:12.1f}"
                 f"{row['fraction']:10.3f}"
             )
+        fed = _fed(device, options.quick) if options.store else None
     summary = {
         "benchmark": "train_throughput",
         "fraction_of_bare_loop": round(min(float(row["fraction"]) for row in rows), 4),
@@ -191,7 +262,24 @@ def main(arguments: list[str] | None = None) -> None:
         "quick": options.quick,
         "cases": rows,
     }
+    if fed is not None:
+        summary |= {"store_to_fixed_batch": round(float(fed["store_to_fixed_batch"]), 4), "store_case": fed}
     print(json.dumps(summary))
+
+
+def _fed(device: torch.device, quick: bool) -> dict[str, float | str] | None:
+    """What ``--store`` measures; None, with the reason printed, where there is no GPU."""
+    if device.type != "cuda":
+        print(
+            f"--store is left out: it needs a CUDA device, this is {device}; the CPU would be the limit, not the store"
+        )
+        return None
+    row = store_to_fixed_batch(resnet50(turn=20), 3 if quick else 9, device, rounds=1 if quick else 3)
+    print(
+        f"{row['case']}: {row['store_images_per_s']:.1f} img/s from the store, "
+        f"{row['fixed_batch_images_per_s']:.1f} on one fixed batch"
+    )
+    return row
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +14,7 @@ from search_spaces.expand import Trial
 from search_spaces.names import Column, Role
 from search_spaces.resolve import Resolver
 from trainables.evaluation_sets import EvaluationRows, TaskRows
-from trainables.image_hashes import Side, near_copies, remembered_hashes
+from trainables.image_hashes import ImageHashes, Side, near_copies, remembered_hashes
 from trainables.library import TaskLibrary
 from trainables.manifest import Manifest
 from trainables.same_patients import ids_compare
@@ -100,13 +100,17 @@ def note_contents(resolver: Resolver, trials: Iterable[Trial], found: Findings) 
 def _find_near_copies(task: str, data: PlanData, library: TaskLibrary, found: Findings, seen: SeenImages) -> None:
     """Note images of evaluation sets that look like images of training or validation, where hashes are known."""
     rows = data.rows.get(task)
-    known = remembered_hashes(library, rows.manifest) if rows else None
-    if rows is None or known is None:
+    if rows is None:
+        return
+    manifests = {m.key: m for m in (rows.manifest, *(of_set.manifest for of_set in rows.sets.values()))}
+    hashes = {key: remembered_hashes(library, manifest) for key, manifest in manifests.items()}
+    _note_unchecked(task, rows, hashes, found)
+    known = hashes[rows.manifest.key]
+    if known is None:
         return
     learnt = Side(rows.manifest, known, np.concatenate([rows.train, rows.val]))
     for name, of_set in rows.sets.items():
-        own = of_set.manifest.key == rows.manifest.key
-        theirs = known if own else remembered_hashes(library, of_set.manifest)
+        theirs = hashes[of_set.manifest.key]
         if theirs is None:
             continue
         try:
@@ -121,6 +125,25 @@ def _find_near_copies(task: str, data: PlanData, library: TaskLibrary, found: Fi
                 f"evaluation set {name!r} of task {task!r}: {count} of its {len(of_set.positions)} images are copies "
                 "or near copies of images that the task trains or selects on (tasks check names them)"
             )
+
+
+def _note_unchecked(
+    task: str, rows: TaskRows, hashes: Mapping[tuple[str, str], ImageHashes | None], found: Findings
+) -> None:
+    """Note the evaluation sets in which nobody can look for near copies, and what to run first."""
+    keys = {name: {rows.manifest.key, of_set.manifest.key} for name, of_set in rows.sets.items()}
+    unchecked = [name for name, sides in keys.items() if any(hashes[key] is None for key in sides)]
+    if not unchecked:
+        return
+    unknown = {key for name in unchecked for key in keys[name] if hashes[key] is None}
+    manifests = (rows.manifest, *(of_set.manifest for of_set in rows.sets.values()))
+    names = dict.fromkeys(manifest.name for manifest in manifests if manifest.key in unknown)
+    commands = " and ".join(f"python -m orchestrator.tasks check {name}" for name in names)
+    found.notes.append(
+        f"near copies of training images are not checked in evaluation sets {', '.join(map(repr, unchecked))} of task "
+        f"{task!r}: their images have not been read since they were imported or changed. Run {commands} before the "
+        "study, or its reports hold back what they say"
+    )
 
 
 class _Images:

@@ -7,8 +7,9 @@ pydicom, which may quote one, gets into an error, a warning or a log.
 from __future__ import annotations
 
 import logging
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableSequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from search_spaces.exceptions import DataError, UserError
 from trainables.pixel_limit import refuse_too_large
-from trainables.places import is_remote, os_errors
+from trainables.places import RemoteError, is_remote, open_bytes
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -46,20 +47,30 @@ def is_dicom(file: Place) -> bool:
     if file.suffix.lower() in DICOM_SUFFIXES:
         return True
     try:
-        with os_errors(file), file.open("rb") as stream:
+        with open_bytes(file) as stream:
             return bool(stream.read(_PREAMBLE_BYTES + 4)[_PREAMBLE_BYTES:] == b"DICM")
     except OSError:
         return False
 
 
-def dicom_size(file: Place, frame: int | None = None) -> tuple[int, int]:
+def dicom_size(
+    file: Place, frame: int | None = None, shown: bool = False, window: Window | None = None
+) -> tuple[int, int]:
     """Width and height in pixels, from the header.
+
+    Args:
+        file: The file.
+        frame: See ``read_dicom``.
+        shown: Whether the header must let ``read_dicom`` show the values, with ``window`` if that is given.
+        window: See ``read_dicom``.
 
     Raises:
         DataError: The file is missing, no DICOM file, holds no pixels, or fewer than it says, or not this frame.
     """
     with _opened(file, only_header=True) as dataset:
-        _checked_frame(dataset, file, frame)
+        index = _checked_frame(dataset, file, frame)
+        if shown and str(dataset.PhotometricInterpretation) in _GREY:
+            _refuse_no_range(dataset, file, index, window)
         size = int(dataset.Columns), int(dataset.Rows)
         cut_short = _looks_cut_short(dataset, file)
     if cut_short:
@@ -96,6 +107,7 @@ def read_dicom(file: Place, frame: int | None = None, window: Window | None = No
             if values.dtype == np.uint8:
                 return np.ascontiguousarray(values)
             return _eight_bits(values.astype(np.float64), 0, 2 ** int(dataset.BitsStored) - 1)
+        _refuse_no_range(dataset, file, index, window)
         seen = _grey(values, dataset, index, window)
         return 255 - seen if photometric == "MONOCHROME1" else seen
 
@@ -125,7 +137,7 @@ def _opened(file: Place, only_header: bool = False) -> Iterator[Dataset]:
     warnings.filterwarnings("ignore", module=_SILENCED)
     dataset: Dataset | None = None
     try:
-        with file.open("rb") as stream:
+        with open_bytes(file) as stream:
             dataset = pydicom.dcmread(
                 str(file) if isinstance(file, Path) else stream, defer_size=_DEFERRED if only_header else None
             )
@@ -136,6 +148,8 @@ def _opened(file: Place, only_header: bool = False) -> Iterator[Dataset]:
         raise
     except FileNotFoundError:
         raise DataError(f"image {file} is missing") from None
+    except RemoteError as error:
+        raise DataError(f"image {file} cannot be read: {error}") from None
     except OSError as error:
         raise DataError(f"image {file} cannot be read: {error.strerror or type(error).__name__}") from None
     except Exception as error:  # pydicom and its decoders raise anything; their messages may quote the header
@@ -184,6 +198,41 @@ def _checked_frame(dataset: Dataset, file: Place, frame: int | None) -> int:
     if frame is not None and not 0 <= frame < frames:
         raise DataError(f"image {file} has {frames} frames; there is no frame {frame}")
     return frame or 0
+
+
+def _refuse_no_range(dataset: Dataset, file: Place, frame: int, window: Window | None) -> None:
+    """Nothing, for a grey image whose rescaling and window leave a range of values to show.
+
+    Raises:
+        DataError: They do not.
+    """
+    modality = _with_frame_groups(dataset, frame, "PixelValueTransformationSequence")
+    if not modality.get("ModalityLUTSequence"):
+        slope, intercept = _number(modality, "RescaleSlope", 1), _number(modality, "RescaleIntercept", 0)
+        if not math.isfinite(slope * intercept) or slope == 0:
+            raise DataError(
+                f"image {file} is a DICOM file whose rescaling (RescaleSlope, RescaleIntercept) is by 0 or by no "
+                "number; numbers expected, the slope other than 0"
+            )
+    voi = _with_frame_groups(dataset, frame, "FrameVOILUTSequence")
+    if window is not None or voi.get("VOILUTSequence") or "WindowCenter" not in voi:
+        return
+    centre, width = _number(voi, "WindowCenter", 0), _number(voi, "WindowWidth", 0)
+    linear = str(voi.get("VOILUTFunction") or "LINEAR").upper() == "LINEAR"
+    if not math.isfinite(centre + width) or not (width >= 1 if linear else width > 0):
+        raise DataError(
+            f"image {file} is a DICOM file whose window (WindowCenter, WindowWidth) is of no width or no number; "
+            "--window CENTRE,WIDTH gives all files another"
+        )
+
+
+def _number(dataset: Dataset, element: str, default: float) -> float:
+    """The first value of an element; NaN where that is no number."""
+    try:
+        value = dataset.get(element, default)
+        return float(value[0] if isinstance(value, MutableSequence) else value)
+    except (TypeError, ValueError, IndexError):
+        return math.nan
 
 
 def _grey(

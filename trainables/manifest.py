@@ -23,7 +23,7 @@ from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import MISSING_CLASS, SCHEMA_VERSION, Column, Kind, Split
 from trainables.dicom import Window
 from trainables.pixels import Colour, read_image, read_mask
-from trainables.places import is_remote, place
+from trainables.places import is_folder, is_remote, place
 from trainables.rows import UNKNOWN as UNKNOWN
 from trainables.rows import age_band as age_band
 from trainables.rows import group_column as group_column
@@ -372,8 +372,8 @@ def checked_root(root: Place) -> Place:
     """``root``; a path is made absolute.
 
     Raises:
-        UserError: It is no folder.
+        UserError: It is no folder, or cannot be reached.
     """
-    if not root.is_dir():
+    if not is_folder(root):
         raise UserError(f"folder of images {root} does not exist")
     return root.absolute() if isinstance(root, Path) else root

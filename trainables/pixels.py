@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import PurePath
@@ -12,11 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from search_spaces.exceptions import DataError
 from trainables.dicom import DICOM_SUFFIXES, Window, dicom_size, is_dicom, read_dicom, read_stored
+from trainables.npz_arrays import read_array
 from trainables.pixel_limit import refuse_too_large
-from trainables.places import is_remote, os_errors, place, stamp
+from trainables.places import RemoteError, is_remote, open_bytes, place, stamp
 
 if TYPE_CHECKING:
     from trainables.places import Place
@@ -196,6 +200,28 @@ def image_size(path: Place, frame: int | None = None) -> tuple[int, int]:
         return image.size
 
 
+def shown_size(path: Place, frame: int | None = None, window: Window | None = None) -> tuple[int, int]:
+    """``image_size`` of a file whose values can be shown in 8 bits, as far as its header says; masks need not be.
+
+    Args:
+        path: An image or DICOM file, or ``FILE.npz#ARRAY``.
+        frame: See ``read_image``.
+        window: Centre and width for DICOM files; their own if not given.
+
+    Raises:
+        DataError: See ``image_size``; also a TIFF file of numbers that are floating point or of more than 16 bits, and
+            a DICOM file whose window or rescaling leaves no range of values.
+    """
+    if is_npz_frame(path, frame):
+        return image_size(path, frame)
+    if _is_dicom(path):
+        return dicom_size(path, frame, shown=True, window=window)
+    with _opened(path) as image:
+        _to_page(image, path, frame)
+        _refuse_deep(image, path)
+        return image.size
+
+
 def refuse_cut_short(path: Place, frame: int | None = None) -> None:
     """Nothing, for a JPEG or PNG file that ends as such files do, or that can be decoded although it does not.
 
@@ -234,14 +260,14 @@ def npz_array(file: Place, array: str) -> npt.NDArray[np.generic]:
     """An array of an npz file, kept in memory while it is being read from.
 
     Raises:
-        DataError: The file or the array is missing or cannot be read.
+        DataError: The file or the array is missing or cannot be read, or its images have more pixels than the limit.
     """
     stamped = stamp(file)
     if stamped is None:
         raise DataError(f"file {file} is missing")
     try:
         return _cached_array(str(file), array, stamped)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"array {array!r} of {file} cannot be read: {error}") from error
 
 
@@ -270,9 +296,8 @@ def read_frames(path: Place, frames: Sequence[int]) -> list[npt.NDArray[np.gener
 @functools.lru_cache(maxsize=4)
 def _cached_array(file: str, array: str, stamped: tuple[int, int]) -> npt.NDArray[np.generic]:
     where = place(file)
-    with os_errors(where), where.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-        read: npt.NDArray[np.generic] = arrays[array]
-    return read
+    with open_bytes(where) as stream, np.load(stream, allow_pickle=False) as arrays:
+        return read_array(arrays, array, where)
 
 
 def _opened(path: Place) -> Image.Image:
@@ -282,8 +307,7 @@ def _opened(path: Place) -> Image.Image:
         DataError: The file is missing, no image, or has more pixels than the limit.
     """
     try:
-        with os_errors(path):
-            image = Image.open(path.open("rb") if is_remote(path) else str(path))
+        image = Image.open(open_bytes(path) if is_remote(path) else str(path))
     except FileNotFoundError:
         raise DataError(f"image {path} is missing") from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -320,6 +344,19 @@ def _to_page(image: Image.Image, path: Place, frame: int | None) -> None:
     refuse_too_large(*image.size, path)  # pages of one file differ in size
 
 
+def _refuse_deep(image: Image.Image, path: Place) -> None:
+    """Nothing, for an image of 8 or 16 bits as far as its header says.
+
+    Raises:
+        DataError: It holds floating point values or, a TIFF file, numbers of more bits.
+    """
+    if image.mode == "F":
+        raise DataError(f"image {path} holds floating point values; 8 or 16 bit expected")
+    bits = max(image.tag_v2.get(BITSPERSAMPLE, (1,))) if isinstance(image, TiffImageFile) else 0
+    if bits > max(BIT_DEPTHS):
+        raise DataError(f"image {path} holds numbers of {bits} bits; 8 or 16 bit expected")
+
+
 def _decoded(image: Image.Image, path: Place, bit_depth: int, frame: int | None) -> Image.Image:
     try:
         _to_page(image, path, frame)
@@ -331,6 +368,8 @@ def _decoded(image: Image.Image, path: Place, bit_depth: int, frame: int | None)
             return image.convert("RGB")
         image.load()
         return image
+    except RemoteError as error:
+        raise DataError(f"image {path} cannot be read: {error}") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"image {path} cannot be decoded: {error}") from error
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from search_spaces.exceptions import DataError, ScalecurvesError, UserError
@@ -78,8 +80,11 @@ def place(written: str | Place) -> Place:
     except ValueError as error:
         raise UserError(hide_password(f"{written} cannot be opened: {error}")) from None
     except OSError as error:
-        message = f"{written} cannot be reached: {error}; are its credentials and address set?"
-        raise UserError(hide_password(message)) from None
+        raise _unreachable(written, error) from error
+
+
+class RemoteError(OSError):
+    """What a client of a remote file system raised, in words."""
 
 
 @contextmanager
@@ -92,7 +97,100 @@ def os_errors(file: Place) -> Iterator[None]:
     except Exception as error:
         if isinstance(file, Path):
             raise
-        raise OSError(f"{type(error).__name__}: {error}") from error
+        raise RemoteError(f"{type(error).__name__}: {error}") from error
+
+
+class _RemoteStream(io.RawIOBase):
+    """A stream of a remote file whose reads raise ``OSError``: what decodes it cannot tell a lost host from damage."""
+
+    def __init__(self, file: Place) -> None:
+        self._file = file
+        with os_errors(file):
+            self._stream = file.open("rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        with os_errors(self._file):
+            return self._stream.read(-1 if size is None else size)
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        read = self.read(len(view))
+        view[: len(read)] = read
+        return len(read)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with os_errors(self._file):
+            return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+
+def open_bytes(file: Place) -> IO[bytes]:
+    """The file, opened to be read; so is a remote one, and its reads raise ``OSError`` alone.
+
+    Raises:
+        OSError: It is missing or cannot be opened.
+    """
+    return file.open("rb") if isinstance(file, Path) else _RemoteStream(file)  # type: ignore[return-value]
+
+
+def is_file(file: Place) -> bool:
+    """Whether there is such a file: a remote one that cannot be looked at is not taken for a missing one.
+
+    Raises:
+        UserError: Nobody can tell: its file system does not let us in or does not answer.
+    """
+    if isinstance(file, Path):
+        return file.is_file()
+    try:
+        with os_errors(file):
+            return stat.S_ISREG(file.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unreachable(file, error) from error
+
+
+def is_folder(folder: Place) -> bool:
+    """Whether there is such a folder.
+
+    Raises:
+        UserError: Nobody can tell: its file system does not let us in or does not answer.
+    """
+    try:
+        with os_errors(folder):
+            return folder.is_dir()
+    except RemoteError as error:
+        raise _unreachable(folder, error) from error
+
+
+def files_like(folder: Place, pattern: str) -> list[Place]:
+    """The files under a folder that a pattern of ``glob`` finds, sorted.
+
+    Raises:
+        UserError: The folder's file system does not let us in or does not answer.
+    """
+    try:
+        with os_errors(folder):
+            return sorted((file for file in folder.glob(pattern) if is_file(file)), key=str)
+    except OSError as error:
+        raise _unreachable(folder, error) from error
+
+
+def _unreachable(written: object, error: OSError) -> UserError:
+    return UserError(hide_password(f"{written} cannot be reached: {error}; are its credentials and address set?"))
 
 
 def below(file: Place, root: Place) -> str:

@@ -36,7 +36,11 @@ def leakage(plan, source):
 def test_near_copies_are_looked_for_once_the_task_has_been_checked(folder):
     library = TaskLibrary(scalecurves_home())
     file = rewrite_study(folder)
-    assert leakage(plan_of(file), "random").near_copies == {"test": None, "site_b": None}
+    unchecked = plan_of(file)
+    assert leakage(unchecked, "random").near_copies == {"test": None, "site_b": None}
+    (note,) = [n for n in unchecked.notes if "near copies" in n]
+    assert note.startswith("near copies of training images are not checked in evaluation sets 'test', 'site_b' of task")
+    assert "Run python -m orchestrator.tasks check spots before the study" in note
     table = library.load("spots").table
     train = table[(table["split"] == "train") & (table["site"] == "A")]["path"].iloc[0]
     scored = table[(table["split"] == "test") & (table["site"] == "A")]["path"].iloc[0]

@@ -12,7 +12,7 @@ from PIL import Image
 from search_spaces.exceptions import DataError
 from tests.trainables.dicom_files import PATIENT_NAME, write_dicom
 from trainables.dicom import dicom_size, is_dicom
-from trainables.pixels import Colour, image_size, read_mask, read_rgb, sixteen_bit_peak
+from trainables.pixels import Colour, image_size, read_mask, read_rgb, shown_size, sixteen_bit_peak
 
 pytest.importorskip("pydicom")
 RAMP = np.arange(0, 4096, 1, dtype=np.uint16).reshape(64, 64)
@@ -197,7 +197,10 @@ def broken_files(folder):
         "head.dcm": (head, "DICOM"),
         "text.dcm": (text, "damaged or no DICOM file"),
         "packed.dcm": (packed, "DICOM"),
-        "window.dcm": (write_dicom(folder / "window.dcm", RAMP, WindowCenter="1", WindowWidth="0"), "DICOM"),
+        "window.dcm": (
+            write_dicom(folder / "window.dcm", RAMP, WindowCenter="1", WindowWidth="0"),
+            "DICOM file whose window",
+        ),
         "none.dcm": (folder / "none.dcm", "is missing"),
     }
 
@@ -230,3 +233,45 @@ def test_a_header_that_promises_too_much_is_refused_before_it_is_decoded(tmp_pat
     for read in (read_rgb, image_size):
         with pytest.raises(DataError, match=r"64 x 64, 4096 pixels, above the limit of 1000 .*SCALECURVES_MAX_PIXELS"):
             read(file)
+
+
+PLACEHOLDER = "12345678"
+
+UNSHOWN = {
+    "no width": ({"WindowCenter": "1", "WindowWidth": "0"}, "window"),
+    "no width given": ({"WindowCenter": "1"}, "window"),
+    "narrower than linear": ({"WindowCenter": "1", "WindowWidth": "0.5"}, "window"),
+    "no centre": ({"WindowCenter": PLACEHOLDER, "WindowWidth": "400"}, "window"),
+    "several": ({"WindowCenter": ["1", "2"], "WindowWidth": ["0", "10"]}, "window"),
+    "slope 0": ({"RescaleSlope": "0", "RescaleIntercept": "5"}, "rescaling"),
+    "no slope": ({"RescaleSlope": PLACEHOLDER, "RescaleIntercept": "5"}, "rescaling"),
+    "endless": ({"RescaleSlope": "1", "RescaleIntercept": PLACEHOLDER}, "rescaling"),
+}
+
+
+def write_unshown(file, elements, text):
+    """Placeholders become a text that pydicom does not write, as it is no number."""
+    write_dicom(file, RAMP, **elements)
+    file.write_bytes(file.read_bytes().replace(PLACEHOLDER.encode(), text.ljust(len(PLACEHOLDER)).encode()))
+    return file
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "none", ""])
+@pytest.mark.parametrize("name", UNSHOWN)
+def test_values_without_a_range_are_known_by_the_header(tmp_path, name, text):
+    elements, what = UNSHOWN[name]
+    file = write_unshown(tmp_path / "a.dcm", elements, text)
+    for read in (shown_size, read_rgb):
+        with pytest.raises(DataError, match=rf"a.dcm is a DICOM file whose {what} \("):
+            read(file)
+    assert image_size(file) == (64, 64)
+    if what == "window":
+        assert shown_size(file, window=(40, 400)) == (64, 64)
+        assert read_rgb(file, window=(40, 400)).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("function", ["LINEAR_EXACT", "SIGMOID"])
+def test_a_narrow_window_can_be_shown_if_it_is_not_linear(tmp_path, function):
+    file = write_dicom(tmp_path / "a.dcm", RAMP, WindowCenter="9", WindowWidth="0.5", VOILUTFunction=function)
+    assert shown_size(file) == (64, 64)
+    assert len(np.unique(read_rgb(file))) > 1

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from search_spaces.exceptions import DataError, UserError
-from trainables.pixels import Colour, image_size, read_mask, read_rgb, sixteen_bit_peak
+from trainables.pixels import Colour, image_size, read_mask, read_rgb, shown_size, sixteen_bit_peak
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 
@@ -172,3 +172,42 @@ def test_more_pixels_than_the_limit_are_not_decoded(tmp_path, monkeypatch, read)
     monkeypatch.setenv("SCALECURVES_MAX_PIXELS", "many")
     with pytest.raises(UserError, match="SCALECURVES_MAX_PIXELS is 'many'"):
         read(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("read", [read_rgb, image_size, sixteen_bit_peak])
+def test_frames_above_the_limit_are_not_decompressed(tmp_path, monkeypatch, read):
+    np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros((2, 300, 400), np.uint8))
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *_args, **_kwargs: pytest.fail("it is decompressed"))
+    monkeypatch.setenv("SCALECURVES_MAX_PIXELS", "100000")
+    with pytest.raises(DataError, match=r"bomb.npz#x is 400 x 300, 120000 pixels, above the limit of 100000 "):
+        read(tmp_path / "bomb.npz#x", 1)
+
+
+def test_a_damaged_npz_file_is_named(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", x=np.arange(5000, dtype=np.uint16).reshape(1, 50, 100) * 13)
+    whole = (tmp_path / "a.npz").read_bytes()
+    for damaged in (whole[:300], whole[:200] + b"12345678" + whole[208:]):
+        (tmp_path / "a.npz").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"'x' of .*a.npz cannot be read"):
+            read_rgb(tmp_path / "a.npz#x", 0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "message"),
+    [
+        (np.float32, "holds floating point values; 8 or 16 bit expected"),
+        (np.int32, "holds numbers of 32 bits; 8 or 16 bit expected"),
+    ],
+)
+def test_files_of_other_numbers_are_known_by_their_header_and_may_be_masks(tmp_path, dtype, message):
+    Image.fromarray(GREY.astype(dtype)).save(tmp_path / "deep.tif")
+    with pytest.raises(DataError, match=f"deep.tif {message}"):
+        shown_size(tmp_path / "deep.tif")
+    assert image_size(tmp_path / "deep.tif") == (4, 3)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_files_of_usual_depths_can_be_shown(tmp_path, mode):
+    Image.new(mode, (4, 3)).save(tmp_path / "a.tif")
+    assert shown_size(tmp_path / "a.tif") == (4, 3)
+    assert read_rgb(tmp_path / "a.tif").shape == (3, 4, 3)

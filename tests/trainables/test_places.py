@@ -21,6 +21,10 @@ pytest.importorskip("upath")
 pytest_plugins = ("tests.s3_plugin",)
 
 
+class LostHostError(Exception):
+    """Of a client library."""
+
+
 @pytest.fixture(params=["memory", "s3"])
 def far(request):
     """A folder in memory or in a bucket with four images and a table."""
@@ -159,10 +163,87 @@ def test_a_bucket_that_cannot_be_reached_is_an_error_of_ours(monkeypatch):
 
 
 def test_only_a_remote_file_system_has_errors_of_its_own(tmp_path):
-    class LostHostError(Exception):
-        """Of a client library."""
-
     with pytest.raises(OSError, match="LostHostError: away"), os_errors(place("memory://any/file")):
         raise LostHostError("away")
     with pytest.raises(LostHostError), os_errors(tmp_path):
         raise LostHostError("a bug here")
+
+
+@pytest.fixture
+def losing(far, monkeypatch):
+    """Makes the file system of ``far`` lose its host: wholly, or once files are open."""
+    from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
+
+    def lost(*_args, **_kwargs):
+        raise LostHostError("away")
+
+    def lose(*names):
+        for name in names:
+            monkeypatch.setattr(MemoryFile if name == "read" else MemoryFileSystem, name, lost)
+
+    return lose
+
+
+EVERY_CALL = ("info", "_open", "open", "glob", "find", "ls")
+
+
+@pytest.mark.parametrize("far", ["memory"], indirect=True)
+@pytest.mark.parametrize("calls", [EVERY_CALL, ("read",)], ids=["wholly", "while it is read"])
+@pytest.mark.parametrize("name", ["0.png", "a.dcm", "a.dcm without a suffix", "a.npz#x"])
+def test_a_host_that_is_lost_is_told_from_a_damaged_image(far, losing, tmp_path, name, calls):
+    pytest.importorskip("pydicom")
+    from trainables.pixels import image_size, read_rgb
+
+    dicom = write_dicom(tmp_path / "a.dcm", np.arange(48, dtype=np.uint8).reshape(6, 8)).read_bytes()
+    for written in ("a.dcm", "a.dcm without a suffix"):
+        (far / written).write_bytes(dicom)
+    stream = io.BytesIO()
+    np.savez(stream, x=np.full((2, 3, 3), 7, np.uint8))
+    (far / "a.npz").write_bytes(stream.getvalue())
+    losing(*calls)
+    for look in (image_size, read_rgb):
+        with pytest.raises(DataError, match=r"cannot be read: LostHostError: away"):
+            look(far / name, 0 if "#" in name else None)
+
+
+@pytest.mark.parametrize("far", ["memory"], indirect=True)
+def test_a_host_that_is_lost_while_pixels_are_decoded(far, monkeypatch):
+    """Pillow reads the header first and the pixels later."""
+    from fsspec.implementations.memory import MemoryFile
+
+    from trainables.pixels import image_size, read_rgb
+
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 300), dtype=np.uint8)).save(stream, "PNG")
+    (far / "large.png").write_bytes(stream.getvalue())
+    original, left = MemoryFile.read, [1000]
+
+    def read(self, size=-1):
+        left[0] -= 1
+        if left[0] < 0:
+            raise LostHostError("away")
+        return original(self, size)
+
+    monkeypatch.setattr(MemoryFile, "read", read)
+    assert image_size(far / "large.png") == (300, 300)
+    left[0] = 1000 - left[0]  # enough for the header
+    with pytest.raises(DataError, match=r"large.png cannot be read: LostHostError: away"):
+        read_rgb(far / "large.png")
+
+
+@pytest.mark.parametrize("far", ["memory"], indirect=True)
+def test_an_import_from_a_host_that_is_lost_says_so(far, losing):
+    options = ImportOptions(name="lost", split=(0.5, 0.25, 0.25))
+    losing(*EVERY_CALL)
+    for read, file in ((import_csv, "labels.csv"), (import_npz, "a.npz")):
+        with pytest.raises(UserError, match=rf"{file} cannot be reached: LostHostError: away; are its credentials"):
+            read(far / file, options)
+    with pytest.raises(UserError, match="cannot be reached: LostHostError: away"):
+        import_map(shipped_map("aptos2019"), far, options)
+
+
+@pytest.mark.parametrize("far", ["memory"], indirect=True)
+def test_a_table_whose_host_is_lost_while_it_is_read(far, losing):
+    losing("_open", "open")
+    with pytest.raises(UserError, match=r"labels.csv cannot be read: LostHostError: away"):
+        import_csv(far / "labels.csv", ImportOptions(name="lost"))

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import train_throughput
 from tests.trainables.toy import ToyNet
+from trainables.environment import borrowed_globals
 
 
 @pytest.fixture
@@ -33,3 +34,28 @@ def test_the_cases_are_those_promised():
         ("resnet20 32 px", 32),
         ("squeezenet1_0 64 px", 64),
     ]
+
+
+def test_the_store_is_compared_with_one_fixed_batch(monkeypatch):
+    seen = []
+    original = train_throughput.fit
+
+    def noted(module, train_set, val_set, **options):
+        seen.append((len(train_set.positions), options["protocol"].precision, options["resident_bytes"] > 0))
+        return original(module, train_set, val_set, **options)
+
+    monkeypatch.setattr(train_throughput, "fit", noted)
+    case = train_throughput.Case("tiny", lambda: ToyNet(outputs=train_throughput.CLASSES), 8, 2, batch_size=4)
+    with borrowed_globals(torch.device("cpu")):
+        row = train_throughput.store_to_fixed_batch(case, 2, torch.device("cpu"), rounds=2, images=16)
+    assert seen == [(16, "bf16", False), (4, "bf16", True)] * 2
+    assert row["store_to_fixed_batch"] > 0
+    assert row["fixed_batch_images_per_s"] > 0
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_without_a_gpu_the_store_is_left_out_with_the_reason(capsys):
+    train_throughput.main(["--quick", "--store", "--device", "cpu"])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("--store is left out: it needs a CUDA device, this is cpu") for line in lines)
+    assert "store_to_fixed_batch" not in json.loads(lines[-1])

@@ -23,7 +23,7 @@ from trainables.importers.options import NO_COLUMN, ImportOptions, Tell
 from trainables.importers.quarantine import Quarantine, blank_masks, header_problems, repeated_images
 from trainables.manifest import MASK_COLUMNS, Manifest
 from trainables.pixels import IMAGE_SUFFIXES, sixteen_bit_peak
-from trainables.places import READERS
+from trainables.places import READERS, files_like
 from trainables.row_checks import read_rows
 from trainables.row_problems import SHOWN_PROBLEMS, Reason, RowProblem, counted
 from trainables.splits import assign_splits, patients_in_two_splits
@@ -64,7 +64,7 @@ def assemble(found: Found, options: ImportOptions, tell: Tell) -> Manifest:
     if options.unopened:
         found = aside.usable(found, [*found.problems, *blank_masks(found), *repeated_images(found)])
         return _settled(_manifest(found, options, tell), found, aside, tell)
-    sizes, problems = header_problems(found)
+    sizes, problems = header_problems(found, options.window)
     without_file = {p.row for p in found.problems if p.reason in (Reason.IMAGE_MISSING, Reason.PATH)}
     problems = [p for p in problems if p.row not in without_file]
     problems = [*found.problems, *blank_masks(found), *repeated_images(found), *problems]
@@ -161,9 +161,7 @@ def split_of(names: pd.Series[str], where: str, column: str) -> pd.Series[str]:
 def files_under(folder: Place) -> tuple[list[Place], Counter[str]]:
     """Image files under a folder, sorted, and the suffixes of other files; hidden files are passed over."""
     if not isinstance(folder, Path):
-        found: list[Place] = sorted(
-            (f for f in folder.rglob("*") if not f.name.startswith(".") and f.is_file()), key=str
-        )
+        found = [file for file in files_like(folder, "**/*") if not file.name.startswith(".")]
         known = [f for f in found if f.suffix.lower() in IMAGE_SUFFIXES]
         return known, Counter(f.suffix or f.name for f in found if f.suffix.lower() not in IMAGE_SUFFIXES)
     images: list[Place] = []

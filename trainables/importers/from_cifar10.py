@@ -17,6 +17,7 @@ from trainables.importers.from_npz import import_npz
 from trainables.importers.options import ImportOptions, Tell, silent
 from trainables.inert_pickle import read_inert
 from trainables.manifest import Manifest
+from trainables.places import is_file
 from trainables.written_whole import written_whole
 
 _SIDE = 32
@@ -37,8 +38,8 @@ def import_cifar10(column_map: ColumnMap, path: Path, options: ImportOptions, te
     Raises:
         UserError: Batches are missing or are not what they should be.
     """
-    folder = path if (path / _TEST).is_file() else path / "cifar-10-batches-py"
-    missing = [name for name in (*_TRAIN, _TEST, _META) if not (folder / name).is_file()]
+    folder = path if is_file(path / _TEST) else path / "cifar-10-batches-py"
+    missing = [name for name in (*_TRAIN, _TEST, _META) if not is_file(folder / name)]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}. Needed: {column_map.about.needs}")
     if options.derived is None:

@@ -40,7 +40,7 @@ from trainables.importers.map_tables import (
 from trainables.importers.options import ImportOptions, Tell, silent
 from trainables.manifest import Manifest, checked_root
 from trainables.pixels import Colour
-from trainables.places import below
+from trainables.places import below, is_file
 from trainables.row_problems import Reason, RowProblem, SetAside
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ class _Reading:
         paths = filled(rows, str(spec.path))
         if not spec.optional:
             return paths
-        return paths.map(lambda p: p if isinstance(p, str) and (self._root / p).is_file() else None)
+        return paths.map(lambda p: p if isinstance(p, str) and is_file(self._root / p) else None)
 
     def _made_masks(self, rows: pd.DataFrame, table: pd.DataFrame, spec: MaskSpec, folder: Path) -> pd.Series[Any]:
         ids = table[Column.IMAGE_ID]

@@ -11,6 +11,7 @@ from trainables.importers.column_map import ColumnMap, NpzSet
 from trainables.importers.from_npz import import_npz
 from trainables.importers.options import ImportOptions, Tell, silent
 from trainables.manifest import Manifest
+from trainables.places import is_folder
 from trainables.release_counts import counts_like
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def import_medmnist(column_map: ColumnMap, path: Place, options: ImportOptions, 
     Raises:
         UserError: It is a folder, or what ``import_npz`` refuses.
     """
-    if path.is_dir():
+    if is_folder(path):
         found = ", ".join(sorted(f.name for f in path.glob(f"*{_SUFFIX}"))) or "none"
         raise UserError(f"{path} is a folder; give one of its {_SUFFIX} files: {found}")
     stem = path.name.removesuffix(_SUFFIX)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,9 @@ from trainables.importers.assemble import SPLIT_NAMES, Found, assemble
 from trainables.importers.labels import Labels, labels_from_cells, labels_from_columns
 from trainables.importers.options import ImportOptions, Tell, silent
 from trainables.manifest import Manifest, checked_root
+from trainables.npz_arrays import read_array
 from trainables.pixels import FRAME_SEPARATOR
+from trainables.places import is_file, open_bytes
 
 if TYPE_CHECKING:
     from trainables.places import Place
@@ -38,6 +41,7 @@ def import_npz(path: Place, options: ImportOptions, tell: Tell = silent) -> Mani
 
     Raises:
         UserError: No npz file, arrays missing, or of shapes that do not fit.
+        DataError: Images have more pixels than the limit.
     """
     arrays = _read(path)
     splits = [name.removesuffix(f"_{_IMAGES}") for name in arrays if name.endswith(f"_{_IMAGES}")]
@@ -58,16 +62,16 @@ def import_npz(path: Place, options: ImportOptions, tell: Tell = silent) -> Mani
 
 
 def _read(path: Place) -> dict[str, npt.NDArray[np.generic]]:
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"file {path} does not exist")
     try:
-        with path.open("rb") as stream:
+        with open_bytes(path) as stream:
             file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise UserError(f"{path} is no npz file; expected one with {_LAYOUT}")
             with file:
-                return {name: file[name] for name in file.files if name.endswith((_IMAGES, _LABELS))}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                return {name: read_array(file, name, path) for name in file.files if name.endswith((_IMAGES, _LABELS))}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read as npz: {error}; expected one with {_LAYOUT}") from error
 
 

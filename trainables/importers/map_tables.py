@@ -15,7 +15,7 @@ from trainables.importers.columns import PLACES, BadCellsError
 from trainables.importers.map_parts import CombineSpec, CsvFile, DeriveSpec, JoinSpec, TableSpec
 from trainables.importers.options import Tell
 from trainables.importers.table_text import read_table
-from trainables.places import below
+from trainables.places import below, files_like, os_errors
 from trainables.row_problems import SetAside
 
 if TYPE_CHECKING:
@@ -256,14 +256,14 @@ def _csv_table(spec: TableSpec, root: Place, tell: Tell, missing: list[str], mis
 
 def _found_files(entry: CsvFile, root: Place) -> list[Place]:
     for pattern in entry.file:
-        found = sorted((f for f in root.glob(pattern) if f.is_file()), key=str)
+        found = files_like(root, pattern)
         if found:
             return found
     return []
 
 
 def _file_table(spec: TableSpec, root: Place, missing: list[str]) -> pd.DataFrame:
-    found = sorted({below(f, root): f for p in spec.files for f in root.glob(p) if f.is_file()}.items())
+    found = sorted({below(f, root): f for p in spec.files for f in files_like(root, p)}.items())
     rows: list[dict[str, str | None]] = []
     for path, file in found:
         named = re.search(spec.pattern, path) if spec.pattern is not None else None
@@ -282,7 +282,8 @@ def _file_table(spec: TableSpec, root: Place, missing: list[str]) -> pd.DataFram
 
 def _contents(file: Place) -> str:
     try:
-        return file.read_bytes().decode("utf-8-sig", errors="replace")
+        with os_errors(file):
+            return file.read_bytes().decode("utf-8-sig", errors="replace")
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
 

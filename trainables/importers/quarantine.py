@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import Column, Kind
 from trainables.importers.found import Found
 from trainables.manifest import MASK_COLUMNS
-from trainables.pixels import image_size, refuse_cut_short
+from trainables.pixels import image_size, refuse_cut_short, shown_size
 from trainables.places import READERS
 from trainables.row_checks import mask_size, of_mask, reason_of
 from trainables.row_problems import (
@@ -31,7 +32,10 @@ from trainables.row_problems import (
 )
 
 if TYPE_CHECKING:
+    from trainables.dicom import Window
     from trainables.places import Place
+
+    _Attempt = Callable[[Place, Any], tuple[int, int] | DataError]
 
 
 _OF_CELLS = frozenset({Reason.VALUE, Reason.REPEATED, Reason.PATH, Reason.CELLS, Reason.PATIENT, Reason.NO_MASK})
@@ -183,8 +187,12 @@ def blank_masks(found: Found) -> list[RowProblem]:
     ]
 
 
-def header_problems(found: Found) -> tuple[pd.DataFrame, list[RowProblem]]:
+def header_problems(found: Found, window: Window | None = None) -> tuple[pd.DataFrame, list[RowProblem]]:
     """Width and height of every image from its header, and files that are missing, unreadable or do not fit.
+
+    Args:
+        found: What an importer read.
+        window: Centre and width for DICOM files; their own if not given.
 
     Returns:
         Columns ``width`` and ``height`` in pixels (null where unknown), one row per row of ``found``; and problems.
@@ -192,7 +200,7 @@ def header_problems(found: Found) -> tuple[pd.DataFrame, list[RowProblem]]:
     rows = found.rows
     frames = rows[Column.FRAME].tolist() if Column.FRAME in rows else [None] * len(rows)
     files = [found.root / path for path in rows[Column.PATH]]
-    sizes, problems = _sizes(files, frames, mask=False)
+    sizes, problems = _sizes(files, frames, partial(_attempt, partial(shown_size, window=window)), mask=False)
     problems = [replace(p, advice=_where_looked(found)) if p.reason is Reason.IMAGE_MISSING else p for p in problems]
     for column in (c for c in MASK_COLUMNS if c in rows):
         problems += _mask_problems(found, column, sizes)
@@ -211,7 +219,8 @@ def _mask_problems(found: Found, column: str, sizes: Sequence[tuple[int, int] | 
     paths = found.rows[column]
     positions = np.flatnonzero(paths.notna()).tolist()
     root = found.mask_root or found.root
-    mask_sizes, problems = _sizes([root / str(paths.iat[r]) for r in positions], [None] * len(positions), mask=True)
+    files = [root / str(paths.iat[r]) for r in positions]
+    mask_sizes, problems = _sizes(files, [None] * len(positions), partial(_attempt, image_size), mask=True)
     problems = [RowProblem(row=positions[p.row], reason=p.reason, detail=p.detail) for p in problems]
     for row, size in zip(positions, mask_sizes, strict=True):
         image = sizes[row]
@@ -222,13 +231,13 @@ def _mask_problems(found: Found, column: str, sizes: Sequence[tuple[int, int] | 
 
 
 def _sizes(
-    files: Sequence[Place], frames: Sequence[Any], mask: bool
+    files: Sequence[Place], frames: Sequence[Any], attempt: _Attempt, mask: bool
 ) -> tuple[list[tuple[int, int] | None], list[RowProblem]]:
     """Width and height of every file; None and a problem where there is none."""
     problems: list[RowProblem] = []
     sizes: list[tuple[int, int] | None] = []
     with ThreadPoolExecutor(READERS) as pool:
-        for row, size in enumerate(pool.map(_attempt, files, frames)):
+        for row, size in enumerate(pool.map(attempt, files, frames)):
             if isinstance(size, DataError):
                 text = of_mask(size) if mask else str(size)
                 problems.append(RowProblem(row=row, reason=reason_of(size, mask), detail=text))
@@ -238,10 +247,12 @@ def _sizes(
     return sizes, problems
 
 
-def _attempt(file: Place, frame: Any) -> tuple[int, int] | DataError:
+def _attempt(
+    size_of: Callable[[Place, int | None], tuple[int, int]], file: Place, frame: Any
+) -> tuple[int, int] | DataError:
     known = None if pd.isna(frame) else int(frame)
     try:
-        size = image_size(file, known)
+        size = size_of(file, known)
         refuse_cut_short(file, known)
         return size
     except DataError as error:

@@ -20,7 +20,7 @@ import pandas as pd
 from search_spaces.exceptions import UserError
 from trainables.importers.columns import cleaned
 from trainables.importers.options import Tell
-from trainables.places import is_remote
+from trainables.places import is_file, is_remote, os_errors
 from trainables.row_problems import Reason, RowProblem, SetAside
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _MISREAD_SHARE = 0.5
 """With more rows than this of another length than the header, the table is not what it was taken for."""
 
 _SHOWN_CELLS = 80
+_CHUNK_BYTES = 2**22
 _UNPACK: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
@@ -75,7 +76,7 @@ class TableText:
     """
 
     cells: pd.DataFrame
-    lines: tuple[int, ...]
+    lines: Sequence[int]
     misfits: tuple[Misfit, ...]
 
 
@@ -92,7 +93,7 @@ def read_table(path: Place, tell: Tell, header: Sequence[str] | None = None, sep
         UserError: The file is missing, empty or not text, a column's name repeats, a quote is not closed, or most of
             its rows are of another length than the header.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"table {path} does not exist" if not path.exists() else f"table {path} is no file")
     for encoding in ("utf-8-sig", "cp1252"):
         try:
@@ -116,6 +117,9 @@ def _read(path: Place, encoding: str, header: Sequence[str] | None, separator: s
     with _text(path, encoding) as stream:
         rows = _rows(stream, separator)
         names = _names(header if header else next(rows, (0, []))[1])
+        plain = _plain(path, encoding, names, separator, has_names=header is None)
+        if plain is not None:
+            return plain
         lines, kept, misfits = _sorted_out(rows, len(names))
     if len(misfits) > _MISREAD_SHARE * (len(kept) + len(misfits)):
         than = "more" if len(misfits[0].cells) > len(names) else "fewer"
@@ -125,7 +129,42 @@ def _read(path: Place, encoding: str, header: Sequence[str] | None, separator: s
         )
     columns = zip(*kept, strict=True) if kept else [()] * len(names)
     cells = {name: cleaned(pd.Series(column, dtype=object)) for name, column in zip(names, columns, strict=True)}
-    return TableText(cells=pd.DataFrame(cells), lines=tuple(lines), misfits=tuple(misfits))
+    return TableText(cells=pd.DataFrame(cells), lines=lines, misfits=tuple(misfits))
+
+
+def _plain(path: Place, encoding: str, names: list[str], separator: str, *, has_names: bool) -> TableText | None:
+    """The table by pandas, in a third of the time and memory; None unless all rows fit, each in a line of its own."""
+    try:
+        with _bytes(path) as stream:
+            table = pd.read_csv(
+                stream,
+                sep=separator,
+                dtype=str,
+                encoding=encoding,
+                keep_default_na=False,
+                skipinitialspace=True,
+                names=names,
+                header=0 if has_names else None,
+            )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError):
+        return None
+    named = int(has_names)
+    one_line_each = isinstance(table.index, pd.RangeIndex) and _lines(path) == len(table) + named
+    # A cell that a row lacks is no text, unlike a blank one.
+    if not one_line_each or table.empty or table.iloc[:, -1].isna().any():
+        return None
+    for name in names:  # one after the other: a second copy of the table would be the most memory of an import
+        table[name] = cleaned(table[name])
+    return TableText(cells=table, lines=range(1 + named, len(table) + 1 + named), misfits=())
+
+
+def _lines(path: Place) -> int:
+    """Lines of a file, the last one with or without an end."""
+    ends, last = 0, b"\n"
+    with _bytes(path) as stream:
+        while part := stream.read(_CHUNK_BYTES):
+            ends, last = ends + part.count(b"\n"), part[-1:]
+    return ends + (last != b"\n")
 
 
 def _names(cells: Sequence[str]) -> list[str]:
@@ -198,7 +237,7 @@ def _bytes(path: Place) -> Iterator[Any]:
     if is_remote(path):
         import fsspec  # type: ignore[import-untyped]
 
-        with fsspec.open(str(path), "rb", compression="infer") as stream:
+        with os_errors(path), fsspec.open(str(path), "rb", compression="infer") as stream:
             yield stream
         return
     if path.suffix.lower() == ".zip":

@@ -632,3 +632,35 @@ def test_no_such_table(tmp_path):
     (tmp_path / "binary.csv").write_bytes(bytes(range(256)))
     with pytest.raises(UserError, match="neither UTF-8"):
         import_csv(tmp_path / "binary.csv", options())
+
+
+@pytest.mark.parametrize("quarantine", [False, True])
+def test_images_that_no_eight_bits_can_show_are_found_by_their_headers(make_table, quarantine):
+    pytest.importorskip("pydicom")
+    names = ["a.png", "b.png", "c.png", "float.tif", "deep.tif", "slope.dcm", "window.dcm"]
+    table = make_table("\n".join([HEADER_ONLY, *(f"{name},{i % 2}" for i, name in enumerate(names))]), images=False)
+    values = np.arange(48).reshape(6, 8)
+    for name in names[:3]:
+        Image.fromarray(values.astype(np.uint8)).save(table.parent / name)
+    Image.fromarray(values.astype(np.float32)).save(table.parent / "float.tif")
+    Image.fromarray(values.astype(np.int32)).save(table.parent / "deep.tif")
+    write_dicom(table.parent / "slope.dcm", values.astype(np.uint8), RescaleSlope="0", RescaleIntercept="1")
+    write_dicom(table.parent / "window.dcm", values.astype(np.uint8), WindowCenter="5", WindowWidth="0")
+    expected = {
+        "float.tif": "floating point values",
+        "deep.tif": "numbers of 32 bits",
+        "slope.dcm": r"rescaling \(",
+        "window.dcm": r"window \(",
+    }
+    if not quarantine:
+        with pytest.raises(DataError, match=r"4 of 7 rows cannot be used \(4 image unreadable\)") as error:
+            import_csv(table, options())
+        for name, message in expected.items():
+            assert re.search(f"{name} .*{message}", str(error.value))
+        return
+    manifest = import_csv(table, options(quarantine=table.parent / "aside.csv"))
+    assert len(manifest) == 3
+    aside = pd.read_csv(table.parent / "aside.csv").set_index("path")["detail"]
+    assert aside.index.is_unique
+    for name, message in expected.items():
+        assert re.search(message, aside[name])

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
 
-from search_spaces.exceptions import UserError
+from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import Kind
 from trainables.importers import ImportOptions, import_npz
 
@@ -90,3 +92,21 @@ def test_files_that_are_no_npz(tmp_path):
     np.save(tmp_path / "array.npy", np.zeros(3))
     with pytest.raises(UserError, match="no npz file"):
         import_npz(tmp_path / "array.npy", options())
+
+
+def write_header(file, name, shape):
+    """An npz file whose array ends after its header: who decompresses it finds nothing."""
+    with zipfile.ZipFile(file, "a") as archive, archive.open(f"{name}.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+@pytest.mark.parametrize("shape", [(1, 15_000, 15_000), (2, 15_000, 15_000, 3), (1, 1, 15_000, 15_000)])
+def test_images_above_the_limit_are_refused_before_they_are_decompressed(tmp_path, arrays, monkeypatch, shape):
+    arrays.pop("train_images")
+    write_header(write(tmp_path, arrays), "train_images", shape)
+    message = r"set.npz#train_images is (15000 x 15000|225000000 x 1), 225000000 pixels, above the limit of 200000000 "
+    with pytest.raises(DataError, match=message):
+        import_npz(tmp_path / "set.npz", options())
+    monkeypatch.setenv("SCALECURVES_MAX_PIXELS", "300000000")
+    with pytest.raises(UserError, match="cannot be read as npz"):
+        import_npz(tmp_path / "set.npz", options())
