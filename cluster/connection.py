@@ -14,13 +14,11 @@ from typing import Any
 
 import ray
 
+from cluster.growth import growth
 from search_spaces.exceptions import UserError
 
 OBJECT_STORE_BYTES = 256 * 1024**2
 """Of a local cluster. Nothing large travels through it, and Ray's default is 30 % of the memory."""
-
-MANY_NODES = 64
-"""Of a group to which an autoscaler has no limit."""
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -137,24 +135,11 @@ def _runtime_env(import_paths: Sequence[str]) -> dict[str, Any]:
 def present_and_possible() -> list[dict[str, Any]]:
     """Nodes of the cluster that live, and those that its autoscaler may add.
 
-    The autoscaler tells the cluster its configuration, where Ray Train and Data look too; there is no public call.
+    Raises:
+        UserError: What the user declares of the autoscaler cannot be read.
     """
     present = [node for node in ray.nodes() if node["Alive"]]
-    config = ray._private.state.state.get_cluster_config()
-    groups = [] if config is None else [(dict(g.resources), g.max_count) for g in config.node_group_configs]
-    return [*present, *_not_there_yet(groups, present)]
-
-
-def _not_there_yet(groups: Sequence[tuple[dict[str, float], int]], present: Sequence[dict[str, Any]]) -> Iterator[Any]:
-    """Nodes that an autoscaler may add: of each of its groups (resources, most nodes or -1) those that are missing."""
-    unmatched = [(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)) for node in present]
-    for resources, most in groups:
-        kind = (resources.get("CPU", 0), resources.get("GPU", 0))
-        for _ in range(MANY_NODES if most < 0 else most):
-            if kind in unmatched:
-                unmatched.remove(kind)
-            else:
-                yield {"Alive": True, "Resources": resources}
+    return [*present, *growth().not_there_yet(present)]
 
 
 def draining_nodes() -> frozenset[str]:

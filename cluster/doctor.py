@@ -28,7 +28,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from cluster.capacity import Capacity, Shape, trials_at_a_time
-from cluster.connection import connect, present_and_possible
+from cluster.connection import connect
+from cluster.growth import growth
 from cluster.terminal import user_errors
 from search_spaces.exceptions import UserError
 from search_spaces.expand import expand, gang_of
@@ -286,8 +287,11 @@ def examine(gangs: Mapping[str, GangSpec], storage: str, tracking_uri: str, comp
     nodes = [node for node in ray.nodes() if node["Alive"]]
     resources = ray.cluster_resources()
     cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    grows = growth()
+    possible = [*nodes, *grows.not_there_yet(nodes)]
     message = f"nodes: {len(nodes)}, CPUs: {cpus:g}, GPUs: {gpus:g}"
-    possible = present_and_possible()
+    if grows.origin:
+        message += f"; {len(possible) - len(nodes)} more may come ({grows.origin})"
     findings = [
         Finding(level=Level.OK, what="cluster", message=message),
         *(fits(spec, possible, where) for where, spec in gangs.items()),

@@ -138,7 +138,7 @@ def _check_places(place: Placement) -> None:
 def main(
     study: Annotated[str, typer.Option("--study", help="Preset (demo), YAML file, or module:function.")],
     workers: Annotated[
-        str, typer.Option("--workers", help="Worker pods, MIN:MAX; MIN decide how many trials run at a time.")
+        str, typer.Option("--workers", help="Worker pods, MIN:MAX; more than MIN come while trials wait.")
     ],
     namespace: Annotated[str, typer.Option("--namespace", help="Of all objects; must exist.")] = NAMESPACE,
     image: Annotated[str, typer.Option("--image", help="Built from cluster/Dockerfile.")] = IMAGE,

@@ -27,7 +27,7 @@ class Workers:
     """The worker pods of a study.
 
     Attributes:
-        least: Pods that are there from the start. How many trials run at a time is decided by them.
+        least: Pods that are there from the start; may be 0 where the number may change.
         most: Pods that autoscaling may make of them.
         cpus: Of one pod.
         gpus: Of one pod.
@@ -57,14 +57,11 @@ def parse_range(text: str) -> tuple[int, int]:
     """``2:8`` as (2, 8).
 
     Raises:
-        UserError: Not two numbers, or not 1 <= MIN <= MAX.
+        UserError: Not two numbers, or not 0 <= MIN <= MAX, or MAX is 0.
     """
     match = _RANGE.fullmatch(text)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise UserError(
-            f"--workers takes MIN:MAX with 1 <= MIN <= MAX, such as 2:8, got {text!r}; a run refuses a cluster "
-            "on which not even one trial fits, so MIN workers must hold one"
-        )
+    if not match or not int(match[1]) <= int(match[2]) or not int(match[2]):
+        raise UserError(f"--workers takes MIN:MAX with 0 <= MIN <= MAX and MAX at least 1, such as 0:8, got {text!r}")
     return int(match[1]), int(match[2])
 
 
@@ -88,7 +85,7 @@ def workers_for(
         accelerator: Type of GPU.
 
     Raises:
-        UserError: A pod holds no rank, the least pods hold no whole trial, or GPUs would idle.
+        UserError: A pod holds no rank, the most pods hold no whole trial, or GPUs would idle.
     """
     shape = dataclasses.replace(Shape.of(gang, [_pod(0, gpus)]), accelerator="")
     _check_gpus(shape, gpus, accelerator)
@@ -101,11 +98,11 @@ def workers_for(
             f"a worker of {cpus} CPUs and {gpus} GPUs holds no rank: execution.gang of the study needs {shape.label}; "
             f"raise --cpus-per-worker to at least {shape.cpus}, or lower execution.gang.cpus_per_rank"
         )
-    if ranks * pods[0] < shape.ranks:
+    if ranks * pods[1] < shape.ranks:
         needed = math.ceil(shape.ranks / ranks)
         raise UserError(
-            f"--workers {pods[0]}:{pods[1]}: {pods[0]} workers hold {ranks * pods[0]} ranks and a trial of this study "
-            f"needs {shape.label}; start with at least {needed} workers, or make them larger"
+            f"--workers {pods[0]}:{pods[1]}: {pods[1]} workers hold {ranks * pods[1]} ranks and a trial of this study "
+            f"needs {shape.label}; allow at least {needed} workers, or make them larger"
         )
     memory = MEMORY_GIB_PER_RANK["gpu" if shape.gpus else "cpu"]
     return Workers(

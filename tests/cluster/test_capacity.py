@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from cluster.capacity import Capacity, Shape, trials_at_a_time
-from cluster.connection import _not_there_yet
 from search_spaces.exceptions import UserError
 from search_spaces.study import GangSpec
 
@@ -90,10 +89,3 @@ def test_the_backend_follows_the_device_unless_it_is_given() -> None:
 def test_gangs_that_cannot_be_are_refused(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GangSpec(**spec)
-
-
-def test_an_autoscaler_can_add_what_its_groups_have_left() -> None:
-    cpu, gpu = {"CPU": 8.0}, {"CPU": 32.0, "GPU": 8.0}
-    more = list(_not_there_yet([(cpu, 3), (gpu, 2)], [node(0), node(8), node(32, 8)]))
-    assert [n["Resources"] for n in more] == [cpu, cpu, gpu]
-    assert len(list(_not_there_yet([(cpu, -1)], []))) > 10, "a group without a limit"

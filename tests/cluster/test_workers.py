@@ -41,8 +41,8 @@ def test_pods_hold_the_ranks_that_their_gpus_hold(
         ({"gpus_per_rank": 1}, "1:1", {}, "give at least 1"),
         ({"gpus_per_rank": 0}, "1:1", {"gpus": 2}, "would idle"),
         ({"cpus_per_rank": 8}, "1:1", {"cpus": 4}, "raise --cpus-per-worker to at least 8"),
-        ({"ranks": 4}, "2:9", {"gpus": 1}, "start with at least 4 workers"),
-        ({"ranks": 8, "cpus_per_rank": 4}, "1:4", {"cpus": 16}, "start with at least 2 workers"),
+        ({"ranks": 4}, "2:3", {"gpus": 1}, "allow at least 4 workers"),
+        ({"ranks": 8, "cpus_per_rank": 4}, "1:1", {"cpus": 16}, "allow at least 2 workers"),
         ({}, "1:1", {"accelerator": "NVIDIA-L4"}, "--accelerator NVIDIA-L4 needs --gpus-per-worker"),
     ],
 )
@@ -53,7 +53,7 @@ def test_pods_that_hold_no_trial_are_refused(
         made(gang, pods, **options)
 
 
-@pytest.mark.parametrize("text", ["", "3", "0:2", "4:2", "a:b", "1:2:3", "-1:2", "1:2 "])
+@pytest.mark.parametrize("text", ["", "3", "0:0", "4:2", "a:b", "1:2:3", "-1:2", "1:2 "])
 def test_a_range_is_two_numbers_in_order(text: str) -> None:
     with pytest.raises(UserError, match="MIN:MAX"):
         parse_range(text)
@@ -62,6 +62,7 @@ def test_a_range_is_two_numbers_in_order(text: str) -> None:
 def test_only_a_range_scales() -> None:
     assert not made({}, "2:2").autoscaling
     assert made({}, "2:3").autoscaling
+    assert made({"ranks": 4}, "0:4", gpus=1).autoscaling, "none are there at first"
 
 
 def test_one_size_of_workers_for_several_gangs() -> None:
