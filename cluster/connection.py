@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ ENVIRONMENT = {
     # ranks on two cores took 1.05 s for trials that take 0.63 s without.
     "RAY_worker_niceness": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    # Nodes that will go away are the engine's business: it has their trials write checkpoints. Train would end gangs.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Relative paths of a study mean the same in every process.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -79,7 +81,11 @@ def connect(address: str = "local", *, import_paths: Sequence[str] = (), num_cpu
         "num_cpus": num_cpus,
     }
     on_termination = signal.getsignal(signal.SIGTERM)
-    _init(address, {"runtime_env": _runtime_env(import_paths), **(local if address == "local" else {})})
+    if address == "local":
+        with _environment(_variables(import_paths)):
+            _init(address, local)
+    else:
+        _init(address, {"runtime_env": {"env_vars": _variables(import_paths)}})
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_termination)  # ray.init has replaced it by one that exits at once
     try:
@@ -123,13 +129,30 @@ def submitted_job() -> str:
         return ""
 
 
-def _runtime_env(import_paths: Sequence[str]) -> dict[str, Any]:
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Variables that a local cluster's processes inherit. As a ``runtime_env`` they would cost an agent's work for each,
+    and no process that Ray starts in advance would do.
+    """
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _variables(import_paths: Sequence[str]) -> dict[str, str]:
     variables = {"RAY_CHDIR_TO_TRIAL_DIR": "0"}
     if _JOB_CONFIG not in os.environ:
         # Inside a submitted job the working directory of the job is on the path of all workers already.
         paths = [str(ROOT), *import_paths, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         variables["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    return {"env_vars": variables}
+    return variables
 
 
 def present_and_possible() -> list[dict[str, Any]]:

@@ -27,11 +27,14 @@ VARIABLE = "SCALECURVES_NODE_GROUPS"
 LAUNCHER_FILE = "~/ray_bootstrap_config.yaml"
 """Where ``ray up`` leaves a cluster's configuration on its head."""
 MANY_NODES = 64
-"""Of a group to which an autoscaler has no limit."""
+"""At most so many of a group are counted as possible: KubeRay's own default of ``maxReplicas`` is 2**31 - 1."""
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 logger = logging.getLogger(__name__)
+
+_last_read: list[Growth] = []
+"""What the RayCluster said last; a process is in one cluster all its life."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class Growth:
         there = Counter(_kind(node["Resources"]) for node in present)
         members, missing = 0, []
         for group in self.groups:
-            most = MANY_NODES if group.most is None else group.most
+            most = MANY_NODES if group.most is None else min(group.most, MANY_NODES)
             of_group = min(there[_kind(group.resources)], most)
             there[_kind(group.resources)] -= of_group
             members += of_group
@@ -139,13 +142,17 @@ def _of_kuberay() -> Growth | None:
         if not cluster["spec"].get("enableInTreeAutoscaling"):
             return None
         config = autoscaling_config._derive_autoscaling_config_from_ray_cr(cluster)
+        found = _of_config(config, f"RayCluster {namespace}/{name}")
     except Exception as error:  # a workers' pod has no account, an older operator gives the head no right to read
+        if _last_read:
+            return _last_read[-1]  # an API server that is busy for a moment must not send waiting gangs home
         _warn_once(
             f"RayCluster {namespace}/{name} cannot be read ({type(error).__name__}: {error}), so that only nodes "
             f"that are there already count; declare what its autoscaler may add in {VARIABLE} (docs/cluster.md)"
         )
         return None
-    return _of_config(config, f"RayCluster {namespace}/{name}")
+    _last_read[:] = [found]
+    return found
 
 
 def _of_launcher() -> Growth | None:

@@ -111,6 +111,7 @@ class Agenda(Generic[Kind]):
                 running=running.get(gang, 0),
                 waiting=waiting[gang],
                 work=self._work.get(gang, 0.0),
+                priority=self._priority(heap[0][-1]) if heap else None,
             )
             for gang, heap in self._ready.items()
         }
@@ -212,6 +213,11 @@ class Agenda(Generic[Kind]):
             heapq.heapify(kept)
             self._ready[gang] = kept
             self._work[gang] = sum(self._entries[item[-1]].cost for item in kept)
+
+    def _priority(self, trial_id: str) -> int:
+        """Of its chain. What goes first among trials of its shape is no reason to take the room of other shapes."""
+        priority, _ = self._weights[trial_id]
+        return self._entries[trial_id].priority if priority == FIRST else priority
 
     def _push(self, trial_id: str) -> None:
         entry = self._entries[trial_id]

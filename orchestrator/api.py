@@ -113,7 +113,7 @@ def run_study(
     places = places_of(home, storage, tracking_uri, address)
     console = make_console(quiet=not progress)
     plan = sound_plan(loaded(study, sets), places, only, console=console)
-    options = RunOptions(max_concurrent=at_least_one(max_concurrent), max_gpu_hours=max_gpu_hours)
+    options = RunOptions(max_concurrent=max_concurrent, max_gpu_hours=max_gpu_hours).checked()
     return carry_out(plan, places, console, options, Path(out) if out is not None else None)
 
 
@@ -417,10 +417,3 @@ def ingested_study(text: str, tracking_uri: str | None) -> IngestedStudy | None:
         raise
     except UserError:  # no record of that name: whoever asked says what else a study may be
         return None
-
-
-def at_least_one(max_concurrent: int | None) -> int | None:
-    """The number, refused if no trial could run."""
-    if max_concurrent is not None and max_concurrent < 1:
-        raise UserError(f"max_concurrent is the number of trials at a time, at least 1, got {max_concurrent}")
-    return max_concurrent

@@ -39,6 +39,13 @@ def work_of(planned: PlannedTrial, *, upstream_id: str | None = None, nodes: Seq
     )
 
 
+def hours_problem(gpu_hours: float) -> str | None:
+    """Why so many GPU-hours are no limit; None if they are one."""
+    if gpu_hours > 0:
+        return None
+    return f"--max-gpu-hours is the most a run may spend, above 0, got {gpu_hours:g}"
+
+
 def limit_problem(gpu_hours: float, gpus: Iterable[float]) -> str | None:
     """Why a run cannot be limited to so many GPU-hours; None if it can.
 
@@ -46,8 +53,8 @@ def limit_problem(gpu_hours: float, gpus: Iterable[float]) -> str | None:
         gpu_hours: The limit.
         gpus: GPUs of each kind of trial.
     """
-    if not gpu_hours > 0:
-        return f"--max-gpu-hours is the most a run may spend, above 0, got {gpu_hours:g}"
+    if problem := hours_problem(gpu_hours):
+        return problem
     if not any(gpus):
         return (
             "--max-gpu-hours limits GPU-hours, but no trial here uses a GPU (execution.gang.gpus_per_rank is 0, or "
@@ -87,6 +94,10 @@ class Budget:
         self._spent_s = 0.0
         self._running: set[str] = set()
         self._began: dict[str, float] = {}
+        self._first: dict[str, float] = {}
+        self._last: dict[str, tuple[float, int]] = {}
+        self._lost_s: dict[str, float] = {}
+        """Of trials whose ranks were lost: what they had run before."""
         self._expected: Mapping[str, float] = {}
         self._largest_s = 0.0
         self._rests_on = 0
@@ -101,9 +112,20 @@ class Budget:
         """A trial was handed out."""
         self._running.add(trial_id)
 
-    def reported(self, trial_id: str) -> None:
-        """A running trial has reported."""
-        self._began.setdefault(trial_id, self._clock())
+    def reported(self, trial_id: str, step: int = 0) -> None:
+        """A running trial has reported.
+
+        Args:
+            trial_id: Its id.
+            step: Where it is; an earlier one than before says that its ranks were lost and others have taken it up.
+        """
+        now = self._clock()
+        last, before = self._last.get(trial_id, (now, step))
+        if step < before:
+            self._lost_s[trial_id] = self._lost_s.get(trial_id, 0.0) + last - self._began.pop(trial_id, last)
+        self._began.setdefault(trial_id, now)
+        self._first.setdefault(trial_id, now)
+        self._last[trial_id] = now, step
 
     def ended(self, trial_id: str, seconds: float | None = None) -> None:
         """A trial has ended.
@@ -111,14 +133,18 @@ class Budget:
         Args:
             trial_id: Its id.
             seconds: How long it ran, if it is complete; else (failed, or told to stop) the time since its first report
-                is counted.
+                is counted. What ranks ran that were lost meanwhile is counted beside it.
         """
         if trial_id not in self._running:
             return  # it was stopped, and counted then
-        elapsed = self._elapsed_s(trial_id)
+        now = self._clock()
+        last_s = self._elapsed_s(trial_id) if seconds is None else seconds
+        # Never more than the time there was: features are counted in steps of their own before a probe's.
+        all_s = max(last_s, min(self._lost_s.pop(trial_id, 0.0) + last_s, now - self._first.pop(trial_id, now)))
         self._running.discard(trial_id)
         self._began.pop(trial_id, None)
-        self._spent_s += self._gpu_s(trial_id, elapsed if seconds is None else seconds)
+        self._last.pop(trial_id, None)
+        self._spent_s += self._gpu_s(trial_id, all_s)
         if seconds is not None:
             self._took[trial_id] = seconds
             if len(self._took) >= _REFIT_GROWTH * self._rests_on:
@@ -135,7 +161,8 @@ class Budget:
         )
 
     def _committed_s(self, trial_id: str) -> float:
-        return self._gpu_s(trial_id, max(self._expected.get(trial_id, 0.0), self._elapsed_s(trial_id)))
+        now_s = max(self._expected.get(trial_id, 0.0), self._elapsed_s(trial_id))
+        return self._gpu_s(trial_id, self._lost_s.get(trial_id, 0.0) + now_s)
 
     def _gpu_s(self, trial_id: str, seconds: float) -> float:
         """GPU-seconds; a trial that was not in the plan, of a search, counts as one of the largest."""

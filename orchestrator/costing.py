@@ -11,6 +11,7 @@ from cluster.capacity import Capacity, Node, Shape
 from orchestrator.assumed_speed import tflops_problem
 from orchestrator.budget import limit_problem
 from orchestrator.estimate import estimate, parse_nodes
+from orchestrator.known_trials import known_trials
 from orchestrator.places import Places
 from orchestrator.plan import Plan
 from orchestrator.run_terms import RunOptions
@@ -40,7 +41,8 @@ class CostOptions:
 
 
 def costed(plan: Plan, places: Places, options: CostOptions, note: Callable[[str], None] = lambda _: None) -> Plan:
-    """The plan with its estimate, or, if it or what was asked for has problems, with all of them.
+    """The plan with its estimate and the ids of what searches have chosen, or, if it or what was asked for has
+    problems, with all of them.
 
     Args:
         plan: A plan, sound or not.
@@ -58,8 +60,9 @@ def costed(plan: Plan, places: Places, options: CostOptions, note: Callable[[str
     if plan.problems or problems:
         return replace(plan, problems=(*plan.problems, *problems))
     try:
+        known = known_trials(plan, places)
         made = estimate(
-            plan,
+            known,
             places,
             slots=options.slots,
             nodes=nodes,
@@ -71,7 +74,7 @@ def costed(plan: Plan, places: Places, options: CostOptions, note: Callable[[str
         )
     except UserError as error:  # what only the record says, such as that it is of another version
         return replace(plan, problems=(str(error),))
-    return replace(plan, estimate=made)
+    return replace(known.plan, estimate=made)
 
 
 def _problems(gangs: Iterable[GangSpec], options: CostOptions, nodes: Sequence[Node], unreadable: bool) -> list[str]:

@@ -26,6 +26,7 @@ from orchestrator.whereabouts import Whereabouts
 from search_spaces.failpoints import failpoint
 from search_spaces.names import FailureClass, Role, State
 from search_spaces.results import Failure, TrialResult
+from search_spaces.selection import Key, key_of
 from search_spaces.study import GangSpec
 from search_spaces.trial import ResolvedTrial
 
@@ -83,6 +84,8 @@ class Course:
         self._whereabouts = Whereabouts()
         self._budget: Budget | None = None
         self._cancellation = Cancellation(self._todo, self._needed_by_searches)
+        known = [*self._todo.values(), *searching.expected.values()]
+        self._targets = frozenset(key_of(t.trial) for t in known if t.trial.role is Role.TARGET)
         self._off: set[str] = set()
         self._stop_trial: Callable[[str], None] | None = None
         self._expect(first)
@@ -122,10 +125,10 @@ class Course:
         """A running trial has reported."""
         trial_id = str(report["trial_id"])
         self._view.report(report)
-        self._note.started(trial_id)
+        self._note.started(trial_id, self._key(trial_id))
         self._whereabouts.reported(report)
         if self._budget is not None:
-            self._budget.reported(trial_id)
+            self._budget.reported(trial_id, int(report.get("step", 0)))
 
     def take(self, outcome: TrialOutcome) -> None:
         """A trial has ended."""
@@ -179,9 +182,14 @@ class Course:
         """How a running trial is told to stop."""
         self._stop_trial = stop
 
-    def cancel(self, trial_ids: Iterable[str]) -> None:
-        """Do not start these trials, and stop those that run. May be called from any thread; soon obeyed."""
-        self._cancellation.ask(trial_ids)
+    def cancel(self, keys: Collection[Key]) -> int:
+        """Do not start these target trials, and stop those that run. May be called from any thread; soon obeyed.
+
+        Returns:
+            How many of them are trials of this run, ended ones included.
+        """
+        self._cancellation.ask(keys)
+        return len(self._targets.intersection(keys))
 
     # What other drivers do
 
@@ -331,7 +339,13 @@ class Course:
             self._put_off([*left, *waiting], f"they would exceed the GPU-hours allowed ({spent})")
 
     def _obey(self) -> None:
-        chosen = self._cancellation.asked(self._ended)
+        if not self._cancellation.hear():
+            return
+        searching = self._searching.only_for(self._cancellation.wants)
+        # Their searches end first: what only they start from is then needed by nothing.
+        waiting = [t.trial_id for i in searching for t in self._end_search(i)]
+        self._cancellation.hold(waiting)
+        chosen = self._cancellation.asked(self._ended, searching)
         if not chosen:
             return
         held = self._agenda.leave(chosen.__contains__)
@@ -346,7 +360,7 @@ class Course:
         self._cancellation.hold([*held, *running])
         self._summary.cancelled = len(self._cancellation)
         if held or running:
-            self._put_off([*held, *running], f"they were cancelled; {len(running)} of them stop now")
+            self._put_off([*held, *running, *waiting], f"they were cancelled; {len(running)} of them stop now")
 
     def _put_off(self, trial_ids: list[str], why: str) -> None:
         self._off.update(trial_ids)
@@ -357,6 +371,10 @@ class Course:
         return {str(t.upstream_id) for t in self._searching.expected.values()}
 
     # Parts
+
+    def _key(self, trial_id: str) -> Key | None:
+        trial = self._todo[trial_id].trial
+        return key_of(trial) if trial.role is Role.TARGET else None
 
     def _start(self, trial_id: str) -> ResolvedTrial:
         trial = self._resolve(self._todo[trial_id], self._retries.should_save_memory(trial_id))

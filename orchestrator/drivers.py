@@ -24,6 +24,7 @@ import psutil
 import pyarrow as pa
 
 from orchestrator.pace import TimeLeft
+from search_spaces.selection import Key
 from trainables.storage import Storage
 
 STALE_S = 60.0
@@ -35,7 +36,8 @@ CLOCK_S = 10.0
 _EVERY_S = 5.0
 _DRIVER, _CANCEL = "driver-", "cancel-"
 _STORAGE_ERRORS = (OSError, pa.ArrowException)
-Listener = Callable[[Collection[str]], None]
+Listener = Callable[[Collection[Key]], int]
+"""Told which target trials to leave out; says how many of them are the driver's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,7 @@ class Driver:
         pid: Its process there.
         running: Trials that have reported and not ended.
         left: Time left; None if not known yet.
+        targets: The target trials among those that run.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Driver:
     pid: int
     running: frozenset[str]
     left: TimeLeft | None
+    targets: frozenset[Key] = frozenset()
 
     @property
     def label(self) -> str:
@@ -86,7 +90,8 @@ class DriverNote:
         self._host, self._pid = socket.gethostname(), os.getpid()
         # Process numbers come again, in containers at once; a request to an earlier driver must not reach this one.
         self.name = f"{self._host}-{self._pid}-{uuid.uuid4().hex[:8]}"
-        self._running: set[str] = set()
+        self._running: dict[str, Key | None] = {}
+        self._answers: dict[str, int] = {}
         self._listener: Listener | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._live, name="driver-note", daemon=True)
@@ -96,13 +101,19 @@ class DriverNote:
         """Call this, in a thread of its own, with trials that someone asks to cancel."""
         self._listener = listener
 
-    def started(self, trial_id: str) -> None:
-        """A trial has reported for the first time."""
-        self._running = self._running | {trial_id}
+    def started(self, trial_id: str, target: Key | None = None) -> None:
+        """A trial has reported.
+
+        Args:
+            trial_id: Its id.
+            target: Its place in the study, if it is a target.
+        """
+        if trial_id not in self._running:
+            self._running = self._running | {trial_id: target}
 
     def ended(self, trial_id: str) -> None:
         """A trial has ended."""
-        self._running = self._running - {trial_id}
+        self._running = {i: target for i, target in self._running.items() if i != trial_id}
 
     def close(self) -> None:
         """The driver ends."""
@@ -131,6 +142,8 @@ class DriverNote:
             "machine": _machine(),
             "time": time.time(),
             "running": sorted(self._running),
+            "targets": sorted(target for target in self._running.values() if target is not None),
+            "answers": self._answers,
             "eta_s": None if left is None else left.seconds,
             "eta_error_s": None if left is None else left.error_s,
         }
@@ -141,7 +154,9 @@ class DriverNote:
         for name, text in self._requests().items():
             request = _read(text)
             if request is not None:
-                self._listener(request["trial_ids"])
+                self._answers[name] = self._listener(frozenset(map(tuple, request["targets"])))
+                # Whoever asked looks for the answer once the request is gone.
+                self._storage.put_note(_DRIVER + self.name, json.dumps(self._note()))
                 self._storage.delete_note(name)
 
     def _requests(self) -> dict[str, str]:
@@ -167,6 +182,7 @@ def drivers_now(storage: Storage, study: str) -> list[Driver]:
                     pid=note["pid"],
                     running=frozenset(note["running"]),
                     left=_time_left(note),
+                    targets=frozenset(map(tuple, note.get("targets", ()))),
                 )
             )
     return found
@@ -179,11 +195,17 @@ def running_now(storage: Storage, study: str) -> tuple[set[str], TimeLeft | None
     return {trial for d in drivers for trial in d.running}, max(left, key=lambda t: t.seconds, default=None)
 
 
-def ask_to_cancel(storage: Storage, driver: Driver, trial_ids: Collection[str]) -> str:
-    """Ask a driver to stop these trials and to start none of them; the name of the request."""
+def ask_to_cancel(storage: Storage, driver: Driver, keys: Collection[Key]) -> str:
+    """Ask a driver to stop these target trials and to start none of them; the name of the request."""
     name = f"{_CANCEL}{driver.name}-{uuid.uuid4().hex[:8]}"
-    storage.put_note(name, json.dumps({"time": time.time(), "trial_ids": sorted(trial_ids)}))
+    storage.put_note(name, json.dumps({"time": time.time(), "targets": sorted(keys)}))
     return name
+
+
+def answer_to(storage: Storage, driver: Driver, request: str) -> int:
+    """How many trials of a driver a request that it has heard named; 0 if it has ended."""
+    note = _read(storage.notes(_DRIVER + driver.name).get(_DRIVER + driver.name, ""))
+    return 0 if note is None else int(note.get("answers", {}).get(request, 0))
 
 
 def is_heard(storage: Storage, request: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections import Counter
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -31,7 +32,7 @@ from orchestrator.run_terms import FailedTrial, RunOptions, RunSummary
 from orchestrator.running_contrasts import RunningContrasts
 from orchestrator.searches import searches_of, settled
 from orchestrator.searching import Searching
-from search_spaces.exceptions import Paused, TrackingError, UserError
+from search_spaces.exceptions import Paused, Terminated, TrackingError, UserError
 from search_spaces.names import FailureClass, Role, State
 from search_spaces.results import Failure, TrialResult
 from search_spaces.trial import ResolvedTrial, Workspace
@@ -109,7 +110,6 @@ class Engine:
         if self._plan.open_searches:
             self._whole_plan = searching.settled(self._whole_plan)
             self._plan = searching.settled(self._plan)
-            self.record.set_plan(json.dumps(plan_json(self._whole_plan), indent=2))
         self._finish(summary)
         summary.seconds = time.monotonic() - started
         return summary
@@ -197,6 +197,7 @@ class Engine:
 
         Raises:
             Paused: Ctrl-C; nothing of this driver runs.
+            Terminated: SIGTERM.
         """
         if len(course) or not course.elsewhere:
             return
@@ -205,6 +206,8 @@ class Engine:
         try:
             while course.elsewhere and not len(course):
                 time.sleep(LOOK_S)
+        except Terminated:
+            raise
         except KeyboardInterrupt:
             raise Paused from None
 
@@ -240,10 +243,13 @@ class Engine:
             failure = self._broken.get(planned.trial_id)
             if failure is not None and planned.trial_id not in reported:
                 summary.failed.append(FailedTrial.of(planned, failure))
-        broken = {f.trial_id for f in summary.failed}
-        done = sum(t.trial_id not in broken for t in self._plan.trials) - summary.put_off
+        targets = [t.trial_id for t in self._whole_plan.targets]
         try:
-            self.record.set_progress({"complete": done, "failed": len(summary.failed)})
+            # Of the whole study, of which this run may have been asked a part.
+            states = Counter(state.state for state in self.record.states(targets).values())
+            self.record.set_progress({"complete": states[State.COMPLETE], "failed": states[State.FAILED]})
+            if self._plan.searches:
+                self.record.set_plan(json.dumps(plan_json(self._whole_plan), indent=2))
         except TrackingError as error:
             self._console.print(f"the record does not answer: {error}", style="yellow", markup=False)
 

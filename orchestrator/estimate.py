@@ -14,7 +14,7 @@ from orchestrator.agenda import Entry
 from orchestrator.assumed_speed import LAUNCH_S, AssumedSeconds, assumed_seconds
 from orchestrator.budget import Budget, count_affordable
 from orchestrator.forecast import Expected, Forecast, ScaleSeconds, Work, expected, forecast
-from orchestrator.known_trials import KnownTrials, known_trials
+from orchestrator.known_trials import KnownTrials
 from orchestrator.pace import duration
 from orchestrator.places import Places
 from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
@@ -195,7 +195,7 @@ class Estimate:
 
 
 def estimate(
-    plan: Plan,
+    known: KnownTrials,
     places: Places,
     *,
     slots: int | None = None,
@@ -206,11 +206,11 @@ def estimate(
     note: Callable[[str], None] = lambda _: None,
     options: RunOptions | None = None,
 ) -> Estimate:
-    """Look into the record, time a few steps if asked to, and add up.
+    """Time a few steps if asked to, and add up.
 
     Args:
-        plan: A plan without problems.
-        places: Where the record is; a record that does not answer counts as empty.
+        known: A plan without problems, and what the record says of it.
+        places: Where tasks and stores are.
         slots: Trials at a time, at least 1; as many as fit the nodes if not given.
         nodes: The cluster; the CPUs of this machine if not given.
         price: Of a GPU-hour, in any currency, not negative.
@@ -220,15 +220,11 @@ def estimate(
         options: How the run differs from what the study says.
 
     Raises:
-        UserError: The plan has problems; TFLOPS that are none; a gang that does not fit the nodes; a limit of
-            GPU-hours for trials that use no GPU.
-        OtherSchemaError: The record is of another version.
+        UserError: TFLOPS that are none; a gang that does not fit the nodes; a limit of GPU-hours for trials that use
+            no GPU.
     """
-    if plan.resolver is None:
-        raise UserError("\n".join(plan.problems))
-    execution = plan.study.execution
-    known = known_trials(plan, places)
     plan = known.plan
+    execution = plan.study.execution
     speeds = _speeds(plan, known, nodes, note) if calibrate else {}
     assumed = _assumed(plan, known, places, nodes, tflops)
     options = options or RunOptions()

@@ -44,7 +44,8 @@ class Limits:
         stop_patience_s: After an interruption, how long running trials may take to reach their next report and write
             a checkpoint.
         memory_growth_bytes: Private memory that a process may gain over its first trials before it is replaced.
-        trials_per_tuner: After as many a fresh Tuner goes on: its cost per trial grows with their number.
+        trials_per_tuner: After as many, or a hundred in each slot, a fresh Tuner goes on: its cost per trial grows
+            with their number.
     """
 
     max_node_retries: int = 3

@@ -76,6 +76,9 @@ class Place:
     named: int
 
 
+PER_SLOT = 100
+"""At the end of a Tuner all slots wait for the last trial, half a trial each: 0.5 % of so many in each."""
+
 Places = Callable[[Mapping[GangSpec, Demand]], dict[GangSpec, Place]]
 """From what there is to do to where trials can be trained now."""
 
@@ -113,14 +116,15 @@ class TuneFeed(SearchAlgorithm):  # type: ignore[misc]
         feed: Where the trials come from.
         brake: Once pulled, no more trial is started.
         places: Where trials can be trained.
-        most: Trials of one Tuner.
+        most: Trials of one Tuner; as many more as ``PER_SLOT`` times those that ran at a time.
     """
 
     def __init__(self, feed: Feed, brake: Brake, places: Places, most: int) -> None:
         self._feed = feed
         self._brake = brake
         self._places = places
-        self._left = most
+        self._most = most
+        self._named = self._slots = 0
         self._running: dict[str, GangSpec] = {}
         self._anybody_spoke = False
         self._experiment: Experiment | None = None
@@ -133,6 +137,11 @@ class TuneFeed(SearchAlgorithm):  # type: ignore[misc]
     def total_samples(self) -> int:
         """Called by Tune for its progress output."""
         return min(len(self._feed), self._left)
+
+    @property
+    def _left(self) -> int:
+        """Trials that this Tuner may still name."""
+        return max(0, max(self._most, PER_SLOT * self._slots) - self._named)
 
     def add_configurations(self, experiments: Any) -> None:
         """Called by Tune once, with the one experiment whose settings every trial shares."""
@@ -166,9 +175,10 @@ class TuneFeed(SearchAlgorithm):  # type: ignore[misc]
             if not named and not any(demand.ready for demand in demands.values()):
                 raise RuntimeError(f"{len(self._feed)} trials wait for others, but none is running")
             return None
-        self._left -= 1
+        self._named += 1
         trial = self._trial(handout.payload, places[handout.gang])
         self._running[trial.trial_id] = handout.gang
+        self._slots = max(self._slots, len(self._running))
         return trial
 
     def _limit(self, place: Place) -> int:

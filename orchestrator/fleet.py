@@ -2,7 +2,7 @@
 
 A study may need gangs of several shapes, and not all fit the cluster at once. A shape keeps its gangs while it has
 trials, so that ranks are not started over and over; a shape that does not fit beside them gets its turn when it has
-waited for long enough. So neither large nor small gangs starve.
+waited for long enough. So neither large nor small gangs starve, but for trials of a lower priority.
 """
 
 from __future__ import annotations
@@ -61,12 +61,14 @@ class Demand:
         running: Trials that have been handed out and have not ended.
         waiting: Trials that start from one that has not ended.
         work: Of the trials that are ready, in any unit that all shapes share.
+        priority: Highest of the trials that are ready; None if none is.
     """
 
     ready: int = 0
     running: int = 0
     waiting: int = 0
     work: float = 0.0
+    priority: int | None = None
 
     def __add__(self, other: Demand) -> Demand:
         return Demand(
@@ -74,6 +76,7 @@ class Demand:
             running=self.running + other.running,
             waiting=self.waiting + other.waiting,
             work=self.work + other.work,
+            priority=max((p for p in (self.priority, other.priority) if p is not None), default=None),
         )
 
     @property
@@ -99,6 +102,7 @@ class Fleet(Generic[Kind]):
         self._patience_s = patience_s
         self._targets: dict[Kind, int] = {}
         self._short_since: dict[Kind, float] = {}
+        self._priorities: dict[Kind, int] = {}
 
     def targets(
         self,
@@ -116,6 +120,8 @@ class Fleet(Generic[Kind]):
             live: Gangs that hold their room, those that end their last trial included. A shape waits only while it has
                 none; else two shapes with long trials would take each other's turns before they could begin.
         """
+        # One whose last trials run keeps the priority that they had.
+        self._priorities |= {kind: d.priority for kind, d in demands.items() if d.priority is not None}
         made = _Targets(dict.fromkeys(demands, 0), room.packing(), self._most)
         for kind in self._in_turn([k for k, demand in demands.items() if demand.now], now):
             made.add(kind)
@@ -131,15 +137,18 @@ class Fleet(Generic[Kind]):
         return dict(targets)
 
     def _in_turn(self, kinds: list[Kind], now: float) -> list[Kind]:
-        """Those that have waited too long, longest first; those that have gangs; the others. Large before small."""
+        """By priority; of the same, those that have waited too long, longest first; those that have gangs; the others.
+        Large before small.
+        """
 
-        def turn(kind: Kind) -> tuple[int, float, tuple[float, float]]:
+        def turn(kind: Kind) -> tuple[int, int, float, tuple[float, float]]:
+            rank = -self._priorities.get(kind, 0)
             waited = now - self._short_since.get(kind, now)
             gpus, cpus = self._size[kind]
             size = (-gpus, -cpus)
             if kind in self._short_since and waited >= self._patience_s:
-                return 0, -waited, size
-            return (1 if self._targets.get(kind) else 2), 0.0, size
+                return rank, 0, -waited, size
+            return rank, (1 if self._targets.get(kind) else 2), 0.0, size
 
         return sorted(kinds, key=turn)
 

@@ -133,7 +133,7 @@ def command(app: typer.Typer) -> Callable[[Callable[..., None]], Callable[..., N
 @contextmanager
 def _terminated_as_interrupt() -> Iterator[None]:
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        raise Terminated
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:

@@ -5,7 +5,7 @@ Nothing that MLflow does not have is ever touched, nor weights that a trial of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,15 @@ from rich.text import Text
 from orchestrator.drivers import drivers_now, stale_notes
 from orchestrator.estimate import size_text
 from orchestrator.places import Places
-from orchestrator.plan import Plan
+from orchestrator.plan import Plan, PlannedTrial
 from orchestrator.plan_representations import kept_by
 from orchestrator.prune_rules import RepresentationsRule, WeightsRule
 from orchestrator.record import Record
 from orchestrator.record_states import TrialState
+from orchestrator.searches import settled_by
 from search_spaces.exceptions import UserError
 from search_spaces.names import Role, State
+from search_spaces.selection import key_of, select
 from trainables.library import TaskLibrary
 from trainables.storage import Storage
 from trainables.store_cache import UNLOCKED_HINT, CachedStore, cached_stores, delete_store, use_of
@@ -84,20 +86,21 @@ def find(
     weights: WeightsRule | None = None,
     representations: RepresentationsRule | None = None,
     stores: bool = False,
-    selected: bool = False,
+    only: str | None = None,
 ) -> Prunable:
     """Look for what may be deleted.
 
     Args:
-        plan: The study; the trials that ``--only`` selects if ``selected``.
+        plan: The whole study.
         places: Its record, storage and home.
         weights: Which weights; none if None.
         representations: Which representations; none if None.
         stores: Also image stores whose data set is not imported (any more).
-        selected: Whether only trials of the plan count; else also those that are no longer in the study.
+        only: Look at the trials that it selects alone, and what they start from; else also at those that are no longer
+            in the study. See ``search_spaces.selection.select``.
 
     Raises:
-        UserError: A run of the study goes on, and more than image stores was asked for.
+        UserError: A run of the study goes on, and more than image stores was asked for; or ``only`` selects nothing.
         TrackingError: MLflow cannot be reached: what is done is then not known.
     """
     storage = places.storage_of(plan.study.name)
@@ -112,10 +115,10 @@ def find(
     if drivers:
         found.notes.append("the study is running, so only image stores were looked at")
     else:
-        known = _Known.of(plan, places, storage)
-        _find_in_storage(found, plan, storage, known, weights, selected)
+        known = _Known.of(plan, places, storage, only)
+        _find_in_storage(found, known, storage, weights)
         if representations is not None:
-            _find_representations(found, plan, storage, known, representations, selected)
+            _find_representations(found, known, storage, representations)
     if stores:
         _find_stores(found, places.home)
     return found
@@ -123,48 +126,80 @@ def find(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Known:
-    """What the record and the spool say."""
+    """What the study, the record and the spool say.
 
+    Attributes:
+        plan: The whole study with the values that searches have chosen.
+        mine: Its trials, those of searches among them.
+        chosen: Those that are looked at; all, and what is not in the study any more, if None.
+        searched: What the trials of searches start from that are not over.
+        states: Of all trials that have anything in the storage.
+        waiting: Finished ones that MLflow does not have yet.
+    """
+
+    plan: Plan
+    mine: frozenset[str]
+    chosen: frozenset[str] | None
+    searched: frozenset[str]
     states: Mapping[str, TrialState]
     waiting: frozenset[str]
 
     @classmethod
-    def of(cls, plan: Plan, places: Places, storage: Storage) -> _Known:
+    def of(cls, plan: Plan, places: Places, storage: Storage, only: str | None) -> _Known:
         record = Record(plan.study, storage, places.tracking_uri)
-        ids = {t.trial_id for t in plan.trials} | storage.checkpoints().keys() | storage.weights().keys()
+        plan, searches = settled_by(plan, record.look)
+        tried = {t.trial_id: t for s in searches.values() for generation in s.generations() for t in generation}
+        mine = frozenset({t.trial_id for t in plan.trials} | tried.keys())
+        ids = mine | storage.checkpoints().keys() | storage.weights().keys()
         ids |= storage.initials().keys() | storage.representations().keys()
         ids |= {_trial_of(attempt) for attempt in storage.delivered_failures()}
-        waiting = frozenset(i.key for i in storage.undelivered() if i.state is State.COMPLETE)
-        return cls(states=record.look(ids), waiting=waiting)
+        return cls(
+            plan=plan,
+            mine=mine,
+            chosen=None if only is None else _chosen(plan, only, tried.values()),
+            searched=frozenset(
+                t.upstream_id for s in searches.values() if not s.is_over for t in s.planned.trials if t.upstream_id
+            ),
+            states=record.look(ids),
+            waiting=frozenset(i.key for i in storage.undelivered() if i.state is State.COMPLETE),
+        )
 
     def is_done(self, trial_id: str) -> bool:
         """Whether the record itself has the result."""
         return self.states[trial_id].state is State.COMPLETE and trial_id not in self.waiting
 
+    def looks_at(self, trial_id: str) -> bool:
+        """Whether a trial is among those that were asked for."""
+        return self.chosen is None or trial_id in self.chosen
 
-def _find_in_storage(
-    found: Prunable, plan: Plan, storage: Storage, known: _Known, rule: WeightsRule | None, selected: bool
-) -> None:
-    mine = {t.trial_id for t in plan.trials}
+    def leaves(self, trial_id: str) -> bool:
+        """Whether nothing will go on from what a trial has left."""
+        return self.looks_at(trial_id) and (trial_id not in self.mine or self.is_done(trial_id))
 
-    def leftover(trial_id: str) -> bool:
-        gone = trial_id not in mine and not selected
-        return gone or (trial_id in mine and known.is_done(trial_id))
 
+def _chosen(plan: Plan, only: str, tried: Iterable[PlannedTrial]) -> frozenset[str]:
+    """The trials that ``only`` selects, what they start from, and those of their searches."""
+    keys = {key_of(t) for t in select(plan.expansion.trials, only) if t.role is Role.TARGET}
+    narrowed = plan.narrowed([t.trial_id for t in plan.targets if key_of(t.trial) in keys])
+    searches = {t.search_id for t in narrowed.targets} - {None}
+    return frozenset({t.trial_id for t in narrowed.trials} | {t.trial_id for t in tried if t.search_id in searches})
+
+
+def _find_in_storage(found: Prunable, known: _Known, storage: Storage, rule: WeightsRule | None) -> None:
     found.items["checkpoints of trials that are done or not in the study"] = [
         Item(name=i, size=size, delete=lambda i=i: storage.delete_checkpoint(i))  # type: ignore[misc]
         for i, size in storage.checkpoints().items()
-        if leftover(i)
+        if known.leaves(i)
     ]
     found.items["first activations of such trials"] = [
         Item(name=i, size=size, delete=lambda i=i: storage.delete_initial(i))  # type: ignore[misc]
         for i, size in storage.initials().items()
-        if leftover(i)
+        if known.leaves(i)
     ]
     found.items["details of delivered failures of such trials"] = [
         Item(name=i, size=size, delete=lambda i=i: storage.delete_delivered_failure(i))  # type: ignore[misc]
         for i, size in storage.delivered_failures().items()
-        if leftover(_trial_of(i))
+        if known.leaves(_trial_of(i))
     ]
     found.items["half-written by processes that crashed"] = [
         *(Item(name=name, size=size, delete=storage.clean_tmp) for name, size in storage.tmp().items()),
@@ -174,23 +209,21 @@ def _find_in_storage(
         ),
     ]
     if rule is not None:
-        _find_weights(found, plan, storage, known, rule, selected)
+        _find_weights(found, known, storage, rule)
 
 
-def _find_weights(
-    found: Prunable, plan: Plan, storage: Storage, known: _Known, rule: WeightsRule, selected: bool
-) -> None:
+def _find_weights(found: Prunable, known: _Known, storage: Storage, rule: WeightsRule) -> None:
+    plan = known.plan
     _require_its_record(plan, storage, known)
-    mine = {t.trial_id for t in plan.trials}
-    needed = still_needed(plan, known.is_done)
-    starts = {t.upstream_id for t in plan.trials}
+    needed = still_needed(plan, known.is_done, known.searched)
+    starts = {t.upstream_id for t in plan.trials} | known.searched
     chosen: list[str] = []
     for trial_id in storage.weights():
-        if trial_id in known.waiting or trial_id in needed or (selected and trial_id not in mine):
+        if trial_id in known.waiting or trial_id in needed or not known.looks_at(trial_id):
             continue
         if not known.is_done(trial_id):
             allowed = True
-        elif trial_id in mine:
+        elif trial_id in known.mine:
             allowed = rule is WeightsRule.ALL or (rule is WeightsRule.NOT_UPSTREAM and trial_id not in starts)
         else:
             allowed = rule is WeightsRule.ALL
@@ -204,19 +237,17 @@ def _find_weights(
     found.notes += _what_is_lost(plan, known, chosen)
 
 
-def _find_representations(
-    found: Prunable, plan: Plan, storage: Storage, known: _Known, rule: RepresentationsRule, selected: bool
-) -> None:
+def _find_representations(found: Prunable, known: _Known, storage: Storage, rule: RepresentationsRule) -> None:
     """Nothing trains from them, so all that counts is who still wants them."""
+    plan = known.plan
     assert plan.resolver is not None
-    mine = {t.trial_id for t in plan.trials}
     wanted = {t.trial_id for t in plan.trials if kept_by(plan.study, t.trial, plan.resolver)}
     sizes = storage.representations()
     chosen = [
         trial_id
         for trial_id in sizes
         if trial_id not in known.waiting
-        and (trial_id in mine or not selected)
+        and known.looks_at(trial_id)
         and (rule is RepresentationsRule.ALL or trial_id not in wanted)
     ]
     found.items[f"representations ({rule})"] = [
@@ -245,13 +276,18 @@ def _require_its_record(plan: Plan, storage: Storage, known: _Known) -> None:
         )
 
 
-def still_needed(plan: Plan, is_done: Callable[[str], bool]) -> set[str]:
+def still_needed(plan: Plan, is_done: Callable[[str], bool], searched: Collection[str] = ()) -> set[str]:
     """Trials whose weights a trial of the study still has to start from.
+
+    Args:
+        plan: The whole study.
+        is_done: Whether a trial is.
+        searched: What trials of searches still start from.
 
     An upstream trial that has lost its weights is trained again if it is needed, so what it starts from is needed then,
     too: a chain is kept from its first trial to the last one that is not done.
     """
-    needed: set[str] = set()
+    needed = set(searched)
     for planned in reversed(plan.trials):
         open_target = planned.trial.role is Role.TARGET and not is_done(planned.trial_id)
         if planned.upstream_id is not None and (open_target or planned.trial_id in needed):

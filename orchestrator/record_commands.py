@@ -145,14 +145,14 @@ def prune(
     """
     from orchestrator.prune import find, prune_json, prune_view
 
-    made = sound_plan_of(study, shared, quiet=True, load_weights=False)
+    made = sound_plan_of(study, replace(shared, only=None), quiet=True, load_weights=False)
     found = find(
         made,
         shared.places(),
         weights=weights,
         representations=representations,
         stores=stores,
-        selected=shared.only is not None,
+        only=shared.only,
     )
     if shared.yes:
         found.delete()

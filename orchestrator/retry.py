@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from orchestrator.places import Places
 from orchestrator.plan import Plan, PlannedTrial
 from orchestrator.record import Record
 from orchestrator.record_states import TrialState
 from orchestrator.run_terms import RunOptions
+from orchestrator.searches import settled_by
 from search_spaces.exceptions import UserError
 from search_spaces.names import FailureClass, State
 
@@ -28,10 +30,25 @@ def failed_targets(
     return [t for t in _failed(plan, states) if states[t.trial_id].failure_class in wanted]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    """What failed, and what of it is to run again.
+
+    Attributes:
+        plan: The plan with the values that searches have chosen, under whose ids trials are recorded.
+        listed: What failed, in a sentence.
+        chosen: The trials to run again.
+    """
+
+    plan: Plan
+    listed: str
+    chosen: list[PlannedTrial]
+
+
 def choose_failed(
     plan: Plan, places: Places, *, failed: bool = False, classes: Collection[FailureClass] = ()
-) -> tuple[str, list[PlannedTrial]]:
-    """What failed, in a sentence, and the trials of it to run again.
+) -> Again:
+    """What failed, and the trials of it to run again. Attempts that wait in the storage are delivered first.
 
     Args:
         plan: The study, selected by ``--only`` or whole.
@@ -43,26 +60,27 @@ def choose_failed(
         UserError: Neither was asked for; the message says what there is to choose from.
         TrackingError: MLflow cannot be reached.
     """
-    record = Record(plan.study, places.storage_of(plan.study.name), places.tracking_uri)
+    storage = places.storage_of(plan.study.name)
+    record = Record(plan.study, storage, places.tracking_uri)
+    if storage.undelivered():
+        record.open()
+        record.deliver_earlier()
+    plan, _ = settled_by(plan, record.look)
     states = record.look(t.trial_id for t in plan.trials)
     listed = what_failed(plan, states)
     if not failed and not classes:
         raise UserError(
             f"{listed}. Choose with --failed (all but divergence) or --class CLASS (repeatable), and --only if need be"
         )
-    return listed, failed_targets(plan, states, classes)
+    return Again(plan=plan, listed=listed, chosen=failed_targets(plan, states, classes))
 
 
 def retry_options(
-    chosen: Iterable[PlannedTrial],
-    classes: Collection[FailureClass],
-    max_concurrent: int | None,
-    max_gpu_hours: float | None,
+    chosen: Iterable[PlannedTrial], classes: Collection[FailureClass], limits: RunOptions
 ) -> RunOptions:
-    """How a run differs that makes these trials true and nothing else."""
-    return RunOptions(
-        max_concurrent=max_concurrent,
-        max_gpu_hours=max_gpu_hours,
+    """How a run with these limits differs that makes these trials true and nothing else."""
+    return replace(
+        limits,
         targets=frozenset(t.trial_id for t in chosen),
         diverged_too=FailureClass.DIVERGENCE in classes,
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from orchestrator.budget import hours_problem
 from orchestrator.plan import PlannedTrial
+from search_spaces.exceptions import UserError
 from search_spaces.names import FailureClass
 from search_spaces.results import Failure
 
@@ -24,6 +26,18 @@ class RunOptions:
     max_gpu_hours: float | None = None
     targets: frozenset[str] | None = None
     diverged_too: bool = False
+
+    def checked(self) -> RunOptions:
+        """The same.
+
+        Raises:
+            UserError: No trial could run.
+        """
+        if self.max_concurrent is not None and self.max_concurrent < 1:
+            raise UserError(f"max_concurrent is the number of trials at a time, at least 1, got {self.max_concurrent}")
+        if self.max_gpu_hours is not None and (problem := hours_problem(self.max_gpu_hours)):
+            raise UserError(problem)
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

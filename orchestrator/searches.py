@@ -8,7 +8,7 @@ is proposed and recorded is not trained again.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from orchestrator.plan import Plan, PlannedSearch, PlannedTrial
@@ -208,6 +208,19 @@ def searches_of(plan: Plan, states: Mapping[str, TrialState]) -> dict[str, Searc
         made[planned.search_id] = search = Search(tuning, planned, metric, plan.resolver, known)
         search.advance()
     return made
+
+
+def settled_by(plan: Plan, look: Callable[[], Mapping[str, TrialState]]) -> tuple[Plan, dict[str, Search]]:
+    """The plan ``settled`` as far as the record goes, and its searches; of a study without any nothing is asked.
+
+    Args:
+        plan: A plan without problems.
+        look: Gives the states of all trials of the record.
+    """
+    if not plan.searches:
+        return plan, {}
+    searches = searches_of(plan, look())
+    return settled(plan, searches), searches
 
 
 def settled(plan: Plan, searches: Mapping[str, Search]) -> Plan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from orchestrator.plan import Plan, PlannedTrial
@@ -76,6 +76,11 @@ class Searching:
     def holds(self, trial_id: str) -> bool:
         """Whether this is a search trial of this run."""
         return trial_id in self._trials
+
+    def only_for(self, left_out: Callable[[PlannedTrial], bool]) -> list[str]:
+        """Search trials of this run whose search goes on for nothing: all final trials that wait for it are left out."""
+        idle = {search_id for search_id, each in self._open.items() if all(map(left_out, each.finals))}
+        return [trial_id for trial_id, search_id in self._trials.items() if search_id in idle]
 
     def spends(self, trial_id: str, failure: Failure) -> bool:
         """Whether this failure is a result of a search: it follows from the values that were tried."""

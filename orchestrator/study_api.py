@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from orchestrator.api import (
     StudyLike,
     StudyRun,
-    at_least_one,
     attach_report,
     carry_out,
     loaded,
@@ -100,13 +99,13 @@ def retry_study(
     """
     wanted = [_one_of(FailureClass, each, "failure class", "classes") for each in classes]
     places, console = places_of(home, storage, tracking_uri, address), make_console(quiet=not progress)
-    most = at_least_one(max_concurrent)
+    limits = RunOptions(max_concurrent=max_concurrent, max_gpu_hours=max_gpu_hours).checked()
     plan = sound_plan(loaded(study, sets), places, only, console=console)
-    _, chosen = choose_failed(plan, places, failed=failed, classes=wanted)
-    if not chosen:
+    again = choose_failed(plan, places, failed=failed, classes=wanted)
+    if not again.chosen:
         return None
-    options = retry_options(chosen, wanted, most, max_gpu_hours)
-    return carry_out(plan, places, console, options, Path(out) if out is not None else None)
+    options = retry_options(again.chosen, wanted, limits)
+    return carry_out(again.plan, places, console, options, Path(out) if out is not None else None)
 
 
 def cancel_study(
@@ -199,8 +198,8 @@ def prune_study(
     if representations is not None:
         kept = _one_of(RepresentationsRule, representations, "rule", "representations")
     places = places_of(home, storage, tracking_uri)
-    plan = sound_plan(loaded(study, sets), places, only, load_weights=False)
-    found = find(plan, places, weights=of_weights, representations=kept, stores=stores, selected=only is not None)
+    plan = sound_plan(loaded(study, sets), places, load_weights=False)
+    found = find(plan, places, weights=of_weights, representations=kept, stores=stores, only=only)
     if yes:
         found.delete()
     return prune_json(found, deleted=yes)

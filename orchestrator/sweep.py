@@ -80,9 +80,10 @@ def run(
     """
     from orchestrator.run_terms import RunOptions
 
+    options = RunOptions(max_concurrent=max_concurrent, max_gpu_hours=max_gpu_hours).checked()
     made = sound_plan_of(study, shared)
     _confirm(len(made.targets), shared)
-    _carry_out(made, shared, RunOptions(max_concurrent=max_concurrent, max_gpu_hours=max_gpu_hours), out)
+    _carry_out(made, shared, options, out)
 
 
 @command(app)
@@ -105,15 +106,17 @@ def retry(
     Example: python -m orchestrator.sweep retry my_study.yaml --class memory
     """
     from orchestrator.retry import choose_failed, retry_options
+    from orchestrator.run_terms import RunOptions
 
+    limits = RunOptions(max_concurrent=max_concurrent, max_gpu_hours=max_gpu_hours).checked()
     made = sound_plan_of(study, shared)
-    listed, chosen = choose_failed(made, shared.places(), failed=failed, classes=classes or ())
+    again = choose_failed(made, shared.places(), failed=failed, classes=classes or ())
     asked = f" of class {' or '.join(classes)}" if classes else ""
-    console.print(f"{listed}; {len(chosen)} of them{asked} selected to run again", markup=False)
-    if not chosen:
+    console.print(f"{again.listed}; {len(again.chosen)} of them{asked} selected to run again", markup=False)
+    if not again.chosen:
         return
-    _confirm(len(chosen), shared)
-    _carry_out(made, shared, retry_options(chosen, classes or (), max_concurrent, max_gpu_hours), out)
+    _confirm(len(again.chosen), shared)
+    _carry_out(again.plan, shared, retry_options(again.chosen, classes or (), limits), out)
 
 
 @command(app)

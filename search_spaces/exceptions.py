@@ -32,6 +32,10 @@ class Paused(KeyboardInterrupt):
     """One Ctrl-C has stopped a run: what ran has written its checkpoint, and nothing goes on."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: a stopped job or an evicted pod, which is to be seen as not done."""
+
+
 class DataError(ScalecurvesError):
     """Images or labels are not what the manifest promises."""
 

@@ -11,6 +11,9 @@ from search_spaces.exceptions import UserError, unknown
 from search_spaces.expand import Trial
 from search_spaces.names import AXES, Role
 
+Key = tuple[str, ...]
+"""A target trial by its place in the study: its coordinates in the order of the axes, and the label of its seed."""
+
 _CONDITION = re.compile(r"^\s*([a-z_]+)\s*(<=|>=|!=|=|<|>)\s*(.+?)\s*$")
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
@@ -18,6 +21,11 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
+
+
+def key_of(trial: Trial) -> Key:
+    """What names a target trial also while its id is not known, because a search has not chosen its values."""
+    return (*(trial.cell.coordinates[axis] for axis in AXES), trial.seed.label)
 
 
 def select(trials: Iterable[Trial], only: str | None) -> list[Trial]:

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from search_spaces.exceptions import UserError
+from search_spaces.exceptions import StorageError, UserError
 from trainables.groups import Group, broadcast_bytes
 from trainables.storage import Storage
 
@@ -91,10 +91,19 @@ class Checkpoints:
 
         Raises:
             UserError: It belongs to another trial.
+            StorageError: The storage is away, which may be another time.
         """
-        data = self._storage.get_checkpoint(self._trial_id) if self._group.rank == 0 else None
+        data = self._read() if self._group.rank == 0 else None
         data = broadcast_bytes(self._group, data)
         return None if data is None else from_bytes(data, self._trial_id)
+
+    def _read(self) -> bytes | None:
+        try:
+            return self._storage.get_checkpoint(self._trial_id)
+        except (OSError, pa.ArrowException) as error:
+            if isinstance(error, StorageError):
+                raise
+            raise StorageError(f"the checkpoint of trial {self._trial_id} cannot be read: {error}") from error
 
     def save_if_due(self, state: Callable[[], State]) -> None:
         """Write a checkpoint if the last is old enough. Called by all ranks, at each evaluation.

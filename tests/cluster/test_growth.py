@@ -17,7 +17,7 @@ from ray.autoscaler._private.kuberay import node_provider
 from ray.core.generated.autoscaler_pb2 import ClusterConfig
 
 from cluster import growth as module
-from cluster.growth import VARIABLE, Growth, NodeGroup, growth
+from cluster.growth import MANY_NODES, VARIABLE, Growth, NodeGroup, growth
 from search_spaces.exceptions import UserError
 from tests.conftest import ROOT
 
@@ -38,13 +38,15 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in (VARIABLE, "RAY_CLUSTER_NAME", "RAY_CLUSTER_NAMESPACE"):
         monkeypatch.delenv(name, raising=False)
     module._warn_once.cache_clear()
+    module._last_read.clear()
 
 
 def test_groups_add_what_they_have_left() -> None:
     may = Growth((NodeGroup(CPU, 3), NodeGroup(GPU, 2)))
     more = may.not_there_yet([node({"CPU": 0.0}), node(CPU), node(GPU)])
     assert [n["Resources"] for n in more] == [CPU, CPU, GPU]
-    assert len(Growth((NodeGroup(CPU, None),)).not_there_yet([])) > 10, "a group without a limit"
+    assert len(Growth((NodeGroup(CPU, None),)).not_there_yet([])) == MANY_NODES, "a group without a limit"
+    assert len(Growth((NodeGroup(CPU, 2**31 - 1),)).not_there_yet([])) == MANY_NODES, "KubeRay's default"
 
 
 def test_a_limit_of_all_nodes_counts_those_that_are_there() -> None:
@@ -76,7 +78,7 @@ def test_what_is_declared_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     ("text", "says"),
     [
         ("8 GPUs", "Invalid JSON"),
-        ('{"CPU": 1}', "valid list"),
+        ('{"CPU": 1}', "valid array"),
         ('[{"resources": {"CPU": 1}}]', r"at 0.max_count: Field required"),
         ('[{"resources": {"CPU": "many"}, "max_count": 1}]', r"at 0.resources.CPU"),
         ('[{"resources": {"CPU": -1}, "max_count": 1}]', r"at 0.resources.CPU"),
@@ -155,6 +157,16 @@ def test_a_pod_without_an_account_says_so_once(
     [said] = caplog.messages
     assert "RayCluster lab/study-demo-x cannot be read (FileNotFoundError: no token)" in said
     assert VARIABLE in said
+
+
+def test_an_api_server_that_is_busy_for_a_moment_changes_nothing(
+    pod: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = growth()
+    spec = pod.pop("spec")
+    assert growth() == before
+    pod["spec"] = spec | {"enableInTreeAutoscaling": False}
+    assert growth() == Growth()
 
 
 def test_a_head_that_ray_up_made(caplog: pytest.LogCaptureFixture) -> None:

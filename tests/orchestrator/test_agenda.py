@@ -130,13 +130,23 @@ def test_only_gangs_that_have_a_place_are_served() -> None:
 def test_what_there_is_to_do_for_each_gang() -> None:
     entries = [shaped("a", "one", 2.0), shaped("b", "one", 3.0), shaped("c", "eight", 5.0, upstream_id="a")]
     agenda = Agenda(entries)
-    assert agenda.demands({}) == {"one": Demand(ready=2, work=5.0), "eight": Demand(waiting=1)}
+    assert agenda.demands({}) == {"one": Demand(ready=2, work=5.0, priority=0), "eight": Demand(waiting=1)}
     assert agenda.next() == "a", "it and what starts from it weigh most"
-    assert agenda.demands({"one": 1}) == {"one": Demand(ready=1, running=1, work=3.0), "eight": Demand(waiting=1)}
+    assert agenda.demands({"one": 1}) == {
+        "one": Demand(ready=1, running=1, work=3.0, priority=0),
+        "eight": Demand(waiting=1),
+    }
     agenda.complete("a")
-    assert agenda.demands({})["eight"] == Demand(ready=1, work=5.0)
+    assert agenda.demands({})["eight"] == Demand(ready=1, work=5.0, priority=0)
     agenda.leave(lambda trial_id: trial_id == "b")
     assert agenda.demands({})["one"] == Demand()
+
+
+def test_a_demand_has_the_priority_of_the_chain_that_goes_first() -> None:
+    agenda = Agenda([shaped("source", "one", 1.0), shaped("urgent", "eight", 1.0, upstream_id="source", priority=2)])
+    assert agenda.demands({})["one"].priority == 2
+    agenda.add(shaped("found", "eight", 1.0, priority=1), first=True)
+    assert agenda.demands({})["eight"].priority == 1, "first of its shape, not of all shapes"
 
 
 def test_a_higher_priority_starts_first_and_so_does_what_it_starts_from() -> None:

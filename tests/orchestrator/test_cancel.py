@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from typing import Any
 
 import pytest
 
 from orchestrator.breaker import Breaker
-from orchestrator.cancel import Cancellation, needless, request, selected_ids
+from orchestrator.cancel import Cancellation, needless, request, selected_keys
 from orchestrator.course import Course
-from orchestrator.drivers import DriverNote, ask_to_cancel, drivers_now, stale_notes
+from orchestrator.drivers import DriverNote, answer_to, ask_to_cancel, drivers_now, stale_notes
 from orchestrator.pace import TimeLeft
 from orchestrator.pilot import TrialOutcome
 from orchestrator.run_terms import RunSummary
 from orchestrator.searching import Searching
+from search_spaces.exceptions import UserError
 from search_spaces.names import FailureClass, Role
 from search_spaces.results import Failure
+from search_spaces.selection import Key, key_of
 from search_spaces.study import GangSpec
 from tests.orchestrator.planned_trials import plan_of, planned
 from tests.orchestrator.record_fixtures import make_result, make_study
@@ -32,6 +33,11 @@ ALONE, LONG = planned("d" * 16, seed=5, cost=2.0), planned("e" * 16, seed=6, cos
 
 
 EXAMPLE = make_result().trial
+
+
+def keys(*trials: Any) -> list[Key]:
+    """How a request names them."""
+    return [key_of(t.trial) for t in trials]
 
 
 class Quiet:
@@ -77,7 +83,7 @@ class Run:
 def test_waiting_trials_are_held_back_and_running_ones_stopped():
     run = Run(ALONE, LONG, UP, ONE, TWO)
     assert [run.start(), run.start()] == [LONG.trial_id, UP.trial_id]
-    run.course.cancel([LONG.trial_id, ALONE.trial_id])
+    assert run.course.cancel(keys(LONG, ALONE)) == 2
     assert len(run.course) == 2, "those that start from the upstream trial are left"
     assert run.stopped == [LONG.trial_id]
     assert run.summary.cancelled == 2
@@ -90,9 +96,9 @@ def test_waiting_trials_are_held_back_and_running_ones_stopped():
 def test_an_upstream_trial_goes_on_as_long_as_one_that_needs_it_does():
     run = Run(UP, ONE, TWO)
     assert run.start() == UP.trial_id
-    run.course.cancel([ONE.trial_id])
+    run.course.cancel(keys(ONE))
     assert (len(run.course), run.stopped) == (1, [])
-    run.course.cancel([TWO.trial_id])
+    run.course.cancel(keys(TWO))
     assert (len(run.course), run.stopped) == (0, [UP.trial_id])
     assert run.summary.cancelled == 3
 
@@ -100,7 +106,7 @@ def test_an_upstream_trial_goes_on_as_long_as_one_that_needs_it_does():
 def test_a_trial_that_ended_before_it_could_be_stopped_counts_as_trained():
     run = Run(LONG)
     run.start()
-    run.course.cancel([LONG.trial_id])
+    run.course.cancel(keys(LONG))
     assert (len(run.course), run.summary.cancelled) == (0, 1)
     run.finish(LONG.trial_id)
     assert (run.summary.trained, run.summary.cancelled) == (1, 0)
@@ -110,7 +116,7 @@ def test_a_trial_that_ended_before_it_could_be_stopped_counts_as_trained():
 def test_what_has_ended_or_is_unknown_is_not_cancelled():
     run = Run(LONG, ALONE)
     run.finish(run.start())
-    run.course.cancel([LONG.trial_id, "f" * 16])
+    assert run.course.cancel(keys(LONG, planned("f" * 16, seed=99))) == 1
     assert (len(run.course), run.summary.cancelled, run.stopped) == (1, 0, [])
 
 
@@ -123,12 +129,19 @@ def test_needless_are_whole_chains():
 
 
 def test_requests_of_another_thread_are_heard_once():
-    cancellation = Cancellation({LONG.trial_id: LONG})
-    asking = threading.Thread(target=cancellation.ask, args=([LONG.trial_id, "f" * 16],))
+    todo = {LONG.trial_id: LONG}
+    cancellation = Cancellation(todo)
+    assert not cancellation.hear()
+    asking = threading.Thread(target=cancellation.ask, args=(keys(LONG, ALONE),))
     asking.start()
     asking.join()
+    assert cancellation.hear()
     assert cancellation.asked(set()) == {LONG.trial_id}
-    assert cancellation.asked(set()) == set()
+    cancellation.hold([LONG.trial_id])
+    assert not cancellation.hear()
+    todo[ALONE.trial_id] = ALONE
+    assert cancellation.hear(), "a trial that becomes known later was meant, too"
+    assert cancellation.asked(set()) == {ALONE.trial_id}
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -140,16 +153,18 @@ def storage(request, tmp_path):
 
 
 def test_a_driver_hears_a_request_over_the_storage(storage):
-    heard: list[list[str]] = []
+    heard: list[frozenset[Key]] = []
     note = DriverNote(storage, "skin", lambda: TimeLeft(60.0, 5.0), every_s=EVERY_S)
-    note.listen(lambda trial_ids: heard.append(list(trial_ids)))
-    note.started(LONG.trial_id)
+    note.listen(lambda asked: heard.append(frozenset(asked)) or 7)
+    note.started(LONG.trial_id, *keys(LONG))
+    note.started(UP.trial_id)
     try:
         [driver] = wait_for(lambda: [d for d in drivers_now(storage, "skin") if d.running])
-        assert driver.running == {LONG.trial_id}
+        assert driver.running == {LONG.trial_id, UP.trial_id}
+        assert driver.targets == set(keys(LONG))
         assert driver.left == TimeLeft(60.0, 5.0)
-        assert request(storage, [driver], {LONG.trial_id}, patience_s=PATIENCE_S, every_s=EVERY_S) == []
-        assert heard == [[LONG.trial_id]]
+        assert request(storage, [driver], keys(LONG), patience_s=PATIENCE_S, every_s=EVERY_S) == {driver: 7}
+        assert heard == [frozenset(keys(LONG))]
         assert not drivers_now(storage, "another")
     finally:
         note.close()
@@ -160,35 +175,22 @@ def test_a_driver_that_does_not_listen_is_named_and_its_notes_go_stale(storage):
     note = DriverNote(storage, "skin", lambda: None, every_s=EVERY_S)
     try:
         [driver] = wait_for(lambda: drivers_now(storage, "skin"))
-        assert request(storage, [driver], {LONG.trial_id}, patience_s=0.0) == [driver]
+        assert request(storage, [driver], keys(LONG), patience_s=0.0) == {driver: None}
         assert stale_notes(storage) == []
     finally:
         note.close()
     assert storage.notes() == {}, "a driver takes what it was asked with it"
-    lost = ask_to_cancel(storage, driver, [LONG.trial_id])
+    lost = ask_to_cancel(storage, driver, keys(LONG))
     assert stale_notes(storage) == [lost]
+    assert answer_to(storage, driver, lost) == 0
 
 
-def test_trials_are_selected_by_the_plan_in_the_record():
+def test_trials_are_selected_by_their_place_in_the_study():
     study = make_study()
-    recorded = {
-        "targets": [
-            {
-                "trial_id": f"{n:016x}",
-                "model_scale": "resnet20",
-                "pretraining_source": source,
-                "data_fraction": amount,
-                "task": "ham10000",
-                "seed": seed,
-            }
-            for n, (source, amount, seed) in enumerate(
-                itertools.product(["random", "natural"], ["0.05", "patients=9"], ["0"])
-            )
-        ]
-    }
-    assert selected_ids(study, "pretraining_source=natural", recorded) == {f"{n:016x}" for n in (2, 3)}
-    assert selected_ids(study, "data_fraction<=0.05,seed=0", recorded) == {f"{n:016x}" for n in (0, 2)}
-    assert selected_ids(study, "seed=1", recorded) == set(), "the run was of seed 0 alone"
+    chosen = selected_keys(study, "pretraining_source=natural,seed=0")
+    assert chosen == {("resnet20", "natural", amount, "ham10000", "0") for amount in ("0.05", "patients=9")}
+    with pytest.raises(UserError, match="selects no trial"):
+        selected_keys(study, "data_fraction<0")
 
 
 def wait_for(look, turns: int = 3000):

@@ -60,6 +60,24 @@ def test_the_large_shape_goes_first_and_keeps_its_gang_until_the_other_has_waite
     assert fleet.targets(both, Cpus(4), 2 * PATIENCE_S) == {"big": 1, "small": 0}, "neither starves"
 
 
+def test_a_higher_priority_takes_the_room_and_keeps_it_while_its_last_trials_run() -> None:
+    fleet = Fleet(SIZES)
+    assert fleet.targets(demands(big=9, small=9), Cpus(4), 0) == {"big": 1, "small": 0}
+    urgent = {"big": Demand(ready=9, work=36.0, priority=0), "small": Demand(ready=2, work=2.0, priority=1)}
+    assert fleet.targets(urgent, Cpus(4), 1) == {"big": 0, "small": 2}, "not after five minutes"
+    assert fleet.targets(urgent, Cpus(4), 1 + 2 * PATIENCE_S) == {"big": 0, "small": 2}, "no turn for the others"
+    last = {"big": urgent["big"], "small": Demand(running=2)}
+    assert fleet.targets(last, Cpus(4), 2 + 2 * PATIENCE_S) == {"big": 0, "small": 2}
+    done = {"big": urgent["big"], "small": Demand()}
+    assert fleet.targets(done, Cpus(4), 3 + 2 * PATIENCE_S) == {"big": 1, "small": 0}
+
+
+def test_the_priority_of_two_demands_is_the_higher_one() -> None:
+    assert (Demand(priority=1) + Demand(priority=3)).priority == 3
+    assert (Demand() + Demand(priority=-2)).priority == -2
+    assert (Demand() + Demand()).priority is None
+
+
 def test_a_shape_without_trials_makes_room_at_once() -> None:
     fleet = Fleet(SIZES)
     assert fleet.targets(demands(big=1, small=9), Cpus(4), 0) == {"big": 1, "small": 0}

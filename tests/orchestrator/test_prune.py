@@ -97,6 +97,20 @@ def test_weights_go_by_rule_and_never_those_that_a_trial_still_starts_from(field
     assert field.find(weights=WeightsRule.NOT_UPSTREAM).size == 0
 
 
+def test_only_selects_what_is_deleted_and_not_who_counts(field):
+    small = [t for t in field.below if t.trial.cell.data_fraction.label == "0.3"]
+    field.finish(*field.upstream, *small)
+    only = "data_fraction=0.3,pretraining_source=spots_pre"
+    upstream = ids(*field.upstream)
+    assert field.names("weights", weights=WeightsRule.ALL, only=only) == ids(*small), "others still start from the rest"
+    assert field.names("weights", weights=WeightsRule.NOT_UPSTREAM, only=only) == ids(*small)
+    field.finish(*field.below)
+    assert field.names("weights", weights=WeightsRule.ALL, only=only) == ids(*small) | upstream
+    assert field.names("weights", weights=WeightsRule.NOT_UPSTREAM, only=only) == ids(*small)
+    with pytest.raises(UserError, match="unknown task"):
+        field.find(only="task=absent")
+
+
 def test_what_mlflow_does_not_have_is_never_touched(field):
     waiting, failed = field.alone[0], field.alone[1]
     publish(field.storage, make_result(field.resolved(waiting)), ("test",))
@@ -135,7 +149,7 @@ def test_representations_go_by_rule_and_weights_beside_them_stay(field, tmp_path
     assert {item.name for item in unused.items[kind]} == {GONE, *ids(first, second, weightless)} - wanted
     assert {item.size for item in unused.items[kind]} == {10}
     assert not unused.notes
-    selected = field.find(representations=RepresentationsRule.ALL, selected=True)
+    selected = field.find(representations=RepresentationsRule.ALL, only="pretraining_source=random")
     assert {item.name for item in selected.items[kind.replace("unused", "all")]} == ids(first, second, weightless)
     (note,) = selected.notes
     lost, again = len(wanted - ids(waiting)), len(wanted & ids(first, second))
@@ -156,7 +170,7 @@ def test_checkpoints_and_failures_go_once_their_trial_is_done_or_gone(field):
     field.storage.put_checkpoint(GONE, b"123")
     field.finish(done)
     assert field.names("checkpoints") == {done.trial_id, GONE}
-    assert field.names("checkpoints", selected=True) == {done.trial_id}, "--only is about trials of the study"
+    assert field.names("checkpoints", only="pretraining_source=random") == {done.trial_id}, "--only is about trials of the study"
     assert field.names("details") == {f"{done.trial_id}-f0"}
     field.find().delete()
     assert field.storage.get_checkpoint(open_.trial_id) == b"12"

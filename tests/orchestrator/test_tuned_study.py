@@ -12,10 +12,18 @@ from rich.console import Console
 
 from dashboards import load_failures, load_results
 from dashboards.report import build_report
+from orchestrator.cancel import selected_keys
+from orchestrator.costing import CostOptions, costed
+from orchestrator.drivers import DriverNote
 from orchestrator.engine import Engine, Places, RunSummary
 from orchestrator.estimate import estimate
+from orchestrator.known_trials import known_trials
 from orchestrator.plan import Plan, make_plan
 from orchestrator.plan_text import plan_json
+from orchestrator.prune import Prunable, find
+from orchestrator.prune_rules import WeightsRule
+from orchestrator.retry import choose_failed, retry_options
+from orchestrator.run_terms import RunOptions
 from orchestrator.status import study_status
 from orchestrator.why import explain, print_explanation
 from search_spaces.files import load_study
@@ -149,7 +157,7 @@ def test_more_seeds_use_the_same_search(study, monkeypatch):
     Planted().install(monkeypatch)
     study.run()
     extended = study.plan(seeds=4)
-    assert estimate(extended, study.places).forecast.trials == CELLS * 2 + 2
+    assert estimate(known_trials(extended, study.places), study.places).forecast.trials == CELLS * 2 + 2
     more = Planted().install(monkeypatch)
     study.run(seeds=4)
     assert roles(more.trained) == {Role.TARGET: CELLS * 2, Role.UPSTREAM: 2}
@@ -202,7 +210,7 @@ def test_plan_and_status_count_searches_apart(study, monkeypatch):
     assert (made["cells"], made["trials"], made["upstream_trials"]) == (CELLS, CELLS * SEEDS, UPSTREAM)
     assert made["tuning"]["search_trials"] == SEARCH_TRIALS
     assert all(target["trial_id"] is None for target in made["targets"])
-    assert estimate(plan, study.places).forecast.trials == SEARCH_TRIALS + CELLS * SEEDS + UPSTREAM
+    assert estimate(known_trials(plan, study.places), study.places).forecast.trials == SEARCH_TRIALS + CELLS * SEEDS + UPSTREAM
     stands = study.status()
     assert (stands["trials"], stands["missing"], stands["search"]["missing"]) == (
         CELLS * SEEDS,
@@ -210,7 +218,7 @@ def test_plan_and_status_count_searches_apart(study, monkeypatch):
         SEARCH_TRIALS,
     )
     study.run()
-    left = estimate(plan, study.places)
+    left = estimate(known_trials(plan, study.places), study.places)
     assert left.forecast.trials == 0
     assert left.finished == SEARCH_TRIALS + CELLS * SEEDS + UPSTREAM - study.status()["search"]["failed"]
 
@@ -220,10 +228,90 @@ def test_a_search_takes_as_long_as_its_generations_one_after_the_other(study, mo
     Planted(stop_after=1).install(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         study.run(only)
-    made = estimate(study.plan(only), study.places, slots=100)
+    made = estimate(known_trials(study.plan(only), study.places), study.places, slots=100)
     each = made.forecast.busy_s / made.forecast.trials
     assert made.forecast.trials == TRIALS - 1 + SEEDS
     assert made.forecast.wall_s == pytest.approx((3 + 1) * each)
+
+
+def test_plans_name_the_trials_of_what_has_been_chosen(study, monkeypatch):
+    planted = Planted().install(monkeypatch)
+    study.run()
+    made = plan_json(costed(study.plan(), study.places, CostOptions()))
+    assert {t["trial_id"] for t in made["targets"]} == ids([t for t in planted.trained if t.role is Role.TARGET])
+
+
+def test_what_searches_still_need_is_not_pruned(study, monkeypatch):
+    planted = Planted(stop_after=5).install(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        study.run()
+    storage = study.places.storage_of("tuned")
+    unfinished = ids([t for t in planted.trained if t.role is Role.SEARCH]) - study_ids(study)
+    for trial_id in unfinished | {"0" * 16}:
+        storage.put_checkpoint(trial_id, b"1")
+    upstream = ids([t for t in planted.trained if t.role is Role.UPSTREAM]) & set(storage.weights())
+    assert unfinished
+    assert upstream
+    found = find(study.plan(), study.places, weights=WeightsRule.ALL)
+    assert names(found, "checkpoints") == {"0" * 16}
+    assert not names(found, "weights") & upstream, "search trials still start from them"
+
+    Planted().install(monkeypatch)
+    study.run()
+    finals, upstream = study_ids(study, Role.TARGET), study_ids(study, Role.UPSTREAM)
+    weights = names(find(study.plan(), study.places, weights=WeightsRule.NOT_UPSTREAM), "weights")
+    assert finals <= weights
+    assert not weights & upstream
+    random = names(find(study.plan(), study.places, weights=WeightsRule.ALL, only="pretraining_source=random"), "weights")
+    assert len(random & finals) == SEEDS
+    assert not random & upstream
+
+
+def test_failed_final_trials_are_run_again(study, monkeypatch):
+    broken = Planted(breaks=lambda t: FailureClass.NODE if t.role is Role.TARGET else None).install(monkeypatch)
+    study.run()
+    again = choose_failed(study.plan(), study.places, failed=True)
+    assert ids(again.chosen) == ids([t for t in broken.trained if t.role is Role.TARGET])
+    healthy = Planted().install(monkeypatch)
+    options = retry_options(again.chosen[:1], (), RunOptions())
+    assert Engine(again.plan, study.places, Console(quiet=True), options).run().trained == 1
+    assert ids(healthy.trained) == ids(again.chosen[:1])
+
+
+@pytest.mark.parametrize("only", ["pretraining_source=random", "pretraining_source=random,seed=0"])
+def test_cancelled_trials_do_not_start_once_their_values_are_known(study, monkeypatch, only):
+    listeners = []
+    monkeypatch.setattr(DriverNote, "listen", lambda note, listener: listeners.append(listener))
+    answers = []
+
+    def ask(trial):
+        if not answers:
+            answers.append(listeners[-1](selected_keys(study.plan().study, only)))
+
+    planted = Planted(breaks=ask).install(monkeypatch)
+    summary = study.run()
+    cancelled = 1 if "seed" in only else SEEDS
+    assert answers == [cancelled]
+    finals = [t for t in planted.trained if t.role is Role.TARGET]
+    assert Counter(t.source.name for t in finals) == Counter({"spots_pre": SEEDS, "random": SEEDS - cancelled})
+    searched = Counter(t.source.name for t in planted.trained if t.role is Role.SEARCH)
+    assert (searched["random"] == TRIALS) is (cancelled < SEEDS), "a search that nothing waits for ends, too"
+    assert searched["spots_pre"] == TRIALS
+    assert summary.cancelled >= cancelled
+    rest = Planted().install(monkeypatch)
+    assert study.run().cancelled == 0
+    assert sum(t.role is Role.TARGET for t in rest.trained) == cancelled
+
+
+def study_ids(study: Study, *of: Role) -> set[str]:
+    """Finished trials in the record."""
+    results = load_results(study.name, study.places.tracking_uri)
+    return set(results[results["role"].isin(of or tuple(Role))]["trial_id"])
+
+
+def names(found: Prunable, word: str) -> set[str]:
+    """What may be deleted of the kind that starts with this word."""
+    return {item.name for kind, items in found.items.items() if kind.startswith(word) for item in items}
 
 
 def test_a_lost_node_says_nothing_of_the_values(study, monkeypatch):
