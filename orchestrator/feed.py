@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from ray.tune.execution.placement_groups import PlacementGroupFactory
@@ -127,6 +127,7 @@ class TuneFeed(SearchAlgorithm):  # type: ignore[misc]
         self._named = self._slots = 0
         self._running: dict[str, GangSpec] = {}
         self._anybody_spoke = False
+        self._spoke: set[str] = set()
         self._experiment: Experiment | None = None
 
     def __reduce__(self) -> Any:
@@ -156,11 +157,13 @@ class TuneFeed(SearchAlgorithm):  # type: ignore[misc]
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Called by Tune when a trial has reported."""
         self._anybody_spoke = True
+        self._spoke.add(trial_id)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Called by Tune when a trial has ended."""
         self._anybody_spoke = True
         self._running.pop(trial_id, None)
+        self._spoke.discard(trial_id)
 
     def is_finished(self) -> bool:
         """Called by Tune: whether no more trial will come."""
@@ -168,7 +171,8 @@ class TuneFeed(SearchAlgorithm):  # type: ignore[misc]
 
     def _next(self) -> Trial | None:
         named = Counter(self._running.values())
-        demands = self._feed.demands(named)
+        training = Counter(gang for trial_id, gang in self._running.items() if trial_id in self._spoke)
+        demands = {gang: replace(d, training=training[gang]) for gang, d in self._feed.demands(named).items()}
         places = self._places(demands)
         handout = self._feed.next([gang for gang, place in places.items() if named[gang] < self._limit(place)])
         if handout is None:

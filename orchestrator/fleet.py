@@ -62,6 +62,7 @@ class Demand:
         waiting: Trials that start from one that has not ended.
         work: Of the trials that are ready, in any unit that all shapes share.
         priority: Highest of the trials that are ready; None if none is.
+        training: Of those that have been handed out, trials that have reported: they hold their room.
     """
 
     ready: int = 0
@@ -69,6 +70,7 @@ class Demand:
     waiting: int = 0
     work: float = 0.0
     priority: int | None = None
+    training: int = 0
 
     def __add__(self, other: Demand) -> Demand:
         return Demand(
@@ -77,6 +79,7 @@ class Demand:
             waiting=self.waiting + other.waiting,
             work=self.work + other.work,
             priority=max((p for p in (self.priority, other.priority) if p is not None), default=None),
+            training=self.training + other.training,
         )
 
     @property

@@ -159,11 +159,11 @@ class Yard:
         return len(self._targets) > 1 and (waits or comes)
 
     def _live(self, demands: Mapping[Shape, Demand]) -> dict[Shape, int]:
-        """Gangs that hold their room; of single processes, trials that were handed out."""
+        """Gangs that hold their room; of single processes, those whose trials have reported: others may wait for it."""
         if len(demands) < 2:
             return {}
         gangs = ray.get(ray.get_actor(self._broker).live.remote())
-        return {s: gangs.get(s.queue, 0) if s.ranks > 1 else demand.running for s, demand in demands.items()}
+        return {s: gangs.get(s.queue, 0) if s.ranks > 1 else demand.training for s, demand in demands.items()}
 
     def _warn_if_nothing_fits(self, demands: Mapping[Shape, Demand], now: float) -> None:
         waiting = sum(demand.ready for demand in demands.values())
