@@ -208,12 +208,18 @@ class _Worker:
             pass
         return message
 
+    @staticmethod
+    def _heeded(order: Order) -> Order:
+        from trainables.notice import NOTICE
+
+        return NOTICE.heeded(order)
+
     def _tell(self, report: dict[str, Any]) -> Order:
         if self._stopping.is_set():
             return Order.STOP
         self._messages.put({"report": report})
         answer = self._answers.get()
-        return Order.STOP if self._stopping.is_set() else answer
+        return Order.STOP if self._stopping.is_set() else self._heeded(answer)
 
     def _work(self) -> None:
         from trainables.failures import failure_of

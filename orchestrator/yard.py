@@ -33,6 +33,8 @@ LOOK_S = 10.0
 """Seconds between two looks at the nodes of the cluster: an autoscaler may have added some."""
 IDLE_S = 60.0
 """After so many seconds in which nothing fits a warning is given, again and again."""
+GROW_S = 600.0
+"""After so many seconds in which trials wait for nodes and none comes a warning is given, again and again."""
 HEAD_SHARE = 0.9
 """Of the one unit of ``node:__internal_head__`` that leases share: Tune never starts one that asks for the whole."""
 
@@ -79,6 +81,7 @@ class Yard:
         self._looked_at = -math.inf
         self._decided_at = -math.inf
         self._idle_since = math.inf
+        self._there, self._came_at = 0, -math.inf
         register_trainable(GANG, GangTrainable)
         register_trainable(SOLO, SoloTrainable)
 
@@ -124,6 +127,23 @@ class Yard:
         self._nodes = present_and_possible()
         self._capacity = Capacity.of(self._nodes)
         self._looked_at = time.monotonic()
+        self._warn_if_no_node_comes(self._looked_at)
+
+    def _warn_if_no_node_comes(self, now: float) -> None:
+        """Nodes that an autoscaler may add count as room, but it may be out of quota, or not run."""
+        there = [node for node in self._nodes if "NodeID" in node]
+        packing = Capacity.of(there).packing()
+        fit = all(packing.add(shape) for shape, number in self._targets.items() for _ in range(number))
+        if fit or len(there) != self._there:
+            self._there, self._came_at = len(there), now
+        elif now - self._came_at > GROW_S:
+            self._came_at = now
+            logger.warning(
+                "%d nodes are there, and for %.0f minutes none has come, although trials wait for more that the "
+                "autoscaler may add: see `ray status` and its log",
+                len(there),
+                GROW_S / 60,
+            )
 
     def _shape(self, spec: GangSpec) -> Shape:
         if spec not in self._shapes:

@@ -338,6 +338,8 @@ def _schedule_problem(protocol: Protocol) -> str | None:
         return f"warmup_steps ({warmup}) must be below budget.steps ({steps}), or the peak is never reached"
     if protocol.evaluate_every is not None and protocol.evaluations != 10:
         return f"give one of evaluate_every ({protocol.evaluate_every}) and evaluations ({protocol.evaluations})"
+    if protocol.test_time_augmentation == "ten_crop" and protocol.evaluation_crop == "whole":
+        return "test_time_augmentation ten_crop crops, evaluation_crop whole does not; use flip, or evaluation_crop: centre"
     if problem := _image_size_problem(protocol):
         return problem
     return _milestone_problem(protocol.milestones)

@@ -61,7 +61,8 @@ def completed(written: Mapping[str, Any]) -> dict[str, Any]:
     """What was written of a protocol, with the values of its recipe where nothing was.
 
     A written field takes those of the recipe along that make no sense beside it: another schedule drops the decay of
-    the recipe's, a share of warm-up its number of steps. A ghost batch is the whole global batch unless written.
+    the recipe's, a share of warm-up its number of steps. A ghost batch is the whole global batch unless written, or unless
+    the recipe has one that divides it.
 
     Raises:
         ValueError: No such recipe or variant.
@@ -85,8 +86,10 @@ def completed(written: Mapping[str, Any]) -> dict[str, Any]:
     whole = {**defaults, **written}
     if "augmentation" in defaults and "augmentation" in written:
         whole["augmentation"] = _merged(defaults["augmentation"], written["augmentation"])
-    if "global_batch_size" in whole and "ghost_batch_size" not in whole:
-        whole["ghost_batch_size"] = whole["global_batch_size"]
+    if "global_batch_size" in whole and "ghost_batch_size" not in written:
+        images, ghost = whole["global_batch_size"], defaults.get("ghost_batch_size")
+        divides = isinstance(images, int) and ghost is not None and images % ghost == 0
+        whole["ghost_batch_size"] = ghost if divides else images
     return whole
 
 

@@ -39,6 +39,10 @@ def _of_masks(protocol: Protocol) -> list[str]:
             "test_time_augmentation ten_crop leaves pixels out: use none or flip",
         ),
         (protocol.layer_lr_decay != 1, "layer_lr_decay knows no layers of a decoder: set it to 1"),
+        (
+            protocol.imbalance == "weights" and protocol.loss == "dice",
+            "imbalance weights changes the cross-entropy, which loss dice has not: use bce_dice or leave it out",
+        ),
     )
     return [text for wrong, text in checks if wrong]
 
@@ -53,6 +57,11 @@ def _of_labels(protocol: Protocol, kind: Kind) -> list[str]:
         (
             protocol.mask_threshold != "best_val",
             f"mask_threshold is for masks, this task is {kind}: leave it out",
+        ),
+        (
+            bool(protocol.label_smoothing) and kind in (Kind.BINARY, Kind.MULTILABEL),
+            f"label_smoothing is for classes, this task is {kind}: set it to 0 (label_policy lsr_ones and lsr_zeros "
+            "soften uncertain labels)",
         ),
     )
     return [text for wrong, text in checks if wrong]

@@ -7,7 +7,6 @@ import codecs
 import contextlib
 import pickle
 import pickletools
-import struct
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -110,8 +109,10 @@ def _read_npz(file: Path) -> dict[str, Tensor]:
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {str(name): archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except Exception as error:  # a damaged file makes numpy, zlib and Python's tokenizer raise anything
         raise UserError(f"checkpoint {file} is damaged or no npz file of plain arrays: {error}") from error
+    if odd := [name for name, a in arrays.items() if not isinstance(a, np.ndarray)]:
+        raise UserError(f"checkpoint {file} is no npz file of plain arrays: {odd[0]!r} in it is none")
     if is_bit(arrays):
         # TensorFlow keeps convolutions as (height, width, in, out), torch as (out, in, height, width).
         arrays = {timm_name(n): a.transpose(3, 2, 0, 1) if a.ndim == 4 else a for n, a in arrays.items()}
@@ -126,7 +127,7 @@ def _read_torch(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"checkpoint {file} {_pickle_trouble(file, error)}") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, struct.error, AttributeError) as error:
+    except Exception as error:  # as above
         if "TorchScript" in str(error):
             raise UserError(f"checkpoint {file} is a TorchScript program, not weights. {_CONVERT}") from error
         raise UserError(f"checkpoint {file} {_damaged(file)}: {_first_sentence(error)}") from error

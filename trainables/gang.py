@@ -24,7 +24,7 @@ from search_spaces.names import FailureClass
 from search_spaces.results import Failure, Order
 from trainables.failures import node_failure
 from trainables.groups import DistributedGroup, Group, SingleProcess
-from trainables.notice import Courier
+from trainables.notice import NOTICE, Courier
 from trainables.warm import Attempt, ProcessState, Wear, attempt, load_function, release_memory
 
 CUDA_MEETING_S = 30.0
@@ -142,7 +142,9 @@ class Rank:
         self._state.restore()
 
         def tell(report: dict[str, Any]) -> Order:
-            answer = self._call("report", self._generation, key, report) if self._rank == 0 else None
+            answer = None
+            if self._rank == 0:
+                answer = NOTICE.heeded(Order(self._call("report", self._generation, key, report))).value
             return Order(self._shared(answer, self._control_group))
 
         with self._orders(key):

@@ -97,6 +97,8 @@ def build_model(
     with own_random_state(seed):
         if dense:
             module: nn.Module = make_unet(factory, scale, num_outputs, classifier_head)
+            assert facts.encoder is not None
+            module.parts = facts.encoder.parts  # type: ignore[assignment]
         else:
             module = factory.make(num_outputs, scale.arguments, scale.input_size)
         module = module.to(torch.float32)

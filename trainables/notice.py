@@ -43,6 +43,12 @@ class Notice:
             self._obeyed = self._severity
             return self._severity
 
+    def heeded(self, order: Order) -> Order:
+        """The order that a report brought, or a more severe one that waits. Where reports are so few steps apart that
+        no order is taken between two of them, it is obeyed after one.
+        """
+        return order_of(max(_SEVERITY[order], self.take()))
+
     @property
     def stopped(self) -> bool:
         """Whether the trial has obeyed an order to stop."""

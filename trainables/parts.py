@@ -63,10 +63,8 @@ def parts_of(module: nn.Module, head: Iterable[str]) -> tuple[Part, ...]:
         module: The net; its weights are not looked at.
         head: Names of the head's tensors, which belong to no part.
     """
-    path = getattr(module, "encoder_path", None)
-    if isinstance(path, str):  # a U-Net: its parts are those of its encoder, all above is the head
-        inner = parts_of(module.get_submodule(path), ())
-        return tuple(Part(name=p.name, tensors=tuple(f"{path}.{tensor}" for tensor in p.tensors)) for p in inner)
+    if isinstance(getattr(module, "encoder_path", None), str):  # a U-Net: all above its encoder is the head
+        return module.parts  # type: ignore[return-value]
     head = set(head)
     names = [name for name in module.state_dict() if name not in head]
     grouped = _by_family(module, names) or _by_timm(module, names) or _by_order(module, names)

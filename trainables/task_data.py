@@ -139,11 +139,19 @@ def worked_side(protocol: Protocol, input_size: int) -> int:
         input_size: Of the model.
 
     Raises:
-        UserError: Less is stored than the model takes in.
+        UserError: Less is stored than the model takes in, or no more, so that ten crops would be one and its mirror
+            image.
     """
     if isinstance(protocol.image_size, str):
-        return working_side(input_size, protocol.storage_size)
-    return protocol.image_size[0]
+        side = working_side(input_size, protocol.storage_size)
+    else:
+        side = protocol.image_size[0]
+    if protocol.test_time_augmentation == "ten_crop" and side <= input_size:
+        raise UserError(
+            f"test_time_augmentation is ten_crop, but the model takes {input_size} px and images are {side} px, so that "
+            f"all crops are the same; store at least {_enlarged(input_size)} px (protocol.storage_size), or use flip"
+        )
+    return side
 
 
 def load_task_data(trial: ResolvedTrial, library: TaskLibrary) -> TaskData:

@@ -26,6 +26,7 @@ from search_spaces.exceptions import UserError
 from search_spaces.trial import ResolvedScale
 from trainables.factories import Factory, Origin
 from trainables.meta_device import NothingDrawn
+from trainables.parts import Part, parts_of
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
 MOST_LEVELS = len(DECODER_CHANNELS)
@@ -48,11 +49,13 @@ class EncoderNames:
         names: Name in the state dict of the U-Net -> name in that of the scale's classifier; the whole encoder.
         unused: The classifier's tensors that the encoder has no use for: of its last layers, without the head.
         head: The classifier's head.
+        parts: The classifier's parts without what the encoder has no use for, of tensors by their names in the U-Net.
     """
 
     names: Mapping[str, str]
     unused: frozenset[str]
     head: tuple[str, ...]
+    parts: tuple[Part, ...]
 
 
 class UNet(nn.Module):
@@ -77,6 +80,8 @@ class UNet(nn.Module):
         smp.base.initialization.initialize_decoder(self.decoder)
         smp.base.initialization.initialize_head(self.segmentation_head)
         self.encoder_path = f"encoder.{encoder_path}"
+        self.parts: tuple[Part, ...] = ()
+        """See ``EncoderNames``; set by who knows the classifier."""
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, num_classes, s, s) logits from (B, 3, s, s)."""
@@ -147,7 +152,16 @@ def encoder_names(unet: UNet, classifier: nn.Module, head: Sequence[str], what: 
                 raise UserError(f"{what}: tensor {name} of its encoder is not one of the network itself. {WHAT_WORKS}")
             names[name] = found
     used = {*names.values(), *head}
-    return EncoderNames(names=names, unused=frozenset(name for name in own if name not in used), head=tuple(head))
+    here = {theirs: ours for ours, theirs in names.items()}
+    parts = [
+        Part(name=p.name, tensors=tuple(here[t] for t in p.tensors if t in here)) for p in parts_of(classifier, head)
+    ]
+    return EncoderNames(
+        names=names,
+        unused=frozenset(name for name in own if name not in used),
+        head=tuple(head),
+        parts=tuple(part for part in parts if part.tensors),
+    )
 
 
 def _flat(name: str) -> str:

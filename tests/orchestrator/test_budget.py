@@ -66,6 +66,32 @@ def test_what_is_not_known_counts_as_free_until_something_has_ended():
     assert refused(of) == set(range(1, 11))
 
 
+def test_what_lost_ranks_ran_counts_and_the_wait_for_new_ones_does_not():
+    clock = Clock()
+    of = budget(9.0, clock=clock)
+    trial_id = TRIALS[0].trial_id
+    of.started(trial_id)
+    for hours, step in ((0.0, 10), (0.5, 50), (0.8, 40), (0.9, 60)):
+        clock.now = hours * 3600
+        of.reported(trial_id, step)
+    clock.now = 1.0 * 3600
+    assert refused(budget(0.6)) != refused(of)
+    of.ended(trial_id, 0.25 * 3600)
+    assert of.spent_gpu_hours == pytest.approx(0.5 + 0.25)
+
+
+def test_steps_that_are_counted_anew_are_no_loss():
+    clock = Clock()
+    of = budget(9.0, clock=clock)
+    trial_id = TRIALS[0].trial_id
+    of.started(trial_id)
+    for hours, step in ((0.0, 0), (0.4, 900), (0.4, 1)):
+        clock.now = hours * 3600
+        of.reported(trial_id, step)
+    of.ended(trial_id, 0.45 * 3600)
+    assert of.spent_gpu_hours == pytest.approx(0.45)
+
+
 def test_a_failure_before_its_first_report_costs_nothing():
     of = budget(0.5, took={})
     of.started(TRIALS[0].trial_id)

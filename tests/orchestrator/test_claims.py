@@ -25,6 +25,7 @@ from orchestrator.engine import Engine, Places
 from orchestrator.plan import Plan
 from orchestrator.record_states import TrialState
 from orchestrator.run_terms import RunOptions
+from search_spaces.exceptions import Paused, Terminated
 from search_spaces.home import scalecurves_home
 from search_spaces.names import FailureClass, State
 from tests.orchestrator.fake_executor import Planted
@@ -342,6 +343,32 @@ def test_a_divergence_whose_driver_was_killed_gets_a_new_attempt_when_it_is_aske
     options = RunOptions(diverged_too=True)
     assert Engine(plan_in(folder), places, Console(quiet=True), options).run().everything_asked_is_true
     assert [t.trial_id for t in second.trained] == [diverges]
+
+
+@pytest.mark.parametrize(("raised", "ends"), [(KeyboardInterrupt, Paused), (Terminated, Terminated)])
+def test_ctrl_c_ends_the_wait_for_another_run_well_and_a_stopped_job_is_not_done(
+    folder: Path,
+    tracking_uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+    raised: type[BaseException],
+    ends: type[BaseException],
+) -> None:
+    planted = Planted().install(monkeypatch)
+    plan = plan_in(folder)
+    storage = Storage(folder / "storage" / plan.study.name)
+    leave_note(storage, "far")
+    held = json.dumps({"driver": "far", "state": "held", "time": time.time()})
+    storage.replace_claim(plan.targets[0].trial_id, held)
+
+    def interrupt(seconds: float) -> None:
+        if planted.rests:
+            raise raised
+
+    monkeypatch.setattr(engine.time, "sleep", interrupt)
+    places = Places(home=scalecurves_home(), storage=str(folder / "storage"), tracking_uri=tracking_uri)
+    with pytest.raises(ends) as caught:
+        Engine(plan, places, Console(quiet=True)).run()
+    assert type(caught.value) is ends
 
 
 def test_a_run_that_waits_for_another_one_gives_its_gangs_back(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,3 +64,28 @@ def test_a_yard_that_rests_has_no_gang_and_gets_the_same_ones_when_it_is_asked_a
 def test_a_yard_may_rest_before_anything_ran(yard: Yard) -> None:
     yard.rest()
     assert _Gangs.made == {}
+
+
+def test_nodes_that_do_not_come_are_named(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    there = [NODES[0] | {"NodeID": "a"}]
+    possible = [{"Alive": True, "Resources": {"CPU": 64.0}}] * 2
+    monkeypatch.setattr(yard_module, "present_and_possible", lambda: [*there, *possible])
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(yard_module.time, "monotonic", lambda: clock.now)
+    wide = GangSpec(ranks=2, cpus_per_rank=64, gpus_per_rank=0)
+    yard.require([wide])
+    yard.places({wide: Demand(ready=1, work=1.0)})
+    for minutes in (1, 9):
+        clock.now = 1000.0 + 60 * minutes
+        yard.places({wide: Demand(ready=1, work=1.0)})
+    assert not caplog.messages
+    clock.now = 1000.0 + 60 * 11
+    yard.places({wide: Demand(ready=1, work=1.0)})
+    [said] = caplog.messages
+    assert said.startswith("1 nodes are there, and for 10 minutes none has come")
+    there.extend([possible.pop() | {"NodeID": "b"}, possible.pop() | {"NodeID": "c"}])
+    clock.now += 3600
+    yard.places({wide: Demand(ready=1, work=1.0)})
+    assert len(caplog.messages) == 1

@@ -13,7 +13,7 @@ VALUES = {
     "finetune": {"optimizer": "adamw", "lr": 1e-3, "schedule": "cosine", "global_batch_size": 32, "variant": None},
     "bit_hyperrule": {
         "optimizer": "sgd", "lr": 0.003, "momentum": 0.9, "weight_decay": 0.0, "global_batch_size": 512,
-        "ghost_batch_size": 512, "budget": Budget(rule="hyperrule"), "warmup_steps": "hyperrule",
+        "ghost_batch_size": 32, "budget": Budget(rule="hyperrule"), "warmup_steps": "hyperrule",
         "warmup_fraction": 0.0, "warmup_start": "above_zero", "schedule": "multistep", "milestones": (0.3, 0.6, 0.9),
         "decay_factor": 0.1, "mixup_alpha": 0.1, "mixup_min_images": 20_000, "head_init": "zero", "variant": "text",
         "storage_size": 448, "evaluation_crop": "whole",
@@ -83,7 +83,11 @@ def test_what_belongs_to_the_recipe_goes_with_what_it_belongs_to():
     assert (protocol.milestones, protocol.decay_factor, protocol.warmup_steps) == (None, None, None)
     assert Protocol(warmup_steps=5).warmup_fraction == 0.0
     assert Protocol(base="taher_classification", evaluations=4).evaluate_every is None
-    assert Protocol(base="bit_light", global_batch_size=64).ghost_batch_size == 64
+    assert Protocol(base="bit_light").ghost_batch_size == 32
+    assert Protocol(base="bit_light", global_batch_size=64).ghost_batch_size == 32
+    assert Protocol(base="bit_light", global_batch_size=48).ghost_batch_size == 48, "the recipe's does not divide it"
+    assert Protocol(base="bit_light", ghost_batch_size=64).ghost_batch_size == 64
+    assert Protocol(base="transfusion_port").ghost_batch_size == 64
 
 
 def test_another_base_brings_its_own_values():

@@ -54,6 +54,8 @@ def test_what_trains_masks(protocol):
         ("segmentation", {"head_init": "zero"}, "head_init zero would silence the decoder"),
         ("segmentation", {"test_time_augmentation": "ten_crop"}, "ten_crop leaves pixels out"),
         ("segmentation", {"layer_lr_decay": 0.5}, "layer_lr_decay knows no layers of a decoder"),
+        ("segmentation", {"imbalance": "weights", "loss": "dice"}, "which loss dice has not"),
+        ("binary", {"label_smoothing": 0.1}, "label_smoothing is for classes"),
         ("binary", {"base": "taher_segmentation"}, "recipe taher_segmentation is for masks, this task is binary"),
         ("binary", {"loss": "dice"}, "loss dice is for masks, this task is binary"),
         ("binary", {"mask_threshold": "half"}, "mask_threshold is for masks"),

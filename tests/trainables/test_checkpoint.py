@@ -7,9 +7,11 @@ import logging
 import pytest
 import torch
 
-from search_spaces.exceptions import UserError
+from search_spaces.exceptions import StorageError, UserError
+from search_spaces.names import FailureClass
 from tests.trainables.toy import TRIAL_ID
 from trainables.checkpoint import Checkpoints, from_bytes, to_bytes
+from trainables.failures import failure_of
 from trainables.groups import SingleProcess
 from trainables.storage import Storage
 
@@ -46,6 +48,16 @@ def test_what_is_written_is_read(storage, checkpoints):
     assert loaded == {"step": 3, "history": [{"step": 1, "val": None}]}
     checkpoints.delete()
     assert checkpoints.load() is None
+
+
+def test_a_storage_that_is_away_may_be_back_another_time(storage, checkpoints, monkeypatch):
+    def away(trial_id):
+        raise OSError("Stale file handle")
+
+    monkeypatch.setattr(storage, "get_checkpoint", away)
+    with pytest.raises(StorageError, match=f"checkpoint of trial {TRIAL_ID} cannot be read: Stale") as raised:
+        checkpoints.load()
+    assert failure_of(raised.value, step=None).failure_class is FailureClass.TRACKING
 
 
 @pytest.mark.parametrize(("seconds", "written"), [(29, 0), (31, 1)])

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import argparse
 import re
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +153,43 @@ def test_downloads_that_went_wrong(tmp_path: Path, suffix: str, content: bytes, 
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
+        read_state_dict(path)
+
+
+def _array(path: Path) -> None:
+    with path.open("wb") as stream:
+        np.save(stream, np.zeros(3))
+
+
+def _other_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data.pkl", b"1234")
+
+
+def _bad_stream(path: Path) -> None:
+    with path.open("wb") as stream:
+        np.savez_compressed(stream, weight=np.arange(4000.0))
+    whole = bytearray(path.read_bytes())
+    whole[200:260] = bytes(60)
+    path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "write"),
+    [
+        (".npz", _array),
+        (".npz", _other_zip),
+        (".npz", _bad_stream),
+        (".pth", lambda path: path.write_bytes(b"Rar!\x1a\x07\x00" + bytes(range(200)))),
+        (".pth", lambda path: path.write_bytes(b"RIFF\x24\x00\x00\x00WEBPVP8 " + bytes(200))),
+        (".pth", lambda path: path.write_bytes(b".\x00\x01" + bytes(100))),
+        (".pth", _array),
+    ],
+)
+def test_files_of_another_kind_are_refused(tmp_path: Path, suffix: str, write: Callable[[Path], object]) -> None:
+    path = tmp_path / f"weights{suffix}"
+    write(path)
+    with pytest.raises(UserError, match=re.escape(str(path))):
         read_state_dict(path)
 
 

@@ -24,6 +24,7 @@ from trainables.fitting import Stopped, fit
 from trainables.groups import SingleProcess
 from trainables.module_setup import largest_that_fits, prepare
 from trainables.notice import NOTICE
+from trainables.optimisation import MovingAverage
 from trainables.recompute import blocks
 from trainables.storage import Storage
 from trainables.training_log import LOSS_WINDOW, LossLog, still_rising
@@ -134,11 +135,32 @@ def test_the_last_step_is_selected_if_so_asked():
     assert same(net.state_dict(), result.final)
 
 
-def test_the_moving_average_is_what_is_evaluated_and_selected():
-    _, plain = _fit(toy_protocol(select="last"))
-    _, averaged = _fit(toy_protocol(select="last", ema_decay=0.9))
+@pytest.mark.parametrize("select", ["last", "best_val"])
+def test_the_moving_average_is_what_is_evaluated_and_selected(monkeypatch, select):
+    ours = {}
+    update = MovingAverage.update
+
+    def spied(average, step):
+        if not ours:
+            ours.update({name: tensor.clone() for name, tensor in average.state_dict().items()})
+        decay = min(0.9, (1 + step) / (10 + step))
+        for name, weights in average._sources.items():
+            ours[name] = decay * ours[name] + (1 - decay) * weights.detach()
+        update(average, step)
+
+    monkeypatch.setattr(MovingAverage, "update", spied)
+    val_set = toy_set(n=12, seed=1)
+    net, averaged = _fit(toy_protocol(select=select, ema_decay=0.9), val_set=val_set)
+    _, plain = _fit(toy_protocol(select=select), val_set=val_set)
     assert [r["step_losses"] for r in plain.history] == [r["step_losses"] for r in averaged.history]
+    for name, expected in ours.items():
+        torch.testing.assert_close(averaged.final[name], expected, rtol=1e-5, atol=1e-7)
     assert not same(plain.final, averaged.final)
+    transform = EvaluationTransform(8, NORMALISE, CPU)
+    said = predict(net, ImageFeed(val_set, CPU, torch.float32), transform, ONE, 64)
+    assert same(net.state_dict(), averaged.selected)
+    np.testing.assert_allclose(said, averaged.val_logits, rtol=1e-4, atol=1e-5)
+    assert validation_value(AUC, averaged.val_logits, np.asarray(val_set.targets)) == averaged.best_value
 
 
 def test_an_undefined_validation_metric_cannot_select_but_may_be_reported():

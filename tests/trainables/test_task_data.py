@@ -31,7 +31,7 @@ from trainables.storage import Storage
 from trainables.store_cache import CacheFullError, cached_stores
 from trainables.subset_files import keep_subset
 from trainables.subsets import EmptyCell, draw_subset
-from trainables.task_data import forget_tasks, load_task_data, prediction_frame, working_side
+from trainables.task_data import forget_tasks, load_task_data, prediction_frame, worked_side, working_side
 
 
 @pytest.fixture
@@ -205,6 +205,15 @@ def test_a_cache_without_room_beside_tasks_of_earlier_trials_forgets_them(librar
 )
 def test_working_side(input_size, storage_size, side):
     assert working_side(input_size, storage_size) == side
+
+
+def test_ten_crops_need_room(library):
+    ten = Protocol(base="taher_classification")
+    assert worked_side(ten, 224) == 256
+    with pytest.raises(UserError, match=r"all crops are the same; store at least 293 px"):
+        worked_side(ten, 256)
+    with pytest.raises(ValueError, match="evaluation_crop whole does not"):
+        Protocol(base="taher_classification", evaluation_crop="whole")
 
 
 def test_too_little_stored(library):

@@ -130,6 +130,11 @@ def test_a_timm_scale_has_its_own_names_although_the_library_flattens_them(tmp_p
     save_file({n: t.contiguous() for n, t in classifier.module.state_dict().items()}, tmp_path / "w.safetensors")
     receipt = initialise(built, source(tmp_path / "w.safetensors"), refuse, 0)
     assert receipt.matched_tensors == receipt.backbone_tensors == len(built.encoder.names)
+    theirs = [part.name for part in parts_of(classifier.module, classifier.head)]
+    assert [part.name for part in parts_of(built.module, built.head)] == [n for n in theirs if n != "head.norm"]
+    freeze(built.module, built.head, "stages.1")
+    fixed = {built.encoder.names[n] for n, p in built.module.named_parameters() if not p.requires_grad}
+    assert fixed == {n for n, _ in classifier.module.named_parameters() if n.startswith(("stem.", "stages.0.", "stages.1."))}
     with pytest.raises(UserError, match=r"cannot be the encoder of a U-Net: its maps are .* not halved.* What works"):
         build_model(ResolvedScale(name="vit", factory="vit_tiny_patch16_224", input_size=224), 1, 0, dense=True)
 
