@@ -167,9 +167,9 @@ class Capacity:
             cpus, gpus = (sum(_resources(node).get(name, 0.0) for node in self.nodes) for name in ("CPU", "GPU"))
             raise UserError(
                 f"execution.gang needs {shape.label}; the cluster has {cpus:g} CPUs and {gpus:g} GPUs on "
-                f"{len(self.nodes)} nodes, room for {self._ranks(shape)} such ranks; nodes that its autoscaler may add "
-                "are counted where it is known (docs/cluster.md, Clusters that grow). Give a smaller gang, or a cluster "
-                "with such nodes"
+                f"{len(self.nodes)} nodes, room for {self._ranks(shape)} such ranks; nodes that its autoscaler may "
+                "add are counted where it is known (docs/cluster.md, Clusters that grow). Give a smaller gang, or a "
+                "cluster with such nodes"
             )
         return most
 

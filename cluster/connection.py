@@ -131,8 +131,8 @@ def submitted_job() -> str:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Variables that a local cluster's processes inherit. As a ``runtime_env`` they would cost an agent's work for each,
-    and no process that Ray starts in advance would do.
+    """Variables that a local cluster's processes inherit. As a ``runtime_env`` they would cost an agent's work for
+    each, and no process that Ray starts in advance would do.
     """
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)

@@ -1,8 +1,8 @@
 """Nodes that the autoscaler of a cluster may add.
 
 No autoscaler of open-source Ray tells the cluster how far it may grow: Ray has a place for it in its store
-(``report_cluster_config``), where its own libraries look, but up to 2.60 only hosted ones write there. So the limits are
-read where the autoscaler itself reads them, or as the user declares them.
+(``report_cluster_config``), where its own libraries look, but up to 2.60 only hosted ones write there. So the limits
+are read where the autoscaler itself reads them, or as the user declares them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Trials that are taken out of a run while it goes on, on whatever machine: ``cancel`` asks, the run's course obeys.
 
-A request is a note in the storage, addressed to one driver, which reads it within seconds and deletes it. It names trials
-by their place in the study, so that it reaches those, too, whose values a search has not chosen yet. It holds for that run
-alone: the next one takes the trials up again, from their checkpoints.
+A request is a note in the storage, addressed to one driver, which reads it within seconds and deletes it. It names
+trials by their place in the study, so that it reaches those, too, whose values a search has not chosen yet. It holds
+for that run alone: the next one takes the trials up again, from their checkpoints.
 """
 
 from __future__ import annotations

@@ -74,8 +74,8 @@ def export_trial(plan: Plan, start_of_id: str, folder: Path, places: Places) -> 
     protocol = plan.resolver.protocol(planned.trial.cell)
     if not protocol.trains:
         raise UserError(
-            f"trial {planned.trial_id} is a {protocol.base}: what it learnt lies on the features of {planned.trial.label} "
-            "and is no network of its own; export the trial or take the file that its source is"
+            f"trial {planned.trial_id} is a {protocol.base}: what it learnt lies on its source's features and "
+            "is no network of its own; export the trial or take the file that its source is"
         )
     workspace = Workspace(home=str(places.home), storage=storage.place, import_paths=import_paths(plan.loaded))
     trial = plan.resolver.resolved(planned.trial, state.run_id, workspace)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from orchestrator.terminal import user_errors
-from search_spaces.exceptions import UserError
+from search_spaces.exceptions import Terminated, UserError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

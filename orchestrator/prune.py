@@ -179,6 +179,7 @@ class _Known:
 
 def _chosen(plan: Plan, only: str, tried: Iterable[PlannedTrial]) -> frozenset[str]:
     """The trials that ``only`` selects, what they start from, and those of their searches."""
+    assert plan.expansion is not None
     keys = {key_of(t) for t in select(plan.expansion.trials, only) if t.role is Role.TARGET}
     narrowed = plan.narrowed([t.trial_id for t in plan.targets if key_of(t.trial) in keys])
     searches = {t.search_id for t in narrowed.targets} - {None}

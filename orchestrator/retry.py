@@ -45,9 +45,7 @@ class Again:
     chosen: list[PlannedTrial]
 
 
-def choose_failed(
-    plan: Plan, places: Places, *, failed: bool = False, classes: Collection[FailureClass] = ()
-) -> Again:
+def choose_failed(plan: Plan, places: Places, *, failed: bool = False, classes: Collection[FailureClass] = ()) -> Again:
     """What failed, and the trials of it to run again. Attempts that wait in the storage are delivered first.
 
     Args:
@@ -75,9 +73,7 @@ def choose_failed(
     return Again(plan=plan, listed=listed, chosen=failed_targets(plan, states, classes))
 
 
-def retry_options(
-    chosen: Iterable[PlannedTrial], classes: Collection[FailureClass], limits: RunOptions
-) -> RunOptions:
+def retry_options(chosen: Iterable[PlannedTrial], classes: Collection[FailureClass], limits: RunOptions) -> RunOptions:
     """How a run with these limits differs that makes these trials true and nothing else."""
     return replace(
         limits,

@@ -78,7 +78,7 @@ class Searching:
         return trial_id in self._trials
 
     def only_for(self, left_out: Callable[[PlannedTrial], bool]) -> list[str]:
-        """Search trials of this run whose search goes on for nothing: all final trials that wait for it are left out."""
+        """Search trials of this run whose search goes on for nothing, as all that waits for it is left out."""
         idle = {search_id for search_id, each in self._open.items() if all(map(left_out, each.finals))}
         return [trial_id for trial_id, search_id in self._trials.items() if search_id in idle]
 

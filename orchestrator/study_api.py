@@ -28,6 +28,7 @@ from orchestrator.cancel import Cancelled, cancel_selected
 from orchestrator.prune import find, prune_json
 from orchestrator.prune_rules import RepresentationsRule, WeightsRule
 from orchestrator.retry import choose_failed, retry_options
+from orchestrator.run_terms import RunOptions
 from orchestrator.terminal import make_console
 from orchestrator.why import Explanation, explain
 from search_spaces.exceptions import UserError, unknown

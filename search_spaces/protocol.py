@@ -339,7 +339,7 @@ def _schedule_problem(protocol: Protocol) -> str | None:
     if protocol.evaluate_every is not None and protocol.evaluations != 10:
         return f"give one of evaluate_every ({protocol.evaluate_every}) and evaluations ({protocol.evaluations})"
     if protocol.test_time_augmentation == "ten_crop" and protocol.evaluation_crop == "whole":
-        return "test_time_augmentation ten_crop crops, evaluation_crop whole does not; use flip, or evaluation_crop: centre"
+        return "test_time_augmentation ten_crop crops, evaluation_crop whole does not: use flip, or crop centre"
     if problem := _image_size_problem(protocol):
         return problem
     return _milestone_problem(protocol.milestones)

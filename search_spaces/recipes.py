@@ -61,8 +61,8 @@ def completed(written: Mapping[str, Any]) -> dict[str, Any]:
     """What was written of a protocol, with the values of its recipe where nothing was.
 
     A written field takes those of the recipe along that make no sense beside it: another schedule drops the decay of
-    the recipe's, a share of warm-up its number of steps. A ghost batch is the whole global batch unless written, or unless
-    the recipe has one that divides it.
+    the recipe's, a share of warm-up its number of steps. A ghost batch is the whole global batch unless written, or
+    unless the recipe has one that divides it.
 
     Raises:
         ValueError: No such recipe or variant.

@@ -258,8 +258,7 @@ def class_weights(targets: NDArray[Any], outputs: int) -> NDArray[np.float64]:
         class weighs 1 (K counts the classes that occur).
     """
     if np.issubdtype(targets.dtype, np.floating):
-        # Uncertain labels that a policy has drawn count for the side on which the loss has them.
-        counts = np.stack([(targets <= 0.5).sum(0), (targets > 0.5).sum(0)], axis=1)
+        counts = np.stack([(targets == 0).sum(0), (targets == 1).sum(0)], axis=1)
     else:
         counts = np.bincount(targets[targets >= 0], minlength=outputs)[None, :]
     weights = inverse_frequencies(counts)
@@ -285,7 +284,7 @@ def sampling_weights(targets: NDArray[Any]) -> NDArray[np.float64]:
         observed = targets >= 0
         counts = np.bincount(targets[observed])
         return np.where(observed, 1.0 / np.maximum(counts[np.maximum(targets, 0)], 1), 0.0)
-    positive, observed = targets > 0.5, ~np.isnan(targets).all(axis=1)
+    positive, observed = targets == 1, ~np.isnan(targets).all(axis=1)
     rarest = np.where(positive, 1.0 / np.maximum(positive.sum(0), 1), 0.0).max(axis=1)
     none = observed & ~positive.any(axis=1)
     return np.where(none, 1.0 / max(int(none.sum()), 1), rarest)

@@ -148,7 +148,7 @@ def worked_side(protocol: Protocol, input_size: int) -> int:
         side = protocol.image_size[0]
     if protocol.test_time_augmentation == "ten_crop" and side <= input_size:
         raise UserError(
-            f"test_time_augmentation is ten_crop, but the model takes {input_size} px and images are {side} px, so that "
+            f"test_time_augmentation is ten_crop, but the model takes {input_size} px of images of {side} px, so that "
             f"all crops are the same; store at least {_enlarged(input_size)} px (protocol.storage_size), or use flip"
         )
     return side

@@ -139,7 +139,9 @@ def test_a_gang_waits_for_nodes_that_may_come_and_outlives_one_that_is_taken_awa
         raylet = raylet_of_a_rank(head)
         node = raylet.environ()["RAY_OVERRIDE_NODE_ID_FOR_TESTING"]
         why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "reclaimed"]
-        head.ray("drain-node", "--address", head.address, "--node-id", node, *why, "--deadline-remaining-seconds", "300")
+        head.ray(
+            "drain-node", "--address", head.address, "--node-id", node, *why, "--deadline-remaining-seconds", "300"
+        )
         until(storage.checkpoints, process)
         raylet.kill()
         said, _ = process.communicate(timeout=WAIT_S)

@@ -170,7 +170,9 @@ def test_checkpoints_and_failures_go_once_their_trial_is_done_or_gone(field):
     field.storage.put_checkpoint(GONE, b"123")
     field.finish(done)
     assert field.names("checkpoints") == {done.trial_id, GONE}
-    assert field.names("checkpoints", only="pretraining_source=random") == {done.trial_id}, "--only is about trials of the study"
+    assert field.names("checkpoints", only="pretraining_source=random") == {done.trial_id}, (
+        "--only is about trials of the study"
+    )
     assert field.names("details") == {f"{done.trial_id}-f0"}
     field.find().delete()
     assert field.storage.get_checkpoint(open_.trial_id) == b"12"

@@ -210,7 +210,10 @@ def test_plan_and_status_count_searches_apart(study, monkeypatch):
     assert (made["cells"], made["trials"], made["upstream_trials"]) == (CELLS, CELLS * SEEDS, UPSTREAM)
     assert made["tuning"]["search_trials"] == SEARCH_TRIALS
     assert all(target["trial_id"] is None for target in made["targets"])
-    assert estimate(known_trials(plan, study.places), study.places).forecast.trials == SEARCH_TRIALS + CELLS * SEEDS + UPSTREAM
+    assert (
+        estimate(known_trials(plan, study.places), study.places).forecast.trials
+        == SEARCH_TRIALS + CELLS * SEEDS + UPSTREAM
+    )
     stands = study.status()
     assert (stands["trials"], stands["missing"], stands["search"]["missing"]) == (
         CELLS * SEEDS,
@@ -262,7 +265,9 @@ def test_what_searches_still_need_is_not_pruned(study, monkeypatch):
     weights = names(find(study.plan(), study.places, weights=WeightsRule.NOT_UPSTREAM), "weights")
     assert finals <= weights
     assert not weights & upstream
-    random = names(find(study.plan(), study.places, weights=WeightsRule.ALL, only="pretraining_source=random"), "weights")
+    random = names(
+        find(study.plan(), study.places, weights=WeightsRule.ALL, only="pretraining_source=random"), "weights"
+    )
     assert len(random & finals) == SEEDS
     assert not random & upstream
 

@@ -10,6 +10,17 @@ from search_spaces.results import Order
 from trainables.notice import Courier, Notice, order_of
 
 
+def test_a_report_brings_the_most_severe_order_once() -> None:
+    notice = Notice()
+    assert notice.heeded(Order.GO) is Order.GO
+    notice.give(Order.SAVE)
+    assert notice.heeded(Order.GO) is Order.SAVE
+    assert notice.heeded(Order.GO) is Order.GO, "obeyed"
+    assert notice.heeded(Order.STOP) is Order.STOP
+    notice.give(Order.STOP)
+    assert notice.heeded(Order.GO) is Order.STOP
+
+
 def test_the_most_severe_order_is_taken_once() -> None:
     notice = Notice()
     assert order_of(notice.take()) is Order.GO

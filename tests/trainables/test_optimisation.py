@@ -197,11 +197,6 @@ def test_sampling_weights():
     nan = np.nan
     multilabel = np.array([[1, 1], [1, 0], [0, 0], [0, nan], [nan, nan]], np.float32)
     assert sampling_weights(multilabel) == pytest.approx([1, 1 / 2, 1 / 2, 1 / 2, 0])
-    drawn = np.array([[0.7], [0.2], [0.0], [1.0]], np.float32)
-    assert sampling_weights(drawn) == pytest.approx([1 / 2] * 4), "uncertain labels as the loss has them"
-    assert class_weights(np.array([[0.7], [0.2], [0.0], [0.0]], np.float32), 1) == pytest.approx(
-        np.array([[4 / 6, 4 / 2]])
-    )
 
 
 @pytest.mark.parametrize(("images", "batch"), [(10, 4), (3, 8), (5, 5), (1, 3)])

@@ -134,7 +134,9 @@ def test_a_timm_scale_has_its_own_names_although_the_library_flattens_them(tmp_p
     assert [part.name for part in parts_of(built.module, built.head)] == [n for n in theirs if n != "head.norm"]
     freeze(built.module, built.head, "stages.1")
     fixed = {built.encoder.names[n] for n, p in built.module.named_parameters() if not p.requires_grad}
-    assert fixed == {n for n, _ in classifier.module.named_parameters() if n.startswith(("stem.", "stages.0.", "stages.1."))}
+    assert fixed == {
+        n for n, _ in classifier.module.named_parameters() if n.startswith(("stem.", "stages.0.", "stages.1."))
+    }
     with pytest.raises(UserError, match=r"cannot be the encoder of a U-Net: its maps are .* not halved.* What works"):
         build_model(ResolvedScale(name="vit", factory="vit_tiny_patch16_224", input_size=224), 1, 0, dense=True)
 
