@@ -23,7 +23,7 @@ from orchestrator.plan_representations import kept_by
 from orchestrator.prune_rules import RepresentationsRule, WeightsRule
 from orchestrator.record import Record
 from orchestrator.record_states import TrialState
-from orchestrator.searches import settled_by
+from orchestrator.searches import Search, settled_by
 from search_spaces.exceptions import UserError
 from search_spaces.names import Role, State
 from search_spaces.selection import key_of, select
@@ -132,7 +132,7 @@ class _Known:
         plan: The whole study with the values that searches have chosen.
         mine: Its trials, those of searches among them.
         chosen: Those that are looked at; all, and what is not in the study any more, if None.
-        searched: What the trials of searches start from that are not over.
+        searched: What the trials of searches start from -> whether one of these is not over.
         states: Of all trials that have anything in the storage.
         waiting: Finished ones that MLflow does not have yet.
     """
@@ -140,7 +140,7 @@ class _Known:
     plan: Plan
     mine: frozenset[str]
     chosen: frozenset[str] | None
-    searched: frozenset[str]
+    searched: Mapping[str, bool]
     states: Mapping[str, TrialState]
     waiting: frozenset[str]
 
@@ -157,9 +157,7 @@ class _Known:
             plan=plan,
             mine=mine,
             chosen=None if only is None else _chosen(plan, only, tried.values()),
-            searched=frozenset(
-                t.upstream_id for s in searches.values() if not s.is_over for t in s.planned.trials if t.upstream_id
-            ),
+            searched=_searched(searches.values()),
             states=record.look(ids),
             waiting=frozenset(i.key for i in storage.undelivered() if i.state is State.COMPLETE),
         )
@@ -175,6 +173,15 @@ class _Known:
     def leaves(self, trial_id: str) -> bool:
         """Whether nothing will go on from what a trial has left."""
         return self.looks_at(trial_id) and (trial_id not in self.mine or self.is_done(trial_id))
+
+
+def _searched(searches: Iterable[Search]) -> dict[str, bool]:
+    """What trials of searches start from -> whether one of these searches is not over."""
+    found: dict[str, bool] = {}
+    for search in searches:
+        for upstream_id in {t.upstream_id for t in search.planned.trials} - {None}:
+            found[str(upstream_id)] = found.get(str(upstream_id), False) or not search.is_over
+    return found
 
 
 def _chosen(plan: Plan, only: str, tried: Iterable[PlannedTrial]) -> frozenset[str]:
@@ -216,8 +223,8 @@ def _find_in_storage(found: Prunable, known: _Known, storage: Storage, rule: Wei
 def _find_weights(found: Prunable, known: _Known, storage: Storage, rule: WeightsRule) -> None:
     plan = known.plan
     _require_its_record(plan, storage, known)
-    needed = still_needed(plan, known.is_done, known.searched)
-    starts = {t.upstream_id for t in plan.trials} | known.searched
+    needed = still_needed(plan, known.is_done, [i for i, is_open in known.searched.items() if is_open])
+    starts = {t.upstream_id for t in plan.trials} | known.searched.keys()
     chosen: list[str] = []
     for trial_id in storage.weights():
         if trial_id in known.waiting or trial_id in needed or not known.looks_at(trial_id):

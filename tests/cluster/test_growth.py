@@ -177,7 +177,7 @@ def test_a_head_that_ray_up_made(caplog: pytest.LogCaptureFixture) -> None:
         "unknown": {"node_config": {}},
     }
     config = {"max_workers": 5, "head_node_type": "head", "available_node_types": kinds}
-    Path(module.LAUNCHER_FILE).write_text(yaml.safe_dump(config))
+    Path(module.LAUNCHER_FILE).write_text(yaml.safe_dump(config, sort_keys=False))
     may = growth()
     assert (may.groups, may.most) == ((NodeGroup(CPU, 2), NodeGroup(GPU, 5)), 5)
     assert len(may.not_there_yet([node({"CPU": 4})])) == 5

@@ -30,6 +30,7 @@ from orchestrator.sweep import app
 from search_spaces.exceptions import UserError
 from search_spaces.home import scalecurves_home
 from search_spaces.names import FailureClass, State
+from search_spaces.selection import Key, key_of
 from tests.orchestrator.fake_executor import Planted
 from tests.orchestrator.small_runs import call, plan_of, train_all
 from tests.orchestrator.small_study import raw_study, rewrite_study, write_study
@@ -118,19 +119,33 @@ def test_trials_are_taken_out_of_a_run_that_hears_it(failing):
     with pytest.raises(UserError, match="no run of small goes on"):
         cancel_study(file, only="seed=1")
     storage = api.places_of().storage_of("small")
-    heard: list[str] = []
+    heard: list[Key] = []
     note = DriverNote(storage, "small", lambda: None, every_s=0.05)
-    note.listen(heard.extend)
+    note.listen(lambda keys: heard.extend(keys) or len(keys))
     try:
         while not drivers_now(storage, "small"):
             time.sleep(0.05)
         asked = cancel_study(file, only="seed=1")
     finally:
         note.close()
-    chosen = {t.trial_id for t in plan_study(file, only="seed=1").targets}
-    assert set(heard) == asked.trial_ids == chosen
+    chosen = {key_of(t.trial) for t in plan_study(file, only="seed=1").targets}
+    assert set(heard) == chosen
+    assert asked.selected == len(chosen) > 0
     assert [d.name for d in asked.drivers] == [note.name]
-    assert asked.running == frozenset()
+    assert asked.running == 0
+
+
+def test_a_run_that_has_none_of_the_trials_says_so(failing):
+    file, _ = failing
+    note = DriverNote(api.places_of().storage_of("small"), "small", lambda: None, every_s=0.05)
+    note.listen(lambda keys: 0)
+    try:
+        while not drivers_now(api.places_of().storage_of("small"), "small"):
+            time.sleep(0.05)
+        with pytest.raises(UserError, match="the run that goes on has no trial that --only 'seed=1' selects"):
+            cancel_study(file, only="seed=1")
+    finally:
+        note.close()
 
 
 def test_scoring_reporting_and_pruning_give_what_the_commands_print(tmp_path):
