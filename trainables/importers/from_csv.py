@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from search_spaces.exceptions import UserError
+from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import Column, Kind
 from trainables.importers.assemble import Found, assemble, split_of
 from trainables.importers.columns import (
@@ -30,7 +31,7 @@ from trainables.importers.image_paths import image_paths, posix
 from trainables.importers.labels import Labels, labels_from_cells, labels_from_columns, labels_from_joined, mask_labels
 from trainables.importers.options import NO_COLUMN, ImportOptions, Tell, silent
 from trainables.importers.quarantine import repeated_ids
-from trainables.importers.table_text import read_table
+from trainables.importers.table_text import TableText, read_table
 from trainables.manifest import Manifest, checked_root
 from trainables.row_problems import (
     BLANK_AGES_NOTE,
@@ -49,6 +50,7 @@ _SEX_UNKNOWN = frozenset({"unknown", "u", "o", "other", "x", "-", "?"})
 _SEX_ALLOWED = "F, M, female, male, unknown or blank"
 _DICOM_AGE = re.compile(r"(\d{1,3})([YMWD])")
 _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+_ANY_LABEL = "\0label"
 _TAKEN_GROUPS = frozenset({Column.SEX, Column.AGE_BAND, Column.SITE, Column.SPLIT, Column.PATIENT_ID, "label"})
 
 
@@ -61,13 +63,48 @@ def import_csv(path: Place, options: ImportOptions, tell: Tell = silent) -> Mani
         tell: Hears what was detected and decided.
 
     Raises:
-        UserError: The table or the options do not fit; says what and where.
+        UserError: The table or the options do not fit; says what and where, and which rows would not do either.
         DataError: Image files are missing.
     """
     tell = once(tell)
     read = read_table(path, tell)
+    try:
+        refuse_absent(read.cells, _named_columns(options))
+    except UserError as error:
+        raise UserError(f"{error}{_rows_beside(read, path, options)}") from None
+    return _of_table(read, path, options, tell)
+
+
+def _rows_beside(read: TableText, path: Place, options: ImportOptions) -> str:
+    """What is wrong with rows of a table that lacks columns, as far as it can be seen without these; else empty."""
+    there = set(read.cells.columns)
+    roles = [role for role in (*USUAL_NAMES, "frame") if role not in ("image", "label")]
+    absent = [f"{role}_column" for role in roles if getattr(options, f"{role}_column") not in (None, NO_COLUMN, *there)]
+    cells, without = read.cells, options
+    labels = tuple(name for name in options.label_columns if name in there)
+    if options.label_column not in (None, *there) or (options.label_columns and not labels):
+        cells = cells.assign(**{_ANY_LABEL: [str(n % 2) for n in range(len(cells))]})
+        own = {"classes": (), "positive": None, "label_separator": None, "kind": None}
+        without = replace(options, label_column=_ANY_LABEL, label_columns=(), **own)
+    without = replace(
+        without,
+        label_columns=labels,
+        group_columns=tuple(name for name in options.group_columns if name in there),
+        quarantine=None,
+        **{name: None if name == "frame_column" else NO_COLUMN for name in absent},
+    )
+    try:
+        _of_table(replace(read, cells=cells), path, without, silent)
+    except DataError as error:
+        return f"\nWithout them: {error}"
+    except UserError:
+        pass
+    return ""
+
+
+def _of_table(read: TableText, path: Place, options: ImportOptions, tell: Tell) -> Manifest:
+    """The manifest of a table that has all columns that the user named."""
     table, where = read.cells, pd.Series([f"line {line}" for line in read.lines], dtype=object)
-    refuse_absent(table, _named_columns(options))
     image = find_column(table, "image", options.image_column, tell)
     if image is None:
         raise UserError(

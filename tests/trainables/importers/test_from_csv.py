@@ -664,3 +664,31 @@ def test_images_that_no_eight_bits_can_show_are_found_by_their_headers(make_tabl
     assert aside.index.is_unique
     for name, message in expected.items():
         assert re.search(message, aside[name])
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [
+        {"site_column": "centre"},
+        {"label_column": "finding"},
+        {"label_columns": ("x", "y"), "age_column": "years", "classes": ("a", "b")},
+        {"patient_column": "pid", "group_columns": ("scanner",)},
+        {"frame_column": "page", "label_columns": ("label", "x")},
+    ],
+)
+def test_rows_are_looked_at_although_columns_are_absent(make_table, absent):
+    table = make_table("""image,label,sex
+        a.png,0,M
+        none.png,1,F
+        c.png,1,neither""")
+    (table.parent / "none.png").unlink()
+    with pytest.raises(UserError) as refused:
+        import_csv(table, options(**absent))
+    said = str(refused.value)
+    assert re.match(r"unknown column|\d columns are absent", said)
+    assert "Without them: " in said
+    assert re.search(r"line 3.*none\.png", said)
+    assert re.search(r"line 4.*neither", said)
+    with pytest.raises(UserError) as refused:
+        import_csv(make_table("image,label\na.png,0\nb.png,1"), options(**absent))
+    assert "Without" not in str(refused.value)
