@@ -1,4 +1,4 @@
-"""Our training loop against a bare PyTorch loop: ``python -m benchmarks.train_throughput [--quick] [--store]``.
+"""Our training loop against a bare one: ``python -m benchmarks.train_throughput [--quick] [--store] [--timm]``.
 
 Both train the same net on the same random images with the same batch, the same augmentation operators, the same
 optimiser and the same memory format. The bare loop has nothing else: no ghost batches, no seeds per step, no schedule,
@@ -8,6 +8,10 @@ ratio of speeds. Needs neither Ray nor MLflow.
 
 With ``--store``, on a GPU, also our loop against itself: ResNet-50 at 224 px in bf16 on images that are streamed from
 shards, and on one batch that stays on the GPU. What is lost is what feeding the images costs.
+
+With ``--timm``, on a GPU, our loop on one batch that stays there against the loop of timm's ``benchmark.py``: the
+network as timm makes it, channels last, bf16 autocast, one batch of random numbers that is never augmented,
+cross-entropy, SGD with momentum. ResNet-50, BiT R50x1 and ViT-S/16 at 224 px; and the memory that BiT R152x4 takes.
 """
 
 from __future__ import annotations
@@ -155,6 +159,7 @@ def train(
     tell: Callable[[dict[str, Any]], Order],
     precision: Precision = "fp32",
     resident_bytes: int = RESIDENT_BYTES,
+    optimizer: Literal["adamw", "sgd"] = "adamw",
 ) -> None:
     """Train by our loop on the images in shards; ``tell`` hears of every turn. Images that select are few."""
     few = Images(data.images, np.arange(CLASSES) % len(data.positions), np.arange(CLASSES)).in_shards()
@@ -164,6 +169,7 @@ def train(
         evaluations=turns,
         select="last",
         precision=precision,
+        optimizer=optimizer,
     )
     fit(
         case.make(),
@@ -217,6 +223,78 @@ def _speed(case: Case, data: Images, turns: int, device: torch.device, resident_
     return statistics.median(speeds[WARM_UP:])
 
 
+class TimmLoop:
+    """What timm's ``benchmark.py --bench train --amp --channels-last`` does in a step.
+
+    Args:
+        case: The net; its batch is drawn once.
+        device: Where to train.
+    """
+
+    def __init__(self, case: Case, device: torch.device) -> None:
+        self._case, self._device = case, device
+        self._module = case.make().to(device).to(memory_format=torch.channels_last).train()
+        size = (case.batch_size, 3, case.input_size, case.input_size)
+        self._images = torch.randn(size, device=device).contiguous(memory_format=torch.channels_last)
+        self._targets = torch.randint(0, CLASSES, (case.batch_size,), device=device)
+        self._optimizer = torch.optim.SGD(self._module.parameters(), lr=1e-4, momentum=0.9)
+
+    def turn(self) -> float:
+        """Train ``case.turn`` steps; images per second."""
+        synchronise(self._device)
+        started = time.perf_counter()
+        for _ in range(self._case.turn):
+            self._optimizer.zero_grad()
+            with torch.autocast(self._device.type, dtype=torch.bfloat16):
+                loss = F.cross_entropy(self._module(self._images), self._targets)
+            loss.backward()
+            self._optimizer.step()
+        synchronise(self._device)
+        return self._case.turn * self._case.batch_size / (time.perf_counter() - started)
+
+
+def against_timm(case: Case, turns: int, device: torch.device) -> dict[str, float | str]:
+    """Median speeds on one batch in bf16, and the median over turns of their ratio."""
+    theirs, speeds = TimmLoop(case, device), []
+
+    def tell(report: dict[str, Any]) -> Order:
+        speeds.append((float(report["samples_per_s"]), theirs.turn()))
+        return Order.GO
+
+    train(case, Images.random(case.batch_size, case.input_size), turns + WARM_UP, device, tell, "bf16", optimizer="sgd")
+    counted = speeds[WARM_UP:]
+    return {
+        "case": case.name,
+        "ours_images_per_s": statistics.median(ours for ours, _ in counted),
+        "timm_images_per_s": statistics.median(timm for _, timm in counted),
+        "ratio": statistics.median(ours / timm for ours, timm in counted),
+    }
+
+
+def timm_case(name: str, turn: int, batch_size: int) -> Case:
+    """A network of timm at 224 px."""
+
+    def make() -> nn.Module:
+        import timm
+
+        module: nn.Module = timm.create_model(name, num_classes=CLASSES)
+        return module
+
+    return Case(name, make, 224, turn, batch_size=batch_size)
+
+
+TIMM_CASES = {"resnet50": 256, "resnetv2_50x1_bit": 128, "vit_small_patch16_224": 256}
+"""Network -> batch."""
+LARGEST, LARGEST_BATCH, LARGEST_GIB = "resnetv2_152x4_bit", 32, 80
+
+
+def peak_gib(case: Case, steps: int, device: torch.device) -> float:
+    """Memory that a CUDA device needs to train a network in bf16, GiB."""
+    torch.cuda.reset_peak_memory_stats(device)
+    train(replace(case, turn=steps), Images.random(case.batch_size, 224), 1, device, lambda _: Order.GO, "bf16")
+    return torch.cuda.max_memory_allocated(device) / 2**30
+
+
 def resnet50(turn: int) -> Case:
     """The net whose feeding is measured."""
     return Case(
@@ -237,6 +315,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="fewer turns")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--store", action="store_true", help="also ResNet-50 from shards against one fixed batch (GPU)")
+    parser.add_argument("--timm", action="store_true", help="also networks of timm against timm's own loop (GPU)")
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
     on_gpu = device.type == "cuda"
@@ -254,6 +333,7 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{row['fraction']:10.3f}"
             )
         fed = _fed(device, options.quick) if options.store else None
+        timms = _timms(device, options.quick) if options.timm else {}
     summary = {
         "benchmark": "train_throughput",
         "fraction_of_bare_loop": round(min(float(row["fraction"]) for row in rows), 4),
@@ -264,7 +344,23 @@ def main(arguments: list[str] | None = None) -> None:
     }
     if fed is not None:
         summary |= {"store_to_fixed_batch": round(float(fed["store_to_fixed_batch"]), 4), "store_case": fed}
-    print(json.dumps(summary))
+    print(json.dumps(summary | timms))
+
+
+def _timms(device: torch.device, quick: bool) -> dict[str, float]:
+    """What ``--timm`` measures; nothing, with the reason printed, where there is no GPU."""
+    if device.type != "cuda":
+        print(f"--timm is left out: it needs a CUDA device, this is {device}")
+        return {}
+    found: dict[str, float] = {}
+    for name, batch_size in TIMM_CASES.items():
+        row = against_timm(timm_case(name, 20, batch_size), 3 if quick else 9, device)
+        found[f"ratio_to_timm_{name}"] = round(float(row["ratio"]), 4)
+        print(f"{name}: {row['ours_images_per_s']:.1f} img/s, {row['timm_images_per_s']:.1f} by timm's loop")
+        torch.cuda.empty_cache()
+    gib = peak_gib(timm_case(LARGEST, 3, LARGEST_BATCH), 3, device)
+    print(f"{LARGEST} at 224 px, batches of {LARGEST_BATCH}: {gib:.1f} GiB (limit {LARGEST_GIB})")
+    return found | {"largest_gib": round(gib, 1)}
 
 
 def _fed(device: torch.device, quick: bool) -> dict[str, float | str] | None:

@@ -59,3 +59,20 @@ def test_without_a_gpu_the_store_is_left_out_with_the_reason(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("--store is left out: it needs a CUDA device, this is cpu") for line in lines)
     assert "store_to_fixed_batch" not in json.loads(lines[-1])
+
+
+def test_our_loop_meets_timms_on_the_same_net_and_batch() -> None:
+    case = train_throughput.Case("tiny", lambda: ToyNet(outputs=train_throughput.CLASSES), 8, 2, batch_size=4)
+    row = train_throughput.against_timm(case, 3, torch.device("cpu"))
+    assert row["ours_images_per_s"] > 0
+    assert row["timm_images_per_s"] > 0
+    assert row["ratio"] > 0
+
+
+def test_timms_networks_exist_and_wait_for_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    import timm
+
+    names = [*train_throughput.TIMM_CASES, train_throughput.LARGEST]
+    assert all(timm.is_model(name) for name in names)
+    assert train_throughput._timms(torch.device("cpu"), quick=True) == {}
+    assert "it needs a CUDA device, this is cpu" in capsys.readouterr().out
