@@ -79,19 +79,24 @@ def _rows_beside(read: TableText, path: Place, options: ImportOptions) -> str:
     """What is wrong with rows of a table that lacks columns, as far as it can be seen without these; else empty."""
     there = set(read.cells.columns)
     roles = [role for role in (*USUAL_NAMES, "frame") if role not in ("image", "label")]
-    absent = [f"{role}_column" for role in roles if getattr(options, f"{role}_column") not in (None, NO_COLUMN, *there)]
+    given = {f"{role}_column": getattr(options, f"{role}_column") for role in roles}
+    absent: dict[str, Any] = {
+        option: None if option == "frame_column" else NO_COLUMN
+        for option, name in given.items()
+        if name not in (None, NO_COLUMN, *there)
+    }
     cells, without = read.cells, options
     labels = tuple(name for name in options.label_columns if name in there)
     if options.label_column not in (None, *there) or (options.label_columns and not labels):
         cells = cells.assign(**{_ANY_LABEL: [str(n % 2) for n in range(len(cells))]})
-        own = {"classes": (), "positive": None, "label_separator": None, "kind": None}
+        own: dict[str, Any] = {"classes": (), "positive": None, "label_separator": None, "kind": None}
         without = replace(options, label_column=_ANY_LABEL, label_columns=(), **own)
     without = replace(
         without,
         label_columns=labels,
         group_columns=tuple(name for name in options.group_columns if name in there),
         quarantine=None,
-        **{name: None if name == "frame_column" else NO_COLUMN for name in absent},
+        **absent,
     )
     try:
         _of_table(replace(read, cells=cells), path, without, silent)
