@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from orchestrator.record import Record
 from orchestrator.record_states import TrialState
 from orchestrator.searches import NO_VALUE, Search, searches_of, settled
 from search_spaces.names import AXES, FailureClass, State
+from trainables.storage import Storage, Undelivered
 
 WATCH_S = 5.0
 """Seconds between two looks at the record."""
@@ -46,7 +47,9 @@ def study_status(plan: Plan, places: Places) -> dict[str, Any]:
     plan = settled(plan, searches)
     states = {t.trial_id: recorded.get(t.trial_id, _MISSING) for t in plan.trials}
     states |= _without_values(plan, searches, states)
-    spooled = {i.key for i in storage.undelivered() if i.state is State.COMPLETE}
+    undelivered = storage.undelivered()
+    spooled = {i.key for i in undelivered if i.state is State.COMPLETE}
+    states |= _spooled_failures(storage, undelivered, states)
     running, left = running_now(storage, plan.study.name)
     stand = {t.trial_id: _stand(t, states[t.trial_id], spooled, running) for t in plan.trials}
     counts = {state: sum(stand[t.trial_id] is state for t in plan.targets) for state in State}
@@ -74,6 +77,21 @@ def study_status(plan: Plan, places: Places) -> dict[str, Any]:
         "axes": _by_axis(plan, stand),
         **({"search": _search_counts(searches, running)} if plan.study.tuning else {}),
     }
+
+
+def _spooled_failures(
+    storage: Storage, undelivered: Sequence[Undelivered], states: Mapping[str, TrialState]
+) -> dict[str, TrialState]:
+    """Failed: trials of which the record knows nothing, while failed attempts wait in the storage."""
+    failed: dict[str, TrialState] = {}
+    for item in undelivered:
+        if item.state is State.FAILED:
+            result = storage.result(item)
+            trial_id, failure = result.trial.trial_id, result.failure
+            if trial_id in states and states[trial_id].state is State.MISSING and failure is not None:
+                message = f"{failure.public_message} (MLflow does not have it yet)"
+                failed[trial_id] = TrialState(state=State.FAILED, message=message, failure_class=failure.failure_class)
+    return failed
 
 
 def _without_values(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import sys
@@ -18,6 +19,8 @@ PUBLIC_CHARACTERS = 500
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|cannot allocate memory|ALLOC_FAILED", re.IGNORECASE
 )
+_AWAY = frozenset({errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN})
+"""What a mounted file system that is away for a while makes the operating system say."""
 _LOST_PEER = re.compile(r"closed by peer|connection reset|broken pipe|connection closed|gloo|nccl", re.IGNORECASE)
 
 _QUOTED = re.compile(r"(?<!\w)'[^'\n]*'(?!\w)|\"[^\"\n]*\"|`[^`\n]*`")
@@ -102,6 +105,8 @@ def _class_of(error: BaseException) -> FailureClass:
         return error.failure_class
     if _is_memory(error):
         return FailureClass.MEMORY
+    if isinstance(error, OSError) and error.errno in _AWAY:
+        return FailureClass.TRACKING
     return FailureClass.NODE if lost_a_peer(error) else FailureClass.USER
 
 

@@ -14,9 +14,11 @@ from orchestrator.places import Places
 from orchestrator.prune import find, prune_json, still_needed
 from orchestrator.prune_rules import RepresentationsRule, WeightsRule
 from orchestrator.record import Record
+from orchestrator.retry import choose_failed
+from orchestrator.status import study_status
 from search_spaces.exceptions import TrackingError, UserError
 from search_spaces.home import scalecurves_home
-from search_spaces.names import Role
+from search_spaces.names import FailureClass, Role
 from search_spaces.trial import Workspace
 from tests.orchestrator.planned_trials import plan_of, planned
 from tests.orchestrator.record_fixtures import make_failure, make_result, publish
@@ -120,6 +122,20 @@ def test_what_mlflow_does_not_have_is_never_touched(field):
     assert len(field.storage.undelivered()) == 2
     assert field.storage.has_weights(waiting.trial_id)
     assert field.storage.get_checkpoint(waiting.trial_id) == b"1"
+
+
+def test_failures_that_wait_for_mlflow_are_told_and_can_be_tried_again(field):
+    waits, known = field.alone[:2]
+    field.record.failed(make_failure(field.resolved(known, "f0")))
+    field.record.deliver_all()
+    field.storage.publish_failure(make_failure(field.resolved(waits, "f1")))
+    stands = study_status(field.plan, field.places)
+    assert stands["failed"] == 2
+    [told] = [f["message"] for f in stands["failures"] if f["trial_id"] == waits.trial_id]
+    assert told.endswith("(MLflow does not have it yet)")
+    again = choose_failed(field.plan, field.places, classes=list(FailureClass))
+    assert {t.trial_id for t in again.chosen} == ids(waits, known)
+    assert field.storage.undelivered() == []
 
 
 def keep_representations(field, folder, *trial_ids):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -14,6 +16,10 @@ from trainables.failures import failure_of, lost_a_peer, node_failure, public_me
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
+        (OSError(errno.ESTALE, "Stale file handle"), FailureClass.TRACKING),
+        (OSError(errno.EIO, "Input/output error"), FailureClass.TRACKING),
+        (FileNotFoundError(errno.ENOENT, "No such file"), FailureClass.USER),
+        (PermissionError(errno.EACCES, "Permission denied"), FailureClass.USER),
         (UserError("x"), FailureClass.USER),
         (DataError("x"), FailureClass.DATA),
         (DivergenceError("x"), FailureClass.DIVERGENCE),
