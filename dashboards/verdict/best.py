@@ -73,7 +73,8 @@ def _answer(evidence: Evidence, tables: Tables, rows: list[dict[str, Any]]) -> A
         tone="even" if len(members) < len(rows) else "open",
         grade=held.grade,
         caps=held.caps,
-        sentence=_sentence(where, rows, members, by_parameters, by_seconds, held),
+        sentence=_sentence(where, rows, members, by_parameters, by_seconds, held)
+        + _yet(evidence, tables, by_parameters, held),
         numbers=_numbers(rows, members, by_parameters, by_seconds),
     )
 
@@ -111,6 +112,24 @@ def _sentence(
         f"{shown}{more}"
     )
     return "; ".join(parts) + "."
+
+
+def _yet(evidence: Evidence, tables: Tables, row: dict[str, Any] | None, held: Held) -> str:
+    """That question 1, whose tests are of two cells alone, shows another source to be better at the same scale.
+
+    Comparing all cells at once shows less with few seeds; both statements hold, but readers must see them together.
+    """
+    if row is None or row["within_delta"]:
+        return ""
+    keys = ("task", "data_fraction", "set", "model_scale")
+    here = [c for c in rows_of(tables.contrasts) if all(c[key] == row[key] for key in keys) and c["primary"]]
+    if row["pretraining_source"] == evidence.baseline:
+        better = [str(c["pretraining_source"]) for c in here if str(c["verdict"]).startswith("helps")]
+    else:
+        hurts = any(c["verdict"] == "hurts" and c["pretraining_source"] == row["pretraining_source"] for c in here)
+        better = [evidence.baseline] if hurts else []
+    verb = held.verb("is", "seems to be")
+    return f" But {' and '.join(better)} {verb} better at {row['model_scale']} by question 1." if better else ""
 
 
 def _behind(row: dict[str, Any]) -> str:

@@ -295,6 +295,35 @@ class TestBest:
         assert (far.numbers["difference"], far.numbers["low"], far.numbers["within_delta"]) == (-0.417, -0.9, False)
         assert "not shown to be worse" not in said(within_delta=True).sentence
 
+    @pytest.mark.parametrize(
+        ("cheapest", "verdict", "says"),
+        [
+            ("random", "helps, meaningfully", "natural is better at small by question 1."),
+            ("random", "undecided", None),
+            ("natural", "hurts", "random is better at small by question 1."),
+            ("natural", "helps", None),
+        ],
+    )
+    def test_a_cheapest_that_question_1_shows_to_be_worse_says_so(self, cheapest, verdict, says):
+        sets, contrasts = tables().best_sets, tables().contrasts
+        here = (sets["set"] == "test") & (sets["data_fraction"] == "0.05") & (sets["model_scale"] == "small")
+        chosen = here & (sets["pretraining_source"] == cheapest)
+        assert chosen.sum() == 1
+        place = (sets["set"] == "test") & (sets["data_fraction"] == "0.05")
+        sets = sets.assign(
+            cheapest_by_parameters=sets["cheapest_by_parameters"].mask(place, False).mask(chosen, True),
+            member=sets["member"].mask(chosen, True),
+            within_delta=sets["within_delta"].mask(chosen, False),
+        )
+        mine = (contrasts["set"] == "test") & (contrasts["data_fraction"] == "0.05") & contrasts["primary"]
+        assert (mine & (contrasts["model_scale"] == "small") & (contrasts["pretraining_source"] == "natural")).any()
+        contrasts = contrasts.assign(verdict=contrasts["verdict"].mask(mine, "undecided"))
+        one = mine & (contrasts["model_scale"] == "small") & (contrasts["pretraining_source"] == "natural")
+        contrasts = contrasts.assign(verdict=contrasts["verdict"].mask(one, verdict))
+        made = best_answers(evidence(), dataclasses.replace(tables(), best_sets=sets, contrasts=contrasts))
+        answer = next(a for a in made if (a.set, a.data_fraction) == ("test", "0.05"))
+        assert (f"But {says}" in answer.sentence) if says else ("But" not in answer.sentence)
+
     def test_costs_that_were_not_recorded_leave_the_set(self):
         made = part(lambda rows: rows.assign(parameters=np.nan).drop(columns="train_s"))
         found = [a for a in collect(made, build_tables(made)) if a.question == 3]
