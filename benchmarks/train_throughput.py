@@ -135,20 +135,33 @@ def synchronise(device: torch.device) -> None:
 def measure(case: Case, turns: int, device: torch.device) -> dict[str, float | str]:
     """Median speeds, and the median over turns of their ratio."""
     data = Images.random(1024, case.input_size)
-    bare, speeds = BareLoop(case, data, device), []
-
-    def tell(report: dict[str, Any]) -> Order:
-        speeds.append((float(report["samples_per_s"]), bare.turn()))
-        return Order.GO
-
-    train(case, data, turns + WARM_UP, device, tell)
-    counted = speeds[WARM_UP:]
+    bare = BareLoop(case, data, device)
+    counted = _in_turns(bare.turn, lambda tell: train(case, data, turns + WARM_UP, device, tell))
     return {
         "case": case.name,
         "ours_images_per_s": statistics.median(ours for ours, _ in counted),
         "bare_images_per_s": statistics.median(bare for _, bare in counted),
         "fraction": statistics.median(ours / bare for ours, bare in counted),
     }
+
+
+def _in_turns(
+    other: Callable[[], float], ours: Callable[[Callable[[dict[str, Any]], Order]], None]
+) -> list[tuple[float, float]]:
+    """Images per second of our loop and of another one, turn after turn; without those that warm up.
+
+    Args:
+        other: One turn of the other loop.
+        ours: Trains, and tells of every turn.
+    """
+    speeds: list[tuple[float, float]] = []
+
+    def tell(report: dict[str, Any]) -> Order:
+        speeds.append((float(report["samples_per_s"]), other()))
+        return Order.GO
+
+    ours(tell)
+    return speeds[WARM_UP:]
 
 
 def train(
@@ -255,14 +268,10 @@ class TimmLoop:
 
 def against_timm(case: Case, turns: int, device: torch.device) -> dict[str, float | str]:
     """Median speeds on one batch in bf16, and the median over turns of their ratio."""
-    theirs, speeds = TimmLoop(case, device), []
-
-    def tell(report: dict[str, Any]) -> Order:
-        speeds.append((float(report["samples_per_s"]), theirs.turn()))
-        return Order.GO
-
-    train(case, Images.random(case.batch_size, case.input_size), turns + WARM_UP, device, tell, "bf16", optimizer="sgd")
-    counted = speeds[WARM_UP:]
+    theirs, batch = TimmLoop(case, device), Images.random(case.batch_size, case.input_size)
+    counted = _in_turns(
+        theirs.turn, lambda tell: train(case, batch, turns + WARM_UP, device, tell, "bf16", optimizer="sgd")
+    )
     return {
         "case": case.name,
         "ours_images_per_s": statistics.median(ours for ours, _ in counted),

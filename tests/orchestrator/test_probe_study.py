@@ -51,6 +51,11 @@ def test_a_study_of_probes_from_plan_to_report(tmp_path):
     assert probed["steps"].eq(0).all()
     assert probed[["best_value", "test/auc", "site_b/n_images", "val_hash"]].notna().all(axis=None)
     assert probed["still_rising"].eq(False).all()
+    for recipe, scale in (("linear_probe", "narrow"), ("knn", "wide")):
+        trial_id = probed[probed["model_scale"] == scale]["trial_id"].iloc[0]
+        folder = tmp_path / f"exported {recipe}"
+        assert f"is a {recipe}: what it learnt lies on" in call("export", file, trial_id, folder, code=1)
+        assert not folder.exists()
     histories = load_histories(results)
     assert set(histories) == set(results[results["role"] == "upstream"]["trial_id"])
     # Weights differ by seed here: 2 scales x 2 sources x 2 seeds, what is learned from and what is scored.
