@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.per_trial_peers import fit_each, log_run, run_each
-from cluster.connection import connect
 from orchestrator.plan import Plan, make_plan
 from search_spaces.files import load_study
 from search_spaces.names import Artifact
@@ -87,8 +85,9 @@ def ours(place: Place, ranks: int) -> None:
     """This project: plan, record, cluster, gangs, delivery; no report, which no other side writes."""
     from orchestrator.engine import Engine
     from orchestrator.places import Places
-    from orchestrator.terminal import make_console
+    from orchestrator.terminal import leave_quickly, make_console
 
+    leave_quickly()
     places = Places.of(place.home, str(place.storage), place.tracking_uri)
     summary = Engine(place.plan(), places, make_console(quiet=True)).run()
     if summary.failed or summary.waiting:
@@ -99,6 +98,9 @@ def with_tune(place: Place, ranks: int) -> None:
     """Plain Ray Tune, one ``TorchTrainer`` per trial; the driver records each trial when it has ended."""
     import mlflow  # noqa: F401 - at the start of the driver, as a script does
     from ray import tune
+
+    from benchmarks.per_trial_peers import fit_each, log_run
+    from cluster.connection import connect
 
     by_id = {trial.trial_id: trial for trial in place.written()}
 
@@ -114,6 +116,8 @@ def with_tune(place: Place, ranks: int) -> None:
 
 def with_shell(place: Place, ranks: int) -> None:
     """A loop of ``torchrun``; rank 0 of each trial records it."""
+    from benchmarks.per_trial_peers import run_each
+
     run_each(place.written(), ranks, place.tracking_uri)
 
 
@@ -123,6 +127,7 @@ def with_hydra(place: Place, ranks: int) -> None:
     import mlflow  # noqa: F401
     import torch
 
+    from benchmarks.per_trial_peers import log_run
     from search_spaces.results import Order
     from trainables.groups import SingleProcess
     from trainables.loop import train

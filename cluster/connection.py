@@ -84,6 +84,7 @@ def connect(address: str = "local", *, import_paths: Sequence[str] = (), num_cpu
     if address == "local":
         with _environment(_variables(import_paths)):
             _init(address, local)
+        _end_monitor()
     else:
         _init(address, {"runtime_env": {"env_vars": _variables(import_paths)}})
     if threading.current_thread() is threading.main_thread():
@@ -119,6 +120,15 @@ def _init(address: str, options: dict[str, Any]) -> None:
                     f"this machine started no local Ray cluster within 30 s, tried {_STARTS} times: {error} Look at "
                     "the load, the free memory and Ray's logs (/tmp/ray/session_latest/logs); nothing has been lost"
                 ) from None
+
+
+def _end_monitor() -> None:
+    """Of the autoscaler, which a cluster of one machine has no use for: it costs memory, and ``ray.shutdown`` waits a
+    whole second for it in vain. Ray has no option for this.
+    """
+    node = ray._private.worker._global_node
+    if node is not None:
+        node.kill_monitor(check_alive=False)
 
 
 def submitted_job() -> str:

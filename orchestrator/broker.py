@@ -256,6 +256,19 @@ class Broker:
         self._gang(gang).queue = queue
         self._hopeless.pop(queue, None)
 
+    async def moved_in(self, gang: str, room: Any) -> None:
+        """The ranks of a gang have been placed.
+
+        Args:
+            gang: Its name.
+            room: Ray's placement group.
+        """
+        self._gang(gang).room = room
+
+    async def room(self, gang: str) -> Any:
+        """The placement group that the ranks were last in; None if they never were in one."""
+        return self._gang(gang).room
+
     async def retire(self, queue: str, number: int) -> int:
         """Send surplus gangs of a queue home, idle ones first, others after their trial.
 

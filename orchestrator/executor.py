@@ -29,6 +29,7 @@ from orchestrator.leases import GangTrainable
 from orchestrator.pilot import Pilot, Report, TrialOutcome
 from orchestrator.yard import SoloConfig, Yard
 from search_spaces.exceptions import Paused
+from trainables.rank_config import RankConfig
 
 logger = logging.getLogger(__name__)
 
@@ -173,8 +174,6 @@ class Executor:
         return broker
 
     def _make_yard(self, train: str, most: int | None) -> Yard:
-        from trainables.gang import RankConfig
-
         limits = self._limits
         ranks = RankConfig(
             broker=self._broker_name,

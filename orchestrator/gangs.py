@@ -1,4 +1,4 @@
-"""Gangs as the driver owns them: one ``TorchTrainer`` each, whose ranks take trials from the broker until sent home."""
+"""Gangs as the driver owns them: one Train run each, whose ranks take trials from the broker until sent home."""
 
 from __future__ import annotations
 
@@ -6,48 +6,17 @@ import dataclasses
 import threading
 import time
 import uuid
-from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.util.placement_group import remove_placement_group
 
 from cluster.capacity import Shape
-
-if TYPE_CHECKING:
-    from trainables.gang import RankConfig
-
+from orchestrator.trainer import GangTrainer, first_line
+from trainables.rank_config import RankConfig
 
 GOODBYE_S = 20.0
 """Longest wait for Train to end its runs; it takes about half a second once ranks are up, ten while they start."""
-
-
-class GangGivenUpError(RuntimeError):
-    """Raised in Train's controller so that it does not start the ranks once more."""
-
-
-class TellBroker(UserCallback):  # type: ignore[misc]
-    """Tells the broker at once that ranks were lost. Runs in Train's controller.
-
-    Args:
-        broker: Name of the broker.
-        gang: Name of the gang.
-    """
-
-    def __init__(self, broker: str, gang: str) -> None:
-        self._broker = broker
-        self._gang = gang
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Called by Train after one or more ranks failed, before it starts them again.
-
-        Raises:
-            GangGivenUpError: The gang is to end.
-            ValueError: The broker is gone, and the gang with it.
-        """
-        rank, error = min(worker_exceptions.items())
-        message = f"rank {rank}: {_first_line(error)}"
-        if not ray.get(ray.get_actor(self._broker).lost.remote(self._gang, message)):
-            raise GangGivenUpError(message)
 
 
 class Gangs:
@@ -103,7 +72,8 @@ class Gangs:
                     self._trainer(name).fit()
                     message = "its ranks went home"
                 except Exception as error:
-                    message = _first_line(error)
+                    message = first_line(error)
+                    self._clear_room(name)
                 if self._closing.is_set() or not ray.get(self._broker.lost.remote(name, message)):
                     break
             if not self._closing.is_set():
@@ -112,25 +82,20 @@ class Gangs:
             if not self._closing.is_set():
                 raise
 
-    def _trainer(self, gang: str) -> Any:
-        from ray.train.torch import TorchConfig, TorchTrainer
-        from ray.train.v2._internal.callbacks import DatasetsCallback
+    def _clear_room(self, name: str) -> None:
+        """Free what the ranks held: a controller that was killed has left it."""
+        room = ray.get(self._broker.room.remote(name))
+        if room is not None:
+            remove_placement_group(room)
 
-        from trainables.gang import ranks
-
-        class Trainer(TorchTrainer):  # type: ignore[misc]
-            """Without the actor that hands out Ray's datasets, of which gangs have none: 2 s of CPU at each start."""
-
-            def _create_default_callbacks(self) -> list[Any]:
-                return [c for c in super()._create_default_callbacks() if not isinstance(c, DatasetsCallback)]
-
+    def _trainer(self, gang: str) -> GangTrainer:
         shape = self._shape
-        return Trainer(
-            ranks,
-            train_loop_config=dataclasses.asdict(
-                dataclasses.replace(self._config, gang=gang, backend=self._shape.backend)
-            ),
-            torch_config=TorchConfig(backend="gloo", timeout_s=int(self._config.timeout_s)),
+        config = dataclasses.replace(self._config, gang=gang, backend=shape.backend)
+        return GangTrainer(
+            broker=config.broker,
+            gang=gang,
+            config=dataclasses.asdict(config),
+            timeout_s=int(config.timeout_s),
             scaling_config=ScalingConfig(
                 num_workers=shape.ranks, use_gpu=shape.gpus > 0, resources_per_worker=shape.resources
             ),
@@ -140,11 +105,5 @@ class Gangs:
                 storage_path=self._folder,
                 # Deaths are counted by the broker, per trial; Train's counter never goes back.
                 failure_config=FailureConfig(max_failures=-1),
-                callbacks=[TellBroker(self._config.broker, gang)],
             ),
         )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

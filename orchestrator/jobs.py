@@ -87,6 +87,7 @@ class GangState:
         retired: Whether it is to go home after its trial.
         leaves: Whether it was told to.
         kind: Of the trial that it took last.
+        room: Ray's placement group that its ranks were last in.
     """
 
     queue: str = ""
@@ -100,6 +101,7 @@ class GangState:
     retired: bool = False
     leaves: bool = False
     kind: tuple[str, ...] = ()
+    room: Any = None
 
 
 def take_alike(queue: deque[Job], gang: GangState) -> Job:

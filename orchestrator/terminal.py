@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,16 @@ def make_console(quiet: bool = False) -> Console:
     width = None if sys.stdout.isatty() else 200
     # Rich's own drawing in notebooks needs widgets that few have installed, and leaves no text in the saved notebook.
     return Console(soft_wrap=True, highlight=False, width=width, force_jupyter=False, quiet=quiet)
+
+
+def leave_quickly() -> None:
+    """Have the interpreter end without a last search for garbage, which takes it a second after a run."""
+
+    def freeze() -> None:
+        if "triton" not in sys.modules:  # whose bindings then complain of leaks
+            gc.freeze()
+
+    atexit.register(freeze)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import ray
 from ray.tune.execution.placement_groups import resource_dict_to_pg_factory
@@ -22,9 +21,7 @@ from orchestrator.fleet import Demand, Fleet
 from orchestrator.gangs import Gangs
 from orchestrator.leases import GangTrainable, SoloTrainable
 from search_spaces.study import GangSpec
-
-if TYPE_CHECKING:
-    from trainables.gang import RankConfig
+from trainables.rank_config import RankConfig
 
 logger = logging.getLogger(__name__)
 

@@ -25,6 +25,7 @@ from search_spaces.results import Failure, Order
 from trainables.failures import node_failure
 from trainables.groups import DistributedGroup, Group, SingleProcess
 from trainables.notice import NOTICE, Courier
+from trainables.rank_config import RankConfig
 from trainables.warm import Attempt, ProcessState, Wear, attempt, load_function, release_memory
 
 CUDA_MEETING_S = 30.0
@@ -42,29 +43,6 @@ class Ending:
     failure: Failure | None
     lost_a_peer: bool
     worn: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankConfig:
-    """What every rank of a gang is told.
-
-    Attributes:
-        broker: Name of the broker actor.
-        gang: Name of this gang.
-        train: The training function, ``module:function``.
-        threads: Torch threads per rank.
-        timeout_s: Of collectives inside a trial; longer than the broker's deadline, which comes first.
-        memory_growth_bytes: Private memory that a rank may gain before its gang goes on in fresh processes.
-        backend: ``nccl`` or ``gloo``, for tensors on a GPU.
-    """
-
-    broker: str
-    gang: str
-    train: str
-    threads: int
-    timeout_s: float
-    memory_growth_bytes: int
-    backend: str = "gloo"
 
 
 def ranks(raw_config: dict[str, Any]) -> None:

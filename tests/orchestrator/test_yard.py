@@ -14,7 +14,7 @@ from orchestrator import yard as yard_module
 from orchestrator.fleet import Demand
 from orchestrator.yard import SoloConfig, Yard
 from search_spaces.study import GangSpec
-from trainables.gang import RankConfig
+from trainables.rank_config import RankConfig
 
 NODES = [{"Alive": True, "Resources": {"CPU": 8.0}}]
 PAIR, BROAD, ALONE = GangSpec(ranks=2), GangSpec(ranks=2, cpus_per_rank=2), GangSpec(ranks=1)

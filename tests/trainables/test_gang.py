@@ -12,7 +12,8 @@ import torch
 from search_spaces.names import FailureClass
 from search_spaces.results import Failure
 from tests.orchestrator.fake_training import payload
-from trainables.gang import Ending, Rank, RankConfig, RecycleRanksError, root_cause
+from trainables.gang import Ending, Rank, RecycleRanksError, root_cause
+from trainables.rank_config import RankConfig
 
 TRAIN = "tests.orchestrator.fake_training:train"
 

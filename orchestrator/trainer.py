@@ -1,0 +1,170 @@
+"""Ray Train as a gang uses it: a controller, the ranks, their point of synchronisation, and no other process.
+
+Train's own ``TorchTrainer`` would import torch into the driver and into every controller, and start three actors more.
+A gang has no use for them: together they are a third of the CPU time until its first trial, and most of its memory on
+the driver's node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.train import UserCallback
+from ray.train._internal.utils import get_address_and_port
+from ray.train.backend import Backend, BackendConfig
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+UNUSED = frozenset({"DatasetsCallback", "PlacementGroupCleanerCallback"})
+"""Callbacks of Train that start an actor each: one hands out Ray's datasets, of which gangs have none; the other
+removes the placement group of a controller that was killed, which the driver does (``TellRoom``)."""
+
+
+class GangGivenUpError(RuntimeError):
+    """Raised in Train's controller so that it does not start the ranks once more."""
+
+
+class TellLoss(UserCallback):  # type: ignore[misc]
+    """Tells the broker at once that ranks were lost. Runs in Train's controller.
+
+    Args:
+        broker: Name of the broker.
+        gang: Name of the gang.
+    """
+
+    def __init__(self, broker: str, gang: str) -> None:
+        self._broker = broker
+        self._gang = gang
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Called by Train after one or more ranks failed, before it starts them again.
+
+        Raises:
+            GangGivenUpError: The gang is to end.
+            ValueError: The broker is gone, and the gang with it.
+        """
+        rank, error = min(worker_exceptions.items())
+        message = f"rank {rank}: {first_line(error)}"
+        if not ray.get(ray.get_actor(self._broker).lost.remote(self._gang, message)):
+            raise GangGivenUpError(message)
+
+
+class TellRoom(WorkerGroupCallback):  # type: ignore[misc]
+    """Tells the broker which placement group the ranks are in: after a controller that was killed, somebody has to
+    remove it, or it holds its room until the driver ends. Runs in Train's controller.
+
+    Args:
+        broker: Name of the broker.
+        gang: Name of the gang.
+    """
+
+    def __init__(self, broker: str, gang: str) -> None:
+        self._broker = broker
+        self._gang = gang
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        """Called by Train when the ranks' processes are there, before they run anything."""
+        room = worker_group.get_worker_group_state().placement_group_handle.placement_group
+        ray.get(ray.get_actor(self._broker).moved_in.remote(self._gang, room))
+
+
+class FixedSize(FixedScalingPolicy):  # type: ignore[misc]
+    """As many ranks as asked for. A placement group that waits asks the autoscaler for nodes by itself, so that Train's
+    coordinator, which would ask for the same ones once more, is never started.
+    """
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Called by Train; its own would look the coordinator up."""
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class DefaultGroup(BackendConfig):  # type: ignore[misc]
+    """Torch's default process group of the ranks, on gloo.
+
+    Attributes:
+        timeout_s: Of its collectives, seconds.
+    """
+
+    timeout_s: int
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """Read by Train."""
+        return _DefaultGroupBackend
+
+
+class _DefaultGroupBackend(Backend):  # type: ignore[misc]
+    """Has Train's own functions for torch called where torch is needed: in the ranks."""
+
+    share_cuda_visible_devices = True  # Train's get_device() counts on it
+
+    def on_start(self, worker_group: Any, backend_config: DefaultGroup) -> None:
+        """Called by Train in the controller. When the ranks end, so do their processes, and the group with them."""
+        address, port = worker_group.execute_single(0, get_address_and_port)
+        size = len(worker_group)
+        meet = [
+            worker_group.execute_single_async(rank, _meet, address, port, rank, size, backend_config.timeout_s)
+            for rank in range(size)
+        ]
+        ray.get(meet)
+
+
+def _meet(address: str, port: int, rank: int, size: int, timeout_s: int) -> None:
+    """Open the default group; runs in a rank."""
+    import os
+
+    from ray.train.torch import config
+
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address, str(port)
+    config._set_torch_distributed_env_vars()
+    config._setup_torch_process_group("gloo", rank, size, "env://", timeout_s)
+
+
+def _ranks(config: dict[str, Any]) -> None:
+    from trainables.gang import ranks
+
+    ranks(config)
+
+
+class GangTrainer(DataParallelTrainer):  # type: ignore[misc]
+    """The ranks of one gang; ``fit`` returns when they went home, and raises when Train gives them up.
+
+    Args:
+        broker: Name of the broker.
+        gang: Name of the gang.
+        config: What ``trainables.gang.ranks`` is told.
+        timeout_s: Of collectives of the default process group, seconds.
+        scaling_config: Number and resources of the ranks.
+        run_config: Of Train.
+    """
+
+    def __init__(
+        self, *, broker: str, gang: str, config: dict[str, Any], timeout_s: int, scaling_config: Any, run_config: Any
+    ) -> None:
+        run_config.callbacks = [TellLoss(broker, gang), TellRoom(broker, gang)]
+        super().__init__(
+            _ranks,
+            train_loop_config=config,
+            backend_config=DefaultGroup(timeout_s=timeout_s),
+            scaling_config=scaling_config,
+            run_config=run_config,
+        )
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [c for c in super()._create_default_callbacks() if type(c).__name__ not in UNUSED]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        policy = FixedSize(self.scaling_config)
+        return super()._initialize_and_run_controller(**arguments | {"scaling_policy": policy})
+
+
+def first_line(error: BaseException) -> str:
+    """Type and first line of an exception's message, at most 300 characters of it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
