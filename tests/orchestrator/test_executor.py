@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 ray = pytest.importorskip("ray")
@@ -115,6 +119,22 @@ def failure_class(outcome: TrialOutcome) -> FailureClass:
     return outcome.failure.failure_class
 
 
+def titles() -> list[str]:
+    """Titles of the processes of this test's cluster; Ray's actors are called ``ray::Class.method``."""
+    return [title for title, _ in _processes()]
+
+
+def processes_named(name: str) -> list[int]:
+    """Ids of the cluster's processes of one actor class."""
+    return [number for title, number in _processes() if title.startswith(name)]
+
+
+def _processes() -> Iterator[tuple[str, int]]:
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            yield " ".join(child.cmdline()).strip(), child.pid
+
+
 def test_each_accident_costs_its_own_trial_only(gang: Bench, tmp_path: Path) -> None:
     faults = ["", "raise_on_one", "raise_on_first", "diverge", "exit", ""]
     outcomes = gang.run([payload(n, tmp_path, fault=fault) for n, fault in enumerate(faults)])
@@ -194,6 +214,35 @@ def test_out_of_memory_is_its_own_class_and_the_gang_goes_on_in_fresh_processes(
     assert failure_class(gang.run([payload(2, fault="out_of_memory")])[2]) is FailureClass.MEMORY
     after = gang.run([payload(3)])[3]
     assert pid(before) == pid(alike) != pid(after)
+
+
+def test_a_gang_whose_controller_is_killed_comes_back_and_its_room_is_free(gang: Bench) -> None:
+    """Train's controller holds the ranks' placement group; nobody else would remove it before the driver ends."""
+    before = gang.run([payload(0)])[0]
+    killed: list[int] = []
+
+    def kill_once(report: dict[str, Any]) -> None:
+        if not killed:
+            killed.extend(processes_named("ray::TrainController"))
+            for number in killed:
+                os.kill(number, signal.SIGKILL)
+
+    gang.on_report = kill_once
+    after = gang.run([payload(1, steps=40, evaluations=20, sleep_s=0.1), payload(2)])
+    assert len(killed) == 1
+    assert all(outcome.failure is None for outcome in after.values())
+    assert pid(before) != pid(after[2])
+
+
+def test_beside_the_ranks_a_gang_has_a_controller_and_a_point_of_synchronisation_only(gang: Bench) -> None:
+    gang.run([payload(0)])
+    of_train = re.compile(r"ray::(?:\S*:)?(\w*(?:Train|Synchron|Placement|Coordinator|Shard)\w*)")
+    found = [match[1] for title in titles() if (match := of_train.match(title))]
+    assert Counter(name for name in found if name != "GangTrainable") == {
+        "TrainController": 1,
+        "SynchronizationActor": 1,
+        "RayTrainWorker": 2,
+    }
 
 
 def test_two_hundred_trials_in_one_gang_end_with_the_private_memory_of_twenty(gang: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import multiprocessing as mp
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,10 @@ def rank_process(rank: int, size: int, rendezvous: str, trials: list[dict[str, A
         part.run(None)
     except RecycleRanksError:
         recycled = True
-    finally:
-        torch.distributed.destroy_process_group()  # gloo's threads must not outlive the interpreter
     (answers / f"{rank}.json").write_text(json.dumps([broker.ended, broker.steps, recycled]))
+    torch.distributed.destroy_process_group()
+    # As Ray ends its actors: a thread of gloo that outlives the interpreter would abort the process now and then.
+    os._exit(0)
 
 
 def run_gang(tmp_path: Path, trials: list[dict[str, Any]], size: int = 2) -> dict[int, tuple[Any, ...]]:
