@@ -83,11 +83,13 @@ class Place:
 
 def ours(place: Place, ranks: int) -> None:
     """This project: plan, record, cluster, gangs, delivery; no report, which no other side writes."""
+    from orchestrator.terminal import make_console, rarely_search_for_garbage
+
+    rarely_search_for_garbage()  # as the command line does
+
     from orchestrator.engine import Engine
     from orchestrator.places import Places
-    from orchestrator.terminal import leave_quickly, make_console
 
-    leave_quickly()
     places = Places.of(place.home, str(place.storage), place.tracking_uri)
     summary = Engine(place.plan(), places, make_console(quiet=True)).run()
     if summary.failed or summary.waiting:

@@ -7,8 +7,9 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +85,35 @@ def connect(address: str = "local", *, import_paths: Sequence[str] = (), num_cpu
     if address == "local":
         with _environment(_variables(import_paths)):
             _init(address, local)
-        _end_monitor()
+        _end_monitors()
     else:
-        _init(address, {"runtime_env": {"env_vars": _variables(import_paths)}})
+        of_train = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
+        _init(address, {"runtime_env": {"env_vars": of_train | _variables(import_paths)}})
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_termination)  # ray.init has replaced it by one that exits at once
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def meanwhile(connection: AbstractContextManager[None]) -> Iterator[Callable[[], None]]:
+    """Enters a connection in a thread: a local cluster takes seconds to start, in which the block does other things.
+
+    Args:
+        connection: Of ``connect``. It ends with the block.
+
+    Yields: Waits until the cluster is there, and raises what ``connect`` raises.
+    """
+    # The thread has to last: the system ends the processes of Ray with the thread that started them.
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(connection.__enter__)
+        try:
+            yield coming.result
+        finally:
+            if coming.exception() is None:
+                thread.submit(connection.__exit__, None, None, None).result()
 
 
 def _init(address: str, options: dict[str, Any]) -> None:
@@ -122,13 +143,14 @@ def _init(address: str, options: dict[str, Any]) -> None:
                 ) from None
 
 
-def _end_monitor() -> None:
-    """Of the autoscaler, which a cluster of one machine has no use for: it costs memory, and ``ray.shutdown`` waits a
-    whole second for it in vain. Ray has no option for this.
+def _end_monitors() -> None:
+    """That of the autoscaler, which a cluster of one machine has no use for, and which ``ray.shutdown`` waits a whole
+    second for in vain; and that of the logs, which nobody has asked to see. Ray has no options for this.
     """
     node = ray._private.worker._global_node
     if node is not None:
         node.kill_monitor(check_alive=False)
+        node.kill_log_monitor(check_alive=False)
 
 
 def submitted_job() -> str:

@@ -6,11 +6,12 @@ import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 from rich.console import Console
 
-from cluster.connection import connect, present_and_possible
+from cluster.connection import connect, meanwhile, present_and_possible
 from orchestrator.breaker import Breaker
 from orchestrator.budget import Budget, work_of
 from orchestrator.card_text import card_markdown
@@ -75,6 +76,7 @@ class Engine:
         )
         self._broken: dict[str, Failure] = {}
         self._record_read_at = 0.0
+        self._await_cluster: Callable[[], None] = lambda: None
         self._again: frozenset[str] = frozenset()
         self.record = Record(plan.study, self._storage, places.tracking_uri)
 
@@ -89,6 +91,21 @@ class Engine:
         started = time.monotonic()
         self._storage.check_writable()
         self._storage.clean_tmp()
+        with self._cluster_if_surely_needed() as self._await_cluster:
+            summary = self._run()
+        summary.seconds = time.monotonic() - started
+        return summary
+
+    def _cluster_if_surely_needed(self) -> AbstractContextManager[Callable[[], None]]:
+        """A local cluster that starts while the record is opened, where nothing has ever been trained."""
+        if self._places.address != "local" or not self._plan.trials or not self._storage.is_new:
+            return nullcontext(lambda: None)
+        return meanwhile(self._connection())
+
+    def _connection(self) -> AbstractContextManager[None]:
+        return connect(self._places.address, import_paths=self._workspace.import_paths)
+
+    def _run(self) -> RunSummary:
         self._console.print("connecting to the record", style="dim")
         self.record.open()
         self._deliver_earlier()
@@ -111,7 +128,6 @@ class Engine:
             self._whole_plan = searching.settled(self._whole_plan)
             self._plan = searching.settled(self._plan)
         self._finish(summary)
-        summary.seconds = time.monotonic() - started
         return summary
 
     def _deliver_earlier(self) -> None:
@@ -166,7 +182,8 @@ class Engine:
                 course.give_up_the_hopeless()
                 if not len(course):
                     return
-                with connect(self._places.address, import_paths=self._workspace.import_paths):
+                self._await_cluster()
+                with self._connection():
                     if self._options.max_gpu_hours is not None:
                         took = {i: s.seconds for i, s in done.items() if s.seconds is not None}
                         course.keep_within(self._budget(self._options.max_gpu_hours, took))

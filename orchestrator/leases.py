@@ -9,6 +9,7 @@ trial ended comes as its last result instead, as JSON text under ``ending``.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import os
 import queue
@@ -222,6 +223,7 @@ class _Worker:
         return Order.STOP if self._stopping.is_set() else self._heeded(answer)
 
     def _work(self) -> None:
+        gc.disable()  # until ``ProcessState``: searches for garbage are a fifth of the time of imports
         from trainables.failures import failure_of
         from trainables.notice import Courier
         from trainables.warm import Attempt, ProcessState, Wear, attempt, load_function

@@ -7,6 +7,8 @@ the driver's node.
 
 from __future__ import annotations
 
+import gc
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,7 @@ from ray.train import UserCallback
 from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -117,7 +120,7 @@ class _DefaultGroupBackend(Backend):  # type: ignore[misc]
 
 def _meet(address: str, port: int, rank: int, size: int, timeout_s: int) -> None:
     """Open the default group; runs in a rank."""
-    import os
+    gc.disable()  # until ``ProcessState``: searches for garbage are a fifth of the time of imports
 
     from ray.train.torch import config
 
@@ -160,8 +163,15 @@ class GangTrainer(DataParallelTrainer):  # type: ignore[misc]
         return [c for c in super()._create_default_callbacks() if type(c).__name__ not in UNUSED]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        policy = FixedSize(self.scaling_config)
-        return super()._initialize_and_run_controller(**arguments | {"scaling_policy": policy})
+        """Called by Train. Its own way gives the controller an environment of its own, for which Ray starts a process
+        although one waits; ``cluster.connection`` has seen to the variables.
+        """
+        here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
+        controller = ray.remote(num_cpus=0, label_selector=here)(TrainController).remote(
+            **arguments | {"scaling_policy": FixedSize(self.scaling_config)}
+        )
+        ray.get(controller.run.remote())
+        return ray.get(controller.get_result.remote())
 
 
 def first_line(error: BaseException) -> str:

@@ -92,6 +92,11 @@ class Storage(FileTree):
             why = f"storage {self.label} cannot be written: {error}" if self.is_local else str(error)
             raise UserError(f"{why}. Give a writable path or URI with --storage") from error
 
+    @property
+    def is_new(self) -> bool:
+        """Whether no trial has ever got as far as its subset here."""
+        return not self._names(_SUBSETS)
+
     @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:
         """A fresh local folder to prepare results in, on the storage's disk if that is local; removed at the end."""

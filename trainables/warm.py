@@ -123,6 +123,7 @@ class ProcessState:
         # would take longer than all the rest between two trials.
         gc.collect()
         gc.freeze()
+        gc.enable()
 
     def restore(self) -> None:
         """Seeds, flags, thread count and working folder as before the first trial; unused memory given back."""
