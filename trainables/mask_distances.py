@@ -10,7 +10,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 Mask = NDArray[np.bool_]
 Distances = NDArray[np.float64]
@@ -20,6 +19,8 @@ UNDEFINED = float("nan")
 
 def outline(mask: Mask) -> Mask:
     """The pixels of a mask that touch what is not of it, by an edge; (H, W)."""
+    from scipy import ndimage  # slow to import, and needed for masks alone
+
     return np.asarray(mask & ~ndimage.binary_erosion(mask))
 
 
@@ -39,6 +40,8 @@ def outline_distances(a: Mask, b: Mask, spacing: tuple[float, float]) -> tuple[D
 
 
 def _to(source: Mask, target: Mask, spacing: tuple[float, float]) -> Distances:
+    from scipy import ndimage
+
     if not target.any():
         return np.full(int(source.sum()), math.inf)
     return np.asarray(ndimage.distance_transform_edt(~target, sampling=spacing)[source])

@@ -17,12 +17,12 @@ measured rates.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from itertools import chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.fft import dct
 
 HASH_SIDE = 32
 LOOK_SIDE = 64
@@ -37,11 +37,17 @@ _BY_FREQUENCY = sorted(
     ((u, v) for u in range(HASH_SIDE) for v in range(HASH_SIDE) if u or v), key=lambda f: (f[0] ** 2 + f[1] ** 2, f)
 )[:_BITS]
 _ROWS, _COLUMNS = (np.array(index) for index in zip(*_BY_FREQUENCY, strict=True))
-_TRANSFORM = dct(np.eye(HASH_SIDE), axis=0, norm="ortho")[: _ROWS.max() + 1].astype(np.float32)
-"""The lowest rows of the orthonormal DCT-II matrix."""
 
 Pixels = NDArray[np.uint8]
 Hashes = NDArray[np.uint64]
+
+
+@cache
+def _transform() -> NDArray[np.float32]:
+    """The lowest rows of the orthonormal DCT-II matrix."""
+    from scipy.fft import dct  # slow to import, and only here needed
+
+    return np.asarray(dct(np.eye(HASH_SIDE), axis=0, norm="ortho")[: _ROWS.max() + 1].astype(np.float32))
 
 
 def small_grey(pixels: Pixels, side: int = HASH_SIDE) -> NDArray[np.float32]:
@@ -64,7 +70,7 @@ def hash_images(small: NDArray[np.float32]) -> tuple[Hashes, NDArray[np.bool_]]:
     Returns:
         (N,) uint64 and (N,) bool.
     """
-    low = np.einsum("ui,nij,vj->nuv", _TRANSFORM, small, _TRANSFORM, optimize=True)[:, _ROWS, _COLUMNS]
+    low = np.einsum("ui,nij,vj->nuv", _transform(), small, _transform(), optimize=True)[:, _ROWS, _COLUMNS]
     bits = low > np.median(low, axis=1, keepdims=True)
     packed = np.ascontiguousarray(np.packbits(bits, axis=1))
     hashes = packed.view(">u8")[:, 0].astype(np.uint64)
