@@ -28,7 +28,7 @@ class Place:
 
     Attributes:
         folder: Of the study.
-        side: Its name.
+        side: Its name (``kind_of``).
     """
 
     folder: Path
@@ -158,11 +158,16 @@ SIDES: dict[str, Callable[[Place, int], None]] = {
 """Name -> what it runs; ``ours_alone`` and ``hydra`` have trials of one rank."""
 
 
+def kind_of(side: str) -> str:
+    """Which of ``SIDES`` it is: the second time that one runs it has ``.2`` behind its name."""
+    return side.partition(".")[0]
+
+
 def main() -> None:
     """Run one side."""
     os.environ["OMP_NUM_THREADS"] = "1"
     side, folder, ranks = sys.argv[1:]
-    SIDES[side](Place(Path(folder), side), int(ranks))
+    SIDES[kind_of(side)](Place(Path(folder), side), int(ranks))
 
 
 if __name__ == "__main__":

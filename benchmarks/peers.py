@@ -12,7 +12,8 @@ on SQLite.
   (``pip install 'scalecurves[benchmarks]'``).
 
 Each side is a command in a fresh process and counted from its start to its end: imports, cluster, gangs, recording.
-``start_s`` is the part of it before the first trial begins. Ours also plans; no side writes a report. Images are
+``start_s`` is the part of it before the first trial begins. Ours also plans; no side writes a report. Where the others
+take many times as long, ours runs before, between and after them, and its median counts. Images are
 decoded and the databases made before. ``ratio_*`` is the wall clock of a side over ours on trials of as many ranks;
 trials of one rank ours trains at once on all CPUs, which the basic launcher cannot.
 """
@@ -23,6 +24,7 @@ import argparse
 import importlib.util
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,7 +37,7 @@ import torch
 import yaml
 from mlflow import MlflowClient
 
-from benchmarks.peer_sides import Place
+from benchmarks.peer_sides import Place, kind_of
 from benchmarks.per_trial_peers import HEALTH_CHECK
 from search_spaces.results import Order
 from trainables.groups import SingleProcess
@@ -59,16 +61,18 @@ class Length:
         quick: The same for ``--quick``.
         steps: Optimiser steps of each, each of which waits for ``STEP_S``.
         targets: Side -> least ratio.
+        turns: Whether ours runs before and after every other side.
     """
 
     trials: int
     quick: int
     steps: int
     targets: dict[str, float]
+    turns: bool = False
 
 
 LENGTHS = {
-    "short": Length(48, 2, 10, {"tune": 15.0, "shell": 8.0, "hydra": 1.0}),
+    "short": Length(48, 2, 10, {"tune": 15.0, "shell": 8.0, "hydra": 1.0}, turns=True),
     "medium": Length(24, 1, 100, {"tune": 3.0, "shell": 2.0, "hydra": 1.0}),
     "long": Length(8, 1, 1200, {"tune": 0.95, "shell": 0.95, "hydra": 0.95}),
 }
@@ -155,7 +159,7 @@ def first_starts(place: Place) -> list[float]:
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], "attributes.status = 'FINISHED'", max_results=1000)
     ours = [run for run in runs if "sc.trial_id" in run.data.tags]
-    if place.side in OURS.values():
+    if kind_of(place.side) in OURS.values():
         return [run.info.start_time / 1000 for run in ours]
     # Other sides begin a run when the trial has ended; the trial's file says when it began.
     return [place.result(trial).started_at for trial in place.written()[: len(runs)]]
@@ -167,23 +171,40 @@ def compare(folder: Path, name: str, sides: list[str], quick: bool) -> dict[str,
     trials = length.quick if quick else length.trials
     print(f"{name}: {trials} trials of {length.steps * STEP_S:g} s", flush=True)
     found: dict[str, float] = {}
-    took: dict[str, Ran] = {}
     for ranks, theirs in ((RANKS, ["tune", "shell"]), (1, ["hydra"])):
-        here = [side for side in theirs if side in sides]
-        if not here:
+        others = [side for side in theirs if side in sides]
+        if not others:
             continue
         place = folder / f"{name}-{ranks}"
-        here = [OURS[here[0]], *here]
-        prepare(place, trials, length.steps, ranks, here)
-        for side in here:
-            ran = took[side] = run(place, side, trials, ranks)
-            line = f"{ran.wall_s:9.1f} s, {ran.start_s:6.1f} s of it before the first trial  {side}, {ranks} ranks"
-            found |= {f"{name}_{side}_s": round(ran.wall_s, 1), f"{name}_{side}_start_s": round(ran.start_s, 1)}
-            if side in OURS:
-                ratio = ran.wall_s / took[OURS[side]].wall_s
-                found[f"ratio_{name}_{side}"] = round(ratio, 2)
-                line += f": {ratio:.2f} times ours (target {length.targets[side]:g})"
-            print(line, flush=True)
+        order = _order(OURS[others[0]], others, length.turns)
+        prepare(place, trials, length.steps, ranks, order)
+        took = {}
+        for side in order:
+            took[side] = ran = run(place, side, trials, ranks)
+            print(f"{ran.wall_s:9.1f} s, {ran.start_s:6.1f} s of it before the first trial  {side}, {ranks} ranks", flush=True)
+        found |= _figures(name, took, length)
+    return found
+
+
+def _order(ours: str, others: list[str], turns: bool) -> list[str]:
+    """Ours first; with turns again, under another name, after each of the others."""
+    if not turns:
+        return [ours, *others]
+    return [ours, *(side for turn, other in enumerate(others, 2) for side in (other, f"{ours}.{turn}"))]
+
+
+def _figures(name: str, took: dict[str, Ran], length: Length) -> dict[str, float]:
+    """Seconds of each side, the median of several turns, and ratios, which are printed."""
+    runs: dict[str, list[Ran]] = {}
+    for side, ran in took.items():
+        runs.setdefault(kind_of(side), []).append(ran)
+    wall_s = {side: statistics.median(ran.wall_s for ran in several) for side, several in runs.items()}
+    start_s = {side: statistics.median(ran.start_s for ran in several) for side, several in runs.items()}
+    found = {f"{name}_{side}_s": round(seconds, 1) for side, seconds in wall_s.items()}
+    found |= {f"{name}_{side}_start_s": round(seconds, 1) for side, seconds in start_s.items()}
+    for side in wall_s.keys() & OURS.keys():
+        ratio = found[f"ratio_{name}_{side}"] = round(wall_s[side] / wall_s[OURS[side]], 2)
+        print(f"{side}: {ratio:.2f} times ours (target {length.targets[side]:g})", flush=True)
     return found
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import ray
 
@@ -51,3 +55,54 @@ def test_other_errors_are_told_at_once(starts: list[str], address: str, text: st
         pass
     assert type(raised.value) is Exception
     assert len(starts) == 4
+
+
+@contextmanager
+def slow_connection(steps: list[str], ready: threading.Event, error: Exception | None = None) -> Iterator[None]:
+    """A connection that is there when the test says so."""
+    assert ready.wait(20)
+    if error is not None:
+        raise error
+    starter = threading.current_thread()
+    steps.append("connected")
+    try:
+        yield
+    finally:
+        assert threading.current_thread() is starter, "the system would have ended Ray's processes with that thread"
+        steps.append("closed")
+
+
+def test_meanwhile_the_block_goes_on_and_waits_when_it_needs_the_cluster() -> None:
+    steps: list[str] = []
+    ready = threading.Event()
+    with connection.meanwhile(slow_connection(steps, ready)) as connected:
+        steps.append("something else")
+        ready.set()
+        connected()
+        steps.append("trains")
+    assert steps == ["something else", "connected", "trains", "closed"]
+
+
+def test_a_cluster_that_comes_when_the_block_has_failed_is_closed() -> None:
+    steps: list[str] = []
+    ready = threading.Event()
+    ready.set()
+
+    def opens_the_record() -> None:
+        with connection.meanwhile(slow_connection(steps, ready)):
+            raise UserError("the record does not answer")
+
+    with pytest.raises(UserError, match="the record"):
+        opens_the_record()
+    assert steps == ["connected", "closed"]
+
+
+def test_an_error_of_the_start_is_raised_where_the_cluster_is_needed() -> None:
+    steps: list[str] = []
+    ready = threading.Event()
+    ready.set()
+    with connection.meanwhile(slow_connection(steps, ready, UserError("no cluster"))) as connected:
+        steps.append("something else")
+        with pytest.raises(UserError, match="no cluster"):
+            connected()
+    assert steps == ["something else"]

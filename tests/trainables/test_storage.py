@@ -67,6 +67,14 @@ def storage(request, tmp_path):
     return request.param(tmp_path, request)
 
 
+def test_a_storage_is_new_until_a_trial_got_as_far_as_its_subset(storage):
+    storage.check_writable()
+    storage.put_note("drivers/one.json", "{}")
+    assert storage.is_new
+    storage.put_subset("a.parquet", lambda: b"rows")
+    assert not storage.is_new
+
+
 def test_a_published_trial_is_found_fetched_and_delivered(storage, tmp_path):
     storage.check_writable()
     assert storage.undelivered() == []
