@@ -181,7 +181,10 @@ def compare(folder: Path, name: str, sides: list[str], quick: bool) -> dict[str,
         took = {}
         for side in order:
             took[side] = ran = run(place, side, trials, ranks)
-            print(f"{ran.wall_s:9.1f} s, {ran.start_s:6.1f} s of it before the first trial  {side}, {ranks} ranks", flush=True)
+            print(
+                f"{ran.wall_s:9.1f} s, {ran.start_s:6.1f} s of it before the first trial  {side}, {ranks} ranks",
+                flush=True,
+            )
         found |= _figures(name, took, length)
     return found
 

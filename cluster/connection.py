@@ -31,6 +31,8 @@ ENVIRONMENT = {
     # ranks on two cores took 1.05 s for trials that take 0.63 s without.
     "RAY_worker_niceness": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    # As Train sets for its controllers.
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
     # Nodes that will go away are the engine's business: it has their trials write checkpoints. Train would end gangs.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Relative paths of a study mean the same in every process.
@@ -54,6 +56,11 @@ _TOO_SLOW = "timed out during startup"
 
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray for the entry point of a submitted job."""
+
+_OF_TRAIN = ("RAY_TRAIN_", "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC")
+
+_ours = threading.Event()
+"""Set while a connection of ``connect`` is there."""
 
 
 @contextmanager
@@ -87,14 +94,28 @@ def connect(address: str = "local", *, import_paths: Sequence[str] = (), num_cpu
             _init(address, local)
         _end_monitors()
     else:
-        of_train = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
-        _init(address, {"runtime_env": {"env_vars": of_train | _variables(import_paths)}})
+        variables = train_variables() | _variables(import_paths)
+        # Ray refuses a variable that the job has, too.
+        added = {name: value for name, value in variables.items() if name not in _variables_of_job()}
+        _init(address, {"runtime_env": {"env_vars": added}})
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_termination)  # ray.init has replaced it by one that exits at once
+    _ours.set()
     try:
         yield
     finally:
+        _ours.clear()
         ray.shutdown()
+
+
+def has_our_environment() -> bool:
+    """Whether all processes of the cluster have ``ENVIRONMENT``: not those of a connection that the caller made."""
+    return _ours.is_set()
+
+
+def train_variables() -> dict[str, str]:
+    """The variables of this process that Train's controllers read, and pass on to their ranks."""
+    return {name: value for name, value in os.environ.items() if name.startswith(_OF_TRAIN)}
 
 
 @contextmanager
@@ -109,11 +130,15 @@ def meanwhile(connection: AbstractContextManager[None]) -> Iterator[Callable[[],
     # The thread has to last: the system ends the processes of Ray with the thread that started them.
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(connection.__enter__)
+
+        def close() -> None:
+            if coming.exception() is None:
+                connection.__exit__(None, None, None)
+
         try:
             yield coming.result
         finally:
-            if coming.exception() is None:
-                thread.submit(connection.__exit__, None, None, None).result()
+            thread.submit(close).result()  # interrupted or not, the thread ends after it
 
 
 def _init(address: str, options: dict[str, Any]) -> None:
@@ -156,9 +181,24 @@ def _end_monitors() -> None:
 def submitted_job() -> str:
     """Submission id of the Ray job that this process is the driver of (``ray job logs ID``); empty outside of one."""
     try:
-        return str(json.loads(os.environ.get(_JOB_CONFIG, "{}")).get("metadata", {}).get("job_submission_id", ""))
-    except (ValueError, AttributeError):
+        return str(_job_config().get("metadata", {}).get("job_submission_id", ""))
+    except AttributeError:
         return ""
+
+
+def _variables_of_job() -> Mapping[str, str]:
+    """What the job was submitted with (``--runtime-env-json``)."""
+    try:
+        return dict((_job_config().get("runtime_env") or {}).get("env_vars") or {})
+    except (AttributeError, TypeError, ValueError):
+        return {}
+
+
+def _job_config() -> Any:
+    try:
+        return json.loads(os.environ.get(_JOB_CONFIG, "{}"))
+    except ValueError:
+        return {}
 
 
 @contextmanager

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
 import time
 import uuid
+from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.util.placement_group import remove_placement_group
 
 from cluster.capacity import Shape
-from orchestrator.trainer import GangTrainer, first_line
+from trainables.failures import first_line
 from trainables.rank_config import RankConfig
+
+logger = logging.getLogger(__name__)
 
 GOODBYE_S = 20.0
 """Longest wait for Train to end its runs; it takes about half a second once ranks are up, ten while they start."""
@@ -84,11 +88,17 @@ class Gangs:
 
     def _clear_room(self, name: str) -> None:
         """Free what the ranks held: a controller that was killed has left it."""
-        room = ray.get(self._broker.room.remote(name))
-        if room is not None:
-            remove_placement_group(room)
+        try:
+            room = ray.get(self._broker.room.remote(name))
+            if room is not None:
+                remove_placement_group(room)
+        except Exception:
+            logger.warning("the room of %s could not be cleared", name, exc_info=True)
 
-    def _trainer(self, gang: str) -> GangTrainer:
+    def _trainer(self, gang: str) -> Any:
+        # Private parts of Train are in there: a run without gangs needs none of them.
+        from orchestrator.trainer import GangTrainer
+
         shape = self._shape
         config = dataclasses.replace(self._config, gang=gang, backend=shape.backend)
         return GangTrainer(

@@ -241,6 +241,7 @@ class _Worker:
                 with courier.asking(ask):
                     ended = attempt(train, trial, group, self._tell)
             except BaseException as error:  # the step that waits would wait for ever
+                gc.enable()
                 ended = Attempt(failure=failure_of(error, None))
             self.worn = wear.after_trial() or _outlasts(ended.failure)
             self._messages.put(ended.message())

@@ -18,12 +18,16 @@ from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy, NoopDecision, ResizeDecision
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.placement_group import remove_placement_group
+
+from cluster.connection import has_our_environment, train_variables
+from trainables.failures import first_line
 
 UNUSED = frozenset({"DatasetsCallback", "PlacementGroupCleanerCallback"})
 """Callbacks of Train that start an actor each: one hands out Ray's datasets, of which gangs have none; the other
-removes the placement group of a controller that was killed, which the driver does (``TellRoom``)."""
+removes the placement group of a controller that was killed (``KeepRoom``)."""
 
 
 class GangGivenUpError(RuntimeError):
@@ -55,9 +59,10 @@ class TellLoss(UserCallback):  # type: ignore[misc]
             raise GangGivenUpError(message)
 
 
-class TellRoom(WorkerGroupCallback):  # type: ignore[misc]
-    """Tells the broker which placement group the ranks are in: after a controller that was killed, somebody has to
-    remove it, or it holds its room until the driver ends. Runs in Train's controller.
+class KeepRoom(WorkerGroupCallback):  # type: ignore[misc]
+    """Sees to it that no placement group of the ranks outlives them. Runs in Train's controller, before its other
+    callbacks, because a start that fails in one of those leaves its placement group; that of a controller that is
+    killed is removed by the driver, which asks the broker for it.
 
     Args:
         broker: Name of the broker.
@@ -67,11 +72,33 @@ class TellRoom(WorkerGroupCallback):  # type: ignore[misc]
     def __init__(self, broker: str, gang: str) -> None:
         self._broker = broker
         self._gang = gang
+        self._room: Any = None
+
+    def before_worker_group_start(self, worker_group_context: Any) -> None:
+        """Called by Train; what is still there is of a start that failed."""
+        self._clear()
 
     def after_worker_group_start(self, worker_group: Any) -> None:
-        """Called by Train when the ranks' processes are there, before they run anything."""
-        room = worker_group.get_worker_group_state().placement_group_handle.placement_group
-        ray.get(ray.get_actor(self._broker).moved_in.remote(self._gang, room))
+        """Called by Train when the ranks' processes are there, before they run anything.
+
+        Raises:
+            ValueError: The broker is gone, and the gang with it.
+        """
+        self._room = worker_group.get_worker_group_state().placement_group_handle.placement_group
+        try:
+            ray.get(ray.get_actor(self._broker).moved_in.remote(self._gang, self._room))
+        except Exception:
+            self._clear()
+            raise
+
+    def after_worker_group_shutdown(self, worker_group_context: Any) -> None:
+        """Called by Train when it has removed the placement group itself."""
+        self._room = None
+
+    def _clear(self) -> None:
+        if self._room is not None:
+            remove_placement_group(self._room)
+            self._room = None
 
 
 class FixedSize(FixedScalingPolicy):  # type: ignore[misc]
@@ -80,9 +107,20 @@ class FixedSize(FixedScalingPolicy):  # type: ignore[misc]
     """
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        """Called by Train; its own would look the coordinator up."""
+        """Called by Train; its own would start the coordinator."""
 
-    def _maybe_send_resource_request(self) -> None:
+    def make_decision_for_non_running_worker_group(self) -> ResizeDecision:
+        """Called by Train before it starts the ranks."""
+        return ResizeDecision(
+            num_workers=self.scaling_config.num_workers,
+            resources_per_worker=self.scaling_config._resources_per_worker_not_none,
+        )
+
+    def make_decision_for_running_worker_group(self, *state: Any) -> NoopDecision:
+        """Called by Train again and again."""
+        return NoopDecision()
+
+    def _cancel_resource_request(self) -> None:
         pass
 
 
@@ -150,7 +188,8 @@ class GangTrainer(DataParallelTrainer):  # type: ignore[misc]
     def __init__(
         self, *, broker: str, gang: str, config: dict[str, Any], timeout_s: int, scaling_config: Any, run_config: Any
     ) -> None:
-        run_config.callbacks = [TellLoss(broker, gang), TellRoom(broker, gang)]
+        run_config.callbacks = [TellLoss(broker, gang)]
+        self._keep_room = KeepRoom(broker, gang)
         super().__init__(
             _ranks,
             train_loop_config=config,
@@ -160,21 +199,18 @@ class GangTrainer(DataParallelTrainer):  # type: ignore[misc]
         )
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [c for c in super()._create_default_callbacks() if type(c).__name__ not in UNUSED]
+        kept = [c for c in super()._create_default_callbacks() if type(c).__name__ not in UNUSED]
+        return [self._keep_room, *kept]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         """Called by Train. Its own way gives the controller an environment of its own, for which Ray starts a process
-        although one waits; ``cluster.connection`` has seen to the variables.
+        although one waits.
         """
-        here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
-        controller = ray.remote(num_cpus=0, label_selector=here)(TrainController).remote(
-            **arguments | {"scaling_policy": FixedSize(self.scaling_config)}
-        )
+        options: dict[str, Any] = {"num_cpus": 0}
+        options["label_selector"] = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
+        if not has_our_environment():
+            options["runtime_env"] = {"env_vars": train_variables()}
+        policy = FixedSize(self.scaling_config)
+        controller = ray.remote(**options)(TrainController).remote(**arguments | {"scaling_policy": policy})
         ray.get(controller.run.remote())
         return ray.get(controller.get_result.remote())
-
-
-def first_line(error: BaseException) -> str:
-    """Type and first line of an exception's message, at most 300 characters of it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -33,6 +33,12 @@ _FILE_NAME = re.compile(
 )
 
 
+def first_line(error: BaseException) -> str:
+    """Type and first line of an exception's message, at most 300 characters of it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
 def failure_of(error: BaseException, step: int | None) -> Failure:
     """The failure that an exception of training stands for.
 

@@ -12,14 +12,11 @@ Nothing is approximated but by the tolerance: a few images span few directions, 
 theorem), so a subset of fewer images than features is solved in as many coordinates as it has images; subsets of
 similar size are padded to one shape, in which rows that pad, and labels that are not known, have weight 0. How they are
 solved is in ``trainables.logistic_path``.
-
-On a CPU each of torch's threads solves such groups by itself, as matrices this small are not worth sharing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,9 +44,6 @@ _SHIFTS = 1e-3
 
 _ALIKE = 1.25
 """Largest over smallest number of images in a group: what padding may waste."""
-
-_UNEVEN = 1.1
-"""What a worker may do more than its share, so that subsets of nearly equal size make no group of one beside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,18 +114,13 @@ def fit_logistic(
     of_subset = [places.setdefault(np.asarray(rows, np.int64).tobytes(), len(places)) for rows in subsets]
     distinct = [np.frombuffer(rows, np.int64) for rows in places]
     coded = _coded(targets, outputs, features.device)
-    most_shift = _SHIFTS * tolerance / max(inverse_penalties)
-
-    def solve(group: list[int]) -> list[_Solved]:
-        designs = [_design(features, distinct[at], standardise, most_shift) for at in group]
-        return _solved(designs, [coded.take(distinct[at]) for at in group], inverse_penalties, tolerance)
-
-    workers = 1 if features.is_cuda else torch.get_num_threads()
+    found: dict[int, _Solved] = {}
     most_bytes = _GROUP_BYTES["cuda" if features.is_cuda else "cpu"]
-    sizes = [len(rows) for rows in distinct]
-    groups = list(_groups(sizes, features.shape[1], coded.columns, most_bytes, workers))
-    solved = _each(solve, groups, workers)
-    found = {at: one for group, ones in zip(groups, solved, strict=True) for at, one in zip(group, ones, strict=True)}
+    most_shift = _SHIFTS * tolerance / max(inverse_penalties)
+    for group in _groups([len(rows) for rows in distinct], features.shape[1], coded.columns, most_bytes):
+        designs = [_design(features, distinct[at], standardise, most_shift) for at in group]
+        solved = _solved(designs, [coded.take(distinct[at]) for at in group], inverse_penalties, tolerance)
+        found |= dict(zip(group, solved, strict=True))
     return _gathered([found[at] for at in of_subset], outputs, coded.are_classes, tolerance)
 
 
@@ -187,35 +176,18 @@ def _coded(targets: NDArray[np.generic], outputs: int, device: torch.device) -> 
     return _Coded(values=values.nan_to_num(0.0), known=known, are_classes=False)
 
 
-def _groups(sizes: Sequence[int], width: int, columns: int, most_bytes: int, workers: int) -> Iterator[list[int]]:
-    """Subsets that are solved together: of similar size, no more than so many bytes, enough groups for all workers."""
-
-    def needed(at: int) -> int:
-        rows = sizes[at]
-        coordinates = rows if _spans_less(rows, width) else width
-        return coordinates * (16 * rows + 12 * coordinates * columns)
-
-    share = _UNEVEN * sum(needed(at) for at in range(len(sizes))) / workers
+def _groups(sizes: Sequence[int], width: int, columns: int, most_bytes: int) -> Iterator[list[int]]:
+    """Subsets that are solved together: of similar size, and no more than so many bytes."""
     group: list[int] = []
     for at in sorted(range(len(sizes)), key=lambda at: sizes[at]):
-        too_large = (len(group) + 1) * needed(at) > min(most_bytes, share)
-        if group and (too_large or sizes[at] > _ALIKE * sizes[group[0]]):
+        rows = sizes[at]
+        coordinates = rows if _spans_less(rows, width) else width
+        needed = coordinates * (16 * rows + 12 * coordinates * columns)
+        if group and ((len(group) + 1) * needed > most_bytes or rows > _ALIKE * sizes[group[0]]):
             yield group
             group = []
         group.append(at)
     yield group
-
-
-def _each(solve: Callable[[list[int]], list[_Solved]], groups: list[list[int]], workers: int) -> list[list[_Solved]]:
-    """What ``solve`` gives for every group; the largest problems, which come last, are begun first."""
-    if min(workers, len(groups)) < 2:
-        return [solve(group) for group in groups]
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(solve, reversed(groups)))[::-1]
-    finally:
-        torch.set_num_threads(workers)
 
 
 def _spans_less(rows: int, width: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,3 +107,27 @@ def test_an_error_of_the_start_is_raised_where_the_cluster_is_needed() -> None:
         with pytest.raises(UserError, match="no cluster"):
             connected()
     assert steps == ["something else"]
+
+
+def test_variables_of_train_reach_a_cluster_unless_the_job_brings_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, str]] = []
+
+    def init(address: str, runtime_env: dict[str, dict[str, str]], **options: object) -> None:
+        given.append(runtime_env["env_vars"])
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+    assert not connection.has_our_environment()
+    with connection.connect("auto"):
+        assert connection.has_our_environment()
+    job = {"runtime_env": {"env_vars": {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300"}}, "metadata": {}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
+    with connection.connect("auto"):
+        pass
+    assert not connection.has_our_environment()
+    alone, in_job = given
+    assert alone["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "300"
+    assert "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S" not in in_job
+    assert in_job["RAY_CHDIR_TO_TRIAL_DIR"] == "0"

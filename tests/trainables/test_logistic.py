@@ -54,26 +54,6 @@ def test_three_classes_agree_with_scikit_learn(standardise, size):
             assert np.abs(ours[k] - ours[k].mean(1, keepdims=True) - theirs).max() < AGREES
 
 
-def test_threads_share_the_subsets_and_are_as_many_as_before_afterwards():
-    x, latent = features()
-    y = latent[:, :3].argmax(1)
-    subsets = [rows for seed in range(4) for rows in prefixes(25, 60, seed=seed)]
-    before = torch.get_num_threads()
-    fits = {}
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            fits[threads] = fit_logistic(torch.from_numpy(x), y, 3, subsets, PENALTIES)
-            assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
-    one, three = fits[1], fits[3]
-    for at in range(len(subsets)):
-        gap = one.logits(torch.from_numpy(x), at) - three.logits(torch.from_numpy(x), at)
-        assert gap.abs().max() < TOLERANCE
-    assert three.converged.all()
-
-
 def test_two_classes_have_the_logits_of_one():
     x, latent = features(1)
     y = (latent[:, 0] > 0.5).astype(np.int64)
