@@ -13,12 +13,13 @@ from orchestrator.claims import Others
 from orchestrator.drivers import DriverNote
 from orchestrator.feed import Handout
 from orchestrator.fleet import Demand
+from orchestrator.memory_limits import MemoryLimits, memory_need
 from orchestrator.pilot import Report, TrialOutcome
 from orchestrator.plan import PlannedTrial
 from orchestrator.progress import ProgressView
 from orchestrator.record_states import TrialState
 from orchestrator.record_writer import RecordWriter
-from orchestrator.retries import Retries, memory_need
+from orchestrator.retries import Retries
 from orchestrator.run_terms import FailedTrial, RunSummary
 from orchestrator.searches import NO_VALUE, validation_value
 from orchestrator.searching import Searching, Step
@@ -177,6 +178,10 @@ class Course:
         """Start no trial that would exceed the budget."""
         self._budget = budget
         self._leave_unaffordable()
+
+    def remember_memory(self, limits: MemoryLimits) -> None:
+        """Where memory ran out before, and where to say so."""
+        self._retries.remember(limits)
 
     def stops_with(self, stop: Callable[[str], None]) -> None:
         """How a running trial is told to stop."""

@@ -20,6 +20,7 @@ from orchestrator.course import Course, diverged
 from orchestrator.data_cards import data_cards
 from orchestrator.drivers import DriverNote
 from orchestrator.executor import Executor, Limits
+from orchestrator.memory_limits import MemoryLimits, devices_of
 from orchestrator.places import Places
 from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
 from orchestrator.plan_representations import kept_by
@@ -184,6 +185,7 @@ class Engine:
                     return
                 self._await_cluster()
                 with self._connection():
+                    course.remember_memory(MemoryLimits(self._storage, devices_of(present_and_possible())))
                     if self._options.max_gpu_hours is not None:
                         took = {i: s.seconds for i, s in done.items() if s.seconds is not None}
                         course.keep_within(self._budget(self._options.max_gpu_hours, took))

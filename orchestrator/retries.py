@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 
-from search_spaces.identity import canonical
+from orchestrator.memory_limits import MemoryLimits
 from search_spaces.names import FailureClass
 from search_spaces.results import Failure
-from search_spaces.study import GangSpec
-from search_spaces.trial import ResolvedTrial
 
 LIMITS = {FailureClass.MEMORY: 1, FailureClass.TRACKING: 2}
 """Class -> further attempts in one run. Lost ranks and nodes are not here: the executor tries those again itself
@@ -20,14 +18,19 @@ class Retries:
     """Counts the failures of each trial of a run.
 
     Args:
-        needs: Trial id -> what its need of memory follows from (scale, input size, ghost batch, precision, gang): where
-            memory ran out once, all trials that need the same save it from their start.
+        needs: Trial id -> what its need of memory follows from (``memory_limits.memory_need``): where memory ran out
+            once, all trials that need the same save it from their start.
     """
 
-    def __init__(self, needs: Callable[[str], Hashable] = lambda trial_id: trial_id) -> None:
+    def __init__(self, needs: Callable[[str], str] = lambda trial_id: trial_id) -> None:
         self._needs = needs
         self._failures: Counter[tuple[str, FailureClass]] = Counter()
-        self._saving: set[Hashable] = set()
+        self._saving: set[str] = set()
+        self._limits: MemoryLimits | None = None
+
+    def remember(self, limits: MemoryLimits) -> None:
+        """What earlier runs found out, and where this one writes it."""
+        self._limits = limits
 
     def again(self, trial_id: str, failure: Failure) -> bool:
         """Whether a trial that failed like this should be tried once more.
@@ -40,16 +43,15 @@ class Retries:
         if self._failures[key] > LIMITS.get(failure.failure_class, 0):
             return False
         if failure.failure_class is FailureClass.MEMORY:
-            self._saving.add(self._needs(trial_id))
+            need = self._needs(trial_id)
+            self._saving.add(need)
+            if self._limits is not None:
+                self._limits.add(need)
         return True
 
     def should_save_memory(self, trial_id: str) -> bool:
-        """Whether memory ran out before in this run, in this trial or in one that needs the same."""
-        return bool(self._saving) and self._needs(trial_id) in self._saving
-
-
-def memory_need(trial: ResolvedTrial, gang: GangSpec) -> Hashable:
-    """What the memory of a trial's ghost batch, the smallest unit of computation, follows from."""
-    scale, protocol = trial.scale, trial.protocol
-    network = (scale.factory, canonical(scale.arguments), scale.input_size, protocol.freeze)
-    return (*network, protocol.ghost_batch_size, protocol.precision, protocol.optimizer, gang)
+        """Whether memory ran out before, in this trial or in one that needs the same."""
+        if not self._saving and not self._limits:
+            return False
+        need = self._needs(trial_id)
+        return need in self._saving or (self._limits is not None and need in self._limits)

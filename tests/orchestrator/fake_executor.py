@@ -42,6 +42,7 @@ class Planted:
         rests: How often a run gave its gangs back to wait for others.
         at_rest: Called each time.
         asked: What the engine asked of each executor.
+        nodes: Of the cluster, as Ray tells of them.
     """
 
     slots: int = 2
@@ -53,10 +54,12 @@ class Planted:
     rests: int = 0
     at_rest: Callable[[], None] = lambda: None
     asked: list[dict[str, Any]] = field(default_factory=list)
+    nodes: list[dict[str, Any]] = field(default_factory=list)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> Planted:
         """Have the engine train like this."""
         monkeypatch.setattr(engine, "connect", lambda *arguments, **options: nullcontext())
+        monkeypatch.setattr(engine, "present_and_possible", lambda: self.nodes)
         monkeypatch.setattr(engine, "Executor", lambda **options: _Executor(self, options))
         return self
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator import api, engine, further_representations, further_sets
+from orchestrator import api, further_representations, further_sets
 from orchestrator.api import run_study
 from orchestrator.record import Record
 from search_spaces.exceptions import TrackingError
+from search_spaces.names import FailureClass
 from tests.orchestrator.fake_executor import Planted
 from tests.orchestrator.small_runs import call
 from tests.orchestrator.small_study import raw_study, write_study
@@ -22,11 +23,10 @@ GPU_HOURS = 50 / 3600
 @pytest.fixture
 def planted(monkeypatch):
     """A cluster of one GPU in name only; what runs after training is left out."""
-    monkeypatch.setattr(engine, "present_and_possible", lambda: [{"Alive": True, "Resources": {"CPU": 8, "GPU": 1}}])
     monkeypatch.setattr(api, "write_report", lambda *_: (None, ()))
     monkeypatch.setattr(further_sets, "score_missing", lambda *_: 0)
     monkeypatch.setattr(further_representations, "keep_missing", lambda *_: None)
-    return Planted(slots=1).install(monkeypatch)
+    return Planted(slots=1, nodes=[{"Alive": True, "Resources": {"CPU": 8, "GPU": 1}}]).install(monkeypatch)
 
 
 def test_what_would_exceed_the_gpu_hours_is_not_started_and_the_exit_code_says_so(planted, tmp_path):
@@ -75,3 +75,21 @@ def test_what_the_record_does_not_take_is_told_why_and_never_trained_again(plant
 def test_the_most_trials_at_a_time_reach_the_executor(planted, tmp_path, option, most):
     call("run", write_study(tmp_path, axes=AXES, execution=GPU), *option)
     assert [options["max_concurrent"] for options in planted.asked] == [most]
+
+
+def test_where_memory_ran_out_later_runs_save_it_from_the_start_on_the_same_devices(planted, tmp_path):
+    planted.breaks = lambda trial: None if trial.workspace.save_memory else FailureClass.MEMORY
+    planted.nodes[0]["Resources"]["accelerator_type:A100"] = 1.0
+    call("run", write_study(tmp_path, axes=AXES, execution=GPU))
+    saved = [trial.workspace.save_memory for trial in planted.trained]
+    assert saved == [False, *[True] * TRIALS], "one of them found out"
+
+    planted.trained.clear()
+    call("run", write_study(tmp_path, axes=AXES, execution=GPU, seeds=3))
+    assert [trial.workspace.save_memory for trial in planted.trained] == [True] * (TRIALS // 2)
+
+    planted.trained.clear()
+    planted.breaks = lambda trial: None
+    planted.nodes[0]["Resources"] = {"CPU": 8, "GPU": 1, "accelerator_type:H200": 1.0}
+    call("run", write_study(tmp_path, axes=AXES, execution=GPU, seeds=4))
+    assert [trial.workspace.save_memory for trial in planted.trained] == [False] * (TRIALS // 2), "others may hold it"

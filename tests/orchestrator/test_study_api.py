@@ -13,7 +13,6 @@ import orchestrator
 from orchestrator import (
     api,
     cancel_study,
-    engine,
     evaluate_study,
     further_representations,
     further_sets,
@@ -82,7 +81,6 @@ def failing(tmp_path, monkeypatch):
     monkeypatch.setattr(api, "write_report", lambda *_: (None, ()))
     monkeypatch.setattr(further_sets, "score_missing", lambda *_: 0)
     monkeypatch.setattr(further_representations, "keep_missing", lambda *_: None)
-    monkeypatch.setattr(engine, "present_and_possible", lambda: [])
     planted = Planted(breaks=lambda trial: FailureClass.USER if trial.seed.init == 1 else None).install(monkeypatch)
     file = write_study(tmp_path, axes=AXES)
     assert [f.failure_class for f in run_study(file, progress=False).summary.failed] == [FailureClass.USER]

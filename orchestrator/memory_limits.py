@@ -1,0 +1,83 @@
+"""Where memory ran out before: what later runs of a study start with, kept as notes in its storage."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from search_spaces.identity import canonical
+from search_spaces.study import GangSpec
+from search_spaces.trial import ResolvedTrial
+from trainables.storage import Storage
+
+PREFIX = "memory-"
+"""Of the notes' names."""
+
+_ACCELERATOR = "accelerator_type:"
+_STORAGE_ERRORS = (OSError, pa.ArrowException)
+
+
+def memory_need(trial: ResolvedTrial, gang: GangSpec) -> str:
+    """What the memory of a trial's ghost batch, the smallest unit of computation, follows from, as JSON."""
+    scale, protocol = trial.scale, trial.protocol
+    return canonical(
+        {
+            "factory": scale.factory,
+            "arguments": scale.arguments,
+            "input_size": scale.input_size,
+            "freeze": protocol.freeze,
+            "ghost_batch_size": protocol.ghost_batch_size,
+            "precision": protocol.precision,
+            "optimizer": protocol.optimizer,
+            "gang": gang.model_dump(mode="json"),
+        }
+    )
+
+
+def devices_of(nodes: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Types of the accelerators of a cluster, sorted; none where it has only CPUs.
+
+    Args:
+        nodes: As ``cluster.connection.present_and_possible`` gives them.
+    """
+    resources = {name for node in nodes for name in node.get("Resources", {})}
+    return sorted(name.removeprefix(_ACCELERATOR) for name in resources if name.startswith(_ACCELERATOR))
+
+
+class MemoryLimits:
+    """Needs that exceeded the memory of these devices. A storage that is away costs what is remembered, no more.
+
+    Args:
+        storage: Of the study.
+        devices: Of the cluster (``devices_of``): what is too much for one type may fit another.
+    """
+
+    def __init__(self, storage: Storage, devices: list[str]) -> None:
+        self._storage = storage
+        self._devices = devices
+        self._known: frozenset[str] = frozenset()
+        with contextlib.suppress(*_STORAGE_ERRORS):
+            self._known = frozenset(storage.notes(PREFIX))
+
+    def __bool__(self) -> bool:
+        """Whether memory ran out at all."""
+        return bool(self._known)
+
+    def __contains__(self, need: str) -> bool:
+        """Whether memory ran out for this need in an earlier run."""
+        return self._name(need) in self._known
+
+    def add(self, need: str) -> None:
+        """Memory ran out for this need."""
+        text = json.dumps({"need": json.loads(need), "devices": self._devices}, indent=1)
+        with contextlib.suppress(*_STORAGE_ERRORS):
+            self._storage.put_note(self._name(need), text)
+
+    def _name(self, need: str) -> str:
+        text = canonical({"need": need, "devices": self._devices})
+        return f"{PREFIX}{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
