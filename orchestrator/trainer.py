@@ -116,8 +116,8 @@ class FixedSize(FixedScalingPolicy):  # type: ignore[misc]
             resources_per_worker=self.scaling_config._resources_per_worker_not_none,
         )
 
-    def make_decision_for_running_worker_group(self, *state: Any) -> NoopDecision:
-        """Called by Train again and again."""
+    def make_decision_for_running_worker_group(self, *state: Any, **named: Any) -> NoopDecision:
+        """Called by Train again and again, by names that may change."""
         return NoopDecision()
 
     def _cancel_resource_request(self) -> None:

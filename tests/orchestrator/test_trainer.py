@@ -80,7 +80,8 @@ def test_the_size_is_decided_and_given_up_without_a_coordinator() -> None:
     policy.after_controller_start(None)
     decision = policy.make_decision_for_non_running_worker_group()
     assert (decision.num_workers, decision.resources_per_worker) == (3, {"CPU": 2})
-    assert type(policy.make_decision_for_running_worker_group(None, None)).__name__ == "NoopDecision"
+    going_on = policy.make_decision_for_running_worker_group(worker_group_state=None, worker_group_status=None)
+    assert type(going_on).__name__ == "NoopDecision"
     asyncio.run(policy.before_controller_shutdown())
     policy.before_controller_abort()
     assert policy._coordinator_client is None
