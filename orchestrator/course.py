@@ -137,7 +137,7 @@ class Course:
         self._note.ended(trial_id)
         failpoint("driver.told")
         self._spend(outcome)
-        if failure is not None and not self._cancellation.holds(trial_id) and self._retries.again(trial_id, failure):
+        if failure is not None and not self._cancellation.holds(trial_id) and self._is_worth_another(trial_id, failure):
             self._try_again(trial_id, failure)
             return
         self._ended.add(trial_id)
@@ -241,8 +241,15 @@ class Course:
 
     # Ends
 
+    def _is_worth_another(self, trial_id: str, failure: Failure) -> bool:
+        started = self._started.get(trial_id)
+        saved_memory = started is not None and started[0].workspace.save_memory
+        return self._retries.again(trial_id, failure, saved_memory)
+
     def _complete(self, trial_id: str, result: TrialResult) -> None:
         timing = result.timing
+        if result.trial.workspace.save_memory:
+            self._retries.helped(trial_id)
         self._summary.trained += 1
         self._agenda.complete(trial_id)
         self._breaker.completed(self._coordinates(trial_id))

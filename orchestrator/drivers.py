@@ -221,7 +221,8 @@ def stale_notes(storage: Storage) -> list[str]:
         for name, note in notes.items()
         if name.startswith(_DRIVER) and note is not None and _lives(note)
     }
-    return [name for name in notes if not any(driver in name for driver in fresh)]
+    of_drivers = [name for name in notes if name.startswith((_DRIVER, _CANCEL))]
+    return [name for name in of_drivers if not any(driver in name for driver in fresh)]
 
 
 def _read(text: str) -> dict[str, Any] | None:

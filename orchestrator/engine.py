@@ -185,7 +185,7 @@ class Engine:
                     return
                 self._await_cluster()
                 with self._connection():
-                    course.remember_memory(MemoryLimits(self._storage, devices_of(present_and_possible())))
+                    course.remember_memory(MemoryLimits(self._storage, lambda: devices_of(present_and_possible())))
                     if self._options.max_gpu_hours is not None:
                         took = {i: s.seconds for i, s in done.items() if s.seconds is not None}
                         course.keep_within(self._budget(self._options.max_gpu_hours, took))

@@ -93,7 +93,8 @@ class Gangs:
             if room is not None:
                 remove_placement_group(room)
         except Exception:
-            logger.warning("the room of %s could not be cleared", name, exc_info=True)
+            if not self._closing.is_set():
+                logger.warning("the room of %s could not be cleared", name, exc_info=True)
 
     def _trainer(self, gang: str) -> Any:
         # Private parts of Train are in there: a run without gangs needs none of them.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
 
-from search_spaces.identity import canonical
+from search_spaces.identity import canonical, scale_identity
 from search_spaces.study import GangSpec
 from search_spaces.trial import ResolvedTrial
 from trainables.storage import Storage
@@ -24,12 +24,12 @@ _STORAGE_ERRORS = (OSError, pa.ArrowException)
 
 def memory_need(trial: ResolvedTrial, gang: GangSpec) -> str:
     """What the memory of a trial's ghost batch, the smallest unit of computation, follows from, as JSON."""
-    scale, protocol = trial.scale, trial.protocol
+    protocol = trial.protocol
     return canonical(
         {
-            "factory": scale.factory,
-            "arguments": scale.arguments,
-            "input_size": scale.input_size,
+            "scale": scale_identity(trial.scale),
+            "task": [trial.task.kind, len(trial.task.labels)],
+            "method": protocol.method,
             "freeze": protocol.freeze,
             "ghost_batch_size": protocol.ghost_batch_size,
             "precision": protocol.precision,
@@ -50,14 +50,16 @@ def devices_of(nodes: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 class MemoryLimits:
-    """Needs that exceeded the memory of these devices. A storage that is away costs what is remembered, no more.
+    """Needs that exceeded the memory of these devices, where saving it helped. A storage that is away costs what is
+    remembered, no more; so do devices of unknown types, and processors, whose memory is short for other reasons.
 
     Args:
         storage: Of the study.
-        devices: Of the cluster (``devices_of``): what is too much for one type may fit another.
+        devices: Gives the types of the cluster's accelerators now (``devices_of``): what is too much for one may fit
+            another.
     """
 
-    def __init__(self, storage: Storage, devices: list[str]) -> None:
+    def __init__(self, storage: Storage, devices: Callable[[], list[str]]) -> None:
         self._storage = storage
         self._devices = devices
         self._known: frozenset[str] = frozenset()
@@ -69,15 +71,20 @@ class MemoryLimits:
         return bool(self._known)
 
     def __contains__(self, need: str) -> bool:
-        """Whether memory ran out for this need in an earlier run."""
-        return self._name(need) in self._known
+        """Whether memory ran out for this need."""
+        return bool(self._known) and _name(need, self._devices()) in self._known
 
     def add(self, need: str) -> None:
-        """Memory ran out for this need."""
-        text = json.dumps({"need": json.loads(need), "devices": self._devices}, indent=1)
+        """Memory ran out for this need, and saving it helped."""
+        devices = self._devices()
+        name = _name(need, devices)
+        if not devices or name in self._known:
+            return
+        self._known |= {name}
         with contextlib.suppress(*_STORAGE_ERRORS):
-            self._storage.put_note(self._name(need), text)
+            self._storage.put_note(name, json.dumps({"need": json.loads(need), "devices": devices}, indent=1))
 
-    def _name(self, need: str) -> str:
-        text = canonical({"need": need, "devices": self._devices})
-        return f"{PREFIX}{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+def _name(need: str, devices: list[str]) -> str:
+    text = canonical({"need": need, "devices": devices})
+    return f"{PREFIX}{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"

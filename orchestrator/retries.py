@@ -32,22 +32,30 @@ class Retries:
         """What earlier runs found out, and where this one writes it."""
         self._limits = limits
 
-    def again(self, trial_id: str, failure: Failure) -> bool:
+    def again(self, trial_id: str, failure: Failure, saved_memory: bool = False) -> bool:
         """Whether a trial that failed like this should be tried once more.
 
         After memory ran out it is tried with less: activations are computed twice instead of kept, in processes that
         trained nothing before.
+
+        Args:
+            trial_id: Its id.
+            failure: Of the attempt.
+            saved_memory: Whether that attempt saved memory already.
         """
         key = trial_id, failure.failure_class
         self._failures[key] += 1
-        if self._failures[key] > LIMITS.get(failure.failure_class, 0):
+        memory = failure.failure_class is FailureClass.MEMORY
+        if self._failures[key] > LIMITS.get(failure.failure_class, 0) or (memory and saved_memory):
             return False
-        if failure.failure_class is FailureClass.MEMORY:
-            need = self._needs(trial_id)
-            self._saving.add(need)
-            if self._limits is not None:
-                self._limits.add(need)
+        if memory:
+            self._saving.add(self._needs(trial_id))
         return True
+
+    def helped(self, trial_id: str) -> None:
+        """A trial that saved memory is complete: where memory ran out in this run, later runs should save it, too."""
+        if self._limits is not None and self._saving and (need := self._needs(trial_id)) in self._saving:
+            self._limits.add(need)
 
     def should_save_memory(self, trial_id: str) -> bool:
         """Whether memory ran out before, in this trial or in one that needs the same."""

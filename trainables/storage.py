@@ -8,7 +8,7 @@ Layout below the root::
     checkpoints/<trial_id>.pt
     initial/<trial_id>.safetensors   representations before the first step of a trial that has not ended
     subsets/                 what trials were trained on, once each (trainables.subset_files)
-    notes/                   what running drivers say of themselves; disposable
+    notes/                   what running drivers say of themselves, where memory ran out; disposable
     claims/                  which driver trains which trial; disposable
     tmp/                     everything that is being written
 

@@ -19,27 +19,46 @@ NEED, OTHER = '{"factory":"resnet50"}', '{"factory":"vit"}'
 OUT_OF_MEMORY = Failure(failure_class=FailureClass.MEMORY, message="m", public_message="m")
 
 
+def limits(storage: Storage, *devices: str) -> MemoryLimits:
+    return MemoryLimits(storage, lambda: list(devices))
+
+
 def test_a_later_run_knows_the_needs_that_were_too_much_for_the_same_devices(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
-    first = MemoryLimits(storage, ["A100"])
+    first = limits(storage, "A100")
     assert not first
     first.add(NEED)
-    later = MemoryLimits(storage, ["A100"])
+    assert NEED in first
+    later = limits(storage, "A100")
     assert later
     assert NEED in later
     assert OTHER not in later
-    assert NEED not in MemoryLimits(storage, ["A100", "H100"])
+    assert NEED not in limits(storage, "A100", "H100")
 
 
-def test_a_run_saves_memory_where_an_earlier_one_ran_out_of_it(tmp_path: Path) -> None:
+def test_nothing_is_remembered_of_devices_whose_type_is_not_known(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
-    before, after = Retries(lambda trial_id: NEED), Retries(lambda trial_id: NEED if trial_id == "b" else OTHER)
-    before.remember(MemoryLimits(storage, []))
+    limits(storage).add(NEED)
+    assert storage.notes() == {}
+    limits(storage, "A100").add(NEED)
+    assert NEED not in limits(storage)
+
+
+def test_a_run_saves_memory_where_saving_it_has_helped_an_earlier_one(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    before = Retries(lambda trial_id: NEED)
+    before.remember(limits(storage, "A100"))
+    before.helped("early")
     assert before.again("a", OUT_OF_MEMORY)
+    assert storage.notes() == {}, "nobody knows yet whether it helps"
+    before.helped("a")
+
+    after = Retries(lambda trial_id: NEED if trial_id == "b" else OTHER)
     assert not after.should_save_memory("b")
-    after.remember(MemoryLimits(storage, []))
+    after.remember(limits(storage, "A100"))
     assert after.should_save_memory("b")
     assert not after.should_save_memory("c")
+    assert not after.again("b", OUT_OF_MEMORY, saved_memory=True), "there is no more to save"
 
 
 def test_a_storage_that_is_away_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,9 +69,10 @@ def test_a_storage_that_is_away_stops_nothing(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(storage, "notes", away)
     monkeypatch.setattr(storage, "put_note", away)
-    limits = MemoryLimits(storage, [])
-    limits.add(NEED)
-    assert NEED not in limits
+    found = limits(storage, "A100")
+    assert NEED not in found
+    found.add(NEED)
+    assert NEED in found, "this run knows it all the same"
 
 
 def test_devices_are_the_types_of_the_clusters_accelerators() -> None:
@@ -74,6 +94,8 @@ def test_devices_are_the_types_of_the_clusters_accelerators() -> None:
         ({"precision": "bf16"}, {}, {}, False),
         ({}, {"input_size": 99}, {}, False),
         ({}, {"arguments": {"width": 2.0}}, {}, False),
+        ({}, {"factory_sha256": "0" * 64}, {}, False),
+        ({"method": "linear_probe"}, {}, {}, False),
         ({}, {}, {"ranks": 4}, False),
     ],
 )

@@ -208,6 +208,14 @@ def test_half_written_files_go_when_they_are_old(field, monkeypatch):
         assert not staged.exists()
 
 
+def test_of_notes_those_of_drivers_that_are_no_more_go_and_what_is_remembered_stays(field):
+    field.storage.put_note("driver-gone", "{}")
+    field.storage.put_note("memory-0123.json", "{}")
+    assert field.names("half-written") == {"driver-gone"}
+    field.find().delete()
+    assert set(field.storage.notes()) == {"memory-0123.json"}
+
+
 def test_stores_of_imported_data_sets_stay(field):
     library = TaskLibrary(scalecurves_home())
     kept = open_store(library, library.load("spots"), 20).path
