@@ -83,9 +83,9 @@ class Place:
 
 def ours(place: Place, ranks: int) -> None:
     """This project: plan, record, cluster, gangs, delivery; no report, which no other side writes."""
-    from orchestrator.terminal import make_console, rarely_search_for_garbage
+    from orchestrator.terminal import leave_quickly, make_console
 
-    rarely_search_for_garbage()  # as the command line does
+    leave_quickly()  # as the command line does
 
     from orchestrator.engine import Engine
     from orchestrator.places import Places

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -105,6 +106,8 @@ def connect(address: str = "local", *, import_paths: Sequence[str] = (), num_cpu
         yield
     finally:
         _ours.clear()
+        # A handle that another thread's search for garbage finds while Ray shuts down ends the process.
+        gc.collect()
         ray.shutdown()
 
 

@@ -27,7 +27,7 @@ from orchestrator.study_commands import (
     report_on,
     sound_plan_of,
 )
-from orchestrator.terminal import EXIT_FAILED, EXIT_USER, rarely_search_for_garbage
+from orchestrator.terminal import EXIT_FAILED, EXIT_USER, leave_quickly
 from search_spaces.names import FailureClass
 
 if TYPE_CHECKING:
@@ -287,5 +287,5 @@ def _carry_out(plan: Plan, shared: Shared, options: RunOptions, out: Path | None
 
 
 if __name__ == "__main__":
-    rarely_search_for_garbage()
+    leave_quickly()
     app()

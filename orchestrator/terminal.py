@@ -29,11 +29,8 @@ def make_console(quiet: bool = False) -> Console:
     return Console(soft_wrap=True, highlight=False, width=width, force_jupyter=False, quiet=quiet)
 
 
-def rarely_search_for_garbage() -> None:
-    """Of a process that ends with its command. Python's searches take a fifth of the time of the imports at its start,
-    and the last one a second at its end.
-    """
-    gc.set_threshold(50_000, 20, 100)
+def leave_quickly() -> None:
+    """Of a process that ends with its command: without Python's last search for garbage, which takes a second."""
 
     def freeze() -> None:
         if "triton" not in sys.modules:  # whose bindings then complain of leaks

@@ -95,7 +95,7 @@ class Storage(FileTree):
     @property
     def is_new(self) -> bool:
         """Whether no trial has ever got as far as its subset here."""
-        return not self._names(_SUBSETS)
+        return not self._files(_SUBSETS)
 
     @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:
