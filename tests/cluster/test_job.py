@@ -32,7 +32,7 @@ def head(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Head]:
 
 def test_a_stopped_job_leaves_a_checkpoint_and_the_next_one_goes_on(head: Head, tmp_path: Path) -> None:
     axes = raw_study()["axes"] | {"pretraining_source": ["random"], "data_fraction": [1.0]}
-    protocol = raw_study()["protocol"] | {"budget": {"steps": 6000}, "evaluations": 600}
+    protocol = raw_study()["protocol"] | {"budget": {"steps": 3000}, "evaluations": 300}
     write_study(head.project, axes=axes, seeds=1, protocol=protocol, execution={"checkpoint_every_s": 0})
     command = ["python", "-m", "orchestrator.sweep", "run", "small.yaml", "--address", "auto", "--yes"]
     command += ["--out", str(tmp_path / "report")]
@@ -55,7 +55,7 @@ def test_a_stopped_job_leaves_a_checkpoint_and_the_next_one_goes_on(head: Head, 
     assert list(checkpoints.glob("*.pt")) == []
     [row] = load_results("small").to_dict("records")
     trial = json.loads((Path(row["artifact_uri"]) / "trial.json").read_text())
-    assert 0 < trial["resumed_from"] < trial["steps"] == 6000
+    assert 0 < trial["resumed_from"] < trial["steps"] == 3000
 
 
 @pytest.mark.parametrize("head", [{"RAY_AUTH_MODE": "disabled"}], indirect=True, ids=["open"])
