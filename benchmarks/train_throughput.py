@@ -183,6 +183,7 @@ def train(
         select="last",
         precision=precision,
         optimizer=optimizer,
+        ema_decay=None,  # the loops it is compared with average no weights
     )
     fit(
         case.make(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 SCHEMA_VERSION = 1
-SCIENCE_VERSION = 1
+SCIENCE_VERSION = 2
 """Part of every ``trial_id``. Raise it by hand in the commit that changes what a trial computes."""
 
 AXES = ("model_scale", "pretraining_source", "data_fraction", "task")

@@ -134,7 +134,7 @@ class Protocol(StrictModel):
         precision: Arithmetic of forward and backward (autocast for bf16 and fp16; weights stay float32).
         imbalance: none; weights (inverse class frequency in the loss; of masks that of pixels, in the binary
             cross-entropy); sampler (images drawn by inverse class frequency, with replacement; of masks by what they
-            show).
+            show). A label that a policy draws counts for both values in proportion; for the sampler, for the likelier.
         select: Which weights are evaluated and kept: best on validation by the task's primary metric, by the lowest
             validation loss (mean negative log-likelihood of the observed labels; of masks the protocol's loss over all
             validation pixels together), or those of the last step.
@@ -147,6 +147,7 @@ class Protocol(StrictModel):
             same for all (Howard and Ruder 2018; layers as counted by timm).
         mixup_alpha: Each training image is blended with another of its ghost batch, targets alike; its own share is
             drawn from Beta(a, a) (Zhang et al. 2018). 0 is off.
+        mixup_share: Whether that share is drawn for each ``image``, or once for all images of a ``step``.
         cutmix_alpha: A box of each training image is replaced by that of another, targets in proportion to the areas;
             the area outside is drawn from Beta(a, a) (Yun et al. 2019). 0 is off; if both are on, each image draws one
             of the two with equal chance.
@@ -232,6 +233,7 @@ class Protocol(StrictModel):
     stop_patience: int | None = later_field(None, ge=0)
     evaluate_every: Literal["epoch"] | None = later_field(None)
     mixup_min_images: int = later_field(0, ge=0)
+    mixup_share: Literal["image", "step"] = later_field("image")
     evaluation_crop: Literal["centre", "whole"] = later_field("centre")
     method: Literal["training", "linear_probe", "knn"] = later_field("training")
     inverse_penalties: tuple[Annotated[float, Field(gt=0)], ...] | None = later_field(None, min_length=1)

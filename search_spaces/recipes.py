@@ -18,6 +18,7 @@ _OF_SCHEDULE = ("decay_factor", "milestones", "patience", "threshold", "min_lr")
 """Fields that belong to the recipe's schedule, and go with it where another one is written."""
 
 _OF_WARMUP = ("warmup_steps", "warmup_start")
+_OF_MIXUP = ("mixup_share", "mixup_min_images")
 
 
 @cache
@@ -75,6 +76,10 @@ def completed(written: Mapping[str, Any]) -> dict[str, Any]:
         defaults = {k: v for k, v in defaults.items() if k not in _OF_SCHEDULE}
     if "warmup_fraction" in written and "warmup_steps" not in written:
         defaults = {k: v for k, v in defaults.items() if k not in _OF_WARMUP}
+    if written.get("mixup_alpha") == 0:
+        defaults = {k: v for k, v in defaults.items() if k not in _OF_MIXUP}
+    if "method" in written and written["method"] != defaults.get("method", "training"):
+        defaults = {}  # a recipe of another method has nothing to say
     if written.get("warmup_steps") is not None:
         defaults["warmup_fraction"] = 0.0
     if "storage_size" in written and "image_size" not in written:

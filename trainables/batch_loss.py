@@ -90,8 +90,9 @@ class BatchLoss:
         inputs, targets = self._augmented(images, targets)
         mixture = None
         if self._mix.is_on:
+            of_step = self._mixup_of_step(step)
             self._generator.manual_seed(stream_seed(self.seed, Stream.MIX, step, ghost))
-            inputs, mixture = self._mix(inputs, self._generator)
+            inputs, mixture = self._mix(inputs, self._generator, of_step)
         self.clock.enter(Phase.FORWARD)
         with self.precision.autocast():
             logits = net(inputs)
@@ -120,6 +121,13 @@ class BatchLoss:
         if self._feed.masks is None:
             return self._augment(images, self._generator), targets
         return self._augment.with_masks(images, targets, self._generator)
+
+    def _mixup_of_step(self, step: int) -> float | None:
+        """What all ghost batches of the step, on whichever rank, draw their one share from; None if each image has one."""
+        if self.protocol.mixup_share == "image":
+            return None
+        self._generator.manual_seed(stream_seed(self.seed, Stream.MIX, step))
+        return float(torch.rand((), generator=self._generator, dtype=torch.float64))
 
     def _try(self, module: nn.Module, size: int) -> None:
         inputs, targets = self._augmented(*self._feed.batch(np.arange(size) % len(self._feed)))

@@ -1,6 +1,7 @@
 """Mixup and CutMix: training images that are part of two, with targets that are, too.
 
-Each image is mixed with the one before it in its ghost batch (whose order is random anyway), by a share of its own. A
+Each image is mixed with the one before it in its ghost batch (whose order is random anyway), by a share of its own, or
+by mixup with one share of all images of a step (as Zhang et al. 2018 write their algorithm, and BiT's code does). A
 mixed image counts as ``weight`` images with its own target and ``1 - weight`` with its partner's: for cross-entropies
 the same as one image with a soft target, and defined where one of the two labels is masked.
 """
@@ -49,7 +50,9 @@ class MixDraws:
     is_box: Tensor
 
 
-def draw_mix(protocol: Protocol, batch: int, generator: torch.Generator, size: int) -> MixDraws:
+def draw_mix(
+    protocol: Protocol, batch: int, generator: torch.Generator, size: int, of_step: float | None = None
+) -> MixDraws:
     """Draw how the images of a batch are mixed.
 
     Args:
@@ -57,10 +60,12 @@ def draw_mix(protocol: Protocol, batch: int, generator: torch.Generator, size: i
         batch: Number of samples.
         generator: On the CPU.
         size: Side of the images in pixels.
+        of_step: Uniform number in [0, 1) behind the one share of mixup of a step; None draws one per image.
     """
     u = torch.rand(batch, 4, generator=generator, dtype=torch.float64)
     is_box = _share(u[:, 0], protocol) if protocol.mixup_alpha else torch.ones(batch, dtype=torch.bool)
-    blended = _beta(u[:, 1], protocol.mixup_alpha) if protocol.mixup_alpha else u[:, 1]
+    of_mixup = u[:, 1] if of_step is None else torch.full_like(u[:, 1], of_step)
+    blended = _beta(of_mixup, protocol.mixup_alpha) if protocol.mixup_alpha else of_mixup
     outside = _beta(u[:, 1], protocol.cutmix_alpha) if protocol.cutmix_alpha else u[:, 1]
     # As torchvision's CutMix: a box around a random pixel, cut off at the image's edges.
     half = torch.floor(0.5 * torch.sqrt(1 - outside) * size)
@@ -96,14 +101,17 @@ class Mix:
         self._protocol, self._device = protocol, device
         self.is_on = bool(protocol.mixup_alpha or protocol.cutmix_alpha)
 
-    def __call__(self, inputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Mixture]:
+    def __call__(
+        self, inputs: Tensor, generator: torch.Generator, of_step: float | None = None
+    ) -> tuple[Tensor, Mixture]:
         """Mixed images, and what they are made of. Only if ``is_on``.
 
         Args:
             inputs: (B, C, s, s).
             generator: On the CPU.
+            of_step: As of ``draw_mix``.
         """
-        draws = draw_mix(self._protocol, len(inputs), generator, inputs.shape[-1])
+        draws = draw_mix(self._protocol, len(inputs), generator, inputs.shape[-1], of_step)
         edges = torch.stack([draws.weight, draws.is_box, draws.left, draws.top, draws.right, draws.bottom], 1)
         weight, is_box, *box = edges.to(self._device, inputs.dtype, non_blocking=True).unbind(1)
         partner = torch.arange(-1, len(inputs) - 1, device=self._device) % len(inputs)

@@ -202,10 +202,12 @@ def _binary_loss(
     def terms(of: Tensor) -> tuple[Tensor, Tensor]:
         observed = ~of.isnan()
         known = of.nan_to_num(0.0)
-        values = F.binary_cross_entropy_with_logits(logits, known, reduction="none") * observed
-        if table is not None:
-            values = values * torch.where(known > 0.5, table[:, 1], table[:, 0])
-        return values, observed
+        if table is None:
+            values = F.binary_cross_entropy_with_logits(logits, known, reduction="none")
+        else:
+            negative, positive = table.unbind(1)
+            values = positive * known * F.softplus(-logits) + negative * (1 - known) * F.softplus(logits)
+        return values * observed, observed
 
     return _mean(terms, targets, mixture)
 
@@ -249,8 +251,11 @@ def _mean(terms: Callable[[Tensor], tuple[Tensor, Tensor]], targets: Tensor, mix
 def class_weights(targets: NDArray[Any], outputs: int) -> NDArray[np.float64]:
     """Inverse class frequencies, n / (K n_c), of mean 1 over the training set; 0 for a class that it lacks.
 
+    A label between 0 and 1, as label policies draw them, counts for both of its classes in proportion: its loss has
+    both terms in the same proportion.
+
     Args:
-        targets: (N, L) floats with NaN, or (N,) classes with -1.
+        targets: (N, L) floats in [0, 1] with NaN, or (N,) classes with -1.
         outputs: Number of logits.
 
     Returns:
@@ -258,33 +263,35 @@ def class_weights(targets: NDArray[Any], outputs: int) -> NDArray[np.float64]:
         class weighs 1 (K counts the classes that occur).
     """
     if np.issubdtype(targets.dtype, np.floating):
-        counts = np.stack([(targets == 0).sum(0), (targets == 1).sum(0)], axis=1)
+        positive, known = np.nansum(targets, axis=0, dtype=np.float64), (~np.isnan(targets)).sum(0)
+        counts = np.stack([known - positive, positive], axis=1)
     else:
         counts = np.bincount(targets[targets >= 0], minlength=outputs)[None, :]
     weights = inverse_frequencies(counts)
     return weights if np.issubdtype(targets.dtype, np.floating) else weights[0]
 
 
-def inverse_frequencies(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+def inverse_frequencies(counts: NDArray[Any]) -> NDArray[np.float64]:
     """Weights n / (K n_c) of K classes, in rows (R, K); 0 for a class of count 0, which K does not count then."""
     total, occurring = counts.sum(1, keepdims=True), (counts > 0).sum(1, keepdims=True)
-    return np.where(counts > 0, total / np.maximum(occurring * counts, 1), 0.0)
+    return np.divide(total, occurring * counts, out=np.zeros(counts.shape), where=counts > 0)
 
 
 def sampling_weights(targets: NDArray[Any]) -> NDArray[np.float64]:
     """(N,) weights of ``imbalance: sampler``: one over the size of the image's class.
 
-    An image of several labels counts for the rarest of its positive ones; those without any form one more class. An
-    image without any observed label is never drawn.
+    An image of several labels counts for the rarest of its positive ones; those without any form one more class. A
+    label between 0 and 1, as label policies draw them, is positive from 0.5. An image without any observed label is
+    never drawn.
 
     Args:
-        targets: (N, L) floats with NaN, or (N,) classes with -1.
+        targets: (N, L) floats in [0, 1] with NaN, or (N,) classes with -1.
     """
     if not np.issubdtype(targets.dtype, np.floating):
         observed = targets >= 0
         counts = np.bincount(targets[observed])
         return np.where(observed, 1.0 / np.maximum(counts[np.maximum(targets, 0)], 1), 0.0)
-    positive, observed = targets == 1, ~np.isnan(targets).all(axis=1)
+    positive, observed = targets >= 0.5, ~np.isnan(targets).all(axis=1)
     rarest = np.where(positive, 1.0 / np.maximum(positive.sum(0), 1), 0.0).max(axis=1)
     none = observed & ~positive.any(axis=1)
     return np.where(none, 1.0 / max(int(none.sum()), 1), rarest)

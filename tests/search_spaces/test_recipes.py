@@ -10,13 +10,16 @@ from search_spaces.protocol import Budget, Protocol, changed
 from search_spaces.recipes import recipe, recipe_names
 
 VALUES = {
-    "finetune": {"optimizer": "adamw", "lr": 1e-3, "schedule": "cosine", "global_batch_size": 32, "variant": None},
+    "finetune": {
+        "optimizer": "adamw", "lr": 1e-3, "schedule": "cosine", "global_batch_size": 32, "variant": None,
+        "ema_decay": 0.999,
+    },
     "bit_hyperrule": {
         "optimizer": "sgd", "lr": 0.003, "momentum": 0.9, "weight_decay": 0.0, "global_batch_size": 512,
         "ghost_batch_size": 32, "budget": Budget(rule="hyperrule"), "warmup_steps": "hyperrule",
         "warmup_fraction": 0.0, "warmup_start": "above_zero", "schedule": "multistep", "milestones": (0.3, 0.6, 0.9),
-        "decay_factor": 0.1, "mixup_alpha": 0.1, "mixup_min_images": 20_000, "head_init": "zero", "variant": "text",
-        "storage_size": 448, "evaluation_crop": "whole",
+        "decay_factor": 0.1, "mixup_alpha": 0.1, "mixup_min_images": 20_000, "mixup_share": "step",
+        "ema_decay": None, "head_init": "zero", "variant": "text", "storage_size": 448, "evaluation_crop": "whole",
     },
     "bit_light": {"lr": 0.001, "global_batch_size": 128, "momentum": 0.9, "schedule": "multistep", "variant": "text"},
     "taher_classification": {
@@ -88,6 +91,11 @@ def test_what_belongs_to_the_recipe_goes_with_what_it_belongs_to():
     assert Protocol(base="bit_light", global_batch_size=48).ghost_batch_size == 48, "the recipe's does not divide it"
     assert Protocol(base="bit_light", ghost_batch_size=64).ghost_batch_size == 64
     assert Protocol(base="transfusion_port").ghost_batch_size == 64
+    unmixed = Protocol(base="bit_hyperrule", mixup_alpha=0)
+    assert (unmixed.mixup_share, unmixed.mixup_min_images) == ("image", 0)
+    assert Protocol(ema_decay=None).ema_decay is None
+    neighbours = Protocol(method="knn", neighbours=[5], temperature=0.07)
+    assert neighbours.ema_decay is None, "a recipe for training says nothing of a fixed network"
 
 
 def test_another_base_brings_its_own_values():

@@ -24,6 +24,7 @@ from trainables.fitting import Stopped, fit
 from trainables.groups import SingleProcess
 from trainables.module_setup import largest_that_fits, prepare
 from trainables.notice import NOTICE
+from trainables.mixing import draw_mix
 from trainables.optimisation import MovingAverage
 from trainables.recompute import blocks
 from trainables.storage import Storage
@@ -278,6 +279,24 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, vari
     assert np.array_equal(whole.val_logits, resumed.val_logits)
     for first, second in zip(whole.history, resumed.history, strict=True):
         assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in second.items() if k != "seconds"}
+
+
+def test_all_ghost_batches_of_a_step_share_what_is_drawn_once_for_a_step(monkeypatch):
+    shares = []
+
+    def spy(*args):
+        shares.append(draw_mix(*args).weight.unique().tolist())
+        return draw_mix(*args)
+
+    monkeypatch.setattr("trainables.mixing.draw_mix", spy)
+    _fit(toy_protocol(mixup_alpha=0.4, mixup_share="step"))
+    first, second = shares[::2], shares[1::2]
+    assert first == second
+    assert [len(of_step) for of_step in first] == [1] * 10
+    assert len({share for (share,) in first}) == 10
+    shares.clear()
+    _fit(toy_protocol(mixup_alpha=0.4))
+    assert [len(of_ghost) for of_ghost in shares] == [4] * 20
 
 
 LOSS_LED = {"schedule": "plateau", "patience": 0, "decay_factor": 0.5, "evaluations": 10, "evaluate_every": "epoch"}

@@ -23,6 +23,7 @@ PROTOCOLS = {
     "3 ghosts": toy_protocol(global_batch_size=12, ghost_batch_size=4),
     "plateau": toy_protocol(schedule="plateau", patience=0, threshold=0.5, select="best_val_loss", optimizer="adam"),
     "1 ghost": toy_protocol(global_batch_size=4, ghost_batch_size=4),
+    "mixed": toy_protocol(global_batch_size=12, ghost_batch_size=4, mixup_alpha=0.4, mixup_share="step"),
     "masked labels, clipped sgd, ema": toy_protocol(
         global_batch_size=12, ghost_batch_size=4, optimizer="sgd", clip_norm=0.1, ema_decay=0.9, imbalance="weights"
     ),

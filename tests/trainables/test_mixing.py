@@ -43,6 +43,19 @@ def test_shares_of_mixup_follow_their_beta_distribution():
     assert stats.kstest(weight, stats.beta(0.4, 0.4).cdf).pvalue > 1e-3
 
 
+def test_the_one_share_of_a_step_is_every_images_and_follows_the_same_distribution():
+    assert draw_mix(MIXUP, 50, generator(), 8, of_step=0.5).weight.numpy() == pytest.approx(0.5)
+    x = images()
+    mixed, mixture = Mix(MIXUP, CPU)(x, generator(1), 0.3)
+    assert mixture.weight.unique().tolist() == pytest.approx([stats.beta(0.4, 0.4).ppf(0.3)])
+    torch.testing.assert_close(mixed, mixture.weight[0] * x + (1 - mixture.weight[0]) * x.roll(1, 0))
+    u = torch.rand(4000, generator=generator(), dtype=torch.float64).tolist()
+    shares = [float(draw_mix(MIXUP, 1, generator(), 8, one).weight) for one in u]
+    assert stats.kstest(shares, stats.beta(0.4, 0.4).cdf).pvalue > 1e-3
+    boxes = draw_mix(CUTMIX, 50, generator(), 32, of_step=0.5)
+    assert len(boxes.weight.unique()) > 5, "boxes stay those of each image"
+
+
 def test_boxes_of_cutmix_are_distributed_as_those_of_torchvision():
     side = 32
     drawn = draw_mix(CUTMIX, 3000, generator(), side)

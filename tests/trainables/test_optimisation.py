@@ -192,11 +192,26 @@ def test_weighted_binary_loss_balances_each_label():
     assert loss.item() == pytest.approx(math.log(2))
 
 
+def test_a_drawn_label_weighs_on_both_classes_in_proportion():
+    targets = np.array([[1.0], [0.7], [0.0], [0.0], [0.0], [np.nan]], np.float32)
+    weights = class_weights(targets, 1)[0]
+    assert weights == pytest.approx([5 / (2 * 3.3), 5 / (2 * 1.7)])
+    logits, y = torch.tensor([[0.5], [-1.0], [2.0], [0.1], [0.0], [9.0]]), torch.from_numpy(targets)
+    loss = make_loss(targets, Protocol(imbalance="weights"), 1, CPU)(logits, y)
+    # The uncertain image as 7 positive and 3 negative ones out of 10, all others ten times.
+    spread = torch.cat([y[:1].repeat(10, 1), torch.ones(7, 1), torch.zeros(33, 1)])
+    of = torch.cat([logits[:1].repeat(10, 1), logits[1:2].repeat(10, 1), logits[2:5].repeat_interleave(10, 0)])
+    hard = make_loss(spread.numpy(), Protocol(imbalance="weights"), 1, CPU)(of, spread)
+    torch.testing.assert_close(loss, hard)
+
+
 def test_sampling_weights():
     assert sampling_weights(np.array([0, 0, 0, 1, -1])) == pytest.approx([1 / 3] * 3 + [1, 0])
     nan = np.nan
     multilabel = np.array([[1, 1], [1, 0], [0, 0], [0, nan], [nan, nan]], np.float32)
     assert sampling_weights(multilabel) == pytest.approx([1, 1 / 2, 1 / 2, 1 / 2, 0])
+    drawn = np.array([[1], [0.7], [0.15], [0], [0]], np.float32)
+    assert sampling_weights(drawn) == pytest.approx([1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3])
 
 
 @pytest.mark.parametrize(("images", "batch"), [(10, 4), (3, 8), (5, 5), (1, 3)])

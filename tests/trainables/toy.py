@@ -98,6 +98,7 @@ def toy_protocol(**changes):
         "storage_size": 10,
         "evaluations": 5,
         "lr": 0.01,
+        "ema_decay": None,
         "augmentation": Augmentation(vertical_flip=0.5, rotation_degrees=20, brightness=0.2, contrast=0.2),
     }
     return Protocol(**{**fields, **changes})
