@@ -194,42 +194,24 @@ def make_plan(
     chosen = select(expansion.trials, only)
     found = Findings()
     models = KnownModels(library.home)
-    cards = _cards(loaded, chosen, library, models, found, note)
-    resolver = Resolver(study, cards)
+    resolver = Resolver(study, _cards(loaded, chosen, library, models, found, note))
     tasks = {} if found.problems else _tasks(resolver, chosen, found)
-    data = PlanData()
     if not found.problems:
         count_budgets(resolver, [*chosen, *_templates(chosen)], models, import_paths(loaded), found)
+    data = PlanData()
     if not found.problems:
         note("drawing subsets")
         data = read_data(tasks, [*chosen, *_templates(chosen)], library, found)
         chosen = data.drawable(chosen)
-        found.attempt(check_stores, _stores_of(resolver, (t.cell for t in chosen)), library)
-        if load_weights:
-            note("looking for images of evaluation sets in upstream tasks")
-            seen = find_leaks(data, chosen, library, found)
-            resolver.alike, resolver.apart, resolver.near_copies = seen.alike, seen.apart, seen.near
-            note_contents(resolver, chosen, found)
-    sizes: Sizes = {}
-    kept_bytes: KeptBytes = {}
-    paths = import_paths(loaded)
-    if load_weights and found.problems:
-        check_scales(study, chosen, models, paths, found)
-    elif load_weights:
-        sizes = check_weights(resolver, chosen, models, trained, paths, found, note)
-    if not found.problems and load_weights:
-        note_unets(resolver, chosen, models, paths, found)
-        kept_bytes = check_representations(study, resolver, chosen, models, data, paths, found)
+        _check_data(resolver, chosen, data, library, load_weights, found, note)
+    sizes, kept_bytes = (
+        _check_networks(loaded, resolver, chosen, data, models, trained, found, note) if load_weights else ({}, {})
+    )
     models.save()
     _note_idle_ranks(study, resolver, chosen, found)
     _note_controls(expansion, chosen, found)
     found.notes += expansion.notes
-    note_regimes(resolver, dict.fromkeys(t.cell for t in chosen), data, found)
-    refuse_warmup_alone(resolver, dict.fromkeys(t.cell for t in chosen), data, found)
-    refuse_untrained_upstream(resolver, chosen, found)
-    refuse_without_compiler(resolver, dict.fromkeys(t.cell for t in chosen), found)
-    if not found.problems:
-        note_image_sizes(resolver, dict.fromkeys(t.cell for t in chosen), found)
+    _check_protocols(resolver, chosen, data, found)
     trials = () if found.problems else _planned(study, resolver, chosen, sizes, data)
     return Plan(
         loaded=loaded,
@@ -246,6 +228,56 @@ def make_plan(
         kept_bytes=kept_bytes,
         gangs=tuple(dict.fromkeys(gang_of(study, t.cell) for t in chosen)),
     )
+
+
+def _check_data(
+    resolver: Resolver,
+    chosen: Sequence[Trial],
+    data: PlanData,
+    library: TaskLibrary,
+    images_too: bool,
+    found: Findings,
+    note: Note,
+) -> None:
+    """Stores, and if images are looked at, those of evaluation sets in what weights were trained on."""
+    found.attempt(check_stores, _stores_of(resolver, (t.cell for t in chosen)), library)
+    if images_too:
+        note("looking for images of evaluation sets in upstream tasks")
+        seen = find_leaks(data, chosen, library, found)
+        resolver.alike, resolver.apart, resolver.near_copies = seen.alike, seen.apart, seen.near
+        note_contents(resolver, chosen, found)
+
+
+def _check_networks(
+    loaded: LoadedStudy,
+    resolver: Resolver,
+    chosen: Sequence[Trial],
+    data: PlanData,
+    models: KnownModels,
+    trained: Trained,
+    found: Findings,
+    note: Note,
+) -> tuple[Sizes, KeptBytes]:
+    """Builds every scale and loads every source into it; after other problems scales alone."""
+    study, paths = loaded.study, import_paths(loaded)
+    if found.problems:
+        check_scales(study, chosen, models, paths, found)
+        return {}, {}
+    sizes = check_weights(resolver, chosen, models, trained, paths, found, note)
+    if found.problems:
+        return sizes, {}
+    note_unets(resolver, chosen, models, paths, found)
+    return sizes, check_representations(study, resolver, chosen, models, data, paths, found)
+
+
+def _check_protocols(resolver: Resolver, chosen: Sequence[Trial], data: PlanData, found: Findings) -> None:
+    cells = dict.fromkeys(t.cell for t in chosen)
+    note_regimes(resolver, cells, data, found)
+    refuse_warmup_alone(resolver, cells, data, found)
+    refuse_untrained_upstream(resolver, chosen, found)
+    refuse_without_compiler(resolver, cells, found)
+    if not found.problems:
+        note_image_sizes(resolver, cells, found)
 
 
 def import_paths(loaded: LoadedStudy) -> tuple[str, ...]:

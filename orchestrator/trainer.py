@@ -34,8 +34,8 @@ class GangGivenUpError(RuntimeError):
     """Raised in Train's controller so that it does not start the ranks once more."""
 
 
-class TellLoss(UserCallback):  # type: ignore[misc]
-    """Tells the broker at once that ranks were lost. Runs in Train's controller.
+class _OfGang:
+    """Part of a callback in Train's controller that talks to the broker.
 
     Args:
         broker: Name of the broker.
@@ -43,8 +43,16 @@ class TellLoss(UserCallback):  # type: ignore[misc]
     """
 
     def __init__(self, broker: str, gang: str) -> None:
-        self._broker = broker
+        self._broker_name = broker
         self._gang = gang
+
+    @property
+    def _broker(self) -> Any:
+        return ray.get_actor(self._broker_name)
+
+
+class TellLoss(_OfGang, UserCallback):  # type: ignore[misc]
+    """Tells the broker at once that ranks were lost."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Called by Train after one or more ranks failed, before it starts them again.
@@ -55,24 +63,17 @@ class TellLoss(UserCallback):  # type: ignore[misc]
         """
         rank, error = min(worker_exceptions.items())
         message = f"rank {rank}: {first_line(error)}"
-        if not ray.get(ray.get_actor(self._broker).lost.remote(self._gang, message)):
+        if not ray.get(self._broker.lost.remote(self._gang, message)):
             raise GangGivenUpError(message)
 
 
-class KeepRoom(WorkerGroupCallback):  # type: ignore[misc]
-    """Sees to it that no placement group of the ranks outlives them. Runs in Train's controller, before its other
-    callbacks, because a start that fails in one of those leaves its placement group; that of a controller that is
-    killed is removed by the driver, which asks the broker for it.
-
-    Args:
-        broker: Name of the broker.
-        gang: Name of the gang.
+class KeepRoom(_OfGang, WorkerGroupCallback):  # type: ignore[misc]
+    """Sees to it that no placement group of the ranks outlives them. Runs before the controller's other callbacks,
+    because a start that fails in one of those leaves its placement group; that of a controller that is killed is
+    removed by the driver, which asks the broker for it.
     """
 
-    def __init__(self, broker: str, gang: str) -> None:
-        self._broker = broker
-        self._gang = gang
-        self._room: Any = None
+    _room: Any = None
 
     def before_worker_group_start(self, worker_group_context: Any) -> None:
         """Called by Train; what is still there is of a start that failed."""
@@ -86,7 +87,7 @@ class KeepRoom(WorkerGroupCallback):  # type: ignore[misc]
         """
         self._room = worker_group.get_worker_group_state().placement_group_handle.placement_group
         try:
-            ray.get(ray.get_actor(self._broker).moved_in.remote(self._gang, self._room))
+            ray.get(self._broker.moved_in.remote(self._gang, self._room))
         except Exception:
             self._clear()
             raise

@@ -87,8 +87,8 @@ def test_the_size_is_decided_and_given_up_without_a_coordinator() -> None:
     assert policy._coordinator_client is None
 
 
-def test_rooms_are_kept_before_anything_else_of_a_start_can_fail() -> None:
-    gang = GangTrainer(
+def _gang() -> GangTrainer:
+    return GangTrainer(
         broker="b",
         gang="a",
         config={},
@@ -96,7 +96,10 @@ def test_rooms_are_kept_before_anything_else_of_a_start_can_fail() -> None:
         scaling_config=ScalingConfig(num_workers=2),
         run_config=RunConfig(),
     )
-    names = [type(callback).__name__ for callback in gang._create_default_callbacks()]
+
+
+def test_rooms_are_kept_before_anything_else_of_a_start_can_fail() -> None:
+    names = [type(callback).__name__ for callback in _gang()._create_default_callbacks()]
     assert names[0] == "KeepRoom"
     assert "BackendSetupCallback" in names
     assert not UNUSED & set(names)
@@ -118,15 +121,7 @@ def test_controllers_of_a_connection_that_is_not_ours_get_the_variables(
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here"))
     monkeypatch.setattr(trainer, "has_our_environment", lambda: ours)
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    gang = GangTrainer(
-        broker="b",
-        gang="a",
-        config={},
-        timeout_s=1,
-        scaling_config=ScalingConfig(num_workers=2),
-        run_config=RunConfig(),
-    )
-    assert gang._initialize_and_run_controller(scaling_policy=None) == "result"
+    assert _gang()._initialize_and_run_controller(scaling_policy=None) == "result"
     variables = asked[0].get("runtime_env", {}).get("env_vars", {})
     assert variables.get("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S") == (None if ours else "0.5")
     assert connection.train_variables()["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "0.5"
