@@ -160,6 +160,14 @@ def _init(address: str, options: dict[str, Any]) -> None:
             raise UserError(
                 f"no Ray cluster at address {address!r}: {error}. Use --address local or start one"
             ) from None
+        except (ValueError, ray.exceptions.RayError) as error:  # an address without a port, a token that is missing
+            if address == "local":
+                raise
+            said = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"Ray does not connect to address {address!r}: {said} (--address takes local, auto or HOST:PORT; for "
+                "tokens see docs/cluster.md)"
+            ) from None
         except Exception as error:  # Ray has no type for it
             if address != "local" or _TOO_SLOW not in str(error):
                 raise

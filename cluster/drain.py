@@ -1,11 +1,15 @@
 """Before a pod ends: lets running trials write checkpoints. ``python -m cluster.drain head|worker --seconds 100``.
 
 Kubernetes calls it as the preStop hook of a Ray pod. On a head it stops the jobs, which makes their trials write
-checkpoints and end; on a worker it waits until no trial runs there any more.
+checkpoints and end. On a worker it tells the cluster that the node will go away: trials there write checkpoints at
+once, and none is started there any more. Then it waits until none runs.
 """
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from enum import StrEnum
@@ -20,6 +24,11 @@ QUIET_LOOKS = 3
 
 _TRIAL_PROCESSES = ("ray::RayTrainWorker", "ray::SoloTrainable.train")
 """Titles that Ray gives to processes that train: a rank of Ray Train, a Tune worker in the middle of a step."""
+
+
+_NODE_ID = re.compile(r"--node_id=([0-9a-f]+)")
+_CLUSTER = re.compile(r"--gcs-address=(\S+)")
+"""Options of a raylet, the process that stands for a node."""
 
 
 class Role(StrEnum):
@@ -39,6 +48,43 @@ def _title(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
+
+
+def node_of(commands: Iterable[str], node: str = "") -> tuple[str, str] | None:
+    """Id of a node and address of its cluster, from the command of its raylet; None if none of these is one.
+
+    Args:
+        commands: Of processes.
+        node: The node's id; the first raylet's if not given.
+    """
+    for command in commands:
+        found, cluster = _NODE_ID.search(command), _CLUSTER.search(command)
+        if found and cluster and node in ("", found[1]):
+            return found[1], cluster[1]
+    return None
+
+
+def announce(node: str, cluster: str, seconds: float) -> str:
+    """Tell a cluster that a node will go away.
+
+    Args:
+        node: Its id.
+        cluster: Address of the cluster.
+        seconds: Until it does.
+
+    Returns:
+        Why the cluster did not take it; empty if it did.
+    """
+    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", cluster, "--node-id", node]
+    command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "its pod ends"]
+    command += ["--deadline-remaining-seconds", str(round(seconds))]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    return "" if ran.returncode == 0 else (ran.stderr or ran.stdout).strip()[-500:]
+
+
+def _announce_own(node: str, seconds: float) -> str:
+    found = node_of(map(_title, psutil.process_iter()), node)
+    return announce(*found, seconds) if found else "no raylet runs in this pod"
 
 
 def stop_jobs(address: str) -> Callable[[], bool]:
@@ -89,9 +135,14 @@ def main(
     seconds: Annotated[
         float, typer.Option("--seconds", min=0, help="Longest wait; less than the pod's terminationGracePeriodSeconds.")
     ] = 100.0,
-    address: Annotated[str, typer.Option("--address", help="Of Ray's dashboard.")] = "http://127.0.0.1:8265",
+    address: Annotated[
+        str, typer.Option("--address", help="Of Ray's dashboard; for a head.")
+    ] = "http://127.0.0.1:8265",
+    node: Annotated[str, typer.Option("--node", help="Id of a worker's node; the one in this pod if not given.")] = "",
 ) -> None:
-    """Let trials write checkpoints before this pod ends; exit code 1 if they did not in time."""
+    """Let trials write checkpoints before this pod ends; exit code 1 if some still ran after that time."""
+    if role is Role.WORKER and (complaint := _announce_own(node, seconds)):
+        typer.echo(f"trials here are not told to write checkpoints: {complaint}", err=True)
     busy = stop_jobs(address) if role is Role.HEAD else lambda: any_trains(psutil.process_iter())
     if not wait_while(busy, _every_second(seconds)):
         typer.echo(f"trials still ran after {seconds:g} s; they go on from earlier checkpoints", err=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cluster.capacity import Node, Shape
 from orchestrator.agenda import Agenda, Entry
-from orchestrator.forecast import Work, forecast
+from orchestrator.forecast import Work, expected
 from orchestrator.plan import PlannedTrial
 from search_spaces.exceptions import UserError
 
@@ -83,9 +83,10 @@ class Budget:
         took: Mapping[str, float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._works = list(works)
-        self._gpus = {w.trial_id: w.gang.ranks * w.gang.gpus for w in self._works}
-        self._most_gpus = max(self._gpus.values(), default=0.0)
+        self._works: list[Work] = []
+        self._gpus: dict[str, float] = {}
+        self._most_gpus = 0.0
+        self._take_in(works)
         if problem := limit_problem(gpu_hours, self._gpus.values()):
             raise UserError(problem)
         self._limit_s = gpu_hours * 3600
@@ -107,6 +108,11 @@ class Budget:
     def spent_gpu_hours(self) -> float:
         """Of the attempts that have ended."""
         return self._spent_s / 3600
+
+    def know(self, works: Iterable[Work]) -> None:
+        """Take in trials whose ids were not known before, as those of searches and what they lead to."""
+        if self._take_in(works):
+            self._expect()
 
     def started(self, trial_id: str) -> None:
         """A trial was handed out."""
@@ -171,8 +177,15 @@ class Budget:
     def _elapsed_s(self, trial_id: str) -> float:
         return self._clock() - self._began[trial_id] if trial_id in self._began else 0.0
 
+    def _take_in(self, works: Iterable[Work]) -> bool:
+        new = {work.trial_id: work for work in works if work.trial_id not in self._gpus}
+        self._works += new.values()
+        self._gpus |= {trial_id: work.gang.ranks * work.gang.gpus for trial_id, work in new.items()}
+        self._most_gpus = max(self._gpus.values(), default=0.0)
+        return bool(new)
+
     def _expect(self) -> None:
-        self._expected = forecast(self._works, self._took, 1, done=()).seconds
+        self._expected = expected(self._works, self._took, done=()).seconds
         self._largest_s = max((self._gpu_s(i, s) for i, s in self._expected.items()), default=0.0)
         self._rests_on = len(self._took)
 

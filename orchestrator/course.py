@@ -13,6 +13,7 @@ from orchestrator.claims import Others
 from orchestrator.drivers import DriverNote
 from orchestrator.feed import Handout
 from orchestrator.fleet import Demand
+from orchestrator.forecast import Work
 from orchestrator.memory_limits import MemoryLimits, memory_need
 from orchestrator.pilot import Report, TrialOutcome
 from orchestrator.plan import PlannedTrial
@@ -174,9 +175,10 @@ class Course:
         for trial_id in self._broken.keys() - self._todo.keys():
             self._fail_dependents(trial_id)
 
-    def keep_within(self, budget: Budget) -> None:
-        """Start no trial that would exceed the budget."""
-        self._budget = budget
+    def keep_within(self, budget: Budget, work_of: Callable[[PlannedTrial], Work]) -> None:
+        """Start no trial that would exceed the budget, which is told of those that searches bring."""
+        self._budget, self._work_of = budget, work_of
+        budget.know(map(work_of, self._todo.values()))
         self._leave_unaffordable()
 
     def remember_memory(self, limits: MemoryLimits) -> None:
@@ -303,6 +305,8 @@ class Course:
     def _follow(self, step: Step) -> None:
         """A search has gone on or ended."""
         self._todo |= {t.trial_id: t for t in step.trials}
+        if self._budget is not None:
+            self._budget.know(map(self._work_of, step.trials))
         self._expect(step)
         for planned in step.trials:
             if planned.upstream_id in self._broken:

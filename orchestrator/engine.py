@@ -20,6 +20,7 @@ from orchestrator.course import Course, diverged
 from orchestrator.data_cards import data_cards
 from orchestrator.drivers import DriverNote
 from orchestrator.executor import Executor, Limits
+from orchestrator.known_trials import works_of
 from orchestrator.memory_limits import MemoryLimits, devices_of
 from orchestrator.places import Places
 from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
@@ -187,8 +188,7 @@ class Engine:
                 with self._connection():
                     course.remember_memory(MemoryLimits(self._storage, lambda: devices_of(present_and_possible())))
                     if self._options.max_gpu_hours is not None:
-                        took = {i: s.seconds for i, s in done.items() if s.seconds is not None}
-                        course.keep_within(self._budget(self._options.max_gpu_hours, took))
+                        self._limit(course, self._options.max_gpu_hours)
                     with Executor(
                         max_concurrent=self._options.max_concurrent or execution.max_concurrent,
                         limits=Limits(report_deadline_s=execution.report_deadline_s),
@@ -241,9 +241,13 @@ class Engine:
                 view.known(planned.trial_id, planned.trial, done[planned.trial_id].best_value)
         return view
 
-    def _budget(self, gpu_hours: float, took: Mapping[str, float]) -> Budget:
-        nodes = present_and_possible()
-        return Budget(gpu_hours, [work_of(t, upstream_id=t.upstream_id, nodes=nodes) for t in self._plan.trials], took)
+    def _limit(self, course: Course, gpu_hours: float) -> None:
+        """What the whole plan has taken so far says what trials will take, also where this run trains a part of it."""
+        nodes, states = present_and_possible(), self.record.states()
+        works = works_of(self._whole_plan, searches_of(self._whole_plan, states), nodes)
+        took = {i: s.seconds for i, s in states.items() if s.state is State.COMPLETE and s.seconds is not None}
+        budget = Budget(gpu_hours, works, took)
+        course.keep_within(budget, lambda planned: work_of(planned, upstream_id=planned.upstream_id, nodes=nodes))
 
     def _resolve(self, planned: PlannedTrial, save_memory: bool) -> ResolvedTrial:
         assert not planned.trial.is_open, "its values and its id are not known"

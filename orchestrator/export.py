@@ -54,7 +54,7 @@ def export_trial(plan: Plan, start_of_id: str, folder: Path, places: Places) -> 
         raise UserError(f"{folder} is there already; name a folder that does not exist, or an empty one")
     storage = places.storage_of(plan.study.name)
     record = Record(plan.study, storage, places.tracking_uri)
-    record.open()
+    record.open(runs=False)
     record.deliver_earlier()
     searches = searches_of(plan, record.states())
     plan = settled(plan, searches)

@@ -174,7 +174,9 @@ class TuneFeed(SearchAlgorithm):  # type: ignore[misc]
         training = Counter(gang for trial_id, gang in self._running.items() if trial_id in self._spoke)
         demands = {gang: replace(d, training=training[gang]) for gang, d in self._feed.demands(named).items()}
         places = self._places(demands)
-        handout = self._feed.next([gang for gang, place in places.items() if named[gang] < self._limit(place)])
+        # Two gangs of a study may come to one place.
+        taken = {gang: sum(named[g] for g, other in places.items() if other == place) for gang, place in places.items()}
+        handout = self._feed.next([gang for gang, place in places.items() if taken[gang] < self._limit(place)])
         if handout is None:
             if not named and not any(demand.ready for demand in demands.values()):
                 raise RuntimeError(f"{len(self._feed)} trials wait for others, but none is running")

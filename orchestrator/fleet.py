@@ -121,7 +121,8 @@ class Fleet(Generic[Kind]):
             room: What fits.
             now: Seconds on a clock that never goes back.
             live: Gangs that hold their room, those that end their last trial included. A shape waits only while it has
-                none; else two shapes with long trials would take each other's turns before they could begin.
+                none; else two shapes with long trials would take each other's turns before they could begin. Those that
+                end their last trial count among the ``most``.
         """
         # One whose last trials run keeps the priority that they had.
         self._priorities |= {kind: d.priority for kind, d in demands.items() if d.priority is not None}
@@ -130,7 +131,7 @@ class Fleet(Generic[Kind]):
             made.add(kind)
         self._share_out(made, demands)
         self._keep(made, demands)
-        targets = made.numbers
+        targets = self._within_most(made.numbers, live or {})
         self._targets = targets
         for kind in demands:
             if not targets[kind] and demands[kind].now and not (live or {}).get(kind):
@@ -138,6 +139,19 @@ class Fleet(Generic[Kind]):
             else:
                 self._short_since.pop(kind, None)
         return dict(targets)
+
+    def _within_most(self, numbers: dict[Kind, int], live: Mapping[Kind, int]) -> dict[Kind, int]:
+        """No shape grows into the place of a trial that still runs on a gang which is to go."""
+        if self._most is None:
+            return numbers
+        free = self._most - sum(live.values())
+        kept = {}
+        for kind, number in numbers.items():
+            there = live.get(kind, 0)
+            grown = min(max(0, number - there), max(0, free))
+            kept[kind] = min(number, there + grown)
+            free -= grown
+        return kept
 
     def _in_turn(self, kinds: list[Kind], now: float) -> list[Kind]:
         """By priority; of the same, those that have waited too long, longest first; those that have gangs; the others.

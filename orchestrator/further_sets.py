@@ -48,7 +48,7 @@ def evaluate_on(plan: Plan, set_name: str, places: Places, console: Console) -> 
         TrackingError: MLflow cannot be reached.
     """
     record = Record(plan.study, places.storage_of(plan.study.name), places.tracking_uri)
-    record.open()
+    record.open(runs=False)
     record.deliver_earlier()
     plan = settled(plan, searches_of(plan, record.states()))
     return record, _score_set(plan, set_name, _set_hashes(plan, places), places, record, console)

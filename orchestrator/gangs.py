@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 GOODBYE_S = 20.0
 """Longest wait for Train to end its runs; it takes about half a second once ranks are up, ten while they start."""
+ABANDONED_S = 10.0
+"""Longest wait after Train's controllers have been ended."""
 
 
 class Gangs:
@@ -38,6 +40,7 @@ class Gangs:
         self._broker = ray.get_actor(config.broker)
         self._folder = folder
         self._threads: list[threading.Thread] = []
+        self._trainers: dict[str, Any] = {}
         self._closing = threading.Event()
         self._number = 0
 
@@ -62,8 +65,15 @@ class Gangs:
         """Wait until all ranks have gone home, or Train has been given up; the broker has been closed before."""
         self._closing.set()
         # A thread that is still inside fit() when the connection closes takes the whole process with it. Ranks that are
-        # still starting go home when they say hello.
-        end = time.monotonic() + GOODBYE_S
+        # still starting go home when they say hello; those that wait for room never do.
+        self._join(GOODBYE_S)
+        for thread in self._threads:
+            if thread.is_alive() and thread.name in self._trainers:
+                self._trainers[thread.name].abandon()
+        self._join(ABANDONED_S)
+
+    def _join(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
 
@@ -73,7 +83,8 @@ class Gangs:
         try:
             while not self._closing.is_set():
                 try:
-                    self._trainer(name).fit()
+                    self._trainers[name] = trainer = self._trainer(name)
+                    trainer.fit()
                     message = "its ranks went home"
                 except Exception as error:
                     message = first_line(error)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cluster.capacity import Node
 from orchestrator.budget import work_of
 from orchestrator.forecast import Work
 from orchestrator.further_representations import without_kept
@@ -60,7 +61,7 @@ def known_trials(plan: Plan, places: Places) -> KnownTrials:
         searches = searches_of(plan, {})
         return KnownTrials(
             plan=plan,
-            works=_works(plan, searches),
+            works=works_of(plan, searches),
             planned=_planned(plan, searches),
             took={},
             todo=list(plan.trials),
@@ -69,7 +70,7 @@ def known_trials(plan: Plan, places: Places) -> KnownTrials:
         )
     searches = searches_of(plan, states)
     plan = settled(plan, searches)
-    works = _works(plan, searches)
+    works = works_of(plan, searches)
     at = {work.trial_id: states.get(work.trial_id, TrialState(state=State.MISSING)) for work in works}
     took = {i: s.seconds for i, s in at.items() if s.state is State.COMPLETE and s.seconds is not None}
     left = remaining(plan, at, storage.has_weights).todo
@@ -92,15 +93,22 @@ def _planned(plan: Plan, searches: Mapping[str, Search]) -> dict[str, PlannedTri
     return {t.trial_id: t for t in (*tried, *plan.trials)}
 
 
-def _works(plan: Plan, searches: Mapping[str, Search]) -> list[Work]:
-    """Everything to train. What waits for a whole generation of a search waits for one trial of it: they take alike."""
+def works_of(plan: Plan, searches: Mapping[str, Search], nodes: Sequence[Node] = ()) -> list[Work]:
+    """Everything to train. What waits for a whole generation of a search waits for one trial of it: they take alike.
+
+    Args:
+        plan: A plan without problems.
+        searches: Of the plan, as far as they are known.
+        nodes: As of ``orchestrator.budget.work_of``.
+    """
     works: list[Work] = []
     last: dict[str, str] = {}
     for search_id, search in searches.items():
         before: list[PlannedTrial] = []
         for generation in search.generations():
             links: list[str | None] = [t.trial_id for t in before] or [t.upstream_id for t in generation]
-            works += [work_of(t, upstream_id=links[k]) for k, t in enumerate(generation)]
+            works += [work_of(t, upstream_id=links[k], nodes=nodes) for k, t in enumerate(generation)]
             before = generation
             last[search_id] = generation[0].trial_id
-    return [*works, *(work_of(t, upstream_id=last.get(t.search_id or "", t.upstream_id)) for t in plan.trials)]
+    finals = (work_of(t, upstream_id=last.get(t.search_id or "", t.upstream_id), nodes=nodes) for t in plan.trials)
+    return [*works, *finals]

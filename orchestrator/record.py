@@ -85,15 +85,18 @@ class Record:
         """The study's files."""
         return self._storage
 
-    def open(self) -> None:
+    def open(self, *, runs: bool = True) -> None:
         """Connect, create experiment and parent run if they are not there, and store the study file.
+
+        Args:
+            runs: Show the parent run as running, until ``close``.
 
         Raises:
             TrackingError: MLflow cannot be reached: what is done is then not known, and nothing should start.
             UserError: The experiment was deleted in MLflow, or access is refused.
         """
         with self._lock:
-            self._retrying(self._open)
+            self._retrying(lambda: self._open(runs))
 
     def states(self, trial_ids: Iterable[str] | None = None) -> dict[str, TrialState]:
         """Where trials stand, by one paged search.
@@ -198,14 +201,11 @@ class Record:
         """This study's attempts in the spool; those that cannot be read are added to ``damaged``."""
         items = []
         with self._storage_errors():
-            for item in self._storage.undelivered():
-                try:
-                    if self._storage.result(item).trial.study == self.study.name:
-                        items.append(item)
-                except FileNotFoundError:
-                    continue  # another driver delivered it between listing and reading
-                except ValidationError as error:
-                    damaged.append(f"{item.folder}: {error}")
+            for item, result in self._storage.results(self._storage.undelivered()):
+                if isinstance(result, ValidationError):
+                    damaged.append(f"{item.folder}: {result}")
+                elif result.trial.study == self.study.name:
+                    items.append(item)
         return items
 
     def failed(self, result: TrialResult) -> str:
@@ -299,13 +299,14 @@ class Record:
         status = "FINISHED" if finished else "KILLED"
         self._retrying(lambda: self._client.set_terminated(self.parent_id, status))
 
-    def _open(self) -> None:
+    def _open(self, runs: bool) -> None:
         if self._client is None:
             self._client = tracking.connect(self.uri, create=True)
         self.experiment_id = ensure_experiment(self._client, self.uri, self.study)
         self.parent_id = ensure_parent(self._client, self.experiment_id, self.study)
         log_study(self._client, self.parent_id, self.study)
-        self._client.update_run(self.parent_id, status="RUNNING")
+        if runs:
+            self._client.update_run(self.parent_id, status="RUNNING")
         self._children()
 
     def _children(self) -> list[RunHead]:

@@ -61,7 +61,7 @@ def choose_failed(plan: Plan, places: Places, *, failed: bool = False, classes: 
     storage = places.storage_of(plan.study.name)
     record = Record(plan.study, storage, places.tracking_uri)
     if storage.undelivered():
-        record.open()
+        record.open(runs=False)
         record.deliver_earlier()
     plan, _ = settled_by(plan, record.look)
     states = record.look(t.trial_id for t in plan.trials)

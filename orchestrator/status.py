@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -84,13 +85,13 @@ def _spooled_failures(
 ) -> dict[str, TrialState]:
     """Failed: trials of which the record knows nothing, while failed attempts wait in the storage."""
     failed: dict[str, TrialState] = {}
-    for item in undelivered:
-        if item.state is State.FAILED:
-            result = storage.result(item)
-            trial_id, failure = result.trial.trial_id, result.failure
-            if trial_id in states and states[trial_id].state is State.MISSING and failure is not None:
-                message = f"{failure.public_message} (MLflow does not have it yet)"
-                failed[trial_id] = TrialState(state=State.FAILED, message=message, failure_class=failure.failure_class)
+    for _, result in storage.results(item for item in undelivered if item.state is State.FAILED):
+        if isinstance(result, ValidationError):
+            continue  # runs name what they cannot deliver
+        trial_id, failure = result.trial.trial_id, result.failure
+        if trial_id in states and states[trial_id].state is State.MISSING and failure is not None:
+            message = f"{failure.public_message} (MLflow does not have it yet)"
+            failed[trial_id] = TrialState(state=State.FAILED, message=message, failure_class=failure.failure_class)
     return failed
 
 
@@ -142,14 +143,18 @@ def _by_axis(plan: Plan, stand: dict[str, State]) -> dict[str, dict[str, list[in
     return axes
 
 
-def status_view(status: dict[str, Any]) -> Group:
-    """Counts, one line per axis value, and the failures."""
-    counts = (
+def counts_line(status: dict[str, Any]) -> str:
+    """How many trials stand where, and when the last one will have ended."""
+    return (
         f"{status['study']}: {status['done']} of {status['trials']} trials done, {status['running']} running, "
         f"{status['failed']} failed, {status['missing']} missing"
         + (f", {TimeLeft(status['eta_s'], status['eta_error_s']).text}" if status["eta_s"] else "")
     )
-    lines: list[Any] = [Text(counts, style="bold")]
+
+
+def status_view(status: dict[str, Any]) -> Group:
+    """Counts, one line per axis value, and the failures."""
+    lines: list[Any] = [Text(counts_line(status), style="bold")]
     if search := status.get("search"):
         lines.append(
             Text(
@@ -172,11 +177,37 @@ def status_view(status: dict[str, Any]) -> Group:
 
 
 def watch(plan: Plan, places: Places, console: Console, every_s: float = WATCH_S) -> None:
-    """Show where the study stands, again and again, until every trial is done or failed."""
+    """Show where the study stands, again and again, until every trial is done or failed.
+
+    Without a terminal it is a line whenever the counts change, and the whole at the end.
+    """
+    if not console.is_terminal:
+        _watch_lines(plan, places, console, every_s)
+        return
     with Live(console=console, auto_refresh=False) as live:
-        while True:
-            status = study_status(plan, places)
+        for status in _looks(plan, places, every_s):
             live.update(status_view(status), refresh=True)
-            if status["done"] + status["failed"] >= status["trials"]:
-                return
-            time.sleep(every_s)
+
+
+def _looks(plan: Plan, places: Places, every_s: float) -> Iterator[dict[str, Any]]:
+    while True:
+        status = study_status(plan, places)
+        yield status
+        if _is_over(status):
+            return
+        time.sleep(every_s)
+
+
+def _is_over(status: dict[str, Any]) -> bool:
+    return bool(status["done"] + status["failed"] >= status["trials"])
+
+
+def _watch_lines(plan: Plan, places: Places, console: Console, every_s: float) -> None:
+    told: list[int] = []
+    status: dict[str, Any] = {}
+    for status in _looks(plan, places, every_s):
+        counts = [status[name] for name in ("done", "running", "failed", "missing")]
+        if counts != told and not _is_over(status):
+            console.print(counts_line(status), markup=False, highlight=False)
+            told = counts
+    console.print(status_view(status))

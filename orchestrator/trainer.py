@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.train import UserCallback
+from ray.train import FailureConfig, UserCallback
 from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy, NoopDecision, ResizeDecision
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import remove_placement_group
@@ -65,6 +67,34 @@ class TellLoss(_OfGang, UserCallback):  # type: ignore[misc]
         message = f"rank {rank}: {first_line(error)}"
         if not ray.get(self._broker.lost.remote(self._gang, message)):
             raise GangGivenUpError(message)
+
+
+class CountStarts(_OfGang, DefaultFailurePolicy):  # type: ignore[misc]
+    """Tells the broker of ranks that were lost while they started, of which Train tells no callback and which it would
+    start again for ever. A placement group that only waits for room is no such loss.
+
+    Args:
+        broker: Name of the broker.
+        gang: Name of the gang.
+        failure_config: Of Train.
+    """
+
+    def __init__(self, broker: str, gang: str, failure_config: FailureConfig) -> None:
+        _OfGang.__init__(self, broker, gang)
+        DefaultFailurePolicy.__init__(self, failure_config)
+
+    def make_decision(self, training_failed_error: Exception) -> FailureDecision:
+        """Called by Train in its controller; a broker that is gone takes the gang with it."""
+        cause = getattr(training_failed_error, "controller_failure", None)
+        if isinstance(cause, WorkerGroupStartupFailedError):
+            message = f"the ranks were lost while they started: {first_line(cause.__cause__ or cause)}"
+            try:
+                starts_again = ray.get(self._broker.lost.remote(self._gang, message))
+            except ValueError:
+                starts_again = False
+            if not starts_again:
+                return FailureDecision.RAISE
+        return super().make_decision(training_failed_error)
 
 
 class KeepRoom(_OfGang, WorkerGroupCallback):  # type: ignore[misc]
@@ -190,7 +220,9 @@ class GangTrainer(DataParallelTrainer):  # type: ignore[misc]
         self, *, broker: str, gang: str, config: dict[str, Any], timeout_s: int, scaling_config: Any, run_config: Any
     ) -> None:
         run_config.callbacks = [TellLoss(broker, gang)]
+        self._names = (broker, gang)
         self._keep_room = KeepRoom(broker, gang)
+        self._controller: Any = None
         super().__init__(
             _ranks,
             train_loop_config=config,
@@ -211,7 +243,17 @@ class GangTrainer(DataParallelTrainer):  # type: ignore[misc]
         options["label_selector"] = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
         if not has_our_environment():
             options["runtime_env"] = {"env_vars": train_variables()}
-        policy = FixedSize(self.scaling_config)
-        controller = ray.remote(**options)(TrainController).remote(**arguments | {"scaling_policy": policy})
+        policies = {
+            "scaling_policy": FixedSize(self.scaling_config),
+            "failure_policy": CountStarts(*self._names, self.run_config.failure_config),
+        }
+        self._controller = controller = ray.remote(**options)(TrainController).remote(**arguments | policies)
         ray.get(controller.run.remote())
         return ray.get(controller.get_result.remote())
+
+    def abandon(self) -> None:
+        """End Train's controller, so that ``fit`` raises soon, in whatever thread. Ranks end with their controller, and
+        with the driver the placement group of ranks that never came.
+        """
+        if self._controller is not None:
+            ray.kill(self._controller)

@@ -123,7 +123,7 @@ class BatchLoss:
         return self._augment.with_masks(images, targets, self._generator)
 
     def _mixup_of_step(self, step: int) -> float | None:
-        """What all ghost batches of the step, on whichever rank, draw their one share from; None if each image has one."""
+        """What all ghost batches of the step, on all ranks, draw their one share from; None if each image has one."""
         if self.protocol.mixup_share == "image":
             return None
         self._generator.manual_seed(stream_seed(self.seed, Stream.MIX, step))

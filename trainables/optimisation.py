@@ -274,7 +274,8 @@ def class_weights(targets: NDArray[Any], outputs: int) -> NDArray[np.float64]:
 def inverse_frequencies(counts: NDArray[Any]) -> NDArray[np.float64]:
     """Weights n / (K n_c) of K classes, in rows (R, K); 0 for a class of count 0, which K does not count then."""
     total, occurring = counts.sum(1, keepdims=True), (counts > 0).sum(1, keepdims=True)
-    return np.divide(total, occurring * counts, out=np.zeros(counts.shape), where=counts > 0)
+    weights: NDArray[np.float64] = np.divide(total, occurring * counts, out=np.zeros(counts.shape), where=counts > 0)
+    return weights
 
 
 def sampling_weights(targets: NDArray[Any]) -> NDArray[np.float64]:

@@ -23,12 +23,13 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+from pydantic import ValidationError
 
 from search_spaces.exceptions import UserError
 from search_spaces.failpoints import failpoint
@@ -145,6 +146,19 @@ class Storage(FileTree):
     def result(self, item: Undelivered) -> TrialResult:
         """The ``trial.json`` of an undelivered item."""
         return TrialResult.model_validate_json(self.fetch_from(item.folder, Artifact.TRIAL).read_bytes())
+
+    def results(self, items: Iterable[Undelivered]) -> Iterator[tuple[Undelivered, TrialResult | ValidationError]]:
+        """Each item with its ``trial.json``, or with why that cannot be read: it is damaged, or of another version.
+
+        What other processes have delivered since it was listed is left out.
+        """
+        for item in items:
+            try:
+                yield item, self.result(item)
+            except FileNotFoundError:
+                continue
+            except ValidationError as error:
+                yield item, error
 
     def files(self, item: Undelivered) -> list[str]:
         """Names of the files in an item's folder (``predictions/test.parquet`` and so on), sorted."""
@@ -264,13 +278,22 @@ class Storage(FileTree):
         self._delete(f"{_CHECKPOINTS}/{trial_id}.pt")
 
     def failures(self, trial_id: str) -> list[TrialResult]:
-        """Failed attempts at a trial, earliest first, delivered or not: their details stay out of MLflow."""
+        """Failed attempts at a trial, earliest first, delivered or not: their details stay out of MLflow.
+
+        Those that cannot be read, damaged or of another version, are left out.
+        """
         found = []
         for attempt in self._names(_ATTEMPTS):
             if attempt.startswith(trial_id):
-                names = set(self._files(f"{_ATTEMPTS}/{attempt}")) & {Artifact.TRIAL, _FAILURE}
-                found += [self.fetch_from(f"{_ATTEMPTS}/{attempt}", name).read_bytes() for name in names]
-        return sorted(map(TrialResult.model_validate_json, found), key=lambda result: result.started_at)
+                with contextlib.suppress(ValidationError):
+                    found += self._failure(f"{_ATTEMPTS}/{attempt}")
+        return sorted(found, key=lambda result: result.started_at)
+
+    def _failure(self, folder: str) -> list[TrialResult]:
+        for name in (Artifact.TRIAL, _FAILURE):  # in this order: whoever delivers it gives it the second name
+            with contextlib.suppress(FileNotFoundError):
+                return [TrialResult.model_validate_json(self.fetch_from(folder, name).read_bytes())]
+        return []
 
     def put_subset(self, name: str, make: Callable[[], bytes]) -> None:
         """Keep a file of a subset; what is there stays, as names follow from content.

@@ -58,6 +58,29 @@ def test_other_errors_are_told_at_once(starts: list[str], address: str, text: st
     assert len(starts) == 4
 
 
+@pytest.mark.parametrize(
+    ("address", "error"),
+    [
+        ("head", ValueError("Invalid address format: head")),
+        ("10.0.0.1:6379", ray.exceptions.AuthenticationError("Token authentication is on\nbut no token was found")),
+    ],
+)
+def test_an_address_that_ray_refuses_is_the_users_error(
+    monkeypatch: pytest.MonkeyPatch, address: str, error: Exception
+) -> None:
+    def init(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    said = " ".join(str(error).split())[:40]
+    with (
+        pytest.raises(UserError, match=f"does not connect to address '{address}': {said}.*HOST:PORT"),
+        connection.connect(address),
+    ):
+        pass
+
+
 @contextmanager
 def slow_connection(steps: list[str], ready: threading.Event, error: Exception | None = None) -> Iterator[None]:
     """A connection that is there when the test says so."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from cluster.drain import any_trains, wait_while
+from cluster.drain import any_trains, node_of, wait_while
 
 
 @contextmanager
@@ -36,6 +36,20 @@ def test_what_trains_is_known_by_its_title(title: str, trains: bool) -> None:
     with titled(title) as process:
         assert any_trains([process]) is trains
     assert any_trains([process]) is False
+
+
+RAYLETS = [
+    "python agent.py --node-id=00aa --gcs-address=10.0.0.9:6379",
+    "raylet --raylet_socket_name=s --node_id=11bb --gcs-address=10.0.0.1:6379 --x=y --gcs-address=10.0.0.1:6379 --z",
+    "raylet --node_id=22cc --python_worker_command=python worker.py --gcs-address=10.0.0.2:6379",
+]
+
+
+def test_a_node_is_known_by_the_command_of_its_raylet() -> None:
+    assert node_of(RAYLETS) == ("11bb", "10.0.0.1:6379")
+    assert node_of(RAYLETS, "22cc") == ("22cc", "10.0.0.2:6379")
+    assert node_of(RAYLETS, "00aa") is None
+    assert node_of([]) is None
 
 
 @pytest.mark.parametrize("answers", [[False] * 3, [True, True] + [False] * 3, [True, False, False, True] + [False] * 3])

@@ -113,6 +113,20 @@ def until(look: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
     raise AssertionError(f"nothing in {WAIT_S} s; the run said: {process.communicate()[0][-4000:]}")
 
 
+@contextmanager
+def as_its_pod_ends(head: Head, node: str) -> Iterator[None]:
+    """What Kubernetes calls then; it ends with the pod."""
+    command = [sys.executable, "-m", "cluster.drain", "worker", "--node", node, "--seconds", "300"]
+    environment = {k: v for k, v in head.environment.items() if k not in AS_A_NODE} | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, cwd=head.project)
+    try:
+        yield
+        assert process.poll() is None, "it waits for the trials of the node"
+    finally:
+        process.kill()
+        process.wait()
+
+
 def raylet_of_a_rank(head: Head) -> psutil.Process:
     """What stands for the node on which ranks train."""
     ranks = [p for p in head.processes() if (p.cmdline() or [""])[0].startswith("ray::RayTrainWorker")]
@@ -138,12 +152,9 @@ def test_a_gang_waits_for_nodes_that_may_come_and_outlives_one_that_is_taken_awa
         assert not storage.checkpoints()
         raylet = raylet_of_a_rank(head)
         node = raylet.environ()["RAY_OVERRIDE_NODE_ID_FOR_TESTING"]
-        why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "reclaimed"]
-        head.ray(
-            "drain-node", "--address", head.address, "--node-id", node, *why, "--deadline-remaining-seconds", "300"
-        )
-        until(storage.checkpoints, process)
-        raylet.kill()
+        with as_its_pod_ends(head, node):
+            until(storage.checkpoints, process)
+            raylet.kill()
         said, _ = process.communicate(timeout=WAIT_S)
     assert process.returncode == 0, said[-4000:]
     assert "1 trials trained, 0 were done before, 0 failed" in " ".join(said.split())

@@ -48,6 +48,18 @@ def test_a_trial_fits_if_spent_running_and_expected_hours_do():
     assert of.spent_gpu_hours == pytest.approx(0.6)
 
 
+def test_trials_that_come_later_are_expected_to_take_their_time() -> None:
+    of = budget(1.15)
+    late = planned("f" * 16, cost=12.0, seed=99)
+    assert of.unaffordable() is None, "nothing that is known exceeds the limit"
+    work = dataclasses.replace(work_of(late), gang=Shape(ranks=1, cpus=1, gpus=1.0))
+    of.know([work, work])
+    refuses = of.unaffordable()
+    assert refuses is not None
+    assert refuses(late.trial_id), "1.2 of 1.15 h"
+    assert not refuses(TRIALS[9].trial_id)
+
+
 def test_hours_count_for_every_gpu_of_a_trial():
     assert refused(budget(1.0, gpus=2.0)) == {6, 7, 8, 9, 10}
     assert refused(budget(1.0, gpus=0.5)) == set()

@@ -105,3 +105,19 @@ def test_a_shape_whose_last_trials_still_run_does_not_wait_yet() -> None:
     fleet.targets(both, Cpus(4), 10 * PATIENCE_S, live={"small": 4})
     assert fleet.targets(both, Cpus(4), 10.5 * PATIENCE_S, live={"small": 4})["small"] == 4
     assert fleet.targets(both, Cpus(4), 11 * PATIENCE_S, live={"small": 4}) == {"big": 1, "small": 0}
+
+
+def test_a_trial_on_a_gang_that_is_to_go_counts_among_the_most() -> None:
+    fleet = Fleet(SIZES, most=1)
+    both = demands(big=9, small=9)
+    assert fleet.targets(both, Cpus(9), 0, {}) == {"big": 1, "small": 0}
+    assert fleet.targets(both, Cpus(9), PATIENCE_S, {"big": 1}) == {"big": 0, "small": 0}, "small's turn comes"
+    assert fleet.targets(both, Cpus(9), PATIENCE_S + 60, {"big": 1}) == {"big": 0, "small": 0}
+    assert fleet.targets(both, Cpus(9), PATIENCE_S + 61, {}) == {"big": 0, "small": 1}, "when the trial has ended"
+    assert fleet.targets(both, Cpus(9), PATIENCE_S + 62, {"small": 1}) == {"big": 0, "small": 1}
+
+
+def test_shapes_share_the_most_with_what_runs() -> None:
+    fleet = Fleet(SIZES, most=3)
+    made = fleet.targets(demands(big=9, small=9), Cpus(99), 0, {"small": 2})
+    assert made == {"big": 1, "small": 1}, "one more big one beside two small ones, of which one is to go"

@@ -39,6 +39,17 @@ def test_what_would_exceed_the_gpu_hours_is_not_started_and_the_exit_code_says_s
     assert len(planted.trained) == TRIALS
 
 
+def test_a_retry_is_limited_by_what_the_whole_study_has_taken(planted, tmp_path):
+    file = write_study(tmp_path, axes=AXES, execution=GPU)
+    planted.breaks = lambda trial: FailureClass.USER if len(planted.trained) > 2 else None
+    call("run", file, code=3)
+    planted.breaks = lambda trial: None
+    before = len(planted.trained)
+    told = call("retry", file, "--failed", "--yes", "--max-gpu-hours", 15 / 3600, code=3)
+    assert len(planted.trained) == before, "20 s are more than the 15 allowed"
+    assert "2 trials were not started" in told
+
+
 def test_the_python_function_counts_what_was_left(planted, tmp_path):
     ran = run_study(write_study(tmp_path, axes=AXES, execution=GPU), max_gpu_hours=GPU_HOURS, progress=False)
     assert (ran.summary.trained, ran.summary.over_budget) == (2, 2)

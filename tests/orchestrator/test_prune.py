@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,7 @@ from tests.orchestrator.record_fixtures import make_failure, make_result, publis
 from tests.orchestrator.small_runs import call
 from tests.orchestrator.small_study import rewrite_study, write_study
 from trainables.library import TaskLibrary
+from trainables.storage import Storage
 from trainables.store import open_store
 
 pytest_plugins = ("tests.orchestrator.record_plugin",)
@@ -136,6 +138,22 @@ def test_failures_that_wait_for_mlflow_are_told_and_can_be_tried_again(field):
     again = choose_failed(field.plan, field.places, classes=list(FailureClass))
     assert {t.trial_id for t in again.chosen} == ids(waits, known)
     assert field.storage.undelivered() == []
+
+
+def test_attempts_that_cannot_be_read_or_were_delivered_meanwhile_are_passed_over(field, monkeypatch):
+    waits, unreadable, gone = field.alone[:3]
+    for trial, name in ((waits, "f1"), (unreadable, "f2"), (gone, "f3")):
+        field.storage.publish_failure(make_failure(field.resolved(trial, name)))
+    root = Path(field.storage.place) / "attempts"
+    [of_unreadable] = root.glob(f"{unreadable.trial_id}*/trial.json")
+    of_unreadable.write_text('{"schema": 0}')
+    listed = field.storage.undelivered()
+    [of_gone] = root.glob(f"{gone.trial_id}*/trial.json")
+    of_gone.rename(of_gone.with_name("failure.json"))
+    monkeypatch.setattr(Storage, "undelivered", lambda self: listed)
+    assert study_status(field.plan, field.places)["failed"] == 1
+    assert field.storage.failures(unreadable.trial_id) == []
+    assert len(field.storage.failures(gone.trial_id)) == 1
 
 
 def keep_representations(field, folder, *trial_ids):

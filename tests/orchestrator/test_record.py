@@ -309,6 +309,14 @@ def test_a_damaged_folder_does_not_hold_up_the_others(record: Record, storage: S
     assert record.states([whole.trial.trial_id])[whole.trial.trial_id].state is State.COMPLETE
 
 
+def test_opened_to_deliver_alone_the_parent_run_stays_what_it_was(record: Record, storage: Storage) -> None:
+    record.close()
+    other = Record(make_study(), storage, record.uri)
+    for runs, status in ((False, "FINISHED"), (True, "RUNNING")):
+        other.open(runs=runs)
+        assert client_of(other).get_run(other.parent_id).info.status == status
+
+
 def test_attempts_of_other_studies_in_the_same_storage_are_left_alone(record: Record, storage: Storage) -> None:
     publish(storage, make_result(make_trial(study="other")))
     assert record.deliver_all().delivered == 0

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 
 import pytest
+from rich.console import Console
 
+from orchestrator import status as status_module
 from orchestrator.api import places_of, plan_study, study_status
 from orchestrator.drivers import DriverNote, running_now
 from orchestrator.pace import TimeLeft
-from orchestrator.status import status_view
+from orchestrator.status import status_view, watch
 from tests.orchestrator.small_runs import call
 from tests.orchestrator.small_study import raw_study, write_study
 from tests.orchestrator.test_claims import leave_note
@@ -48,6 +51,20 @@ def test_without_a_driver_or_an_error_nothing_is_said_of_it(study):
     found = study_status(study)
     assert (found["eta_s"], found["eta_error_s"]) == (60.0, None), "drivers of earlier versions know of no error"
     assert text_of(found).endswith("about 1 min 00 s left")
+
+
+def test_without_a_terminal_watching_prints_a_line_when_counts_change(study, monkeypatch):
+    """As in a pipe or a log, where a live view shows nothing until it ends."""
+    done_running = ((0, 0), (0, 1), (0, 1), (1, 1), (2, 0))
+    seen = [{"done": done, "failed": 0, "running": running, "missing": 2 - done} for done, running in done_running]
+    whole = study_status(study)
+    looks = iter({**whole, **counts, "trials": 2, "eta_s": None} for counts in seen)
+    monkeypatch.setattr(status_module, "study_status", lambda plan, places: next(looks))
+    file = io.StringIO()
+    watch(plan_study(study), places_of(), Console(file=file, width=200), every_s=0)
+    lines = [line for line in file.getvalue().splitlines() if "trials done" in line]
+    assert [line.split(": ")[1].split(" trials")[0] for line in lines] == ["0 of 2", "0 of 2", "1 of 2", "2 of 2"]
+    assert file.getvalue().count("axis") == 1, "the whole at the end"
 
 
 def test_a_driver_leaves_its_error_in_its_note(tmp_path):

@@ -10,19 +10,32 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
-from ray.train import RunConfig, ScalingConfig  # noqa: E402
+from ray.train import FailureConfig, RunConfig, ScalingConfig  # noqa: E402
+from ray.train.v2._internal.exceptions import (  # noqa: E402
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+)
+from ray.train.v2._internal.execution.failure_handling import FailureDecision  # noqa: E402
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError  # noqa: E402
 
 from cluster import connection  # noqa: E402
 from orchestrator import trainer  # noqa: E402
-from orchestrator.trainer import UNUSED, FixedSize, GangTrainer, KeepRoom  # noqa: E402
+from orchestrator.trainer import UNUSED, CountStarts, FixedSize, GangTrainer, KeepRoom  # noqa: E402
 
 
 class Told:
-    """A broker that remembers rooms, or is gone."""
+    """A broker that remembers rooms and losses."""
 
     def __init__(self) -> None:
         self.rooms: list[tuple[str, str]] = []
+        self.losses: list[str] = []
+        self.starts_again = True
+        self.lost = SimpleNamespace(remote=self._lost)
         self.moved_in = SimpleNamespace(remote=lambda gang, room: self.rooms.append((gang, room)))
+
+    def _lost(self, gang: str, message: str) -> bool:
+        self.losses.append(f"{gang}: {message}")
+        return self.starts_again
 
 
 @pytest.fixture
@@ -85,6 +98,43 @@ def test_the_size_is_decided_and_given_up_without_a_coordinator() -> None:
     asyncio.run(policy.before_controller_shutdown())
     policy.before_controller_abort()
     assert policy._coordinator_client is None
+
+
+def startup_failure() -> ControllerError:
+    failure = WorkerGroupStartupFailedError("At least one of the worker actors failed to initialize.")
+    failure.__cause__ = RuntimeError("killed by the memory monitor")
+    return ControllerError(failure)
+
+
+def count_starts() -> CountStarts:
+    return CountStarts("broker", "a", FailureConfig(max_failures=-1))
+
+
+@pytest.mark.parametrize("starts_again", [True, False])
+def test_ranks_that_die_while_they_start_are_told_of_and_given_up_when_the_broker_says_so(
+    broker: Told, starts_again: bool
+) -> None:
+    broker.starts_again = starts_again
+    decision = count_starts().make_decision(startup_failure())
+    assert decision is (FailureDecision.RETRY if starts_again else FailureDecision.RAISE)
+    [loss] = broker.losses
+    assert loss.startswith("a: the ranks were lost while they started: ")
+    assert "killed by the memory monitor" in loss
+
+
+def test_waiting_for_room_and_lost_ranks_are_no_failed_starts(broker: Told) -> None:
+    policy = count_starts()
+    for error in (ControllerError(WorkerGroupStartupTimeoutError(2)), WorkerGroupError("lost", {0: OSError()})):
+        assert policy.make_decision(error) is FailureDecision.RETRY
+    assert broker.losses == []
+
+
+def test_without_a_broker_a_failed_start_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(name: str) -> None:
+        raise ValueError("no actor of this name")
+
+    monkeypatch.setattr(ray, "get_actor", gone)
+    assert count_starts().make_decision(startup_failure()) is FailureDecision.RAISE
 
 
 def _gang() -> GangTrainer:

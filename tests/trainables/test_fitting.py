@@ -22,9 +22,9 @@ from trainables.checkpoint import Checkpoints
 from trainables.evaluation import predict
 from trainables.fitting import Stopped, fit
 from trainables.groups import SingleProcess
+from trainables.mixing import draw_mix
 from trainables.module_setup import largest_that_fits, prepare
 from trainables.notice import NOTICE
-from trainables.mixing import draw_mix
 from trainables.optimisation import MovingAverage
 from trainables.recompute import blocks
 from trainables.storage import Storage
