@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -17,6 +19,9 @@ from trainables.storage import Storage
 
 PREFIX = "memory-"
 """Of the notes' names."""
+
+DEVICES_S = 60.0
+"""Seconds between two looks at the devices: each asks Ray, and on Kubernetes its API server."""
 
 _ACCELERATOR = "accelerator_type:"
 _STORAGE_ERRORS = (OSError, pa.ArrowException)
@@ -34,6 +39,7 @@ def memory_need(trial: ResolvedTrial, gang: GangSpec) -> str:
             "ghost_batch_size": protocol.ghost_batch_size,
             "precision": protocol.precision,
             "optimizer": protocol.optimizer,
+            "averages": protocol.ema_decay is not None,
             "gang": gang.model_dump(mode="json"),
         }
     )
@@ -57,11 +63,17 @@ class MemoryLimits:
         storage: Of the study.
         devices: Gives the types of the cluster's accelerators now (``devices_of``): what is too much for one may fit
             another.
+        clock: Seconds, never going back.
     """
 
-    def __init__(self, storage: Storage, devices: Callable[[], list[str]]) -> None:
+    def __init__(
+        self, storage: Storage, devices: Callable[[], list[str]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._storage = storage
-        self._devices = devices
+        self._look = devices
+        self._clock = clock
+        self._seen: list[str] = []
+        self._seen_at = -math.inf
         self._known: frozenset[str] = frozenset()
         with contextlib.suppress(*_STORAGE_ERRORS):
             self._known = frozenset(storage.notes(PREFIX))
@@ -83,6 +95,11 @@ class MemoryLimits:
         self._known |= {name}
         with contextlib.suppress(*_STORAGE_ERRORS):
             self._storage.put_note(name, json.dumps({"need": json.loads(need), "devices": devices}, indent=1))
+
+    def _devices(self) -> list[str]:
+        if self._clock() - self._seen_at > DEVICES_S:
+            self._seen, self._seen_at = self._look(), self._clock()
+        return self._seen
 
 
 def _name(need: str, devices: list[str]) -> str:

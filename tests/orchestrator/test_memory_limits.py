@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.memory_limits import MemoryLimits, devices_of, memory_need
+from orchestrator.memory_limits import DEVICES_S, MemoryLimits, devices_of, memory_need
 from orchestrator.retries import Retries
 from search_spaces.names import FailureClass
 from search_spaces.results import Failure
@@ -34,6 +34,19 @@ def test_a_later_run_knows_the_needs_that_were_too_much_for_the_same_devices(tmp
     assert NEED in later
     assert OTHER not in later
     assert NEED not in limits(storage, "A100", "H100")
+
+
+def test_the_devices_are_looked_at_now_and_then(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    limits(storage, "A100").add(NEED)
+    now = 0.0
+    types = ["H100"]
+    later = MemoryLimits(storage, lambda: list(types), lambda: now)
+    assert NEED not in later
+    types[:] = ["A100"]
+    assert NEED not in later, "not for every trial"
+    now = DEVICES_S + 1
+    assert NEED in later
 
 
 def test_nothing_is_remembered_of_devices_whose_type_is_not_known(tmp_path: Path) -> None:
