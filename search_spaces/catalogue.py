@@ -72,6 +72,7 @@ class CatalogueEntry(StrictModel):
         reason: Why not.
         timm: Pretrained tag under which timm has the same weights; then no file is needed.
         state_key, keep, strip_prefix, drop, rename: See ``CheckpointSource``.
+        instead: Architecture -> entry that reads its published files, as their names or input scaling are others.
         normalise: Input scaling that the weights were trained with ("native").
         normalise_assumed: No statement of the authors about the scaling was found; it is what their code base uses.
         contents: Data sets that the weights have seen, for contamination flags.
@@ -100,6 +101,7 @@ class CatalogueEntry(StrictModel):
     strip_prefix: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     rename: tuple[KeyRule, ...] = ()
+    instead: dict[str, str] = Field(default_factory=dict)
     normalise: Normalisation
     normalise_assumed: bool = False
     contents: tuple[str, ...] = ()

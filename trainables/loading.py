@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from search_spaces.catalogue import catalogue, other_hash
+from search_spaces.catalogue import catalogue, find_entry, other_hash
 from search_spaces.exceptions import UserError
 from search_spaces.source_specs import CheckpointSource, RandomSource, TimmSource
 from search_spaces.trial import ResolvedSource, UpstreamSource
@@ -87,6 +87,7 @@ def _load_file(built: BuiltModel, weights: CheckpointSource, source: ResolvedSou
         )
     prefixes = (weights.strip_prefix,) if isinstance(weights.strip_prefix, str) else weights.strip_prefix
     what = f"{subject(built, source)}, file {weights.file}"
+    _refuse_scaling_of_others(weights, built, what)
     names = KeyMap(keep=weights.keep, strip_prefix=prefixes, rename=weights.rename)
     try:
         checkpoint = read_state_dict(weights.file, weights.state_key)
@@ -104,6 +105,18 @@ def _load_file(built: BuiltModel, weights: CheckpointSource, source: ResolvedSou
         drop=weights.drop,
         contents=weights.contents,
     )
+
+
+def _refuse_scaling_of_others(weights: CheckpointSource, built: BuiltModel, what: str) -> None:
+    """Names and shapes do not show that the published weights of a network expect other inputs than its layout says."""
+    entry = catalogue().get(weights.catalogue or "")
+    name = "" if entry is None else entry.instead.get(built.factory.name, "")
+    if name and find_entry(name).normalise != weights.normalise:
+        raise UserError(
+            f"{what}: the published weights of {built.factory.name} expect inputs that are scaled otherwise than by "
+            f"catalogue entry {weights.catalogue}: write catalogue: {name}. A file of your own needs no entry: "
+            "{file: ..., drop: [...], normalise: ...}"
+        )
 
 
 def _of_the_catalogue(weights: CheckpointSource, built: BuiltModel, sha256: str) -> str:

@@ -58,7 +58,16 @@ def test_upstream_accuracies_are_the_published_ones() -> None:
 def test_input_scaling_of_the_families() -> None:
     mean = {name: entry.normalise.mean[0] for name, entry in catalogue().items()}
     assert {n for n, m in mean.items() if m == 0.0} == {"simclr_v1", "simclr_v2"}
-    assert {n for n, m in mean.items() if m == 0.5} == {"bit_s", "bit_m", "bit_l", "inception_v3_tf"}
+    half = {"bit_s", "bit_m", "bit_l", "inception_v3_tf", "torchvision_inception"}
+    assert {n for n, m in mean.items() if m == 0.5} == half
+
+
+def test_entries_that_are_named_instead_of_others_exist() -> None:
+    named = {n: e.instead for n, e in catalogue().items() if e.instead}
+    assert named["torchvision"]["inception_v3"] == named["torchvision"]["googlenet"] == "torchvision_inception"
+    for others in named.values():
+        for architecture, other in others.items():
+            assert architecture in find_entry(other).architectures
 
 
 def test_jft_is_declared_unavailable_and_takes_a_file_of_ones_own() -> None:

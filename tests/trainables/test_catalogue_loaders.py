@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from search_spaces.catalogue import catalogue
 from search_spaces.exceptions import UserError
+from search_spaces.normalisation import Normalisation
 from search_spaces.source_specs import CheckpointSource, TimmSource, source_form
 from search_spaces.trial import ResolvedScale, ResolvedSource
 from tests.trainables.published_layouts import LAYOUTS, State
@@ -21,8 +23,17 @@ from trainables.sources import Receipt, initialise
 NARROW = {"channels": [4, 8, 8, 16]}
 """A ResNet-50 of the same blocks and names, 64 features wide."""
 
-ELSEWHERE = {"bit_s", "bit_m", "bit_l", "byol", "inception_v3_tf", "cifar10_resnet20", "cifar10_resnet56"}
-"""Entries whose layouts are read in test_sources, test_converters and test_timm_weights."""
+ELSEWHERE = {
+    "bit_s",
+    "bit_m",
+    "bit_l",
+    "byol",
+    "inception_v3_tf",
+    "torchvision_inception",
+    "cifar10_resnet20",
+    "cifar10_resnet56",
+}
+"""Entries whose layouts are read below, in test_sources, test_converters and test_timm_weights."""
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +227,49 @@ def test_published_file_that_must_be_converted_says_how(tmp_path: Path) -> None:
     path.write_bytes(b"\x80\x04N.")
     with pytest.raises(UserError, match=r"file type '\.pkl'(?s:.)*convert it first: .* convert byol IN OUT"):
         _load(_build(), path, catalogue="byol")
+
+
+PORTED = {"inception_v3": 96, "googlenet": 64}
+"""torchvision's networks with weights of TensorFlow -> side in pixels that they can take."""
+
+
+def _ported(tmp_path: Path, name: str) -> tuple[nn.Module, Path]:
+    """torchvision's own network as it is with its published weights, around random ones, and their file."""
+    torch.manual_seed(4)
+    keywords: dict[str, Any] = {"aux_logits": True, "transform_input": True, "init_weights": False}
+    network = torchvision.models.get_model(name, weights=None, **keywords)
+    path = _saved(tmp_path, network.state_dict())
+    network.fc = nn.Identity()  # type: ignore[assignment]
+    return network.eval(), path
+
+
+def _scaled(images: Tensor, normalise: Normalisation) -> Tensor:
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (normalise.mean, normalise.std))
+    return (images - mean) / std
+
+
+@pytest.mark.parametrize("name", PORTED)
+def test_torchvision_s_inceptions_see_what_torchvision_shows_them(tmp_path: Path, name: str) -> None:
+    reference, path = _ported(tmp_path, name)
+    scale = ResolvedScale(name="ported", factory=f"torchvision:{name}", arguments={}, input_size=PORTED[name])
+    built = build_model(scale, 3, seed=0)
+    normalise = _load(built, path, catalogue="torchvision_inception").normalise
+    built.module.fc = nn.Identity()  # type: ignore[assignment]
+    images = torch.rand(2, 3, PORTED[name], PORTED[name])
+    imagenet = Normalisation.model_validate("imagenet")
+    with torch.no_grad():
+        expected = reference(_scaled(images, imagenet))
+        found, wrong = (built.module.eval()(_scaled(images, n)) for n in (normalise, imagenet))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    assert not torch.allclose(wrong, expected, rtol=1e-1, atol=0)
+
+
+@pytest.mark.parametrize("factory", ["torchvision:googlenet", "torchvision:inception_v3", "inception_v3"])
+def test_inceptions_are_refused_with_the_scaling_of_other_networks(tmp_path: Path, factory: str) -> None:
+    scale = ResolvedScale(name="ported", factory=factory, arguments={}, input_size=PORTED[factory.split(":")[-1]])
+    built = build_model(scale, 3, seed=0)
+    path = _saved(tmp_path, dict(built.module.state_dict()))
+    with pytest.raises(UserError, match=r"scaled otherwise than by catalogue entry torchvision: write .*_inception\."):
+        _load(built, path, catalogue="torchvision")
+    assert _load(built, path, catalogue="torchvision", normalise="half").matched_tensors
+    assert _load(built, path, drop=["fc"]).matched_tensors
