@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from search_spaces.exceptions import UserError, unknown
 from search_spaces.representations import AUTO, MOST_LAYERS
 from trainables.models import BuiltModel
 from trainables.parts import parts_of
+from trainables.pieces import Pieces
 from trainables.unet import UNet
 
 _LEVEL = re.compile(r"(.+)\[(\d+)\]")
@@ -88,7 +90,7 @@ def activations(
     Args:
         module: The net, on its device.
         layers: Names of modules.
-        batches: Inputs (B, 3, s, s).
+        batches: Inputs (B, 3, s, s); cut smaller where the device's memory runs out.
         positions: Places of a feature map to keep; the mean over all if None.
         seed: Draws the places, once per layer.
         where: Starts the message of an error.
@@ -99,20 +101,28 @@ def activations(
 
     Raises:
         UserError: A layer puts out something else than (B, C), (B, tokens, C) or (B, C, H, W).
+        torch.OutOfMemoryError: A single image does not fit the device.
     """
     parts: dict[str, list[Tensor]] = {}
+    pieces = Pieces()
     was_training = module.training
     module.eval()
     try:
         with _hooked(module, layers, positions, seed, where) as caught:
             for batch in batches:
-                caught.clear()
-                module(batch)
-                for name, output in caught.items():
-                    parts.setdefault(name, []).append(output.float().cpu())
+                for outputs in pieces.run(len(batch), partial(_caught, module, batch, caught)):
+                    for name, output in outputs.items():
+                        parts.setdefault(name, []).append(output)
     finally:
         module.train(was_training)
     return {name: torch.cat(parts[name]).numpy() for name in layers if name in parts}
+
+
+def _caught(module: nn.Module, batch: Tensor, caught: dict[str, Tensor], piece: slice) -> dict[str, Tensor]:
+    """What the hooks catch in the forward pass of a piece of a batch, on the CPU."""
+    caught.clear()
+    module(batch[piece])
+    return {name: output.float().cpu() for name, output in caught.items()}
 
 
 @contextlib.contextmanager

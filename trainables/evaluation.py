@@ -17,9 +17,10 @@ from search_spaces.protocol import Protocol
 from trainables.augmentation import EvaluationCrop, EvaluationTransform
 from trainables.batches import ImageFeed
 from trainables.groups import Group, gather_rows
+from trainables.pieces import Pieces
 
 LEAST_BATCH_SIZE = 64
-"""Images per forward pass of an evaluation, unless training's ghost batches are larger."""
+"""Images per forward pass of an evaluation, unless training's ghost batches are larger or memory runs out."""
 
 Reduce = Callable[[Tensor, Tensor, NDArray[np.int64]], Tensor]
 """What is kept of a batch: see ``predict``."""
@@ -59,24 +60,29 @@ def predict(
         feed: The set.
         transform: Makes inputs, one or more views of each image.
         group: The trial's ranks.
-        batch_size: Images per forward pass.
+        batch_size: Images per forward pass; fewer where the device's memory runs out.
         reduce: Makes (B, D) rows of logits, targets and rows of the set; needed where there is a logit per pixel, as
             maps are not kept.
 
     Returns:
         (N, C), or (N, D), on rank 0, None on the others.
+
+    Raises:
+        torch.OutOfMemoryError: A single image does not fit the device.
     """
     bounds = shard_bounds(len(feed), group.size)
     start, stop = bounds[group.rank], bounds[group.rank + 1]
     spans = [(first, min(first + batch_size, stop)) for first in range(start, stop, batch_size)]
+    pieces = Pieces()
     was_training = module.training
     module.eval()
     try:
         # A rank without images still needs the number of outputs: it evaluates one and drops it.
         batches = [np.arange(*span) for span in spans or [(0, 1)]]
         parts = [
-            _rows(module, transform, feed, index, upcoming, reduce)
+            part
             for index, upcoming in itertools.zip_longest(batches, batches[1:])
+            for part in _rows(module, transform, feed, index, upcoming, reduce, pieces)
         ]
     finally:
         module.train(was_training)
@@ -91,10 +97,15 @@ def _rows(
     index: NDArray[np.int64],
     upcoming: NDArray[np.int64] | None,
     reduce: Reduce | None,
-) -> Tensor:
+    pieces: Pieces,
+) -> list[Tensor]:
     images, targets = feed.batch(index, upcoming)
-    logits = viewed_logits(module, transform, images, feed.are_classes, feed.masks is not None)
-    return logits if reduce is None else reduce(logits, targets, index)
+
+    def rows(piece: slice) -> Tensor:
+        logits = viewed_logits(module, transform, images[piece], feed.are_classes, feed.masks is not None)
+        return logits if reduce is None else reduce(logits, targets[piece], index[piece])
+
+    return pieces.run(len(index), rows)
 
 
 def viewed_logits(

@@ -249,9 +249,7 @@ class Probing(TrialRun):
             try:
                 parts.append(predict(layer, feed, transform, self.group, LEAST_BATCH_SIZE))
             except torch.OutOfMemoryError as error:
-                raise MemoryLimitError(
-                    f"{LEAST_BATCH_SIZE} images do not fit {device} in evaluation: {error}"
-                ) from error
+                raise MemoryLimitError(f"a single image does not fit {device} in evaluation: {error}") from error
             speed = len(some.positions) / (time.perf_counter() - began)
             if start + chunk < total:
                 self._report(tell, {"step": start + chunk, "steps": total, "samples_per_s": speed})

@@ -29,7 +29,7 @@ from search_spaces.trial import ResolvedTrial
 from trainables.activations import activations, layer_names
 from trainables.augmentation import EvaluationTransform
 from trainables.batches import ImageFeed
-from trainables.evaluation import LEAST_BATCH_SIZE
+from trainables.evaluation import evaluation_batch_size
 from trainables.gabor import first_convolution
 from trainables.groups import Group
 from trainables.mean_var import norm_tensors
@@ -186,9 +186,9 @@ class Representations:
         dtype = next(module.parameters()).dtype
         form = (trial.source.normalise, device, dtype, is_channels_last(module))
         transform = EvaluationTransform(trial.scale.input_size, *form, crop=trial.protocol.evaluation_crop)
-        size = max(LEAST_BATCH_SIZE, trial.protocol.ghost_batch_size)
         for part in self._probe.parts:
             feed = ImageFeed(part, device, dtype, resident_bytes=0)
+            size = evaluation_batch_size(feed, trial.protocol.ghost_batch_size)
             for first in range(0, len(feed), size):
                 images, _ = feed.batch(np.arange(first, min(first + size, len(feed))))
                 yield transform(images)

@@ -123,3 +123,39 @@ def test_an_image_is_scored_on_all_its_views():
     views = [(torch.from_numpy(pixels) / 255 - torch.tensor([0.5, 0.4])) / torch.tensor([0.2, 0.25]) for pixels in seen]
     expected = torch.stack([v.softmax(1) for v in views]).mean(0).log()
     np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+class _Hungry(ToyNet):
+    """Exhausts the device with more than ``limit`` images at a time."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit, self.passes = limit, []
+
+    def forward(self, x):
+        self.passes.append(len(x))
+        if len(x) > self.limit:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return super().forward(x)
+
+
+def _rows_with_their_targets(logits, targets, index):
+    return torch.cat([logits, targets[:, None], torch.from_numpy(index)[:, None]], 1)
+
+
+def test_where_memory_runs_out_fewer_images_go_at_once_from_there_on():
+    data = toy_set(n=13, side=9)
+    transform = EvaluationTransform(8, NORMALISE, CPU, test_time="flip")
+    given = (ImageFeed(data, CPU), transform, SingleProcess(CPU), 8, _rows_with_their_targets)
+    net = _Hungry(3)
+    rows = predict(net, *given)
+    expected = predict(_Hungry(100), *given)
+    np.testing.assert_allclose(rows, expected, atol=1e-5)
+    assert np.array_equal(rows[:, -2:], np.stack([data.targets, np.arange(13)], 1))
+    # Two views of each piece; of 8 images and of 4 the first view was too much, and nothing larger is tried again.
+    assert net.passes == [8, 4, *[2, 2] * 4, *[2, 2] * 2, 1, 1]
+
+
+def test_a_single_image_that_does_not_fit_is_an_error():
+    with pytest.raises(torch.OutOfMemoryError):
+        _predict(SingleProcess(CPU), 5, net=_Hungry(0))

@@ -475,12 +475,13 @@ def test_half_precision_without_cuda_is_refused_before_training():
 
 
 class _Hungry(ToyNet):
-    """Exhausts the device with more than ``limit`` images at a time."""
+    """Exhausts the device with more than ``limit`` images at a time, in training or else in evaluation."""
 
     limit = 2
+    in_training = True
 
     def forward(self, x):
-        if self.training and len(x) > self.limit:
+        if self.training is self.in_training and len(x) > self.limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return super().forward(x)
 
@@ -492,6 +493,16 @@ def test_memory_that_runs_out_names_the_ghost_batch_that_fits():
     net.limit = 1
     with pytest.raises(MemoryLimitError, match="no smaller one fits"):
         _fit(net=net)
+
+
+def test_validation_that_exhausts_the_device_goes_on_with_fewer_images():
+    net = _Hungry()
+    net.in_training = False
+    _, expected = _fit()
+    _, found = _fit(net=net)
+    torch.testing.assert_close(found.final, expected.final)
+    np.testing.assert_allclose(found.val_logits, expected.val_logits, atol=1e-5)
+    assert found.best_step == expected.best_step
 
 
 class _Backwards(torch.autograd.Function):

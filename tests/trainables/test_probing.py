@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from search_spaces.amounts import Amount, Seed
-from search_spaces.exceptions import DataError, UserError
+from search_spaces.exceptions import DataError, MemoryLimitError, UserError
 from search_spaces.names import Artifact
 from search_spaces.protocol import Protocol
 from search_spaces.results import Order
@@ -307,3 +307,23 @@ def test_stores_lie_where_image_stores_do(make_trial, library):
         assert store.is_finished
         assert store.path.parent == library.home / STORES
         assert store.path.name.startswith(f"{trial.task.manifest_hash}-")
+
+
+def test_a_pass_over_the_images_that_exhausts_the_device_goes_on_with_fewer_at_once(make_trial, library, monkeypatch):
+    trial, forward, limit = make_trial(), FeatureLayer.forward, 5
+    train(trial, ONE, Teller())
+    expected = logits_in(published(trial))
+
+    def hungry(self, images):
+        if len(images) > limit:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return forward(self, images)
+
+    monkeypatch.setattr(FeatureLayer, "forward", hungry)
+    evict(library.home, 0)
+    train(trial, ONE, Teller())
+    np.testing.assert_allclose(logits_in(published(trial)), expected, rtol=1e-3, atol=1e-4)
+    limit = 0
+    evict(library.home, 0)
+    with pytest.raises(MemoryLimitError, match=r"a single image does not fit cpu in evaluation: .* 2 GiB"):
+        train(trial, ONE, Teller())

@@ -293,6 +293,29 @@ def test_a_hook_pools_before_the_next_layer_works_in_place():
     assert not any(module._forward_hooks for module in net.modules())
 
 
+class Hungry(nn.Module):
+    """Exhausts the device with more than two images at a time, behind its first layer."""
+
+    def __init__(self, limit=2):
+        super().__init__()
+        self.conv, self.limit = nn.Conv2d(3, 4, 3), limit
+
+    def forward(self, x):
+        x = self.conv(x)
+        if len(x) > self.limit:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return x.flatten(1)
+
+
+def test_activations_of_a_batch_that_does_not_fit_come_in_pieces():
+    net, images = Hungry(), torch.randn(7, 3, 8, 8)
+    found = activations(net, ["conv"], [images[:5], images[5:]])["conv"]
+    with torch.no_grad():
+        np.testing.assert_allclose(found, net.conv(images).mean((2, 3)).numpy(), rtol=1e-5, atol=1e-7)
+    with pytest.raises(torch.OutOfMemoryError):
+        activations(Hungry(0), ["conv"], [images])
+
+
 def test_places_of_a_feature_map_are_the_same_for_every_image():
     net = resnet8(2, width=4)
     images = torch.randn(1, 3, 16, 16).repeat(3, 1, 1, 1)

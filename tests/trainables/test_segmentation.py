@@ -13,12 +13,15 @@ import torch
 from dashboards.prediction_sets import read_predictions
 from dashboards.statistics import mask_metrics
 from search_spaces.names import Artifact
-from search_spaces.protocol import Augmentation, Protocol
+from search_spaces.protocol import Augmentation, Budget, Protocol
+from search_spaces.representations import KeptRepresentations, ProbeSpec
 from search_spaces.results import Order
 from search_spaces.trial import ResolvedScale, Workspace
 from tests.trainables.made_masks import PATIENTS, save_masks
 from tests.trainables.made_tasks import make_library, make_task
 from tests.trainables.toy import NORMALISE, TRIAL_ID, Teller, toy_trial
+from trainables import representations
+from trainables.activations import activations
 from trainables.augmentation import Augment, EvaluationTransform
 from trainables.groups import SingleProcess
 from trainables.loop import evaluate_only, train
@@ -188,3 +191,20 @@ def test_the_whole_image_is_seen_at_evaluation():
     images[0, 0, :, 0] = 255
     whole = EvaluationTransform(20, NORMALISE, torch.device("cpu"), crop="whole")
     assert (whole(images)[0, 0, 0] > whole(images)[0, 0, 1]).all()
+
+
+def test_representations_of_a_u_net_take_the_images_of_a_ghost_batch_at_a_time(make_trial, monkeypatch):
+    """That many are known to fit."""
+    sizes = []
+
+    def counted(module, layers, batches, **options):
+        batches = list(batches)
+        sizes.extend(len(batch) for batch in batches)
+        return activations(module, layers, batches, **options)
+
+    monkeypatch.setattr(representations, "activations", counted)
+    trial = make_trial(protocol=PROTOCOL.model_copy(update={"budget": Budget(steps=2), "evaluations": 1}))
+    kept = KeptRepresentations(probe=ProbeSpec(sets=("test",), images=20, seed=1))
+    workspace = trial.workspace.model_copy(update={"representations": kept})
+    train(trial.model_copy(update={"workspace": workspace}), ONE, Teller())
+    assert sizes == [4, 4, 4, 2] * 2  # before training and after it
