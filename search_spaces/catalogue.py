@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from search_spaces.exceptions import UserError, unknown
 from search_spaces.home import scalecurves_home
@@ -40,14 +40,19 @@ class KeyRule(StrictModel):
     pattern: str
     to: str
 
-    @field_validator("pattern")
-    @classmethod
-    def _compiles(cls, pattern: str) -> str:
+    @model_validator(mode="after")
+    def _is_usable(self) -> KeyRule:
         try:
-            re.compile(pattern)
+            pattern = re.compile(self.pattern)
         except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
-        return pattern
+            raise ValueError(f"{self.pattern!r} is no regular expression: {error}") from None
+        try:
+            pattern.sub(self.to, "")
+        except (re.error, IndexError) as error:  # IndexError: a group of a name that the pattern does not have
+            raise ValueError(
+                f"{self.to!r} cannot replace what {self.pattern!r} matches: {error} (it has {pattern.groups} groups)"
+            ) from None
+        return self
 
 
 class CatalogueEntry(StrictModel):

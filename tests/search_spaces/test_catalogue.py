@@ -122,6 +122,9 @@ def test_study_with_entries_survives_its_dump() -> None:
         ({"transform": "gabor", "aspect": [1.0, 0.5]}, "aspect must be 0 < low <= high"),
         ({"catalogue": "moco_v2"}, "needs a file"),
         ({"file": "a.pth", "rename": [{"pattern": "(", "to": ""}]}, "is no regular expression"),
+        ({"file": "a.pth", "rename": [{"pattern": "^net\\.", "to": "\\1x."}]}, "invalid group reference 1"),
+        ({"file": "a.pth", "rename": [{"pattern": "a", "to": "\\g<stage>"}]}, "unknown group name 'stage'"),
+        ({"file": "a.pth", "rename": [{"pattern": "a", "to": "\\q"}]}, "cannot replace what 'a' matches: bad escape"),
         ({"file": "a.pth", "normalise": "imagnet"}, "Did you mean 'imagenet'?"),
     ],
 )
