@@ -232,8 +232,7 @@ class EvaluationTransform:
         test_time: TestTime = "none",
         crop: EvaluationCrop = "centre",
     ) -> None:
-        self._size, self._dtype, self._test_time = input_size, dtype, test_time
-        self._share = EVALUATION_CROP if crop == "centre" else 1.0
+        self._size, self._dtype, self._test_time, self._crop = input_size, dtype, test_time, crop
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._scale, self._shift = _pixel_scaling(normalise, device, dtype)
 
@@ -259,7 +258,7 @@ class EvaluationTransform:
             yield view.flip(3).contiguous(memory_format=self._format)
 
     def _side(self, images: Tensor) -> int:
-        return max(self._size, math.floor(self._share * images.shape[1]))
+        return cropped_side(self._crop, images.shape[1], self._size)
 
     def _cropped(self, images: Tensor, top: int, left: int, side: int) -> Tensor:
         pixels = images[:, top : top + side, left : left + side].permute(0, 3, 1, 2).to(self._dtype)
@@ -267,6 +266,17 @@ class EvaluationTransform:
             size = (self._size, self._size)
             pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)
         return torch.addcmul(self._shift, pixels, self._scale).contiguous(memory_format=self._format)
+
+
+def cropped_side(crop: EvaluationCrop, stored: int, size: int) -> int:
+    """Side in pixels of what evaluation cuts out of an image and resizes to the input.
+
+    Args:
+        crop: What is cut out.
+        stored: Side of the stored image.
+        size: Side of the input.
+    """
+    return max(size, stored if crop == "whole" else math.floor(EVALUATION_CROP * stored))
 
 
 def oversampling(stored: int, size: int) -> int:

@@ -7,6 +7,7 @@ this project needs to build any network stands beside it under ``scalecurves``.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from search_spaces.exceptions import UserError
 from search_spaces.names import Kind
 from search_spaces.study import Normalisation
 from search_spaces.trial import ResolvedScale, ResolvedTrial
-from trainables.augmentation import EvaluationTransform
+from trainables.augmentation import EvaluationCrop, EvaluationTransform, cropped_side
 from trainables.checkpoint_files import read_safetensors
 from trainables.evaluation import evaluation_crop, viewed_logits
 from trainables.factories import Origin, find_factory
@@ -200,10 +201,26 @@ def _config(trial: ResolvedTrial, weights: Path) -> dict[str, Any]:
             "mean": list(normalise.mean),
             "std": list(normalise.std),
             "interpolation": "bicubic",
-            "crop_pct": 1.0 if crop == "whole" else round(scale.input_size / side, 4),
+            "crop_pct": _crop_share(scale.input_size, side, crop),
             "crop_mode": "squash",
             "num_classes": len(labels),
             "label_names": labels,
         },
         OWN_KEY: own,
     }
+
+
+def _crop_share(size: int, side: int, crop: EvaluationCrop) -> float:
+    """timm's ``crop_pct`` with which it shows as much of an image as the trial saw.
+
+    timm resizes to the input's side over ``crop_pct``, rounded down, and cuts the input out of the centre.
+
+    Args:
+        size: Side in pixels of the input.
+        side: Side to which the trial resized images.
+        crop: What it cut out of them, and resized to the input.
+    """
+    resized = round(size * side / cropped_side(crop, side, size))
+    share = size / resized
+    # Rounding of the quotients may end just below the side, which would then be one less.
+    return share if math.floor(size / share) == resized else size / (resized + 0.25)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save_file
 
 from orchestrator.model_card import CardFacts, model_card_text
 from search_spaces.exceptions import UserError
+from search_spaces.protocol import Protocol
 from search_spaces.trial import ResolvedScale, ResolvedTrial
 from tests.trainables.toy import toy_trial
 from trainables.exported import export_files, is_timm, load_exported
@@ -24,9 +28,10 @@ METRIC = {"set": "test", "metric": "auc", "value": 0.812, "low": 0.75, "high": 0
 ROW = METRIC | {"n_patients": 40, "images": 80, "notes": "few patients"}
 
 
-def exported(folder: Path, **scale: Any) -> ResolvedTrial:
+def exported(folder: Path, protocol: Protocol | None = None, **scale: Any) -> ResolvedTrial:
     """A trial of a small net whose weights, drawn from a seed, are exported to the folder."""
-    trial = toy_trial(scale=ResolvedScale(name="tiny", input_size=32, **scale), axes=AXES)
+    fields = {"name": "tiny", "input_size": 32, **scale}
+    trial = toy_trial(scale=ResolvedScale.model_validate(fields), axes=AXES, protocol=protocol or Protocol())
     weights = folder / "weights.safetensors"
     state = {n: t.contiguous() for n, t in build_model(trial.scale, 1, seed=3).module.state_dict().items()}
     save_file(state, weights, {"trial_id": trial.trial_id, "selected": "true"})
@@ -61,6 +66,29 @@ def test_the_code_of_a_card_runs_and_gives_the_outputs_of_the_trial(tmp_path: Pa
         torch.testing.assert_close(names["probabilities"], torch.sigmoid(own(inputs)))
         if is_timm(trial):
             torch.testing.assert_close(names["network"](inputs), own(inputs))
+
+
+SIDES = [(256, 512, "centre"), (224, 256, "centre"), (299, 342, "centre"), (288, 288, "centre"), (256, 512, "whole")]
+"""Sides of the input and of the resized image, and what evaluation cuts out of it."""
+
+
+@pytest.mark.parametrize(("size", "side", "crop"), SIDES)
+def test_timm_sees_as_much_of_an_image_as_the_trial(tmp_path: Path, size: int, side: int, crop: str) -> None:
+    written = {"storage_size": side, "image_size": [side, size], "evaluation_crop": crop}
+    exported(tmp_path, Protocol.model_validate(written), factory="test_resnet", input_size=size)
+    own = load_exported(tmp_path)
+    assert own.working_side == side
+    configuration = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=configuration))
+    ramp = np.linspace(0, 255, side).astype(np.uint8)
+    image = np.stack([np.tile(ramp, (side, 1)), np.tile(ramp[:, None], side), np.zeros((side, side), np.uint8)], 2)
+    seen, expected = transform(Image.fromarray(image)), own.transform(torch.from_numpy(image[None]))[0]
+    one_pixel = 1 / side / min(configuration["std"])
+    assert seen.shape == expected.shape
+    assert float((seen - expected).abs().max()) < 3 * one_pixel
+    resized = transform.transforms[0].size
+    cut = own.transform._side(torch.empty(1, side, side, 3))
+    assert abs(resized[0] - size * side / cut) <= 0.5
 
 
 def test_the_card_says_what_it_is_and_no_more(tmp_path: Path) -> None:
