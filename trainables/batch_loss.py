@@ -9,10 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from search_spaces.protocol import Protocol
 from trainables.augmentation import Augment
 from trainables.batches import ImageFeed, ImageSet, SampleOrder, Stream, masks_of, stream_seed
+from trainables.freezing import is_frozen
 from trainables.ghost_batches import ghosts_of_rank
 from trainables.groups import Group
 from trainables.inputs import Inputs
@@ -104,11 +106,12 @@ class BatchLoss:
         """What to change after the device's memory ran out. Each rank tries for itself: it holds whole ghost batches.
 
         Args:
-            module: The net.
+            module: The net, in the state in which memory ran out (``trainables.recompute``).
             reason: What the device said.
         """
         ghost, batch = self.protocol.ghost_batch_size, self.protocol.global_batch_size
-        smaller = [size for size in range(ghost - 1, 1, -1) if batch % size == 0]
+        least = 2 if _trains_batch_norm(module) else 1
+        smaller = [size for size in range(ghost - 1, least - 1, -1) if batch % size == 0]
         fits = largest_that_fits(module, smaller, lambda size: self._try(module, size))
         advice = "no smaller one fits" if fits is None else f"protocol.ghost_batch_size: {fits} would fit"
         return (
@@ -149,6 +152,11 @@ class BatchLoss:
         if ghost != mine[-1]:
             return self._rows(self._index, ghost + mine.step)
         return self._rows(self._order.batch(step + 1), mine[0]) if step + 1 < self.steps else None
+
+
+def _trains_batch_norm(module: nn.Module) -> bool:
+    """Whether a layer takes its statistics from the ghost batch, which then needs more than one image."""
+    return any(isinstance(layer, _BatchNorm) and not is_frozen(layer) for layer in module.modules())
 
 
 def _full_precision(logits: Tensor) -> Tensor:

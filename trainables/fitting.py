@@ -202,7 +202,8 @@ class _Fit:
             exhausted = str(error)
         utilisation, memory_bytes = self._use.utilisation(), self._use.memory_bytes()
         if exhausted is not None:  # outside the handler, whose traceback holds the activations
-            raise MemoryLimitError(self._loss.memory_advice(self._module, exhausted))
+            with recomputed(self._module, save_memory):
+                raise MemoryLimitError(self._loss.memory_advice(self._module, exhausted))
         with self._evaluated_weights():
             final = snapshot(self._module)
         best = self._selection.best

@@ -495,6 +495,36 @@ def test_memory_that_runs_out_names_the_ghost_batch_that_fits():
         _fit(net=net)
 
 
+def test_one_image_is_tried_where_no_layer_needs_more():
+    net = _Hungry()
+    net.limit = 1
+    for place, layer in enumerate(net.features):
+        if isinstance(layer, nn.BatchNorm2d):
+            net.features[place] = nn.GroupNorm(2, layer.num_features)
+    with pytest.raises(MemoryLimitError, match="ghost_batch_size: 1 would fit"):
+        _fit(net=net)
+
+
+class _HungryForActivations(ToyNet):
+    """Has room for three images where activations are computed twice, and for none where they are kept."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(Wrapped(self.features))
+
+    def forward(self, x):
+        is_recomputed = "forward" in self.features[0].__dict__
+        if self.training and len(x) > (3 if is_recomputed else 0):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(("save_memory", "advice"), [(True, "size: 2 would fit"), (False, "no smaller one")])
+def test_advice_is_for_the_way_in_which_memory_ran_out(save_memory, advice):
+    with pytest.raises(MemoryLimitError, match=advice):
+        _fit(net=_HungryForActivations(), save_memory=save_memory)
+
+
 def test_validation_that_exhausts_the_device_goes_on_with_fewer_images():
     net = _Hungry()
     net.in_training = False
