@@ -11,6 +11,7 @@ import numpy as np
 
 from search_spaces.exceptions import UserError
 from trainables.inert_pickle import array_tables, read_inert
+from trainables.tensor_files import system_errors
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Table = Mapping[str, Mapping[str, np.ndarray[Any, Any]]]
@@ -59,7 +60,7 @@ def convert_file(kind: str, path: Path, out: Path) -> int:
         Number of tensors written.
 
     Raises:
-        UserError: The file cannot be read or converted, or ``out`` exists or has another suffix.
+        UserError: The file cannot be read or converted, or ``out`` exists, has another suffix or cannot be written.
     """
     from safetensors.numpy import save_file
 
@@ -71,7 +72,8 @@ def convert_file(kind: str, path: Path, out: Path) -> int:
     partial = out.with_name(f"{out.name}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        save_file({n: np.ascontiguousarray(a) for n, a in arrays.items()}, partial, {"converted_from": kind})
+        with system_errors(partial):
+            save_file({n: np.ascontiguousarray(a) for n, a in arrays.items()}, partial, {"converted_from": kind})
         partial.replace(out)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}") from error

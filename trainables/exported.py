@@ -32,6 +32,7 @@ from trainables.mask_predictions import parsed_thresholds, thresholds_text
 from trainables.mask_scores import at_side, predicted_pixels
 from trainables.models import build_model
 from trainables.task_data import worked_side
+from trainables.tensor_files import system_errors
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -108,10 +109,12 @@ def export_files(trial: ResolvedTrial, weights: Path, folder: Path) -> dict[str,
     Raises:
         UserError: The file is of another trial.
         UnselectedWeightsError: It holds other weights than the trial was scored with.
+        OSError: The folder cannot be written.
     """
     state = load_kept_weights(weights, trial)
     config = _config(trial, weights)
-    save_file(state, folder / WEIGHTS, {"format": "pt", "trial_id": trial.trial_id})
+    with system_errors(folder / WEIGHTS):
+        save_file(state, folder / WEIGHTS, {"format": "pt", "trial_id": trial.trial_id})
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return config
 

@@ -53,6 +53,7 @@ from trainables.representations import Representations
 from trainables.sources import Receipt, initialise
 from trainables.storage import Storage
 from trainables.task_data import LabelledSet, TaskData, shown_columns
+from trainables.tensor_files import system_errors
 from trainables.trial_run import Tables, TrialRun
 
 HISTORY_SCHEMA = pa.schema(
@@ -316,4 +317,5 @@ class _Run(TrialRun):
             metadata[ENCODER_KEY] = json.dumps(dict(built.encoder.names))
         if self.thresholds is not None:
             metadata[THRESHOLDS_KEY] = thresholds_text(self.thresholds)
-        save_file(dict(fitted.final if final else fitted.selected), path, metadata)
+        with system_errors(path):
+            save_file(dict(fitted.final if final else fitted.selected), path, metadata)

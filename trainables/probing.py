@@ -38,6 +38,7 @@ from trainables.shards import ImageStack
 from trainables.sources import Receipt, initialise
 from trainables.task_data import LabelledSet, TaskData
 from trainables.telemetry import DeviceUse
+from trainables.tensor_files import system_errors
 from trainables.trial_run import Tables, TrialRun
 from trainables.validation_metrics import is_better, validation_value
 
@@ -173,7 +174,9 @@ class Probing(TrialRun):
 
         def write(folder: Path) -> None:
             if self.keeps_weights:
-                save_file(weights, folder / Artifact.WEIGHTS, self.weights_metadata(tuple(weights), 0, True))
+                path = folder / Artifact.WEIGHTS
+                with system_errors(path):
+                    save_file(weights, path, self.weights_metadata(tuple(weights), 0, True))
 
         self.publish(data, result, receipt, tables, write)
         return result

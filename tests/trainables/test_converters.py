@@ -186,3 +186,10 @@ def test_outputs_are_never_overwritten(tmp_path: Path, published: Path) -> None:
     result = CliRunner().invoke(app, ["convert", "bio", str(published), str(tmp_path / "x.safetensors")])
     assert result.exit_code == 1
     assert "Did you mean 'byol'?" in result.output
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path: Path, published: Path) -> None:
+    out = tmp_path / "byol.safetensors"
+    (tmp_path / "byol.safetensors.partial").mkdir()
+    with pytest.raises(UserError, match=r"byol\.safetensors cannot be written: Is a directory"):
+        convert_file("byol", published, out)

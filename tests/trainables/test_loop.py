@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+import trainables.loop
 import trainables.trial_run
 from dashboards.prediction_sets import read_predictions
 from search_spaces.exceptions import DataError, DivergenceError, TrackingError, UserError
@@ -295,6 +296,15 @@ def test_a_storage_that_is_lost_at_the_end_is_a_tracking_error(make_trial, monke
 
     monkeypatch.setattr(Storage, "publish", fails)
     with pytest.raises(TrackingError, match="quota exceeded"):
+        train(make_trial(), ONE, Teller())
+
+
+def test_a_disk_that_is_full_when_weights_are_written_is_a_tracking_error(make_trial, monkeypatch):
+    def fails(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(trainables.loop, "save_file", fails)
+    with pytest.raises(TrackingError, match=r"cannot be written to storage .* No space left on device"):
         train(make_trial(), ONE, Teller())
 
 

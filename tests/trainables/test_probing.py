@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from search_spaces.amounts import Amount, Seed
-from search_spaces.exceptions import DataError, MemoryLimitError, UserError
+from search_spaces.exceptions import DataError, MemoryLimitError, TrackingError, UserError
 from search_spaces.names import Artifact
 from search_spaces.protocol import Protocol
 from search_spaces.results import Order
@@ -24,6 +25,7 @@ from search_spaces.trial import ResolvedScale, ResolvedSource, ResolvedTrial, Wo
 from tests.trainables.made_tasks import FINDINGS_SETS, filled_library, make_task
 from tests.trainables.ranks import on_ranks
 from tests.trainables.toy import NORMALISE, TRIAL_ID, Teller, logits_in, published, toy_trial
+from trainables import probing
 from trainables.feature_layer import FeatureLayer
 from trainables.features import wanted_features
 from trainables.groups import SingleProcess
@@ -327,3 +329,12 @@ def test_a_pass_over_the_images_that_exhausts_the_device_goes_on_with_fewer_at_o
     evict(library.home, 0)
     with pytest.raises(MemoryLimitError, match=r"a single image does not fit cpu in evaluation: .* 2 GiB"):
         train(trial, ONE, Teller())
+
+
+def test_a_disk_that_is_full_when_weights_are_written_is_a_tracking_error(make_trial, monkeypatch):
+    def fails(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(probing, "save_file", fails)
+    with pytest.raises(TrackingError, match=r"cannot be written to storage .* No space left on device"):
+        train(make_trial(), ONE, Teller())
