@@ -25,6 +25,7 @@ from search_spaces.study import ScaleSpec
 from search_spaces.trial import ResolvedScale, ResolvedSource, UpstreamSource
 from trainables.scale_facts import LIBRARIES, known_facts
 from trainables.shipped_cards import OUTPUTS, ModelCard, shipped_cards
+from trainables.timm_files import with_local_files
 from trainables.unet_costs import UnetCosts
 from trainables.user_modules import code_state
 
@@ -51,16 +52,16 @@ class KnownModels:
         """Facts about a scale; torch is asked where neither its source nor a shipped card says them.
 
         Raises:
-            UserError: As ``trainables.models.scale_card``.
+            UserError: As ``trainables.models.scale_card``, or a local file of timm's weights cannot be read.
         """
         if (known := known_facts(factory, import_paths)) is not None:
-            return known
+            return with_local_files(known)
         key = self._key("scale", factory, [], factory, import_paths)
         if key not in self._known:
             from trainables.models import scale_card
 
             self._keep(key, dataclasses.asdict(scale_card(factory, import_paths)))
-        return _card(self._known[key])
+        return with_local_files(_card(self._known[key]))
 
     def check_scale(self, name: str, spec: ScaleSpec, import_paths: Sequence[str]) -> None:
         """Refuse a scale that could not be trained.

@@ -272,9 +272,10 @@ def _check_one(loaded: LoadedStudy, name: str, weights: _Weights, console: Conso
 def _receipt(loaded: LoadedStudy, name: str, weights: _Weights) -> list[str]:
     from trainables.models import build_model, scale_card
     from trainables.sources import initialise
+    from trainables.timm_files import with_local_files
 
     paths = tuple(dict.fromkeys((str(loaded.folder), str(Path.cwd()))))
-    card: ScaleCard = scale_card(str(loaded.study.scale(weights.scale).factory), paths)
+    card: ScaleCard = with_local_files(scale_card(str(loaded.study.scale(weights.scale).factory), paths))
     files = {str(weights.file): file_sha256(weights.file, f"sources.{name}")} if weights.file else {}
     resolver = Resolver(loaded.study, Cards(scales={weights.scale: card}, files=files, tasks={}))
     scale = resolver.scale_under(weights.scale, loaded.study.protocol)

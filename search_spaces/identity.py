@@ -37,7 +37,7 @@ class ScaleCard:
         input_size: Native side in pixels; None if the model states none.
         factory_sha256: Hash of the file that holds a user's factory; None for timm and torchvision.
         normalise: Mean and standard deviation of timm's pretrained configuration; None if it has none.
-        revision: What timm's pretrained weights of a tag are, tag -> ``name@revision``.
+        revision: What timm's pretrained weights of a tag are, tag -> ``name@revision`` (of local files their hash).
     """
 
     input_size: int | None

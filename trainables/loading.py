@@ -22,7 +22,8 @@ from trainables.hashing import file_sha256
 from trainables.key_maps import KeyMap
 from trainables.matching import Match, match_backbone
 from trainables.models import BuiltModel
-from trainables.timm_weights import fetch_pretrained
+from trainables.timm_files import LOCAL_VARIABLE, content_at_hand, is_local, local_file
+from trainables.timm_weights import fetch_pretrained, revision_of
 
 Wanted = Callable[[str], bool]
 """Whether a tensor's name belongs to the part of the model that is to be filled."""
@@ -137,11 +138,24 @@ def _of_the_catalogue(weights: CheckpointSource, built: BuiltModel, sha256: str)
 def _load_timm(built: BuiltModel, weights: TimmSource, source: ResolvedSource, wanted: Wanted | None) -> Loaded:
     if built.factory.origin is not Origin.TIMM:
         raise UserError(f"{subject(built, source)}: timm has weights for its own models only, not {built.factory.text}")
+    revision = revision_of(built.factory, weights.timm)
+    _refuse_other_content(content_at_hand(revision), source, subject(built, source))
+    local = local_file(revision)
     # With a part wanted only, the scale's arguments make another network than the published one.
     arguments = built.scale.arguments if wanted is None else {}
     tensors = fetch_pretrained(built.factory, weights.timm, arguments, built.scale.input_size)
     match = _fill(built, tensors, f"{subject(built, source)}, timm weights {weights.timm}", wanted=wanted)
-    return Loaded(form="timm", match=match, contents=weights.contents)
+    return Loaded(form="timm", match=match, file=local.name if local else None, contents=weights.contents)
+
+
+def _refuse_other_content(found: str, source: ResolvedSource, what: str) -> None:
+    """timm's own weights are what timm says; a local file can be another one than that of the plan, or missing."""
+    planned = source.content
+    if planned is not None and planned != found and (is_local(planned) or is_local(found)):
+        raise UserError(
+            f"{what}: timm's weights were {planned} when the study was planned, here they are {found}; name the same "
+            f"folder by {LOCAL_VARIABLE} everywhere, or plan and run the study again"
+        )
 
 
 def _load_trial(

@@ -34,8 +34,9 @@ class Receipt(StrictModel):
     Attributes:
         source: The study's name of the source.
         form: random, file, timm or trial.
-        content: sha256 of the file, timm's revision, or id of the upstream trial; None for random weights.
-        file: Name of the checkpoint file, without its folder.
+        content: sha256 of the file, timm's revision (of a local file ``name.tag@sha256:HASH``), or id of the upstream
+            trial; None for random weights.
+        file: Name of the checkpoint file, or of the local file of timm's weights, without its folder.
         catalogue: Entry of the catalogue that says how the file is read.
         keep, strip_prefix, rename, drop: As the study or the catalogue says; each rule of ``rename`` as "pattern
             -> to".

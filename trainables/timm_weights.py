@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,12 +13,7 @@ from torch import Tensor, nn
 from search_spaces.exceptions import UserError, unknown
 from trainables.factories import Factory
 from trainables.random_state import own_random_state
-
-LOCAL_VARIABLE = "SCALECURVES_TIMM_WEIGHTS"
-"""Folder with timm's weights as files: ``<name>.<tag>/model.safetensors`` or ``<name>.<tag>.safetensors`` (or ``.pth``,
-``.bin``). What is not there is fetched by timm: from its cache, a mirror (``HF_ENDPOINT``) or the network."""
-
-_LOCAL_FORMS = ("{}/model.safetensors", "{}/pytorch_model.bin", "{}.safetensors", "{}.pth", "{}.bin")
+from trainables.timm_files import LOCAL_VARIABLE, local_file, local_folder
 
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel of RGB in [0, 1]."""
@@ -46,6 +39,22 @@ def published_weights(factory: Factory) -> tuple[dict[str, Scaling], dict[str, s
     return scaling, revision
 
 
+def revision_of(factory: Factory, tag: str) -> str:
+    """``name.tag@location`` of a timm model's pretrained weights.
+
+    Args:
+        factory: A timm factory.
+        tag: Pretrained tag, or ``default``.
+
+    Raises:
+        UserError: No such tag.
+    """
+    known = published_weights(factory)[1]
+    if tag not in known:
+        raise UserError(unknown(f"pretrained tag of timm's {factory.name}", tag, known))
+    return known[tag]
+
+
 def fetch_pretrained(factory: Factory, tag: str, arguments: Mapping[str, Any], input_size: int) -> dict[str, Tensor]:
     """State dict of timm's model with its pretrained weights and its own head.
 
@@ -59,42 +68,32 @@ def fetch_pretrained(factory: Factory, tag: str, arguments: Mapping[str, Any], i
         input_size: Side in pixels; position embeddings are resampled by timm where its model does that.
 
     Raises:
-        UserError: No such tag, the weights cannot be fetched, or they do not fill the model.
+        UserError: No such tag, weights that cannot be fetched or do not fill the model, a LOCAL_VARIABLE that names no
+            folder.
     """
     import timm
 
-    known = published_weights(factory)[1]
-    if tag not in known:
-        raise UserError(unknown(f"pretrained tag of timm's {factory.name}", tag, known))
+    revision = revision_of(factory, tag)
     chosen = (factory.tag or "") if tag == "default" else tag
     name = f"{factory.name}.{chosen}" if chosen else factory.name
     loaded: list[nn.Module] = []
     keywords = factory.keywords(arguments, input_size)
-    local = _local_file(known[tag].partition("@")[0])
+    if (folder := local_folder()) is not None and not folder.is_dir():
+        raise UserError(f"{LOCAL_VARIABLE} names {folder}, which is no folder")
+    local = local_file(revision)
     if local is not None:
         keywords["pretrained_cfg_overlay"] = {"file": str(local)}
     try:
         with own_random_state(0), _marked_before_loading(loaded):
             model = timm.create_model(name, pretrained=True, **keywords)
     except Exception as error:
-        raise UserError(_fetch_trouble(name, f"@{local}" if local else known[tag], error)) from error
+        raise UserError(_fetch_trouble(name, f"@{local}" if local else revision, error)) from error
     tensors: dict[str, Tensor] = model.state_dict()
     unfilled = [n for n, t in tensors.items() if t.is_floating_point() and bool(torch.isnan(t).any())]
     if model not in loaded or unfilled:
         listed = ", ".join(unfilled[:5]) or "all of them"
         raise UserError(f"timm's weights {name} leave {len(unfilled) or len(tensors)} tensors unset: {listed}")
     return tensors
-
-
-def _local_file(name: str) -> Path | None:
-    """The file of ``name.tag`` in the folder that LOCAL_VARIABLE names."""
-    folder = os.environ.get(LOCAL_VARIABLE, "").strip()
-    if not folder:
-        return None
-    if not Path(folder).expanduser().is_dir():
-        raise UserError(f"{LOCAL_VARIABLE} names {folder}, which is no folder")
-    candidates = (Path(folder).expanduser() / form.format(name) for form in _LOCAL_FORMS)
-    return next((file for file in candidates if file.is_file()), None)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from tests.orchestrator.small_study import write_study
 from trainables.library import TaskLibrary
 from trainables.models import check_scale, scale_card
 from trainables.sources import check_source
+from trainables.timm_files import LOCAL_VARIABLE
 
 NETS = """
 from torch import nn
@@ -146,3 +147,20 @@ def test_networks_of_which_all_trials_are_finished_are_not_built(tmp_path, monke
     finished.pop(next(t.trial_id for t in first.trials if t.trial.cell.pretraining_source == "spots_pre"))
     second = make_plan(load_study(str(file)), TaskLibrary(scalecurves_home()), trained=lambda: finished)
     assert (costs_of(second), built) == (costs_of(first), ["spots_pre"])
+
+
+@pytest.mark.parametrize("shipped", [True, False])
+def test_a_local_file_of_timm_s_weights_is_part_of_the_card_and_read_again(folder, monkeypatch, shipped):
+    if not shipped:
+        monkeypatch.setattr(known_models, "known_facts", lambda *_: None)
+    contents = []
+    for text in (None, "one", "another"):
+        if text is not None:
+            (folder / "resnet10t.c3_in1k.pth").write_text(text)
+            monkeypatch.setenv(LOCAL_VARIABLE, str(folder))
+        known = KnownModels(folder)
+        contents.append(known.scale_card("resnet10t", []).revision["c3_in1k"])
+        known.save()
+    assert contents[0] == scale_card("resnet10t").revision["c3_in1k"]
+    assert all(content.startswith("resnet10t.c3_in1k@sha256:") for content in contents[1:])
+    assert len(set(contents)) == 3

@@ -20,9 +20,11 @@ from search_spaces.exceptions import UserError
 from search_spaces.study import Normalisation, TimmSource
 from search_spaces.trial import ResolvedScale, ResolvedSource
 from trainables.factories import find_factory
-from trainables.models import build_model
+from trainables.hashing import file_sha256
+from trainables.models import build_model, scale_card
 from trainables.sources import Receipt, initialise
-from trainables.timm_weights import LOCAL_VARIABLE, fetch_pretrained, published_weights
+from trainables.timm_files import LOCAL_VARIABLE, with_local_files
+from trainables.timm_weights import fetch_pretrained, published_weights
 
 
 @pytest.fixture
@@ -142,6 +144,38 @@ def test_weights_from_a_folder(cache: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv(LOCAL_VARIABLE, str(tmp_path / "elsewhere"))
     with pytest.raises(UserError, match="elsewhere, which is no folder"):
         _load("resnet10t", "c3_in1k")
+
+
+def test_local_files_are_told_from_the_hub_s_weights_and_from_each_other(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, of_the_hub = _state("resnet10t"), scale_card("resnet10t")
+    _put(cache, "resnet10t.c3_in1k", state)
+    monkeypatch.delenv(LOCAL_VARIABLE, raising=False)
+    assert with_local_files(of_the_hub) == of_the_hub
+    file = tmp_path / "mirror" / "resnet10t.c3_in1k.pth"
+    file.parent.mkdir()
+    torch.save(state, file)
+    monkeypatch.setenv(LOCAL_VARIABLE, str(file.parent))
+    card = with_local_files(of_the_hub)
+    assert (card.normalise, card.input_size) == (of_the_hub.normalise, of_the_hub.input_size)
+    assert card.revision is not None
+    content = card.revision["c3_in1k"]
+    assert content == card.revision["default"] == f"resnet10t.c3_in1k@sha256:{file_sha256(file)}"
+    _, receipt = _load("resnet10t", "c3_in1k", content=content)
+    assert (receipt.content, receipt.file) == (content, file.name)
+    assert of_the_hub.revision is not None
+    refusal = "when the study was planned, here they are"
+    with pytest.raises(UserError, match=refusal):
+        _load("resnet10t", "c3_in1k", content=of_the_hub.revision["c3_in1k"])
+    torch.save({n: t + 1 for n, t in state.items()}, file)
+    with pytest.raises(UserError, match=refusal):
+        _load("resnet10t", "c3_in1k", content=content)
+    monkeypatch.delenv(LOCAL_VARIABLE)
+    with pytest.raises(UserError, match=refusal):
+        _load("resnet10t", "c3_in1k", content=content)
+    _, receipt = _load("resnet10t", "c3_in1k", content=of_the_hub.revision["c3_in1k"])
+    assert receipt.file is None
 
 
 class _Hub(http.server.BaseHTTPRequestHandler):
