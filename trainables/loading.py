@@ -128,10 +128,12 @@ def _of_the_catalogue(weights: CheckpointSource, built: BuiltModel, sha256: str)
     lines = []
     if entry.architectures and built.factory.name not in entry.architectures:
         lines.append(f"catalogue entry {weights.catalogue} is for {', '.join(entry.architectures)}")
+    if other := entry.instead.get(built.factory.name):
+        lines.append(f"published weights of {built.factory.name} are read by catalogue entry {other}")
     if entry.convert and Path(weights.file).suffix != ".safetensors":
         lines.append(f"convert it first: python -m orchestrator.sources convert {entry.convert} IN OUT.safetensors")
-    if other := other_hash(weights.catalogue, sha256):
-        lines.append(other)
+    if difference := other_hash(weights.catalogue, sha256):
+        lines.append(difference)
     return "".join(f"\n  hint: {line}" for line in lines)
 
 

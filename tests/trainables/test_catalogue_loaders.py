@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ ELSEWHERE = {
     "byol",
     "inception_v3_tf",
     "torchvision_inception",
+    "torchvision_densenet",
     "cifar10_resnet20",
     "cifar10_resnet56",
 }
@@ -273,3 +275,21 @@ def test_inceptions_are_refused_with_the_scaling_of_other_networks(tmp_path: Pat
         _load(built, path, catalogue="torchvision")
     assert _load(built, path, catalogue="torchvision", normalise="half").matched_tensors
     assert _load(built, path, drop=["fc"]).matched_tensors
+
+
+@pytest.mark.parametrize("factory", ["torchvision:densenet121", "densenet121"])
+def test_densenets_as_torchvision_published_them(tmp_path: Path, factory: str) -> None:
+    """With the names of the time before torch refused dots in names of modules."""
+    torch.manual_seed(6)
+    network = torchvision.models.densenet121(weights=None)
+    own = {n: t.clone() for n, t in network.state_dict().items()}
+    path = _saved(tmp_path, {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", n): t for n, t in own.items()})
+    built = build_model(ResolvedScale(name="dense", factory=factory, arguments={}, input_size=32), 3, seed=0)
+    with pytest.raises(UserError, match=r"hint: published weights of densenet121 are read by .* torchvision_densenet"):
+        _load(built, path, catalogue="torchvision")
+    receipt = _load(built, path, catalogue="torchvision_densenet")
+    assert receipt.matched_tensors == receipt.backbone_tensors
+    assert receipt.dropped == ("classifier.bias", "classifier.weight")
+    loaded = built.module.state_dict()
+    assert all(torch.equal(loaded[n], t) for n, t in own.items() if not n.startswith("classifier"))
+    assert _load(built, _saved(tmp_path, own), catalogue="torchvision", drop=["classifier"]).matched_tensors
