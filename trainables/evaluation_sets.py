@@ -145,6 +145,7 @@ class _Rows:
     def __init__(self, library: TaskLibrary, task: ResolvedTask) -> None:
         self._library, self._task, self._kind = library, task, Kind(task.kind)
         self._manifest = library.load(task.manifest)
+        self._manifests = {task.manifest: self._manifest}
         table = self._manifest.table
         self._columns = matched_labels(task.labels, self._kind, self._manifest, None, f"tasks.{task.name}")
         self._raw = self._raw_of(self._manifest, self._columns)
@@ -239,10 +240,10 @@ class _Rows:
 
     def _set(self, name: str, spec: EvaluationSetSpec) -> EvaluationRows:
         place = f"tasks.{self._task.name}.evaluate.{name}"
-        other = self._library.load(spec.manifest) if spec.manifest is not None else self._manifest
+        other = self._manifest_of(spec)
         own = other.key == self._manifest.key
         columns = matched_labels(self._task.labels, self._kind, other, spec.label_map, place)
-        raw = self._raw if own and columns == self._columns else self._raw_of(other, columns)
+        raw = self._raw if other is self._manifest and columns == self._columns else self._raw_of(other, columns)
         chosen = _where(other, spec.where, f"{place}.where") & _in_splits(other, spec)
         if spec.manifest is None:
             chosen &= self._within if spec.held_out else self._usable()
@@ -262,6 +263,13 @@ class _Rows:
             targets=targets[rows],
             shared_patients=len(set(patients[of_trained].tolist())),
         )
+
+    def _manifest_of(self, spec: EvaluationSetSpec) -> Manifest:
+        """The manifest of a set: one object per name, so that what is the same can be told from what looks alike."""
+        name = spec.manifest or self._task.manifest
+        if name not in self._manifests:
+            self._manifests[name] = self._library.load(name)
+        return self._manifests[name]
 
     def _trained_patients(self, other: Manifest, own: bool, rows: Positions) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """The patient of each of these rows, and whether its id is that of one in training or validation."""

@@ -335,10 +335,10 @@ def _stamp(library: TaskLibrary, name: str) -> tuple[int, int]:
 def _loaded(library: TaskLibrary, task: ResolvedTask, storage_size: int, side: int) -> _Task:
     rows = task_rows(library, task)
     own = _own_store(library, rows, task, storage_size, side)
-    stores = {rows.manifest.key: own}
+    stores = {rows.manifest: own}
     for of_set in rows.sets.values():
-        if of_set.manifest.key not in stores:
-            stores[of_set.manifest.key] = open_store(library, of_set.manifest, storage_size, side)
+        if of_set.manifest not in stores:
+            stores[of_set.manifest] = open_store(library, of_set.manifest, storage_size, side)
     truths = _truths(library, task, rows, stores, storage_size, side)
     return _Task(
         rows=rows,
@@ -353,10 +353,10 @@ def _loaded(library: TaskLibrary, task: ResolvedTask, storage_size: int, side: i
             store=own.path.name,
             masks=_masks(own, rows.manifest, rows.val_set.columns, rows.train),
         ),
-        val=_evaluation_set(own, truths[rows.manifest.key], rows.val_set, task),
+        val=_evaluation_set(own, truths[rows.manifest], rows.val_set, task),
         sets={
             name: replace(
-                _evaluation_set(stores[of.manifest.key], truths[of.manifest.key], of, task),
+                _evaluation_set(stores[of.manifest], truths[of.manifest], of, task),
                 shared_patients=of.shared_patients,
                 same_ids=of.manifest.key == rows.manifest.key,
             )
@@ -369,21 +369,20 @@ def _truths(
     library: TaskLibrary,
     task: ResolvedTask,
     rows: TaskRows,
-    stores: Mapping[tuple[str, str], ImageStore],
+    stores: Mapping[Manifest, ImageStore],
     storage_size: int,
     side: int,
-) -> dict[tuple[str, str], ImageStore]:
+) -> dict[Manifest, ImageStore]:
     """Stores whose masks are the truth of evaluation, by manifest: the largest, whatever a scale takes in.
 
     So a study's scales are scored on the same truth.
     """
     if not task.is_dense or side == storage_size:
         return dict(stores)
-    manifests = {of.manifest.key: of.manifest for of in (rows.val_set, *rows.sets.values())}
-    own = {rows.manifest.key: task.manifest_hash}
+    own = {rows.manifest: task.manifest_hash}
     return {
-        key: open_store(library, manifest, storage_size, content_hash=own.get(key))
-        for key, manifest in manifests.items()
+        manifest: open_store(library, manifest, storage_size, content_hash=own.get(manifest))
+        for manifest in {rows.manifest, *(of.manifest for of in rows.sets.values())}
     }
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from search_spaces.amounts import Amount
 from search_spaces.exceptions import UserError
 from search_spaces.names import Kind
+from tests.trainables.made_masks import save_masks
 from tests.trainables.made_tasks import (
     filled_library,
     make_task,
@@ -20,6 +21,7 @@ from tests.trainables.made_tasks import (
     save_manifest,
 )
 from trainables.evaluation_sets import EvaluationRows, task_rows
+from trainables.mask_labels import mask_presence
 from trainables.subsets import draw_subset
 
 
@@ -97,6 +99,32 @@ def test_label_map_and_masked_labels(library):
     # An uncertain label is masked, but kept as it was; rows without any known label score nothing.
     assert set(np.unique(of_set.targets[:, 0])) == {0.0, 1.0}
     assert of_set.positions.tolist() == [k for k in range(48) if k not in (0, 17, 24)]
+
+
+def test_another_import_of_the_same_images_is_scored_on_its_own_labels(library):
+    original = library.load("findings")
+    table = original.table.assign(y_nodule=1 - original.table["y_nodule"])
+    library.save(replace(original, name="reread", table=table, hash_key=b""))
+    evaluate = {"test": {}, "reread": {"manifest": "reread", "split": ["test"]}}
+    sets = task_rows(library, make_task(library, "findings", evaluate)).sets
+    assert sets["reread"].positions.tolist() == sets["test"].positions.tolist()
+    np.testing.assert_array_equal(sets["reread"].raw[:, 1], 1 - sets["test"].raw[:, 1])
+    np.testing.assert_array_equal(sets["reread"].targets[:, 1], 1 - sets["test"].targets[:, 1])
+    assert sets["reread"].shared_patients == 0
+    with pytest.raises(UserError, match="22 of its 48 rows are images of patients that the task trains or selects on"):
+        task_rows(library, make_task(library, "findings", {"x": {"manifest": "reread"}}))
+
+
+def test_another_import_with_a_second_observers_masks_is_scored_on_these(library):
+    original = save_masks(library)
+    masks = original.table["mask"]
+    library.save(replace(original, name="second", table=original.table.assign(mask=masks[::-1].tolist()), hash_key=b""))
+    evaluate = {"test": {}, "second": {"manifest": "second", "split": ["test"]}}
+    sets = task_rows(library, make_task(library, "squares", evaluate, primary="dice")).sets
+    shown = {name: mask_presence(library, library.load(name))[sets["test"].positions] for name in ("squares", "second")}
+    assert (shown["squares"] != shown["second"]).any()
+    np.testing.assert_array_equal(sets["test"].raw, shown["squares"])
+    np.testing.assert_array_equal(sets["second"].raw, shown["second"])
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("ignore", np.nan), ("ones", 1.0), ("zeros", 0.0)])

@@ -6,17 +6,20 @@ import hashlib
 import hmac
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from search_spaces.amounts import Amount, Seed
 from search_spaces.exceptions import UserError
 from search_spaces.names import Kind
 from search_spaces.protocol import Protocol
 from search_spaces.trial import ResolvedScale
+from tests.trainables.made_masks import save_masks
 from tests.trainables.made_tasks import (
     colour,
     filled_library,
@@ -27,7 +30,9 @@ from tests.trainables.made_tasks import (
 from tests.trainables.toy import toy_trial
 from trainables import task_data
 from trainables.evaluation_sets import task_rows
+from trainables.pixels import Colour
 from trainables.storage import Storage
+from trainables.store import open_store
 from trainables.store_cache import CacheFullError, cached_stores
 from trainables.subset_files import keep_subset
 from trainables.subsets import EmptyCell, draw_subset
@@ -137,6 +142,34 @@ def test_sets_of_other_manifests_have_their_own_images_and_key(library):
     assert (elsewhere.gather(np.array([0]))[0] == colour("z00")).all()
     assert prediction_frame(elsewhere, task)["patient_id"][0] == other.hashed("p00")
     assert data.sets["test"].hash_key != elsewhere.hash_key
+
+
+def test_another_import_of_the_same_images_is_scored_on_its_own_pixels(library):
+    original = library.load("findings")
+    library.save(replace(original, name="grey", colour=Colour.GREY, hash_key=b""))
+    turned = original.table.iloc[::-1].reset_index(drop=True)
+    library.save(replace(original, name="turned", table=turned, hash_key=b""))
+    evaluate = {"test": {}, **{name: {"manifest": name, "split": ["test"]} for name in ("grey", "turned")}}
+    sets = load_task_data(make_trial(make_task(library, "findings", evaluate)), library).sets
+    for name, mode in (("test", "RGB"), ("grey", "L"), ("turned", "RGB")):
+        images = sets[name].gather(np.arange(len(sets[name])))
+        for image, image_id in zip(images, sets[name].frame["image_id"], strict=True):
+            wanted = Image.new("RGB", (1, 1), colour(image_id)).convert(mode).convert("RGB")
+            assert (image == np.asarray(wanted)).all()
+    assert sets["turned"].store == sets["test"].store != sets["grey"].store, "equal content is stored once"
+
+
+def test_another_import_with_a_second_observers_masks_is_scored_on_these(library):
+    original = save_masks(library)
+    table = original.table.assign(mask=original.table["mask"][::-1].tolist())
+    second = library.save(replace(original, name="second", table=table, hash_key=b""))
+    evaluate = {"test": {}, "second": {"manifest": "second", "split": ["test"]}}
+    sets = load_task_data(make_trial(make_task(library, "squares", evaluate, primary="dice")), library).sets
+    planes = {name: of_set.masks.planes[of_set.positions] for name, of_set in sets.items()}
+    store = open_store(library, second, 16)
+    rows = np.flatnonzero(second.table["split"] == "test")
+    np.testing.assert_array_equal(planes["second"], store.masks[store.rows[rows]])
+    assert (planes["second"] != planes["test"]).any()
 
 
 def test_a_second_trial_reads_nothing_again(library, monkeypatch):
