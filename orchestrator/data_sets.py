@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,13 +41,27 @@ _FORMATS: dict[str, Callable[[Place, ImportOptions, Tell], Manifest]] = {
     "npz": import_npz,
 }
 _MAP = "map"
+_BLANK_VARIANT = "blank_negative"
 
+_COMMON = ("name", "derived", "quarantine", "all_problems", "unopened", "colour", "split", "split_seed")
+_LABELS = ("kind", "classes", "positive", "label_name")
+_IMAGE_FILES = ("bit_depth", "window", "patient_pattern", "grouping")
 
-_TABLE_OPTIONS = (
-    "image_column", "label_column", "label_separator", "label_columns", "label_name", "kind", "classes", "positive",
-    "patient_column", "study_column", "site_column", "split_column", "sex_column", "age_column", "group_columns",
-    "mask_column", "frame_column", "image_root",
-)  # fmt: skip
+_HEEDED: Mapping[str, frozenset[str]] = {
+    "csv": frozenset(field.name for field in fields(ImportOptions)),
+    "folder": frozenset((*_COMMON, *_LABELS, *_IMAGE_FILES)),
+    "npz": frozenset((*_COMMON, *_LABELS, "blank_labels", "bit_depth")),
+    "table": frozenset((*_COMMON, *_IMAGE_FILES)),
+    "cifar10": frozenset(_COMMON),
+}
+"""Format, or reader of a column map -> the options that change what it imports."""
+
+_SAYS = {
+    "folder": "its folders say what classes and splits there are (for columns of a table use the format csv)",
+    "npz": "its arrays say where everything is",
+    "table": "its column map says where everything is",
+    "cifar10": "its column map says where everything is",
+}
 
 
 def importer(layout: str, paths: list[str], variant: str | None, options: ImportOptions) -> Callable[[Tell], Manifest]:
@@ -66,9 +81,10 @@ def importer(layout: str, paths: list[str], variant: str | None, options: Import
     if layout in _FORMATS:
         if variant is not None:
             raise UserError(f"--variant is of known data sets (tasks list --available), not of {layout}")
+        _refuse_unheeded(layout, layout, options)
         return lambda tell: _FORMATS[layout](found, options, tell)
-    _refuse_table_options(layout, options)
     column_map = user_map(Path(paths[0]), variant) if layout == _MAP else shipped_map(layout, variant)
+    _refuse_unheeded(layout, column_map.reader, options)
     if column_map.reader == "npz":
         return lambda tell: import_medmnist(column_map, found, options, tell)
     if column_map.reader == "cifar10":
@@ -78,17 +94,25 @@ def importer(layout: str, paths: list[str], variant: str | None, options: Import
     return lambda tell: import_map(column_map, found, options, tell)
 
 
-def _refuse_table_options(layout: str, options: ImportOptions) -> None:
-    """A column map says where everything is; only its split may be left for one by patient."""
-    given = {field for field in _TABLE_OPTIONS if getattr(options, field)}
+def _refuse_unheeded(layout: str, reader: str, options: ImportOptions) -> None:
+    """Options that would change nothing; a split may be left for one that is drawn here, whatever the format."""
+    given = {f.name for f in fields(options) if f.name not in _HEEDED[reader] and getattr(options, f.name) != f.default}
     if options.split_column == NO_COLUMN:
         given -= {"split_column"}
-    if given and layout != "medmnist":
+    if given:
         flags = ", ".join(f"--{field.replace('_', '-')}" for field in sorted(given))
+        hint = _blank_hint(layout) if reader == "table" and "blank_labels" in given else ""
         raise UserError(
-            f"{flags} do not apply to {layout}: its column map says where everything is (--split-column none alone is "
-            "allowed: it splits by patient)"
+            f"{flags} do not apply to {layout}: {_SAYS[reader]}; --split-column none alone is allowed, and the split "
+            f"is drawn by patient{hint}"
         )
+
+
+def _blank_hint(layout: str) -> str:
+    """How blanks become negatives where a column map says what a blank is."""
+    has_variant = layout in shipped_names() and _BLANK_VARIANT in variants(layout)
+    way = f"--variant {_BLANK_VARIANT}" if has_variant else "labels.blank: negative in a column map of your own"
+    return f". For blanks that are negative: {way}, or in training alone blank: zero in the study's task"
 
 
 def available_hint() -> str:

@@ -97,7 +97,8 @@ class TaskSpec(StrictModel):
             each access a fresh draw from [0.55, 0.85] (``lsr_ones``) or [0, 0.3] (``lsr_zeros``). One for all labels,
             or label -> policy. Evaluation always masks.
         blank: What a blank label is in training: masked, or 0 (``zero``). Evaluation always masks. A data set that
-            writes findings only where they are present is better imported with ``--blank-labels negative``.
+            writes findings only where they are present is better imported with ``--blank-labels negative``
+            (a table's ``--label-columns``) or the variant ``blank_negative``.
         validation: ``fixed``: all validation images at every amount. ``scaled``: the same share of them as of the
             training images, drawn by the same rule, so that few labels are few labels in all.
         evaluate: Evaluation sets by name; ``test`` is always among them.

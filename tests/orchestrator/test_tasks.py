@@ -120,6 +120,51 @@ def test_folder_and_npz(run, tmp_path):
     assert load("n").labels == ("x", "y", "z")
 
 
+@pytest.mark.parametrize(
+    ("layout", "flags"),
+    [
+        ("folder", ("--patient-column", "pid")),
+        ("folder", ("--image-root", "elsewhere", "--split-column", "fold")),
+        ("folder", ("--blank-labels", "negative")),
+        ("npz", ("--mask-column", "m")),
+        ("npz", ("--patient-pattern", "(a)", "--window", "40,400")),
+        ("medmnist", ("--study-column", "exam")),
+        ("cifar10", ("--bit-depth", "12")),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(run, tmp_path, layout, flags):
+    done = run("import", layout, tmp_path, "--name", "x", *flags)
+    assert done.exit_code == 1
+    assert f"{', '.join(flags[::2])} do not apply to {layout}" in " ".join(done.output.split())
+
+
+def test_what_blanks_mean_is_said_elsewhere_for_data_sets_with_a_column_map(run, tmp_path):
+    ways = {"chexpert": "--variant blank_negative", "vindr_cxr": "labels.blank: negative in a column map of your own"}
+    for name, way in ways.items():
+        done = run("import", name, tmp_path, "--name", "x", "--blank-labels", "negative")
+        assert done.exit_code == 1
+        said = " ".join(done.output.split())
+        assert f"--blank-labels do not apply to {name}" in said
+        assert f"{way}, or in training alone blank: zero" in said
+
+
+def test_options_that_count_for_a_folder_are_taken(run, tmp_path):
+    for i in range(12):
+        file = tmp_path / "set" / "ab"[i % 2] / f"p{i // 2}_{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4, 3), i, np.uint8)).save(file)
+    done = run(
+        "import", "folder", tmp_path / "set", "--name", "f", "--kind", "binary", "--classes", "b,a", "--positive", "a",
+        "--label-name", "sick", "--patient-pattern", r"(p\d)_", "--grouping", "smear", "--split", "0.5,0.25,0.25",
+        "--split-seed", "3", "--split-column", "none", "--colour", "grey", "--window", "40,400", "--bit-depth", "12",
+        "--all",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    manifest = load("f")
+    assert (manifest.labels, manifest.grouping, manifest.window) == (("sick",), "smear", (40, 400))
+    assert manifest.table["patient_id"].nunique() == 6
+
+
 def test_a_second_import_needs_overwrite(run, table):
     first = ("import", "csv", table, "--name", "lungs")
     assert run(*first).exit_code == 0

@@ -29,7 +29,7 @@ from trainables.importers.columns import (
 )
 from trainables.importers.image_paths import image_paths, posix
 from trainables.importers.labels import Labels, labels_from_cells, labels_from_columns, labels_from_joined, mask_labels
-from trainables.importers.options import NO_COLUMN, ImportOptions, Tell, silent
+from trainables.importers.options import NO_COLUMN, BlankLabels, ImportOptions, Tell, silent
 from trainables.importers.quarantine import repeated_ids
 from trainables.importers.table_text import TableText, read_table
 from trainables.manifest import Manifest, checked_root
@@ -90,6 +90,7 @@ def _rows_beside(read: TableText, path: Place, options: ImportOptions) -> str:
     if options.label_column not in (None, *there) or (options.label_columns and not labels):
         cells = cells.assign(**{_ANY_LABEL: [str(n % 2) for n in range(len(cells))]})
         own: dict[str, Any] = {"classes": (), "positive": None, "label_separator": None, "kind": None}
+        own["blank_labels"] = BlankLabels.UNKNOWN
         without = replace(options, label_column=_ANY_LABEL, label_columns=(), **own)
     without = replace(
         without,

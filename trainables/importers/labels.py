@@ -38,7 +38,12 @@ class Labels:
 
 
 def mask_labels(options: ImportOptions, rows: int) -> Labels:
-    """Segmentation: the masks are the labels."""
+    """Segmentation: the masks are the labels.
+
+    Raises:
+        UserError: Blanks were given a meaning.
+    """
+    _refuse_blank_labels(options, "masks")
     return Labels(
         kind=Kind.SEGMENTATION, names=options.classes or ("foreground",), columns=pd.DataFrame(index=range(rows))
     )
@@ -70,8 +75,9 @@ def labels_from_joined(cells: pd.Series[str], options: ImportOptions) -> Labels:
     """Multilabel from one column that joins the names of the labels present; an empty cell is not known.
 
     Raises:
-        UserError: A name outside ``classes``, or another kind was asked for.
+        UserError: A name outside ``classes``, another kind was asked for, or blanks were given a meaning.
     """
+    _refuse_blank_labels(options, "a column of joined names")
     _only_kind(options, Kind.MULTILABEL)
     parts = cells.map(lambda cell: _parts(cell, str(options.label_separator)))
     found = sorted({name for names in parts for name in names})
@@ -100,9 +106,10 @@ def labels_from_cells(cells: pd.Series[str], column: str, options: ImportOptions
         tell: Hears which value was taken as positive.
 
     Raises:
-        UserError: Fewer than two values, more than two in a binary task, a value outside ``classes``, or an ordinal
-            task whose order is not known.
+        UserError: Fewer than two values, more than two in a binary task, a value outside ``classes``, an ordinal task
+            whose order is not known, or blanks were given a meaning.
     """
+    _refuse_blank_labels(options, "one value per image")
     cells, classes = _named_classes(cells, options)
     found = _ordered(set(cells.dropna()))
     distinct = [f for f in found if f != str(UNCERTAIN)]
@@ -236,6 +243,15 @@ def flag_labels(kind: Kind, flags: dict[str, pd.Series[float]]) -> Labels:
 def _only_kind(options: ImportOptions, kind: Kind) -> None:
     if options.kind not in (None, kind):
         raise UserError(f"--kind {options.kind} does not fit labels given like this, which is {kind}; {_LABEL_FORMS}")
+
+
+def _refuse_blank_labels(options: ImportOptions, source: str) -> None:
+    """Elsewhere than in columns of 0 and 1 a blank is not known, whatever the option says."""
+    if options.blank_labels is BlankLabels.NEGATIVE:
+        raise UserError(
+            "--blank-labels negative applies to columns of 0 and 1 (--label-columns), or to several labels per image "
+            f"in an npz file; here the labels are {source}"
+        )
 
 
 def _parts(cell: str | None, separator: str) -> tuple[str, ...]:

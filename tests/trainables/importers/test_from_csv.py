@@ -103,6 +103,15 @@ def test_flag_columns_keep_blank_and_uncertain(make_table):
     assert negative.table["y_edema"].tolist() == [1, -1, 0, 0]
 
 
+@pytest.mark.parametrize("changes", [{}, {"label_separator": ";"}, {"kind": Kind.SEGMENTATION}])
+def test_blanks_get_no_meaning_but_in_columns_of_0_and_1(make_table, changes):
+    table = make_table("""image,label,mask
+        a.png,0,a.png
+        b.png,1,b.png""")
+    with pytest.raises(UserError, match="--blank-labels negative applies to columns of 0 and 1"):
+        import_csv(table, options(blank_labels=BlankLabels.NEGATIVE, **changes))
+
+
 def test_one_flag_column_is_binary(make_table):
     table = make_table("""image,edema
         a.png,1
@@ -672,6 +681,7 @@ def test_images_that_no_eight_bits_can_show_are_found_by_their_headers(make_tabl
         {"site_column": "centre"},
         {"label_column": "finding"},
         {"label_columns": ("x", "y"), "age_column": "years", "classes": ("a", "b")},
+        {"label_columns": ("x", "y"), "blank_labels": BlankLabels.NEGATIVE},
         {"patient_column": "pid", "group_columns": ("scanner",)},
         {"frame_column": "page", "label_columns": ("label", "x")},
     ],
