@@ -75,6 +75,9 @@ def _parsed(text: str, where: str, variant: str | None) -> ColumnMap:
     known = raw.pop(_VARIANTS, {})
     if not isinstance(known, dict):
         raise UserError(f"{where}: variants is no mapping of names to changes")
+    if odd := [str(name) for name, changes in known.items() if not isinstance(changes, dict)]:
+        names = ", ".join(f"variants.{name}" for name in odd)
+        raise UserError(f"{where}: {names} is no mapping of keys to what replaces them; docs/datasets.md shows one")
     if variant is not None:
         if variant not in known:
             raise UserError(unknown("variant", variant, known, where))

@@ -257,14 +257,23 @@ def _frames(cells: pd.Series[str], paths: pd.Series[str]) -> dict[str, pd.Series
     Raises:
         BadCellsError: A cell is no whole number from 0.
     """
+    frames = frame_numbers(cells)
+    return {Column.FRAME: frames, Column.IMAGE_ID: paths + "#" + frames.astype(str)}
+
+
+def frame_numbers(cells: pd.Series[str]) -> pd.Series[Any]:
+    """Frames as whole numbers.
+
+    Raises:
+        BadCellsError: A cell is no whole number from 0.
+    """
     numbers = pd.to_numeric(cells, errors="coerce")
     rows = np.flatnonzero(numbers.isna() | (numbers < 0) | (numbers % 1 != 0))
     if len(rows):
         column = str(cells.name)
         message = f"frame column {column!r} has other than whole numbers from 0 ({PLACES})"
         raise BadCellsError(message, column, rows, "whole numbers from 0", stand_in="0")
-    frames = numbers.astype("Int64")
-    return {Column.FRAME: frames, Column.IMAGE_ID: paths + "#" + frames.astype(str)}
+    return numbers.astype("Int64")
 
 
 def _sex(cells: pd.Series[str], column: str, tell: Tell) -> pd.Series[str]:

@@ -19,7 +19,7 @@ from trainables.importers.assemble import Found, assemble, files_under
 from trainables.importers.column_map import ColumnMap
 from trainables.importers.columns import BadCellsError, collecting, once, refuse_absent
 from trainables.importers.derived_masks import draw_masks, merge_masks
-from trainables.importers.from_csv import ages_left_blank, column_cells, tell_blank_ages
+from trainables.importers.from_csv import ages_left_blank, column_cells, frame_numbers, tell_blank_ages
 from trainables.importers.map_labels import map_labels
 from trainables.importers.map_parts import CellSpec, DeriveSpec, MaskSpec
 from trainables.importers.map_tables import (
@@ -181,7 +181,8 @@ class _Reading:
         columns[Column.IMAGE_ID] = ids.where(ids.notna(), stand_in)
         columns[Column.PATH] = paths.where(paths.notna(), stand_in)
         if image.frame is not None:
-            columns[Column.FRAME] = pd.to_numeric(column_of(rows, image.frame, "image.frame")).astype("Int64")
+            frames = partial(_frames, name=image.frame)
+            columns[Column.FRAME] = collecting(frames, rows, self._problems, rows[WHERE])
         for column, spec in self._roles().items():
             if _source(rows, spec) is not None:
                 read = partial(self._cells, column=column, spec=spec)
@@ -265,6 +266,10 @@ class _Reading:
 
 def _source(rows: pd.DataFrame, spec: CellSpec) -> str | None:
     return next((name for name in spec.column if name in rows), None)
+
+
+def _frames(rows: pd.DataFrame, name: str) -> pd.Series[Any]:
+    return frame_numbers(column_of(rows, name, "image.frame"))
 
 
 def _described(rows: pd.DataFrame, row: int) -> str:

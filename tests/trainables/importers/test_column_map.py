@@ -73,6 +73,7 @@ def test_files_that_are_no_maps(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         user_map(tmp_path / "none.yaml")
     mistakes = {"[1": "no YAML", "": "no mapping", "a: 1\na: 2": "given twice", "variants: 3": "variants"}
+    mistakes["variants: {pa: , ap: {}, pb: 3}"] = "variants.pa, variants.pb is no mapping of keys"
     for text, message in mistakes.items():
         (tmp_path / "m.yaml").write_text(text)
         with pytest.raises(UserError, match=message):

@@ -254,3 +254,17 @@ def test_rows_of_other_lengths_are_problems_with_file_and_line(imported, tmp_pat
     manifest = imported(text, options={"quarantine": tmp_path / "aside.csv"})
     assert len(manifest) == 6
     assert manifest.set_aside == {"other number of cells": 2}
+
+
+def test_frames_that_are_no_numbers_are_problems_of_their_rows(imported, tmp_path):
+    odd = ("x", "1.5", "-1", "")
+    rows = [*(f"stack.tif,{i % 2},{i}" for i in range(8)), *(f"stack.tif,1,{cell}" for cell in odd)]
+    text = "\n".join(["image,label,page,name", *(f"{row},n{i}" for i, row in enumerate(rows))])
+    image = {"path": "{image}", "id": "{image}#{name}", "frame": "page"}
+    with pytest.raises(UserError, match="4 of 12 rows") as error:
+        imported(text, options={"unopened": True}, image=image)
+    for line, cell in enumerate(odd, 10):
+        shown = repr(cell) if cell else "a blank"
+        assert f"labels.csv line {line}: column 'page' has {shown}; allowed: whole numbers from 0" in str(error.value)
+    kept = imported(text, options={"unopened": True, "quarantine": tmp_path / "aside.csv"}, image=image)
+    assert kept.table["frame"].tolist() == list(range(8))
