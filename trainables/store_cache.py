@@ -96,14 +96,24 @@ def _file_status(file: Path) -> os.stat_result | None:
 
 
 def use_of(store: CachedStore) -> Use:
-    """Whether a process has the store open."""
+    """Whether a process has the store open, or is building it."""
     if not store.is_finished:
-        return Use.FREE
+        return _use_of_unfinished(store.path)
     try:
         with alone(store.path) as use:
             return use
     except FileNotFoundError:
         return Use.FREE
+
+
+def _use_of_unfinished(path: Path) -> Use:
+    if not path.name.endswith(BUILDING):
+        return Use.FREE
+    try:
+        with FileLock(_lock_file(path.with_name(path.name.removesuffix(BUILDING))), timeout=0):
+            return Use.FREE
+    except (Timeout, OSError):  # what is not ours to lock counts as held
+        return Use.HELD
 
 
 def delete_store(store: CachedStore, without_locks: bool = False) -> bool:
@@ -231,25 +241,32 @@ def make_room(home: Path, path: Path, size_bytes: int, finished_bytes: int = 0) 
         finished_bytes: What of it an interrupted build has already written.
 
     Raises:
-        CacheFullError: It exceeds the limit together with the stores that are in use.
+        CacheFullError: It exceeds the limit together with the stores that are in use. None is deleted then, unless
+            others came into use meanwhile.
         UserError: It exceeds what is free on the disk.
     """
     limit = cache_limit()
     own = (path.with_name(path.name + BUILDING),)
     if limit is not None:
+        others = [store for store in cached_stores(home) if store.path not in own]
+        _refuse_beyond(limit, path, size_bytes, [store for store in others if use_of(store) is not Use.FREE])
         evict(home, limit - size_bytes + finished_bytes, but=own)
         others = [store for store in cached_stores(home) if store.path not in own]
-        taken = sum(store.size_bytes for store in others)
-        if taken + size_bytes > limit:
-            raise CacheFullError(
-                f"image store {path} takes {_gb(size_bytes)}, and others that {_why_kept(others)} {_gb(taken)}: more "
-                f"than {LIMIT_VARIABLE} = {_gb(limit)} allows. Raise it, or choose a smaller protocol.storage_size"
-            )
+        _refuse_beyond(limit, path, size_bytes, others)
     free = shutil.disk_usage(path.parent).free
     if size_bytes - finished_bytes > free:
         raise UserError(
             f"image store {path} takes {_gb(size_bytes - finished_bytes)}, and {_gb(free)} are free. Delete stores "
             "with python -m orchestrator.tasks cache --prune DAYS, or set SCALECURVES_HOME to a folder with room"
+        )
+
+
+def _refuse_beyond(limit: int, path: Path, size_bytes: int, others: Sequence[CachedStore]) -> None:
+    taken = sum(store.size_bytes for store in others)
+    if taken + size_bytes > limit:
+        raise CacheFullError(
+            f"image store {path} takes {_gb(size_bytes)}, and others that {_why_kept(others)} {_gb(taken)}: more "
+            f"than {LIMIT_VARIABLE} = {_gb(limit)} allows. Raise it, or choose a smaller protocol.storage_size"
         )
 
 

@@ -18,6 +18,7 @@ from trainables import store_cache
 from trainables.library import TaskLibrary
 from trainables.store import open_store
 from trainables.store_cache import (
+    CacheFullError,
     cache_limit,
     cached_stores,
     damaged_shards,
@@ -219,6 +220,31 @@ def test_a_limit_makes_room_for_a_new_store_or_refuses_it(library, manifest, mon
     assert not first.exists()
     del second
     assert open_store(library, manifest, 16).path == first
+
+
+def test_a_store_that_cannot_fit_deletes_nothing(library, manifest, monkeypatch):
+    free, held = open_store(library, manifest, 8).path, open_store(library, manifest, 16)
+    limit = sum(store.size_bytes for store in cached_stores(library.home)) + 1000
+    monkeypatch.setenv("SCALECURVES_CACHE_LIMIT", f"{limit}B")
+    for side in (17, 200):  # too large beside what is in use; too large alone
+        with pytest.raises(CacheFullError, match=r"SCALECURVES_CACHE_LIMIT"):
+            open_store(library, manifest, side)
+        assert paths(library) == {free, held.path}
+
+
+def test_what_others_build_takes_its_room(library, manifest, monkeypatch):
+    free = open_store(library, manifest, 8).path
+    other = free.with_name(free.name.replace("-8-", "-9-"))
+    unfinished = other.with_name(f"{other.name}.building")
+    unfinished.mkdir()
+    (unfinished / "shard").write_bytes(bytes(100_000))
+    limit = sum(store.size_bytes for store in cached_stores(library.home)) + 1000
+    monkeypatch.setenv("SCALECURVES_CACHE_LIMIT", f"{limit}B")
+    with store_cache.building_lock(other), pytest.raises(CacheFullError, match="in use"):
+        open_store(library, manifest, 16)
+    assert paths(library) == {free, unfinished}
+    open_store(library, manifest, 16)
+    assert unfinished not in paths(library)
 
 
 def test_a_disk_without_room_is_known_before_work(library, manifest, monkeypatch):

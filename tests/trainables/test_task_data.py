@@ -228,9 +228,12 @@ def test_a_cache_without_room_beside_tasks_of_earlier_trials_forgets_them(librar
     data = load_task_data(make_trial(second, storage_size=10), library)
     assert len(data.train)
     assert [key[1] for key in task_data._TASKS] == [second.model_dump_json()]
+    del data
+    kept = [store.path for store in cached_stores(library.home)]
     monkeypatch.setenv("SCALECURVES_CACHE_LIMIT", "100B")
     with pytest.raises(CacheFullError):
         load_task_data(make_trial(first, storage_size=10), library)
+    assert [store.path for store in cached_stores(library.home)] == kept
 
 
 @pytest.mark.parametrize(
