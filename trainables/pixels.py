@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from search_spaces.exceptions import DataError
 from trainables.dicom import DICOM_SUFFIXES, Window, dicom_size, is_dicom, read_dicom, read_stored
@@ -81,9 +81,9 @@ def read_image(
 ) -> Image.Image:
     """One image as Pillow's, decoded, of mode L (grey) or RGB, whose channels may be equal.
 
-    Transparency is dropped, 16-bit grey is scaled so that the full scale of its bit depth becomes 255, EXIF orientation
-    is not applied (arrays of masks and points refer to the stored pixels). DICOM files are shown as they are meant to
-    be seen; see ``trainables.dicom.read_dicom``.
+    Transparency is dropped, 16-bit grey is scaled so that the full scale of its bit depth becomes 255 (0 in a TIFF
+    file that says that white is zero), EXIF orientation is not applied (arrays of masks and points refer to the stored
+    pixels). DICOM files are shown as they are meant to be seen; see ``trainables.dicom.read_dicom``.
 
     Args:
         path: An image or DICOM file, or ``FILE.npz#ARRAY``.
@@ -361,7 +361,8 @@ def _decoded(image: Image.Image, path: Place, bit_depth: int, frame: int | None)
     try:
         _to_page(image, path, frame)
         if image.mode in _SIXTEEN_BIT_MODES:
-            return _as_image(_sixteen_bit(np.asarray(image), path), path, bit_depth)
+            shown = _as_image(_sixteen_bit(np.asarray(image), path), path, bit_depth)
+            return ImageOps.invert(shown) if _white_is_zero(image) else shown
         if image.mode == "F":
             raise DataError(f"image {path} holds floating point values; 8 or 16 bit expected")
         if image.mode not in ("L", "RGB"):
@@ -372,6 +373,11 @@ def _decoded(image: Image.Image, path: Place, bit_depth: int, frame: int | None)
         raise DataError(f"image {path} cannot be read: {error}") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"image {path} cannot be decoded: {error}") from error
+
+
+def _white_is_zero(image: Image.Image) -> bool:
+    """Whether a TIFF file says so; Pillow heeds it in images of up to 8 bits alone."""
+    return isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
 
 
 def _sixteen_bit(values: npt.NDArray[np.generic], path: Place) -> npt.NDArray[np.uint16]:

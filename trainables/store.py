@@ -38,7 +38,7 @@ from trainables.store_build import Decoded, Progress, Recipe, build, finished_by
 from trainables.store_cache import STORES, building_lock, damaged_shards, make_room, read_index
 from trainables.store_use import StoreGoneError, StoreInUse
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raised when pixels or files of a store would differ; older stores are then built anew."""
 
 _OPENINGS = 5

@@ -51,6 +51,22 @@ def test_sixteen_bit_is_divided_by_257(tmp_path, suffix):
     np.testing.assert_array_equal(read_rgb(tmp_path / f"a.{suffix}"), rgb([[0, 0, 1, 1], [128, 255, 255, 2]]))
 
 
+def test_white_is_zero_in_sixteen_bits_too(tmp_path):
+    values = np.array([[0, 8, 9], [2048, 4094, 4095]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "white.tif", tiffinfo={262: 0})
+    Image.fromarray(4095 - values).save(tmp_path / "black.tif")
+    with Image.open(tmp_path / "white.tif") as opened:
+        assert np.asarray(opened).tolist() == values.tolist(), "Pillow does not heed it"
+    shown = read_rgb(tmp_path / "white.tif", bit_depth=12)
+    assert shown[..., 0].tolist() == [[255, 255, 254], [127, 0, 0]]
+    np.testing.assert_array_equal(shown, read_rgb(tmp_path / "black.tif", bit_depth=12))
+    with pytest.raises(DataError, match="values up to 4095, above the 11 bits"):
+        read_rgb(tmp_path / "white.tif", bit_depth=11)
+    assert sixteen_bit_peak(tmp_path / "white.tif") == 4095
+    Image.fromarray(GREY).save(tmp_path / "eight.tif", tiffinfo={262: 0})
+    np.testing.assert_array_equal(read_rgb(tmp_path / "eight.tif"), rgb(GREY))
+
+
 def test_transparency_palette_and_one_bit(tmp_path):
     colour = np.dstack([GREY, GREY // 2, GREY // 3, np.full_like(GREY, 9)])
     Image.fromarray(colour, "RGBA").save(tmp_path / "a.png")
