@@ -296,7 +296,7 @@ class Storage(FileTree):
         return []
 
     def put_subset(self, name: str, make: Callable[[], bytes]) -> None:
-        """Keep a file of a subset; what is there stays, as names follow from content.
+        """Keep a file of a subset; what is there stays, as content follows from names.
 
         Raises:
             OSError: The storage cannot be written.

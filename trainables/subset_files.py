@@ -1,7 +1,10 @@
 """The subsets that trials were trained on, kept once in the storage for all scales, sources and initialisations.
 
-``subsets/<task>-<order hash>.parquet`` holds the order of the patients, ``subsets/<task>-<subset hash>.json`` which of
-them a subset takes; ``trial.json`` names both hashes. Patients are keyed hashes, the same as in predictions.
+``subsets/<task>-<order hash>.parquet`` holds the order of the patients, ``<task>-<order hash>-<subset hash>.json``
+which of them a subset takes; ``trial.json`` names both hashes. They hold what follows from their names, as trials of
+several seeds, amounts and label policies share them; all else about a subset is in ``trial.json``. Where validation is
+scaled, what is drawn of it is kept in the same way, and ``trial.json`` names its subset hash (``val_hash``). Patients
+are keyed hashes, the same as in predictions.
 """
 
 from __future__ import annotations
@@ -30,30 +33,28 @@ class DrawnSubset:
         manifest_hash: Its content hash.
         order: Of the patients.
         subset: The subset.
-        subset_seed: That drew the order.
     """
 
     manifest: Manifest
     manifest_hash: str
     order: PatientOrder
     subset: Subset
-    subset_seed: int
 
 
 def keep_subset(storage: Storage, drawn: DrawnSubset) -> None:
-    """Write the files of a subset, unless they are there; their names follow from their content.
+    """Write the files of a subset, unless they are there; their content follows from their names.
 
     Raises:
         OSError: The storage cannot be written.
     """
-    task = drawn.manifest_hash[:16]
-    storage.put_subset(f"{task}-{drawn.subset.order_hash}.parquet", lambda: _order_bytes(drawn))
-    storage.put_subset(f"{task}-{drawn.subset.subset_hash}.json", lambda: _subset_bytes(drawn))
+    order = f"{drawn.manifest_hash[:16]}-{drawn.order.order_hash}"
+    storage.put_subset(f"{order}.parquet", lambda: _order_bytes(drawn))
+    storage.put_subset(f"{order}-{drawn.subset.subset_hash}.json", lambda: _subset_bytes(drawn))
 
 
 def _order_bytes(drawn: DrawnSubset) -> bytes:
     hashed = [drawn.manifest.hashed(patient) for patient in drawn.order.patients]
-    facts = {"rule": SUBSET_RULE, "subset_seed": drawn.subset_seed, "order_hash": drawn.order.order_hash}
+    facts = {"rule": SUBSET_RULE, "order_hash": drawn.order.order_hash}
     table = pa.table({Column.PATIENT_ID: hashed})
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({"scalecurves": json.dumps(facts)}), buffer)
@@ -67,16 +68,12 @@ def _subset_bytes(drawn: DrawnSubset) -> bytes:
     prefix = int(outside[0]) if len(outside) else len(subset.places)
     facts = {
         "rule": SUBSET_RULE,
-        "subset_seed": drawn.subset_seed,
         "order_hash": subset.order_hash,
         "subset_hash": subset.subset_hash,
         "prefix": prefix,
         "further": subset.places[prefix:].tolist(),
-        "forced_patients": subset.forced_patients,
         "patients": subset.patients,
         "images": len(subset.rows),
-        "positives": subset.positives,
-        "pool_images": subset.pool_images,
         "pool_patients": subset.pool_patients,
     }
     return json.dumps(facts, indent=2).encode()

@@ -34,7 +34,7 @@ from trainables.shards import ImageStack
 from trainables.store import ImageStore, is_store_of, open_store, store_path
 from trainables.store_cache import CacheFullError
 from trainables.subset_files import DrawnSubset
-from trainables.subsets import PatientOrder, SubsetPool
+from trainables.subsets import PatientOrder, Subset, SubsetPool
 
 WORKING_RATIO = (8, 7)
 """Stored side over input side: resize to 256, crop 224, as from Krizhevsky et al. 2012 to timm."""
@@ -102,7 +102,7 @@ class TaskData:
         all_val: All of validation, the same for every trial of the task.
         sets: Evaluation sets by name.
         subset: Facts about the training subset.
-        drawn: The subset itself.
+        drawn: The subset itself, and that of validation where it is scaled.
         learned: The whole training pool and all of validation, whatever the amount.
     """
 
@@ -111,7 +111,7 @@ class TaskData:
     all_val: LabelledSet
     sets: dict[str, LabelledSet]
     subset: SubsetFacts
-    drawn: DrawnSubset
+    drawn: tuple[DrawnSubset, ...]
     learned: tuple[LabelledSet, LabelledSet]
 
 
@@ -169,22 +169,18 @@ def load_task_data(trial: ResolvedTrial, library: TaskLibrary) -> TaskData:
     task = _task(library, trial.task, trial.protocol.storage_size, side)
     order = task.order(trial.seed.subset)
     subset = order.draw(trial.amount)
+    drawn = [_drawn(trial, task, order, subset)]
     val, val_patients, val_hash = task.val, task.rows.val_patients, ""
     if trial.task.validation == "scaled":
-        drawn = task.val_order(trial.seed.subset).draw_share(subset.share)
-        val, val_patients, val_hash = task.val.take(drawn.rows), drawn.patients, drawn.subset_hash
+        val_order = task.val_order(trial.seed.subset)
+        part = val_order.draw_share(subset.share)
+        drawn.append(_drawn(trial, task, val_order, part))
+        val, val_patients, val_hash = task.val.take(part.rows), part.patients, part.subset_hash
     facts = subset.facts(
         val_images=len(val),
         val_patients=val_patients,
         val_hash=val_hash,
         patients_known=task.rows.manifest.patients_known,
-    )
-    drawn_subset = DrawnSubset(
-        manifest=task.rows.manifest,
-        manifest_hash=trial.task.manifest_hash,
-        order=order,
-        subset=subset,
-        subset_seed=trial.seed.subset,
     )
     return TaskData(
         train=task.pool.take(subset.rows),
@@ -192,9 +188,13 @@ def load_task_data(trial: ResolvedTrial, library: TaskLibrary) -> TaskData:
         all_val=task.val,
         sets=dict(task.sets),
         subset=facts,
-        drawn=drawn_subset,
+        drawn=tuple(drawn),
         learned=(task.pool, task.val),
     )
+
+
+def _drawn(trial: ResolvedTrial, task: _Task, order: PatientOrder, subset: Subset) -> DrawnSubset:
+    return DrawnSubset(manifest=task.rows.manifest, manifest_hash=trial.task.manifest_hash, order=order, subset=subset)
 
 
 def set_hashes(task: ResolvedTask, library: TaskLibrary) -> dict[str, str]:

@@ -129,7 +129,7 @@ class TrialRun:
     def publish(
         self, data: TaskData, result: TrialResult, receipt: Receipt, tables: Tables, write: Callable[[Path], None]
     ) -> None:
-        """Make the result durable, and the subset, once for all trials that use it.
+        """Make the result durable, and what was drawn for it, once for all trials that use it.
 
         Args:
             data: Of the trial.
@@ -142,7 +142,8 @@ class TrialRun:
             TrackingError: The storage cannot be written.
         """
         try:
-            keep_subset(self.storage, data.drawn)
+            for drawn in data.drawn:
+                keep_subset(self.storage, drawn)
         except (OSError, pa.ArrowException) as error:
             raise TrackingError(f"the subset cannot be written to storage {self.storage.label}: {error}") from error
         try:

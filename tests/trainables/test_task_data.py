@@ -285,11 +285,12 @@ def test_a_subset_is_kept_once_for_all_scales_sources_and_initialisations(librar
         trial = make_trial(task, 0.5).model_copy(update={"seed": Seed(subset=2, init=init)})
         trial = trial.model_copy(update={"source": trial.source.model_copy(update={"name": source})})
         data = load_task_data(trial, library)
-        keep_subset(storage, data.drawn)
+        for drawn in data.drawn:
+            keep_subset(storage, drawn)
     (order,) = (tmp_path / "storage" / "subsets").glob("*.parquet")
     (kept,) = (tmp_path / "storage" / "subsets").glob("*.json")
     facts = json.loads(kept.read_text())
-    assert kept.stem.endswith(data.subset.subset_hash)
+    assert kept.stem.endswith(f"{data.subset.order_hash}-{data.subset.subset_hash}")
     assert order.stem.endswith(data.subset.order_hash)
     patients = pq.read_table(order)["patient_id"].to_pylist()
     places = [*range(facts["prefix"]), *facts["further"]]
@@ -297,3 +298,42 @@ def test_a_subset_is_kept_once_for_all_scales_sources_and_initialisations(librar
     wanted = {manifest.hashed(patient) for patient in data.train.frame["patient_id"]}
     assert {patients[place] for place in places} == wanted
     assert (facts["patients"], facts["images"]) == (data.subset.patients, data.subset.images)
+
+
+def test_equal_subsets_of_two_orders_are_told_apart(library, tmp_path):
+    """All images are one subset under every seed, but other places of another order."""
+    storage, task = Storage(tmp_path / "storage"), make_task(library, "findings")
+    for subset in (0, 1):
+        (drawn,) = load_task_data(make_trial(task, 1.0, subset=subset), library).drawn
+        keep_subset(storage, drawn)
+        name = f"{task.manifest_hash[:16]}-{drawn.order.order_hash}-{drawn.subset.subset_hash}.json"
+        facts = json.loads((tmp_path / "storage" / "subsets" / name).read_text())
+        assert facts["order_hash"] == drawn.order.order_hash
+    assert len(list((tmp_path / "storage" / "subsets").glob(f"*{drawn.subset.subset_hash}.json"))) == 2
+
+
+def test_a_kept_subset_says_what_follows_from_its_name_alone(library, tmp_path):
+    """Two amounts may force the same patients in, and policies count other positives on the same images."""
+    storage, task = Storage(tmp_path / "storage"), make_task(library, "findings")
+    (drawn,) = load_task_data(make_trial(task, 0.5), library).drawn
+    keep_subset(storage, drawn)
+    (file,) = (tmp_path / "storage" / "subsets").glob("*.json")
+    before = file.read_bytes()
+    file.unlink()
+    other = replace(drawn.subset, forced_patients=9, positives={"opacity": 1})
+    keep_subset(storage, replace(drawn, subset=other))
+    assert file.read_bytes() == before
+
+
+def test_what_is_drawn_of_validation_is_kept_too(library, tmp_path):
+    storage = Storage(tmp_path / "storage")
+    data = load_task_data(make_trial(make_task(library, "findings", validation="scaled"), 0.3), library)
+    for drawn in data.drawn:
+        keep_subset(storage, drawn)
+    (kept,) = (tmp_path / "storage" / "subsets").glob(f"*-{data.subset.val_hash}.json")
+    facts = json.loads(kept.read_text())
+    (order,) = (tmp_path / "storage" / "subsets").glob(f"*-{facts['order_hash']}.parquet")
+    patients = pq.read_table(order)["patient_id"].to_pylist()
+    manifest = library.load("findings")
+    wanted = {manifest.hashed(patient) for patient in data.val.frame["patient_id"]}
+    assert {patients[place] for place in [*range(facts["prefix"]), *facts["further"]]} == wanted
