@@ -170,6 +170,7 @@ def _subset(trial: ResolvedTrial, images: dict[str, int]) -> SubsetFacts:
         patients=drawn,
         forced_patients=0,
         positives=dict.fromkeys(trial.task.labels, drawn // 3),
+        negatives=dict.fromkeys(trial.task.labels, drawn - drawn // 3),
         pool_images=images["train"],
         pool_patients=images["train"],
         val_images=images["val"],

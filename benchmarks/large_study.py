@@ -274,6 +274,7 @@ def _result(study: Study, name: str, task: Task, cell: tuple[str, str, float, in
             patients=images // 2,
             forced_patients=0,
             positives=dict.fromkeys(task.labels, images // 10),
+            negatives=dict.fromkeys(task.labels, images - images // 10),
             pool_images=AMOUNTS[1.0],
             pool_patients=AMOUNTS[1.0] // 2,
             val_images=VAL_IMAGES,

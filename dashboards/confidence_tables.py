@@ -11,6 +11,7 @@ import numpy as np
 
 from dashboards.blocks import NO_VALIDATION, NOT_ALL_VALIDATION, Block, SetRuns
 from dashboards.evidence import IN_DOMAIN
+from dashboards.result_rows import LABEL_COUNTS
 from dashboards.set_groups import random_generator
 from dashboards.statistics import Estimate, Influence, Temperature, combined_interval, contrast
 from dashboards.statistics.batch_calibration import BatchCalibration, batch_calibration
@@ -138,12 +139,15 @@ def _corrected(block: Block, runs: SetRuns) -> tuple[RunBatch, dict[str, str]]:
 
 
 def _training_shares(block: Block, first: Predictions, trial_id: str) -> FloatArray | None:
+    """Of each label among the training images that have it or are known not to; of classes among all of them."""
     row = block.facts[trial_id]
-    counts = np.array([row.get(f"n_positive.{label}", _NAN) for label in first.labels], dtype=np.float64)
-    images = float(row["n_images"]) if first.labelwise else float(counts.sum())
-    if not np.isfinite(counts).all() or not images > 0:
+    positive, negative = (
+        np.array([row.get(before + label, _NAN) for label in first.labels], dtype=np.float64) for before in LABEL_COUNTS
+    )
+    known = positive + negative if first.labelwise else np.full(len(positive), positive.sum())
+    if not np.isfinite(known).all() or not (known > 0).all():
         return None
-    return np.asarray(np.clip(counts / images, 0.0, 1.0))
+    return np.asarray(positive / known)
 
 
 def probability_rows(block: Block, runs: SetRuns, staged: Sequence[Stage]) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,7 @@ kind, primary, ladder, sets                           of the task; of the scale 
 n_images, n_patients                                  labelled training images and patients
 n_forced_patients, pool_images, pool_patients         patients beyond the prefix; the whole training set
 n_positive.<label>                                    labelled training images with the label (of the class)
+n_negative.<label>                                    those that are known not to have it (of other classes)
 n_val_images, n_val_patients                          labelled images used for selection, and their patients
 patients_known                                        whether the manifest knows patients
 subset_hash, order_hash, manifest_hash                pairing keys

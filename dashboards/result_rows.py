@@ -40,6 +40,9 @@ _COUNTS = (
     *("parameters", "backbone_parameters", "steps", "best_step"),
 )
 
+LABEL_COUNTS = ("n_positive.", "n_negative.")
+"""Before the name of a label: columns of its positive and its negative training images."""
+
 IDENTITY = ("trial_id", "cell_id", "attempt_id", "run_id", "name", "role", *AXES, "seed", "seed_subset", "seed_init")
 """Columns that results and failures share."""
 _COLUMNS = (
@@ -56,7 +59,7 @@ _COLUMNS = (
 
 def results_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Fixed columns first, then metrics by name; counts are whole numbers with <NA>, flags True, False or None."""
-    metrics = sorted({key for row in rows for key in row if "/" in key or key.startswith("n_positive.")})
+    metrics = sorted({key for row in rows for key in row if "/" in key or key.startswith(LABEL_COUNTS)})
     frame = pd.DataFrame(rows, columns=[*_COLUMNS, *metrics])
     frame[list(_COUNTS)] = frame[list(_COUNTS)].astype("Int64")
     frame[["still_rising", "patients_known"]] = frame[["still_rising", "patients_known"]].astype(object)
@@ -81,7 +84,7 @@ def result_row(run: RunRow) -> dict[str, Any]:
         "sets": sets,
         "set_hashes": {name: tags.get(RecordTag.set_hash(name), "") for name in sets},
         **{column: run.metrics.get(key) for column, key in _FROM_METRICS.items()},
-        **_positives(run.metrics),
+        **_label_counts(run.metrics),
         "patients_known": _flag(tags.get(RecordTag.PATIENTS_KNOWN)),
         "subset_hash": tags.get(Tag.SUBSET_HASH),
         "order_hash": tags.get(RecordTag.ORDER_HASH),
@@ -105,9 +108,14 @@ def result_row(run: RunRow) -> dict[str, Any]:
     }
 
 
-def _positives(metrics: Mapping[str, float]) -> dict[str, float]:
-    prefix = RecordMetric.POSITIVES_PREFIX
-    return {f"n_positive.{key.removeprefix(prefix)}": n for key, n in metrics.items() if key.startswith(prefix)}
+def _label_counts(metrics: Mapping[str, float]) -> dict[str, float]:
+    prefixes = (RecordMetric.POSITIVES_PREFIX, RecordMetric.NEGATIVES_PREFIX)
+    return {
+        column + key.removeprefix(prefix): n
+        for column, prefix in zip(LABEL_COUNTS, prefixes, strict=True)
+        for key, n in metrics.items()
+        if key.startswith(prefix)
+    }
 
 
 def identity_of(run: RunRow) -> dict[str, Any]:

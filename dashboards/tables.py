@@ -16,6 +16,7 @@ from dashboards.over_tasks_tables import over_tasks_table
 from dashboards.planned import CELL_COLUMNS, CellName
 from dashboards.primary_family import absent_contrasts, absent_scale_effects
 from dashboards.representation_tables import representation_tables
+from dashboards.result_rows import LABEL_COUNTS
 from dashboards.robustness_tables import with_holm
 from dashboards.side_tables import fit_table, rank_table
 from dashboards.stage_tables import stage_table
@@ -34,7 +35,6 @@ _COUNTS = (
     "pool_images",
     "pool_patients",
 )
-_POSITIVES = "n_positive."
 
 
 _NO_TABLES = ("left_out", "unrecorded", "further")
@@ -198,19 +198,30 @@ def data_table(evidence: Evidence) -> pd.DataFrame:
     if results.empty:
         return pd.DataFrame()
     counts = [c for c in _COUNTS if c in results]
-    positives = [c for c in results.columns if str(c).startswith(_POSITIVES)]
+    labels = [c for c in results.columns if str(c).startswith(LABEL_COUNTS)]
     rank = _amount_rank(evidence, results["data_fraction"].astype(str))
     rows = []
     for (task, fraction), part in results.groupby(["task", "data_fraction"], sort=False):
-        means = part[[*counts, *positives]].mean()
-        shares = {c.removeprefix(_POSITIVES): means[c] / means["n_images"] for c in positives if means[c] == means[c]}
+        means = part[[*counts, *labels]].mean()
         rows.append(
             {"task": task, "data_fraction": fraction, "rank": rank[str(fraction)], "trials": len(part)}
             | {c: means[c] for c in counts}
-            | {"prevalence": ", ".join(f"{label} {100 * share:.1f} %" for label, share in shares.items())}
+            | {"prevalence": ", ".join(f"{label} {100 * share:.1f} %" for label, share in _prevalence(means).items())}
         )
     table = pd.DataFrame(rows)
     order = {task: i for i, task in enumerate(dict.fromkeys(table["task"]))}
     table = table.sort_values(by=["task", "rank"], key=lambda c: c.map(order) if c.name == "task" else c)
     empty = ["rank", *(["prevalence"] if not table["prevalence"].any() else [])]
     return table.drop(columns=empty).reset_index(drop=True)
+
+
+def _prevalence(means: pd.Series[float]) -> dict[str, float]:
+    """Label -> share of the positive among the training images whose label is known, where both counts are recorded."""
+    positive, negative = LABEL_COUNTS
+    shares = {}
+    for column in (str(c) for c in means.index if str(c).startswith(positive)):
+        label = column.removeprefix(positive)
+        known = means[column] + means.get(negative + label, float("nan"))
+        if known > 0:
+            shares[label] = float(means[column] / known)
+    return shares

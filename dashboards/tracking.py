@@ -103,6 +103,7 @@ class RecordMetric:
     VAL_IMAGES = "data/val_images"
     VAL_PATIENTS = "data/val_patients"
     POSITIVES_PREFIX = "data/positives."
+    NEGATIVES_PREFIX = "data/negatives."
     PARAMETERS = "sys/parameters"
     BACKBONE_PARAMETERS = "sys/backbone_parameters"
     SAMPLES_PER_S = "sys/samples_per_s"

@@ -28,8 +28,8 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         ),
         "## Amounts",
         "",
-        "Ranges are over subset seeds. Validation images are labels, too. Prevalence is the share of the training "
-        "images of a subset.",
+        "Ranges are over subset seeds. Validation images are labels, too. Prevalence is the share of the "
+        "positive among images whose label is known, here and in the sets.",
         "",
         *_table(
             ["data_fraction", "images", "patients", "forced", "validation", "labels in all", "prevalence"],

@@ -314,7 +314,9 @@ def _summaries(result: TrialResult) -> list[Point]:
             RecordMetric.POOL_PATIENTS: subset.pool_patients,
             RecordMetric.VAL_IMAGES: subset.val_images,
             RecordMetric.VAL_PATIENTS: subset.val_patients,
-        } | {metric_key("data", f"positives.{label}"): count for label, count in subset.positives.items()}
+        }
+        for name, by_label in (("positives", subset.positives), ("negatives", subset.negatives)):
+            values |= {metric_key("data", f"{name}.{label}"): count for label, count in by_label.items()}
     if timing is not None:
         values |= {
             RecordMetric.TOTAL_S: timing.total_s,

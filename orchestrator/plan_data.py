@@ -53,6 +53,7 @@ class Drawn:
         forced_patients: Those taken in because a class would be missing.
         val_images: Images that select; labels, too.
         positives: Label -> positive images (multiclass: images of the class).
+        negatives: Label -> images that are known not to have it (multiclass: images of other classes).
     """
 
     images: int
@@ -60,6 +61,7 @@ class Drawn:
     forced_patients: int
     val_images: int
     positives: dict[str, int]
+    negatives: dict[str, int]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -174,4 +176,5 @@ class _Draw:
             forced_patients=subset.forced_patients,
             val_images=val,
             positives=subset.positives,
+            negatives=subset.negatives,
         )

@@ -37,8 +37,11 @@ def range_text(least_and_largest: Iterable[float], digits: int = 0) -> str:
 
 
 def _prevalence(drawn: list[Drawn]) -> dict[str, list[float]]:
-    """Label -> least and largest share of positive images, of all training images of a subset."""
-    return {label: _range(d.positives[label] / d.images for d in drawn) for label in drawn[0].positives}
+    """Label -> least and largest share of positive images, of the training images of a subset whose label is known."""
+    return {
+        label: _range(d.positives[label] / (d.positives[label] + d.negatives[label]) for d in drawn)
+        for label in drawn[0].positives
+    }
 
 
 def _range(values: Iterable[float]) -> list[Any]:

@@ -53,6 +53,8 @@ class SubsetFacts(StrictModel):
         patients: Number of patients.
         forced_patients: Patients beyond the prefix, taken in because a class would be missing.
         positives: Label -> number of positive images (multiclass: images of the class).
+        negatives: Label -> number of images that are known not to have it (multiclass: images of other classes);
+            empty in results of earlier versions.
         pool_images: Images of the whole training set.
         pool_patients: Patients of the whole training set.
         val_images: Labelled images used for selection; they are labels too.
@@ -67,6 +69,7 @@ class SubsetFacts(StrictModel):
     patients: int
     forced_patients: int
     positives: dict[str, int]
+    negatives: dict[str, int] = Field(default_factory=dict)
     pool_images: int
     pool_patients: int
     val_images: int

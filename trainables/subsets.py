@@ -55,6 +55,7 @@ class Subset:
         patients: Number of patients.
         forced_patients: Patients beyond the amount, taken in because an outcome would be missing.
         positives: Label -> positive images (multiclass: images of the class).
+        negatives: Label -> images that are known not to have it (multiclass: images of other classes).
         subset_hash: First 16 hexadecimal digits of the sha256 of the sorted image ids.
         order_hash: The same of the patient order, equal for all amounts of a pool and seed.
         pool_images: Images of the pool.
@@ -66,6 +67,7 @@ class Subset:
     patients: int
     forced_patients: int
     positives: dict[str, int]
+    negatives: dict[str, int]
     subset_hash: str
     order_hash: str
     pool_images: int
@@ -85,6 +87,7 @@ class Subset:
             patients=self.patients,
             forced_patients=self.forced_patients,
             positives=self.positives,
+            negatives=self.negatives,
             pool_images=self.pool_images,
             pool_patients=self.pool_patients,
             val_images=val_images,
@@ -128,6 +131,7 @@ class SubsetPool:
         if not len(pool):
             raise EmptyCell("the task has no training images")
         self.outcomes, image_has = _image_outcomes(pool, tuple(labels), kind)
+        self._classes = kind in (Kind.MULTICLASS, Kind.ORDINAL)
         self.patients, self.patient_of_row = _sorted_names(pool[Column.PATIENT_ID])
         counts = [np.bincount(self.patient_of_row[has], minlength=len(self.patients)) for has in image_has.T]
         self.images_with: NDArray[np.int32] = np.stack(counts, axis=1).astype(np.int32)
@@ -139,6 +143,15 @@ class SubsetPool:
     def order(self, subset_seed: int) -> PatientOrder:
         """The order of the patients under one subset seed."""
         return PatientOrder(self, subset_seed)
+
+    def labels_of(self, patients: NDArray[np.bool_]) -> tuple[dict[str, int], dict[str, int]]:
+        """Label -> positive images, and label -> negative images, of these patients."""
+        counts = self.images_with[patients].sum(axis=0).tolist()
+        counted: dict[Outcome, int] = dict(zip(self.outcomes, counts, strict=True))
+        positives = {label: n for (label, value), n in counted.items() if value == 1}
+        if self._classes:
+            return positives, {label: sum(counts) - n for label, n in positives.items()}
+        return positives, {label: counted.get((label, 0), 0) for label in positives}
 
     def hash_of(self, rows: NDArray[np.bool_]) -> str:
         """First 16 hexadecimal digits of the sha256 of the sorted ids of these images, joined by line ends."""
@@ -198,13 +211,14 @@ class PatientOrder:
         chosen[self._has.argmax(axis=0)[missing]] = True
         pool, of_patient = self._pool, chosen[self._place]
         in_subset = of_patient[pool.patient_of_row]
-        counts = pool.images_with[of_patient].sum(axis=0)
+        positives, negatives = pool.labels_of(of_patient)
         return Subset(
             rows=np.flatnonzero(in_subset),
             places=np.flatnonzero(chosen),
             patients=int(chosen.sum()),
             forced_patients=int(chosen.sum()) - asked,
-            positives={label: int(n) for (label, value), n in zip(pool.outcomes, counts, strict=True) if value == 1},
+            positives=positives,
+            negatives=negatives,
             subset_hash=pool.hash_of(in_subset),
             order_hash=self.order_hash,
             pool_images=len(pool.patient_of_row),

@@ -211,4 +211,5 @@ def _row(trial: str, source: str, fraction: str, s: int, images: int, kind: str,
         "ranks": 1,
         "device": "cpu",
         **{f"n_positive.{label}": images / 2 if kind != "multiclass" else images / 3 for label in KINDS[kind]},
+        **{f"n_negative.{label}": images / 2 if kind != "multiclass" else images * 2 / 3 for label in KINDS[kind]},
     }

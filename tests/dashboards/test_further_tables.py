@@ -258,8 +258,12 @@ class TestProbabilities:
         assert row_where(harm, pretraining_source="natural")["word"] == "harmed, more than delta"
         assert tables.exclusions.empty
 
-    def test_the_shifted_set_is_corrected_for_its_prevalence(self):
+    @pytest.mark.parametrize("unknown", [0.0, 0.5])
+    def test_the_shifted_set_is_corrected_for_its_prevalence(self, unknown):
+        """Shares in training are those of the known labels, which alone are learnt from."""
         evidence = make_planted(seeds=2, patients=120, null=True)
+        counts = evidence.results.filter(regex=r"^n_(positive|negative)\.").mul(1 - unknown)
+        evidence = dataclasses.replace(evidence, results=evidence.results.assign(**counts))
         rarer = {}
         for (trial, name), p in evidence.predictions.items():
             if name == "elsewhere":  # keep all negatives and every fifth positive patient

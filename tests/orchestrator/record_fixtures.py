@@ -114,6 +114,7 @@ def make_result(trial: ResolvedTrial | None = None, *, started_at: float = START
             patients=80,
             forced_patients=1,
             positives=dict.fromkeys(trial.task.labels, 40),
+            negatives=dict.fromkeys(trial.task.labels, 80),
             pool_images=2400,
             pool_patients=1500,
             val_images=300,

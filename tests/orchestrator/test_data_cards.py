@@ -13,9 +13,11 @@ from dashboards.report import gather, write_report
 from orchestrator.card_text import card_markdown
 from orchestrator.data_cards import data_cards
 from orchestrator.plan import make_plan
+from orchestrator.plan_data import Drawn
 from orchestrator.plan_labels import label_rows
 from orchestrator.plan_text import plan_json
 from orchestrator.record import Record
+from search_spaces.amounts import Amount
 from search_spaces.files import load_study
 from search_spaces.home import scalecurves_home
 from tests.orchestrator.small_study import raw_study, rewrite_study, write_study
@@ -190,6 +192,13 @@ def test_labels_that_select_are_counted_and_scaled_validation_costs_fewer(folder
     assert len(ids) == len(fixed.targets)
     other = {t.trial_id for t in scaled.targets}
     assert not ids & other, "validation that is scaled is another science"
+
+
+def test_prevalence_of_an_amount_is_of_the_known_labels():
+    counts = {"positives": {"a": 2, "b": 5}, "negatives": {"a": 2, "b": 5}}
+    drawn = Drawn(images=10, patients=5, forced_patients=0, val_images=3, **counts)
+    (row,) = label_rows({("task", Amount.model_validate(0.5)): {0: drawn}})
+    assert row["prevalence"] == {"a": [0.5, 0.5], "b": [0.5, 0.5]}
 
 
 def test_cards_are_kept_on_the_parent_run_and_shown_in_the_report(folder, tmp_path):

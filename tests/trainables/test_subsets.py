@@ -132,9 +132,10 @@ def test_patients_are_whole_and_every_class_is_there(task, seed, fraction):
     for position, label in enumerate(labels):
         if kind == "multiclass":
             assert subset.positives[label] == (inside["y"] == position).sum() > 0
+            assert subset.negatives[label] == ((inside["y"] >= 0) & (inside["y"] != position)).sum()
         else:
             assert subset.positives[label] == (inside["y_" + label] == 1).sum() > 0
-            assert (inside["y_" + label] == 0).any()
+            assert subset.negatives[label] == (inside["y_" + label] == 0).sum() > 0
 
 
 @settings(max_examples=40, deadline=None)
