@@ -42,6 +42,7 @@ class Reason(StrEnum):
     PATH = "no usable path"
     CELLS = "other number of cells"
     PATIENT = "no patient in the path"
+    JOIN = "several rows in a joined table"
     AGE = "impossible age left blank"
 
 

@@ -29,6 +29,7 @@ from trainables.importers.map_tables import (
     chosen_rows,
     column_of,
     combined,
+    countable,
     derived,
     filled,
     image_numbers,
@@ -121,7 +122,7 @@ class _Reading:
                 rows = collecting(partial(derived, spec=spec), rows, self._problems, rows[WHERE])
             else:
                 later.append(spec)
-        rows = self._after(rows, lambda t: joined_rows(self._map, {**tables, first: t}, self._tell))
+        rows = self._after(rows, lambda t: joined_rows(self._map, {**tables, first: t}, self._tell, self._problems))
         if rows.empty:
             raise UserError(f"{self._root}: the tables of {self._map.title} have no row in common")
         for spec in later:
@@ -130,6 +131,7 @@ class _Reading:
         self._named += self._files_of(rows)
         rows = self._after(rows, lambda t: chosen_rows(t, self._map.where, self._tell))
         if self._map.combine is not None:
+            rows = collecting(partial(countable, spec=self._map.combine), rows, self._problems, rows[WHERE])
             image = image_numbers(rows, self._map.combine)
             numbers = image.to_numpy(dtype=np.int64)
             self._problems = [

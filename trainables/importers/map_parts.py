@@ -89,7 +89,7 @@ class JoinSpec(StrictModel):
     """Columns of another table, found by keys.
 
     Attributes:
-        table: Name of the table to look in; its keys must not repeat.
+        table: Name of the table to look in; rows that find several different ones there cannot be used.
         keys: Key columns of the same names, or column of the rows so far -> column of ``table``.
         unmatched: What to do with rows that find nothing: leave the new columns blank, drop the row (which is
             counted and said), or refuse the import.

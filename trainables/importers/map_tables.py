@@ -11,12 +11,12 @@ import pandas as pd
 
 from search_spaces.exceptions import UserError, unknown
 from trainables.importers.column_map import ColumnMap
-from trainables.importers.columns import PLACES, BadCellsError
+from trainables.importers.columns import PLACES, BadCellsError, places_of
 from trainables.importers.map_parts import CombineSpec, CsvFile, DeriveSpec, JoinSpec, TableSpec
 from trainables.importers.options import Tell
 from trainables.importers.table_text import read_table
 from trainables.places import below, files_like, os_errors
-from trainables.row_problems import SetAside
+from trainables.row_problems import Reason, RowProblem, SetAside
 
 if TYPE_CHECKING:
     from trainables.places import Place
@@ -26,6 +26,10 @@ WHERE = "(where)"
 
 ROW = "(row)"
 """Column of row numbers, where rows are left out and problems must keep to theirs."""
+
+_SEVERAL = "(several)"
+_MISREAD_SHARE = 0.5
+"""With a larger share of rows that find several, the keys of a join are at fault."""
 
 FILE = "file"
 """Column of a table of files: the path under the data set's folder."""
@@ -55,15 +59,23 @@ def read_tables(column_map: ColumnMap, root: Place, tell: Tell, misfits: list[Se
     return tables
 
 
-def joined_rows(column_map: ColumnMap, tables: Mapping[str, pd.DataFrame], tell: Tell) -> pd.DataFrame:
+def joined_rows(
+    column_map: ColumnMap, tables: Mapping[str, pd.DataFrame], tell: Tell, problems: list[RowProblem]
+) -> pd.DataFrame:
     """The rows of the first table with the columns of the others.
 
+    Args:
+        column_map: Which joins.
+        tables: By name; the first has the column ``ROW``.
+        tell: Hears what is left out.
+        problems: Receives the rows whose key has several different rows in another table, by their cell ``ROW``.
+
     Raises:
-        UserError: Columns are absent, keys repeat, or rows that must find a match do not.
+        UserError: Columns are absent, most rows find several, or rows that must find a match do not.
     """
     rows = next(iter(tables.values()))
     for join in column_map.joins:
-        rows = _joined(rows, tables[join.table], join, tell)
+        rows = _joined(rows, tables[join.table], join, tell, problems)
     return rows
 
 
@@ -150,17 +162,31 @@ def image_numbers(rows: pd.DataFrame, spec: CombineSpec) -> pd.Series[int]:
     return rows.groupby(list(spec.by), sort=False, dropna=False).ngroup()
 
 
+def countable(rows: pd.DataFrame, spec: CombineSpec) -> pd.DataFrame:
+    """The rows, whose cells that are to be counted are numbers.
+
+    Raises:
+        UserError: A column is absent.
+        BadCellsError: A cell is no number.
+    """
+    for name in (name for name, how in spec.columns.items() if how != "join"):
+        cells = column_of(rows, name, "combine")
+        odd = np.flatnonzero((cells.notna() & pd.to_numeric(cells, errors="coerce").isna()).to_numpy(dtype=bool))
+        if len(odd):
+            strange = ", ".join(map(repr, sorted(set(cells.iloc[odd]))[:5]))
+            message = f"combine: column {name!r} has {strange} ({PLACES}), no number"
+            raise BadCellsError(message, name, odd, "a number or blank")
+    return rows
+
+
 def combined(rows: pd.DataFrame, image: pd.Series[int], spec: CombineSpec, tell: Tell) -> pd.DataFrame:
     """One row per image.
 
     Args:
-        rows: Several per image.
+        rows: Several per image; ``countable``.
         image: ``image_numbers`` of them.
         spec: How cells are combined.
         tell: Hears how many rows became how many.
-
-    Raises:
-        UserError: A cell to be counted is no number.
     """
     first = rows[~image.duplicated()]
     new = {name: _combined(rows, image, name, how).to_numpy() for name, how in spec.columns.items()}
@@ -175,11 +201,6 @@ def _combined(rows: pd.DataFrame, image: pd.Series[int], name: str, how: str) ->
         joined: pd.Series[Any] = rows[name].groupby(image).agg(lambda c: "|".join(v for v in c if isinstance(v, str)))
         return _none_for_blank(joined.mask(joined == ""))
     numbers = pd.to_numeric(rows[name], errors="coerce")
-    odd = np.flatnonzero((rows[name].notna() & numbers.isna()).to_numpy(dtype=bool))
-    if len(odd):
-        raise UserError(
-            f"combine: column {name!r} has {rows[name].iat[odd[0]]!r} ({rows[WHERE].iat[odd[0]]}), no number"
-        )
     values = numbers.groupby(image)
     result = values.max() if how == "any" else (values.mean() > 0.5).astype(float).where(values.count() > 0)
     return result.map(lambda value: None if pd.isna(value) else f"{value:g}").astype(object)
@@ -288,21 +309,18 @@ def _contents(file: Place) -> str:
         raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
 
 
-def _joined(rows: pd.DataFrame, other: pd.DataFrame, join: JoinSpec, tell: Tell) -> pd.DataFrame:
+def _joined(
+    rows: pd.DataFrame, other: pd.DataFrame, join: JoinSpec, tell: Tell, problems: list[RowProblem]
+) -> pd.DataFrame:
     place = f"join with {join.table!r}"
     left = [column_of(rows, name, place).name for name in join.keys]
     right = [column_of(other, name, place).name for name in join.keys.values()]
-    repeated = other[other.duplicated(subset=right) & other[right].notna().all(axis="columns")]
-    if len(repeated):
-        keys = ", ".join(str(repeated[name].iat[0]) for name in right)
-        raise UserError(
-            f"{place}: {len(repeated)} keys repeat, such as {keys} ({repeated[WHERE].iat[0]}); combine its rows, or "
-            "name the keys that tell them apart"
-        )
     fresh = [c for c in other.columns if c not in right and c not in rows]
-    keyed = other.dropna(subset=right)[[*right, *fresh]].set_axis([*left, *fresh], axis="columns")
-    merged = rows.merge(keyed.assign(**{"(found)": True}), on=left, how="left", validate="many_to_one")
+    keyed = other.dropna(subset=right)[[*right, *fresh, WHERE]].set_axis([*left, *fresh, WHERE], axis="columns")
+    single = _one_per_key(keyed, left, join.table, tell)
+    merged = rows.merge(single.assign(**{"(found)": True}), on=left, how="left", validate="many_to_one")
     lost = merged.pop("(found)").isna()
+    problems += _ambiguous(merged.pop(_SEVERAL), rows, join)
     if lost.any() and join.unmatched == "refuse":
         first = int(lost.argmax())
         key = ", ".join(str(rows[name].iat[first]) for name in left)
@@ -311,6 +329,46 @@ def _joined(rows: pd.DataFrame, other: pd.DataFrame, join: JoinSpec, tell: Tell)
         tell(f"{lost.sum()} of {len(lost)} rows are left out: they are not in table {join.table!r}")
         merged = merged[~lost].reset_index(drop=True)
     return pd.DataFrame({c: merged[c] if c == ROW else _none_for_blank(merged[c]) for c in merged})
+
+
+def _one_per_key(keyed: pd.DataFrame, keys: list[Any], table: str, tell: Tell) -> pd.DataFrame:
+    """The first row of each key; where rows of a key differ, column ``_SEVERAL`` says where they stand."""
+    repeated = keyed[keyed.duplicated(subset=keys, keep=False)]
+    different = repeated.drop_duplicates(subset=[c for c in keyed.columns if c != WHERE])
+    if len(different) < len(repeated):
+        tell(f"{len(repeated) - len(different)} rows of table {table!r} are left out: they repeat others")
+    first = keyed.drop_duplicates(subset=keys).drop(columns=[WHERE])
+    several = different[different.duplicated(subset=keys, keep=False)]
+    if several.empty:
+        return first.assign(**{_SEVERAL: None})
+    places = several.groupby(keys, sort=False)[WHERE].agg(lambda where: places_of(where, list(range(len(where)))))
+    return first.merge(places.rename(_SEVERAL).reset_index(), on=keys, how="left")
+
+
+def _ambiguous(several: pd.Series[Any], rows: pd.DataFrame, join: JoinSpec) -> list[RowProblem]:
+    """Problems of the rows whose key has several rows in the other table, by their cell ``ROW``.
+
+    Raises:
+        UserError: Most rows find several, so that the keys are at fault.
+    """
+    found = np.flatnonzero(several.notna().to_numpy(dtype=bool)).tolist()
+    keys = {row: ", ".join(str(rows[name].iat[row]) for name in join.keys) for row in found}
+    advice = "combine its rows, or name the keys that tell them apart"
+    if len(found) > _MISREAD_SHARE * len(rows):
+        raise UserError(
+            f"join with {join.table!r}: {len(found)} of {len(rows)} rows find several there, such as {keys[found[0]]} "
+            f"({several.iat[found[0]]}); {advice}"
+        )
+    numbers = np.asarray(rows[ROW], dtype=np.int64)
+    return [
+        RowProblem(
+            row=int(numbers[row]),
+            reason=Reason.JOIN,
+            detail=f"table {join.table!r} has several rows for {keys[row]}: {several.iat[row]}",
+            advice=f"If table {join.table!r} may have several rows for one key, {advice}",
+        )
+        for row in found
+    ]
 
 
 def _none_for_blank(cells: pd.Series[Any]) -> pd.Series[Any]:

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     _Attempt = Callable[[Place, Any], tuple[int, int] | DataError]
 
 
-_OF_CELLS = frozenset({Reason.VALUE, Reason.REPEATED, Reason.PATH, Reason.CELLS, Reason.PATIENT, Reason.NO_MASK})
+_OF_CELLS = frozenset(
+    {Reason.VALUE, Reason.REPEATED, Reason.PATH, Reason.CELLS, Reason.PATIENT, Reason.NO_MASK, Reason.JOIN}
+)
 """Reasons that no file has a part in."""
 
 

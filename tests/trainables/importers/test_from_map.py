@@ -90,9 +90,25 @@ def test_joins(imported, tmp_path):
     assert "2 of 4 rows are left out: they are not in table 'people'" in dropped.notes
     with pytest.raises(UserError, match=r"2 rows find nothing, the first: None \(labels.csv line 4\)"):
         imported(text, tables=tables, joins=[{**join, "unmatched": "refuse"}])
-    (tmp_path / "people.csv").write_text("code,sex\np1,F\np1,M\n")
-    with pytest.raises(UserError, match=r"1 keys repeat, such as p1 \(people.csv line 3\)"):
-        imported(text, tables=tables, joins=[join])
+
+
+def test_rows_of_a_joined_table_that_repeat(imported, tmp_path):
+    (tmp_path / "people.csv").write_text("code,sex\np1,F\np1,M\np2,F\np2,F\np7,M\np7,F\np1,M\n")
+    settings: dict[str, Any] = {
+        "tables": {"images": {"csv": "labels.csv"}, "people": {"csv": "people.csv"}},
+        "joins": [{"table": "people", "keys": {"person": "code"}}], "sex": "sex", "patient": "person",
+    }  # fmt: skip
+    text = "image,label,person\na.png,1,p1\nb.png,0,p2\nc.png,1,\nd.png,0,p9"
+    line = r"labels.csv line 2: table 'people' has several rows for p1: people.csv line 2, people.csv line 3"
+    with pytest.raises(UserError, match=rf"1 of 4 rows(.|\n)*{line}"):
+        imported(text, **settings)
+    kept = imported(text, options={"quarantine": tmp_path / "aside.csv"}, **settings)
+    assert kept.table["image_id"].tolist() == ["b.png", "c.png", "d.png"]
+    assert kept.table["sex"].fillna("?").tolist() == ["F", "?", "?"]
+    assert kept.set_aside == {"several rows in a joined table": 1}
+    assert "2 rows of table 'people' are left out: they repeat others" in kept.notes
+    with pytest.raises(UserError, match=r"2 of 3 rows find several there, such as p1 \(people.csv line 2,"):
+        imported("image,label,person\na.png,1,p1\nb.png,0,p1\nc.png,1,p2", **settings)
 
 
 def test_rows_of_readers_and_lesions_are_combined(imported):
@@ -110,8 +126,22 @@ def test_rows_of_readers_and_lesions_are_combined(imported):
                       groups={"note": "note"}, **settings)  # fmt: skip
     assert either.table["y_sick"].fillna(-9).tolist() == [1, 1, -9]
     assert either.table["g_note"].fillna("?").tolist() == ["x|y", "z", "?"]
-    with pytest.raises(UserError, match=r"column 'note' has 'x' \(labels.csv line 2\), no number"):
+    with pytest.raises(UserError, match=r"column 'note' has 'x', 'y', 'z' \(labels.csv line 2, .*\), no number"):
         imported(text, combine={"by": "image", "columns": {"note": "any"}}, **settings)
+
+
+def test_a_cell_that_cannot_be_counted_is_a_problem_of_its_image(imported, tmp_path):
+    rows = [*(f"{i}.png,{i % 2},r1" for i in range(8)), "3.png,perhaps,r2", "5.png,often,r2"]
+    text = "\n".join(["image,label,reader", *rows])
+    settings: dict[str, Any] = {
+        "combine": {"by": "image", "columns": {"label": "majority"}}, "labels": {"flags": {"sick": "label"}},
+    }  # fmt: skip
+    with pytest.raises(UserError, match="2 of 8 rows") as error:
+        imported(text, **settings)
+    for line, cell in ((10, "perhaps"), (11, "often")):
+        assert f"column 'label' has '{cell}'; allowed: a number or blank (labels.csv line {line})" in str(error.value)
+    kept = imported(text, options={"quarantine": tmp_path / "aside.csv"}, **settings)
+    assert kept.table["image_id"].tolist() == [f"{i}.png" for i in (0, 1, 2, 4, 6, 7)]
 
 
 def test_derived_columns(imported):
