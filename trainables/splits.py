@@ -75,7 +75,7 @@ def split_patients(
 def assign_splits(
     table: pd.DataFrame, kind: Kind, labels: tuple[str, ...], shares: Mapping[Split, float], seed: int
 ) -> pd.Series[str]:
-    """The split of every row: patient-disjoint, stratified by each patient's rarest label.
+    """The split of every row: patient-disjoint, stratified by each patient's rarest label if columns hold labels.
 
     Args:
         table: With ``patient_id`` and the label columns; its row order does not matter.

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from search_spaces.exceptions import DataError, UserError
-from search_spaces.names import Column, Split
+from search_spaces.names import Column, Kind, Split
 from trainables.importers.columns import BadCellsError, each_text
 from trainables.importers.found import Found as Found
 from trainables.importers.labels import Labels
@@ -225,7 +225,9 @@ def _with_splits(rows: pd.DataFrame, labels: Labels, options: ImportOptions, not
     unit = options.groups_patients if rows[Column.PATIENT_ID].duplicated().any() else "image"
     if Column.SPLIT not in rows:
         parts = ", ".join(f"{s} {share:.0%}" for s, share in shares.items())
-        note(f"split drawn here by {unit} ({parts}, seed {options.split_seed}), stratified by the rarest label")
+        masks = labels.kind is Kind.SEGMENTATION
+        strata = "not stratified (masks are not looked at)" if masks else "stratified by the rarest label"
+        note(f"split drawn here by {unit} ({parts}, seed {options.split_seed}), {strata}")
         return rows.assign(**{Column.SPLIT: drawn(rows, shares)})
     split = rows[Column.SPLIT].copy()
     if overlap := patients_in_two_splits(rows):

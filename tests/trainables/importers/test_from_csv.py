@@ -51,6 +51,7 @@ def test_none_switches_detection_off(make_table):
     assert manifest.grouping == "image"
     assert "sex" not in manifest.table
     assert any("patients are not known" in note for note in manifest.notes)
+    assert any(line.startswith("split drawn") and "stratified by the rarest label" in line for line in manifest.notes)
 
 
 def test_three_values_make_classes_in_order(make_table):
@@ -175,6 +176,8 @@ def test_masks_without_labels_are_segmentation(make_table):
     mask = manifest.mask(2)
     assert mask is not None
     assert mask.max() == 1  # file b.png holds ones
+    (note,) = [line for line in manifest.notes if line.startswith("split drawn here")]
+    assert note.endswith("not stratified (masks are not looked at)")
 
 
 @pytest.mark.parametrize("unopened", [False, True])
