@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,12 @@ from tests.trainables.importers.releases import (
     isic2020,
     siim_acr_stage_2,
 )
+from tests.trainables.made_tasks import make_task
+from trainables.evaluation_sets import task_rows
 from trainables.importers import ImportOptions, import_cifar10, import_map, shipped_map, shipped_names
 from trainables.importers.catalogue import variants
 from trainables.importers.derived_masks import forget_unused
+from trainables.library import TaskLibrary
 from trainables.manifest import Manifest
 from trainables.release_counts import release_note
 from trainables.row_checks import read_rows
@@ -331,6 +336,20 @@ def test_vessels_have_two_observers_and_a_field_of_view(release):
     chase = imported("chase_db1", release("chase_db1"))
     assert chase.table["patient_id"].nunique() == 6
     assert chase.table["mask_second"].notna().all()
+
+
+def test_the_second_observer_may_be_the_truth_of_an_evaluation_set(release, tmp_path):
+    library = TaskLibrary(tmp_path / "home")
+    for name, variant in itertools.product(("drive", "chase_db1"), (None, "second_observer")):
+        manifest = imported(name, release(name), variant)
+        library.save(replace(manifest, name=f"{name}_{variant or 'first'}", hash_key=b""))
+    for name in ("drive", "chase_db1"):
+        evaluate = {"test": {}, "second": {"manifest": f"{name}_second_observer", "split": ["test"]}}
+        sets = task_rows(library, make_task(library, f"{name}_first", evaluate, primary="dice")).sets
+        first, second = (s.manifest.table.iloc[s.positions]["image_id"].tolist() for s in sets.values())
+        assert sorted(first) == sorted(second)
+        heights = [int((s.manifest.mask(int(s.positions[0])) > 0).any(axis=1).sum()) for s in sets.values()]
+        assert heights == [1, 2]
 
 
 def test_drive_without_vessels_of_the_test_images(tmp_path):
