@@ -232,7 +232,9 @@ class Broker:
         state = self._gang(gang)
         state.barren_deaths += not (state.retired or state.nodes & self._leaving)
         await self._take_back(gang, state.shot or message)
-        return not (self._closing or state.retired) and state.barren_deaths < self._config.max_barren_deaths
+        if state.barren_deaths >= self._config.max_barren_deaths:
+            state.given_up = state.given_up or message or "nothing"  # Train says less of it when it ends
+        return not (self._closing or state.retired or state.given_up)
 
     async def gone(self, gang: str, message: str) -> None:
         """A gang has ended for good. If it was to go on and was the last of its queue, every trial there fails."""
@@ -241,7 +243,8 @@ class Broker:
         others = (s for s in self._gangs.values() if s.queue == state.queue and not s.retired)
         if state.retired or self._closing or any(others):
             return
-        self._hopeless[state.queue] = f"no gang of ranks can be kept alive; the last one said: {message}"
+        said = state.given_up or message
+        self._hopeless[state.queue] = f"no gang of ranks can be kept alive; the last one said: {said}"
         failure = node_failure(self._hopeless[state.queue]).model_dump(mode="json")
         while self._queue(state.queue):
             self._queue(state.queue).popleft().end({"failure": failure})

@@ -113,6 +113,7 @@ class Fleet(Generic[Kind]):
         room: Room[Kind],
         now: float,
         live: Mapping[Kind, int] | None = None,
+        busy: Mapping[Kind, int] | None = None,
     ) -> dict[Kind, int]:
         """How many gangs of each shape there should be from now on.
 
@@ -121,8 +122,9 @@ class Fleet(Generic[Kind]):
             room: What fits.
             now: Seconds on a clock that never goes back.
             live: Gangs that hold their room, those that end their last trial included. A shape waits only while it has
-                none; else two shapes with long trials would take each other's turns before they could begin. Those that
-                end their last trial count among the ``most``.
+                none; else two shapes with long trials would take each other's turns before they could begin.
+            busy: What counts among the ``most``: gangs as in ``live``, trials of single processes from their start;
+                ``live`` if not given.
         """
         # One whose last trials run keeps the priority that they had.
         self._priorities |= {kind: d.priority for kind, d in demands.items() if d.priority is not None}
@@ -131,7 +133,7 @@ class Fleet(Generic[Kind]):
             made.add(kind)
         self._share_out(made, demands)
         self._keep(made, demands)
-        targets = self._within_most(made.numbers, live or {})
+        targets = self._within_most(made.numbers, (live if busy is None else busy) or {})
         self._targets = targets
         for kind in demands:
             if not targets[kind] and demands[kind].now and not (live or {}).get(kind):
@@ -140,14 +142,14 @@ class Fleet(Generic[Kind]):
                 self._short_since.pop(kind, None)
         return dict(targets)
 
-    def _within_most(self, numbers: dict[Kind, int], live: Mapping[Kind, int]) -> dict[Kind, int]:
+    def _within_most(self, numbers: dict[Kind, int], busy: Mapping[Kind, int]) -> dict[Kind, int]:
         """No shape grows into the place of a trial that still runs on a gang which is to go."""
         if self._most is None:
             return numbers
-        free = self._most - sum(live.values())
+        free = self._most - sum(busy.values())
         kept = {}
         for kind, number in numbers.items():
-            there = live.get(kind, 0)
+            there = busy.get(kind, 0)
             grown = min(max(0, number - there), max(0, free))
             kept[kind] = min(number, there + grown)
             free -= grown

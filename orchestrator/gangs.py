@@ -67,9 +67,8 @@ class Gangs:
         # A thread that is still inside fit() when the connection closes takes the whole process with it. Ranks that are
         # still starting go home when they say hello; those that wait for room never do.
         self._join(GOODBYE_S)
-        for thread in self._threads:
-            if thread.is_alive() and thread.name in self._trainers:
-                self._trainers[thread.name].abandon()
+        for trainer in [*self._trainers.values()]:
+            trainer.abandon()
         self._join(ABANDONED_S)
 
     def _join(self, seconds: float) -> None:
@@ -96,6 +95,8 @@ class Gangs:
         except (ray.exceptions.RayError, ValueError):
             if not self._closing.is_set():
                 raise
+        finally:
+            self._trainers.pop(name, None)
 
     def _clear_room(self, name: str) -> None:
         """Free what the ranks held: a controller that was killed has left it."""

@@ -88,6 +88,7 @@ class GangState:
         leaves: Whether it was told to.
         kind: Of the trial that it took last.
         room: Ray's placement group that its ranks were last in.
+        given_up: Why its ranks are not started again; empty while they are.
     """
 
     queue: str = ""
@@ -102,6 +103,7 @@ class GangState:
     leaves: bool = False
     kind: tuple[str, ...] = ()
     room: Any = None
+    given_up: str = ""
 
 
 def take_alike(queue: deque[Job], gang: GangState) -> Job:

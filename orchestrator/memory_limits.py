@@ -30,8 +30,10 @@ _STORAGE_ERRORS = (OSError, pa.ArrowException)
 def memory_need(trial: ResolvedTrial, gang: GangSpec) -> str:
     """What the memory of a trial's ghost batch, the smallest unit of computation, follows from, as JSON."""
     protocol = trial.protocol
+    average = {} if protocol.ema_decay is None else {"average": True}
     return canonical(
-        {
+        average
+        | {
             "scale": scale_identity(trial.scale),
             "task": [trial.task.kind, len(trial.task.labels)],
             "method": protocol.method,
@@ -39,7 +41,6 @@ def memory_need(trial: ResolvedTrial, gang: GangSpec) -> str:
             "ghost_batch_size": protocol.ghost_batch_size,
             "precision": protocol.precision,
             "optimizer": protocol.optimizer,
-            "averages": protocol.ema_decay is not None,
             "gang": gang.model_dump(mode="json"),
         }
     )

@@ -102,15 +102,15 @@ def _find_near_copies(task: str, data: PlanData, library: TaskLibrary, found: Fi
     rows = data.rows.get(task)
     if rows is None:
         return
-    manifests = {m.key: m for m in (rows.manifest, *(of_set.manifest for of_set in rows.sets.values()))}
-    hashes = {key: remembered_hashes(library, manifest) for key, manifest in manifests.items()}
+    manifests = {rows.manifest, *(of_set.manifest for of_set in rows.sets.values())}
+    hashes = {manifest: remembered_hashes(library, manifest) for manifest in manifests}
     _note_unchecked(task, rows, hashes, found)
-    known = hashes[rows.manifest.key]
+    known = hashes[rows.manifest]
     if known is None:
         return
     learnt = Side(rows.manifest, known, np.concatenate([rows.train, rows.val]))
     for name, of_set in rows.sets.items():
-        theirs = hashes[of_set.manifest.key]
+        theirs = hashes[of_set.manifest]
         if theirs is None:
             continue
         try:
@@ -127,17 +127,13 @@ def _find_near_copies(task: str, data: PlanData, library: TaskLibrary, found: Fi
             )
 
 
-def _note_unchecked(
-    task: str, rows: TaskRows, hashes: Mapping[tuple[str, str], ImageHashes | None], found: Findings
-) -> None:
+def _note_unchecked(task: str, rows: TaskRows, hashes: Mapping[Manifest, ImageHashes | None], found: Findings) -> None:
     """Note the evaluation sets in which nobody can look for near copies, and what to run first."""
-    keys = {name: {rows.manifest.key, of_set.manifest.key} for name, of_set in rows.sets.items()}
-    unchecked = [name for name, sides in keys.items() if any(hashes[key] is None for key in sides)]
+    sides = {name: (rows.manifest, of_set.manifest) for name, of_set in rows.sets.items()}
+    unchecked = [name for name, both in sides.items() if any(hashes[manifest] is None for manifest in both)]
     if not unchecked:
         return
-    unknown = {key for name in unchecked for key in keys[name] if hashes[key] is None}
-    manifests = (rows.manifest, *(of_set.manifest for of_set in rows.sets.values()))
-    names = dict.fromkeys(manifest.name for manifest in manifests if manifest.key in unknown)
+    names = dict.fromkeys(m.name for name in unchecked for m in sides[name] if hashes[m] is None)
     commands = " and ".join(f"python -m orchestrator.tasks check {name}" for name in names)
     found.notes.append(
         f"near copies of training images are not checked in evaluation sets {', '.join(map(repr, unchecked))} of task "

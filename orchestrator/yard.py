@@ -160,7 +160,8 @@ class Yard:
             sizes = {shape: shape.size for shape in {*self._shapes.values()}}
             self._fleet = Fleet(sizes, most=self._most)
         self._lives = self._live(demands)
-        self._targets = self._fleet.targets(demands, self._capacity, now, self._lives)
+        busy = {shape: demands[shape].running if shape.ranks == 1 else number for shape, number in self._lives.items()}
+        self._targets = self._fleet.targets(demands, self._capacity, now, self._lives, busy)
         self._warn_if_nothing_fits(demands, now)
         self._asked, self._decided_at = dict(demands), now
         several = {shape for shape in self._targets if shape.ranks > 1} | self._gangs.keys()
@@ -184,7 +185,7 @@ class Yard:
 
     def _warn_if_nothing_fits(self, demands: Mapping[Shape, Demand], now: float) -> None:
         waiting = sum(demand.ready for demand in demands.values())
-        if not waiting or any(self._targets.values()):
+        if not waiting or any(self._targets.values()) or any(demand.running for demand in demands.values()):
             self._idle_since = now
         elif now - self._idle_since > IDLE_S:
             self._idle_since = now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -54,6 +55,24 @@ def later_field(default: Any, **constraints: Any) -> Any:
         constraints: As for ``pydantic.Field``.
     """
     return Field(default=default, json_schema_extra=dict(_LATER), **constraints)
+
+
+def as_kept(model: type[BaseModel], raw: Any) -> Any:
+    """A model that an earlier version has written whole: fields that it lacks are what that version did.
+
+    Without it a default of today, of a recipe as a rule, would be taken for what was done. Anything else comes back as
+    it is.
+
+    Args:
+        model: Of ``raw``.
+        raw: What was read.
+    """
+    if not isinstance(raw, Mapping):
+        return raw
+    later = {name: field for name, field in model.model_fields.items() if field.json_schema_extra == _LATER}
+    if not model.model_fields.keys() - later.keys() <= raw.keys():
+        return raw
+    return {name: field.get_default() for name, field in later.items()} | dict(raw)
 
 
 def identity_fields(model: BaseModel) -> dict[str, Any]:

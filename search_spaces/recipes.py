@@ -62,8 +62,8 @@ def completed(written: Mapping[str, Any]) -> dict[str, Any]:
     """What was written of a protocol, with the values of its recipe where nothing was.
 
     A written field takes those of the recipe along that make no sense beside it: another schedule drops the decay of
-    the recipe's, a share of warm-up its number of steps. A ghost batch is the whole global batch unless written, or
-    unless the recipe has one that divides it.
+    the recipe's, a share of warm-up its number of steps, no mixup all that is said of it, a fixed network the average
+    of weights. A ghost batch is the whole global batch unless written, or unless the recipe has one that divides it.
 
     Raises:
         ValueError: No such recipe or variant.
@@ -78,8 +78,8 @@ def completed(written: Mapping[str, Any]) -> dict[str, Any]:
         defaults = {k: v for k, v in defaults.items() if k not in _OF_WARMUP}
     if written.get("mixup_alpha") == 0:
         defaults = {k: v for k, v in defaults.items() if k not in _OF_MIXUP}
-    if "method" in written and written["method"] != defaults.get("method", "training"):
-        defaults = {}  # a recipe of another method has nothing to say
+    if written.get("method", "training") != "training":
+        defaults.pop("ema_decay", None)
     if written.get("warmup_steps") is not None:
         defaults["warmup_fraction"] = 0.0
     if "storage_size" in written and "image_size" not in written:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from search_spaces.amounts import Amount, Seed
 from search_spaces.contents import Overlap
 from search_spaces.label_policy import BlankPolicy, LabelPolicy
-from search_spaces.models import StrictModel
+from search_spaces.models import StrictModel, as_kept
 from search_spaces.names import Kind, Role
 from search_spaces.normalisation import Normalisation
 from search_spaces.protocol import Protocol
@@ -217,3 +217,8 @@ class ResolvedTrial(StrictModel):
     workspace: Workspace
     search: SearchFacts | None = None
     leakage: LeakageFacts | None = None
+
+    @field_validator("protocol", mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, raw: Any) -> Any:
+        return as_kept(Protocol, raw)

@@ -1,8 +1,8 @@
 """Remembered hashes of images, and the near copies that two sets of images share.
 
-``tasks check`` reads every image and remembers its hash beside the manifest, under the hash of its bytes, so nothing
-that is remembered can be stale. Plans look for near copies where all hashes are remembered, and read only the few pairs
-that need a second look.
+``tasks check`` reads every image and remembers its hash beside the manifest, under the hash of its bytes and the number
+of the rule by which they are read, so nothing that is remembered can be stale. Plans look for near copies where all
+hashes are remembered, and read only the few pairs that need a second look.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from trainables.library import TaskLibrary
 from trainables.manifest import Manifest, write_parquet
 from trainables.similar_images import LEAST_CORRELATION, Hashes, close_pairs, correlation
 
-_HASHES_FILE = "hashes.parquet"
-_PAIRS_FILE = "near_copies.parquet"
+_RULE = 2
+"""Raised when a file's bytes are decoded to other pixels than before, or hashed otherwise."""
+
+_HASHES_FILE = f"hashes-{_RULE}.parquet"
+_PAIRS_FILE = f"near_copies-{_RULE}.parquet"
 _THREADS = 8
 
 

@@ -241,6 +241,21 @@ def test_a_gang_that_never_finishes_a_trial_is_given_up_and_one_that_does_is_not
     run(test)
 
 
+def test_trials_are_told_why_their_last_gang_was_given_up_not_how_train_ended() -> None:
+    async def test() -> None:
+        bench = Bench(max_barren_deaths=2)
+        await bench.broker.expect("a", "")
+        await bench.broker.submit("x", {}, "")
+        for message in ("out of memory", "out of memory again", "TrainingFailedError: Training failed"):
+            await bench.broker.lost("a", message)
+        await bench.broker.gone("a", "TrainingFailedError: Training failed")
+        failure = (await bench.broker.next_report("x"))["failure"]
+        assert "out of memory again" in failure["message"]
+        assert "TrainingFailedError" not in failure["message"]
+
+    run(test)
+
+
 def test_without_any_gang_left_queued_and_later_trials_fail_instead_of_waiting() -> None:
     async def test() -> None:
         broker = Bench().broker

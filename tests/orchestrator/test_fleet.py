@@ -117,6 +117,14 @@ def test_a_trial_on_a_gang_that_is_to_go_counts_among_the_most() -> None:
     assert fleet.targets(both, Cpus(9), PATIENCE_S + 62, {"small": 1}) == {"big": 0, "small": 1}
 
 
+def test_a_trial_of_a_single_process_counts_among_the_most_from_its_start() -> None:
+    fleet = Fleet(SIZES, most=1)
+    both = demands(big=9, small=9)
+    assert fleet.targets(both, Cpus(9), 0, {}, {}) == {"big": 1, "small": 0}
+    before_its_first_report = {"big": 1}
+    assert fleet.targets(both, Cpus(9), PATIENCE_S, {}, before_its_first_report) == {"big": 0, "small": 0}
+
+
 def test_shapes_share_the_most_with_what_runs() -> None:
     fleet = Fleet(SIZES, most=3)
     made = fleet.targets(demands(big=9, small=9), Cpus(99), 0, {"small": 2})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from typing import Any
 
@@ -212,3 +213,16 @@ def test_canonical_writes_whole_floats_as_integers_and_refuses_nan():
     assert canonical({"b": 12.0, "a": (1, 2.5)}) == '{"a":[1,2.5],"b":12}'
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical(float("nan"))
+
+
+def test_a_trial_that_an_earlier_version_kept_is_what_it_was_then():
+    """A later field of the protocol that a recipe sets today did not exist: what was done is its default."""
+    one = study(protocol={"base": "bit_hyperrule", "storage_size": 160})
+    [trial, *_] = expand(one).targets
+    now = Resolver(one, cards()).resolved(trial, "attempt", WORKSPACE)
+    assert now.protocol.mixup_share == "step"
+    kept = now.model_dump(mode="json")
+    del kept["protocol"]["mixup_share"]
+    for then in (ResolvedTrial.model_validate(kept), ResolvedTrial.model_validate_json(json.dumps(kept))):
+        assert then.protocol == now.protocol.model_copy(update={"mixup_share": "image"})
+    assert ResolvedTrial.model_validate(kept | {"protocol": {"base": "bit_light"}}).protocol.mixup_share == "step"

@@ -146,6 +146,14 @@ def test_contradictions_are_refused_with_one_message(fields, message):
         ({"base": "linear_probe", "neighbours": [5]}, "neighbours belongs to method knn, got method linear_probe"),
         ({"inverse_penalties": [1.0]}, "inverse_penalties belongs to method linear_probe, got method training"),
         ({"method": "knn"}, "method knn needs neighbours; base: knn has it"),
+        (
+            {"base": "linear_probe", "method": "training"},
+            "inverse_penalties belongs to method linear_probe, got method training",
+        ),
+        (
+            {"base": "bit_hyperrule", "method": "knn", "neighbours": [5], "temperature": 0.07},
+            "says how a network is trained, but method knn trains none",
+        ),
         ({"base": "linear_probe", "inverse_penalties": [0.0]}, "greater than 0"),
         ({"base": "linear_probe", "inverse_penalties": []}, "at least 1"),
         ({"base": "knn", "temperature": 0.001}, "greater than or equal to 0.01"),
