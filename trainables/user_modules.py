@@ -19,8 +19,11 @@ from typing import Any
 from search_spaces.exceptions import UserError
 from trainables.hashing import file_sha256
 
-_imported: dict[str, tuple[str, str]] = {}
-"""Module that was imported from an import path -> (file, hash of it and what it imports at that time)."""
+_loaded: dict[str, tuple[Path, str]] = {}
+"""Module that was imported from an import path, or lies beside one -> (file, its hash) at that time."""
+
+_user_paths: list[str] = []
+"""Import paths that were put on ``sys.path``, the last ones first."""
 
 _INSTALLED = {Path(path).resolve() for path in sysconfig.get_paths().values()}
 """Folders of installed packages and of Python's own."""
@@ -32,8 +35,9 @@ _OURS = ("search_spaces", "trainables", "dashboards", "cluster", "orchestrator")
 def import_user_module(name: str, import_paths: Sequence[str], named_in: str) -> ModuleType:
     """Import a module, from ``import_paths`` before anything else.
 
-    A module that was imported from an import path before, and whose file is another one now or has changed, is
-    imported anew: a process may serve several studies whose modules have the same name.
+    A module that was imported from an import path before is imported anew if its file, or that of a module that it
+    imports from its own folder, is another one now or has changed: a process may serve several studies whose modules
+    have the same name.
 
     Args:
         name: Dotted name.
@@ -41,12 +45,13 @@ def import_user_module(name: str, import_paths: Sequence[str], named_in: str) ->
         named_in: What named the module; starts the message.
 
     Raises:
-        UserError: The module is not found, its name is taken, or importing it fails.
+        UserError: The module is not found, its name or that of one beside it is taken, or importing it fails.
     """
     own = name.partition(".")[0] == __name__.partition(".")[0]
     file = None if own else _locate(name, import_paths)
-    if file is not None:
-        _make_way(name, file, named_in)
+    files = {} if file is None else _with_imports({name: Path(file)})
+    _make_way(files, named_in)
+    _loaded.update({other: (path, file_sha256(path)) for path, other in files.items()})
     try:
         with _first_on_path(import_paths):
             module = importlib.import_module(name)
@@ -58,8 +63,6 @@ def import_user_module(name: str, import_paths: Sequence[str], named_in: str) ->
         raise UserError(f"{named_in}: module {name} needs {missing!r}, which is not installed") from error
     except Exception as error:
         raise UserError(f"{named_in}: importing {name} failed: {type(error).__name__}: {error}") from error
-    if file is not None:
-        _imported[name] = (file, _code_hash(_with_imports({name: Path(file)})))
     return module
 
 
@@ -143,15 +146,15 @@ def _code_hash(files: Iterable[Path]) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def _with_imports(modules: Mapping[str, Path]) -> set[Path]:
-    """Files of the modules and of all that they import, directly or not, from the folder where they lie."""
-    found: set[Path] = set()
+def _with_imports(modules: Mapping[str, Path]) -> dict[Path, str]:
+    """Files of the modules and of all that they import, directly or not, from the folder where they lie, and names."""
+    found: dict[Path, str] = {}
     waiting = list(modules.items())
     while waiting:
         name, file = waiting.pop()
         if file.resolve() in found:
             continue
-        found.add(file.resolve())
+        found[file.resolve()] = name
         if file.suffix != ".py":
             continue
         is_package = file.name == "__init__.py"
@@ -209,34 +212,53 @@ def _locate(name: str, import_paths: Sequence[str]) -> str | None:
     return spec.origin if spec and spec.has_location else None
 
 
-def _make_way(name: str, file: str, named_in: str) -> None:
-    """Take an outdated module of the user's out of ``sys.modules``."""
+def _make_way(files: Mapping[Path, str], named_in: str) -> None:
+    """Take modules out of ``sys.modules`` if one of them is that of another study, or older than its file.
+
+    Args:
+        files: File, without links -> name.
+        named_in: Starts the message.
+
+    Raises:
+        UserError: A name is taken.
+    """
+    outdated = [name for file, name in files.items() if _is_outdated(name, file, named_in)]
+    if not outdated:
+        return
+    importlib.invalidate_caches()
+    packages = {name.partition(".")[0] for name in files.values()}
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in packages or _file_of(module) in files:
+            del sys.modules[name]
+
+
+def _is_outdated(name: str, file: Path, named_in: str) -> bool:
     present = sys.modules.get(name)
     if present is None:
-        return
-    files = _with_imports({name: Path(file)})
-    if _imported.get(name) == (file, _code_hash(files)):
-        return
-    present_file = getattr(present, "__file__", None)
-    if name not in _imported:
-        if present_file and Path(present_file).resolve() == Path(file).resolve():
-            return
-        raise UserError(
-            f"{named_in}: the module name {name!r} is taken by {present_file or 'Python itself'}; rename it"
-        )
-    importlib.invalidate_caches()
-    package = name.partition(".")[0]
-    for other, module in list(sys.modules.items()):
-        of_package = other == package or other.startswith(f"{package}.")
-        if of_package or Path(getattr(module, "__file__", None) or "/").resolve() in files:
-            del sys.modules[other]
+        return False
+    loaded = _loaded.get(name)
+    if loaded is not None and _file_of(present) == loaded[0]:
+        return loaded != (file, file_sha256(file))
+    if _file_of(present) == file:
+        return False
+    taken_by = getattr(present, "__file__", None) or "Python itself"
+    raise UserError(f"{named_in}: the module name {name!r} is taken by {taken_by}; rename {file}")
+
+
+def _file_of(module: ModuleType) -> Path | None:
+    file = getattr(module, "__file__", None)
+    return Path(file).resolve() if file else None
 
 
 @contextmanager
 def _first_on_path(import_paths: Sequence[str]) -> Iterator[None]:
-    before = list(sys.path)
-    sys.path[:0] = list(import_paths)
+    """Afterwards they are the first of all import paths so far: of two studies' modules of one name, the one that is
+    imported within a function should be that of the study that is asked for now."""
+    before = [p for p in sys.path if p not in _user_paths]
+    own = [p for p in import_paths if p not in before]
+    _user_paths[:] = own + [p for p in _user_paths if p not in own]
+    sys.path[:] = [*import_paths, *before]
     try:
         yield
     finally:
-        sys.path[:] = before + [p for p in import_paths if p not in before]
+        sys.path[:] = before + _user_paths

@@ -257,6 +257,36 @@ def test_modules_of_one_name_in_two_folders(folder: Path) -> None:
     assert widths == [4, 12, 4]
 
 
+@pytest.mark.parametrize("second", ["usernets", "usernets_other"])
+@pytest.mark.parametrize(
+    "importing", ["def net(num_classes):\n    from {0} import WIDTH", "from {0} import WIDTH\ndef net(num_classes):"]
+)
+def test_modules_of_two_folders_have_each_their_own_helper(folder: Path, second: str, importing: str) -> None:
+    """Both are asked for again: trials of two studies take turns."""
+    helper = "usernets_helper"
+    text = f"import torch\n{importing.format(helper)}\n    return torch.nn.Linear(WIDTH, num_classes)\n"
+    studies = {"usernets": folder / "first", second + ":": folder / "second"}
+    for width, (name, study) in enumerate(studies.items(), start=3):
+        study.mkdir()
+        (study / f"{name.rstrip(':')}.py").write_text(text)
+        (study / f"{helper}.py").write_text(f"WIDTH = {width}\n")
+
+    def width_in(name: str) -> int:
+        study = studies[name]
+        return find_factory(f"{name.rstrip(':')}:net", (str(study),)).make(2, {}, 16).in_features
+
+    assert [width_in(name) for name in [*studies, *studies]] == [3, 4, 3, 4]
+    (folder / "second" / f"{helper}.py").write_text("WIDTH = 50\n")
+    assert [width_in(name) for name in studies] == [3, 50]
+
+
+def test_name_of_a_helper_that_is_taken(folder: Path) -> None:
+    (folder / "json.py").write_text("WIDTH = 4\n")
+    (folder / "usernets.py").write_text("from json import WIDTH\n")
+    with pytest.raises(UserError, match=r"'json' is taken by .*__init__.py; rename .*json\.py"):
+        scale_card("usernets:net", (str(folder),))
+
+
 def test_hash_follows_a_factory_into_its_package(folder: Path) -> None:
     package = folder / "usernets_package"
     package.mkdir()
