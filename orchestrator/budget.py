@@ -133,13 +133,14 @@ class Budget:
         self._first.setdefault(trial_id, now)
         self._last[trial_id] = now, step
 
-    def ended(self, trial_id: str, seconds: float | None = None) -> None:
+    def ended(self, trial_id: str, seconds: float | None = None, whole_s: float | None = None) -> None:
         """A trial has ended.
 
         Args:
             trial_id: Its id.
             seconds: How long it ran, if it is complete; else (failed, or told to stop) the time since its first report
                 is counted. What ranks ran that were lost meanwhile is counted beside it.
+            whole_s: With what the attempts took that it went on from, as others like it will take; ``seconds`` if None.
         """
         if trial_id not in self._running:
             return  # it was stopped, and counted then
@@ -152,7 +153,7 @@ class Budget:
         self._last.pop(trial_id, None)
         self._spent_s += self._gpu_s(trial_id, all_s)
         if seconds is not None:
-            self._took[trial_id] = seconds
+            self._took[trial_id] = seconds if whole_s is None else whole_s
             if len(self._took) >= _REFIT_GROWTH * self._rests_on:
                 self._expect()
 

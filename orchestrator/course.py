@@ -257,7 +257,8 @@ class Course:
         self._breaker.completed(self._coordinates(trial_id))
         self._writer.put(result)
         value = validation_value(result)
-        self._view.done(trial_id, timing.total_s if timing else None, value)
+        # A trial that went on from a checkpoint says nothing about how long others take.
+        self._view.done(trial_id, timing.total_s if timing and not timing.earlier_s else None, value)
         self._follow(self._searching.ended(trial_id, value))
 
     def _try_again(self, trial_id: str, failure: Failure) -> None:
@@ -343,7 +344,8 @@ class Course:
     def _spend(self, outcome: TrialOutcome) -> None:
         if self._budget is not None:
             timing = outcome.result.timing if outcome.result else None
-            self._budget.ended(outcome.trial_id, timing.total_s if timing else None)
+            total_s, whole_s = (timing.total_s, timing.whole_s) if timing else (None, None)
+            self._budget.ended(outcome.trial_id, total_s, whole_s)
 
     def _leave_unaffordable(self) -> None:
         refuses = self._budget.unaffordable() if self._budget else None

@@ -38,6 +38,7 @@ class Planted:
         stop_after: Interrupt the run once so many trials have ended.
         breaks: Gives the failure class of a trial that is to fail; None for one that is not.
         pause_s: What a trial takes.
+        earlier_s: What the attempts are said to have taken that a trial went on from.
         trained: Every trial that was started, earliest first.
         rests: How often a run gave its gangs back to wait for others.
         at_rest: Called each time.
@@ -50,6 +51,7 @@ class Planted:
     stop_after: int | None = None
     breaks: Callable[[ResolvedTrial], FailureClass | None] = lambda trial: None
     pause_s: float = 0.0
+    earlier_s: Callable[[ResolvedTrial], float] = lambda trial: 0.0
     trained: list[ResolvedTrial] = field(default_factory=list)
     rests: int = 0
     at_rest: Callable[[], None] = lambda: None
@@ -118,4 +120,7 @@ class _Executor:
     def _publish(self, trial: ResolvedTrial) -> TrialResult:
         noise = 0.001 * (trial.seed.init % 7)
         result = make_result(trial, best_value=value_of(trial.protocol.lr) + noise)
-        return publish(Storage(trial.workspace.storage), result, tuple(trial.task.evaluate))
+        assert result.timing is not None
+        timing = result.timing.model_copy(update={"earlier_s": self._planted.earlier_s(trial)})
+        resumed = result.model_copy(update={"timing": timing})
+        return publish(Storage(trial.workspace.storage), resumed, tuple(trial.task.evaluate))

@@ -60,6 +60,16 @@ def test_trials_that_come_later_are_expected_to_take_their_time() -> None:
     assert not refuses(TRIALS[9].trial_id)
 
 
+def test_what_a_resumed_trial_took_before_is_not_spent_and_yet_expected_of_others() -> None:
+    of = budget(4.0, took={})
+    of.started(TRIALS[0].trial_id)
+    of.ended(TRIALS[0].trial_id, 360.0, 3600.0)
+    assert of.spent_gpu_hours == pytest.approx(0.1)
+    for trial in TRIALS[1:4]:
+        of.started(trial.trial_id)
+    assert refused(of) == set(range(1, 11)), "three are expected to take an hour each, and 0.9 are left"
+
+
 def test_hours_count_for_every_gpu_of_a_trial():
     assert refused(budget(1.0, gpus=2.0)) == {6, 7, 8, 9, 10}
     assert refused(budget(1.0, gpus=0.5)) == set()

@@ -32,7 +32,7 @@ ONE, TWO = (planned(c * 16, UP, seed=n) for n, c in enumerate("bc"))
 ALONE, LONG = planned("d" * 16, seed=5, cost=2.0), planned("e" * 16, seed=6, cost=50.0)
 
 
-EXAMPLE = make_result().trial
+EXAMPLE, EXAMPLE_TIMING = make_result().trial, make_result().timing
 
 
 def keys(*trials: Any) -> list[Key]:
@@ -111,6 +111,15 @@ def test_a_trial_that_ended_before_it_could_be_stopped_counts_as_trained():
     run.finish(LONG.trial_id)
     assert (run.summary.trained, run.summary.cancelled) == (1, 0)
     assert run.summary.everything_asked_is_true
+
+
+def test_a_resumed_trial_says_nothing_about_the_time_left():
+    run = Run(ALONE, LONG)
+    for trial_id, earlier_s in ((run.start(), 0.0), (run.start(), 180.0)):
+        timing = EXAMPLE_TIMING.model_copy(update={"earlier_s": earlier_s})
+        run.course.take(TrialOutcome(trial_id=trial_id, attempt_id="x", result=make_result(timing=timing)))
+    took = [arguments[1] for name, arguments in run.view.calls if name == "done"]
+    assert took == [EXAMPLE_TIMING.total_s, None]
 
 
 def test_what_has_ended_or_is_unknown_is_not_cancelled():

@@ -50,6 +50,12 @@ def test_a_retry_is_limited_by_what_the_whole_study_has_taken(planted, tmp_path)
     assert "2 trials were not started" in told
 
 
+def test_what_resumed_trials_took_before_is_not_spent_and_yet_expected_of_others(planted, tmp_path):
+    planted.earlier_s = lambda trial: 180.0 if len(planted.trained) == 1 else 0.0
+    ran = run_study(write_study(tmp_path, axes=AXES, execution=GPU), max_gpu_hours=100 / 3600, progress=False)
+    assert (ran.summary.trained, ran.summary.over_budget) == (1, 3), "20 s are spent, and others will take 200"
+
+
 def test_the_python_function_counts_what_was_left(planted, tmp_path):
     ran = run_study(write_study(tmp_path, axes=AXES, execution=GPU), max_gpu_hours=GPU_HOURS, progress=False)
     assert (ran.summary.trained, ran.summary.over_budget) == (2, 2)
