@@ -336,7 +336,7 @@ def carry_out(
             return StudyRun(plan=plan, summary=summary, report=None, headlines=(), tracking_uri=engine.record.uri)
         score_missing(plan, places, engine.record, console)
         keep_missing(plan, places, engine.record, console)
-        page, headlines = write_report(plan, engine.record, console, out)
+        page, headlines = write_report(engine.whole_plan, engine.record, console, out)
     return StudyRun(plan=plan, summary=summary, report=page, headlines=headlines, tracking_uri=engine.record.uri)
 
 
@@ -359,7 +359,8 @@ def write_report(plan: Plan, record: Record, console: Console, out: Path | None)
     """Build the report from the record and attach it to the parent run: its page, and what it found.
 
     Args:
-        plan: What the study asks for, done or not.
+        plan: What the whole study asks for, done or not (``orchestrator.plan_whole``); where it does not know a trial,
+            that of a former version of the study may be shown.
         record: Open.
         console: Where to say that it takes a while.
         out: Folder; ``reports/<study>`` if None.

@@ -70,6 +70,7 @@ class Budget:
         gpu_hours: Most that may be spent, above 0.
         works: All trials of the plan, with the gangs that hold GPUs while they run.
         took: Trial -> seconds, of those that ended in earlier runs.
+        elsewhere: Trials that ended and are no part of the plan: they only say what others take.
         clock: Seconds, never going back.
 
     Raises:
@@ -81,6 +82,7 @@ class Budget:
         gpu_hours: float,
         works: Iterable[Work],
         took: Mapping[str, float],
+        elsewhere: Iterable[Work] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._works: list[Work] = []
@@ -91,6 +93,7 @@ class Budget:
             raise UserError(problem)
         self._limit_s = gpu_hours * 3600
         self._took = dict(took)
+        self._elsewhere = list(elsewhere)
         self._clock = clock
         self._spent_s = 0.0
         self._running: set[str] = set()
@@ -186,7 +189,8 @@ class Budget:
         return bool(new)
 
     def _expect(self) -> None:
-        self._expected = expected(self._works, self._took, done=()).seconds
+        elsewhere = [work.trial_id for work in self._elsewhere]
+        self._expected = expected([*self._works, *self._elsewhere], self._took, done=elsewhere).seconds
         self._largest_s = max((self._gpu_s(i, s) for i, s in self._expected.items()), default=0.0)
         self._rests_on = len(self._took)
 

@@ -20,12 +20,13 @@ from orchestrator.course import Course, diverged
 from orchestrator.data_cards import data_cards
 from orchestrator.drivers import DriverNote
 from orchestrator.executor import Executor, Limits
-from orchestrator.known_trials import works_of
+from orchestrator.known_trials import ended_elsewhere, took_by, works_of
 from orchestrator.memory_limits import MemoryLimits, devices_of
 from orchestrator.places import Places
 from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
 from orchestrator.plan_representations import kept_by
 from orchestrator.plan_text import plan_json
+from orchestrator.plan_whole import whole_of
 from orchestrator.progress import ProgressView
 from orchestrator.record import Record
 from orchestrator.record_states import TrialState
@@ -33,7 +34,7 @@ from orchestrator.record_writer import RecordWriter
 from orchestrator.remaining import remaining
 from orchestrator.run_terms import FailedTrial, RunOptions, RunSummary
 from orchestrator.running_contrasts import RunningContrasts
-from orchestrator.searches import searches_of, settled
+from orchestrator.searches import searches_of, settled, settled_by
 from orchestrator.searching import Searching
 from search_spaces.exceptions import Paused, Terminated, TrackingError, UserError
 from search_spaces.names import FailureClass, Role, State
@@ -52,6 +53,10 @@ class Engine:
         console: Where to say what happens.
         options: What this run does differently from what the study says.
 
+    Attributes:
+        whole_plan: The plan of the whole study, of which ``plan`` may be a part; once it has run.
+        record: The study's record.
+
     Raises:
         UserError: The plan has problems.
     """
@@ -60,7 +65,7 @@ class Engine:
         if plan.problems or plan.resolver is None:
             raise UserError("\n".join(plan.problems))
         self._options = options or RunOptions()
-        self._whole_plan = plan
+        self.whole_plan = plan
         self._plan = plan if self._options.targets is None else plan.narrowed(self._options.targets)
         self._resolver = plan.resolver
         self._places = places
@@ -93,6 +98,7 @@ class Engine:
         started = time.monotonic()
         self._storage.check_writable()
         self._storage.clean_tmp()
+        self.whole_plan = whole_of(self.whole_plan, TaskLibrary(self._places.home), self._console)
         with self._cluster_if_surely_needed() as self._await_cluster:
             summary = self._run()
         summary.seconds = time.monotonic() - started
@@ -113,7 +119,7 @@ class Engine:
         self._deliver_earlier()
         self._record_read_at = time.time()
         searching = self._searching()
-        self.record.set_plan(json.dumps(plan_json(self._whole_plan), indent=2))
+        self.record.set_plan(json.dumps(plan_json(self.whole_plan), indent=2))
         self._describe_data()
         states = self.record.states(t.trial_id for t in self._plan.trials)
         left = remaining(self._plan, states, self._storage.has_weights, diverged_too=self._options.diverged_too)
@@ -127,7 +133,7 @@ class Engine:
             known = {t.trial_id: states[t.trial_id] for t in self._plan.trials if t.trial_id in done}
             self._train(todo, known, summary, searching)
         if self._plan.open_searches:
-            self._whole_plan = searching.settled(self._whole_plan)
+            self.whole_plan = searching.settled(self.whole_plan)
             self._plan = searching.settled(self._plan)
         self._finish(summary)
         return summary
@@ -140,17 +146,19 @@ class Engine:
             self._console.print(f"cannot be read and stays in the storage: {message}", style="yellow", markup=False)
 
     def _describe_data(self) -> None:
-        """Data cards of all tasks; they are small, and what the report says of the data."""
-        cards = data_cards(self._whole_plan, TaskLibrary(self._places.home))
-        texts = {task: (json.dumps(card, indent=2), card_markdown(card)) for task, card in cards.items()}
+        """Data cards of all tasks that are run; they are small, and what the report says of the data."""
+        cards = data_cards(self.whole_plan, TaskLibrary(self._places.home))
+        # Of other tasks, near copies were not looked for, but may have been for the cards that are there.
+        mine = {task: card for task, card in cards.items() if task in self._plan.rows}
+        texts = {task: (json.dumps(card, indent=2), card_markdown(card)) for task, card in mine.items()}
         self.record.set_data_cards(texts)
 
     def _searching(self) -> Searching:
-        """The searches as the record has them; the plan gets the values that they have chosen."""
-        states = self.record.states() if self._plan.searches else {}
-        searches = searches_of(self._whole_plan, states)
-        self._whole_plan = settled(self._whole_plan, searches)
+        """The searches as the record has them; the plans get the values that they have chosen."""
+        states = self.record.states() if self.whole_plan.searches else {}
+        searches = searches_of(self._plan, states)
         self._plan = settled(self._plan, searches)
+        self.whole_plan, _ = settled_by(self.whole_plan, lambda: states)
         return Searching(self._plan, searches, states)
 
     def _build_stores(self, todo: Mapping[str, PlannedTrial]) -> None:
@@ -242,11 +250,12 @@ class Engine:
         return view
 
     def _limit(self, course: Course, gpu_hours: float) -> None:
-        """What the whole plan has taken so far says what trials will take, also where this run trains a part of it."""
+        """What the whole study has taken so far says what trials will take, also where this run trains a part of it."""
         nodes, states = present_and_possible(), self.record.states()
-        works = works_of(self._whole_plan, searches_of(self._whole_plan, states), nodes)
-        took = {i: s.seconds for i, s in states.items() if s.state is State.COMPLETE and s.seconds is not None}
-        budget = Budget(gpu_hours, works, took)
+        works = works_of(self._plan, searches_of(self._plan, states), nodes)
+        mine = {work.trial_id for work in works}
+        elsewhere = [work_of(t, nodes=nodes) for t in ended_elsewhere(lambda: self.whole_plan, mine, states)]
+        budget = Budget(gpu_hours, works, took_by(states), elsewhere)
         course.keep_within(budget, lambda planned: work_of(planned, upstream_id=planned.upstream_id, nodes=nodes))
 
     def _resolve(self, planned: PlannedTrial, save_memory: bool) -> ResolvedTrial:
@@ -266,13 +275,13 @@ class Engine:
             failure = self._broken.get(planned.trial_id)
             if failure is not None and planned.trial_id not in reported:
                 summary.failed.append(FailedTrial.of(planned, failure))
-        targets = [t.trial_id for t in self._whole_plan.targets]
+        targets = [t.trial_id for t in self.whole_plan.targets]
         try:
             # Of the whole study, of which this run may have been asked a part.
             states = Counter(state.state for state in self.record.states(targets).values())
             self.record.set_progress({"complete": states[State.COMPLETE], "failed": states[State.FAILED]})
             if self._plan.searches:
-                self.record.set_plan(json.dumps(plan_json(self._whole_plan), indent=2))
+                self.record.set_plan(json.dumps(plan_json(self.whole_plan), indent=2))
         except TrackingError as error:
             self._console.print(f"the record does not answer: {error}", style="yellow", markup=False)
 

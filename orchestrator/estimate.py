@@ -12,7 +12,7 @@ from typing import Any
 from cluster.capacity import Capacity, Node, Shape
 from orchestrator.agenda import Entry
 from orchestrator.assumed_speed import LAUNCH_S, AssumedSeconds, assumed_seconds
-from orchestrator.budget import Budget, count_affordable
+from orchestrator.budget import Budget, count_affordable, work_of
 from orchestrator.forecast import Expected, Forecast, ScaleSeconds, Work, expected, forecast
 from orchestrator.known_trials import KnownTrials
 from orchestrator.pace import duration
@@ -235,9 +235,12 @@ def estimate(
     room = min(room, most) if isinstance(room, int) and most else room
     # A GPU per rank where the study leaves it to the cluster, as for the GPU-hours.
     priced = [dataclasses.replace(work, gang=_with_gpus(gangs[work.trial_id])) for work in works]
-    on_gpus = [work for work in priced if work.gang.gpus]
+    elsewhere = [dataclasses.replace(work_of(t), gang=_with_gpus(t.gang)) for t in known.elsewhere]
+    on_gpus = [work for work in (*priced, *elsewhere) if work.gang.gpus]
     here = {w.trial_id: assumed.seconds[w.trial_id] for w in works if w.gang.gpus and w.trial_id in assumed.seconds}
-    made = forecast(works, known.took, room, done=known.done, most=most, images_per_s=speeds, assumed_s=here)
+    made = forecast(
+        [*works, *elsewhere], known.took, room, done=known.done, most=most, images_per_s=speeds, assumed_s=here
+    )
     with_gpus = expected(on_gpus, known.took, done=known.done, assumed_s=assumed.seconds)
     done = set(known.done)
     return Estimate(
@@ -250,7 +253,7 @@ def estimate(
         assumed=assumed,
         price=price,
         max_gpu_hours=options.max_gpu_hours,
-        affordable=_affordable(priced, known, with_gpus, options.max_gpu_hours),
+        affordable=_affordable(priced, elsewhere, known, with_gpus, options.max_gpu_hours),
         weights_bytes=sum(BYTES_PER_WEIGHT * t.parameters for t in known.todo if _keeps_weights(plan, t)),
         store_bytes=_store_bytes(plan, places, known.todo),
         kept_bytes=sum(_kept_bytes(plan, t) for t in known.todo),
@@ -318,10 +321,16 @@ def _with_gpus(gang: GangSpec) -> Shape:
     return Shape.of(gang, [{"Resources": {"GPU": 1.0}}])
 
 
-def _affordable(works: Sequence[Work], known: KnownTrials, made: Expected, max_gpu_hours: float | None) -> int | None:
+def _affordable(
+    works: Sequence[Work],
+    elsewhere: Sequence[Work],
+    known: KnownTrials,
+    made: Expected,
+    max_gpu_hours: float | None,
+) -> int | None:
     if max_gpu_hours is None:
         return None
-    budget = Budget(max_gpu_hours, works, known.took)
+    budget = Budget(max_gpu_hours, works, known.took, elsewhere)
     done = set(known.done)
     if any(w.gang.gpus and w.trial_id not in done and w.trial_id not in made.seconds for w in works):
         return None
@@ -350,7 +359,8 @@ def _speeds(plan: Plan, known: KnownTrials, nodes: Sequence[Node], note: Callabl
     from trainables.calibration import training_speed
 
     assert plan.resolver is not None
-    ended = {t.trial.cell.model_scale for t in plan.trials if t.trial_id in known.took}
+    trials = (*plan.trials, *known.elsewhere)
+    ended = {t.trial.cell.model_scale for t in trials if t.trial_id in known.took}
     workspace = Workspace(home="", storage="", import_paths=import_paths(plan.loaded))
     speeds: dict[str, float] = {}
     for planned in known.todo:

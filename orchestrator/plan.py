@@ -110,6 +110,7 @@ class Plan:
         searches: Searches that give the targets their values.
         kept_bytes: Of the activations that a trial keeps; empty if none does, or the plan was made without weights.
         gangs: Different gangs of the selected trials, also while there are problems.
+        only: What selected the trials; None if they are those of the whole study.
         estimate: What it will cost; only if that was asked for (``orchestrator.costing``) and nothing is wrong.
     """
 
@@ -126,6 +127,7 @@ class Plan:
     rows: dict[str, TaskRows] = field(default_factory=dict)
     kept_bytes: KeptBytes = field(default_factory=dict)
     gangs: tuple[GangSpec, ...] = ()
+    only: str | None = None
     estimate: Estimate | None = None
 
     @property
@@ -227,6 +229,7 @@ def make_plan(
         searches=() if found.problems else _searches(study, resolver, chosen, sizes, data),
         kept_bytes=kept_bytes,
         gangs=tuple(dict.fromkeys(gang_of(study, t.cell) for t in chosen)),
+        only=only or None,
     )
 
 

@@ -25,6 +25,7 @@ from orchestrator.api import (
     write_report,
 )
 from orchestrator.cancel import Cancelled, cancel_selected
+from orchestrator.plan_whole import whole_of
 from orchestrator.prune import find, prune_json
 from orchestrator.prune_rules import RepresentationsRule, WeightsRule
 from orchestrator.retry import choose_failed, retry_options
@@ -33,6 +34,7 @@ from orchestrator.terminal import make_console
 from orchestrator.why import Explanation, explain
 from search_spaces.exceptions import UserError, unknown
 from search_spaces.names import FailureClass
+from trainables.library import TaskLibrary
 
 if TYPE_CHECKING:
     from orchestrator.further_sets import Scored
@@ -244,8 +246,9 @@ def evaluate_study(
     places, console = places_of(home, storage, tracking_uri), make_console(quiet=not progress)
     plan = sound_plan(loaded(study, sets), places, only, load_weights=False)
     record, scored = evaluate_on(plan, on, places, console)
+    whole = whole_of(plan, TaskLibrary(places.home), console)
     with parent_closed(record, console):
-        page, headlines = write_report(plan, record, console, Path(out) if out is not None else None)
+        page, headlines = write_report(whole, record, console, Path(out) if out is not None else None)
     return StudyReport(page=page, headlines=headlines, tracking_uri=record.uri, scored=scored)
 
 

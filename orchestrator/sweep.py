@@ -235,14 +235,16 @@ def evaluate(
 ) -> None:
     """Score finished trials on a further evaluation set from their kept weights, without training; then report."""
     from orchestrator.further_sets import evaluate_on
+    from orchestrator.plan_whole import whole_of
+    from trainables.library import TaskLibrary
 
-    made = sound_plan_of(study, shared, load_weights=False)
-    record, scored = evaluate_on(made, on, shared.places(), console)
+    made, places = sound_plan_of(study, shared, load_weights=False), shared.places()
+    record, scored = evaluate_on(made, on, places, console)
     console.print(
         f"{scored.scored} trials scored on {on}, {scored.known} were before, {scored.unfinished} are not done, "
         f"{scored.without_weights} are done but kept no weights"
     )
-    report_on(made, record, out)
+    report_on(whole_of(made, TaskLibrary(places.home), console), record, out)
     if scored.unfinished or scored.without_weights:
         raise typer.Exit(EXIT_FAILED)
 

@@ -9,6 +9,7 @@ import pytest
 from cluster.capacity import Shape
 from orchestrator.agenda import Entry
 from orchestrator.budget import Budget, count_affordable, work_of
+from orchestrator.forecast import Work
 from search_spaces.exceptions import UserError
 from tests.orchestrator.planned_trials import planned
 
@@ -26,10 +27,13 @@ class Clock:
         return self.now
 
 
-def budget(hours: float, took=TOOK, gpus: float = 1.0, clock=None) -> Budget:
+def works(gpus: float = 1.0) -> list[Work]:
     shape = Shape(ranks=1, cpus=1, gpus=gpus)
-    works = [dataclasses.replace(work_of(t), gang=shape) for t in TRIALS]
-    return Budget(hours, works, took, clock or Clock())
+    return [dataclasses.replace(work_of(t), gang=shape) for t in TRIALS]
+
+
+def budget(hours: float, took=TOOK, gpus: float = 1.0, clock=None) -> Budget:
+    return Budget(hours, works(gpus), took, clock=clock or Clock())
 
 
 def refused(of: Budget) -> set[int]:
@@ -58,6 +62,16 @@ def test_trials_that_come_later_are_expected_to_take_their_time() -> None:
     assert refuses is not None
     assert refuses(late.trial_id), "1.2 of 1.15 h"
     assert not refuses(TRIALS[9].trial_id)
+
+
+def test_trials_that_are_not_in_the_plan_say_what_others_take_and_nothing_else() -> None:
+    of = Budget(0.65, works()[3:], TOOK, works()[:3], Clock())
+    assert refused(of) == {7, 8, 9, 10}
+    assert Budget(1.05, works()[3:], TOOK, works(gpus=8.0)[:3], Clock()).unaffordable() is None, (
+        "theirs are not asked for"
+    )
+    with pytest.raises(UserError, match="uses a GPU"):
+        Budget(1.0, works(gpus=0.0)[3:], TOOK, works()[:3])
 
 
 def test_what_a_resumed_trial_took_before_is_not_spent_and_yet_expected_of_others() -> None:

@@ -78,6 +78,27 @@ def test_seconds_of_a_trial_are_given_by_scale(timed):
     assert "(other scales)" in told
 
 
+def test_a_trial_that_only_leaves_out_says_what_others_take(timed):
+    asked = ("--only", "seed=1", "--nodes", "1x(8,2)", "--max-gpu-hours", 1.5 * SECONDS / 3600)
+    made = json.loads(call("plan", timed(), *asked, "--json"))["estimate"]
+    assert (made["basis"], made["gpu_hours_basis"]) == ({"narrow": "record"}, {"narrow": "record"})
+    assert (made["trials_left"], made["affordable"]) == (2, 1)
+    assert made["busy_s"] == pytest.approx(2 * SECONDS)
+    assert made["gpu_hours"] == pytest.approx(2 * SECONDS / 3600)
+    assert "from 1 trials that ended" in call("plan", timed(), *asked)
+
+
+def test_gangs_of_trials_that_only_leaves_out_are_not_asked_for(timed):
+    file = timed(
+        execution={"gang": {"gpus_per_rank": 0}, "gangs": [{"when": {"data_fraction": 0.3}, "gang": GPU["gang"]}]}
+    )
+    plan = plan_study(file, only="data_fraction=1.0", nodes="1x(8)")
+    assert not plan.problems, "no GPU of this cluster is needed"
+    assert plan.estimate.forecast.basis == {"narrow": "record"}
+    assert plan.estimate.gpu_trials == 0
+    assert not any("GPU-hours" in line for line in plan.estimate.lines())
+
+
 def test_everything_that_cannot_be_is_named_at_once(tmp_path):
     tasks = raw_study()["tasks"] | {"lost": {"manifest": "not_there", "primary": "auc"}}
     axes = AXES | {"task": ["spots", "lost"]}

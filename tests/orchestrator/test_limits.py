@@ -56,6 +56,15 @@ def test_what_resumed_trials_took_before_is_not_spent_and_yet_expected_of_others
     assert (ran.summary.trained, ran.summary.over_budget) == (1, 3), "20 s are spent, and others will take 200"
 
 
+def test_a_part_of_a_study_is_limited_by_what_the_rest_has_taken(planted, tmp_path):
+    file = write_study(tmp_path, axes=AXES, execution=GPU)
+    call("run", file, "--only", "seed=0")
+    before = len(planted.trained)
+    told = call("run", file, "--only", "seed=1", "--max-gpu-hours", 15 / 3600, code=3)
+    assert len(planted.trained) == before == 2, "20 s are more than the 15 allowed"
+    assert "2 trials were not started" in told
+
+
 def test_the_python_function_counts_what_was_left(planted, tmp_path):
     ran = run_study(write_study(tmp_path, axes=AXES, execution=GPU), max_gpu_hours=GPU_HOURS, progress=False)
     assert (ran.summary.trained, ran.summary.over_budget) == (2, 2)

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from dashboards import load_failures, load_results
+from dashboards.planned import load_planned
 from dashboards.report import build_report
 from orchestrator.cancel import selected_keys
 from orchestrator.costing import CostOptions, costed
@@ -188,10 +189,18 @@ def test_values_stay_frozen_although_the_search_trials_are_gone(study, record, m
     assert study.status()["done"] == CELLS * SEEDS
 
 
-def test_a_part_of_the_study_searches_only_its_cells(study, monkeypatch):
+def test_a_part_of_the_study_searches_only_its_cells_and_the_plan_in_the_record_has_all(study, monkeypatch):
     planted = Planted().install(monkeypatch)
     study.run(only="pretraining_source=random,seed=0")
     assert roles(planted.trained) == {Role.SEARCH: TRIALS, Role.TARGET: 1}
+    targets = load_planned("tuned", study.places.tracking_uri)["targets"]
+    assert len(targets) == CELLS * SEEDS
+    known = {t["trial_id"] for t in targets if t["pretraining_source"] == "random"}
+    assert known > ids([t for t in planted.trained if t.role is Role.TARGET])
+    assert {t["trial_id"] for t in targets if t["pretraining_source"] != "random"} == {None}
+    rest = Planted().install(monkeypatch)
+    study.run(only="pretraining_source=random,seed=1")
+    assert ids(rest.trained) == known - ids(planted.trained)
 
 
 def test_several_search_seeds_are_averaged(study, monkeypatch):
