@@ -89,7 +89,8 @@ def parse_amount(raw: Any) -> Amount:
     number = _float(text.removesuffix("%").strip())
     if number is None:
         hint = _COMMA_HINT if re.fullmatch(r"\d+,\d+ ?%?", text) else ""
-        raise ValueError(f"data_fraction {text_of(raw)!r} is not one of 0.1, 10%, full, images=N, patients=N{hint}")
+        allowed = ", ".join(("0.1", "10%", "full", *(f"{kind}=N" for kind in _KINDS)))
+        raise ValueError(f"data_fraction {text_of(raw)!r} is not one of {allowed}{hint}")
     share = round(number / 100, 12) if percent else number
     if not 0 < share <= 1:
         raise ValueError(f"data_fraction {text_of(raw)!r} is no share in (0, 1]; write 10% or images={text_of(raw)}")

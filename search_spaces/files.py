@@ -99,15 +99,25 @@ def _is_file(text: str) -> bool:
 def _read(text: str) -> tuple[dict[str, Any], Path]:
     if _is_file(text):
         path = Path(text).expanduser()
-        if not path.is_file():
-            raise UserError(f"study file {text} does not exist (current folder: {Path.cwd()})")
-        return _parse(path.read_text(encoding="utf-8"), text), path.resolve().parent
+        return _parse(_file_text(path, text), text), path.resolve().parent
     known = presets()
     if text in known:
         return _parse(known[text], text), Path.cwd()
     if ":" in text:
         return _call(text), Path.cwd()
     raise UserError(unknown("study", text, known) + " A study is a preset, a YAML file or module:function.")
+
+
+def _file_text(path: Path, origin: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"study file {origin} does not exist (current folder: {Path.cwd()})") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"study file {origin} is not UTF-8 (line {line}); save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"study file {origin} cannot be read: {error.strerror}") from None
 
 
 def _parse(text: str, origin: str) -> dict[str, Any]:

@@ -64,10 +64,10 @@ def _filter(targets: list[Trial], trials: list[Trial], condition: str) -> list[T
     if axis not in (*AXES, "seed"):
         raise UserError(unknown("axis", axis, (*AXES, "seed"), "--only"))
     if sign in _COMPARE:
-        return [
-            t for t in targets if (n := _number(t, axis, condition)) is not None and _COMPARE[sign](n, _float(text))
-        ]
-    values = {_as_label(axis, v) for v in text.split("|")}
+        compare = _COMPARE[sign]
+        numbers = [(t, _number(t, axis, condition)) for t in targets]
+        return [t for t, n in numbers if n is not None and compare(n, _float(text, condition))]
+    values = {_as_label(axis, v, condition) for v in text.split("|")}
     known = {_text(t, axis) for t in trials if t.role is Role.TARGET}
     for value in values - known:
         raise UserError(unknown(axis, value, known, "--only"))
@@ -78,9 +78,9 @@ def _text(trial: Trial, axis: str) -> str:
     return trial.seed.label if axis == "seed" else trial.cell.coordinates[axis]
 
 
-def _as_label(axis: str, text: str) -> str:
+def _as_label(axis: str, text: str, condition: str) -> str:
     if axis == "data_fraction" and re.fullmatch(r"[0-9.eE+-]+", text):
-        return f"{_float(text):g}"
+        return f"{_float(text, condition):g}"
     return text
 
 
@@ -93,8 +93,11 @@ def _number(trial: Trial, axis: str, condition: str) -> float | None:
     raise UserError(f"--only: {condition!r} compares {axis}, which has no order; use = or !=")
 
 
-def _float(text: str) -> float:
+def _float(text: str, condition: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise UserError(f"--only: {text!r} is not a number") from None
+        raise UserError(
+            f"--only: {text!r} in {condition!r} is not a number; write data_fraction<=0.1 or seed<3, and amounts that "
+            "count something as data_fraction=images=500"
+        ) from None

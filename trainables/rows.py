@@ -90,14 +90,14 @@ def where_mask(table: pd.DataFrame, where: Mapping[str, Any], labels: Sequence[s
     chosen = np.ones(len(table), dtype=bool)
     for name, wanted in where.items():
         values = _selectable(table, name, labels)
-        texts = [value_text(v) for v in (wanted if isinstance(wanted, list | tuple | set) else [wanted])]
-        if not texts:
+        asked = {value_text(v): v for v in (wanted if isinstance(wanted, list | tuple | set) else [wanted])}
+        if not asked:
             raise UserError(f"where.{name} is an empty list; name at least one value, such as {_some(values)}")
         present = set(values.unique())
-        for text in texts:
+        for text, value in asked.items():
             if text not in present:
-                raise UserError(unknown("value", text, present, f"where.{name}"))
-        chosen &= values.isin(texts).to_numpy(dtype=bool)
+                raise UserError(unknown("value", text, present, f"where.{name}") + _quote_hint(value))
+        chosen &= values.isin(list(asked)).to_numpy(dtype=bool)
     return chosen
 
 
@@ -110,6 +110,13 @@ def value_text(value: Any) -> str:
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
     return str(value).strip()
+
+
+def _quote_hint(value: Any) -> str:
+    """What to do where a word became a truth value on its way through YAML; empty for other values."""
+    if not isinstance(value, bool | np.bool_):
+        return ""
+    return " YAML reads yes, no, on and off as true and false: put such a word in quotes."
 
 
 def _some(values: pd.Series[str]) -> str:

@@ -44,6 +44,11 @@ def test_what_is_no_amount_is_refused(written):
         parse_amount(written)
 
 
+def test_all_forms_of_an_amount_are_named():
+    with pytest.raises(ValueError, match=r"not one of 0\.1, 10%, full, images=N, patients=N, per_class=N"):
+        parse_amount("per-class=10")
+
+
 @settings(max_examples=30)
 @given(st.floats(min_value=0.001, max_value=1, exclude_min=True))
 def test_a_percentage_is_the_same_amount_as_its_share(share):

@@ -140,6 +140,14 @@ def test_only_brings_the_upstream_trials_that_are_needed_first():
         assert trial.upstream is None or trial.upstream in chosen[:position]
 
 
+@pytest.mark.parametrize("only", ["data_fraction<=x", "seed=0,seed<x"])
+def test_what_is_no_number_is_named_with_its_condition_and_what_is_allowed(only):
+    with pytest.raises(UserError) as error:
+        select(expand(study()).trials, only)
+    condition = only.rpartition(",")[2]
+    assert f"'x' in {condition!r} is not a number; write data_fraction<=0.1" in str(error.value)
+
+
 @pytest.mark.parametrize("only", ["task", "tusk=a", "task=ham1000", "task<3", "data_fraction<x", "seed=99"])
 def test_only_refuses_what_it_cannot_mean(only):
     with pytest.raises(UserError):

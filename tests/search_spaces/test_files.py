@@ -65,6 +65,16 @@ def test_broken_files_are_refused(file, text, expected):
         load_study(str(file))
 
 
+def test_files_that_cannot_be_read_as_text_are_refused(file):
+    file.write_bytes(("# first line\n# Schädel\n" + TEXT).encode("cp1252"))
+    with pytest.raises(UserError, match=r"study\.yaml is not UTF-8 \(line 2\); save it as UTF-8"):
+        load_study(str(file))
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(UserError, match=r"study\.yaml cannot be read: Is a directory"):
+        load_study(str(file))
+
+
 def test_unknown_studies_are_refused():
     with pytest.raises(UserError, match="Did you mean 'demo'"):
         load_study("demoo")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from search_spaces.exceptions import UserError
 from trainables.rows import age_band, group_column, group_names, where_mask
@@ -82,6 +83,15 @@ def test_where_on_labels_of_their_own_column():
 def test_where_true_and_false():
     table = pd.DataFrame({"g_flag": ["true", "false", "true"]})
     assert where_mask(table, {"flag": True}).tolist() == [True, False, True]
+
+
+def test_a_bare_word_that_became_a_truth_value_is_to_be_quoted():
+    table = pd.DataFrame({"g_smoker": ["yes", "no"]})
+    with pytest.raises(UserError, match=r"unknown value 'true' in where\.smoker\. Known: no, yes\. YAML .* quotes\."):
+        where_mask(table, yaml.safe_load("{smoker: yes}"))
+    assert where_mask(table, yaml.safe_load("{smoker: 'yes'}")).tolist() == [True, False]
+    with pytest.raises(UserError, match=r"Known: no, yes\.$"):
+        where_mask(table, {"smoker": "never"})
 
 
 @pytest.mark.parametrize(
