@@ -9,7 +9,9 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import os
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
@@ -35,6 +37,7 @@ from search_spaces.exceptions import UserError
 from search_spaces.expand import expand, gang_of
 from search_spaces.files import load_study
 from search_spaces.home import scalecurves_home
+from search_spaces.refusals import refusal_advice
 from search_spaces.study import GangSpec, Study
 from search_spaces.toolchain import missing_toolchain
 from search_spaces.uris import hide_password, is_arrows_own
@@ -46,6 +49,9 @@ CLOCK_S = 5.0
 """Difference of clocks from which times in the record mislead."""
 FREE_BYTES = 5 * 10**9
 """Free space below which image stores and checkpoints may not fit."""
+_QUESTION = "/api/2.0/mlflow/experiments/search?max_results=1"
+"""What runs ask, too. MLflow answers ``/health`` also to those whom it lets in nowhere else."""
+_SHOWN_BYTES = 300
 
 
 class Level(StrEnum):
@@ -254,22 +260,48 @@ def gangs_of(study: Study) -> dict[str, GangSpec]:
 
 
 def tracking(uri: str) -> Finding:
-    """Whether an MLflow server answers; files and databases are looked at by the run itself."""
+    """Whether an MLflow server answers, and whether it lets in whoever asks from here.
+
+    Files and databases are looked at by the run itself.
+    """
     if not uri.startswith(("http://", "https://")):
         return Finding(level=Level.OK, what="MLflow", message="no server: the driver alone writes a database")
     parts = urllib.parse.urlsplit(uri)
     address = urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
-    request = urllib.request.Request(f"{address}/health")
-    if parts.username:
-        secret = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
-        request.add_header("Authorization", f"Basic {base64.b64encode(secret.encode()).decode()}")
+    request = urllib.request.Request(f"{address}{_QUESTION}")
+    authorization = _authorization(parts)
+    if authorization:
+        request.add_header("Authorization", authorization)
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
             answer.read()
+    except urllib.error.HTTPError as error:
+        return _refused(address, error, authorization is not None)
     except (OSError, http.client.HTTPException) as error:
         message = f"{address} does not answer: {error}. Results would wait in the storage; start the server"
         return Finding(level=Level.ERROR, what="MLflow", message=message)
     return Finding(level=Level.OK, what="MLflow", message=f"{address} answers")
+
+
+def _authorization(parts: urllib.parse.SplitResult) -> str | None:
+    """Who asks, as MLflow's client would say it: by the URI, else by its variables; None if neither says."""
+    names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+    user, password, token = (os.environ.get(name, "") for name in names)
+    if parts.username:
+        user, password = urllib.parse.unquote(parts.username), urllib.parse.unquote(parts.password or "")
+    if parts.username or (user and password):
+        return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+    return f"Bearer {token}" if token else None
+
+
+def _refused(address: str, error: urllib.error.HTTPError, named: bool) -> Finding:
+    """What a server means that answers and does not let in; ``named`` if it was told who asks."""
+    said = " ".join(error.read(_SHOWN_BYTES).decode(errors="replace").split())
+    advice = refusal_advice(said) if error.code in (401, 403) else "is it an MLflow server?"
+    # Without a name 401 may be no fault: MLflow's client also reads ~/.mlflow/credentials, for example.
+    level = Level.WARNING if error.code == 401 and not named else Level.ERROR
+    message = f"{address} answers {error.code} {error.reason}: {said or 'nothing more'}; {advice}"
+    return Finding(level=level, what="MLflow", message=message)
 
 
 def examine(gangs: Mapping[str, GangSpec], storage: str, tracking_uri: str, compiles: bool = False) -> list[Finding]:

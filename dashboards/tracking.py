@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlparse
 from search_spaces.exceptions import OtherSchemaError, TrackingError, UserError, unknown
 from search_spaces.home import scalecurves_home
 from search_spaces.names import SCHEMA_VERSION, Role, Tag
+from search_spaces.refusals import refusal_advice
 from search_spaces.uris import hide_password
 
 if TYPE_CHECKING:
@@ -246,10 +247,8 @@ def tracking(uri: str) -> Iterator[None]:
         if error.error_code in _UNAVAILABLE:
             raise TrackingError(hide_password(f"MLflow at {uri} cannot be reached: {error}")) from error
         if error.error_code in _FORBIDDEN:
-            raise UserError(
-                f"MLflow at {hide_password(uri)} refuses access ({error.error_code}); set MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN"
-            ) from error
+            said = f"MLflow at {uri} refuses access ({error.error_code}): {error}"
+            raise UserError(f"{hide_password(said)}; {refusal_advice(said)}") from error
         raise
     except OSError as error:
         raise TrackingError(hide_password(f"MLflow at {uri} cannot be reached: {error}")) from error

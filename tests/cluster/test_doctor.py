@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import http.server
 import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -156,6 +161,75 @@ def test_a_server_that_does_not_answer_is_an_error() -> None:
     assert refused.level is Level.ERROR
     assert "secret" not in refused.message
     assert "secret" not in tracking("http://someone:secret@nowhere.invalid").message
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Says that it is well to everybody, as MLflow does, and lets in whom it is told to."""
+
+    daemon_threads = True
+    lets_in: Callable[[Any], tuple[int, str]]
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        code, text = (200, "OK") if self.path == "/health" else self.server.lets_in(self.headers)
+        body = text.encode()
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("USERNAME", "PASSWORD", "TOKEN"):
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
+    made = Server(("127.0.0.1", 0), _Handler)
+    thread = threading.Thread(target=made.serve_forever)
+    thread.start()
+    yield made
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+def test_a_server_that_was_not_told_its_name_is_an_error_that_says_so(server: Server) -> None:
+    server.lets_in = lambda headers: (403, "Invalid Host header - possible DNS rebinding attack detected")
+    found = tracking(server.uri)
+    assert (found.level, found.what) == (Level.ERROR, "MLflow")
+    assert f"{server.uri} answers 403 Forbidden: Invalid Host header" in found.message
+    assert "--allowed-hosts" in found.message
+    assert "PASSWORD" not in found.message
+    server.lets_in = lambda headers: (404, "<html>\nnot   here</html>")
+    found = tracking(server.uri)
+    assert (found.level, "404 Not Found: <html> not here</html>; is it" in found.message) == (Level.ERROR, True)
+
+
+def test_the_doctor_says_who_asks_as_a_run_would(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    basic = f"Basic {base64.b64encode(b'ann:se:cret').decode()}"
+    server.lets_in = lambda headers: (200, "{}") if headers["Authorization"] == basic else (401, "who are you?")
+    nameless = tracking(server.uri)
+    assert nameless.level is Level.WARNING, "MLflow's client may know more"
+    assert "who are you?; set MLFLOW_TRACKING_USERNAME" in nameless.message
+    assert tracking(server.uri.replace("://", "://ann:se%3Acret@")).level is Level.OK
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "se:cret")
+    assert tracking(server.uri).level is Level.OK
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
+    assert tracking(server.uri).level is Level.ERROR
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "abc")
+    server.lets_in = lambda headers: (200 if headers["Authorization"] == "Bearer abc" else 401, "")
+    assert tracking(server.uri).level is Level.OK
 
 
 @pytest.mark.ray

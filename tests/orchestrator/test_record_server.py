@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from cluster import doctor
 from dashboards import load_predictions, load_results
 from orchestrator.delivery import spooled
 from orchestrator.record import Record
+from search_spaces.exceptions import UserError
 from search_spaces.home import scalecurves_home
 from tests.orchestrator.record_fixtures import (
     make_result,
@@ -52,3 +54,21 @@ def test_a_real_server_takes_the_same_record_and_may_go_away(
     assert (scalecurves_home() / "cache" / "record" / first).is_dir() is False
     assert len(dict(predictions)) == 4
     assert (scalecurves_home() / "cache" / "record" / first / "predictions" / "test.parquet").is_file()
+
+
+@pytest.mark.slow
+def test_a_server_that_was_not_told_its_name_is_found_before_a_run_and_named_by_it(
+    tracking_uri: str, tmp_path: Path
+) -> None:
+    options = ("--workers=1", "--allowed-hosts=mlflow.example:5000")
+    with tracking_server(tracking_uri, tmp_path, options=options) as server:
+        found = doctor.tracking(server.uri)
+        assert found.level is doctor.Level.ERROR
+        assert "403 Forbidden: Invalid Host header" in found.message
+        with pytest.raises(UserError, match=r"refuses access .*Invalid Host header.*--allowed-hosts$"):
+            load_results("skin", server.uri)
+
+
+@pytest.mark.slow
+def test_a_server_that_lets_a_run_in_lets_the_doctor_in(server: TrackingServer) -> None:
+    assert doctor.tracking(server.uri).level is doctor.Level.OK
