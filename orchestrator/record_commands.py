@@ -12,7 +12,6 @@ import typer
 from orchestrator.options import Shared, command
 from orchestrator.prune_rules import RepresentationsRule, WeightsRule
 from orchestrator.study_commands import OutOption, StudyArgument, console, sound_plan_of
-from search_spaces.exceptions import UserError
 
 app = typer.Typer()
 
@@ -29,10 +28,12 @@ def export(
 
     Example: python -m orchestrator.sweep export my_study.yaml 3f2a exported/resnet50_chest
     """
-    from orchestrator.export import export_trial
+    from orchestrator.record_api import export_study
 
-    made = sound_plan_of(study, replace(shared, only=None), quiet=True, load_weights=False)
-    for file in export_trial(made, trial, folder, shared.places()):
+    files = export_study(
+        study, trial, folder, storage=shared.storage, tracking_uri=shared.tracking_uri, sets=shared.set_ or ()
+    )
+    for file in files:
         console.print(str(file), markup=False, highlight=False)
 
 
@@ -77,40 +78,28 @@ def ingest(
 
     Example: python -m orchestrator.sweep ingest results.csv --study padchest --map arch=model_scale
     """
-    from orchestrator.api import attach_report, parent_closed
-    from orchestrator.ingest import IngestOptions, ingest, new_trials, read_ingestion
     from orchestrator.options import pairs
-    from orchestrator.record import Record
+    from orchestrator.record_api import ingest_study
     from orchestrator.run_text import print_report
 
-    if decimal not in (".", ","):
-        raise UserError(f"--decimal is . or a comma, got {decimal!r}")
-    options = IngestOptions(
+    made = ingest_study(
+        table,
+        study,
         renames=pairs("--map", map_ or ()),
         scale=scale,
         encoding=encoding,
-        decimal_comma=decimal == ",",
+        decimal=decimal,
         predictions=predictions,
         baseline=baseline,
         primary=pairs("--primary", primary or (), single=True),
         delta=delta,
+        dry_run=dry_run,
+        storage=shared.storage,
+        tracking_uri=shared.tracking_uri,
+        out=out,
     )
-    with console.status("reading the table"):
-        ingestion = read_ingestion(table, study, options)
-    for line in ingestion.lines():
-        console.print(line, markup=False)
-    places = shared.places()
-    record = Record(ingestion.study, places.storage_of(study), places.tracking_uri)
-    if dry_run:
-        new = new_trials(ingestion, record)
-        console.print(f"{new} trials would be added, {len(ingestion.trials) - new} are in the record; nothing written")
-        return
-    record.open()
-    with parent_closed(record, console):
-        for line in ingest(ingestion, record, console).lines():
-            console.print(line, markup=False)
-        page, headlines = attach_report(record, console, out)
-    print_report(page, headlines, record.uri, console)
+    if made.report is not None:
+        print_report(made.report.page, made.report.headlines, made.report.tracking_uri, console)
 
 
 @command(app)

@@ -16,6 +16,7 @@ from dashboards.load import load_ingested, load_study
 from dashboards.run_heads import study_heads
 from orchestrator.ingest import Ingestion, IngestOptions, ingest, new_trials, read_ingestion
 from orchestrator.record import Record
+from orchestrator.record_api import ingest_study
 from orchestrator.sweep import app
 from orchestrator.terminal import make_console
 from search_spaces.exceptions import UserError
@@ -368,6 +369,30 @@ def test_the_command(tmp_path, tracking_uri, monkeypatch):
     table.write_bytes(german.encode("cp1252"))
     read = run("--scale", "0.01", "--decimal", ",", "--encoding", "cp1252", "--dry-run")
     assert "10 trials would be added" in read
+
+
+@pytest.mark.usefixtures("no_static_figures")
+def test_the_function_gives_what_the_command_prints(tmp_path, tracking_uri, capsys):
+    table = write_csv(tmp_path / "others.csv", paired(2.0, 0.4, level=82))
+    where = {"tracking_uri": tracking_uri, "storage": str(tmp_path / "storage"), "progress": False}
+    with pytest.raises(UserError, match=r"say --scale 0\.01"):
+        ingest_study(table, "others", **where)
+    with pytest.raises(UserError, match=r"is \. or a comma, got 'x'"):
+        ingest_study(table, "others", decimal="x", **where)
+    dry = ingest_study(table, "others", scale=0.01, dry_run=True, **where)
+    assert (dry.new, dry.ingested, dry.report) == (10, None, None)
+    assert study_heads(tracking_uri, "others") == []
+    named = write_csv(
+        table, [{"arch" if k == "model_scale" else k: v for k, v in r.items()} for r in paired(2.0, 0.4, level=82)]
+    )
+    options = {"renames": {"arch": "model_scale"}, "scale": 0.01, "primary": "auc", "out": tmp_path / "report"}
+    made = ingest_study(named, "others", **options, **where)
+    assert (made.new, made.ingested.added, made.ingested.known) == (10, 10, 0)
+    assert made.report.page == (tmp_path / "report" / "index.html").resolve()
+    assert any("medical seems to help on chest at 100 % (r50)" in line for line in made.report.headlines)
+    assert made.table.study.primary == {"chest": "auc"}
+    assert ingest_study(named, "others", **options, **where).new == 0
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.usefixtures("no_static_figures")

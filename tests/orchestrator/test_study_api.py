@@ -14,8 +14,10 @@ from orchestrator import (
     api,
     cancel_study,
     evaluate_study,
+    export_study,
     further_representations,
     further_sets,
+    ingest_study,
     plan_study,
     prune_study,
     report_study,
@@ -45,8 +47,10 @@ FUNCTIONS = {
     "evaluate": evaluate_study,
     "report": report_study,
     "prune": prune_study,
+    "export": export_study,
+    "ingest": ingest_study,
 }
-RENAMED = {"set_": "sets"}
+RENAMED = {"set_": "sets", "map_": "renames"}
 PRINTING = {"json_", "watch_", "resolved"}
 """Options that say how something is printed; the function returns it."""
 WITHOUT_USE = {
@@ -59,6 +63,8 @@ WITHOUT_USE = {
     "evaluate": {"address", "yes"},
     "report": {"address", "yes", "only"},
     "prune": {"address"},
+    "export": {"address", "yes", "only"},
+    "ingest": {"address", "yes", "only", "sets"},
 }
 """Shared options that the command itself ignores, and questions that no function asks."""
 
@@ -69,6 +75,10 @@ def test_a_function_takes_what_its_command_takes(name):
     options = {RENAMED.get(p.name, p.name) for p in command.params} - PRINTING - WITHOUT_USE[name]
     parameters = set(inspect.signature(FUNCTIONS[name]).parameters) - {"home", "progress"}
     assert parameters == options
+
+
+def test_no_command_lacks_a_function():
+    assert FUNCTIONS.keys() == get_command(app).commands.keys()
 
 
 def test_all_of_them_are_offered_by_the_package():
@@ -160,6 +170,13 @@ def test_scoring_reporting_and_pruning_give_what_the_commands_print(tmp_path):
     assert again.page == (tmp_path / "again" / "index.html").resolve()
     assert again.scored is None
     assert again.headlines == made.headlines
+
+    trial = plan_study(file).targets[0].trial_id
+    exported = export_study(file, trial[:8], tmp_path / "exported")
+    assert [p.name for p in exported] == ["README.md", "config.json", "model.safetensors"]
+    assert str(tmp_path / "second" / "config.json") in call("export", file, trial, tmp_path / "second").split()
+    with pytest.raises(UserError, match="is there already"):
+        export_study(file, trial, tmp_path / "exported")
 
     printed = json.loads(call("prune", file, "--weights", "not-upstream", "--json"))
     assert prune_study(file, weights="not-upstream") == printed
