@@ -224,7 +224,8 @@ def evaluate_study(
 
     Args:
         study: The study.
-        on: Evaluation set of the study; added after training is fine.
+        on: Evaluation set of the study. It may have been added after training, unless it is ``held_out``: that takes
+            images out of training, so the task's trials are others.
         home: As in ``run_study``, like all that follow.
         storage: Weights and spool.
         tracking_uri: MLflow.

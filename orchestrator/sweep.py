@@ -228,7 +228,14 @@ def why(
 @command(app)
 def evaluate(
     study: StudyArgument,
-    on: Annotated[str, typer.Option("--on", help="Evaluation set of the study file; added after training is fine.")],
+    on: Annotated[
+        str,
+        typer.Option(
+            "--on",
+            help="Evaluation set of the study file. It may have been added after training, unless it is held_out: that "
+            "takes images out of training, so the task's trials are others.",
+        ),
+    ],
     out: OutOption = None,
     *,
     shared: Shared,

@@ -55,7 +55,8 @@ class EvaluationSetSpec(StrictModel):
             The task's own manifest if not given.
         where: Keeps only rows with these values.
         held_out: The rows (and every image of their patients) are taken out of training, validation and test, and all
-            of them form this set.
+            of them form this set. What is trained on is part of the identity: a set that is added like this later
+            trains the trials of its task anew.
         label_map: This task's label -> the other manifest's label; labels not named are masked. Equal names if not
             given. Or the name of a shipped map, such as ``chexpert_to_chestxray14``.
         aggregate: What is scored: each ``image``, or all images of a ``study`` (examination) or ``patient`` as one.

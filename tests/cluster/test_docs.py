@@ -2,44 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 
 import pytest
-import typer
 
 from cluster.fill import template
-from tests.cluster.kube import MADE_BY_HAND
+from tests import documents
+from tests.cluster.kube import MADE_BY_HAND, OPERATOR
 from tests.conftest import ROOT
+from tests.documents import parse
 
 TEXT = (ROOT / "docs" / "cluster.md").read_text()
 
 
 def commands() -> list[str]:
-    """Lines behind ``$`` of the console blocks, continued ones joined."""
-    blocks = re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL)
-    joined = re.sub(r"\\\n\s*", "", "\n".join(blocks))
-    return [line.strip()[2:] for line in joined.splitlines() if line.strip().startswith("$ ")]
+    return documents.commands(TEXT)
 
 
 def ours() -> list[list[str]]:
-    """Module and arguments of each of our commands, wherever in a line it stands."""
-    found = [re.search(r"python -m ((?:orchestrator|cluster)\.\w+)([^|<>']*)", line) for line in commands()]
-    return [[match[1], *shlex.split(match[2], comments=True)] for match in found if match]
-
-
-def parse(module: str, words: list[str]) -> None:
-    """As the command would before it starts; raises what it would say."""
-    imported = importlib.import_module(module)
-    if hasattr(imported, "app"):
-        group = typer.main.get_command(imported.app)
-        name, *words = words
-        group.commands[name].make_context(name, words)  # type: ignore[attr-defined]
-        return
-    app = typer.Typer()
-    app.command()(imported.main)
-    typer.main.get_command(app).make_context(module, words)
+    return documents.ours(TEXT)
 
 
 @pytest.mark.parametrize("words", ours(), ids=" ".join)
@@ -69,3 +51,25 @@ def test_links_and_folders_exist() -> None:
     assert links
     assert all((ROOT / "docs" / link).exists() for link in links)
     assert all((ROOT / folder).is_dir() for folder in re.findall(r"apply -k (cluster/\S+)", TEXT))
+
+
+def test_jobs_may_be_sent_from_another_machine() -> None:
+    scripts = pytest.importorskip("ray.scripts.scripts")
+    [head] = [line for line in commands() if line.startswith("ray start --head")]
+    given = scripts.start.make_context("start", shlex.split(head, comments=True)[2:]).params
+    assert given["dashboard_host"] == "0.0.0.0", "Ray's own default takes jobs from the head alone"
+
+
+def test_the_toolbox_is_given_what_travels_with_the_study() -> None:
+    [asked] = [n for n, line in enumerate(commands()) if "deploy/toolbox" in line and "orchestrator.sweep" in line]
+    assert re.search(r"-- env \w+=\S+ python -m orchestrator\.sweep status /data/my_study\.yaml", commands()[asked])
+    assert any(re.search(r"tar -c my_study\.yaml \w+\.py \|.* -C /data$", line) for line in commands()[:asked])
+
+
+def test_kind_has_the_image_and_the_operator_before_the_manifests() -> None:
+    [loaded] = [n for n, line in enumerate(commands()) if "kind load" in line]
+    image = commands()[loaded].rpartition(" ")[2]
+    assert any(line.startswith("docker build") and f" -t {image} " in line for line in commands()[:loaded])
+    [applied] = [n for n, line in enumerate(commands()) if "apply -k cluster/manifests/overlays/laptop-kind" in line]
+    between = commands()[loaded + 1 : applied]
+    assert any(line.startswith(f"helm install {OPERATOR} ") and "--version 1.7" in line for line in between)
