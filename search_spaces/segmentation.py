@@ -29,6 +29,10 @@ def _of_masks(protocol: Protocol) -> list[str]:
             f"recipe {protocol.base} is for labels; masks are learnt with {', '.join(recipes)}",
         ),
         (
+            not protocol.trains and protocol.base in recipes,
+            f"method {protocol.method} is for labels: leave it out",
+        ),
+        (
             bool(protocol.mixup_alpha or protocol.cutmix_alpha),
             "mixup_alpha and cutmix_alpha mix the labels of two images, masks have none: set them to 0",
         ),

@@ -41,6 +41,9 @@ def test_what_trains_masks(protocol):
     assert found.task("t").is_dense
 
 
+FIXED = {"base": "finetune", "method": "linear_probe", "inverse_penalties": [1.0], "feature_scaling": "none"}
+
+
 @pytest.mark.parametrize(
     ("kind", "protocol", "said"),
     [
@@ -49,6 +52,7 @@ def test_what_trains_masks(protocol):
             {"base": "taher_classification"},
             "recipe taher_classification is for labels; masks are learnt",
         ),
+        ("segmentation", FIXED, "method linear_probe is for labels: leave it out"),
         ("segmentation", {"mixup_alpha": 0.2}, "mixup_alpha and cutmix_alpha mix the labels"),
         ("segmentation", {"label_smoothing": 0.1}, "label_smoothing is for classes"),
         ("segmentation", {"head_init": "zero"}, "head_init zero would silence the decoder"),
