@@ -169,7 +169,8 @@ def _absolute_files(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(value, dict):
             return {k: visit(v, str(k)) for k, v in value.items()}
         if key == "file" and isinstance(value, str):
-            return str((folder / Path(value).expanduser()).resolve())
+            # resolve() would follow links, whose targets in caches have no suffix.
+            return os.path.abspath(folder / Path(value).expanduser())  # noqa: PTH100
         return value
 
     return {**raw, "sources": visit(raw["sources"])} if isinstance(raw.get("sources"), dict) else raw

@@ -23,6 +23,13 @@ def test_relative_checkpoints_lie_beside_the_study_file(file):
     assert source.by_scale["resnet20"].file == str(file.parent / "cifar.th")
 
 
+def test_a_checkpoint_that_is_a_link_keeps_the_name_that_was_written(file):
+    (file.parent / "blob").write_bytes(b"weights")
+    (file.parent / "cifar.th").symlink_to("blob")
+    source = load_study(str(file)).study.source("natural")
+    assert source.by_scale["resnet20"].file == str(file.parent / "cifar.th")
+
+
 def test_environment_variables_are_expanded_but_not_kept(file, monkeypatch, tmp_path):
     file.write_text(TEXT.replace("cifar.th", '"${MY_WEIGHTS}/cifar.th"'))
     with pytest.raises(UserError, match="MY_WEIGHTS is not set"):
