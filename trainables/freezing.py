@@ -7,9 +7,14 @@ from typing import Any
 
 from torch import nn
 
+from search_spaces.exceptions import UserError
 from trainables.parts import below, parts_of
 
 _FROZEN = "scalecurves_frozen"
+_DROPS = ("drop", "stochasticdepth")
+"""In the names of layers without tensors that leave out something at random: torch's, timm's and torchvision's."""
+_RATES = ("p", "drop_prob", "prob")
+"""What they call their rate."""
 
 
 def freeze(module: nn.Module, head: Iterable[str], up_to: str | None, where: str = "protocol.freeze") -> int:
@@ -29,17 +34,18 @@ def freeze(module: nn.Module, head: Iterable[str], up_to: str | None, where: str
         Number of trainable numbers that are held fixed.
 
     Raises:
-        UserError: No such part.
+        UserError: No such part; or dropout between layers that are held belongs to no module that is, and would go on.
     """
     if up_to is None:
         return 0
     fixed = below(parts_of(module, head), up_to, where)
+    held = _held(module, fixed)
+    _refuse_dropout_between(module, held, up_to, where)
     numbers = 0
     for name, parameter in module.named_parameters():
         if name in fixed and parameter.requires_grad:
             numbers += parameter.numel()
             parameter.requires_grad_(False)
-    held = _held(module, fixed)
     for layer in held:
         for inner in layer.modules():
             setattr(inner, _FROZEN, True)
@@ -69,3 +75,26 @@ def _held(module: nn.Module, fixed: frozenset[str]) -> list[nn.Module]:
             held.append(layer)
             inside.update(id(inner) for inner in layer.modules())
     return held
+
+
+def _refuse_dropout_between(module: nn.Module, held: Iterable[nn.Module], up_to: str, where: str) -> None:
+    """Without tensors, a layer is told to be below the last held one by its place in the network's definition."""
+    fixed = {id(inner) for layer in held for inner in layer.modules()}
+    named = list(module.named_modules())
+    last = max((place for place, (_, layer) in enumerate(named) if id(layer) in fixed), default=0)
+    for name, layer in named[:last]:
+        if id(layer) not in fixed and (rate := _dropout_rate(layer)):
+            raise UserError(
+                f"{where}: {name} ({type(layer).__name__}, rate {rate:g}) comes before layers of {up_to!r} and would "
+                "stay active, so that what is held would not be one fixed function. Freeze a part below it, or build "
+                "the scale without (its arguments, such as dropout: 0 of torchvision's AlexNet and VGG, pos_drop_rate: "
+                "0 of timm's transformers)"
+            )
+
+
+def _dropout_rate(layer: nn.Module) -> float:
+    """Of a layer that does nothing but drop; 0 of any other."""
+    kind = type(layer).__name__.lower()
+    if not any(word in kind for word in _DROPS) or any(True for _ in layer.children()):
+        return 0.0
+    return next((float(rate) for name in _RATES if isinstance(rate := getattr(layer, name, None), int | float)), 0.0)

@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torchvision.models import alexnet
 
 from search_spaces.exceptions import UserError
 from search_spaces.protocol import Protocol
@@ -84,6 +85,22 @@ def test_parameters_outside_of_modules_and_dropout_in_them() -> None:
     assert not net.cls_token.requires_grad
     net.train()(torch.randn(1, 3, 32, 32))
     assert (net.blocks[0].mlp.drop1.training, net.blocks[1].mlp.drop1.training) == (False, True)
+
+
+def test_dropout_between_frozen_layers_is_refused_with_what_to_do() -> None:
+    head = ("classifier.6.weight", "classifier.6.bias")
+    with torch.device("meta"):
+        net, without = alexnet(num_classes=2), alexnet(num_classes=2, dropout=0)
+        vit = timm.create_model("vit_tiny_patch16_224", depth=2, num_classes=2, pos_drop_rate=0.1)
+    said = r"freeze: classifier.0 \(Dropout, rate 0.5\) comes before layers of 'classifier.1' .* Freeze a part below it"
+    with pytest.raises(UserError, match=said):
+        freeze(net, head, "classifier.1")
+    assert all(p.requires_grad for p in net.parameters())
+    assert not any(is_frozen(layer) for layer in net.modules())
+    with pytest.raises(UserError, match=r"pos_drop \(Dropout, rate 0.1\)"):
+        freeze(vit, ("head.weight", "head.bias"), "blocks.0")
+    for other, up_to in ((net, "features.10"), (without, "classifier.4")):
+        assert freeze(other, head, up_to) > 0
 
 
 def test_unknown_part_is_named_with_its_place() -> None:
