@@ -241,10 +241,10 @@ def _some(texts: list[str]) -> str:
 
 
 def _file_settings(source: CheckpointSource) -> dict[str, str]:
-    from trainables.checkpoint_files import read_state_dict
+    from trainables.checkpoint_files import read_source
 
     sha256 = file_sha256(source.file)
-    tensors = read_state_dict(source.file, source.state_key)
+    tensors = read_source(source)
     return {
         "sha256": sha256,
         "tensors": f"{len(tensors)}, {sum(t.numel() for t in tensors.values())} numbers",

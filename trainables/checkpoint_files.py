@@ -19,7 +19,9 @@ import safetensors
 import torch
 from torch import Tensor
 
+from search_spaces.catalogue import catalogue
 from search_spaces.exceptions import UserError, unknown
+from search_spaces.source_specs import CheckpointSource
 from trainables.bit_npz import is_bit, timm_name
 
 TORCH_SUFFIXES = (".pth", ".pt", ".th", ".tar", ".bin", ".ckpt", ".torch")
@@ -39,7 +41,21 @@ _CONVERT = (
 )
 
 
-def read_state_dict(path: str | Path, state_key: str | None = None) -> dict[str, Tensor]:
+def read_source(weights: CheckpointSource) -> dict[str, Tensor]:
+    """The tensors of a source's file.
+
+    The ``state_key`` of a catalogue entry is where the published file has its state dict. A copy of that file may be
+    flat (converted to safetensors, or by what is advised here), and is then read as it is.
+
+    Raises:
+        UserError: As for ``read_state_dict``.
+    """
+    entry = catalogue().get(weights.catalogue or "")
+    of_entry = entry is not None and weights.state_key == entry.state_key
+    return read_state_dict(weights.file, weights.state_key, flat_too=of_entry)
+
+
+def read_state_dict(path: str | Path, state_key: str | None = None, flat_too: bool = False) -> dict[str, Tensor]:
     """The tensors of a checkpoint file, on the CPU, with the file's names and number formats.
 
     Args:
@@ -47,6 +63,7 @@ def read_state_dict(path: str | Path, state_key: str | None = None) -> dict[str,
             ``.torch``). Original BiT ``.npz`` files get timm's names and axis order.
         state_key: Where the state dict lies inside a torch file, such as ``state_dict`` or ``model.trunk``; found by
             itself if there is only one.
+        flat_too: Whether a file whose tensors lie at its top level is read all the same.
 
     Raises:
         UserError: The file is missing, damaged, no checkpoint, or needs code to be read; or the state dict is not found
@@ -58,10 +75,13 @@ def read_state_dict(path: str | Path, state_key: str | None = None) -> dict[str,
         raise UserError(f"checkpoint {file}: {unknown('file type', suffix or 'without suffix', SUFFIXES)}")
     _refuse_what_is_no_checkpoint(file)
     if suffix == ".safetensors":
-        return _without_key(_read_safetensors(file)[0], state_key, file)
+        return _without_key(_read_safetensors(file)[0], None if flat_too else state_key, file)
     if suffix == ".npz":
-        return _without_key(_read_npz(file), state_key, file)
-    return _find_state_dict(_read_torch(file), state_key, file)
+        return _without_key(_read_npz(file), None if flat_too else state_key, file)
+    content = _read_torch(file)
+    if flat_too and state_key is not None and _walk(content, state_key) is None and "" in dict(_candidates(content)):
+        state_key = None
+    return _find_state_dict(content, state_key, file)
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

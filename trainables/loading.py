@@ -16,7 +16,7 @@ from search_spaces.catalogue import catalogue, find_entry, other_hash
 from search_spaces.exceptions import UserError
 from search_spaces.source_specs import CheckpointSource, RandomSource, TimmSource
 from search_spaces.trial import ResolvedSource, UpstreamSource
-from trainables.checkpoint_files import read_safetensors, read_state_dict
+from trainables.checkpoint_files import read_safetensors, read_source
 from trainables.factories import Origin
 from trainables.hashing import file_sha256
 from trainables.key_maps import KeyMap
@@ -91,7 +91,7 @@ def _load_file(built: BuiltModel, weights: CheckpointSource, source: ResolvedSou
     _refuse_scaling_of_others(weights, built, what)
     names = KeyMap(keep=weights.keep, strip_prefix=prefixes, rename=weights.rename)
     try:
-        checkpoint = read_state_dict(weights.file, weights.state_key)
+        checkpoint = read_source(weights)
         match = _fill(built, checkpoint, what, names, weights.drop, wanted)
     except UserError as error:
         raise UserError(f"{error}{_of_the_catalogue(weights, built, sha256)}") from None

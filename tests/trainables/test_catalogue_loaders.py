@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from search_spaces.catalogue import catalogue
@@ -117,6 +118,28 @@ def test_dataparallel_at_the_top_level(tmp_path: Path, state: State) -> None:
     built = _build()
     assert _load(built, path, catalogue="dataparallel").matched_tensors == len(state)
     assert torch.equal(built.module.state_dict()["conv1.weight"], state["conv1.weight"])
+
+
+def _flat(content: Any, key: str) -> State:
+    """What lies under a dotted key."""
+    for step in key.split("."):
+        content = content[step]
+    return {n: t.clone() for n, t in content.items()}
+
+
+@pytest.mark.parametrize("entry", [name for name in LAYOUTS if catalogue()[name].state_key])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_flat_copy_of_a_published_file_is_read(tmp_path: Path, state: State, entry: str, suffix: str) -> None:
+    flat, path = _flat(LAYOUTS[entry](state), str(catalogue()[entry].state_key)), tmp_path / f"flat{suffix}"
+    torch.save(flat, path) if suffix == ".pth" else save_file(flat, path)
+    assert _load(_build(), path, catalogue=entry).matched_tensors == len(state)
+
+
+def test_a_flat_file_with_a_key_of_ones_own_is_refused(tmp_path: Path, state: State) -> None:
+    save_file(state, tmp_path / "flat.safetensors")
+    for written in ({}, {"catalogue": "moco_v2"}):
+        with pytest.raises(UserError, match=r"is flat: leave state_key \('mine'\) out"):
+            _load(_build(), tmp_path / "flat.safetensors", state_key="mine", **written)
 
 
 def test_what_is_written_beside_an_entry_counts(tmp_path: Path, state: State) -> None:
