@@ -22,7 +22,7 @@ from search_spaces.home import CACHE
 from search_spaces.identity import ScaleCard, canonical, digest
 from search_spaces.source_specs import RandomSource
 from search_spaces.study import ScaleSpec
-from search_spaces.trial import ResolvedScale, ResolvedSource, UpstreamSource
+from search_spaces.trial import ResolvedScale, ResolvedSource, UpstreamNet, UpstreamSource
 from trainables.scale_facts import LIBRARIES, known_facts
 from trainables.shipped_cards import OUTPUTS, ModelCard, shipped_cards
 from trainables.timm_files import with_local_files
@@ -126,6 +126,7 @@ class KnownModels:
         import_paths: Sequence[str],
         frozen: str | None = None,
         dense: bool = False,
+        upstream: UpstreamNet | None = None,
         trained: Callable[[], int | None] = lambda: None,
     ) -> int:
         """Trainable numbers of a scale's model that was filled from a source.
@@ -137,20 +138,25 @@ class KnownModels:
             import_paths: Folders in which a user's module is looked up first.
             frozen: The protocol's ``freeze``.
             dense: Whether it is to predict each pixel.
+            upstream: The network of the trial that the weights are to come from, if they come from one. One that is the
+                same but for its head is known to fit.
             trained: Asked before anything is built: the numbers, if all that needs this model has been trained.
 
         Raises:
             UserError: As ``trainables.sources.check_source``.
         """
+        other = None if upstream is None or upstream.is_net_of(scale, dense) else upstream
         asked = [scale.model_dump(mode="json"), source.model_dump(mode="json"), num_outputs, frozen, dense]
+        if other is not None:
+            asked += [other.model_dump(mode="json"), _code_of(other.scale.factory, tuple(import_paths))]
         key = self._key("source", scale.name, asked, scale.factory, import_paths)
         if key not in self._known:
-            size = _shipped_size(scale, source, num_outputs, frozen, dense)
+            size = None if other is not None else _shipped_size(scale, source, num_outputs, frozen, dense)
             if size is not None or (size := trained()) is not None:
                 return size
             from trainables.sources import check_source
 
-            self._keep(key, check_source(scale, source, num_outputs, import_paths, frozen, dense))
+            self._keep(key, check_source(scale, source, num_outputs, import_paths, frozen, dense, other))
         return int(self._known[key])
 
     def layer_sizes(

@@ -14,7 +14,7 @@ from orchestrator.plan_data import Findings
 from search_spaces.expand import Trial
 from search_spaces.resolve import Resolver
 from search_spaces.study import Study
-from search_spaces.trial import Workspace
+from search_spaces.trial import UpstreamNet, Workspace
 
 Sizes = dict[tuple[str, bool], int]
 """(scale, whether as a U-Net) -> numbers of its network."""
@@ -77,8 +77,17 @@ def _check(
         import_paths,
         resolver.protocol(alike[0].cell).freeze,
         resolved.task.is_dense,
+        _upstream_net(resolver, alike[0]),
         trained=lambda: _size_of_trained(resolver, alike, trained()),
     )
+
+
+def _upstream_net(resolver: Resolver, trial: Trial) -> UpstreamNet | None:
+    if trial.upstream is None:
+        return None
+    cell = trial.upstream.cell
+    task = resolver.task(cell.task)
+    return UpstreamNet(scale=resolver.scale(cell), num_outputs=len(task.labels), dense=task.is_dense)
 
 
 def _size_of_trained(resolver: Resolver, alike: Iterable[Trial], trained: Mapping[str, int]) -> int | None:

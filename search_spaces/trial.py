@@ -51,6 +51,30 @@ class UpstreamSource(StrictModel):
     upstream_trial_id: str
 
 
+class UpstreamNet(StrictModel):
+    """The network of a trial whose weights another one starts from.
+
+    Attributes:
+        scale: Its scale.
+        num_outputs: Its outputs.
+        dense: Whether it predicts each pixel.
+    """
+
+    scale: ResolvedScale
+    num_outputs: int
+    dense: bool
+
+    def is_net_of(self, scale: ResolvedScale, dense: bool) -> bool:
+        """Whether a network has the same tensors, the head apart.
+
+        Args:
+            scale: Of the network.
+            dense: Whether it predicts each pixel.
+        """
+        alike = ("factory", "arguments", "input_size")
+        return dense == self.dense and all(getattr(scale, name) == getattr(self.scale, name) for name in alike)
+
+
 TrainedWeights = CheckpointSource | TimmSource | UpstreamSource
 
 

@@ -4,7 +4,7 @@ refusal."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ from trainables.matching import Match, match_backbone
 from trainables.models import BuiltModel
 from trainables.timm_files import LOCAL_VARIABLE, content_at_hand, is_local, local_file
 from trainables.timm_weights import fetch_pretrained, revision_of
+from trainables.unet import EncoderNames
 
 Wanted = Callable[[str], bool]
 """Whether a tensor's name belongs to the part of the model that is to be filled."""
@@ -35,6 +36,39 @@ HEAD_KEY = "head"
 ENCODER_KEY = "encoder"
 """Metadata key of the kept weights of a U-Net: JSON, name of a tensor -> its name in the scale's classifier."""
 
+UNUSED_KEY = "unused"
+"""Metadata key of the kept weights of a U-Net: JSON list of the classifier's tensors that its encoder lacks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptWeights:
+    """What a trial keeps of its network, as ``weights.safetensors`` has it.
+
+    Attributes:
+        tensors: Its state dict.
+        metadata: Of the file; of it, ``names_of`` alone matters to what starts from the weights.
+    """
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+
+FetchUpstream = Callable[[str], Path | KeptWeights]
+"""Gives the weights of a trial by its id: the local path of their file, or what it holds."""
+
+
+def names_of(head: Sequence[str], encoder: EncoderNames | None) -> dict[str, str]:
+    """Metadata of kept weights that say what their tensors are.
+
+    Args:
+        head: Names of the head's tensors.
+        encoder: Of a U-Net.
+    """
+    names = {HEAD_KEY: json.dumps(list(head))}
+    if encoder is not None:
+        names |= {ENCODER_KEY: json.dumps(dict(encoder.names)), UNUSED_KEY: json.dumps(sorted(encoder.unused))}
+    return names
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
@@ -42,6 +76,7 @@ class Loaded:
 
     form: Literal["random", "file", "timm", "trial"]
     match: Match | None = None
+    fresh: tuple[str, ...] = ()
     file: str | None = None
     catalogue: str | None = None
     keep: str | None = None
@@ -55,7 +90,7 @@ def load(
     built: BuiltModel,
     weights: RandomSource | CheckpointSource | TimmSource | UpstreamSource,
     source: ResolvedSource,
-    fetch_upstream: Callable[[str], Path],
+    fetch_upstream: FetchUpstream,
     wanted: Wanted | None = None,
 ) -> Loaded:
     """Load into a model, in place; the head keeps its fresh weights.
@@ -64,7 +99,7 @@ def load(
         built: The model.
         weights: Where the weights come from.
         source: The source that they belong to, for messages and the expected content.
-        fetch_upstream: Trial id -> local path of that trial's ``weights.safetensors``.
+        fetch_upstream: Gives the kept weights of a trial.
         wanted: The part of the model that is to be filled; None is the whole backbone.
 
     Raises:
@@ -164,11 +199,11 @@ def _load_trial(
     built: BuiltModel,
     weights: UpstreamSource,
     source: ResolvedSource,
-    fetch_upstream: Callable[[str], Path],
+    fetch_upstream: FetchUpstream,
     wanted: Wanted | None,
 ) -> Loaded:
     trial_id = weights.upstream_trial_id
-    tensors, metadata = read_safetensors(fetch_upstream(trial_id))
+    tensors, metadata = _kept(fetch_upstream(trial_id))
     if HEAD_KEY not in metadata:
         raise UserError(
             f"{subject(built, source)}: the weights of trial {trial_id} do not say which tensors are the head"
@@ -181,8 +216,28 @@ def _load_trial(
     head = tuple(json.loads(metadata[HEAD_KEY]))
     places: dict[str, str] = json.loads(metadata.get(ENCODER_KEY, "{}"))
     backbone = {places.get(n, n): t for n, t in tensors.items() if n not in head}
-    match = _fill(built, backbone, f"{subject(built, source)}, weights of trial {trial_id}", wanted=wanted)
-    return Loaded(form="trial", match=replace(match, dropped=tuple(sorted({*match.dropped, *head}))))
+    fresh = _without_counterpart(built, metadata)
+    what = f"{subject(built, source)}, weights of trial {trial_id}"
+    match = _fill(built, backbone, what, wanted=_all_but(fresh, wanted))
+    return Loaded(form="trial", match=replace(match, dropped=tuple(sorted({*match.dropped, *head}))), fresh=fresh)
+
+
+def _kept(weights: Path | KeptWeights) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:
+    return read_safetensors(weights) if isinstance(weights, Path) else (weights.tensors, weights.metadata)
+
+
+def _without_counterpart(built: BuiltModel, metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """A classifier's last layers that a U-Net of the same scale, which the weights are of, does not have."""
+    if built.encoder is not None:
+        return ()
+    unused = set(json.loads(metadata.get(UNUSED_KEY, "[]")))
+    return tuple(name for name in built.module.state_dict() if name in unused and name not in built.head)
+
+
+def _all_but(names: tuple[str, ...], wanted: Wanted | None) -> Wanted | None:
+    if not names:
+        return wanted
+    return lambda name: name not in names and (wanted is None or wanted(name))
 
 
 def subject(built: BuiltModel, source: ResolvedSource) -> str:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +33,6 @@ from trainables.freezing import freeze
 from trainables.groups import Group, broadcast_object
 from trainables.heads import fill_head
 from trainables.kept_weights import kept_step, kept_thresholds, load_kept_weights
-from trainables.loading import ENCODER_KEY
 from trainables.mask_predictions import (
     THRESHOLDS_KEY,
     EvaluationRows,
@@ -312,9 +310,8 @@ class _Run(TrialRun):
     def _save_weights(self, path: Path, fitted: FitResult, built: BuiltModel) -> None:
         final = self.trial.workspace.keep_weights == "final"
         step = fitted.steps if final else fitted.best_step
-        metadata = self.weights_metadata(built.head, step, not final or fitted.best_step == fitted.steps)
-        if built.encoder is not None:
-            metadata[ENCODER_KEY] = json.dumps(dict(built.encoder.names))
+        selected = not final or fitted.best_step == fitted.steps
+        metadata = self.weights_metadata(built.head, step, selected, built.encoder)
         if self.thresholds is not None:
             metadata[THRESHOLDS_KEY] = thresholds_text(self.thresholds)
         with system_errors(path):

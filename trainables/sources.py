@@ -6,7 +6,7 @@ The head keeps its fresh weights whatever the source, so that with one seed all 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,11 +18,11 @@ from search_spaces.exceptions import UserError
 from search_spaces.models import StrictModel
 from search_spaces.normalisation import Normalisation
 from search_spaces.source_specs import GaborSpec
-from search_spaces.trial import MeanVarSource, PartialSource, ResolvedScale, ResolvedSource, UpstreamSource
+from search_spaces.trial import MeanVarSource, PartialSource, ResolvedScale, ResolvedSource, UpstreamNet, UpstreamSource
 from trainables.freezing import freeze
 from trainables.gabor import apply_gabor
 from trainables.loading import HEAD_KEY as HEAD_KEY
-from trainables.loading import Loaded, copy_into, load, subject
+from trainables.loading import FetchUpstream, KeptWeights, Loaded, copy_into, load, names_of, subject
 from trainables.mean_var import MeanVarReport, apply_mean_var
 from trainables.models import BuiltModel, build_model
 from trainables.parts import below, parts_of
@@ -46,6 +46,8 @@ class Receipt(StrictModel):
         matched_tensors: How many of them were loaded.
         matched_numbers: Numbers in them.
         missing: Batch norm counters that the checkpoint lacks; they stay 0.
+        fresh: Tensors that keep their fresh weights, as the trial of masks that the others come from has none of them:
+            a U-Net has no use for the classifier's last layers.
         dropped: Tensors of the checkpoint that were left out.
         head: Tensors that keep their fresh weights.
         seed: Init seed: of the head, of random weights and of the transform.
@@ -73,6 +75,7 @@ class Receipt(StrictModel):
     matched_tensors: int
     matched_numbers: int
     missing: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     head: tuple[str, ...]
     seed: int
@@ -97,13 +100,13 @@ class _Transformed:
     report: MeanVarReport = field(default_factory=MeanVarReport)
 
 
-def initialise(built: BuiltModel, source: ResolvedSource, fetch_upstream: Callable[[str], Path], seed: int) -> Receipt:
+def initialise(built: BuiltModel, source: ResolvedSource, fetch_upstream: FetchUpstream, seed: int) -> Receipt:
     """Put a source's weights into a model, in place.
 
     Args:
         built: The model, with fresh weights drawn from ``seed``.
         source: Where the weights come from.
-        fetch_upstream: Trial id -> local path of that trial's ``weights.safetensors``.
+        fetch_upstream: Gives the kept weights of a trial.
         seed: The trial's init seed.
 
     Raises:
@@ -128,6 +131,7 @@ def initialise(built: BuiltModel, source: ResolvedSource, fetch_upstream: Callab
         matched_tensors=len(match.tensors) if match else 0,
         matched_numbers=sum(t.numel() for t in match.tensors.values()) if match else 0,
         missing=match.missing if match else (),
+        fresh=loaded.fresh,
         dropped=match.dropped if match else (),
         head=built.head,
         seed=seed,
@@ -143,7 +147,7 @@ def initialise(built: BuiltModel, source: ResolvedSource, fetch_upstream: Callab
 
 
 def _start(
-    built: BuiltModel, source: ResolvedSource, fetch_upstream: Callable[[str], Path], seed: int
+    built: BuiltModel, source: ResolvedSource, fetch_upstream: FetchUpstream, seed: int
 ) -> tuple[Loaded, _Transformed]:
     """Load and transform."""
     weights = source.weights
@@ -162,7 +166,7 @@ def _start(
 
 
 def _load_bottom(
-    built: BuiltModel, weights: PartialSource, source: ResolvedSource, fetch_upstream: Callable[[str], Path]
+    built: BuiltModel, weights: PartialSource, source: ResolvedSource, fetch_upstream: FetchUpstream
 ) -> tuple[Loaded, _Transformed]:
     """Pretrained up to the cut, random above, batch norm's statistics included in both."""
     parts = parts_of(built.module, built.head)
@@ -186,16 +190,19 @@ def check_source(
     import_paths: Sequence[str] = (),
     frozen: str | None = None,
     dense: bool = False,
+    upstream: UpstreamNet | None = None,
 ) -> int:
     """Try before anything is trained whether a scale can be built, filled from a source, and frozen.
 
     Args:
         scale: What to build.
-        source: Where its weights come from; those of a trial do not exist yet and are not tried.
+        source: Where its weights come from; those of a trial do not exist yet.
         num_outputs: Outputs of the model.
         import_paths: Folders in which a user's module is looked up first.
         frozen: The protocol's ``freeze``.
         dense: Whether it is to predict each pixel.
+        upstream: The network of the trial that the weights are to come from, with which they are tried by name and
+            shape; None where it is known to fit.
 
     Returns:
         Trainable numbers of the model before anything is frozen.
@@ -205,12 +212,30 @@ def check_source(
     """
     built = build_model(scale, num_outputs, seed=0, import_paths=import_paths, dense=dense)
     weights = source.weights
-    if not isinstance(getattr(weights, "of", weights), UpstreamSource):
+    if upstream is not None:
+        _try_upstream(built, source, upstream, import_paths)
+    elif not isinstance(getattr(weights, "of", weights), UpstreamSource):
         initialise(built, source, _no_upstream, seed=0)
     elif isinstance(weights, PartialSource):
         below(parts_of(built.module, built.head), weights.up_to, f"{subject(built, source)}: {weights.transform}")
     freeze(built.module, built.head, frozen, f"protocol.freeze for scale {scale.name!r}")
     return built.parameters
+
+
+def _try_upstream(
+    built: BuiltModel, source: ResolvedSource, upstream: UpstreamNet, import_paths: Sequence[str]
+) -> None:
+    """Start from the fresh weights of another network, which has the names and shapes of its trained ones."""
+    scale = upstream.scale
+    other = build_model(scale, upstream.num_outputs, seed=0, import_paths=import_paths, dense=upstream.dense)
+    kept = KeptWeights(tensors=other.module.state_dict(), metadata=names_of(other.head, other.encoder))
+    try:
+        initialise(built, source, lambda _: kept, seed=0)
+    except UserError as error:
+        kind = "masks" if upstream.dense else "labels"
+        raise UserError(
+            f"{error}\n  that trial learns {kind} with scale {scale.name!r} ({scale.factory}) at {scale.input_size} px"
+        ) from None
 
 
 def _no_upstream(trial_id: str) -> Path:

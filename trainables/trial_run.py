@@ -17,13 +17,14 @@ from search_spaces.results import TrialResult
 from search_spaces.trial import ResolvedTrial
 from trainables.groups import Group
 from trainables.library import TaskLibrary
-from trainables.loading import HEAD_KEY
+from trainables.loading import names_of
 from trainables.models import BuiltModel, build_model
 from trainables.predictions import predictions_table, write_predictions
 from trainables.sources import Receipt
 from trainables.storage import Storage
 from trainables.subset_files import keep_subset
 from trainables.task_data import LabelledSet, TaskData, load_task_data, shown_columns
+from trainables.unet import EncoderNames
 
 Tables = dict[str, pa.Table]
 """Set -> predictions."""
@@ -107,17 +108,20 @@ class TrialRun:
         """Whether weights stay in the storage."""
         return self.trial.workspace.keep_weights != "none" or self.trial.role is Role.UPSTREAM
 
-    def weights_metadata(self, head: tuple[str, ...], step: int, selected: bool) -> dict[str, str]:
+    def weights_metadata(
+        self, head: tuple[str, ...], step: int, selected: bool, encoder: EncoderNames | None = None
+    ) -> dict[str, str]:
         """What ``weights.safetensors`` says about itself.
 
         Args:
             head: Names of its tensors that are the head.
             step: Optimiser step that they are of.
             selected: Whether the trial is scored with them.
+            encoder: Of a U-Net.
         """
         trial = self.trial
         return {
-            HEAD_KEY: json.dumps(list(head)),
+            **names_of(head, encoder),
             "trial_id": trial.trial_id,
             "labels": json.dumps(list(trial.task.labels)),
             "normalise": trial.source.normalise.model_dump_json(),

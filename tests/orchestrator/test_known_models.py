@@ -13,11 +13,14 @@ from orchestrator.known_models import KnownModels
 from orchestrator.plan import make_plan
 from search_spaces.files import load_study
 from search_spaces.home import scalecurves_home
+from search_spaces.normalisation import Normalisation
 from search_spaces.study import ScaleSpec
+from search_spaces.trial import ResolvedScale, ResolvedSource, UpstreamNet, UpstreamSource
 from tests.orchestrator.light import run_light
-from tests.orchestrator.small_study import write_study
+from tests.orchestrator.small_study import raw_study, write_study
 from trainables.library import TaskLibrary
 from trainables.models import check_scale, scale_card
+from trainables.shipped_cards import shipped_cards
 from trainables.sources import check_source
 from trainables.timm_files import LOCAL_VARIABLE
 
@@ -147,6 +150,34 @@ def test_networks_of_which_all_trials_are_finished_are_not_built(tmp_path, monke
     finished.pop(next(t.trial_id for t in first.trials if t.trial.cell.pretraining_source == "spots_pre"))
     second = make_plan(load_study(str(file)), TaskLibrary(scalecurves_home()), trained=lambda: finished)
     assert (costs_of(second), built) == (costs_of(first), ["spots_pre"])
+
+
+def test_weights_of_a_trial_are_tried_once_and_not_at_all_where_the_networks_are_the_same(tmp_path):
+    source = {"spots_pre": {"trial": {"task": "other_spots", "model_scale": "small"}}}
+    scales = {**raw_study()["scales"], "small": {**raw_study()["scales"]["narrow"], "input_size": 20}}
+    file = write_study(tmp_path, sources=source, scales=scales)
+    first = plan_study(file)
+    assert not first.problems
+    code = f"from orchestrator import plan_study\nplan = plan_study({str(file)!r})\n{PRINT_COSTS}"
+    assert run_light(code) == costs_of(first)
+
+
+def test_only_another_network_is_tried(folder, monkeypatch):
+    tried = []
+    monkeypatch.setattr("trainables.sources.check_source", lambda *a: tried.append(a[-1]) or 7)
+    scale = ResolvedScale(name="a", factory="resnet18", input_size=64)
+    weights = UpstreamSource(upstream_trial_id="a" * 16)
+    source = ResolvedSource(name="up", weights=weights, normalise=Normalisation.model_validate("imagenet"))
+    same = UpstreamNet(scale=scale.model_copy(update={"name": "b", "ladder": "other"}), num_outputs=5, dense=False)
+    other = UpstreamNet(scale=scale.model_copy(update={"input_size": 96}), num_outputs=5, dense=False)
+    masks = same.model_copy(update={"dense": True})
+    for upstream in (same, other, masks, other, masks):
+        known = KnownModels(folder)
+        known.check_source(scale, source, 2, [], upstream=upstream)
+        known.save()
+    assert [net for net in tried if net is not None] == [other, masks]
+    if shipped_cards() is not None:
+        assert tried == [other, masks]
 
 
 @pytest.mark.parametrize("shipped", [True, False])

@@ -274,6 +274,36 @@ def test_a_checkpoint_of_another_network_is_refused(folder):
     assert "missing" in output.lower()
 
 
+VIT = {"factory": "vit_tiny_patch16_224", "arguments": {"depth": 1, "embed_dim": 24, "patch_size": 8}}
+WIDE = {**raw_study()["scales"]["narrow"], "arguments": {"width": 6}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {
+                "scales": {"narrow": VIT},
+                "protocol": {**raw_study()["protocol"], "storage_size": 24, "image_size": [24, 16]},
+                "overrides": [{"when": {"task": "other_spots"}, "set": {"image_size": [24, 24]}}],
+            },
+            r"of another shape: 1: pos_embed .*learns labels with scale 'narrow' .* at 24 px",
+        ),
+        (
+            {
+                "scales": {**raw_study()["scales"], "wide": WIDE},
+                "sources": {"spots_pre": {"trial": {"task": "other_spots", "model_scale": "wide"}}},
+            },
+            r"of another shape: .*learns labels with scale 'wide'",
+        ),
+    ],
+)
+def test_a_trial_that_cannot_fill_what_starts_from_it_is_refused_before_it_is_trained(folder, changes, said):
+    [problem] = plan_of(rewrite_study(folder, **changes)).problems
+    assert re.search(rf"(?s)source 'spots_pre' for scale 'narrow', weights of trial \w+: .*{said}", problem)
+    assert not plan_of(rewrite_study(folder, **changes), only="pretraining_source=random").problems
+
+
 def test_an_unreadable_image_is_named_before_training(folder):
     file = rewrite_study(folder)
     (folder / "spots" / "spots_3_1.png").write_bytes(b"not an image")

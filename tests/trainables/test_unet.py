@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from search_spaces.exceptions import UserError
 from search_spaces.source_specs import CheckpointSource, RandomSource
-from search_spaces.trial import MeanVarSource, PartialSource, ResolvedScale, ResolvedSource, UpstreamSource
+from search_spaces.trial import MeanVarSource, PartialSource, ResolvedScale, ResolvedSource, UpstreamNet, UpstreamSource
 from tests.conftest import data_root
 from tests.trainables.toy import NORMALISE
 from trainables.freezing import freeze
 from trainables.hashing import file_sha256
-from trainables.loading import ENCODER_KEY, HEAD_KEY
+from trainables.loading import names_of
 from trainables.models import build_model
 from trainables.parts import parts_of
 from trainables.sources import check_source, initialise
@@ -80,21 +78,105 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(classifier_file, tmp_path):
         initialise(unet(), source(tmp_path / "cut.safetensors"), refuse, 0)
 
 
+UPSTREAM = ResolvedSource(name="up", weights=UpstreamSource(upstream_trial_id="a" * 16), normalise=NORMALISE)
+
+
+def kept(trained, folder):
+    """The file of a trial's weights."""
+    file = folder / "weights.safetensors"
+    tensors = {n: t.contiguous() for n, t in trained.module.state_dict().items()}
+    save_file(tensors, file, names_of(trained.head, trained.encoder))
+    return file
+
+
 def test_trials_of_masks_and_of_labels_start_from_each_other(tmp_path):
     trained = unet(seed=7)
-    file = tmp_path / "weights.safetensors"
-    metadata = {HEAD_KEY: json.dumps(list(trained.head)), ENCODER_KEY: json.dumps(dict(trained.encoder.names))}
-    save_file({n: t.contiguous() for n, t in trained.module.state_dict().items()}, file, metadata)
-    upstream = ResolvedSource(name="up", weights=UpstreamSource(upstream_trial_id="a" * 16), normalise=NORMALISE)
+    file = kept(trained, tmp_path)
     labels = build_model(RESNET8, 5, 0)
-    receipt = initialise(labels, upstream, lambda _: file, 0)
+    receipt = initialise(labels, UPSTREAM, lambda _: file, 0)
     assert receipt.matched_tensors == receipt.backbone_tensors
+    assert receipt.fresh == ()
     masks = unet()
-    initialise(masks, upstream, lambda _: file, 0)
+    initialise(masks, UPSTREAM, lambda _: file, 0)
     for place, name in trained.encoder.names.items():
         assert torch.equal(labels.module.state_dict()[name], trained.module.state_dict()[place])
         assert torch.equal(masks.module.state_dict()[place], trained.module.state_dict()[place])
     assert any(not torch.equal(masks.module.state_dict()[n], trained.module.state_dict()[n]) for n in trained.head)
+
+
+NETS_WITH_A_LAST_NORM = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes, more):
+        super().__init__()
+        self.low, self.high = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 8, 3, 2, 1)
+        self.more = nn.Conv2d(8, 8, 3, 1, 1) if more else nn.Identity()
+        self.norm, self.fc = nn.LayerNorm(8), nn.Linear(8, num_classes)
+    def forward(self, x):
+        return self.fc(self.norm(self.more(self.high(self.low(x).relu()).relu()).mean((2, 3))))
+
+def net(num_classes):
+    return Net(num_classes, False)
+
+def deeper(num_classes):
+    return Net(num_classes, True)
+"""
+
+
+@pytest.fixture
+def normed(tmp_path):
+    """Builds nets whose last norm no encoder has a use for."""
+    (tmp_path / "normed_nets.py").write_text(NETS_WITH_A_LAST_NORM)
+
+    def build(name="net", dense=False, seed=0):
+        scale = ResolvedScale(name=name, factory=f"normed_nets:{name}", input_size=16)
+        return build_model(scale, 2, seed, (str(tmp_path),), dense=dense)
+
+    return build
+
+
+def test_last_layers_that_no_encoder_has_a_use_for_stay_fresh_after_a_trial_of_masks(normed, tmp_path):
+    trained, labels, untouched = normed(dense=True, seed=7), normed(), normed()
+    for net in (labels, untouched):
+        torch.nn.init.constant_(net.module.norm.weight, 3.0)
+    file = kept(trained, tmp_path)
+    receipt = initialise(labels, UPSTREAM, lambda _: file, 0)
+    assert receipt.fresh == ("norm.weight", "norm.bias")
+    assert receipt.matched_tensors == receipt.backbone_tensors - 2
+    assert not set(receipt.dropped) & set(receipt.fresh)
+    own, fresh = labels.module.state_dict(), untouched.module.state_dict()
+    assert all(torch.equal(own[name], fresh[name]) for name in (*receipt.fresh, *labels.head))
+    for place, name in trained.encoder.names.items():
+        assert torch.equal(own[name], trained.module.state_dict()[place])
+    again = normed(dense=True)
+    assert initialise(again, UPSTREAM, lambda _: kept(labels, tmp_path), 0).fresh == ()
+
+
+def test_other_layers_that_a_trial_of_masks_lacks_are_still_missing(normed, tmp_path):
+    file = kept(normed(dense=True), tmp_path)
+    with pytest.raises(UserError, match=r"missing: 2 of 6 backbone tensors: more\.weight, more\.bias"):
+        initialise(normed("deeper"), UPSTREAM, lambda _: file, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("factory", "arguments"),
+    [("convnext_atto", {}), ("efficientnet_b0", {}), ("swin_tiny_patch4_window7_224", {"depths": [1, 1, 1, 1]})],
+)
+def test_labels_start_from_masks_of_timms_ladders(factory, arguments):
+    scale = ResolvedScale(name="net", factory=factory, arguments=arguments, input_size=224 if arguments else 64)
+    check_source(scale, UPSTREAM, 3, upstream=UpstreamNet(scale=scale, num_outputs=1, dense=True))
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_what_a_trial_will_learn_is_tried_by_name_and_shape_before_it_is_trained(dense):
+    other = RESNET8.model_copy(update={"arguments": {"width": 6}})
+    fitting, misfit = (UpstreamNet(scale=scale, num_outputs=5, dense=not dense) for scale in (RESNET8, other))
+    check_source(RESNET8, UPSTREAM, 2, dense=dense, upstream=fitting)
+    said = r"(?s)weights of trial a{16}: .*of another shape.*that trial learns \w+ with scale 'tiny' .* at 16 px"
+    with pytest.raises(UserError, match=said):
+        check_source(RESNET8, UPSTREAM, 2, dense=dense, upstream=misfit)
 
 
 def test_cuts_freezing_and_mean_var_see_the_encoder_by_the_classifiers_parts(classifier_file):
