@@ -165,7 +165,7 @@ def test_weights_of_a_trial_are_tried_once_and_not_at_all_where_the_networks_are
 def test_only_another_network_is_tried(folder, monkeypatch):
     tried = []
     monkeypatch.setattr("trainables.sources.check_source", lambda *a: tried.append(a[-1]) or 7)
-    scale = ResolvedScale(name="a", factory="resnet18", input_size=64)
+    scale = ResolvedScale(name="a", factory="resnet18", input_size=224)
     weights = UpstreamSource(upstream_trial_id="a" * 16)
     source = ResolvedSource(name="up", weights=weights, normalise=Normalisation.model_validate("imagenet"))
     same = UpstreamNet(scale=scale.model_copy(update={"name": "b", "ladder": "other"}), num_outputs=5, dense=False)
