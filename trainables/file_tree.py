@@ -24,6 +24,10 @@ _WHOLE_OBJECTS = frozenset({"s3", "gcs", "abfs"})
 """File systems on which a file is seen whole or not at all, so that it needs no temporary name, and no folder either:
 each level of one would cost two requests per file."""
 
+_WITHOUT_FOLDERS = frozenset({"gcs"})
+"""File systems on which pyarrow knows a folder by an object that marks it, which files of whole objects do not have:
+it lists no folders, and deletes all that is in one before it fails on the mark."""
+
 _LISTINGS = 5
 _CHUNK_BYTES = 8 * 2**20
 
@@ -75,6 +79,10 @@ class FileTree:
     @property
     def _has_whole_objects(self) -> bool:
         return self.fs.type_name in _WHOLE_OBJECTS
+
+    @property
+    def _has_folders(self) -> bool:
+        return self.fs.type_name not in _WITHOUT_FOLDERS
 
     @reaching
     def _upload(self, source: Path, where: str) -> None:
@@ -144,10 +152,15 @@ class FileTree:
 
     @reaching
     def _delete_folder(self, where: str) -> None:
-        if self.fs.get_file_info(self._path(where)).type == pafs.FileType.Directory:
+        if not self._has_folders:
+            self.fs.delete_dir_contents(self._path(where), missing_dir_ok=True)
+        elif self.fs.get_file_info(self._path(where)).type == pafs.FileType.Directory:
             self.fs.delete_dir(self._path(where))
 
     def _names(self, where: str) -> list[str]:
+        """Names of the folders in a folder, sorted."""
+        if not self._has_folders:
+            return sorted({name for name, below, _ in (path.partition("/") for path in self._files(where)) if below})
         entries = self._listed(pafs.FileSelector(self._path(where), allow_not_found=True))
         return sorted(PurePosixPath(entry.path).name for entry in entries if entry.type == pafs.FileType.Directory)
 

@@ -15,8 +15,13 @@ from search_spaces.uris import hide_password, is_arrows_own
 
 LOCAL = pafs.LocalFileSystem()
 
-_ONE_REQUEST = "allow_delayed_open"
-"""Option with which a small file takes one request instead of three."""
+_RETRY = ("retry_limit_seconds", "60")
+_OPTIONS = {
+    "s3": ("allow_delayed_open", "true"),  # a small file takes one request instead of three
+    "gs": _RETRY,  # else what cannot be reached, or has no credentials, is asked for 15 minutes, call by call
+    "gcs": _RETRY,
+}
+"""Scheme -> option of its URIs, and the value that it has here unless the URI gives another."""
 
 
 def open_filesystem(place: str) -> tuple[pafs.FileSystem, str]:
@@ -42,10 +47,11 @@ def open_filesystem(place: str) -> tuple[pafs.FileSystem, str]:
 
 def _of_arrow(place: str) -> tuple[pafs.FileSystem, str]:
     place = place.replace(" ", "%20")
-    if urlsplit(place).scheme == "s3" and _ONE_REQUEST not in place:
+    option, value = _OPTIONS.get(urlsplit(place).scheme, ("", ""))
+    if option and option not in place:
         mark = "&" if "?" in place else "?"
         with contextlib.suppress(pa.ArrowInvalid):  # a version that does not know it, or something else is wrong
-            filesystem, path = pafs.FileSystem.from_uri(f"{place}{mark}{_ONE_REQUEST}=true")
+            filesystem, path = pafs.FileSystem.from_uri(f"{place}{mark}{option}={value}")
             return filesystem, path
     filesystem, path = pafs.FileSystem.from_uri(place)
     return filesystem, path

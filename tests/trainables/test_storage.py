@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import fsspec
 import pyarrow.fs as pafs
 import pytest
 
 from search_spaces.exceptions import StorageError, TrackingError, UserError
-from search_spaces.names import Artifact, FailureClass, State
+from search_spaces.names import Artifact, FailureClass, Moment, State
 from search_spaces.results import Failure, TrialResult
 from tests.conftest import free_port
 from tests.stand_ins import memory_storage
@@ -19,7 +21,7 @@ from tests.trainables.toy import TRIAL_ID, toy_trial
 from trainables.filesystems import below
 from trainables.storage import Storage
 
-pytest_plugins = ("tests.s3_plugin",)
+pytest_plugins = ("tests.s3_plugin", "tests.gcs_plugin")
 
 
 def _failed(attempt_id="a1"):
@@ -62,7 +64,14 @@ def _s3(_, request):
     return Storage(f"{request.getfixturevalue('bucket')}/a%20b?region=us-east-1")
 
 
-@pytest.fixture(params=[_local, _uri, _subtree, _memory, _s3], ids=["local", "file-uri", "subtree", "memory", "s3"])
+def _gcs(_, request):
+    return Storage(f"{request.getfixturevalue('gcs_storage')}/a%20b")
+
+
+PLACES = {"local": _local, "file-uri": _uri, "subtree": _subtree, "memory": _memory, "s3": _s3, "gcs": _gcs}
+
+
+@pytest.fixture(params=list(PLACES.values()), ids=list(PLACES))
 def storage(request, tmp_path):
     return request.param(tmp_path, request)
 
@@ -121,6 +130,59 @@ def test_failed_attempts_are_kept_one_by_one(storage):
     assert storage.result(items[0]) == _failed("a1")
     storage.mark_delivered(items[0])
     assert [item.key for item in storage.undelivered()] == ["a2"]
+
+
+def test_failures_of_a_trial_are_found_until_they_are_delivered_and_pruned(storage):
+    attempts = [f"{TRIAL_ID}-{i}" for i in range(2)]
+    for attempt in attempts:
+        storage.publish_failure(_failed(attempt))
+    assert [result.trial.attempt_id for result in storage.failures(TRIAL_ID)] == attempts
+    storage.mark_delivered(storage.undelivered()[0])
+    assert len(storage.failures(TRIAL_ID)) == 2
+    assert list(storage.delivered_failures()) == attempts[:1]
+    for attempt in attempts:
+        storage.delete_delivered_failure(attempt)
+    assert [result.trial.attempt_id for result in storage.failures(TRIAL_ID)] == attempts[1:]
+
+
+def test_what_a_delivered_trial_kept_is_pruned_piece_by_piece(storage, tmp_path):
+    storage.publish(_folder(tmp_path / "made"), TRIAL_ID)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for name in ("initial.safetensors", Moment.FINAL.file_name):
+        (kept / name).write_bytes(b"12")
+    storage.put_representations(TRIAL_ID, kept)
+    storage.delete_representations(TRIAL_ID)
+    assert storage.has_representations(TRIAL_ID)  # it waits for delivery
+    storage.mark_delivered(TRIAL_ID)
+    assert storage.representations() == {TRIAL_ID: 4}
+    storage.delete_representations(TRIAL_ID)
+    storage.delete_representations(TRIAL_ID)
+    assert storage.representations() == {}
+    assert list(storage.weights()) == [TRIAL_ID]
+    storage.delete_weights(TRIAL_ID)
+    assert storage.weights() == {}
+
+
+def test_claims_are_made_once_and_deleted_together(storage):
+    assert storage.create_claim("one", "mine")
+    assert not storage.create_claim("one", "yours")
+    assert storage.create_claim("two", "mine")
+    storage.replace_claim("one", "ours")
+    assert storage.claim("one") == "ours"
+    storage.delete_claim("two")
+    assert storage.claim("two") is None
+    for _ in range(2):
+        storage.delete_claims()
+        assert storage.claim("one") is None
+
+
+def test_a_large_file_is_the_same_afterwards(storage):
+    """Clients send it in pieces."""
+    data = bytes(range(256)) * (5 * 2**12 + 1)
+    storage.put_checkpoint(TRIAL_ID, data)
+    assert storage.checkpoints() == {TRIAL_ID: len(data)}
+    assert storage.get_checkpoint(TRIAL_ID) == data
 
 
 def test_checkpoints_are_replaced_and_deleted(storage):
@@ -216,6 +278,14 @@ def test_options_of_a_uri_stay_at_its_end(place, inside):
     assert below(place, "small") == inside
 
 
+@pytest.mark.parametrize(("option", "limit_s"), [("", 60), ("?retry_limit_seconds=7", 7)])
+@pytest.mark.parametrize("scheme", ["gs", "gcs"])
+def test_a_bucket_of_google_is_asked_again_for_a_minute_unless_the_uri_says_otherwise(scheme, option, limit_s):
+    """pyarrow's own limit is 15 minutes for each call, which a driver without credentials would look dead for."""
+    _, (options,) = Storage(f"{scheme}://anonymous@bucket/small{option}").fs.__reduce__()
+    assert options["retry_time_limit"] == timedelta(seconds=limit_s)
+
+
 def test_a_file_in_a_bucket_takes_one_request(bucket, caplog):
     """Ways of an object store that does not answer at once: each request is tens of milliseconds."""
     storage = Storage(f"{bucket}/small")
@@ -243,14 +313,19 @@ def test_a_checkpoint_that_is_broken_off_leaves_the_one_before(storage, monkeypa
     assert storage.get_checkpoint(TRIAL_ID) == b"before"
 
 
-def test_a_bucket_that_is_away_is_one_error_of_ours(bucket, tmp_path, monkeypatch):
+@pytest.mark.parametrize("place", ["s3://bucket/small", "gs://anonymous@bucket/small?retry_limit_seconds=1"])
+def test_a_bucket_that_is_away_is_one_error_of_ours(place, tmp_path, monkeypatch):
     """An ``OSError``, too: a run goes on without notes. That of an upload must not be lost either."""
     (tmp_path / "final.safetensors").write_bytes(b"1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    nobody = f"http://127.0.0.1:{free_port()}"
+    for name in ("AWS_ENDPOINT_URL", "CLOUD_STORAGE_EMULATOR_ENDPOINT"):
+        monkeypatch.setenv(name, nobody)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "any")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    storage = Storage(f"{bucket}/small")
+    storage = Storage(place)
     for ask in (storage.undelivered, lambda: storage.put_representations(TRIAL_ID, tmp_path)):
-        with pytest.raises(StorageError, match=rf"storage {bucket}/small cannot be reached: ") as error:
+        with pytest.raises(StorageError, match=rf"storage {re.escape(place)} cannot be reached: ") as error:
             ask()
         assert isinstance(error.value, TrackingError)
         assert isinstance(error.value, OSError)
