@@ -31,6 +31,11 @@ _SCHEME = "://"
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
 """Under which names fsspec's file systems say when a file was written."""
 
+_OF_GOOGLE = frozenset({"gs", "gcs"})
+_ZONAL = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"
+"""Variable that gcsfs reads when it is imported. Unless it is off, every file that is opened may first wait half a minute
+and more for what kind of bucket this is: that is asked by gRPC, which is often blocked, and no failure is remembered."""
+
 _opened: set[tuple[str, str]] = set()
 """Scheme and bucket or host of the file systems that this process has opened."""
 
@@ -66,8 +71,10 @@ def place(written: str | Place) -> Place:
     try:
         from upath import UPath
 
-        found = UPath(written)
         parts = urlsplit(written)
+        if parts.scheme in _OF_GOOGLE:
+            os.environ.setdefault(_ZONAL, "false")
+        found = UPath(written)
         if (parts.scheme, parts.netloc) not in _opened:
             with os_errors(found):
                 found.exists()  # opens the file system, so that a missing package is found here; costs a request
@@ -219,7 +226,7 @@ def stamp(file: Place) -> tuple[int, int] | None:
 
 
 def _remote_time_ns(status: Any) -> int:
-    facts = getattr(status, "info", None) or {}
+    facts = status.as_info()
     written = next((facts[name] for name in _TIMES if facts.get(name) is not None), 0)
     if isinstance(written, str):
         written = datetime.fromisoformat(written)

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+import time
 import uuid
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -9,7 +13,7 @@ from PIL import Image
 
 from search_spaces.exceptions import DataError, UserError
 from search_spaces.names import Column
-from tests.conftest import free_port
+from tests.conftest import ROOT, free_port
 from tests.trainables.dicom_files import write_dicom
 from trainables.importers import ImportOptions, import_csv, import_map, import_npz, shipped_map
 from trainables.library import TaskLibrary
@@ -18,20 +22,26 @@ from trainables.places import each_read, is_remote, os_errors, place, stamp
 
 pytest.importorskip("upath")
 
-pytest_plugins = ("tests.s3_plugin",)
+pytest_plugins = ("tests.s3_plugin", "tests.gcs_plugin")
 
 
 class LostHostError(Exception):
     """Of a client library."""
 
 
-@pytest.fixture(params=["memory", "s3"])
+BUCKETS = {"s3": ("s3fs", "bucket"), "gs": ("gcsfs", "gcs_bucket")}
+"""Scheme -> package that reads it, fixture of a bucket."""
+
+
+@pytest.fixture(params=["memory", *BUCKETS])
 def far(request):
     """A folder in memory or in a bucket with four images and a table."""
     where = f"memory://bucket-{uuid.uuid4().hex}"
-    if request.param == "s3":
-        pytest.importorskip("s3fs")
-        where = request.getfixturevalue("bucket")
+    if request.param in BUCKETS:
+        package, bucket = BUCKETS[request.param]
+        if find_spec(package) is None:
+            pytest.skip(f"{request.param}:// needs {package}")
+        where = request.getfixturevalue(bucket)
     root = place(f"{where}/set")
     root.mkdir(parents=True, exist_ok=True)
     for i in range(4):
@@ -142,6 +152,36 @@ def test_what_a_place_is(tmp_path):
         stamp(tmp_path / ("x" * 5000))
     with pytest.raises(UserError, match=r"nonsense://a cannot be opened|needs a package"):
         place("nonsense://a")
+
+
+def test_the_stamp_of_a_remote_file_says_when_it_was_written(far):
+    before = time.time()
+    (far / "new.png").write_bytes(b"12345")
+    size, written_ns = stamp(far / "new.png")
+    assert size == 5
+    assert int(before) - 1 <= written_ns / 1e9 <= time.time() + 1  # S3 counts whole seconds
+
+
+@pytest.mark.parametrize("far", ["memory", "gs"], indirect=True)
+def test_a_file_that_is_written_again_at_equal_size_is_hashed_again(far, tmp_path):
+    manifest = import_csv(far / "labels.csv", ImportOptions(name="far", split=(0.5, 0.25, 0.25)))
+    library = TaskLibrary(tmp_path)
+    library.save(manifest)
+    before = library.content_hash(manifest)
+    image = far / "0.png"
+    image.write_bytes(image.read_bytes()[:-1] + b"x")
+    assert library.content_hash(manifest) != before
+
+
+def test_gcsfs_does_not_ask_for_the_kind_of_a_bucket_at_each_file(monkeypatch, request):
+    """It reads the variable when it is imported, so a process of its own looks."""
+    if find_spec("gcsfs") is None:
+        pytest.skip("gs:// needs gcsfs")
+    bucket = request.getfixturevalue("gcs_bucket")
+    monkeypatch.delenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", raising=False)
+    code = f"from trainables.places import place; print(type(place('{bucket}/set').fs).__name__)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout.split() == ["GCSFileSystem"]
 
 
 def test_answers_come_in_the_order_of_the_items():
