@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ VINDR_CXR = (
     "Nodule/Mass", "Pleural effusion", "Pleural thickening", "Pneumothorax", "Pulmonary fibrosis", "Rib fracture",
     "Other lesion", "COPD", "Lung tumor", "Pneumonia", "Tuberculosis",
 )  # fmt: skip
+_PADCHEST_FINDINGS = ("['cardiomegaly', 'pleural effusion', 'sternotomy']", "['normal']", "") * 3
 _GENERATOR = np.random.default_rng(7)
 
 
@@ -67,6 +68,21 @@ def chexpert(root: Path) -> None:
     valid.append(f"CheXpert-v1.0-small/{path},Male,73,Frontal,AP,{','.join(['0.0', '1.0'] * 7)}")
     write(root / "train.csv", *train)
     write(root / "valid.csv", *valid)
+
+
+def chexpert_full_resolution(root: Path) -> None:
+    """``chexpert`` as its full resolution is downloaded: the patients of train in three folders of their own."""
+    chexpert(root)
+    first = root / "CheXpert-v1.0 batch 1 (validate & csv)"
+    first.mkdir()
+    for patient in sorted((root / "train").iterdir()):
+        part = (int(patient.name[-1]) - 1) // 3
+        batch = root / f"CheXpert-v1.0 batch {2 + part} (train {1 + part})"
+        batch.mkdir(exist_ok=True)
+        patient.rename(batch / patient.name)
+    (root / "train").rmdir()
+    for name in ("valid", "train.csv", "valid.csv"):
+        (root / name).rename(first / name)
 
 
 def chestxray14(root: Path, v2020: bool = False) -> None:
@@ -122,13 +138,12 @@ def vindr_cxr(root: Path) -> None:
     write(root / "annotations/image_labels_test.csv", *test)
 
 
-def padchest(root: Path) -> None:
+def padchest(root: Path, findings: Sequence[str] = _PADCHEST_FINDINGS) -> None:
     lines = [",ImageID,ImageDir,StudyDate_DICOM,StudyID,PatientID,PatientBirth,PatientSex_DICOM,Projection,Labels"]
-    for i in range(9):
+    for i, labels in enumerate(findings):
         name = f"{216840111366964012 + i}_00-1-{i}.png"
         (root / "0").mkdir(parents=True, exist_ok=True)
         Image.fromarray(_GENERATOR.integers(0, 65535, (6, 8), dtype=np.uint16)).save(root / "0" / name)
-        labels = ("['cardiomegaly', 'pleural effusion', 'sternotomy']", "['normal']", "")[i % 3]
         lines.append(f'{i},{name},0,20140911,S{i},P{i // 2},1940,{"MF"[i % 2]},{("PA", "L")[i % 2]},"{labels}"')
     write(root / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv", *lines)
 

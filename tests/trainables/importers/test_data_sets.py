@@ -18,9 +18,11 @@ from search_spaces.names import Kind
 from tests.trainables.importers.releases import (
     RELEASES,
     chestxray14,
+    chexpert_full_resolution,
     drive_of_grand_challenge,
     ham10000,
     isic2020,
+    padchest,
     siim_acr_stage_2,
 )
 from tests.trainables.made_tasks import make_task
@@ -108,6 +110,16 @@ def test_chexpert(release):
     frontal = imported("chexpert", release("chexpert"), "frontal")
     assert len(frontal) == 9
     assert any(note.startswith("8 of 17 rows are left out: Frontal/Lateral") for note in frontal.notes)
+
+
+def test_chexpert_is_read_from_the_folders_of_its_full_resolution(release, tmp_path):
+    """Ids are those of the usual layout, so that subsets and the patients of a split are, too."""
+    chexpert_full_resolution(tmp_path)
+    manifest, usual = imported("chexpert", tmp_path), imported("chexpert", release("chexpert"))
+    pd.testing.assert_frame_equal(manifest.table.drop(columns="path"), usual.table.drop(columns="path"))
+    assert manifest.table["path"].str.startswith("CheXpert-v1.0 batch ").all()
+    assert read_rows(manifest).problems == ()
+    assert (usual.table["path"] == usual.table["image_id"]).all()
 
 
 @pytest.mark.parametrize("name", ["chexpert", "mimic_cxr_jpg"])
@@ -233,6 +245,18 @@ def test_ham10000_as_dataverse_names_it(release, tmp_path, metadata):
     ham10000(tmp_path / "ham", metadata)
     manifest, usual = imported("ham10000", tmp_path / "ham"), imported("ham10000", release("ham10000"))
     pd.testing.assert_frame_equal(manifest.table, usual.table)
+
+
+@pytest.mark.parametrize("copies", [2, 28])
+def test_images_that_are_there_twice_are_to_be_removed(tmp_path, copies):
+    """As in a copy on Kaggle, whose folders are there under names in capitals and in small letters."""
+    ham10000(tmp_path / "ham")
+    for file in sorted((tmp_path / "ham").glob("HAM10000_images_part_*/*.jpg"))[:copies]:
+        again = tmp_path / "ham" / f"again_{file.parent.name}" / file.name
+        again.parent.mkdir(exist_ok=True)
+        again.write_bytes(file.read_bytes())
+    with pytest.raises(UserError, match="keep one copy of each in the folder, or name keys"):
+        imported("ham10000", tmp_path / "ham")
 
 
 @pytest.mark.parametrize("table", ["ISIC_2020_Training_GroundTruth.csv", "ISIC_2020_Training_GroundTruth_v2.csv"])
@@ -387,6 +411,37 @@ def test_padchest_reads_lists_of_findings(release):
     assert table["y_Cardiomegaly"].fillna(-9).tolist() == [1, 0, -9] * 3
     assert table["sex"].tolist()[:2] == ["M", "F"]
     assert manifest.bit_depth == 16
+
+
+PADCHEST_FINDINGS = {
+    "round atelectasis": {"Atelectasis"},
+    "atelectasis basal": {"Atelectasis"},
+    "air bronchogram": {"Consolidation"},
+    "loculated pleural effusion": {"Pleural Effusion"},
+    "loculated fissural effusion": {"Pleural Effusion"},
+    "empyema": {"Pleural Effusion"},
+    "hemothorax": {"Pleural Effusion"},
+    "hydropneumothorax": {"Pleural Effusion", "Pneumothorax"},
+    "calcified pleural thickening": {"Pleural Thickening"},
+    "apical pleural thickening": {"Pleural Thickening"},
+    "sternotomy": set(),
+}
+
+
+def test_padchest_takes_a_narrower_finding_for_the_wider_one(tmp_path):
+    padchest(tmp_path / "pad", [f"['{finding}', 'scoliosis']" for finding in PADCHEST_FINDINGS])
+    manifest = imported("padchest", tmp_path / "pad")
+    for (_, row), (finding, labels) in zip(manifest.table.iterrows(), PADCHEST_FINDINGS.items(), strict=True):
+        assert {name for name in manifest.labels if row[f"y_{name}"] == 1} == labels, finding
+
+
+def test_padchest_does_not_know_what_an_unreadable_or_unchanged_study_shows(tmp_path):
+    silent = ["['exclude']", "['cardiomegaly', 'suboptimal study']", "['unchanged', 'normal']"]
+    padchest(tmp_path / "pad", [*silent, "['cardiomegaly']", "['normal']"])
+    manifest = imported("padchest", tmp_path / "pad")
+    flags = manifest.table[list(manifest.label_columns)]
+    assert flags.isna().all(axis=1).tolist() == [True] * 3 + [False] * 2
+    assert flags["y_Cardiomegaly"].tolist()[3:] == [1, 0]
 
 
 def test_cifar10(release):
