@@ -75,7 +75,8 @@ def joined_rows(
     """
     rows = next(iter(tables.values()))
     for join in column_map.joins:
-        rows = _joined(rows, tables[join.table], join, tell, problems)
+        of_files = bool(column_map.tables[join.table].files)
+        rows = _joined(rows, tables[join.table], join, of_files, tell, problems)
     return rows
 
 
@@ -310,7 +311,7 @@ def _contents(file: Place) -> str:
 
 
 def _joined(
-    rows: pd.DataFrame, other: pd.DataFrame, join: JoinSpec, tell: Tell, problems: list[RowProblem]
+    rows: pd.DataFrame, other: pd.DataFrame, join: JoinSpec, of_files: bool, tell: Tell, problems: list[RowProblem]
 ) -> pd.DataFrame:
     place = f"join with {join.table!r}"
     left = [column_of(rows, name, place).name for name in join.keys]
@@ -320,7 +321,7 @@ def _joined(
     single = _one_per_key(keyed, left, join.table, tell)
     merged = rows.merge(single.assign(**{"(found)": True}), on=left, how="left", validate="many_to_one")
     lost = merged.pop("(found)").isna()
-    problems += _ambiguous(merged.pop(_SEVERAL), rows, join)
+    problems += _ambiguous(merged.pop(_SEVERAL), rows, join, of_files)
     if lost.any() and join.unmatched == "refuse":
         first = int(lost.argmax())
         key = ", ".join(str(rows[name].iat[first]) for name in left)
@@ -345,19 +346,29 @@ def _one_per_key(keyed: pd.DataFrame, keys: list[Any], table: str, tell: Tell) -
     return first.merge(places.rename(_SEVERAL).reset_index(), on=keys, how="left")
 
 
-def _ambiguous(several: pd.Series[Any], rows: pd.DataFrame, join: JoinSpec) -> list[RowProblem]:
+def _ambiguous(several: pd.Series[Any], rows: pd.DataFrame, join: JoinSpec, of_files: bool) -> list[RowProblem]:
     """Problems of the rows whose key has several rows in the other table, by their cell ``ROW``.
+
+    Args:
+        several: Where these stand, blank for rows that find at most one.
+        rows: What was joined.
+        join: By which keys.
+        of_files: Whether the other table has a row per file.
 
     Raises:
         UserError: Most rows find several, so that the keys are at fault.
     """
     found = np.flatnonzero(several.notna().to_numpy(dtype=bool)).tolist()
     keys = {row: ", ".join(str(rows[name].iat[row]) for name in join.keys) for row in found}
-    advice = "combine its rows, or name the keys that tell them apart"
+    if of_files:
+        case, way_out = "files are there twice", "keep one copy of each in the folder, or name keys that tell them apart"
+    else:
+        case = f"table {join.table!r} may have several rows for one key"
+        way_out = "combine its rows, or name the keys that tell them apart"
     if len(found) > _MISREAD_SHARE * len(rows):
         raise UserError(
             f"join with {join.table!r}: {len(found)} of {len(rows)} rows find several there, such as {keys[found[0]]} "
-            f"({several.iat[found[0]]}); {advice}"
+            f"({several.iat[found[0]]}); {way_out}"
         )
     numbers = np.asarray(rows[ROW], dtype=np.int64)
     return [
@@ -365,7 +376,7 @@ def _ambiguous(several: pd.Series[Any], rows: pd.DataFrame, join: JoinSpec) -> l
             row=int(numbers[row]),
             reason=Reason.JOIN,
             detail=f"table {join.table!r} has several rows for {keys[row]}: {several.iat[row]}",
-            advice=f"If table {join.table!r} may have several rows for one key, {advice}",
+            advice=f"If {case}, {way_out}",
         )
         for row in found
     ]
