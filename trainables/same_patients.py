@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from search_spaces.names import Column
+from trainables.importers.catalogue import shipped_names
 from trainables.manifest import Manifest
 
 _MAP = "map "
@@ -12,15 +13,20 @@ _MAP = "map "
 def ids_compare(one: Manifest, other: Manifest) -> bool:
     """Whether equal ids of two manifests mean one patient, and different ids two.
 
-    So it is where one column map read both: a release names its patients once, whatever labels or views were chosen. So
-    it is, too, for tables of one folder if images that both name are of the same patient in both. Elsewhere nothing is
-    known: ``p1`` of two hospitals are two persons.
+    So it is where one shipped column map read both: a release names its patients once, whatever labels or views were
+    chosen. A map of a user's own may read the exports of many hospitals: what it read compares within one folder, and
+    elsewhere if images that both name are of the same patient in both. Other tables need both, the folder and such
+    images. Elsewhere nothing is known: ``p1`` of two hospitals are two persons.
     """
     if not (one.patients_known and other.patients_known) or one.grouping != other.grouping:
         return False
     if one.importer != other.importer:
         return False
-    return one.importer.startswith(_MAP) or (str(one.root) == str(other.root) and _shared_images_agree(one, other))
+    one_folder = str(one.root) == str(other.root)
+    if one.importer.startswith(_MAP):
+        shipped = one.importer.removeprefix(_MAP) in shipped_names()
+        return shipped or one_folder or _shared_images_agree(one, other)
+    return one_folder and _shared_images_agree(one, other)
 
 
 def _shared_images_agree(one: Manifest, other: Manifest) -> bool:
