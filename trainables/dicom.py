@@ -215,7 +215,7 @@ def _refuse_no_range(dataset: Dataset, file: Place, frame: int, window: Window |
                 "number; numbers expected, the slope other than 0"
             )
     voi = _with_frame_groups(dataset, frame, "FrameVOILUTSequence")
-    if window is not None or voi.get("VOILUTSequence") or "WindowCenter" not in voi:
+    if window is not None or voi.get("VOILUTSequence") or not _has_window(voi):
         return
     centre, width = _number(voi, "WindowCenter", 0), _number(voi, "WindowWidth", 0)
     linear = str(voi.get("VOILUTFunction") or "LINEAR").upper() == "LINEAR"
@@ -224,6 +224,11 @@ def _refuse_no_range(dataset: Dataset, file: Place, frame: int, window: Window |
             f"image {file} is a DICOM file whose window (WindowCenter, WindowWidth) is of no width or no number; "
             "--window CENTRE,WIDTH gives all files another"
         )
+
+
+def _has_window(voi: Dataset) -> bool:
+    """Whether a window is given; an element without a value is none."""
+    return voi.get("WindowCenter") is not None
 
 
 def _number(dataset: Dataset, element: str, default: float) -> float:
@@ -246,7 +251,7 @@ def _grey(
     if window is None and voi.get("VOILUTSequence"):
         bits = int(voi.VOILUTSequence[0].LUTDescriptor[2])
         return _eight_bits(apply_voi(values.astype(np.int64), voi).astype(np.float64), 0, 2**bits - 1)
-    if window is not None or voi.get("WindowCenter") is not None:
+    if window is not None or _has_window(voi):
         return _eight_bits(apply_windowing(values, _eight_bit_window(voi, window)), 0, 255)
     return _eight_bits(values, *_full_range(modality))
 

@@ -41,6 +41,9 @@ def test_a_declared_window_is_used_in_place_of_the_files_own(tmp_path):
 def test_without_a_window_the_stored_bits_are_the_range(tmp_path):
     file = write_dicom(tmp_path / "a.dcm", RAMP, **HOUNSFIELD)
     np.testing.assert_array_equal(read_rgb(file)[..., 0], np.rint(RAMP / 4095 * 255))
+    empty = write_dicom(tmp_path / "c.dcm", RAMP, WindowCenter=None, WindowWidth=None, **HOUNSFIELD)
+    np.testing.assert_array_equal(read_rgb(empty), read_rgb(file))
+    assert shown_size(empty) == (64, 64)
     signed = write_dicom(tmp_path / "b.dcm", np.array([[-32768, 0], [32767, 1]], dtype=np.int16))
     assert read_rgb(signed)[..., 0].tolist() == [[0, 128], [255, 128]]
 
