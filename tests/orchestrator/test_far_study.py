@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("ray")
-pytest.importorskip("s3fs", reason="images in a bucket need s3fs")
 
 from dashboards import load_predictions, load_results
 from search_spaces.home import scalecurves_home
@@ -21,9 +20,20 @@ from trainables.places import place
 from trainables.storage import Storage
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-pytest_plugins = ("tests.s3_plugin",)
+pytest_plugins = ("tests.s3_plugin", "tests.gcs_plugin")
 
 AXES = raw_study()["axes"] | {"pretraining_source": ["random"]}
+
+
+@pytest.fixture(params=["s3", "gs"])
+def far(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """URI of a bucket for images, and of a storage in it."""
+    if request.param == "gs":
+        pytest.importorskip("gcsfs", reason="images in a bucket need gcsfs")
+        return request.getfixturevalue("gcs_bucket"), f"{request.getfixturevalue('gcs_storage')}/sc?scheme=http"
+    pytest.importorskip("s3fs", reason="images in a bucket need s3fs")
+    bucket, server = request.getfixturevalue("bucket"), request.getfixturevalue("s3_server")
+    return bucket, f"{bucket}/sc?endpoint_override={server}&scheme=http"
 
 
 def far_task(folder: Path, bucket: str) -> None:
@@ -38,14 +48,14 @@ def far_task(folder: Path, bucket: str) -> None:
 
 
 def test_a_study_in_a_bucket_is_trained_recorded_evaluated_exported_and_pruned(
-    bucket: str, s3_server: str, tmp_path: Path
+    far: tuple[str, str], tmp_path: Path
 ) -> None:
+    bucket, storage = far
     later = raw_study(axes=AXES, seeds=1)
     first = raw_study(axes=AXES, seeds=1)
     del first["tasks"]["spots"]["evaluate"]
     file = write_study(tmp_path, **first)
     far_task(tmp_path / "moved", bucket)
-    storage = f"{bucket}/sc?endpoint_override={s3_server}&scheme=http"
     where = ("--storage", storage, "--out", tmp_path / "report")
     assert "2 trials trained, 0 were done before, 0 failed" in call("run", file, *where)
     assert "0 trials trained, 2 were done before, 0 failed" in call("run", file, *where)
