@@ -33,8 +33,8 @@ _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
 
 _OF_GOOGLE = frozenset({"gs", "gcs"})
 _ZONAL = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"
-"""Variable that gcsfs reads when it is imported. Unless it is off, every file that is opened may first wait half a minute
-and more for what kind of bucket this is: that is asked by gRPC, which is often blocked, and no failure is remembered."""
+"""Variable that gcsfs reads when it is imported. Unless it is off, every file that is opened may first wait half a
+minute and more for what kind of bucket this is: gRPC asks, which is often blocked, and no failure is remembered."""
 
 _opened: set[tuple[str, str]] = set()
 """Scheme and bucket or host of the file systems that this process has opened."""

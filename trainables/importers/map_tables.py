@@ -361,7 +361,8 @@ def _ambiguous(several: pd.Series[Any], rows: pd.DataFrame, join: JoinSpec, of_f
     found = np.flatnonzero(several.notna().to_numpy(dtype=bool)).tolist()
     keys = {row: ", ".join(str(rows[name].iat[row]) for name in join.keys) for row in found}
     if of_files:
-        case, way_out = "files are there twice", "keep one copy of each in the folder, or name keys that tell them apart"
+        case = "files are there twice"
+        way_out = "keep one copy of each in the folder, or name keys that tell them apart"
     else:
         case = f"table {join.table!r} may have several rows for one key"
         way_out = "combine its rows, or name the keys that tell them apart"
