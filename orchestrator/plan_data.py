@@ -125,6 +125,7 @@ def read_data(
         if rows is None:
             continue
         data.rows[name] = rows
+        found.notes += _partly_scored(name, rows)
         pool = SubsetPool(rows.pool(task.labels), task.labels, task.kind)
         scaled = task.validation == "scaled"
         val_pool = SubsetPool(rows.val_pool(task.labels), task.labels, task.kind) if scaled else None
@@ -138,6 +139,20 @@ def read_data(
                 elif drawn is not None:
                     data.empty.setdefault((name, amount), f"{drawn} (subset seed {seed})")
     return data
+
+
+def _partly_scored(task: str, rows: TaskRows) -> list[str]:
+    """Says which labels of a task an evaluation set lacks: a model of all is scored on the others alone."""
+    notes = []
+    for name, of_set in rows.sets.items():
+        masked = [label for label, other in of_set.columns.items() if other is None]
+        if masked:
+            scored = len(of_set.columns) - len(masked)
+            notes.append(
+                f"task {task!r}: {name} is scored on {scored} of {len(of_set.columns)} labels, not on "
+                f"{', '.join(masked)}"
+            )
+    return notes
 
 
 def chain(trial: Trial) -> list[Trial]:

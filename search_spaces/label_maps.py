@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
@@ -43,3 +44,33 @@ def label_map_of(name: str) -> dict[str, str]:
     if name not in label_maps():
         raise ValueError(unknown("label map", name, label_maps()))
     return dict(label_maps()[name])
+
+
+def joined_labels(name: str, labels: Collection[str], others: Collection[str]) -> dict[str, str]:
+    """What a shipped map joins of two sides, each of which may have some of its data set's labels alone.
+
+    Args:
+        name: Of the map.
+        labels: What it is to map.
+        others: What they may be called.
+
+    Raises:
+        ValueError: There is no such map, it joins none of them, or read the other way round it joins more.
+    """
+    first, _, second = name.partition("_to_")
+    joined, reverse = (_within(which, labels, others) for which in (name, f"{second}_to_{first}"))
+    if len(reverse) > len(joined):
+        raise ValueError(
+            f"label map {name!r} joins {len(joined)} of the labels, {second}_to_{first} {len(reverse)}: "
+            "the data set that is trained on comes first"
+        )
+    if not joined:
+        raise ValueError(
+            f"label map {name!r} joins none of {', '.join(labels)} with one of {', '.join(others)}. It joins "
+            + ", ".join(f"{label} with {other}" for label, other in label_map_of(name).items())
+        )
+    return joined
+
+
+def _within(name: str, labels: Collection[str], others: Collection[str]) -> dict[str, str]:
+    return {label: other for label, other in label_map_of(name).items() if label in labels and other in others}

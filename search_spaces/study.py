@@ -58,7 +58,7 @@ class EvaluationSetSpec(StrictModel):
             of them form this set. What is trained on is part of the identity: a set that is added like this later
             trains the trials of its task anew.
         label_map: This task's label -> the other manifest's label; labels not named are masked. Equal names if not
-            given. Or the name of a shipped map, such as ``chexpert_to_chestxray14``.
+            given. Or the name of a shipped map, such as ``chexpert_to_chestxray14``: of it counts what both sides have.
         aggregate: What is scored: each ``image``, or all images of a ``study`` (examination) or ``patient`` as one.
             One is positive for a label if one of its images is; an ordinal one has its highest class.
         aggregate_by: Its probability: the ``mean`` over its images, or the largest (``max``).
@@ -68,7 +68,7 @@ class EvaluationSetSpec(StrictModel):
     manifest: str | None = None
     where: Where = {}
     held_out: bool = False
-    label_map: dict[str, str] | None = None
+    label_map: str | dict[str, str] | None = None
     split: tuple[str, ...] | None = None
     aggregate: Unit = Unit.IMAGE
     aggregate_by: Literal["mean", "max"] = "mean"
@@ -78,10 +78,12 @@ class EvaluationSetSpec(StrictModel):
         """Short text for predictions: ``none``, ``patient:mean``."""
         return NO_AGGREGATION if self.aggregate is Unit.IMAGE else f"{self.aggregate}:{self.aggregate_by}"
 
-    @field_validator("label_map", mode="before")
+    @field_validator("label_map")
     @classmethod
-    def _shipped_map(cls, value: Any) -> Any:
-        return label_map_of(value) if isinstance(value, str) else value
+    def _known_map(cls, value: str | dict[str, str] | None) -> str | dict[str, str] | None:
+        if isinstance(value, str):
+            label_map_of(value)
+        return value
 
 
 class TaskSpec(StrictModel):

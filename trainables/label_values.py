@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.exceptions import UserError, unknown
+from search_spaces.label_maps import joined_labels
 from search_spaces.label_policy import SMOOTHED, BlankPolicy, LabelPolicy, PolicyName, policy_of
 from search_spaces.names import MISSING_CLASS, UNCERTAIN, Column, Kind
 from trainables.manifest import CLASS_KINDS, Manifest
@@ -18,7 +19,7 @@ Columns = Mapping[str, str | None]
 
 
 def matched_labels(
-    labels: Sequence[str], kind: Kind, manifest: Manifest, label_map: Mapping[str, str] | None, where: str
+    labels: Sequence[str], kind: Kind, manifest: Manifest, label_map: str | Mapping[str, str] | None, where: str
 ) -> dict[str, str | None]:
     """Which label of a manifest stands for each label of a task.
 
@@ -26,30 +27,16 @@ def matched_labels(
         labels: The task's labels (classes).
         kind: The task's kind.
         manifest: Whose labels are looked up.
-        label_map: The task's label -> the manifest's; equal names if not given.
+        label_map: The task's label -> the manifest's; or the name of a shipped map, of which the labels count that
+            both sides have; equal names if not given.
         where: What asks, for messages.
 
     Raises:
-        UserError: A label that either side lacks, no shared label, or kinds that cannot be compared.
+        UserError: A label of a written map that either side lacks, no shared label, a shipped map the wrong way round,
+            or kinds that cannot be compared.
     """
-    if kind in CLASS_KINDS and manifest.kind not in CLASS_KINDS:
-        raise UserError(
-            f"{where}: a {kind} task cannot be scored on manifest {manifest.name!r}, which is {manifest.kind}: "
-            "its images have no single class"
-        )
-    if (kind is Kind.SEGMENTATION) != (manifest.kind is Kind.SEGMENTATION):
-        raise UserError(
-            f"{where}: a {kind} task cannot be scored on manifest {manifest.name!r}, which is {manifest.kind}: masks "
-            "and labels of images do not compare"
-        )
-    for label, other in (label_map or {}).items():
-        if label not in labels:
-            raise UserError(unknown("label of the task", label, labels, f"{where}.label_map"))
-        if other not in manifest.labels:
-            raise UserError(
-                unknown(f"label of manifest {manifest.name!r}", other, manifest.labels, f"{where}.label_map")
-            )
-    named = {label: label for label in manifest.labels} if label_map is None else label_map
+    _refuse_other_kind(kind, manifest, where)
+    named = _named_labels(labels, manifest, label_map, where)
     columns = {label: named.get(label) for label in labels}
     if not any(columns.values()):
         raise UserError(
@@ -61,6 +48,40 @@ def matched_labels(
         twice = sorted({other for other in used if used.count(other) > 1})
         raise UserError(f"{where}: label_map gives {', '.join(twice)} to several classes; each may be given once")
     return columns
+
+
+def _refuse_other_kind(kind: Kind, manifest: Manifest, where: str) -> None:
+    if kind in CLASS_KINDS and manifest.kind not in CLASS_KINDS:
+        raise UserError(
+            f"{where}: a {kind} task cannot be scored on manifest {manifest.name!r}, which is {manifest.kind}: "
+            "its images have no single class"
+        )
+    if (kind is Kind.SEGMENTATION) != (manifest.kind is Kind.SEGMENTATION):
+        raise UserError(
+            f"{where}: a {kind} task cannot be scored on manifest {manifest.name!r}, which is {manifest.kind}: masks "
+            "and labels of images do not compare"
+        )
+
+
+def _named_labels(
+    labels: Sequence[str], manifest: Manifest, label_map: str | Mapping[str, str] | None, where: str
+) -> Mapping[str, str]:
+    """The task's label -> the manifest's, as a map says; of a shipped one both sides may lack some."""
+    if label_map is None:
+        return {label: label for label in manifest.labels}
+    if isinstance(label_map, str):
+        try:
+            return joined_labels(label_map, labels, manifest.labels)
+        except ValueError as error:
+            raise UserError(f"{where}.label_map: {error}") from error
+    for label, other in label_map.items():
+        if label not in labels:
+            raise UserError(unknown("label of the task", label, labels, f"{where}.label_map"))
+        if other not in manifest.labels:
+            raise UserError(
+                unknown(f"label of manifest {manifest.name!r}", other, manifest.labels, f"{where}.label_map")
+            )
+    return label_map
 
 
 def raw_values(

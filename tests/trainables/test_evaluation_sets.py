@@ -170,6 +170,14 @@ REFUSED = {
     "no shared label": ({"x": {"manifest": "lesions"}}, "no shared labels. The task has opacity, nodule"),
     "label of the task": ({"x": {"label_map": {"opacty": "opacity"}}}, "Did you mean 'opacity'"),
     "label of the other": ({"x": {"label_map": {"opacity": "noduel"}}}, "Did you mean 'nodule'"),
+    "label of half a written map": (
+        {"x": {"label_map": {"opacity": "opacity", "Pneumonia": "nodule"}}},
+        "unknown label of the task 'Pneumonia' in tasks.task_findings.evaluate.x.label_map",
+    ),
+    "shipped map": (
+        {"x": {"label_map": "chexpert_to_chestxray14"}},
+        "evaluate.x.label_map: label map 'chexpert_to_chestxray14' joins none of opacity, nodule with one of",
+    ),
     "trained images": ({"x": {"manifest": "findings"}}, "22 of its 48 rows are images of patients that the task"),
     "trained split": (
         {"x": {"split": ["val"]}},
