@@ -23,7 +23,6 @@ from dashboards.pairing import Drawn, odd_seeds
 from dashboards.prediction_sets import PredictionSet, scored_as
 from dashboards.set_design import SetDesign
 from dashboards.statistics import (
-    Metric,
     Predictions,
     SeedKey,
     Temperature,
@@ -300,7 +299,7 @@ def _set_runs(name: str, seen: SeenBlock, rows: pd.DataFrame, exclusions: list[E
 def _not_whole(seen: SeenBlock, found: tuple[PredictionSet, SetDesign], trial_id: str) -> Exclusion:
     """Of a run that lacks a logit: its primary metric may be of another label, and then counts all the same."""
     prediction, design = found
-    classes = design.classes if seen.metric == Metric.AUC_MACRO else None
+    classes = design.class_set(seen.metric)
     value = influence_of(seen.metric, prediction, design.index, classes).value
     counts = math.isfinite(value)
     return Exclusion(

@@ -35,7 +35,7 @@ class TaskView:
         return {s: values[t, set_name, name] for s, t in trials.items() if (t, set_name, name) in values}
 
     def shifted_runs(self, cell: CellKey, set_name: str) -> tuple[dict[SeedKey, Influence], dict[SeedKey, Influence]]:
-        """Seed -> primary metric in domain, and on a shifted set: of a macro AUC over the labels of both sets."""
+        """Seed -> primary metric in domain, and on a shifted set: of a macro average over the labels of both sets."""
         estimates = self.estimates
         if estimates.shared_classes.get(set_name) == ():
             return {}, {}

@@ -26,7 +26,7 @@ def influence_of(
         metric: A name of ``metric_names`` of its kind.
         prediction: The run's predictions.
         index: Patients of the rows.
-        class_set: Labels that a macro AUC runs over; all if not given.
+        class_set: Labels that a macro average runs over; all if not given.
         rows: Row numbers to take; all if not given.
 
     Raises:

@@ -173,13 +173,13 @@ class TaskEstimates:
         values: (trial_id, set, metric) -> estimate.
         groups: (trial_id, set, column, group) -> estimate of the primary metric.
         sizes: Evaluation set -> facts: images, patients, positives of the rarest label.
-        left_out: Evaluation set -> labels with too few patients to be part of a macro AUC.
+        left_out: Evaluation set -> labels with too few patients to be part of a macro average.
         unrecorded: Evaluation set -> subgroup columns of the study that are blank for all of its images.
         outdated: (scale, amount, evaluation set) of blocks that were watched with a version of the set that is not the
             one which is used in the end.
-        shared_classes: Shifted set -> labels that a macro AUC there and in the in-domain test can both be the mean of;
+        shared_classes: Shifted set -> labels that a macro average both there and in the in-domain test can be of;
             only they make a loss from one to the other.
-        on_shared: (trial_id, shifted set) -> macro AUC over those labels, in domain and there; only where the two sets
+        on_shared: (trial_id, shifted set) -> macro average over them, in domain and there; only where the two sets
             have different labels.
         chance: Evaluation set -> a run that knows the prevalences alone.
         shared_patients: Evaluation set -> its patients that are in training or validation too; None if that was not

@@ -184,8 +184,9 @@ def _mixed(results: pd.DataFrame) -> list[str]:
 
 def _left_out(tables: Tables) -> list[str]:
     return [
-        f"On {place} the macro AUC leaves out {', '.join(labels)}: too few patients with or without it to be tested. "
-        "The metric in MLflow is the mean over all classes. A loss on a shifted set is over the labels of both sets."
+        f"On {place} the macro average leaves out {', '.join(labels)}: too few patients with or without it to be "
+        "tested. So does the metric in MLflow, unless an earlier version recorded the mean over all classes. "
+        "A loss on a shifted set is over the labels of both sets."
         for place, labels in tables.left_out.items()
     ]
 

@@ -103,7 +103,7 @@ def _estimates_of(evidence: Evidence, task: str, rows: pd.DataFrame, watch: Watc
     _settle(result, versions)
     for block in watched:
         _name_outdated(result, versions, block)
-    if result.metric == Metric.AUC_MACRO and IN_DOMAIN in versions.designs:
+    if IN_DOMAIN in versions.designs and versions.designs[IN_DOMAIN].class_set(result.metric):
         for name in versions.designs.keys() - {IN_DOMAIN}:
             for trial_id in result.rows.index:
                 compare_shared_classes(result, evidence, (str(trial_id), name), versions.designs)
@@ -264,7 +264,7 @@ def _add_ensemble(
         first.y,
         mean.logits,
         design.index,
-        class_set=design.classes if result.metric == Metric.AUC_MACRO else None,
+        class_set=design.class_set(result.metric),
     )
     if len(mean.members) > 1:
         result.ensembles[cell, first.name] = SeedEnsemble(influence=influence, members=mean.members)
@@ -297,7 +297,7 @@ def _settle(result: TaskEstimates, versions: SetVersions) -> None:
         if chance is None:
             continue
         result.chance[name] = chance
-        if result.metric == Metric.AUC_MACRO:
+        if design.class_set(result.metric):
             result.left_out[name] = tuple(label for label in versions.labels(name) if label not in design.classes)
     for cell, name in list(result.ensembles):
         chance = result.chance.get(name)
@@ -367,7 +367,7 @@ def _estimate_trial(result: TaskEstimates, trial_id: str, prediction: Prediction
     known = metric_names(prediction.kind, prediction.labels)
     for metric in dict.fromkeys([result.metric, *SECONDARY_METRICS]):
         if metric in known:
-            class_set = design.classes if metric == Metric.AUC_MACRO else None
+            class_set = design.class_set(metric)
             influence = influence_of(metric, prediction, design.index, class_set)
             result.values[trial_id, prediction.name, metric] = influence
     for group in design.groups if result.metric in known and result.metric not in _OF_RANKS else ():

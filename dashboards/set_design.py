@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dashboards.prediction_sets import PredictionSet
 from dashboards.statistics import (
+    MACRO,
     MIN_TEST_PATIENTS,
     LabelCounts,
     PatientIndex,
@@ -85,7 +86,7 @@ class SetDesign:
         groups: Subgroups of every asked column that the set has.
         recorded: Subgroup column -> (N,) values that the groups are made of (``recorded_columns``).
         unrecorded: Asked columns that the set lacks, or that are blank for all of its images.
-        classes: Labels that a macro AUC is the mean of: those with enough patients to be tested, if there are two.
+        classes: Labels that a macro average is the mean of: those with enough patients to be tested, if there are two.
         sizes: images, patients, the label with fewest positives: rarest_label, n_pos;
             and rarest_patients, of the classes above the fewest patients with a positive or with a negative image.
     """
@@ -100,6 +101,10 @@ class SetDesign:
     unrecorded: tuple[str, ...]
     classes: tuple[str, ...]
     sizes: dict[str, Any]
+
+    def class_set(self, metric: str) -> tuple[str, ...] | None:
+        """The labels that a metric runs over: ``classes`` if it is a macro average of several, else None for all."""
+        return self.classes if metric in MACRO and len(self.labels) > 1 else None
 
     def fits(self, prediction: PredictionSet) -> bool:
         """Whether predictions are of this set, image by image and label by label."""
@@ -134,7 +139,7 @@ def design_of(prediction: PredictionSet, columns: Sequence[str]) -> SetDesign:
     positives = prediction.positives
     rarest = min(positives, key=lambda label: positives[label])
     index = index_patients(prediction.patient)
-    classes = _macro_classes(prediction)
+    classes = macro_classes(prediction)
     sizes = {
         "images": prediction.images,
         "patients": len(index.ids),
@@ -170,8 +175,18 @@ def _rarest_patients(prediction: PredictionSet, classes: Sequence[str]) -> int:
     return min(min(c.positive_patients, c.negative_patients) for c in counts if c.label in classes)
 
 
-def _macro_classes(prediction: PredictionSet) -> tuple[str, ...]:
-    """Frozen from the truth alone: one rare class would leave the mean over all of them without any test."""
+def macro_classes(prediction: PredictionSet) -> tuple[str, ...]:
+    """The labels that a macro average on a set runs over, in the record and in the report.
+
+    They are frozen from the truth alone: one rare class would leave the mean over all of them without any test.
+
+    Args:
+        prediction: Any trial's.
+
+    Returns:
+        Those with 20 positive and 20 negative patients; if there are not two, those with 10; else all. Of masks
+        patients with the label are enough.
+    """
     counts = _counts(prediction, np.ones(len(prediction.patient), dtype=bool))
     for least in (MIN_TEST_PATIENTS, MIN_SHOWN_PATIENTS):
         classes = frozen_class_set(counts, least)

@@ -10,7 +10,7 @@ import numpy as np
 from dashboards.estimates import chance_of_set
 from dashboards.prediction_sets import PredictionSet
 from dashboards.set_design import SetDesign, design_of, other_groups
-from dashboards.statistics import Influence, Metric, metric_names
+from dashboards.statistics import Influence, metric_names
 
 
 class SetVersions:
@@ -107,7 +107,7 @@ class SetVersions:
         design, prediction = self._versions[name][0]
         if metric not in metric_names(prediction.kind, prediction.labels):
             return None
-        classes = design.classes if metric == Metric.AUC_MACRO else None
+        classes = design.class_set(metric)
         return chance_of_set(metric, prediction, design.index, classes)
 
     def shared_patients(self, name: str) -> int | None:

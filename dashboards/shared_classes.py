@@ -1,4 +1,4 @@
-"""A macro AUC over other classes is another number: the loss on a shifted set is taken over those of both sets."""
+"""A macro average over other classes is another number: the loss on a shifted set is over the classes of both sets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dashboards.evidence import IN_DOMAIN, Evidence, TaskEstimates
 from dashboards.prediction_sets import PredictionSet
 from dashboards.seen_batches import Batch
 from dashboards.set_design import SetDesign
-from dashboards.statistics import Influence, Metric, index_patients, patient_influence
+from dashboards.statistics import Influence, index_patients, patient_influence
 from dashboards.statistics.run_batches import auc_influences
 
 
@@ -39,12 +39,13 @@ def compare_shared_classes(
         return
     result.shared_classes.setdefault(name, shared)
     if key not in result.on_shared and _other_shared_classes(result, key):
-        near, far = (_macro_auc(evidence.predictions[trial_id, s], designs[s], shared) for s in (IN_DOMAIN, name))
+        both = (IN_DOMAIN, name)
+        near, far = (_average(result.metric, evidence.predictions[trial_id, s], designs[s], shared) for s in both)
         result.on_shared[key] = (near, far)
 
 
 def _shared_classes(result: TaskEstimates, key: tuple[str, str]) -> tuple[str, ...] | None:
-    """Classes of a trial's macro AUC both in domain and on another set; None if one of the two is not known."""
+    """Classes of a trial's macro average both in domain and on another set; None if one of the two is not known."""
     sides = [result.values.get((key[0], name, result.metric)) for name in (IN_DOMAIN, key[1])]
     if any(side is None for side in sides):
         return None
@@ -53,15 +54,15 @@ def _shared_classes(result: TaskEstimates, key: tuple[str, str]) -> tuple[str, .
 
 
 def _other_shared_classes(result: TaskEstimates, key: tuple[str, str]) -> tuple[str, ...]:
-    """The shared classes if one of the two macro AUC is not over them; none if both are."""
+    """The shared classes if one of the two macro averages is not over them; none if both are."""
     shared = _shared_classes(result, key) or ()
     own = {result.values[key[0], name, result.metric].classes for name in (IN_DOMAIN, key[1])} if shared else set()
     return () if own == {shared} else shared
 
 
-def _macro_auc(prediction: PredictionSet, design: SetDesign, classes: tuple[str, ...]) -> Influence:
+def _average(metric: str, prediction: PredictionSet, design: SetDesign, classes: tuple[str, ...]) -> Influence:
     return patient_influence(
-        Metric.AUC_MACRO,
+        metric,
         prediction.kind,
         prediction.labels,
         prediction.y,

@@ -71,7 +71,7 @@ class Tables:
         tuning: What the search of each cell chose.
         stages: How good the trials are that others start from.
         exclusions: Results that are not used, counted by reason.
-        left_out: "task, set" -> labels with too few patients to be part of a macro AUC.
+        left_out: "task, set" -> labels with too few patients to be part of a macro average.
         unrecorded: (task, set) -> subgroup columns of the study that are blank for all of its images.
         further: The tables of ``dashboards.further_tables`` and ``dashboards.representation_tables``, by name.
     """

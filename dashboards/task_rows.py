@@ -52,7 +52,7 @@ class TaskRows:
         primary_amounts: Amounts of its primary family.
         exclusions: Results that are not used.
         further_exclusions: Those that further tables do not use.
-        left_out: "task, set" -> labels with too few patients to be part of a macro AUC.
+        left_out: "task, set" -> labels with too few patients to be part of a macro average.
         unrecorded: (task, set) -> subgroup columns of the study that are blank for all of its images.
     """
 

@@ -9,7 +9,7 @@ from dashboards.cell_tables import numbers
 from dashboards.estimates import influence_of
 from dashboards.prediction_sets import PredictionSet
 from dashboards.set_design import SetDesign, design_of
-from dashboards.statistics import Estimate, Metric, combined_interval, metric_names
+from dashboards.statistics import Estimate, combined_interval, metric_names
 from dashboards.statistics.masks import SCALES, mask_influence, mask_interval
 
 
@@ -45,5 +45,5 @@ def _estimate(metric: str, found: PredictionSet, design: SetDesign, level: float
     if found.is_masks:
         influence = mask_influence(metric, found.labels, found.logits, found.known_distances, design.index)
         return mask_interval(metric, {"": influence}, level=level)
-    classes = design.classes if metric == Metric.AUC_MACRO else None
+    classes = design.class_set(metric)
     return combined_interval({"": influence_of(metric, found, design.index, classes)}, level=level)

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from dashboards.evidence import IN_DOMAIN
+from dashboards.prediction_sets import read_predictions
 from dashboards.statistics import Metric
 from dashboards.tracking import RecordMetric, RecordTag, metric_key
 from orchestrator.entries import MAX_PARAM, MAX_TAG, Attempt, Entry, Point, set_tags, texts, user_name
 from orchestrator.ingest_predictions import PredictionFiles, Truth
 from orchestrator.ingest_problems import Problems
 from orchestrator.ingest_rows import Row
-from orchestrator.metrics import SetMetrics, score_file
+from orchestrator.metrics import SetMetrics, score, score_file
 from search_spaces.amounts import Amount, Seed
 from search_spaces.exceptions import DataError
 from search_spaces.identity import canonical, digest
@@ -247,15 +248,17 @@ def entry_of(
         finished_at=reported_at,
     )
     sets: list[SetMetrics] = []
+    contradicted: list[str] = []
     artifacts: dict[str, Path] = {}
     kinds: set[str] = set()
     for name, file in trial.predictions.items():
         table = files.publishable(file.path, task=trial.axes["task"], set_name=name, trial_id=trial_id)
         path = write_predictions(table, staged, name)
         artifacts[f"{Artifact.PREDICTIONS}/{path.name}"] = path
-        sets.append(score_file(path))
+        scores = score_file(path)
+        sets.append(scores)
+        contradicted += _contradicted(trial, scores, path)
         kinds.add(table.schema.metadata[b"kind"].decode())
-    contradicted = [text for scores in sets for text in _contradicted(trial, scores)]
     sets = [_with_reported(trial, name, sets) for name in dict.fromkeys([*trial.values, *trial.predictions])]
     tags = _tags(trial, attempt, study, primary, next(iter(kinds), None)) | set_tags(sets)
     points = [*_count_points(trial), *(Point(k, v) for s in sets for k, v in s.values.items())]
@@ -264,13 +267,23 @@ def entry_of(
     return entry, contradicted
 
 
-def _contradicted(trial: ReportedTrial, scores: SetMetrics) -> list[str]:
+def _contradicted(trial: ReportedTrial, scores: SetMetrics, path: Path) -> list[str]:
+    """Values that the predictions do not give, macro averages over all classes included: others may leave none out."""
     reported = {metric_key(scores.name, m): v for m, v in trial.values.get(scores.name, {}).items()}
+    differing = [key for key, value in reported.items() if _differ(value, scores.values.get(key))]
+    if not differing:
+        return []
+    predictions = read_predictions(path)
+    over_all = score(predictions, predictions.labels).values
     return [
-        f"{trial.name}: {key} reported as {value:.4f}, the predictions give {scores.values[key]:.4f}"
-        for key, value in reported.items()
-        if key in scores.values and math.isfinite(value) and abs(value - scores.values[key]) > _LARGEST_GAP
+        f"{trial.name}: {key} reported as {reported[key]:.4f}, the predictions give {scores.values[key]:.4f}"
+        for key in differing
+        if _differ(reported[key], over_all.get(key))
     ]
+
+
+def _differ(reported: float, computed: float | None) -> bool:
+    return computed is not None and math.isfinite(reported) and abs(reported - computed) > _LARGEST_GAP
 
 
 def _with_reported(trial: ReportedTrial, name: str, scored: list[SetMetrics]) -> SetMetrics:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ class SetMetrics:
     Attributes:
         name: The evaluation set.
         values: ``<set>/<metric>[.<label>]`` -> finite value; also ``<set>/n_images``, ``<set>/n_patients`` and
-            ``<set>/n_positive.<label>``.
+            ``<set>/n_positive.<label>``. Macro averages are over the classes of the report (``macro_classes``).
         undefined: Metrics that have no value on this set (an AUC without positives); never logged as 0.
         set_hash: Stands for the images with their patients and truth.
     """
@@ -50,14 +50,18 @@ def score_folder(folder: Path) -> list[SetMetrics]:
     return [score_file(path) for path in sorted(folder.glob("*.parquet")) if path.stem != Split.VAL]
 
 
-def score(predictions: PredictionSet) -> SetMetrics:
+def score(predictions: PredictionSet, classes: Sequence[str] | None = None) -> SetMetrics:
     """Metrics of one set of predictions.
+
+    Args:
+        predictions: Of one trial.
+        classes: Labels that macro averages run over; those of the report (``macro_classes``) if not given.
 
     Raises:
         DataError: Truth or logits are not what the kind asks for.
     """
     try:
-        metrics = _metrics(predictions)
+        metrics = _metrics(predictions, classes)
     except ValueError as error:
         raise DataError(f"predictions on {predictions.name!r} cannot be scored: {error}") from error
     computed = _keyed(predictions.name, metrics)
@@ -70,13 +74,16 @@ def score(predictions: PredictionSet) -> SetMetrics:
     )
 
 
-def _metrics(predictions: PredictionSet) -> dict[str, float]:
-    from dashboards.statistics import compute_metrics, mask_metrics  # here, as it brings scipy, which few commands need
+def _metrics(predictions: PredictionSet, classes: Sequence[str] | None) -> dict[str, float]:
+    # Here, as they bring scipy, which few commands need.
+    from dashboards.set_design import macro_classes
+    from dashboards.statistics import compute_metrics, mask_metrics
 
     of = predictions
     if of.is_masks:
         return mask_metrics(of.labels, of.logits, of.known_distances, of.patient)
-    return compute_metrics(of.kind, of.labels, of.y, of.logits)
+    averaged = macro_classes(of) if classes is None else classes
+    return compute_metrics(of.kind, of.labels, of.y, of.logits, class_set=averaged)
 
 
 def _counts(predictions: PredictionSet) -> dict[str, float]:

@@ -108,6 +108,7 @@ from dashboards.statistics.margins import noninferiority_p as noninferiority_p
 from dashboards.statistics.masks import guessed_counts as guessed_counts
 from dashboards.statistics.masks import mask_metrics as mask_metrics
 from dashboards.statistics.masks import overlap_influence as overlap_influence
+from dashboards.statistics.metrics import MACRO as MACRO
 from dashboards.statistics.metrics import Metric as Metric
 from dashboards.statistics.metrics import compute_metrics as compute_metrics
 from dashboards.statistics.metrics import higher_is_better as higher_is_better

@@ -8,7 +8,7 @@ one part (all labelled images) per label, balanced accuracy one per class. ``dec
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -40,6 +40,9 @@ class Metric(StrEnum):
 
 RANKING = (Metric.AUC, Metric.AUC_MACRO, Metric.AP, Metric.AP_MACRO)
 """Metrics that need positives and negatives of a label, and only the order of their scores."""
+
+MACRO = (Metric.AUC_MACRO, Metric.AP_MACRO, Metric.BALANCED_ACCURACY)
+"""Means over classes of what each has alone: one that is rare in a set would make all of the mean uncertain."""
 
 _PER_LABEL = (Metric.AUC, Metric.AP)
 _OVERLAPS = (Metric.DICE, Metric.IOU)
@@ -158,7 +161,8 @@ def compute_metrics(
     ``accuracy``, ``balanced_accuracy`` (mean of sensitivity and specificity, or mean recall of the classes that occur),
     ``nll`` in nats, ``brier`` (in [0, 1], for softmax in [0, 2]), ``ece`` with 15 bins of equal width (of the label's
     probability, for softmax of the top label's), and for ordinal tasks ``kappa`` with quadratic weights. Multilabel
-    metrics are means over the labels of the class set.
+    metrics are means over labels: the macro AUC and AP and the balanced accuracy, also of classes, over the class set,
+    all others over all labels.
 
     Args:
         kind: binary, multilabel, multiclass or ordinal.
@@ -173,8 +177,10 @@ def compute_metrics(
     Raises:
         ValueError: Arrays that do not fit together, or an unknown kind or label.
     """
-    predictions = check_predictions(kind, labels, y, logits, class_set)
-    return {name: metric_value(name, predictions) for name in metric_names(predictions.kind, predictions.labels)}
+    averaged = check_predictions(kind, labels, y, logits, class_set)
+    whole = replace(averaged, class_set=averaged.labels)
+    names = metric_names(whole.kind, whole.labels)
+    return {name: metric_value(name, averaged if name in MACRO else whole) for name in names}
 
 
 def widest_difference(metric: str) -> float:

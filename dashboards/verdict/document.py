@@ -194,7 +194,7 @@ class ShiftedSetModel(_MeanDifferenceModel):
 
     Attributes:
         drop, drop_low, drop_high: The loss with its interval.
-        classes: Classes that a macro AUC is averaged over on both sides, joined by commas; empty of other metrics.
+        classes: Classes that a macro average is over on both sides, joined by commas; empty of other metrics.
     """
 
     drop: float | None

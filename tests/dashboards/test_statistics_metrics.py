@@ -24,6 +24,7 @@ from dashboards.statistics import (
 from search_spaces.names import Kind
 
 LABELS = ["a", "b", "c", "d"]
+OVER_ALL = ("accuracy", "nll", "brier", "ece", "auc.a")
 
 
 def multiclass(seed=0, n=200, n_classes=4, scale=1.0):
@@ -85,6 +86,10 @@ def test_class_set_limits_macro_averages():
     y, z = multilabel()
     found = compute_metrics("multilabel", LABELS, y, z, class_set=["b", "d"])
     assert found["auc_macro"] == pytest.approx((found["auc.b"] + found["auc.d"]) / 2)
+    alone = [compute_metrics("binary", ["x"], y[:, [k]], z[:, [k]])["balanced_accuracy"] for k in (1, 3)]
+    assert found["balanced_accuracy"] == pytest.approx(np.mean(alone))
+    whole = compute_metrics("multilabel", LABELS, y, z)
+    assert [found[name] for name in OVER_ALL] == [whole[name] for name in OVER_ALL]
     assert set(found) == set(metric_names("multilabel", LABELS))
 
 

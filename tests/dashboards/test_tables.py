@@ -214,6 +214,28 @@ def test_a_loss_on_a_shifted_set_is_over_the_classes_of_both_sets():
     assert whole["value"] != pytest.approx(row["in_domain"], abs=1e-4)
 
 
+def test_so_is_the_loss_of_a_balanced_accuracy():
+    study = whole_study()
+    predictions = {
+        (trial, name): dataclasses.replace(p, y=np.where(p.y == 2, -1, p.y)) if name == "clinic_b" else p
+        for (trial, name), p in study.predictions.items()
+    }
+    tasks = {
+        name: {"manifest": name, "primary": "balanced_accuracy", "evaluate": {other: {"manifest": "x"}}}
+        for name, other in (("skin", "clinic_b"), ("brain", "site_b"))
+    }
+    shifted = build_tables(evidence_of(study, predictions=predictions, study=make_study(tasks=tasks)))
+    where = {"task": "skin", "model_scale": "small", "pretraining_source": "natural", "data_fraction": "1"}
+    row = row_of(shifted.in_domain_vs_shifted, set="clinic_b", **where)
+    assert row["classes"] == "nevus, melanoma"
+    for column, name in (("in_domain", "test"), ("shifted", "clinic_b")):
+        runs = [predictions[trial, name] for trial in trial_ids(study.results, **where)]
+        recalls = [np.mean(p.logits[p.y == k].argmax(axis=1) == k) for p in runs for k in (0, 1)]
+        assert row[column] == pytest.approx(np.mean(recalls), abs=1e-6)
+    brain = shifted.in_domain_vs_shifted[shifted.in_domain_vs_shifted["task"] == "brain"]
+    assert set(brain["classes"]) == {""}
+
+
 class _Counted(dict):
     """Predictions that count how often each is read."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from dashboards import load_failures, load_predictions, load_results, report
 from dashboards.load import load_ingested, load_study
 from dashboards.run_heads import study_heads
+from dashboards.statistics import compute_metrics
 from orchestrator.ingest import Ingestion, IngestOptions, ingest, new_trials, read_ingestion
 from orchestrator.record import Record
 from orchestrator.record_api import ingest_study
@@ -249,6 +251,26 @@ class TestReport:
         assert contrast["verdict"].startswith("helps")
         assert "brain: AUC by sex on test" in page
         assert others(rows, predictions=folder).added == 0
+
+    def test_a_mean_over_all_classes_contradicts_no_predictions(self, others, tracking_uri, tmp_path):
+        """The record's macro AUC leaves out a class that is too rare; a table of others need not."""
+        who = np.arange(60)
+        y = np.where(who < 3, 2, who % 2).astype(np.int16)
+        z = np.random.default_rng(0).normal(0, 1, (60, 3)) + np.eye(3)[y]
+        z[y == 2, 2] -= 4
+        columns = {"image_id": who.astype(str), "patient_id": who.astype(str), "y": y}
+        table = pa.table(columns | {f"z_{label}": z[:, k] for k, label in enumerate("abc")})
+        about = {"kind": "multiclass", "labels": '["a", "b", "c"]'}
+        pq.write_table(table.replace_schema_metadata(about), tmp_path / "skin.parquet")
+        every = compute_metrics("multiclass", list("abc"), y, z)
+        recorded = compute_metrics("multiclass", list("abc"), y, z, class_set=["a", "b"])["auc_macro"]
+        assert abs(every["auc_macro"] - recorded) > 0.01
+        given = {"metric": "mean AUC", "predictions": "skin.parquet"}
+        values = {"random": every["auc_macro"], "natural": recorded, "other": 0.123}
+        got = others([row(source, value, **given) for source, value in values.items()], baseline="random")
+        assert len(got.contradicted) == 1
+        assert "other" in got.contradicted[0]
+        assert load_results("others", tracking_uri)["test/auc_macro"].tolist() == pytest.approx([recorded] * 3)
 
 
 class TestRefusals:

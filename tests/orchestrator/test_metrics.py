@@ -10,6 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dashboards.prediction_sets import PredictionReader, read_predictions
+from dashboards.set_design import macro_classes
+from dashboards.statistics import compute_metrics, metric_names
+from dashboards.trial_metrics import trial_metrics
 from orchestrator.metrics import score_file, score_folder
 from search_spaces.exceptions import DataError
 from tests.orchestrator.record_fixtures import write_predictions
@@ -134,3 +137,38 @@ def test_a_reader_holds_once_what_trials_have_in_common(tmp_path: Path) -> None:
     assert one.groups["sex"][0] is None
     with pytest.raises(ValueError, match="read-only"):
         one.y[0] = 1
+
+
+def _with_a_rare_class(path: Path, kind: str) -> Path:
+    """60 patients with an image each, who have or lack ``a`` and ``b`` by halves, or are one of both; 3 have ``c``."""
+    generator = np.random.default_rng(3)
+    who = np.arange(60)
+    shown = np.stack([who % 2, (who // 2) % 2, who < 3], axis=1).astype(np.float32)
+    y = np.where(who < 3, 2, who % 2).astype(np.int16)
+    truth = {"y": y} if kind == "multiclass" else {f"y_{label}": shown[:, k] for k, label in enumerate("abc")}
+    logits = generator.normal(0, 1, (60, 3)) + (np.eye(3)[y] if kind == "multiclass" else shown)
+    columns = {"image_id": who.astype(str), "patient_id": who.astype(str)}
+    columns |= truth | {f"z_{label}": logits[:, k] for k, label in enumerate("abc")}
+    table = pa.table(columns).replace_schema_metadata({"kind": kind, "labels": '["a", "b", "c"]'})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["multilabel", "multiclass"])
+def test_macro_averages_leave_out_the_classes_that_the_report_leaves_out(tmp_path: Path, kind: str) -> None:
+    path = _with_a_rare_class(tmp_path / "test.parquet", kind)
+    predictions, values = read_predictions(path), score_file(path).values
+    assert macro_classes(predictions) == ("a", "b")
+    assert values["test/auc_macro"] == pytest.approx((values["test/auc.a"] + values["test/auc.b"]) / 2)
+    assert values["test/ap_macro"] == pytest.approx((values["test/ap.a"] + values["test/ap.b"]) / 2)
+    assert "test/auc.c" in values
+    names = metric_names(predictions.kind, predictions.labels)
+    rows = trial_metrics({("t", "test"): predictions}, "t", names, level=0.95)
+    assert {row["metric"]: row["value"] for row in rows} == pytest.approx(
+        {name: values[f"test/{name}"] for name in names}
+    )
+    whole = compute_metrics(predictions.kind, predictions.labels, predictions.y, predictions.logits)
+    for name in names:
+        is_same = values[f"test/{name}"] == pytest.approx(whole[name])
+        assert is_same != (name in ("auc_macro", "ap_macro", "balanced_accuracy")), name
