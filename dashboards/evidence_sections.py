@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import pandas as pd
 
-from dashboards import confidence_answers, harm_answers, speed_answers
+from dashboards import confidence_answers, harm_answers, source_tables, speed_answers
 from dashboards.confidence_plots import reliability_plots, risk_plots
 from dashboards.curve_plots import shifted_plots
 from dashboards.evidence import Evidence
@@ -192,6 +192,14 @@ def stage_section(tables: Tables) -> tuple[Section, ...]:
         return ()
     shown = (("Upstream trials", tables.stages),)
     return (Section(anchor="stages", heading="Earlier stages", intro=INTRO, tables=shown),)
+
+
+def source_section(tables: Tables) -> tuple[Section, ...]:
+    """What is published of the sources; only of studies with weights of the catalogue."""
+    if tables.sources.empty:
+        return ()
+    shown = (("Published weights", tables.sources),)
+    return (Section(anchor="sources", heading="Sources", intro=source_tables.INTRO, tables=shown),)
 
 
 def _no_plots() -> tuple[AnyPlot, ...]:

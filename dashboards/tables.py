@@ -19,6 +19,7 @@ from dashboards.representation_tables import representation_tables
 from dashboards.result_rows import LABEL_COUNTS
 from dashboards.robustness_tables import with_holm
 from dashboards.side_tables import fit_table, rank_table
+from dashboards.source_tables import source_table
 from dashboards.stage_tables import stage_table
 from dashboards.study_rows import study_rows
 from dashboards.task_rows import PARTS
@@ -70,6 +71,7 @@ class Tables:
         data: Labelled images and patients of each amount.
         tuning: What the search of each cell chose.
         stages: How good the trials are that others start from.
+        sources: What is published of the weights that sources start from.
         exclusions: Results that are not used, counted by reason.
         left_out: "task, set" -> labels with too few patients to be part of a macro average.
         unrecorded: (task, set) -> subgroup columns of the study that are blank for all of its images.
@@ -101,6 +103,7 @@ class Tables:
     data: pd.DataFrame
     tuning: pd.DataFrame
     stages: pd.DataFrame
+    sources: pd.DataFrame
     exclusions: pd.DataFrame
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
     unrecorded: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
@@ -140,6 +143,7 @@ def build_tables(evidence: Evidence) -> Tables:
         data=data_table(evidence),
         tuning=tuning_table(evidence),
         stages=stage_table(evidence),
+        sources=source_table(evidence),
         exclusions=exclusion_table(exclusions),
         left_out={name: labels for task in tasks for name, labels in task.left_out.items()},
         unrecorded={place: columns for task in tasks for place, columns in task.unrecorded.items()},
