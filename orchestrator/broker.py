@@ -49,7 +49,8 @@ class BrokerConfig:
         tick_s: Longest wait of an idle gang for a trial, so that its collectives do not time out.
         reports_ahead: Unanswered reports with which a trial goes on; 0 makes every report wait for its own answer.
         max_node_retries: How often a trial is tried again after its gang was lost.
-        max_barren_deaths: How often a gang may be lost in a row without finishing a trial before it is given up.
+        max_barren_deaths: How often a gang may be lost in a row without finishing a trial before it is given up; a
+            trial that fails because of its gang's deaths ends the row, too.
     """
 
     report_deadline_s: float = 1800.0
@@ -390,10 +391,14 @@ class Broker:
         state.generation += 1
         if job is not None and self._jobs.get(job.key) is job:
             job.stop()
-            await self._try_again(job, message)
+            if not await self._try_again(job, message):
+                state.barren_deaths = 0  # the trial answers for them
+            return False
+        return True
         await self._notify()
 
-    async def _try_again(self, job: Job, message: str) -> None:
+    async def _try_again(self, job: Job, message: str) -> bool:
+        """False if the trial was lost too often, and has failed."""
         job.lost += 1
         self._counts["lost"] += 1
         if self._stops(job.key):

@@ -82,7 +82,7 @@ class GangState:
         rank0: Actor handle of rank 0; None until it has said hello.
         job: What it trains.
         heard_at: When it last spoke, on the broker's clock.
-        barren_deaths: How often it was lost in a row without finishing a trial.
+        barren_deaths: How often it was lost in a row without finishing a trial, or failing one for it.
         shot: Why its ranks were killed; empty if they were not.
         retired: Whether it is to go home after its trial.
         leaves: Whether it was told to.

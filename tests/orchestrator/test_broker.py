@@ -241,6 +241,24 @@ def test_a_gang_that_never_finishes_a_trial_is_given_up_and_one_that_does_is_not
     run(test)
 
 
+def test_trials_that_fail_for_the_deaths_of_their_gang_do_not_take_the_others_with_them() -> None:
+    async def test() -> None:
+        bench = Bench(max_node_retries=3, max_barren_deaths=10)
+        await bench.broker.expect("a", "")
+        for key in ("heavy 1", "heavy 2", "heavy 3", "light"):
+            await bench.broker.submit(key, {}, "")
+        for _ in range(3 * 4):
+            await bench.gang_takes()
+            assert await bench.broker.lost("a", "out of memory")
+        for key in ("heavy 1", "heavy 2", "heavy 3"):
+            assert (await bench.broker.next_report(key))["failure"]["failure_class"] == "node"
+        generation, key = await bench.gang_takes()
+        await bench.broker.done("a", generation, key, RESULT)
+        assert await bench.broker.next_report("light") == RESULT
+
+    run(test)
+
+
 def test_trials_are_told_why_their_last_gang_was_given_up_not_how_train_ended() -> None:
     async def test() -> None:
         bench = Bench(max_barren_deaths=2)
