@@ -260,19 +260,6 @@ class Broker:
         self._gang(gang).queue = queue
         self._hopeless.pop(queue, None)
 
-    async def moved_in(self, gang: str, room: Any) -> None:
-        """The ranks of a gang have been placed.
-
-        Args:
-            gang: Its name.
-            room: Ray's placement group.
-        """
-        self._gang(gang).room = room
-
-    async def room(self, gang: str) -> Any:
-        """The placement group that the ranks were last in; None if they never were in one."""
-        return self._gang(gang).room
-
     async def retire(self, queue: str, number: int) -> int:
         """Send surplus gangs of a queue home, idle ones first, others after their trial.
 
@@ -393,8 +380,6 @@ class Broker:
             job.stop()
             if not await self._try_again(job, message):
                 state.barren_deaths = 0  # the trial answers for them
-            return False
-        return True
         await self._notify()
 
     async def _try_again(self, job: Job, message: str) -> bool:
@@ -408,6 +393,8 @@ class Broker:
         else:
             text = f"the ranks that trained this trial were lost {job.lost} times; the last time: {message}"
             job.end({"failure": node_failure(text).model_dump(mode="json")})
+            return False
+        return True
 
     def _kill(self, state: GangState, message: str) -> None:
         state.shot = message

@@ -99,10 +99,9 @@ class Gangs:
             self._trainers.pop(name, None)
 
     def _clear_room(self, name: str) -> None:
-        """Free what the ranks held: a controller that was killed has left it."""
+        """Free what the ranks held or waited for: a controller that was killed has left it."""
         try:
-            room = ray.get(self._broker.room.remote(name))
-            if room is not None:
+            for room in self._trainers[name].rooms() if name in self._trainers else ():
                 remove_placement_group(room)
         except Exception:
             if not self._closing.is_set():

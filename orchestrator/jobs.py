@@ -87,7 +87,6 @@ class GangState:
         retired: Whether it is to go home after its trial.
         leaves: Whether it was told to.
         kind: Of the trial that it took last.
-        room: Ray's placement group that its ranks were last in.
         given_up: Why its ranks are not started again; empty while they are.
     """
 
@@ -102,7 +101,6 @@ class GangState:
     retired: bool = False
     leaves: bool = False
     kind: tuple[str, ...] = ()
-    room: Any = None
     given_up: str = ""
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._raylet import PlacementGroupID
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.train import FailureConfig, UserCallback
 from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
@@ -22,14 +24,14 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy, NoopDecision, ResizeDecision
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.util.placement_group import remove_placement_group
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from cluster.connection import has_our_environment, train_variables
 from trainables.failures import first_line
 
 UNUSED = frozenset({"DatasetsCallback", "PlacementGroupCleanerCallback"})
 """Callbacks of Train that start an actor each: one hands out Ray's datasets, of which gangs have none; the other
-removes the placement group of a controller that was killed (``KeepRoom``)."""
+removes the placement group of a controller that was killed, if its ranks had come (``GangTrainer.rooms``)."""
 
 
 class GangGivenUpError(RuntimeError):
@@ -97,39 +99,27 @@ class CountStarts(_OfGang, DefaultFailurePolicy):  # type: ignore[misc]
         return super().make_decision(training_failed_error)
 
 
-class KeepRoom(_OfGang, WorkerGroupCallback):  # type: ignore[misc]
-    """Sees to it that no placement group of the ranks outlives them. Runs before the controller's other callbacks,
-    because a start that fails in one of those leaves its placement group; that of a controller that is killed is
-    removed by the driver, which asks the broker for it.
+class KeepRoom(WorkerGroupCallback):  # type: ignore[misc]
+    """Sees to it that no placement group outlives a start that failed. Runs before the controller's other callbacks,
+    because a start that fails in one of those leaves its placement group; those of a controller that is killed are
+    removed by the driver (``GangTrainer.rooms``).
     """
 
     _room: Any = None
 
     def before_worker_group_start(self, worker_group_context: Any) -> None:
         """Called by Train; what is still there is of a start that failed."""
-        self._clear()
+        if self._room is not None:
+            remove_placement_group(self._room)
+            self._room = None
 
     def after_worker_group_start(self, worker_group: Any) -> None:
-        """Called by Train when the ranks' processes are there, before they run anything.
-
-        Raises:
-            ValueError: The broker is gone, and the gang with it.
-        """
+        """Called by Train when the ranks' processes are there, before they run anything."""
         self._room = worker_group.get_worker_group_state().placement_group_handle.placement_group
-        try:
-            ray.get(self._broker.moved_in.remote(self._gang, self._room))
-        except Exception:
-            self._clear()
-            raise
 
     def after_worker_group_shutdown(self, worker_group_context: Any) -> None:
         """Called by Train when it has removed the placement group itself."""
         self._room = None
-
-    def _clear(self) -> None:
-        if self._room is not None:
-            remove_placement_group(self._room)
-            self._room = None
 
 
 class FixedSize(FixedScalingPolicy):  # type: ignore[misc]
@@ -221,7 +211,6 @@ class GangTrainer(DataParallelTrainer):  # type: ignore[misc]
     ) -> None:
         run_config.callbacks = [TellLoss(broker, gang)]
         self._names = (broker, gang)
-        self._keep_room = KeepRoom(broker, gang)
         self._controller: Any = None
         super().__init__(
             _ranks,
@@ -233,7 +222,7 @@ class GangTrainer(DataParallelTrainer):  # type: ignore[misc]
 
     def _create_default_callbacks(self) -> list[Any]:
         kept = [c for c in super()._create_default_callbacks() if type(c).__name__ not in UNUSED]
-        return [self._keep_room, *kept]
+        return [KeepRoom(), *kept]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         """Called by Train. Its own way gives the controller an environment of its own, for which Ray starts a process
@@ -252,8 +241,20 @@ class GangTrainer(DataParallelTrainer):  # type: ignore[misc]
         return ray.get(controller.get_result.remote())
 
     def abandon(self) -> None:
-        """End Train's controller, so that ``fit`` raises soon, in whatever thread. Ranks end with their controller, and
-        with the driver the placement group of ranks that never came.
+        """End Train's controller, so that ``fit`` raises soon, in whatever thread. Ranks end with their controller;
+        placement groups stay (``rooms``).
         """
         if self._controller is not None:
             ray.kill(self._controller)
+
+    def rooms(self) -> list[PlacementGroup]:
+        """Placement groups of the controller, those included that wait for room. Ray keeps them for as long as the
+        driver lives, whatever becomes of the controller, and has no public call that says whose they are.
+        """
+        if self._controller is None:
+            return []
+        mine = self._controller._actor_id.binary()
+        table = ray._private.state.state._connect_and_get_accessor().get_placement_group_table()
+        groups = map(PlacementGroupTableData.FromString, table)
+        there = [g for g in groups if g.creator_actor_id == mine and g.state != PlacementGroupTableData.REMOVED]
+        return [PlacementGroup(PlacementGroupID(g.placement_group_id)) for g in there]

@@ -539,15 +539,3 @@ def test_a_gang_prefers_what_it_has_read_but_nobody_waits_for_ever() -> None:
         assert taken == ["first", "same 0", "same 1", "same 2", "other", "same 3", "same 4"]
 
     run(test)
-
-
-def test_the_room_of_a_gang_is_the_one_it_moved_into_last() -> None:
-    async def test() -> None:
-        broker = Bench().broker
-        await broker.expect("a", "")
-        assert await broker.room("a") is None
-        await broker.moved_in("a", "first")
-        await broker.moved_in("a", "second")
-        assert await broker.room("a") == "second"
-
-    run(test)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,17 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
+from ray.util.placement_group import (  # noqa: E402
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+
 from cluster.connection import connect  # noqa: E402
+from orchestrator import executor as executor_module  # noqa: E402
+from orchestrator import gangs as gangs_module  # noqa: E402
 from orchestrator.agenda import Agenda, Entry  # noqa: E402
+from orchestrator.broker import BrokerConfig  # noqa: E402
 from orchestrator.executor import Executor, Limits  # noqa: E402
 from orchestrator.feed import Feed, Handout, InOrder  # noqa: E402
 from orchestrator.fleet import Demand  # noqa: E402
@@ -133,6 +145,57 @@ def _processes() -> Iterator[tuple[str, int]]:
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             yield " ".join(child.cmdline()).strip(), child.pid
+
+
+def until(look: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """Wait for what is looked for; what was found."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it has not come to pass")
+
+
+def waiting_rooms() -> list[str]:
+    """Placement groups of ranks that wait for room; those of leases ask for no CPU."""
+    return [
+        str(group["placement_group_id"])
+        for group in placement_group_table().values()
+        if group["state"] == "PENDING" and all("CPU" in bundle for bundle in group["bundles"].values())
+    ]
+
+
+@pytest.fixture
+def free_the_room(cluster: None, gang_bench: Bench) -> Iterator[Callable[[], None]]:
+    """Somebody holds one of the two CPUs until this is called."""
+    gang_bench.executor.close()
+    until(lambda: not processes_named("ray::TrainController"))
+    assert not waiting_rooms()
+    held = placement_group([{"CPU": 1}])
+    assert held.wait(60)
+    yield partial(remove_placement_group, held)
+    remove_placement_group(held)
+
+
+@contextmanager
+def ranks_die_as_they_start() -> Iterator[None]:
+    """Killed as soon as they show their name: to import torch, with which they meet, takes longer."""
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.05):
+            for number in processes_named("ray::RayTrainWorker"):
+                with suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_each_accident_costs_its_own_trial_only(gang: Bench, tmp_path: Path) -> None:
@@ -393,6 +456,90 @@ def test_a_single_process_that_leaks_is_replaced_and_no_trial_is_lost(cluster: N
     pids = [pid(outcomes[n]) for n in range(len(LEAKING))]
     assert pids.count(pids[5]) == 6
     assert pids[6] == pids[7]
+
+
+def test_a_gang_that_waits_for_room_at_the_end_is_abandoned_and_so_is_its_room(
+    free_the_room: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver may live on, and its next run needs the CPUs that this placement group would take."""
+    monkeypatch.setattr(gangs_module, "GOODBYE_S", 1.0)
+    bench = Bench(ranks=2)
+
+    def interrupt() -> None:
+        until(waiting_rooms)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    try:
+        with ThreadPoolExecutor(1) as other:
+            asked = other.submit(interrupt)
+            with pytest.raises(Paused):
+                bench.run([payload(0)])
+            asked.result()
+        threads = [thread for gangs in bench.executor._yard._gangs.values() for thread in gangs._threads]
+        assert threads
+    finally:
+        bench.executor.close()
+    assert not any(thread.is_alive() for thread in threads)
+    until(lambda: not processes_named("ray::TrainController"))
+    until(lambda: not waiting_rooms())
+    free_the_room()
+    until(lambda: ray.available_resources().get("CPU", 0) >= 2)
+
+
+def test_a_controller_killed_while_its_ranks_wait_for_room_takes_none(free_the_room: Callable[[], None]) -> None:
+    """The gang that comes after it would wait behind what was left of it, for ever."""
+    bench = Bench(ranks=2)
+
+    def disturb() -> None:
+        try:
+            until(waiting_rooms)
+            [first] = processes_named("ray::TrainController")
+            os.kill(first, signal.SIGKILL)
+            until(lambda: set(processes_named("ray::TrainController")) - {first})
+            until(lambda: len(waiting_rooms()) == 1)
+        finally:
+            free_the_room()
+
+    try:
+        with ThreadPoolExecutor(1) as other:
+            done = other.submit(disturb)
+            assert bench.run([payload(0)])[0].failure is None
+            done.result()
+    finally:
+        bench.executor.close()
+
+
+def test_ranks_that_die_while_they_start_are_counted_until_their_gang_is_given_up(
+    cluster: None, gang_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gang_bench.executor.close()
+    monkeypatch.setattr(executor_module, "BrokerConfig", partial(BrokerConfig, max_barren_deaths=2))
+    bench = Bench(ranks=2)
+    try:
+        with ranks_die_as_they_start():
+            failure = bench.run([payload(0)])[0].failure
+        assert failure is not None
+        assert failure.failure_class is FailureClass.NODE
+        assert "no gang of ranks can be kept alive" in failure.message
+        assert "the ranks were lost while they started" in failure.message
+        assert bench.run([payload(1)])[1].failure is None, "a fresh gang"
+    finally:
+        bench.executor.close()
+
+
+def test_gangs_that_were_sent_home_free_their_room_and_come_back(cluster: None, gang_bench: Bench) -> None:
+    """As a run does that waits for another one."""
+    gang_bench.executor.close()
+    bench = Bench(ranks=2)
+    try:
+        before = bench.run([payload(0)])[0]
+        bench.executor.rest()
+        until(lambda: ray.available_resources().get("CPU", 0) >= 2)
+        after = bench.run([payload(0)])[0]
+        assert pid(before) != pid(after)
+        assert weights(before) == weights(after)
+    finally:
+        bench.executor.close()
 
 
 def test_a_gang_that_never_fits_is_refused_before_anything_starts(solo: Bench) -> None:

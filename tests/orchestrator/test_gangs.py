@@ -32,6 +32,9 @@ class Waiting:
     def abandon(self) -> None:
         self.abandoned.set()
 
+    def rooms(self) -> list[str]:
+        return ["one", "another"]
+
 
 def answers(value: Any = None) -> Any:
     return SimpleNamespace(remote=lambda *_: value)
@@ -39,7 +42,7 @@ def answers(value: Any = None) -> Any:
 
 @pytest.fixture
 def gangs(monkeypatch: pytest.MonkeyPatch) -> Gangs:
-    broker = SimpleNamespace(retire=answers(0), expect=answers(), room=answers(), lost=answers(True), gone=answers())
+    broker = SimpleNamespace(retire=answers(0), expect=answers(), lost=answers(True), gone=answers())
     monkeypatch.setattr(ray, "get_actor", lambda name: broker)
     monkeypatch.setattr(ray, "get", lambda reference: reference)
     monkeypatch.setattr(gangs_module, "GOODBYE_S", 0.1)
@@ -52,10 +55,13 @@ def test_a_gang_that_still_waits_for_room_at_the_end_is_abandoned(
 ) -> None:
     """Else its thread would be inside ``fit`` when the connection closes, which ends the process."""
     train = Waiting()
+    removed: list[str] = []
     monkeypatch.setattr(gangs, "_trainer", lambda name: train)
+    monkeypatch.setattr(gangs_module, "remove_placement_group", removed.append)
     gangs.resize(1)
     assert train.inside.wait(WAIT_S)
     [thread] = gangs._threads
     gangs.close()
     assert train.abandoned.is_set()
     assert not thread.is_alive()
+    assert removed == ["one", "another"], "it would take the CPUs of whatever the driver does next"

@@ -24,14 +24,12 @@ from orchestrator.trainer import UNUSED, CountStarts, FixedSize, GangTrainer, Ke
 
 
 class Told:
-    """A broker that remembers rooms and losses."""
+    """A broker that remembers losses."""
 
     def __init__(self) -> None:
-        self.rooms: list[tuple[str, str]] = []
         self.losses: list[str] = []
         self.starts_again = True
         self.lost = SimpleNamespace(remote=self._lost)
-        self.moved_in = SimpleNamespace(remote=lambda gang, room: self.rooms.append((gang, room)))
 
     def _lost(self, gang: str, message: str) -> bool:
         self.losses.append(f"{gang}: {message}")
@@ -58,34 +56,22 @@ def worker_group(room: str) -> Any:
     return SimpleNamespace(get_worker_group_state=lambda: state)
 
 
-def test_the_room_of_a_start_that_failed_is_removed_before_the_next_one(broker: Told, removed: list[str]) -> None:
-    keep = KeepRoom("broker", "a")
+def test_the_room_of_a_start_that_failed_is_removed_before_the_next_one(removed: list[str]) -> None:
+    keep = KeepRoom()
     keep.before_worker_group_start(None)
     keep.after_worker_group_start(worker_group("first"))
     assert removed == []
     keep.before_worker_group_start(None)
     keep.after_worker_group_start(worker_group("second"))
     assert removed == ["first"]
-    assert broker.rooms == [("a", "first"), ("a", "second")]
 
 
-def test_a_room_that_train_has_removed_is_left_alone(broker: Told, removed: list[str]) -> None:
-    keep = KeepRoom("broker", "a")
+def test_a_room_that_train_has_removed_is_left_alone(removed: list[str]) -> None:
+    keep = KeepRoom()
     keep.after_worker_group_start(worker_group("first"))
     keep.after_worker_group_shutdown(None)
     keep.before_worker_group_start(None)
     assert removed == []
-
-
-def test_without_a_broker_the_room_is_removed_at_once(removed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(name: str) -> None:
-        raise ValueError("no actor of this name")
-
-    monkeypatch.setattr(ray, "get_actor", gone)
-    keep = KeepRoom("broker", "a")
-    with pytest.raises(ValueError, match="no actor"):
-        keep.after_worker_group_start(worker_group("first"))
-    assert removed == ["first"]
 
 
 def test_the_size_is_decided_and_given_up_without_a_coordinator() -> None:
@@ -153,6 +139,11 @@ def test_rooms_are_kept_before_anything_else_of_a_start_can_fail() -> None:
     assert names[0] == "KeepRoom"
     assert "BackendSetupCallback" in names
     assert not UNUSED & set(names)
+
+
+def test_a_gang_whose_controller_never_started_has_no_room() -> None:
+    _gang().abandon()
+    assert _gang().rooms() == []
 
 
 @pytest.mark.parametrize("ours", [True, False])
