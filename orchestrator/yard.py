@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,8 +31,9 @@ IDLE_S = 60.0
 """After so many seconds in which nothing fits a warning is given, again and again."""
 GROW_S = 600.0
 """After so many seconds in which trials wait for nodes and none comes a warning is given, again and again."""
-HEAD_SHARE = 0.9
-"""Of the one unit of ``node:__internal_head__`` that leases share: Tune never starts one that asks for the whole."""
+LEASE = {"CPU": 0, "node:__internal_head__": 0.0001}
+"""What a lease asks for. It may not be nothing, and no CPU, as ranks may hold them all: it is the least that Ray counts
+of what every cluster has one unit of, on the node of its head. All drivers of a cluster share that unit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,9 +211,10 @@ class Yard:
         return Place(
             trainable=GANG,
             config={"broker": self._broker, "queue": shape.queue},
-            resources=resource_dict_to_pg_factory({"CPU": 0, "node:__internal_head__": self._share()}),
+            resources=resource_dict_to_pg_factory(LEASE),
+            # One more than there are gangs: one that ends a trial finds the next one waiting instead of Tune's loop.
             first=gangs and gangs + 1,
-            named=gangs and gangs + 1 + (gangs + 1 if len(self._targets) == 1 else 1),
+            named=gangs and gangs + 1,
         )
 
     def _solo_in_line(self, gangs: int) -> int:
@@ -223,17 +224,3 @@ class Yard:
         """
         alone = len(self._targets) == 1
         return gangs + 2 if alone and gangs and self._most is None else 0
-
-    def _share(self) -> float:
-        """Of a lease. Every cluster has this resource, one unit of it, on the node of its head.
-
-        So Tune starts no more leases than this, without a CPU: one that asks for any never starts while ranks hold them
-        all. There is one more than gangs of each shape, so that a gang that ends a trial finds the next one waiting
-        instead of Tune's loop.
-        """
-        gangs = [shape for shape in self._targets if shape.ranks > 1]
-        # The same for all and for as long as the cluster stays the same: what waits for a gang of one shape must not
-        # take the place of what could start on another.
-        ahead = 1 if len(gangs) == 1 else 2
-        leases = sum(min(self._capacity.most(shape), self._most or sys.maxsize) + ahead for shape in gangs)
-        return math.floor(HEAD_SHARE / max(1, leases) * 10_000) / 10_000

@@ -57,12 +57,13 @@ class Mixed:
     def _names(self) -> list[str]:
         return list(self._entries)
 
-    def run(self) -> None:
+    def run(self, most: int | None = None) -> None:
         self._agenda = Agenda(self._entries.values())
         with Executor(
             on_report=lambda report: None,
             on_done=self._done,
             train="tests.orchestrator.fake_training:train",
+            max_concurrent=most,
             limits=Limits(report_deadline_s=120.0, max_node_retries=0),
         ) as executor:
             executor.run(self)
@@ -96,6 +97,29 @@ def test_gangs_of_three_shapes_train_at_the_same_time(cluster: None, tmp_path: P
     feed.run()
     assert {name: o.failure for name, o in feed.outcomes.items()} == dict.fromkeys(feed.outcomes)
     assert len(feed.ended) == 6
+
+
+@ray.remote(num_cpus=0)
+def elsewhere(folder: Path) -> list[Any]:
+    """Failures of a run of another process."""
+    feed = Mixed()
+    for n in range(2):
+        feed.add(f"theirs {n}", PAIR, folder / "theirs", shows="theirs", meets=["../ours/ours"])
+    feed.run(most=1)
+    return [outcome.failure for outcome in feed.outcomes.values()]
+
+
+def test_two_processes_that_share_a_cluster_train_at_the_same_time(cluster: None, tmp_path: Path) -> None:
+    """Each has room for its gang; neither may hold what the other one's trials need besides."""
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+    theirs = elsewhere.remote(tmp_path)
+    feed = Mixed()
+    for n in range(2):
+        feed.add(f"ours {n}", PAIR, tmp_path / "ours", shows="ours", meets=["../theirs/theirs"])
+    feed.run(most=1)
+    assert [outcome.failure for outcome in feed.outcomes.values()] == [None, None]
+    assert ray.get(theirs) == [None, None]
 
 
 def test_a_shape_that_does_not_fit_beside_another_gets_its_turn_and_gives_it_back(

@@ -61,6 +61,20 @@ def test_a_yard_that_rests_has_no_gang_and_gets_the_same_ones_when_it_is_asked_a
     assert {spec: place.first for spec, place in again.items()} == {spec: p.first for spec, p in before.items()}
 
 
+def test_leases_of_a_large_run_leave_those_of_other_drivers_their_part(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share one unit of a resource; how many there are follows from the feed."""
+    monkeypatch.setattr(yard_module, "present_and_possible", lambda: [{"Alive": True, "Resources": {"CPU": 1000.0}}])
+    demands = {PAIR: Demand(ready=500, work=500.0)}
+    yard.require(list(demands))
+    place = yard.places(demands)[PAIR]
+    assert place.first == place.named == 501
+    [(name, share)] = place.resources.required_resources.items()
+    assert name == "node:__internal_head__"
+    assert place.named * share < 0.1
+
+
 def test_a_yard_may_rest_before_anything_ran(yard: Yard) -> None:
     yard.rest()
     assert _Gangs.made == {}
