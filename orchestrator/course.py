@@ -15,6 +15,7 @@ from orchestrator.feed import Handout
 from orchestrator.fleet import Demand
 from orchestrator.forecast import Work
 from orchestrator.memory_limits import MemoryLimits, memory_need
+from orchestrator.outage import LIMIT_S, Outage
 from orchestrator.pilot import Report, TrialOutcome
 from orchestrator.plan import PlannedTrial
 from orchestrator.progress import ProgressView
@@ -52,6 +53,7 @@ class Course:
         breaker: Stops what keeps failing alike.
         searching: The searches of the run.
         others: What other drivers of the study train; None if there is none.
+        outage: Knows whether the storage is away; one that any answer ends if not given.
     """
 
     def __init__(
@@ -66,9 +68,12 @@ class Course:
         breaker: Breaker,
         searching: Searching,
         others: Others | None = None,
+        outage: Outage | None = None,
     ) -> None:
         self._searching = searching
         self._others = others
+        self._outage = outage or Outage(lambda: None)
+        self._waits_for_storage = False
         first = searching.start()
         self._todo = {**todo, **{t.trial_id: t for t in first.trials}}
         self._resolve = resolve
@@ -101,6 +106,7 @@ class Course:
         # Called in each turn of Tune's loop, in its thread: the place to hear what was asked from another one.
         self._obey()
         self._hear_of_others()
+        self._hear_of_storage()
         if self._agenda.aside and not len(self._agenda) and not self._runs():
             return 0
         return len(self._agenda) + len(self._searching)
@@ -110,7 +116,9 @@ class Course:
         return self._agenda.demands(running)
 
     def next(self, gangs: Collection[GangSpec]) -> Handout | None:
-        """The trial that should start now."""
+        """The trial that should start now; none while the storage is away."""
+        if self._outage.lasts:
+            return None
         trial_id = self._agenda.next(gangs)
         while trial_id is not None and self._others is not None and not self._others.mine(trial_id):
             self._agenda.set_aside(trial_id)
@@ -138,6 +146,7 @@ class Course:
         self._note.ended(trial_id)
         failpoint("driver.told")
         self._spend(outcome)
+        self._notice_outage(failure)
         if failure is not None and not self._cancellation.holds(trial_id) and self._is_worth_another(trial_id, failure):
             self._try_again(trial_id, failure)
             return
@@ -294,12 +303,36 @@ class Course:
 
     def _leave_alike(self, trial_id: str, failure: Failure) -> None:
         kind = self._breaker.failed(self._coordinates(trial_id), failure)
-        left = self._agenda.leave(lambda i: kind.holds(self._coordinates(i))) if kind else []
-        waiting = [t.trial_id for i in left for t in self._end_search(i)]
+        left = self._leave(lambda i: kind.holds(self._coordinates(i))) if kind else []
         if kind and left:
-            self._summary.left += len(left) + len(waiting)
-            self._off.update(left, waiting)
-            self._view.left([*left, *waiting], kind.label, failure.message)
+            self._summary.left += len(left)
+            self._off.update(left)
+            self._view.left(left, kind.label, failure.message)
+
+    def _leave(self, chosen: Callable[[str], bool]) -> list[str]:
+        """Take chosen trials off the agenda; returns them and the final trials whose searches end by it."""
+        left = self._agenda.leave(chosen)
+        return [*left, *(t.trial_id for i in left for t in self._end_search(i))]
+
+    # The storage
+
+    def _notice_outage(self, failure: Failure | None) -> None:
+        if failure is None or failure.failure_class is not FailureClass.TRACKING or not self._outage.begin():
+            return
+        self._waits_for_storage = True
+        self._view.storage_away(failure.message)
+
+    def _hear_of_storage(self) -> None:
+        if not self._waits_for_storage:
+            return
+        if self._outage.is_too_long:
+            left = self._leave(lambda _: True)
+            self._summary.left += len(left)
+            if left:
+                self._put_off(left, f"the storage has been away for {LIMIT_S / 60:.0f} minutes")
+        elif not self._outage.lasts:
+            self._waits_for_storage = False
+            self._view.storage_back()
 
     # Searches
 
@@ -349,12 +382,11 @@ class Course:
 
     def _leave_unaffordable(self) -> None:
         refuses = self._budget.unaffordable() if self._budget else None
-        left = self._agenda.leave(refuses) if refuses else []
+        left = self._leave(refuses) if refuses else []
         if left and self._budget:
-            waiting = [t.trial_id for i in left for t in self._end_search(i)]
-            self._summary.over_budget += len(left) + len(waiting)
+            self._summary.over_budget += len(left)
             spent = f"{self._budget.spent_gpu_hours:.2f} spent"
-            self._put_off([*left, *waiting], f"they would exceed the GPU-hours allowed ({spent})")
+            self._put_off(left, f"they would exceed the GPU-hours allowed ({spent})")
 
     def _obey(self) -> None:
         if not self._cancellation.hear():

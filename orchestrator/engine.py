@@ -22,6 +22,7 @@ from orchestrator.drivers import DriverNote
 from orchestrator.executor import Executor, Limits
 from orchestrator.known_trials import ended_elsewhere, took_by, works_of
 from orchestrator.memory_limits import MemoryLimits, devices_of
+from orchestrator.outage import Outage
 from orchestrator.places import Places
 from orchestrator.plan import Plan, PlannedTrial, import_paths, stores_needed
 from orchestrator.plan_representations import kept_by
@@ -181,12 +182,15 @@ class Engine:
         claims = Claims(self._storage, note.name, record_read_at=self._record_read_at, again=self._again)
         writer = RecordWriter(self.record, lambda result, run_id: _end_claim(claims, result))
         others = Others(claims, self._storage, self.record.states, self._is_upstream)
+        outage = Outage(self._storage.check_writable)
         breaker = Breaker()
         for planned in self._plan.trials:
             if planned.trial_id in done:
                 breaker.completed(planned.trial.cell.coordinates)
         known = {i: t for i, t in todo.items() if not t.trial.is_open}
-        course = Course(known, self._resolve, writer, view, note, summary, self._broken, breaker, searching, others)
+        course = Course(
+            known, self._resolve, writer, view, note, summary, self._broken, breaker, searching, others, outage
+        )
         try:
             with view:
                 course.give_up_the_hopeless()
@@ -211,6 +215,7 @@ class Engine:
                             self._wait_for_others(course, executor)
                             executor.run(course)
         finally:
+            outage.close()
             try:
                 summary.waiting = writer.close()
                 summary.outage = "" if writer.outage is None else str(writer.outage)

@@ -104,6 +104,14 @@ class ProgressView:
         """A signal has stopped the run; trials that run write checkpoints now."""
         self._console.print("stopping: running trials write checkpoints; a second signal does not wait for them")
 
+    def storage_away(self, message: str) -> None:
+        """A trial could not reach the storage; nothing starts until it answers."""
+        self._console.print(f"nothing starts until the storage answers: {message}", style="yellow", markup=False)
+
+    def storage_back(self) -> None:
+        """The storage answers again."""
+        self._console.print("the storage answers again")
+
     def known(self, trial_id: str, trial: Trial, value: float | None) -> None:
         """A trial was done before this run; its validation value."""
         self._cells.expect(trial_id, trial)

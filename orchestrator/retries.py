@@ -10,8 +10,9 @@ from search_spaces.names import FailureClass
 from search_spaces.results import Failure
 
 LIMITS = {FailureClass.MEMORY: 1, FailureClass.TRACKING: 2}
-"""Class -> further attempts in one run. Lost ranks and nodes are not here: the executor tries those again itself
-(``Limits.max_node_retries``). What the user, the data or the trial itself is to blame for would only fail again."""
+"""Class -> further attempts in one run; with the storage away they wait until it answers (``Outage``). Lost ranks and
+nodes are not here: the executor tries those again itself (``Limits.max_node_retries``). What the user, the data or the
+trial itself is to blame for would only fail again."""
 
 
 class Retries:

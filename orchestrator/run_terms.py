@@ -75,7 +75,8 @@ class RunSummary:
         trained: Trials finished by this run.
         skipped: Selected trials that were done before.
         failed: Selected trials that are not done.
-        left: Selected trials that were not started, because others of their kind kept failing alike.
+        left: Selected trials that were not started, because others of their kind kept failing alike or the storage
+            stayed away.
         cancelled: Selected trials that were stopped or not started, because ``cancel`` asked for it.
         over_budget: Selected trials that were not started, because they would have exceeded the GPU-hours allowed.
         waiting: Finished trials that MLflow could not take yet; they are in the storage.

@@ -20,8 +20,8 @@ def print_summary(summary: RunSummary, console: Console) -> None:
     )
     if summary.left:
         console.print(
-            f"{summary.left} trials were not started, because others of their kind kept failing alike; "
-            "mend the cause and run again",
+            f"{summary.left} trials were not started, because others of their kind kept failing alike or "
+            "the storage stayed away; mend the cause and run again",
             style="red",
         )
     if summary.cancelled:

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from search_spaces.exceptions import UserError
+from search_spaces.exceptions import StorageError, UserError
 from search_spaces.uris import hide_password, is_arrows_own
 
 LOCAL = pafs.LocalFileSystem()
@@ -29,6 +29,7 @@ def open_filesystem(place: str) -> tuple[pafs.FileSystem, str]:
 
     Raises:
         UserError: No file system for this URI, or a ``#`` in it, which would cut it off.
+        StorageError: What some have to ask before they open (the region of a bucket) does not answer.
     """
     if "://" not in place:
         return LOCAL, os.path.abspath(Path(place).expanduser())  # noqa: PTH100 - resolve() would follow links
@@ -42,7 +43,8 @@ def open_filesystem(place: str) -> tuple[pafs.FileSystem, str]:
         unknown = isinstance(error, pa.ArrowInvalid | pa.ArrowNotImplementedError)
         if unknown and not is_arrows_own(place):
             return _open_fsspec(place, error)
-        raise UserError(hide_password(f"storage {place} cannot be opened: {error}")) from None
+        kind = StorageError if isinstance(error, OSError) else UserError
+        raise kind(hide_password(f"storage {place} cannot be opened: {error}")) from None
 
 
 def _of_arrow(place: str) -> tuple[pafs.FileSystem, str]:
@@ -72,4 +74,6 @@ def _open_fsspec(place: str, reason: Exception) -> tuple[pafs.FileSystem, str]:
         filesystem, path = fsspec.core.url_to_fs(place)
     except (ImportError, ValueError) as error:
         raise UserError(f"storage {hide_password(place)}: no file system for this URI ({reason}; {error})") from None
+    except OSError as error:
+        raise StorageError(hide_password(f"storage {place} cannot be opened: {error}")) from None
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path

@@ -73,6 +73,7 @@ class Storage(FileTree):
 
     Raises:
         UserError: No file system for this URI.
+        StorageError: It cannot be opened now.
     """
 
     def __init__(self, place: str | Path, filesystem: pafs.FileSystem | None = None) -> None:

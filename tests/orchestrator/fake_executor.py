@@ -98,6 +98,9 @@ class _Executor:
             while len(running) < self._planted.slots and len(feed) and (made := feed.next(list(feed.demands({})))):
                 running.append(ResolvedTrial.model_validate(made.payload))
                 self._planted.trained.append(running[-1])
+            if not running and any(demand.ready for demand in feed.demands({}).values()):
+                time.sleep(0.01)  # held back for now: Tune asks again
+                continue
             if not running:
                 assert not len(feed), f"{len(feed)} trials wait for others, but none is running"
                 return

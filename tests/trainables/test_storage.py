@@ -353,6 +353,22 @@ def test_a_wrong_uri_of_a_known_kind_is_not_read_in_another_way(wrong):
         Storage(wrong)
 
 
+@pytest.mark.parametrize(
+    ("scheme", "opener"),
+    [("s3", "trainables.filesystems._of_arrow"), ("far", "fsspec.core.url_to_fs")],
+    ids=["pyarrow", "fsspec"],
+)
+def test_a_place_that_asks_the_network_before_it_opens_is_away_and_not_wrong(scheme, opener, monkeypatch):
+    """As that of a bucket without a region does; a trial that finds it away is tried again."""
+
+    def ask(place):
+        raise OSError("no connection")
+
+    monkeypatch.setattr(opener, ask)
+    with pytest.raises(StorageError, match=rf"storage {scheme}://any:\*\*\*@bucket cannot be opened: no connection"):
+        Storage(f"{scheme}://any:geheim@bucket")
+
+
 @pytest.mark.parametrize("place", ["nosuchscheme://bucket/x"])
 def test_an_unknown_uri_is_a_user_error(place):
     with pytest.raises(UserError, match=place.split(":", maxsplit=1)[0]):
