@@ -14,7 +14,7 @@ import yaml
 
 from search_spaces.exceptions import UserError
 from search_spaces.expand import expand
-from search_spaces.files import LoadedStudy, load_study, presets
+from search_spaces.files import LoadedStudy, load_study, presets, unset_variables
 from search_spaces.study import GangSpec, Study
 
 STUDY_FILE = "study.yaml"
@@ -53,10 +53,14 @@ def collect(text: str) -> StudyFiles:
         text: Preset, YAML file or ``module:function``.
 
     Raises:
-        UserError: No such study; a weights file with a relative path, which does not travel; a module that is a
-            package or no Python; more text than a ConfigMap holds.
+        UserError: No such study; a variable that is not set; a weights file with a relative path, which does not
+            travel; a module that is a package or no Python; more text than a ConfigMap holds.
     """
     loaded = load_study(text)
+    if unset := unset_variables(loaded.text):
+        raise UserError(
+            f"study {text}: environment variable {', '.join(unset)} is not set; pods get the values that there are here"
+        )
     preset = text in presets()
     files = {} if preset else {STUDY_FILE: loaded.text, **_modules(loaded)}
     _check_paths(loaded)

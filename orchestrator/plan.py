@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.known_models import KnownModels
 from orchestrator.plan_costs import count_budgets, note_unets
 from orchestrator.plan_data import Drawn, Findings, PlanData, read_data
+from orchestrator.plan_files import file_hashes
 from orchestrator.plan_leaks import find_leaks, note_contents
 from orchestrator.plan_probes import SharedPasses, refuse_untrained_upstream
 from orchestrator.plan_recipes import (
@@ -26,14 +27,12 @@ from orchestrator.plan_representations import KeptBytes, check_representations
 from orchestrator.plan_stores import check_stores
 from orchestrator.plan_weights import Note, Sizes, Trained, check_scales, check_weights
 from search_spaces.amounts import Amount
-from search_spaces.catalogue import other_hash
 from search_spaces.expand import Cell, Exclusion, Expansion, Trial, expand, gang_of, priority_of
 from search_spaces.files import LoadedStudy
 from search_spaces.identity import Cards, ScaleCard, TaskCard
 from search_spaces.names import Role
 from search_spaces.resolve import Resolver
 from search_spaces.selection import select
-from search_spaces.source_specs import ByScaleSource, CheckpointSource, TransformSource, TrialSource
 from search_spaces.study import GangSpec, Study
 from search_spaces.trial import ResolvedTask
 from trainables.evaluation_sets import TaskRows
@@ -325,7 +324,7 @@ def _cards(
     scales: dict[str, ScaleCard] = {}
     for name in dict.fromkeys(t.cell.model_scale for t in trials):
         _keep(scales, name, found.attempt(models.scale_card, str(study.scale(name).factory), paths))
-    return Cards(scales=scales, files=_file_hashes(study, trials, found), tasks=tasks)
+    return Cards(scales=scales, files=file_hashes(study, trials, found), tasks=tasks)
 
 
 def _make_phantoms(library: TaskLibrary, manifests: Iterable[str], note: Note) -> None:
@@ -347,32 +346,6 @@ def _keep(mapping: dict[str, Made], key: str, value: Made | None) -> None:
 def _evaluation_manifests(study: Study, trials: Iterable[Trial]) -> set[str]:
     tasks = {t.cell.task for t in trials}
     return {s.manifest for task in tasks for s in study.tasks[task].evaluate.values() if s.manifest}
-
-
-def _file_hashes(study: Study, trials: Iterable[Trial], found: Findings) -> dict[str, str]:
-    from trainables.hashing import file_sha256
-
-    hashes: dict[str, str] = {}
-    for source, scale in dict.fromkeys((t.cell.pretraining_source, t.cell.model_scale) for t in trials):
-        checkpoint = _checkpoint(study, source, scale)
-        if checkpoint is not None and checkpoint.file not in hashes:
-            where = f"sources.{source} for scale {scale}"
-            sha256 = found.attempt(file_sha256, Path(checkpoint.file), where)
-            _keep(hashes, checkpoint.file, sha256)
-            if sha256 is not None and (other := other_hash(checkpoint.catalogue, sha256)):
-                found.notes.append(f"{where}: {other}")
-    return hashes
-
-
-def _checkpoint(study: Study, source_name: str, scale: str) -> CheckpointSource | None:
-    source: Any = study.source(source_name)
-    if isinstance(source, TransformSource):
-        return _checkpoint(study, source.of, scale)
-    if isinstance(source, ByScaleSource):
-        source = source.by_scale[scale]
-    if isinstance(source, TrialSource):
-        return None
-    return source if isinstance(source, CheckpointSource) else None
 
 
 def _tasks(resolver: Resolver, trials: Iterable[Trial], found: Findings) -> dict[str, ResolvedTask]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 console = make_console()
 
-StudyArgument = Annotated[str, typer.Argument(help="Preset (demo), YAML file, or module:function.")]
+StudyArgument = Annotated[str, typer.Argument(help="Preset (demo, taher2021, ...), YAML file, or module:function.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder of the report; else ./reports/<study>.")]
 
 

@@ -192,10 +192,11 @@ def from_catalogue(written: Mapping[str, Any]) -> dict[str, Any]:
     if entry.timm is not None:
         keys = {k: v for k, v in given.items() if k != "catalogue"}
         return {"timm": entry.timm, "contents": entry.contents, **keys}
-    raise ValueError(f"catalogue entry {name!r} needs a file: {{catalogue: {name}, file: PATH}}. {_how_to_get(entry)}")
+    raise ValueError(f"catalogue entry {name!r} needs a file: {{catalogue: {name}, file: PATH}}. {how_to_get(entry)}")
 
 
-def _how_to_get(entry: CatalogueEntry) -> str:
+def how_to_get(entry: CatalogueEntry) -> str:
+    """One sentence: where the file of an entry comes from, and what must be done to it."""
     if not entry.available:
         return f"{entry.reason} If you have such a file, give it."
     places = " or ".join(entry.where) or "its authors"

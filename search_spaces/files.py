@@ -6,7 +6,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,6 +20,9 @@ from search_spaces.study import Study
 from search_spaces.yaml_text import UniqueKeyLoader
 
 _PRESETS = "search_spaces.studies"
+_FILE = "file"
+"""Key under which a source names its weights."""
+
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -51,10 +54,12 @@ def load_study(text: str, sets: Sequence[str] = ()) -> LoadedStudy:
 
     Args:
         text: Preset name, path of a YAML file, or ``module:function`` (a function that returns a Study or a mapping).
-        sets: Changes such as ``task=a,b``, ``seeds=2`` or ``protocol.budget.steps=50``; values are YAML.
+        sets: Changes such as ``task=a,b``, ``seeds=2`` or ``protocol.budget.steps=50``; values are YAML. A value that
+            leaves an axis leaves the rules, too (``exclude``, ``overrides``, ...), which name only what there is.
 
     Raises:
-        UserError: Nothing of that name, or the study is not valid.
+        UserError: Nothing of that name, or the study is not valid. A variable that is not set is no reason if only
+            files of sources are named by it: a plan lists them with all else that is missing.
     """
     raw, folder = _read(text)
     return _loaded(_apply(raw, sets), text, folder)
@@ -74,7 +79,8 @@ def adopt_study(study: Study | Mapping[str, Any]) -> LoadedStudy:
 
 def _loaded(raw: dict[str, Any], origin: str, folder: Path) -> LoadedStudy:
     shown = yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=120)
-    study = Study.parse(_absolute_files(_expand(raw, origin), folder), f"study {origin}")
+    _refuse_unset(raw, origin)
+    study = Study.parse(_absolute_files(_expanded(raw), folder), f"study {origin}")
     return LoadedStudy(study=study, text=shown, folder=folder, origin=origin)
 
 
@@ -146,29 +152,56 @@ def _call(text: str) -> dict[str, Any]:
     raise UserError(f"study {text}: the function must return a Study or a mapping, got {type(made).__name__}")
 
 
-def _expand(value: Any, origin: str) -> Any:
-    """Replace ``${NAME}`` by environment variables in every text."""
+def unset_variables(text: str) -> tuple[str, ...]:
+    """Names of the environment variables of a text (``${NAME}``) that are not set."""
+    return tuple(dict.fromkeys(name for name in _VARIABLE.findall(text) if name not in os.environ))
+
+
+def _refuse_unset(raw: Mapping[str, Any], origin: str) -> None:
+    unset: dict[str, list[str]] = {}
+    for text in _texts({key: _without_files(value) if key == "sources" else value for key, value in raw.items()}):
+        for name in unset_variables(text):
+            unset.setdefault(name, []).append(text)
+    if unset:
+        listed = "; ".join(
+            f"environment variable {name} is not set (used in {', '.join(map(repr, texts))})"
+            for name, texts in unset.items()
+        )
+        raise UserError(f"study {origin}: {listed}")
+
+
+def _texts(value: Any) -> Iterable[str]:
     if isinstance(value, Mapping):
-        return {k: _expand(v, origin) for k, v in value.items()}
+        value = list(value.values())
     if isinstance(value, list):
-        return [_expand(v, origin) for v in value]
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def _without_files(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_files(inner) for key, inner in value.items() if key != _FILE}
+    return value
+
+
+def _expanded(value: Any) -> Any:
+    """Replace ``${NAME}`` by environment variables in every text; one that is not set stays as it is."""
+    if isinstance(value, Mapping):
+        return {k: _expanded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_expanded(v) for v in value]
     if not isinstance(value, str):
         return value
-
-    def look_up(match: re.Match[str]) -> str:
-        name = match.group(1)
-        if name not in os.environ:
-            raise UserError(f"study {origin}: environment variable {name} is not set (used in {value!r})")
-        return os.environ[name]
-
-    return _VARIABLE.sub(look_up, value)
+    return _VARIABLE.sub(lambda match: os.environ.get(match[1], match[0]), value)
 
 
 def _absolute_files(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     def visit(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):
             return {k: visit(v, str(k)) for k, v in value.items()}
-        if key == "file" and isinstance(value, str):
+        if key == _FILE and isinstance(value, str) and not unset_variables(value):
             # resolve() would follow links, whose targets in caches have no suffix.
             return os.path.abspath(folder / Path(value).expanduser())  # noqa: PTH100
         return value
@@ -199,7 +232,51 @@ def _set_axis(raw: dict[str, Any], axis: str, text: str) -> dict[str, Any]:
     changed = [{**block, axis: values} if axis in block else block for block in blocks]
     if not any(axis in block for block in blocks):
         raise UserError(f"--set {axis}={text}: no block of axes has {axis} as a free axis (it may stand under zip)")
-    return {**raw, "axes": changed if isinstance(axes, list) else changed[0]}
+    kept = [*_values(changed, axis), *_upstream_values(raw, axis)]
+    gone = [value for value in _values(blocks, axis) if value not in kept]
+    return {**_without_values(raw, axis, gone), "axes": changed if isinstance(axes, list) else changed[0]}
+
+
+def _values(blocks: Sequence[Mapping[str, Any]], axis: str) -> list[Any]:
+    """What blocks of axes have on an axis, under ``zip``, too."""
+    return [v for block in blocks for part in (block, block.get("zip", {})) for v in _listed(part.get(axis, []))]
+
+
+def _upstream_values(raw: Mapping[str, Any], axis: str) -> list[Any]:
+    """What trials that others start from have on an axis: rules are about them, too."""
+    sources = raw.get("sources")
+    trials = [s.get("trial") for s in sources.values() if isinstance(s, dict)] if isinstance(sources, dict) else []
+    return ["random", *(trial.get(axis) for trial in trials if isinstance(trial, dict))]
+
+
+def _without_values(raw: dict[str, Any], axis: str, gone: Sequence[Any]) -> dict[str, Any]:
+    """The study without these values of an axis in its rules; a rule that has no other goes."""
+
+    def left(value: Any) -> Any:
+        if isinstance(value, list):
+            return [rule for entry in value if (rule := left(entry)) is not None]
+        if not isinstance(value, dict):
+            return value  # a mistake, which the study's own checks name
+        if "when" in value:
+            when = left(value["when"])
+            return None if when is None else {**value, "when": when}
+        if axis not in value:
+            return value
+        values = [v for v in _listed(value[axis]) if v not in gone]
+        return {**value, axis: values} if values else None
+
+    changed = {**raw, **{key: left(raw[key]) for key in ("exclude", "overrides") if key in raw}}
+    execution = raw.get("execution")
+    if isinstance(execution, dict):
+        changed["execution"] = {
+            **execution,
+            **{k: left(execution[k]) for k in ("gangs", "priorities") if k in execution},
+        }
+    return changed
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _set_key(raw: dict[str, Any], path: list[str], value: Any, change: str) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class TaskLibrary:
             return Manifest.read(self.folder(name))
         if os.sep in name or (Path(name) / MANIFEST_FILE).is_file():
             return Manifest.read(Path(name).expanduser())
-        raise UserError(f"{unknown('task', name, self.names(), str(self.home / _TASKS))} {IMPORT_HINT}")
+        raise UserError(f"{unknown('task', name, self.names(), str(self.home / _TASKS))} {_how_to_import(name)}")
 
     def save(self, manifest: Manifest, overwrite: bool = False) -> Manifest:
         """Write a manifest under its name; the same content again is no change.
@@ -171,6 +171,12 @@ class TaskLibrary:
         file = self.folder(name) / _BYTES_FILE
         file.parent.mkdir(parents=True, exist_ok=True)
         write_parquet(pa.Table.from_pandas(digests[[*_KEY, "sha256"]], preserve_index=False), file)
+
+
+def _how_to_import(name: str) -> str:
+    from trainables.importers.catalogue import import_hint
+
+    return import_hint(name) or IMPORT_HINT
 
 
 def _read_or_none(folder: Path) -> Manifest | None:

@@ -124,6 +124,10 @@ def test_weights_are_named_by_absolute_path_or_variable(tmp_path: Path, monkeypa
 
     assert "weights/ours.pth. Put them on the shared volume" in refused(with_file("weights/ours.pth"), *WORKERS)
     assert objects(with_file("/data/weights/ours.pth"))
+    monkeypatch.delenv("WEIGHTS", raising=False)
+    assert "environment variable WEIGHTS is not set; pods get the values" in refused(
+        with_file("${WEIGHTS}/ours.pth"), *WORKERS
+    )
     monkeypatch.setenv("WEIGHTS", "/data/weights")
     made = objects(with_file("${WEIGHTS}/ours.pth"))
     [environment] = [o["data"] for o in made if o["metadata"]["name"] == "study-small-environment"]

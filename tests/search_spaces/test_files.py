@@ -32,12 +32,46 @@ def test_a_checkpoint_that_is_a_link_keeps_the_name_that_was_written(file):
 
 def test_environment_variables_are_expanded_but_not_kept(file, monkeypatch, tmp_path):
     file.write_text(TEXT.replace("cifar.th", '"${MY_WEIGHTS}/cifar.th"'))
-    with pytest.raises(UserError, match="MY_WEIGHTS is not set"):
-        load_study(str(file))
     monkeypatch.setenv("MY_WEIGHTS", str(tmp_path / "w"))
     loaded = load_study(str(file))
     assert loaded.study.source("natural").by_scale["resnet20"].file == str(tmp_path / "w" / "cifar.th")
     assert "${MY_WEIGHTS}" in loaded.text
+
+
+def test_files_named_by_a_variable_that_is_not_set_wait_for_the_plan(file, monkeypatch):
+    monkeypatch.delenv("MY_WEIGHTS", raising=False)
+    file.write_text(TEXT.replace("cifar.th", '"${MY_WEIGHTS}/cifar.th"'))
+    assert load_study(str(file)).study.source("natural").by_scale["resnet20"].file == "${MY_WEIGHTS}/cifar.th"
+
+
+def test_all_other_variables_that_are_not_set_are_refused_at_once(file, monkeypatch):
+    for name in ("MY_TASK", "MY_GROUP"):
+        monkeypatch.delenv(name, raising=False)
+    text = TEXT.replace("manifest: ham10000", 'manifest: "${MY_TASK}"').replace("[sex, age_band]", '["${MY_GROUP}"]')
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"MY_TASK is not set .* MY_GROUP is not set \(used in '\$\{MY_GROUP\}'\)"):
+        load_study(str(file))
+
+
+def test_a_value_that_leaves_an_axis_leaves_the_rules(file):
+    """Rules name only what there is; what an upstream trial has, is still there."""
+    first = "{when: {task: [chest, lgg_tumour]}, set: {lr: 0.02}}, {when: {task: lgg_tumour}, set: {lr: 0.03}}"
+    rules = "priorities: [{when: {task: [lgg_tumour, ham10000]}, priority: 1}]"
+    text = TEXT.replace("overrides: [", f"overrides: [{first}, ").replace("keep_weights: best", rules)
+    file.write_text(text)
+    study = load_study(str(file), ["task=ham10000"]).study
+    assert [o.when for o in study.overrides] == [{"task": ["chest"]}, {"model_scale": "squeezenet"}]
+    assert study.exclude == []
+    assert study.execution.priorities[0].when == {"task": ["ham10000"]}
+    assert len(expand(study).cells) == 2 * 4 * 3
+    both = load_study(str(file), ["task=ham10000,lgg_tumour"]).study
+    assert (len(both.overrides), len(both.exclude)) == (3, 1)
+
+
+def test_rules_on_what_never_was_on_an_axis_are_still_refused(file):
+    file.write_text(TEXT.replace("task: lgg_tumour, data", "task: lgg_tumours, data"))
+    with pytest.raises(UserError, match="Did you mean 'lgg_tumour'"):
+        expand(load_study(str(file), ["model_scale=squeezenet"]).study)
 
 
 def test_set_changes_axes_seeds_and_protocol(file):

@@ -65,6 +65,27 @@ def variants(name: str) -> dict[str, str]:
     return {variant: str(changes.get("title", "")) for variant, changes in raw.get(_VARIANTS, {}).items()}
 
 
+def import_hint(task: str) -> str | None:
+    """How to import a task that is named like a shipped map, or like one and a variant of it (``chexpert_five``).
+
+    Args:
+        task: Name of the task.
+
+    Returns:
+        The command, and where the release is obtained and what of it is needed; None for other names.
+    """
+    for name in shipped_names():
+        variant = task.removeprefix(f"{name}_")
+        if task == name or (variant != task and variant in variants(name)):
+            option = "" if task == name else f" --variant {variant}"
+            about = shipped_map(name).about
+            return (
+                f"Import it with: python -m orchestrator.tasks import {name} FOLDER{option} --name {task} "
+                f"(FOLDER: the release, from {about.obtained}; needs {about.needs})"
+            )
+    return None
+
+
 def _parsed(text: str, where: str, variant: str | None) -> ColumnMap:
     try:
         raw = yaml.load(text, Loader=_Loader)
