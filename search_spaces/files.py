@@ -265,7 +265,7 @@ def _without_values(raw: dict[str, Any], axis: str, gone: Sequence[Any]) -> dict
         values = [v for v in _listed(value[axis]) if v not in gone]
         return {**value, axis: values} if values else None
 
-    changed = {**raw, **{key: left(raw[key]) for key in ("exclude", "overrides") if key in raw}}
+    changed = raw | {key: left(raw[key]) for key in ("exclude", "overrides") if key in raw}
     execution = raw.get("execution")
     if isinstance(execution, dict):
         changed["execution"] = {

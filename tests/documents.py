@@ -29,7 +29,7 @@ def commands(text: str) -> list[str]:
 def ours(text: str) -> list[list[str]]:
     """Module and arguments of each of our commands, in console blocks and in indented ones."""
     lines = [*commands(text), *re.findall(r"^    (python -m .*)$", text, re.MULTILINE)]
-    found = [re.search(r"python -m ((?:orchestrator|cluster)\.\w+)([^|<>']*)", line) for line in lines]
+    found = [re.search(r"python -m ((?:orchestrator|cluster)\.\w+)((?:'[^']*'|[^|<>'])*)", line) for line in lines]
     return [[match[1], *shlex.split(match[2], comments=True)] for match in found if match]
 
 

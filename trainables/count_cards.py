@@ -21,7 +21,7 @@ import torch
 from search_spaces.exceptions import UserError
 from search_spaces.trial import ResolvedScale
 from trainables.factories import Origin, find_factory
-from trainables.meta_device import NothingDrawn
+from trainables.meta_device import NothingDrawn, without_numbers
 from trainables.models import outputs_of
 from trainables.random_state import own_random_state
 from trainables.scale_cards import model_card, timm_families, torchvision_names
@@ -110,7 +110,7 @@ def _numbers_with_few_outputs(card: ModelCard) -> int:
     factory, meta = find_factory(card.factory), torch.device("meta")
     scale = ResolvedScale(name=card.factory, factory=card.factory, input_size=card.input_size)
     with meta, NothingDrawn(), own_random_state(0):
-        model = factory.make(_FEW_OUTPUTS, {}, card.input_size)
+        model = without_numbers(lambda: factory.make(_FEW_OUTPUTS, {}, card.input_size))
         for training in (True, False):  # auxiliary outputs often exist in one of the modes only
             outputs_of(model.train(training), factory, scale, _FEW_OUTPUTS, meta)
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

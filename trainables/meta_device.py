@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from search_spaces.exceptions import UserError
 
 _DRAWS = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.log_normal_, Tensor.exponential_})
 
@@ -17,3 +21,18 @@ class NothingDrawn(TorchFunctionMode):
         if func in _DRAWS and args[0].is_meta:
             return args[0]
         return func(*args, **(kwargs or {}))
+
+
+def without_numbers(make: Callable[[], nn.Module]) -> nn.Module:
+    """What ``make`` builds, on the meta device. Some factories (torchvision's RegNets) read numbers of tensors that they
+    make: these get numbers first.
+
+    Raises:
+        UserError: It cannot be built with numbers either.
+    """
+    try:
+        with torch.device("meta"):
+            return make()
+    except UserError:
+        with torch.device("cpu"):
+            return make().to("meta")

@@ -21,6 +21,7 @@ from search_spaces.ladders import ladder_of
 from search_spaces.normalisation import NORMALISATIONS
 from search_spaces.trial import ResolvedScale
 from trainables.factories import Factory, Origin, find_factory
+from trainables.meta_device import without_numbers
 from trainables.models import model_facts
 from trainables.parts import layer_depths, parts_of
 from trainables.random_state import own_random_state
@@ -84,8 +85,8 @@ def model_card(
         raise UserError(f"{text} states no native input size; give one")
     given = dict(arguments or {})
     with _counted(text, size):
-        module = factory.make(num_classes, given, size)
-        wider = factory.make(num_classes + 1, given, size)
+        module = without_numbers(lambda: factory.make(num_classes, given, size))
+        wider = without_numbers(lambda: factory.make(num_classes + 1, given, size))
         gflops, activation_mib = _cost_of_image(module, size)
     shapes = {n: t.shape for n, t in wider.state_dict().items()}
     head = tuple(n for n, t in module.state_dict().items() if shapes.get(n) != t.shape)

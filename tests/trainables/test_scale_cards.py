@@ -145,6 +145,11 @@ def test_what_cannot_be_counted() -> None:
         model_card("inception_v3", input_size=32)
 
 
+def test_a_net_whose_building_reads_numbers_is_counted() -> None:
+    card = model_card("torchvision:regnet_x_400mf", input_size=64)
+    assert card.parameters == 5_495_976, "as torchvision states"
+
+
 FAMILIES = {  # name -> (GFLOPs, parameters): one of each of several families, counted once and kept
     "convnext_atto": (1.094665, 3_695_520),
     "botnet26t_256": (6.594789, 12_488_672),
