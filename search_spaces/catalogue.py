@@ -201,7 +201,8 @@ def how_to_get(entry: CatalogueEntry) -> str:
         return f"{entry.reason} If you have such a file, give it."
     places = " or ".join(entry.where) or "its authors"
     convert = f", convert it (python -m orchestrator.sources convert {entry.convert} IN OUT)" if entry.convert else ""
-    return f"Fetch {entry.file_name or 'it'} once from {places}{convert} and give its path."
+    known = entry.file_name if len(entry.architectures) == 1 else None  # of several networks it is the file of one
+    return f"Fetch {known or 'it'} once from {places}{convert} and give its path."
 
 
 @lru_cache(maxsize=1)

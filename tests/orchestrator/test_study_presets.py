@@ -169,6 +169,7 @@ def test_a_fresh_machine_is_told_all_that_is_missing_at_once(preset, monkeypatch
         weights = source.by_scale.values() if isinstance(source, ByScaleSource) else [source]
         for file in (w.file for w in weights if isinstance(w, CheckpointSource)):
             assert f"file {file}: environment variable WEIGHTS is not set. Fetch " in shown
+    assert "Fetch BiT-S-R50x1.npz" not in shown, "it is one of several"
 
 
 def test_the_command_says_all_of_it(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import cache
+from pathlib import Path
 
 import pytest
 import yaml
@@ -130,6 +131,13 @@ def test_the_head_says_the_size_of_the_grid_and_what_to_import(name):
     manifests = {task.manifest for task in of_study.tasks.values()}
     manifests |= {s.manifest for task in of_study.tasks.values() for s in task.evaluate.values() if s.manifest}
     assert {task for _, task in _IMPORT.findall(text)} == manifests
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_docs_say_the_same_size(name):
+    docs = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| `{name}` \|.*\| (\d+) \| (\d[\d,]*\d)", docs, re.MULTILINE)
+    assert row == (str(len(expanded(name).cells)), f"{len(expanded(name).targets):,}")
 
 
 @pytest.mark.parametrize("name", PAPERS)
