@@ -24,8 +24,8 @@ class NothingDrawn(TorchFunctionMode):
 
 
 def without_numbers(make: Callable[[], nn.Module]) -> nn.Module:
-    """What ``make`` builds, on the meta device. Some factories (torchvision's RegNets) read numbers of tensors that they
-    make: these get numbers first.
+    """What ``make`` builds, on the meta device. Some factories (torchvision's RegNets) read numbers of tensors that
+    they make: these get numbers first.
 
     Raises:
         UserError: It cannot be built with numbers either.
