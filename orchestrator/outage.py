@@ -6,10 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from search_spaces.exceptions import ScalecurvesError
-
 LOOK_S = 30.0
-"""Seconds until the storage is asked, and between two times."""
+"""Seconds between two times that the storage is asked."""
 LIMIT_S = 3600.0
 """Longest wait for the storage; then the run leaves what it has not started."""
 
@@ -20,8 +18,7 @@ class Outage:
     Whatever starts meanwhile would fail at once, and so would its further attempts.
 
     Args:
-        ask: Raises an ``OSError`` or one of our errors while the storage is away. Called in a thread of its own,
-            because it may take minutes to say so.
+        ask: Raises while the storage is away. Called in a thread of its own, because it may take minutes to say so.
         clock: Seconds, never going back.
     """
 
@@ -56,10 +53,11 @@ class Outage:
         self._closed.set()
 
     def _wait(self) -> None:
-        while not self._closed.wait(LOOK_S):
+        while not self._closed.is_set():
             try:
                 self._ask()
-            except (ScalecurvesError, OSError):
-                continue
-            self._away.clear()
-            return
+            except Exception:  # file systems of fsspec raise what they like
+                self._closed.wait(LOOK_S)
+            else:
+                self._away.clear()
+                return

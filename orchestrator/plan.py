@@ -174,6 +174,7 @@ def make_plan(
     note: Note = lambda _: None,
     load_weights: bool = True,
     trained: Trained = dict,
+    to_be_run: bool = True,
 ) -> Plan:
     """Plan a study.
 
@@ -186,6 +187,7 @@ def make_plan(
             upstream tasks; without, plans are quick and costs unknown.
         trained: Finished trials of the record; networks that only they need are not built. Asked if there are any
             that were not built before.
+        to_be_run: Whether the image stores of all trials have to be there at once.
 
     Raises:
         UserError: The study cannot be expanded, or ``only`` selects nothing.
@@ -204,7 +206,7 @@ def make_plan(
         note("drawing subsets")
         data = read_data(tasks, [*chosen, *_templates(chosen)], library, found)
         chosen = data.drawable(chosen)
-        _check_data(resolver, chosen, data, library, load_weights, found, note)
+        _check_data(resolver, chosen, data, library, to_be_run, load_weights, found, note)
     sizes, kept_bytes = (
         _check_networks(loaded, resolver, chosen, data, models, trained, found, note) if load_weights else ({}, {})
     )
@@ -237,12 +239,15 @@ def _check_data(
     chosen: Sequence[Trial],
     data: PlanData,
     library: TaskLibrary,
+    stores_too: bool,
     images_too: bool,
     found: Findings,
     note: Note,
 ) -> None:
-    """Stores, and if images are looked at, those of evaluation sets in what weights were trained on."""
-    found.attempt(check_stores, _stores_of(resolver, (t.cell for t in chosen)), library)
+    """Stores, if they are to be made; and if images are looked at, those of evaluation sets in what weights were
+    trained on."""
+    if stores_too:
+        found.attempt(check_stores, _stores_of(resolver, (t.cell for t in chosen)), library)
     if images_too:
         note("looking for images of evaluation sets in upstream tasks")
         seen = find_leaks(data, chosen, library, found)

@@ -24,8 +24,16 @@ def whole_of(plan: Plan, library: TaskLibrary, console: Console | None = None) -
     if plan.only is None or plan.resolver is None:
         return plan
     console = console or Console(quiet=True)
-    with console.status("planning what --only leaves out"):
-        whole = make_plan(plan.loaded, library, load_weights=False)
+    doing = "planning what --only leaves out"
+    with console.status(doing) as status:
+        # Images of tasks that were never used are hashed, which may take a while: only then are their trials known.
+        whole = make_plan(
+            plan.loaded,
+            library,
+            note=lambda what: status.update(f"{doing}: {what}"),
+            load_weights=False,
+            to_be_run=False,
+        )
     if whole.resolver is None:
         console.print(
             f"what --only leaves out cannot be planned, so any of its trials may be in the report: {whole.problems[0]}",

@@ -17,6 +17,7 @@ from orchestrator.record import Record
 from orchestrator.study_api import StudyReport
 from orchestrator.terminal import make_console
 from search_spaces.exceptions import UserError
+from search_spaces.files import presets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,9 +113,13 @@ def ingest_study(
 
     Raises:
         UserError: Anything is wrong with the table or what was said of it; names all of it. Or the record holds trials
-            of that name that were run here.
+            of that name that were run here, or it is a preset's.
         TrackingError: MLflow cannot be reached.
     """
+    if study in presets():
+        raise UserError(
+            f"--study {study} is the name of a preset, whose own study commands would take it for; rename it"
+        )
     if decimal not in (".", ","):
         raise UserError(f"--decimal is . or a comma, got {decimal!r}")
     options = IngestOptions(

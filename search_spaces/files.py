@@ -246,7 +246,8 @@ def _upstream_values(raw: Mapping[str, Any], axis: str) -> list[Any]:
     """What trials that others start from have on an axis: rules are about them, too."""
     sources = raw.get("sources")
     trials = [s.get("trial") for s in sources.values() if isinstance(s, dict)] if isinstance(sources, dict) else []
-    return ["random", *(trial.get(axis) for trial in trials if isinstance(trial, dict))]
+    default = 1.0 if axis == "data_fraction" else None
+    return ["random", *(trial.get(axis, default) for trial in trials if isinstance(trial, dict))]
 
 
 def _without_values(raw: dict[str, Any], axis: str, gone: Sequence[Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
@@ -15,6 +15,8 @@ _DROPS = ("drop", "stochasticdepth")
 """In the names of layers without tensors that leave out something at random: torch's, timm's and torchvision's."""
 _RATES = ("p", "drop_prob", "prob")
 """What they call their rate."""
+_ORDERLY = ("timm", "torchvision", "trainables")
+"""Packages whose networks define layers in the order in which they run."""
 
 
 def freeze(module: nn.Module, head: Iterable[str], up_to: str | None, where: str = "protocol.freeze") -> int:
@@ -78,11 +80,10 @@ def _held(module: nn.Module, fixed: frozenset[str]) -> list[nn.Module]:
 
 
 def _refuse_dropout_between(module: nn.Module, held: Iterable[nn.Module], up_to: str, where: str) -> None:
-    """Without tensors, a layer is told to be below the last held one by its place in the network's definition."""
+    """Without tensors, a layer is told to be below a held one by its place, where layers follow one another in the
+    order in which they are defined; what a user's own network does is not known."""
     fixed = {id(inner) for layer in held for inner in layer.modules()}
-    named = list(module.named_modules())
-    last = max((place for place, (_, layer) in enumerate(named) if id(layer) in fixed), default=0)
-    for name, layer in named[:last]:
+    for name, layer in _before_fixed(module, fixed):
         if id(layer) not in fixed and (rate := _dropout_rate(layer)):
             raise UserError(
                 f"{where}: {name} ({type(layer).__name__}, rate {rate:g}) comes before layers of {up_to!r} and would "
@@ -90,6 +91,28 @@ def _refuse_dropout_between(module: nn.Module, held: Iterable[nn.Module], up_to:
                 "the scale without (its arguments, such as dropout: 0 of torchvision's AlexNet and VGG, pos_drop_rate: "
                 "0 of timm's transformers)"
             )
+
+
+def _before_fixed(module: nn.Module, fixed: set[int]) -> Iterator[tuple[str, nn.Module]]:
+    for name, parent in module.named_modules():
+        if _follow_one_another(parent):
+            layers = list(_in_order(parent, name))
+            holding = [place for place, (_, layer) in enumerate(layers) if any(id(m) in fixed for m in layer.modules())]
+            yield from layers[: max(holding, default=0)]
+
+
+def _in_order(parent: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    """What is in a module, by name, and in that as far as layers follow one another."""
+    for name, layer in parent.named_children():
+        full = f"{prefix}.{name}" if prefix else name
+        yield full, layer
+        if _follow_one_another(layer):
+            yield from _in_order(layer, full)
+
+
+def _follow_one_another(module: nn.Module) -> bool:
+    kind = type(module)
+    return kind.forward is nn.Sequential.forward or kind.__module__.partition(".")[0] in _ORDERLY
 
 
 def _dropout_rate(layer: nn.Module) -> float:

@@ -418,6 +418,11 @@ def test_the_function_gives_what_the_command_prints(tmp_path, tracking_uri, caps
 
 
 @pytest.mark.usefixtures("no_static_figures")
+def test_a_preset_is_no_name_for_results_of_others(tmp_path):
+    with pytest.raises(UserError, match="--study taher2021 is the name of a preset"):
+        ingest_study(tmp_path / "any.csv", "taher2021")
+
+
 def test_the_report_of_others_is_made_again_by_name(tmp_path, tracking_uri):
     table = write_csv(tmp_path / "others.csv", paired(0.02, 0.004, level=0.82))
     where = ["--tracking-uri", tracking_uri, "--storage", str(tmp_path / "storage")]

@@ -58,8 +58,8 @@ def goes_away(planted: Planted, monkeypatch: pytest.MonkeyPatch, times: float) -
 
 @pytest.mark.parametrize(
     "reason",
-    [StorageError("away"), UserError("cannot be written"), OSError("stale file handle")],
-    ids=["away", "unwritable", "mounted"],
+    [StorageError("away"), UserError("cannot be written"), OSError("stale file handle"), RuntimeError("no session")],
+    ids=["away", "unwritable", "mounted", "unknown"],
 )
 def test_an_outage_lasts_from_the_first_failure_until_the_storage_answers(
     reason: Exception, monkeypatch: pytest.MonkeyPatch

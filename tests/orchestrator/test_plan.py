@@ -14,7 +14,7 @@ import torch
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from orchestrator.plan import stores_needed
+from orchestrator.plan import make_plan, stores_needed
 from orchestrator.sweep import app
 from search_spaces.home import scalecurves_home
 from search_spaces.hyperrule import MEDIUM, SMALL
@@ -126,6 +126,7 @@ def test_a_cache_limit_below_what_the_study_needs_is_a_problem_and_one_that_hold
     [problem] = plan_of(file, load_weights=False).problems
     assert f"({len(stores)} stores, the largest of" in problem
     assert "more than SCALECURVES_CACHE_LIMIT" in problem
+    assert not make_plan(plan.loaded, library, load_weights=False, to_be_run=False).problems
     monkeypatch.setenv("SCALECURVES_CACHE_LIMIT", "much")
     [problem] = plan_of(file, load_weights=False).problems
     assert "SCALECURVES_CACHE_LIMIT is 'much'" in problem

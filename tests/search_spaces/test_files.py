@@ -68,6 +68,18 @@ def test_a_value_that_leaves_an_axis_leaves_the_rules(file):
     assert (len(both.overrides), len(both.exclude)) == (3, 1)
 
 
+@pytest.mark.parametrize("upstream", ["{task: chest}", "{task: chest, data_fraction: 1.0}"])
+def test_rules_on_the_amount_of_an_upstream_trial_stay(file, upstream):
+    raw = yaml.safe_load(TEXT)
+    raw["sources"]["staged"] = {"trial": yaml.safe_load(upstream)}
+    raw["axes"]["pretraining_source"].append("staged")
+    rule = {"when": {"task": "chest", "data_fraction": 1.0}, "set": {"lr": 0.02}}
+    raw = {**raw, "overrides": [rule], "exclude": []}
+    file.write_text(yaml.safe_dump(raw))
+    study = load_study(str(file), ["data_fraction=0.2"]).study
+    assert [o.when for o in study.overrides] == [{"task": "chest", "data_fraction": [1.0]}]
+
+
 def test_rules_on_what_never_was_on_an_axis_are_still_refused(file):
     file.write_text(TEXT.replace("task: lgg_tumour, data", "task: lgg_tumours, data"))
     with pytest.raises(UserError, match="Did you mean 'lgg_tumour'"):

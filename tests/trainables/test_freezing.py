@@ -103,6 +103,24 @@ def test_dropout_between_frozen_layers_is_refused_with_what_to_do() -> None:
         assert freeze(other, head, up_to) > 0
 
 
+class DropsAtTheEnd(nn.Module):
+    """Defines its dropout first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+        self.low, self.high, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.drop(self.high(self.low(x))))
+
+
+def test_order_of_definition_says_nothing_in_a_users_own_network() -> None:
+    assert freeze(DropsAtTheEnd(), ("head.weight", "head.bias"), "low") == 20
+    with pytest.raises(UserError, match=r"0\.1 \(Dropout, rate 0.5\)"):
+        freeze(nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)), DropsAtTheEnd()), (), "1.low")
+
+
 def test_unknown_part_is_named_with_its_place() -> None:
     with pytest.raises(UserError, match=r"protocol.freeze: unknown cut point 'layr2'. Did you mean 'layer2'"):
         freeze(resnet8(2), HEAD, "layr2")
