@@ -117,8 +117,8 @@ class DropsAtTheEnd(nn.Module):
 
 def test_order_of_definition_says_nothing_in_a_users_own_network() -> None:
     assert freeze(DropsAtTheEnd(), ("head.weight", "head.bias"), "low") == 20
-    with pytest.raises(UserError, match=r"0\.1 \(Dropout, rate 0.5\)"):
-        freeze(nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)), DropsAtTheEnd()), (), "1.low")
+    with pytest.raises(UserError, match=r"freeze: 1 \(Dropout, rate 0.5\)"):
+        freeze(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), DropsAtTheEnd()), (), "2.low")
 
 
 def test_unknown_part_is_named_with_its_place() -> None:
