@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from search_spaces.names import Column
-from trainables.importers.catalogue import shipped_names
 from trainables.manifest import Manifest
 
 _MAP = "map "
@@ -22,6 +21,8 @@ def ids_compare(one: Manifest, other: Manifest) -> bool:
         return False
     if one.importer != other.importer:
         return False
+    from trainables.importers.catalogue import shipped_names  # here, as `status` needs none of the importers
+
     one_folder = str(one.root) == str(other.root)
     if one.importer.startswith(_MAP):
         shipped = one.importer.removeprefix(_MAP) in shipped_names()
